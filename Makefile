@@ -1,0 +1,61 @@
+# Every target makes the environment it needs from nothing, with plain venv and pip, and makes it again when
+# pyproject.toml changes. PYTHON and NEWEST_PYTHON may name other interpreters.
+
+PYTHON ?= python3
+VENV := .venv
+NEWEST := .venv-newest
+NEWEST_PYTHON ?= $(shell for p in python3.13 "$$HOME"/.pyenv/versions/3.13*/bin/python; do \
+	"$$p" -c pass >/dev/null 2>&1 && echo "$$p" && break; done)
+
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+PYTEST := -m pytest --benchmark-disable
+
+.PHONY: help demo test lint test-newest clean
+
+help:
+	@echo "make demo         build the example stores and show what makes a feature fire"
+	@echo "make test         lint, types, layers, tests, benchmarks once, code blocks of the documentation"
+	@echo "make test-newest  the tests on Python 3.13 with the newest zarr and xarray, without torch"
+	@echo "make lint         the first three of make test"
+	@echo "make clean        remove the environments and caches"
+
+demo: $(VENV)/demo.stamp
+	$(VENV)/bin/python examples/demo.py
+
+test: lint
+	$(VENV)/bin/python $(PYTEST)
+
+lint: $(VENV)/test.stamp
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
+
+test-newest:
+ifeq ($(strip $(NEWEST_PYTHON)),)
+	@echo "make test-newest: skipped, no Python 3.13 here (looked for python3.13 and ~/.pyenv/versions/3.13*);" \
+		"set NEWEST_PYTHON to run it"
+else
+	@$(MAKE) --no-print-directory $(NEWEST)/test.stamp
+	$(NEWEST)/bin/python $(PYTEST)
+endif
+
+clean:
+	rm -rf $(VENV) $(NEWEST) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# The stamps come last in each recipe: an installation that was cut short is taken up again by the next call.
+$(VENV)/demo.stamp: pyproject.toml
+	@echo "Setting up $(VENV): some two minutes, once"
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python $(PIP_INSTALL) -e '.[all]'
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/demo.stamp
+	$(VENV)/bin/python $(PIP_INSTALL) -e '.[test,lint]'
+	@touch $@
+
+$(NEWEST)/test.stamp: pyproject.toml
+	@echo "Setting up $(NEWEST) with $(NEWEST_PYTHON)"
+	$(NEWEST_PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python $(PIP_INSTALL) --upgrade --upgrade-strategy eager -e '.[test]'
+	@touch $@
