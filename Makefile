@@ -7,7 +7,7 @@ NEWEST := .venv-newest
 NEWEST_PYTHON ?= $(shell for p in python3.13 "$$HOME"/.pyenv/versions/3.13*/bin/python; do \
 	"$$p" -c pass >/dev/null 2>&1 && echo "$$p" && break; done)
 
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 PYTEST := -m pytest --benchmark-disable
 
 .PHONY: help demo test lint test-newest clean

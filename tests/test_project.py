@@ -1,0 +1,67 @@
+"""What the project promises as a whole: what is public, what an import costs, that a checkout runs."""
+
+import json
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from packaging.requirements import Requirement
+
+import saestore
+
+# What users may import from `saestore`. A name added to `saestore.__all__` is a promise: make it here too.
+PUBLIC: list[str] = []
+
+# Packages that reading and querying must never need, and that take seconds to import.
+HEAVY = {"torch", "sae_lens", "transformers", "transformer_lens", "datasets", "matplotlib", "sklearn", "anndata"}
+# Packages that queries use, and that answering --help or importing the package has no need of yet.
+LATER = {"pandas", "xarray", "zarr", "scipy"}
+
+
+def imported_by(code: str, cwd) -> set[str]:
+    """The top-level packages in sys.modules after `code` ran in a new interpreter."""
+    script = f"{code}\nimport sys, json\nprint(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    run = subprocess.run([sys.executable, "-c", script], cwd=cwd, capture_output=True, text=True, check=True)
+    return set(json.loads(run.stdout.splitlines()[-1]))
+
+
+def test_importing_saestore_imports_nothing_heavy(project_dir):
+    packages = imported_by("import saestore", project_dir)
+    assert "saestore" in packages
+    assert not packages & (HEAVY | LATER)
+
+
+def test_help_imports_nothing_heavy(project_dir):
+    code = "import contextlib\nfrom saestore.cli import main\nwith contextlib.suppress(SystemExit): main(['--help'])"
+    packages = imported_by(code, project_dir)
+    assert "click" in packages
+    assert not packages & (HEAVY | LATER)
+
+
+def test_public_names_are_the_listed_ones():
+    assert sorted(saestore.__all__) == sorted(PUBLIC)
+
+
+@pytest.mark.parametrize("name", saestore.__all__)
+def test_public_name_resolves(name):
+    assert getattr(saestore, name) is not None
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no_such_name"):
+        saestore.no_such_name  # noqa: B018
+
+
+def test_cli_py_runs_in_a_checkout(project_dir):
+    run = subprocess.run(
+        [sys.executable, "cli.py", "--help"], cwd=project_dir, capture_output=True, text=True, check=True
+    )
+    assert "top-samples" in run.stdout
+
+
+def test_all_extra_holds_every_extra_for_users(project_dir):
+    extras = tomllib.loads((project_dir / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (everything,) = map(Requirement, extras["all"])
+    assert everything.name == "saestore"
+    assert everything.extras == set(extras) - {"all", "test", "lint"}
