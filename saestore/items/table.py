@@ -1,0 +1,247 @@
+"""The images or texts that samples come from: their names, splits and labels, read from a table."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from saestore.errors import InvalidInputError
+from saestore.files import existing_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["SPLITS", "Items", "as_items"]
+
+SPLITS = ("train", "cal", "test")
+
+_KEYS = ("image_path", "text_path")
+# Text even where a value looks like a number; never a concept.
+_TEXT = (*_KEYS, "text", "split", "class")
+# Never a concept, though a column of them may happen to hold nothing but 0 and 1.
+_NUMBERS = ("id", "index", "width", "height")
+# pandas writes its index into a column without a name; it says nothing that the row number does not.
+_PANDAS_INDEX = ("", "Unnamed: 0")
+
+_LABEL_WORDS = {"0": False, "1": True, "0.0": False, "1.0": True, "False": False, "True": True}
+# A plain column (Coco's `traffic light`) with at least this share of 0 and 1 is a concept with mistakes in it, to be
+# told, not a count: 0, 1, 2 has less.
+_MOSTLY = 0.75
+
+# 18 digits fit int64. A leading zero ("007") is an id and stays text, as does a longer number.
+_INT = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+_FLOAT = re.compile(r"-?((0|[1-9][0-9]{0,16})(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """The images or texts of a dataset, in row order.
+
+    Attributes
+    ----------
+    key : ndarray of str, (n_items,)
+        Image path, else text path, else the row number.
+    columns : dict of str to ndarray, each (n_items,)
+        Every other column as it was, text (``StringDType``), int64, float64 or bool; ``split`` is one of `SPLITS`.
+    concepts : dict of str to ndarray of bool, each (n_items,)
+        Labels, in the order of the file.
+    """
+
+    key: np.ndarray
+    columns: dict[str, np.ndarray]
+    concepts: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    @classmethod
+    def from_csv(cls, path: str | os.PathLike[str]) -> Items:
+        """Read a ``metadata.csv``: ``image_path``, ``text_path`` or ``text``, any 0/1 concepts, maybe ``split``.
+
+        Columns may come in any order. One whose values are all 0 and 1 is a concept, unless it is known to be
+        something else (``class``, ``text``, ``width`` …). The whole file is in memory.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no such file.
+        InvalidInputError
+            If it is no CSV, is empty, lacks a needed column, has one twice, a label other than 0 and 1, or an
+            unknown split; the message names column, value and row (from 0).
+        """
+        names, columns = _read_csv(existing_file(path))
+        return _items(names, columns, str(path))
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame) -> Items:
+        """Take the columns of a pandas DataFrame; the rules are those of `from_csv`, the index is not read."""
+        columns = [_plain(frame.iloc[:, place]) for place in range(frame.shape[1])]
+        return _items([str(name) for name in frame.columns], columns, "items")
+
+
+def as_items(obj: Items | str | os.PathLike[str] | pd.DataFrame | Mapping[str, Sequence[Any] | np.ndarray]) -> Items:
+    """Make `Items` of what describes them: the path of a ``metadata.csv``, a DataFrame, or a mapping of columns.
+
+    Raises
+    ------
+    NotFoundError
+        If the path is not there.
+    InvalidInputError
+        If it is something else, or its content breaks a rule of `Items.from_csv`.
+    """
+    if isinstance(obj, Items):
+        return obj
+    if isinstance(obj, (str, os.PathLike)):
+        return Items.from_csv(obj)
+    if isinstance(obj, Mapping):
+        return Items.from_frame(_frame(obj))
+    # A DataFrame can only come from a pandas that is imported already; importing it to ask would cost half a second.
+    pandas = sys.modules.get("pandas")
+    if pandas is not None and isinstance(obj, pandas.DataFrame):
+        return Items.from_frame(obj)
+    raise InvalidInputError(
+        f"items cannot be a {type(obj).__name__}; give the path of a metadata.csv, a DataFrame or a dict of columns"
+    )
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[np.ndarray]]:
+    import pandas as pd
+
+    try:
+        # The header is read as a row, else pandas would rename a column that is there twice. No value is guessed at:
+        # a text "NA" is a text.
+        frame = pd.read_csv(
+            path, header=None, dtype=str, keep_default_na=False, na_filter=False, encoding="utf-8-sig", compression=None
+        )
+    except pd.errors.EmptyDataError as error:
+        raise InvalidInputError(f"{path} is empty; it needs a header and one row per item") from error
+    except (ValueError, OSError) as error:
+        reason = str(error).strip().removeprefix("Error tokenizing data. C error: ")
+        raise InvalidInputError(f"{path} is not a CSV file in UTF-8: {reason}") from error
+    table = frame.to_numpy(dtype=object)
+    columns = [table[1:, place].astype(np.dtypes.StringDType()) for place in range(table.shape[1])]
+    return [str(name) for name in table[0]], columns
+
+
+def _frame(mapping: Mapping[str, Sequence[Any] | np.ndarray]) -> pd.DataFrame:
+    import pandas as pd
+
+    lengths = {name: np.shape(values) for name, values in mapping.items()}
+    if any(len(shape) != 1 for shape in lengths.values()) or len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name} {shape}" for name, shape in lengths.items())
+        raise InvalidInputError(f"every column of items needs the same length and one dimension, not: {told}")
+    # A column of numpy's StringDType is no type that pandas takes.
+    lists = {name: v.tolist() if isinstance(v, np.ndarray) else list(v) for name, v in mapping.items()}
+    return pd.DataFrame(lists)
+
+
+def _plain(series: pd.Series) -> np.ndarray:
+    """Turn a pandas column into bool, numbers (a missing one NaN) or text (a missing one empty)."""
+    if isinstance(series.dtype, np.dtype) and series.dtype.kind in "biuf":
+        return np.asarray(series)
+    missing = series.isna().to_numpy(dtype=bool)
+    values = series.to_numpy(dtype=object, copy=True)
+    if not missing.all() and all(
+        isinstance(value, (bool, int, float, np.number, np.bool_)) for value in values[~missing]
+    ):
+        values[missing] = math.nan
+        numbers = np.asarray(values.tolist())
+        # An int beyond 64 bits would be an object again; it stays text.
+        if numbers.dtype.kind in "biuf":
+            return numbers
+    values[missing] = ""
+    return np.array([str(value) for value in values], dtype=np.dtypes.StringDType())
+
+
+def _items(names: list[str], columns: list[np.ndarray], where: str) -> Items:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InvalidInputError(f"{where} has more than one column {twice[0]!r}; keep one")
+    table = {name: column for name, column in zip(names, columns, strict=True) if name not in _PANDAS_INDEX}
+    if not {*_KEYS, "text"} & set(table):
+        raise InvalidInputError(
+            f"{where} has the columns {_some(list(table))}; it needs image_path (images), or text_path or text (texts)"
+        )
+    n_items = len(columns[0])
+    if n_items == 0:
+        raise InvalidInputError(f"{where} has a header but no rows; it needs one row per item")
+    for name in _TEXT:
+        if name in table:
+            table[name] = table[name].astype(np.dtypes.StringDType())
+    _check_split(table, where)
+    key = _take_key(table, n_items, where)
+    concepts = {name: found for name, column in table.items() if (found := _labels(name, column, where)) is not None}
+    rest = {name: _numbers(name, column) for name, column in table.items() if name not in concepts}
+    return Items(key, rest, concepts)
+
+
+def _take_key(table: dict[str, np.ndarray], n_items: int, where: str) -> np.ndarray:
+    for name in _KEYS:
+        if name in table:
+            key = table.pop(name)
+            empty = np.flatnonzero(key == "")
+            if empty.size:
+                raise InvalidInputError(
+                    f"{where}: {name} is empty in row {empty[0]} (counting from 0); every item needs one"
+                )
+            return key
+    return np.arange(n_items).astype(np.dtypes.StringDType())
+
+
+def _check_split(table: dict[str, np.ndarray], where: str) -> None:
+    if "split" not in table:
+        return
+    for row, value in enumerate(table["split"]):
+        if value not in SPLITS:
+            raise InvalidInputError(
+                f"{where}: split is {value!r} in row {row} (counting from 0); allowed are {', '.join(SPLITS)}"
+            )
+
+
+def _labels(name: str, column: np.ndarray, where: str) -> np.ndarray | None:
+    """Return a concept as bool, None for another column; refuse one that is a concept with something else in it."""
+    if name in _TEXT or name in _NUMBERS:
+        return None
+    if column.dtype.kind in "biuf":
+        valid = (column == 0) | (column == 1)
+        labels = column == 1
+    else:
+        valid = np.array([value in _LABEL_WORDS for value in column])
+        labels = np.array([_LABEL_WORDS.get(value, False) for value in column])
+    if valid.all():
+        return np.asarray(labels)
+    if "::" not in name and valid.mean() < _MOSTLY:
+        return None
+    row = int(np.flatnonzero(~valid)[0])
+    value = column.tolist()[row]
+    shown = "missing" if value == "" or value != value else repr(value)  # noqa: PLR0124 (only NaN differs from itself)
+    raise InvalidInputError(
+        f"{where}: concept {name!r} is {shown} in row {row} (counting from 0); labels are 0 or 1. "
+        f"Correct it, or leave the column out"
+    )
+
+
+def _numbers(name: str, column: np.ndarray) -> np.ndarray:
+    """Turn text into numbers where every value of the column is one."""
+    if name in _TEXT or column.dtype.kind in "biuf":
+        return column
+    values = column.tolist()
+    if all(_INT.fullmatch(value) for value in values):
+        return np.array([int(value) for value in values], dtype=np.int64)
+    if all(_FLOAT.fullmatch(value) for value in values):
+        return np.array([float(value) for value in values])
+    return column
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
