@@ -1,0 +1,242 @@
+"""Format 1 in Python: constants, and the attributes of an activation set as validated dataclasses.
+
+``docs/format.md`` is the normative text; this module is its only copy in code. Nothing here touches a store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from saestore.errors import InvalidInputError, StoreFormatError
+
+FORMAT_VERSION = 1
+DATA_DTYPES = ("float16", "float32", "float64")
+SAMPLE_TYPES = ("patch", "token", "cls")
+SPLITS = ("train", "cal", "test")
+CODECS = ("pcodec", "blosc")
+
+# A chunk is what a query decodes: 16,384 values decode in 0.03 ms, less than the file system takes to hand them over.
+CHUNK = 1 << 14
+# A shard is what a writer writes and an object store holds: some 10 MB compressed, 256 chunks, an index of 4 KiB.
+SHARD = 1 << 22
+MAX_ROWS_PER_SEGMENT = (1 << 32) - 1  # sample numbers inside a segment are uint32
+DEFAULT_SEGMENT_ROWS = 1 << 16
+
+BY_SAMPLE, BY_FEATURE = "by_sample", "by_feature"
+CSR_ATTRS = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0"}
+CSC_ATTRS = {"encoding-type": "csc_matrix", "encoding-version": "0.1.0"}
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z")
+
+
+def feature_dtype(n_features: int) -> np.dtype[Any]:
+    """Dtype of stored feature ids: uint16 up to 65,536 features, uint32 above."""
+    return np.dtype(np.uint16 if n_features <= 1 << 16 else np.uint32)
+
+
+def split_set_path(path: str) -> tuple[str, str, str]:
+    """Split ``dataset/sample_type/sae`` into its parts, refusing anything else."""
+    parts = path.strip("/").split("/")
+    if len(parts) != 3 or not all(_NAME.match(p) for p in parts):  # noqa: PLR2004
+        raise InvalidInputError(
+            f"{path!r} is not the path of an activation set: write dataset/sample_type/sae, such as "
+            "CLEVR/patch/clip-scope-22, in letters, digits, '.', '_', '+' and '-'."
+        )
+    return parts[0], parts[1], parts[2]
+
+
+def canonical_json(value: Any) -> bytes:
+    """One byte string for one JSON value: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def digest(value: Any) -> str:
+    """SHA-256, in hex, of a JSON value's canonical form."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+@dataclass(frozen=True)
+class SegmentInfo:
+    """What the set's attributes say of one committed segment: rows ``start`` to ``stop``, ``nnz`` non-zeros.
+
+    ``digest`` is the SHA-256 over the metadata documents of the segment; the chunks carry their own checksums.
+    """
+
+    start: int
+    stop: int
+    nnz: int
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """Name of the segment's group: ``<start>-<stop>``."""
+        return f"{self.start}-{self.stop}"
+
+    @property
+    def n_rows(self) -> int:
+        """Number of samples in the segment."""
+        return self.stop - self.start
+
+    def to_json(self) -> dict[str, Any]:
+        """Entry of the attribute ``segments``."""
+        return {"start": self.start, "stop": self.stop, "nnz": self.nnz, "digest": self.digest}
+
+
+@dataclass(frozen=True)
+class SetAttributes:
+    """The attributes of an activation set; rewriting them is the only commit.
+
+    Attributes
+    ----------
+    n_features
+        Width of the SAE, ``d_sae``.
+    dtype
+        Dtype of the stored activations: float16, float32 or float64.
+    codec
+        ``pcodec`` or ``blosc``.
+    segments
+        The committed segments, consecutive from sample 0.
+    n_items, item_size
+        Number of items, and samples per item where all have the same number, else None (``items/ptr`` then says).
+    planned_samples
+        Rows that the build will write in all; None once complete, and for ready matrices.
+    segment_rows
+        Rows per segment while writing.
+    sae, source
+        Provenance: the SAE and where the embeddings came from, as JSON.
+    dropped
+        What ``top_k`` or a narrower dtype dropped, or None where the set is lossless.
+    summary
+        Figures of the finished build that cannot be derived from the arrays, such as the explained variance.
+    digests
+        SHA-256 over the metadata documents of the groups and arrays outside of the segments.
+    derived
+        Names of the segments that the arrays at the set's root cover.
+    """
+
+    n_features: int
+    dtype: str
+    codec: str = "pcodec"
+    segments: tuple[SegmentInfo, ...] = ()
+    n_items: int = 0
+    item_size: int | None = 1
+    planned_samples: int | None = None
+    segment_rows: int = DEFAULT_SEGMENT_ROWS
+    sae: Mapping[str, Any] = field(default_factory=dict)
+    source: Mapping[str, Any] = field(default_factory=dict)
+    dropped: Mapping[str, Any] | None = None
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+    derived: tuple[str, ...] = ()
+
+    @property
+    def n_samples(self) -> int:
+        """Number of committed samples."""
+        return self.segments[-1].stop if self.segments else 0
+
+    @property
+    def nnz(self) -> int:
+        """Number of committed non-zeros."""
+        return sum(s.nnz for s in self.segments)
+
+    @property
+    def complete(self) -> bool:
+        """True when nothing is left to build."""
+        return self.planned_samples is None
+
+    def with_segments(self, segments: Sequence[SegmentInfo]) -> SetAttributes:
+        """Same set, with these committed segments."""
+        return replace(self, segments=tuple(segments))
+
+    def to_json(self) -> dict[str, Any]:
+        """The attributes as written, their own checksum included."""
+        body: dict[str, Any] = {
+            "format": FORMAT_VERSION,
+            "encoding-type": "saestore-activation-set",
+            "n_samples": self.n_samples,
+            "n_features": self.n_features,
+            "dtype": self.dtype,
+            "codec": self.codec,
+            "segments": [s.to_json() for s in self.segments],
+            "n_items": self.n_items,
+            "item_size": self.item_size,
+            "planned_samples": self.planned_samples,
+            "segment_rows": self.segment_rows,
+            "sae": dict(self.sae),
+            "source": dict(self.source),
+            "dropped": None if self.dropped is None else dict(self.dropped),
+            "summary": dict(self.summary),
+            "digests": dict(self.digests),
+            "derived": list(self.derived),
+        }
+        body = json.loads(canonical_json(body))  # what a reader will see, so that the checksum is of that
+        return {**body, "checksum": digest(body)}
+
+    @classmethod
+    def from_json(cls, attrs: Mapping[str, Any], where: str) -> SetAttributes:
+        """Parse and validate the attributes of the set at `where`.
+
+        Raises
+        ------
+        StoreFormatError
+            The attributes are of a newer format, or are not those of an activation set.
+        """
+        check_version(attrs, where)
+        try:
+            segments = tuple(
+                SegmentInfo(int(s["start"]), int(s["stop"]), int(s["nnz"]), str(s["digest"])) for s in attrs["segments"]
+            )
+            result = cls(
+                n_features=int(attrs["n_features"]),
+                dtype=str(attrs["dtype"]),
+                codec=str(attrs["codec"]),
+                segments=segments,
+                n_items=int(attrs["n_items"]),
+                item_size=attrs["item_size"],
+                planned_samples=attrs["planned_samples"],
+                segment_rows=int(attrs["segment_rows"]),
+                sae=attrs["sae"],
+                source=attrs["source"],
+                dropped=attrs["dropped"],
+                summary=attrs["summary"],
+                digests=attrs["digests"],
+                derived=tuple(attrs["derived"]),
+            )
+        except (KeyError, TypeError, ValueError) as e:
+            raise StoreFormatError(
+                f"The attributes of {where} are not those of a format {FORMAT_VERSION} activation set "
+                f"({type(e).__name__}: {e}); run `saestore verify`, or restore its zarr.json."
+            ) from e
+        result._validate(where)
+        return result
+
+    def _validate(self, where: str) -> None:
+        expected = 0
+        for s in self.segments:
+            if s.start != expected or not s.start < s.stop or s.n_rows > MAX_ROWS_PER_SEGMENT:
+                raise StoreFormatError(
+                    f"Segment {s.name} of {where} does not follow sample {expected}: segments must be consecutive "
+                    "from 0. The attributes were changed by hand; restore the set's zarr.json."
+                )
+            expected = s.stop
+        if self.dtype not in DATA_DTYPES:
+            raise StoreFormatError(f"{where} holds dtype {self.dtype!r}; format 1 has {', '.join(DATA_DTYPES)}.")
+
+
+def check_version(attrs: Mapping[str, Any], where: str) -> None:
+    """Refuse attributes of another format version with one clear error."""
+    version = attrs.get("format")
+    if version is None:
+        raise StoreFormatError(f"{where} is a Zarr group but no saestore activation set (it has no attribute 'format').")
+    if version != FORMAT_VERSION:
+        raise StoreFormatError(
+            f"{where} is of format {version!r}; this version of saestore reads format {FORMAT_VERSION}. "
+            "Upgrade with `pip install --upgrade saestore`."
+        )

@@ -1,0 +1,153 @@
+"""Merging neighbouring segments into one, in bounded memory.
+
+The by_sample matrices follow one another. The by_feature matrices are each sorted by (feature, activation descending,
+sample), so they merge as sorted streams do: every stream holds a block in memory; what lies before the earliest end of a
+block that has more behind it can be sorted and written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+import zarr
+
+from saestore.format import BY_FEATURE, BY_SAMPLE, MAX_ROWS_PER_SEGMENT, SegmentInfo
+from saestore.kernels import descending_bits, expand_pointers, merge_impact
+from saestore.segment.read import Segment
+from saestore.segment.write import create_segment, segment_digest, write_statistics
+from saestore.storage import ShardWriter
+
+Array = np.ndarray[Any, Any]
+
+# Key, activation, sample and feature of an entry in a block, and the same again while sorting and writing.
+_BYTES_PER_ENTRY = 96
+
+
+def plan_merges(infos: Sequence[SegmentInfo], max_rows: int = MAX_ROWS_PER_SEGMENT) -> list[list[SegmentInfo]]:
+    """Group neighbouring segments into runs of at most `max_rows` samples; runs of one segment stay as they are."""
+    runs: list[list[SegmentInfo]] = []
+    for info in infos:
+        if runs and info.stop - runs[-1][0].start <= max_rows:
+            runs[-1].append(info)
+        else:
+            runs.append([info])
+    return runs
+
+
+def merge_segments(
+    parent: zarr.Group, segments: Sequence[Segment], n_features: int, dtype: Any, codec: str, memory: int
+) -> SegmentInfo:
+    """Write the union of neighbouring segments as a new one; nothing names it yet.
+
+    Parameters
+    ----------
+    memory
+        Bound in bytes, at least some 6 MiB; beside it stay the pointers of the features (8 bytes a feature and segment)
+        and two shards of the output (32 MiB).
+    """
+    first, last = segments[0].info, segments[-1].info
+    nnz = sum(s.info.nnz for s in segments)
+    group, arrays = create_segment(parent, first.start, last.stop, nnz, n_features, dtype, codec)
+    entries = max(1 << 10, memory // _BYTES_PER_ENTRY)
+    _merge_rows(arrays[BY_SAMPLE], segments, entries)
+    _merge_lists(arrays[BY_FEATURE], segments, n_features, entries)
+    write_statistics(group, reduce(add, (s.moments() for s in segments)), codec)
+    return SegmentInfo(first.start, last.stop, nnz, segment_digest(group))
+
+
+def _merge_rows(arrays: Mapping[str, zarr.Array[Any]], segments: Sequence[Segment], entries: int) -> None:
+    """Append the rows of every segment, a block of about `entries` non-zeros at a time."""
+    writers, base = {name: ShardWriter(a) for name, a in arrays.items()}, 0
+    writers["indptr"].append(np.zeros(1, np.int64))
+    for segment in segments:
+        info = segment.info
+        rows = max(1, min(info.n_rows, entries * info.n_rows // max(1, info.nnz)))
+        for start in range(info.start, info.stop, rows):
+            pointers, ids, data = segment.read_rows([(start, min(start + rows, info.stop))])[0]
+            writers["indptr"].append(pointers[1:] + base)
+            writers["indices"].append(ids)
+            writers["data"].append(data)
+            base += int(pointers[-1])
+    for writer in writers.values():
+        writer.close()
+
+
+class _Stream:
+    """One segment's feature lists, read block by block: features, samples and activations in order."""
+
+    def __init__(self, segment: Segment, block: int) -> None:
+        self._segment, self._block = segment, block
+        self._next, self._stop = 0, segment.info.nnz
+        self.features = np.empty(0, np.int64)
+        self.bits = np.empty(0, np.uint32)
+        self.samples = np.empty(0, np.int64)
+        self.data = np.empty(0, np.float32)
+
+    @property
+    def has_more(self) -> bool:
+        return self._next < self._stop
+
+    def fill(self) -> None:
+        """Read the next block when the last one is used up."""
+        if len(self.features) or not self.has_more:
+            return
+        stop = min(self._next + self._block, self._stop)
+        self.samples, self.data = self._segment.read_entries([(self._next, stop)])[0]
+        self.features = expand_pointers(self._segment.feature_ptr, self._next, stop)
+        self.bits = descending_bits(self.data)
+        self._next = stop
+
+    def count_until(self, feature: int, bits: int, including: bool) -> int:
+        """How many entries come before (feature, bits), those equal to it included or not."""
+        lo = int(np.searchsorted(self.features, feature, "left"))
+        hi = int(np.searchsorted(self.features, feature, "right"))
+        side = "right" if including else "left"
+        return lo + int(np.searchsorted(self.bits[lo:hi], self.bits.dtype.type(bits), side))
+
+    def take(self, count: int) -> tuple[Array, Array, Array]:
+        """Remove the first entries: features, samples, activations."""
+        taken = self.features[:count], self.samples[:count], self.data[:count]
+        self.features, self.bits = self.features[count:], self.bits[count:]
+        self.samples, self.data = self.samples[count:], self.data[count:]
+        return taken
+
+
+def _merged(segments: Sequence[Segment], entries: int) -> Iterator[tuple[Array, Array]]:
+    """Samples and activations of all entries in impact order by feature, in pieces of at most `entries`."""
+    streams = [_Stream(s, max(64, entries // len(segments))) for s in segments]
+    while True:
+        for stream in streams:
+            stream.fill()
+        if not any(len(s.features) for s in streams):
+            return
+        # The earliest end of a block with more behind it, the segment's number deciding among equals. Up to there every
+        # entry of every segment is in memory.
+        ends = [(int(s.features[-1]), int(s.bits[-1]), i) for i, s in enumerate(streams) if s.has_more]
+        if ends:
+            feature, bits, owner = min(ends)
+            counts = [s.count_until(feature, bits, including=i <= owner) for i, s in enumerate(streams)]
+        else:
+            counts = [len(s.features) for s in streams]
+        parts = [s.take(count) for s, count in zip(streams, counts, strict=True)]
+        segment = np.repeat(np.arange(len(parts), dtype=np.uint32), counts)
+        features, samples, data = (np.concatenate([p[k] for p in parts]) for k in range(3))
+        yield merge_impact(features, data, samples, segment)
+
+
+def _merge_lists(
+    arrays: Mapping[str, zarr.Array[Any]], segments: Sequence[Segment], n_features: int, entries: int
+) -> None:
+    writers, first = {name: ShardWriter(a) for name, a in arrays.items()}, segments[0].info.start
+    pointers = np.zeros(n_features + 1, np.int64)
+    for segment in segments:
+        pointers += segment.feature_ptr
+    writers["indptr"].append(pointers)
+    for samples, data in _merged(segments, entries):
+        writers["indices"].append((samples - first).astype(np.uint32))
+        writers["data"].append(data)
+    for writer in writers.values():
+        writer.close()

@@ -1,0 +1,169 @@
+"""Per-feature statistics: sums that any two pieces of the data can be merged from, and the table made of them.
+
+A statistic is a value in `STATISTICS`: its name, what it says, and how it comes out of the sums. The query API, the arrays
+at a set's root, the documentation and the tests all iterate over that one table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from saestore.kernels import segment_sums
+
+if TYPE_CHECKING:
+    import xarray
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums of every feature over some samples, exact to float64 rounding, mergeable with ``+``.
+
+    Attributes
+    ----------
+    n_rows
+        Number of samples.
+    n_active
+        Samples where the feature is not zero, int64 (n_features,).
+    sum
+        Sum of the activations, float64.
+    m2
+        Sum of squared deviations of the active values from their mean, float64. Unlike a sum of squares it loses nothing
+        where the mean is large beside the deviation.
+    min, max
+        Over the active values; NaN where there is none.
+    """
+
+    n_rows: int
+    n_active: Array
+    sum: Array
+    m2: Array
+    min: Array
+    max: Array
+
+    @staticmethod
+    def names() -> tuple[str, ...]:
+        """Names of the arrays, as stored in a segment."""
+        return ("n_active", "sum", "m2", "min", "max")
+
+    def arrays(self) -> dict[str, Array]:
+        """The arrays by name."""
+        return {name: getattr(self, name) for name in self.names()}
+
+    @classmethod
+    def zeros(cls, n_features: int, n_rows: int = 0, dtype: Any = np.float32) -> Moments:
+        """Of no sample, or of samples where nothing is active."""
+        nothing = np.full(n_features, np.nan, np.result_type(dtype, np.float32))
+        zero = np.zeros(n_features)
+        return cls(n_rows, np.zeros(n_features, np.int64), zero, zero.copy(), nothing, nothing.copy())
+
+    @classmethod
+    def of_lists(cls, indptr: Array, data: Array, n_rows: int) -> Moments:
+        """Of feature lists, in any order within a list.
+
+        Parameters
+        ----------
+        indptr, data
+            Pointers and activations of a CSC matrix.
+        n_rows
+            Its number of rows.
+
+        Notes
+        -----
+        Memory: 16 bytes an entry.
+        """
+        n_active = np.diff(indptr).astype(np.int64)
+        total = segment_sums(data, indptr)
+        with np.errstate(invalid="ignore"):
+            mean = total / n_active
+        deviation = data.astype(np.float64)
+        deviation -= np.repeat(mean, n_active)
+        result = cls.zeros(len(n_active), n_rows, data.dtype)
+        filled = np.flatnonzero(n_active)
+        if len(filled):
+            starts = indptr[filled]
+            result.min[filled] = np.minimum.reduceat(data, starts)
+            result.max[filled] = np.maximum.reduceat(data, starts)
+        m2 = segment_sums(np.square(deviation, out=deviation), indptr)
+        return cls(n_rows, n_active, total, m2, result.min, result.max)
+
+    def __add__(self, other: Moments) -> Moments:
+        """Of both sets of samples together (Chan, Golub and LeVeque, 1983)."""
+        n = self.n_active + other.n_active
+        with np.errstate(invalid="ignore", divide="ignore"):
+            delta = other.sum / other.n_active - self.sum / self.n_active
+            between = delta**2 * (self.n_active * (other.n_active / n))
+        both = (self.n_active > 0) & (other.n_active > 0)
+        return Moments(
+            self.n_rows + other.n_rows,
+            n,
+            self.sum + other.sum,
+            self.m2 + other.m2 + np.where(both, between, 0.0),
+            np.fmin(self.min, other.min),
+            np.fmax(self.max, other.max),
+        )
+
+    def take(self, features: Array) -> Moments:
+        """Of these features only."""
+        return Moments(self.n_rows, *(values[features] for values in self.arrays().values()))
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One statistic: its name, what it says, and how it is computed from the sums."""
+
+    name: str
+    says: str
+    of: Callable[[Moments], Array]
+
+
+def _mean(m: Moments) -> Array:
+    return m.sum / m.n_rows
+
+
+def _mean_active(m: Moments) -> Array:
+    return np.where(m.n_active > 0, m.sum / np.maximum(m.n_active, 1), np.nan)
+
+
+def _std(m: Moments) -> Array:
+    # Deviations of the active values around their mean, and of that mean and the zeros around the mean of all.
+    spread = np.where(m.n_active > 0, np.square(m.sum) / np.maximum(m.n_active, 1), 0.0)
+    return np.sqrt((m.m2 + spread * ((m.n_rows - m.n_active) / m.n_rows)) / m.n_rows)
+
+
+def _sum_sq(m: Moments) -> Array:
+    return m.m2 + np.square(m.sum) / np.maximum(m.n_active, 1)
+
+
+STATISTICS: tuple[Statistic, ...] = (
+    Statistic("n_active", "samples where the feature is not zero", lambda m: m.n_active),
+    Statistic("frac_nonzero", "n_active as a share of all samples", lambda m: m.n_active / m.n_rows),
+    Statistic("mean", "mean activation over all samples", _mean),
+    Statistic("std", "population standard deviation over all samples", _std),
+    Statistic("mean_active", "mean over the samples where it is active; NaN when dead", _mean_active),
+    Statistic("min", "smallest activation where it is active; NaN when dead", lambda m: m.min),
+    Statistic("max", "largest activation where it is active; NaN when dead", lambda m: m.max),
+    Statistic("sum", "sum of its activations", lambda m: m.sum),
+    Statistic("sum_sq", "sum of its squared activations", _sum_sq),
+)
+
+
+def statistics_table(moments: Moments, features: Array | None = None) -> xarray.Dataset:
+    """All statistics as an `xarray.Dataset` on dimension ``feature``.
+
+    Parameters
+    ----------
+    features
+        Ids of the features, when `moments` is not of all of them.
+    """
+    import xarray as xr
+
+    ids = np.arange(len(moments.n_active)) if features is None else features
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = {s.name: ("feature", s.of(moments), {"long_name": s.says}) for s in STATISTICS}
+    return xr.Dataset(values, coords={"feature": ids}, attrs={"n_samples": moments.n_rows})

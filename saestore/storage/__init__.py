@@ -1,0 +1,18 @@
+"""Everything that touches a Zarr store: opening it, creating arrays, reading slices of immutable ones."""
+
+from saestore.storage.arrays import ShardWriter, create_array, quiet_codecs, write_array
+from saestore.storage.open import missing_as_error, open_root, write_errors
+from saestore.storage.reader import ArrayReader, SnapshotStore, read_all
+
+__all__ = [
+    "ArrayReader",
+    "ShardWriter",
+    "SnapshotStore",
+    "create_array",
+    "missing_as_error",
+    "open_root",
+    "quiet_codecs",
+    "read_all",
+    "write_array",
+    "write_errors",
+]

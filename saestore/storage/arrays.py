@@ -1,0 +1,135 @@
+"""Creating and filling arrays: codecs, chunk and shard sizes, dimension names."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
+
+from saestore.format import CHUNK, SHARD
+
+# pcodec knows no bool and no bytes, and zarr's string codec makes bytes: these go through zstd.
+_PCODEC_KINDS = "fiu"
+
+
+@contextmanager
+def quiet_codecs() -> Iterator[None]:
+    """Silence zarr 3.1's note that numcodecs codecs are not in the Zarr v3 specification: the format document says so."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3")
+        yield
+
+
+def codec_arguments(dtype: np.dtype[Any], codec: str) -> dict[str, Any]:
+    """Arguments of ``create_array`` that name the codecs for an array of `dtype`.
+
+    Every chunk ends in a CRC-32C, so that no flipped bit passes unnoticed.
+    """
+    if dtype.kind == "T":
+        return {"compressors": [ZstdCodec(level=5), Crc32cCodec()]}
+    if codec == "pcodec" and dtype.kind in _PCODEC_KINDS and dtype.itemsize > 1:
+        from zarr.codecs.numcodecs import PCodec
+
+        return {"serializer": PCodec(level=8), "compressors": [Crc32cCodec()], "filters": None}
+    if codec == "blosc" and dtype.itemsize > 1:
+        shuffled = BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle", typesize=dtype.itemsize)
+        return {"serializer": BytesCodec(), "compressors": [shuffled, Crc32cCodec()], "filters": None}
+    endian = None if dtype.itemsize == 1 else "little"
+    return {
+        "serializer": BytesCodec(endian=endian),
+        "compressors": [ZstdCodec(level=5), Crc32cCodec()],
+        "filters": None,
+    }
+
+
+def create_array(
+    group: zarr.Group,
+    name: str,
+    shape: Sequence[int],
+    dtype: Any,
+    dims: Sequence[str],
+    codec: str,
+    *,
+    sharded: bool = True,
+    attributes: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> zarr.Array[Any]:
+    """Create an array whose first dimension is chunked and sharded; further dimensions are kept whole.
+
+    Parameters
+    ----------
+    sharded
+        False makes one chunk of the whole array, for what is always read whole.
+    """
+    dtype = np.dtype(dtype) if not isinstance(dtype, np.dtype) else dtype
+    length, rest = int(shape[0]), tuple(int(n) for n in shape[1:])
+    width = max(1, int(np.prod(rest, dtype=np.int64)))
+    chunk = max(1, min(max(1, CHUNK // width), length)) if sharded else max(1, length)
+    per_shard = max(1, min(SHARD // max(1, chunk * width), -(-length // chunk)))
+    with quiet_codecs():
+        return group.create_array(
+            name,
+            shape=(length, *rest),
+            dtype=dtype,
+            chunks=(chunk, *(max(1, n) for n in rest)),
+            shards=(chunk * per_shard, *(max(1, n) for n in rest)) if sharded else None,
+            dimension_names=tuple(dims),
+            attributes=dict(attributes or {}),
+            fill_value="" if dtype.kind == "T" else dtype.type(0),
+            overwrite=overwrite,
+            # A chunk that is missing is damage, never zeros: so zeros are written too.
+            config={"write_empty_chunks": True},
+            **codec_arguments(dtype, codec),
+        )
+
+
+def write_array(
+    group: zarr.Group, name: str, values: np.ndarray[Any, Any], dims: Sequence[str], codec: str, **kwargs: Any
+) -> None:
+    """Create an array and write all of it. Memory: `values` and one shard."""
+    array = create_array(group, name, values.shape, values.dtype, dims, codec, **kwargs)
+    if values.size:
+        with quiet_codecs():
+            array[...] = values
+
+
+class ShardWriter:
+    """Fills a one-dimensional array from pieces of any length, writing whole shards only.
+
+    Memory: two shards. A write that is not aligned would read, decode and rewrite a shard for every piece.
+    """
+
+    def __init__(self, array: zarr.Array[Any]) -> None:
+        self._array = array
+        self._shard = int((array.shards or array.chunks)[0])
+        self._pieces: list[np.ndarray[Any, Any]] = []
+        self._held = 0
+        self._written = 0
+
+    def append(self, piece: np.ndarray[Any, Any]) -> None:
+        """Add the next values."""
+        self._pieces.append(piece)
+        self._held += len(piece)
+        if self._held >= self._shard:
+            self._flush(self._held // self._shard * self._shard)
+
+    def close(self) -> None:
+        """Write what is left; the pieces must add up to the array."""
+        self._flush(self._held)
+        if self._written != self._array.shape[0]:
+            raise RuntimeError(f"{self._array.path}: {self._written} of {self._array.shape[0]} values were written")
+
+    def _flush(self, count: int) -> None:
+        if not count:
+            return
+        values = np.concatenate(self._pieces)
+        with quiet_codecs():
+            self._array[self._written : self._written + count] = values[:count]
+        self._written += count
+        self._held -= count
+        self._pieces = [values[count:]] if self._held else []

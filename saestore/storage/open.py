@@ -1,0 +1,144 @@
+"""Opening a store wherever zarr can open one, and turning what the file system says into one clear error."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import zarr
+from zarr.errors import ContainsArrayError, GroupNotFoundError, NodeTypeValidationError
+
+from saestore.errors import CorruptStoreError, NotFoundError, StoreFormatError, StoreWriteError
+from saestore.format import FORMAT_VERSION, check_version
+
+ROOT_ATTRIBUTES = {"format": FORMAT_VERSION, "encoding-type": "saestore"}
+
+
+def open_root(location: Any, mode: str) -> zarr.Group:
+    """Open the root group of a store.
+
+    Parameters
+    ----------
+    location
+        A folder, a URL, a zarr store (``MemoryStore``, an icechunk session's ``.store`` …).
+    mode
+        ``"r"`` to read; ``"a"`` to read and write, created if it does not exist.
+
+    Raises
+    ------
+    NotFoundError
+        Nothing is there.
+    StoreFormatError
+        What is there is no saestore store, or is of a newer format.
+    StoreWriteError
+        It cannot be created or written.
+    """
+    if mode not in ("r", "a"):
+        raise ValueError(f"mode {mode!r}: use 'r' to read or 'a' to write.")
+    label = describe(location)
+    local = _local_path(location)
+    if local is not None:
+        _check_local(local, mode)
+        location = str(local)
+    try:
+        root = _open_existing(location, "r" if mode == "r" else "r+", label)
+    except (GroupNotFoundError, FileNotFoundError):
+        if mode == "r":
+            raise NotFoundError(
+                f"There is no saestore store at {label}. Build one with `saestore build`, or name another with "
+                "--store PATH or $SAESTORE_PATH."
+            ) from None
+        with write_errors(label):
+            return zarr.create_group(location, zarr_format=3, attributes=dict(ROOT_ATTRIBUTES))
+    if root.attrs.get("encoding-type") != ROOT_ATTRIBUTES["encoding-type"]:
+        raise StoreFormatError(
+            f"{label} is a Zarr group but no saestore store: its attributes lack 'encoding-type': 'saestore'. "
+            "Name the folder that `saestore build` made."
+        )
+    check_version(root.attrs.asdict(), label)
+    return root
+
+
+def _open_existing(location: Any, mode: Any, label: str) -> zarr.Group:
+    try:
+        return zarr.open_group(location, mode=mode, zarr_format=3, use_consolidated=False)
+    except (ContainsArrayError, NodeTypeValidationError) as e:
+        raise StoreFormatError(f"{label} is a Zarr array, not a saestore store.") from e
+    except (GroupNotFoundError, FileNotFoundError):
+        raise
+    except (ValueError, KeyError, TypeError) as e:
+        if "read-only" in str(e) or "read only" in str(e):
+            raise StoreWriteError(f"{label} is read-only: open it with mode='r', or make a writable copy.") from e
+        raise StoreFormatError(f"{label}: its zarr.json cannot be read ({e}). Restore it from a copy.") from e
+
+
+def _local_path(location: Any) -> Path | None:
+    if isinstance(location, Path):
+        return location
+    if isinstance(location, str) and "://" not in location and not location.startswith("memory:"):
+        return Path(location).expanduser()
+    return None
+
+
+def _check_local(path: Path, mode: str) -> None:
+    if path.is_file() and path.suffix != ".zip":
+        raise StoreFormatError(f"{path} is a file; a store is a folder. Name another path with --store.")
+    if path.is_dir() and not (path / "zarr.json").exists():
+        empty = next(path.iterdir(), None) is None
+        if mode == "r" or not empty:
+            raise StoreFormatError(
+                f"{path} is a folder but no saestore store (it has no zarr.json). Name the folder that "
+                "`saestore build` made, or a new path to build one."
+            )
+
+
+def describe(location: Any) -> str:
+    """How a message names a store."""
+    return str(location) if isinstance(location, str | Path) else str(location)[:200]
+
+
+@contextmanager
+def write_errors(label: str) -> Iterator[None]:
+    """Turn what a full, read-only or forbidden place says into a `StoreWriteError` that says what to do."""
+    try:
+        yield
+    except OSError as e:
+        if isinstance(e, CorruptStoreError | StoreWriteError):
+            raise
+        reason = _write_reason(e)
+        if reason is None:
+            raise
+        raise StoreWriteError(f"Cannot write {label}: {reason}") from e
+    except ValueError as e:
+        if "read-only" not in str(e):
+            raise
+        raise StoreWriteError(f"Cannot write {label}: it was opened read-only. Open it with mode='a'.") from e
+
+
+def _write_reason(e: OSError) -> str | None:
+    if e.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            "no space is left on the device. What is committed is safe: free some space and run the same command "
+            "again, it resumes."
+        )
+    if e.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"it is read-only for this user ({e.strerror}). Choose another path with --store, or change its mode."
+    if e.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        return f"a part of the path is a file ({e.filename or e.strerror}). Choose another path with --store."
+    return None
+
+
+@contextmanager
+def missing_as_error(what: str) -> Iterator[None]:
+    """Name the array in whatever a damaged or missing chunk makes zarr and the codecs raise."""
+    try:
+        yield
+    except CorruptStoreError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as e:
+        raise CorruptStoreError(
+            f"{what} is damaged ({type(e).__name__}: {str(e)[:160]}). Run `saestore verify`, then rebuild the set."
+        ) from e
