@@ -6,7 +6,10 @@ import difflib
 import os
 import pickle
 import re
+import struct
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,22 @@ __all__ = ["existing_file", "load_npy", "load_npz", "load_pt", "nearby", "split_
 
 _MEMBER = re.compile(r"(?P<path>.*\.(npz|safetensors)):(?P<name>.+)", re.DOTALL)
 _NEAREST = 5
+
+# numpy has no error of its own for a damaged file; its header is Python source, which has errors of its own.
+_NUMPY_DAMAGE = (ValueError, EOFError, OSError, OverflowError, MemoryError, SyntaxError, tokenize.TokenError)
+# Nor has torch: what comes depends on the place of the damage.
+_TORCH_DAMAGE = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+)
 
 
 def split_member(spec: str | os.PathLike[str]) -> tuple[Path, str | None]:
@@ -99,8 +118,7 @@ def load_pt(path: str | os.PathLike[str]) -> object:
             f"{file} holds Python objects{reason}, which are not unpickled because that could run code; "
             f"save the bare tensor with torch.save(tensor, path)"
         ) from error
-    # torch has no error of its own for a damaged archive: what comes depends on the place of the damage.
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except _TORCH_DAMAGE as error:
         raise InvalidInputError(f"{file} is truncated or not a .pt file of torch.save; write it again") from error
 
 
@@ -121,7 +139,7 @@ def load_npy(path: str | os.PathLike[str]) -> np.ndarray:
         raise InvalidInputError(f"{file} is truncated or not a .npy file of numpy.save; write it again")
     try:
         array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except _NUMPY_DAMAGE as error:
         if "object" in str(error).lower():
             raise InvalidInputError(
                 f"{file} holds pickled Python objects, which are not unpickled because that could run code; "
@@ -148,17 +166,18 @@ def load_npz(path: str | os.PathLike[str], name: str | None, ndim: int) -> tuple
         If the file is truncated, or no ``.npz``, or holds pickled objects.
     """
     file = existing_file(path)
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InvalidInputError(f"{file} is not a .npz file of numpy.savez")
-            names = list(archive.files)
-            wanted = names if name is None else [name] if name in names else []
-            arrays = {each: archive[each] for each in wanted}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        if isinstance(error, InvalidInputError):
-            raise
-        raise InvalidInputError(f"{file} is truncated, or not a .npz file of plain arrays ({error})") from error
+    # numpy opens the file itself but forgets to close it when it is damaged.
+    with file.open("rb") as stream:
+        try:
+            if stream.read(2) != b"PK":
+                raise ValueError("it does not start like a zip archive")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as archive:
+                names = list(archive.files)
+                wanted = names if name is None else [name] if name in names else []
+                arrays = {each: archive[each] for each in wanted}
+        except (*_NUMPY_DAMAGE, zipfile.BadZipFile, zlib.error, KeyError, RuntimeError) as error:
+            raise InvalidInputError(f"{file} is truncated, or not a .npz file of plain arrays ({error})") from error
     if name is None:
         arrays = {each: array for each, array in arrays.items() if array.ndim == ndim}
     if len(arrays) != 1:
