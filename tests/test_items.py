@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saestore.errors import InvalidInputError, NotFoundError
+from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
 from saestore.items import Items, as_items, item_pointers, token_spans
 
 CLEVR = """image_path,class,color::blue,color::green,shape::cube,split,material,size
@@ -354,6 +354,13 @@ def test_pickled_arrays_are_not_run(tmp_path, suffix):
     with np.load(file, allow_pickle=True) if suffix == "npz" else file.open("rb") as stream:
         stream["arr_0"] if suffix == "npz" else np.load(stream, allow_pickle=True)
     assert marker.exists(), "the payload would have run"
+
+
+def test_token_counts_without_torch(tmp_path, monkeypatch):
+    (tmp_path / "token_counts.pt").write_bytes(b"PK")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingDependencyError, match=r"needs torch; pip install 'saestore\[sae\]'"):
+        item_pointers(tmp_path / "token_counts.pt", None, 1)
 
 
 class TestTokenCounts:

@@ -105,7 +105,7 @@ def open_safetensors(path: Path, key: str | None = None) -> Table:
         out.copy_(rows[start:stop])
 
     dtype = rows.get_dtype()
-    return Table(tuple(rows.get_shape()), _SAFETENSORS_DTYPES.get(dtype, dtype.lower()), fill)
+    return Table(tuple(rows.get_shape()), _SAFETENSORS_DTYPES.get(dtype, dtype), fill)
 
 
 def is_zarr(folder: Path) -> bool:
@@ -124,7 +124,7 @@ def open_zarr(location: str) -> Table:
     except (ValueError, KeyError, OSError) as error:
         raise InvalidInputError(f"{location} is not a zarr array or group that can be read ({error})") from error
     if isinstance(node, zarr.Group):
-        arrays = dict(node.arrays())
+        arrays = dict(sorted(node.arrays()))
         ndims = {name: array.ndim for name, array in arrays.items()}
         name = pick(ndims, None, location, f"choose one as {location.rstrip('/')}/NAME")
         return zarr_table(arrays[name], f"{location.rstrip('/')}/{name}")
