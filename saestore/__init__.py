@@ -1,1 +1,52 @@
-"""saestore: a Zarr-backed store for sparse autoencoder activations, with a query API."""
+"""saestore: a Zarr-backed store for sparse autoencoder activations, with a query API.
+
+>>> import saestore
+>>> store = saestore.open("activations.zarr")  # doctest: +SKIP
+>>> store["CLEVR/patch"].top_samples(1234, n=20)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from saestore.activations import ActivationSet, Histogram, TopFeatures, TopSamples
+    from saestore.build import build
+    from saestore.store import Store, open
+
+__version__ = "0.1.0"
+
+# Loaded when first asked for: zarr and numpy take half a second that `saestore --help` need not wait for.
+_WHERE = {
+    "ActivationSet": "saestore.activations",
+    "Histogram": "saestore.activations",
+    "Store": "saestore.store",
+    "TopFeatures": "saestore.activations",
+    "TopSamples": "saestore.activations",
+    "build": "saestore.build",
+    "open": "saestore.store",
+}
+
+__all__ = [
+    "ActivationSet",
+    "Histogram",
+    "Store",
+    "TopFeatures",
+    "TopSamples",
+    "__version__",
+    "build",
+    "open",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        value = getattr(importlib.import_module(_WHERE[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'saestore' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -19,7 +19,6 @@ from saestore.errors import InvalidInputError, StoreFormatError
 FORMAT_VERSION = 1
 DATA_DTYPES = ("float16", "float32", "float64")
 SAMPLE_TYPES = ("patch", "token", "cls")
-SPLITS = ("train", "cal", "test")
 CODECS = ("pcodec", "blosc")
 
 # A chunk is what a query decodes: 16,384 values decode in 0.03 ms, less than the file system takes to hand them over.

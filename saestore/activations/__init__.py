@@ -1,0 +1,6 @@
+"""The query API of one activation set."""
+
+from saestore.activations.activationset import ActivationSet
+from saestore.activations.tables import Histogram, TopFeatures, TopSamples
+
+__all__ = ["ActivationSet", "Histogram", "TopFeatures", "TopSamples"]

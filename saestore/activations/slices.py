@@ -1,0 +1,134 @@
+"""Dense and sparse slices: which of the two matrices to read, and reading it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from saestore.activations.lists import iterate_lists
+from saestore.activations.select import Selection
+from saestore.errors import TooLargeError
+from saestore.segment import Segment
+
+Array = np.ndarray[Any, Any]
+
+DENSE_LIMIT = 4 << 30
+_BLOCK = 1 << 22  # non-zeros of a block of rows
+
+
+def check_size(shape: tuple[int, ...], itemsize: int, limit: int, instead: str) -> None:
+    """Refuse an answer larger than `limit` bytes before anything is read or allocated."""
+    size = int(np.prod(shape, dtype=np.float64)) * itemsize
+    if size > limit:
+        raise TooLargeError(
+            f"the answer would be {' x '.join(f'{n:,}' for n in shape)}, {size / 2**30:,.2f} GiB, above the limit of "
+            f"{limit / 2**30:,.2f} GiB. {instead}"
+        )
+
+
+def prefers_features(segments: Sequence[Segment], rows: Selection, features: Selection) -> bool:
+    """Whether the lists of these features are shorter than these rows are."""
+    distinct = np.unique(features.ids)
+    lists = sum(int((s.feature_ptr[distinct + 1] - s.feature_ptr[distinct]).sum()) for s in segments)
+    total_rows = sum(s.info.n_rows for s in segments)
+    nnz = sum(s.info.nnz for s in segments)
+    return lists < len(np.unique(rows.ids)) * nnz / max(1, total_rows)
+
+
+def iterate_rows(
+    segments: Sequence[Segment], rows: Array, block: int = _BLOCK
+) -> Iterator[tuple[Array, Array, Array, Array]]:
+    """Ascending distinct `rows` as CSR pieces: their numbers, int64 indptr, feature ids, activations.
+
+    Memory: about `block` non-zeros.
+    """
+    for segment in segments:
+        info = segment.info
+        inside = rows[np.searchsorted(rows, info.start) : np.searchsorted(rows, info.stop)]
+        step = max(1, int(block * info.n_rows / max(1, info.nnz)))
+        for first in range(0, len(inside), step):
+            part = inside[first : first + step]
+            breaks = np.flatnonzero(np.diff(part) != 1) + 1
+            starts, stops = part[np.r_[0, breaks]], part[np.r_[breaks, len(part)] - 1] + 1
+            pieces = segment.read_rows(list(zip(starts.tolist(), stops.tolist(), strict=True)))
+            lengths = np.concatenate([np.diff(p) for p, _, _ in pieces])
+            indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+            yield part, indptr, np.concatenate([i for _, i, _ in pieces]), np.concatenate([d for _, _, d in pieces])
+
+
+def dense(segments: Sequence[Segment], rows: Selection, features: Selection, dtype: Any) -> Array:
+    """Rows x features, dense, by numpy's orthogonal indexing; a scalar selection drops its axis."""
+    out = np.zeros((len(rows), len(features)), dtype)
+    row_ids, row_back = np.unique(rows.ids, return_inverse=True)
+    feature_ids, feature_back = np.unique(features.ids, return_inverse=True)
+    as_asked = np.array_equal(row_ids, rows.ids) and np.array_equal(feature_ids, features.ids)
+    grid = out if as_asked else np.zeros((len(row_ids), len(feature_ids)), dtype)
+    if prefers_features(segments, rows, features):
+        _fill_from_lists(segments, row_ids, feature_ids, grid)
+    else:
+        _fill_from_rows(segments, row_ids, feature_ids, grid)
+    if not as_asked:
+        np.take(grid[:, feature_back], row_back, axis=0, out=out)
+    index = tuple(0 if s.scalar else slice(None) for s in (rows, features))
+    return out[index] if rows.scalar or features.scalar else out
+
+
+def _fill_from_lists(segments: Sequence[Segment], rows: Array, features: Array, grid: Array) -> None:
+    column = 0
+    for lists in iterate_lists(segments, features, grid.dtype):
+        columns = np.repeat(np.arange(column, column + len(lists.features)), np.diff(lists.indptr))
+        place, found = _places(rows, lists.samples)
+        grid[place[found], columns[found]] = lists.data[found]
+        column += len(lists.features)
+
+
+def _fill_from_rows(segments: Sequence[Segment], rows: Array, features: Array, grid: Array) -> None:
+    row = 0
+    for part, indptr, ids, data in iterate_rows(segments, rows):
+        places = np.repeat(np.arange(row, row + len(part)), np.diff(indptr))
+        column, found = _places(features, ids)
+        grid[places[found], column[found]] = data[found]
+        row += len(part)
+
+
+def _places(wanted: Array, ids: Array) -> tuple[Array, Array]:
+    """Where each id stands in the ascending `wanted`, and whether it does."""
+    if len(wanted) and wanted[-1] - wanted[0] == len(wanted) - 1:  # a range needs no search
+        place = ids.astype(np.int64) - wanted[0]
+        return place, (place >= 0) & (place < len(wanted))
+    place = np.searchsorted(wanted, ids)
+    place[place == len(wanted)] = 0
+    return place, wanted[place] == ids if len(wanted) else np.zeros(len(ids), bool)
+
+
+def sparse(segments: Sequence[Segment], rows: Selection, features: Selection, n_features: int, dtype: Any) -> Any:
+    """Rows x features as a `scipy.sparse.csr_array` with sorted ids; one row or column stays two-dimensional."""
+    import scipy.sparse as sp
+
+    # scipy has no float16; float32 holds every one of its values.
+    dtype = np.result_type(dtype, np.float32)
+    row_ids, row_back = np.unique(rows.ids, return_inverse=True)
+    blocks = []
+    for part, indptr, ids, data in iterate_rows(segments, row_ids):
+        # scipy takes its index type from these; a narrower one would overflow on its next concatenation.
+        index = np.int32 if max(n_features, len(ids)) < 1 << 31 else np.int64
+        block = sp.csr_array(
+            (data.astype(dtype, copy=False), ids.astype(index), indptr.astype(index)), shape=(len(part), n_features)
+        )
+        blocks.append(_columns(block, features, n_features))
+    if not blocks:
+        return sp.csr_array((len(rows), len(features)), dtype=dtype)
+    whole = sp.csr_array(sp.vstack(blocks, format="csr")) if len(blocks) > 1 else blocks[0]
+    return whole if np.array_equal(row_ids, rows.ids) else sp.csr_array(whole[row_back])
+
+
+def _columns(block: Any, features: Selection, n_features: int) -> Any:
+    import scipy.sparse as sp
+
+    if len(features) == n_features and np.array_equal(features.ids, np.arange(n_features)):
+        return block
+    chosen = sp.csr_array(block[:, features.ids])
+    chosen.sort_indices()
+    return chosen

@@ -1,0 +1,116 @@
+"""What queries return: small frozen tables of arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas
+
+Array = np.ndarray[Any, Any]
+_SHOWN = 20
+
+
+class Table:
+    """Columns of equal length; shows itself as a table in a notebook."""
+
+    def columns(self) -> dict[str, Array]:
+        """The columns by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns().values())))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The table as a pandas DataFrame."""
+        import pandas as pd
+
+        return pd.DataFrame(self.columns())
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Rows as dicts of Python values, for JSON."""
+        columns = {name: values.tolist() for name, values in self.columns().items()}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def __repr__(self) -> str:
+        lines = ["  ".join(f"{name:>10}" for name in self.columns())]
+        for row in self.to_records()[:_SHOWN]:
+            lines.append("  ".join(f"{_text(value):>10}" for value in row.values()))
+        if len(self) > _SHOWN:
+            lines.append(f"… {len(self) - _SHOWN} more rows")
+        return f"{type(self).__name__} of {len(self)} rows\n" + "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{escape(name)}</th>" for name in self.columns())
+        body = "".join(
+            "<tr>" + "".join(f"<td>{escape(_text(v))}</td>" for v in row.values()) + "</tr>"
+            for row in self.to_records()[:_SHOWN]
+        )
+        more = f"<p>… {len(self) - _SHOWN} more rows</p>" if len(self) > _SHOWN else ""
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class TopSamples(Table):
+    """Samples of one or several features, each feature's strongest first, ties by ascending sample.
+
+    Attributes
+    ----------
+    feature, sample, item, position
+        int64 (n,).
+    activation
+        Of the stored dtype (n,).
+    """
+
+    feature: Array
+    sample: Array
+    item: Array
+    position: Array
+    activation: Array
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class TopFeatures(Table):
+    """Features of one or several samples, each sample's strongest first, ties by ascending feature.
+
+    Attributes
+    ----------
+    sample, feature
+        int64 (n,).
+    activation
+        Of the stored dtype (n,).
+    """
+
+    sample: Array
+    feature: Array
+    activation: Array
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Histogram(Table):
+    """Counts of one feature's activations.
+
+    Attributes
+    ----------
+    left, right
+        Edges of the bins, float64 (bins,); a bin holds left <= value < right, the last one its right edge too.
+    count
+        int64 (bins,).
+    """
+
+    left: Array
+    right: Array
+    count: Array
+
+    @property
+    def edges(self) -> Array:
+        """The edges as `numpy.histogram` gives them, (bins + 1,)."""
+        return np.append(self.left, self.right[-1:])

@@ -1,0 +1,72 @@
+"""Which item, and which place in it, a sample is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+
+from saestore.format import SetAttributes
+from saestore.storage import ArrayReader, SnapshotStore
+
+Array = np.ndarray[Any, Any]
+
+ITEMS = "items"
+POINTERS = "ptr"
+
+
+@dataclass(frozen=True)
+class ItemIndex:
+    """Samples of an item follow one another: a number of samples per item, or a pointer array, says everything.
+
+    Attributes
+    ----------
+    n_items
+        Number of items.
+    item_size
+        Samples per item where all have the same number, else None.
+    ptr
+        Else int64 (n_items + 1,): item i has the samples ``ptr[i]:ptr[i + 1]``. Memory: 8 bytes an item.
+    """
+
+    n_items: int
+    item_size: int | None
+    ptr: Array | None = None
+
+    @classmethod
+    def of(cls, ptr: Array) -> ItemIndex:
+        """From a pointer array."""
+        sizes = np.unique(np.diff(ptr))
+        if len(sizes) == 1 and sizes[0] > 0:
+            return cls(len(ptr) - 1, int(sizes[0]))
+        return cls(len(ptr) - 1, None, ptr)
+
+    @classmethod
+    def read(cls, group: zarr.Group, attributes: SetAttributes, store: SnapshotStore | None = None) -> ItemIndex:
+        """Of the set in `group`."""
+        if attributes.item_size is not None:
+            return cls(attributes.n_items, attributes.item_size)
+        reader = ArrayReader(store or SnapshotStore(group.store), f"{group.path}/{ITEMS}/{POINTERS}")
+        return cls(attributes.n_items, None, reader.read(0, reader.length))
+
+    def locate(self, samples: Array) -> tuple[Array, Array]:
+        """Item and position of samples, int64 each."""
+        if self.item_size is not None:
+            items, positions = np.divmod(samples, self.item_size)
+            return items, positions
+        ptr = self._pointers()
+        items = np.searchsorted(ptr, samples, "right") - 1
+        return items, samples - ptr[items]
+
+    def pointers(self) -> Array:
+        """The pointer array, int64 (n_items + 1,)."""
+        if self.item_size is not None:
+            return np.arange(self.n_items + 1, dtype=np.int64) * self.item_size
+        return self._pointers()
+
+    def _pointers(self) -> Array:
+        if self.ptr is None:
+            raise RuntimeError("an item index needs a size or pointers")
+        return self.ptr

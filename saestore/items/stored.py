@@ -1,0 +1,124 @@
+"""Items inside a store: the group ``items`` of an activation set."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import zarr
+
+from saestore.errors import NotFoundError
+from saestore.items.index import ITEMS, POINTERS, ItemIndex
+from saestore.items.table import Items
+from saestore.storage import create_array, missing_as_error, quiet_codecs, write_array
+
+Array = np.ndarray[Any, Any]
+
+KEY, CONCEPTS, CONCEPT = "key", "concepts", "concept"
+SPANS = ("char_start", "char_stop")
+_RESERVED = (KEY, CONCEPTS, CONCEPT, POINTERS)
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*\Z")
+
+
+def write_items(group: zarr.Group, items: Items | None, index: ItemIndex, codec: str, spans: Array | None) -> list[str]:
+    """Write items, their pointers and, for texts, every token's characters; returns the paths written.
+
+    Parameters
+    ----------
+    group
+        The set's group.
+    spans
+        int32 (n_samples, 2): first character of a token in its text, and the one after its last.
+    """
+    target = group.create_group(ITEMS, attributes={"n_items": index.n_items})
+    names = []
+    if index.item_size is None:
+        write_array(target, POINTERS, index.pointers(), ("item_pointer",), codec)
+        names.append(POINTERS)
+    if items is not None:
+        names += _write_table(target, items, codec)
+    written = [target.path, *(f"{target.path}/{name}" for name in names)]
+    if spans is not None:
+        for name, values in zip(SPANS, spans.T, strict=True):
+            write_array(group, name, np.ascontiguousarray(values), ("sample",), codec)
+            written.append(f"{group.path}/{name}")
+    return written
+
+
+def _write_table(target: zarr.Group, items: Items, codec: str) -> list[str]:
+    write_array(target, KEY, items.key, ("item",), codec)
+    names = [KEY]
+    for i, (column, values) in enumerate(items.columns.items()):
+        name = column if _PLAIN.match(column) and column not in _RESERVED else f"column-{i}"
+        write_array(target, name, values, ("item",), codec, attributes={"column": column})
+        names.append(name)
+    if items.concepts:
+        labels = np.array(list(items.concepts), np.dtypes.StringDType())
+        write_array(target, CONCEPT, labels, ("concept",), codec)
+        matrix = np.stack(list(items.concepts.values()), axis=1)
+        array = create_array(target, CONCEPTS, matrix.shape, np.bool_, ("item", "concept"), codec)
+        with quiet_codecs():
+            array[...] = matrix
+        names += [CONCEPT, CONCEPTS]
+    target.attrs["columns"] = names
+    return names
+
+
+@dataclass(frozen=True)
+class StoredItems:
+    """The items of a set, read when asked for.
+
+    Memory: the columns that were asked for, 8 to some 100 bytes an item each.
+    """
+
+    group: zarr.Group
+
+    @cached_property
+    def _columns(self) -> dict[str, str]:
+        """Column name -> array name, concepts and pointers excepted."""
+        found = {}
+        for name in self.group.attrs.get("columns", []):  # type: ignore[union-attr]
+            if name not in (POINTERS, CONCEPT, CONCEPTS):
+                with quiet_codecs():
+                    attrs = self.group[str(name)].attrs
+                found[str(attrs.get("column", name))] = str(name)
+        return found
+
+    def names(self) -> list[str]:
+        """Names of the columns."""
+        return list(self._columns)
+
+    def column(self, name: str) -> Array:
+        """One column, (n_items,).
+
+        Raises
+        ------
+        NotFoundError
+            There is none of that name.
+        """
+        if name not in self._columns:
+            raise NotFoundError(f"The items have no column {name!r}; they have {', '.join(self._columns) or 'none'}.")
+        return self._read(self._columns[name])
+
+    @cached_property
+    def concept_names(self) -> list[str]:
+        """Names of the concepts, in the order of their columns."""
+        columns: Any = self.group.attrs.get("columns", [])
+        return [str(name) for name in self._read(CONCEPT)] if CONCEPT in columns else []
+
+    def concept(self, name: str) -> Array:
+        """Which items have a concept, bool (n_items,)."""
+        if name not in self.concept_names:
+            known = ", ".join(self.concept_names) or "none"
+            raise NotFoundError(f"The items have no concept {name!r}; they have {known}.")
+        array: Any = self.group[CONCEPTS]
+        with missing_as_error(f"{self.group.path}/{CONCEPTS}"), quiet_codecs():
+            return np.asarray(array[:, self.concept_names.index(name)])
+
+    def _read(self, name: str) -> Array:
+        array: Any = self.group[name]
+        with missing_as_error(f"{self.group.path}/{name}"), quiet_codecs():
+            return np.asarray(array[...])

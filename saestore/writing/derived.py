@@ -1,0 +1,57 @@
+"""The arrays at the root of a set, for plain xarray: per-sample ids and counts, per-feature statistics.
+
+They are derived from the segments. No query reads them, and the set's attributes say which segments they cover.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+import zarr
+
+from saestore.format import SetAttributes
+from saestore.items.index import ItemIndex
+from saestore.segment import Segment
+from saestore.segment.write import documents_digest
+from saestore.stats import STATISTICS
+from saestore.storage import ShardWriter, create_array, write_array
+
+PER_SAMPLE = ("item", "position", "l0")
+DERIVED = (*PER_SAMPLE, *(s.name for s in STATISTICS))
+_ROWS = 1 << 20
+
+
+def write_derived(group: zarr.Group, attributes: SetAttributes, segments: Sequence[Segment]) -> str:
+    """Write the arrays at the set's root, replacing older ones; returns the digest of their metadata documents.
+
+    Memory: a million samples at a time.
+    """
+    n, codec = attributes.n_samples, attributes.codec
+    index = ItemIndex.read(group, attributes)
+    dtypes = {"item": np.int64, "position": np.int32, "l0": np.int32}
+    arrays: dict[str, zarr.Array[Any]] = {
+        name: create_array(group, name, (n,), dtypes[name], ("sample",), codec, overwrite=True) for name in PER_SAMPLE
+    }
+    writers = {name: ShardWriter(array) for name, array in arrays.items()}
+    for segment in segments:
+        for start in range(segment.info.start, segment.info.stop, _ROWS):
+            stop = min(start + _ROWS, segment.info.stop)
+            items, positions = index.locate(np.arange(start, stop))
+            writers["item"].append(items)
+            writers["position"].append(positions.astype(np.int32))
+            writers["l0"].append(np.diff(segment.row_pointers(start, stop)).astype(np.int32))
+    for writer in writers.values():
+        writer.close()
+    moments = reduce(add, (s.moments() for s in segments))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for statistic in STATISTICS:
+            values = statistic.of(moments)
+            write_array(
+                group, statistic.name, values, ("feature",), codec,
+                overwrite=True, attributes={"long_name": statistic.says},
+            )  # fmt: skip
+    return documents_digest(group, [f"{group.path}/{name}" for name in DERIVED])

@@ -1,0 +1,245 @@
+"""Writing an activation set, segment by segment, so that it can be killed anywhere and go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import zarr
+from zarr.storage import LocalStore
+
+from saestore.errors import InvalidInputError, StoreConflictError
+from saestore.format import SegmentInfo, SetAttributes
+from saestore.segment import Segment, merge_segments, plan_merges, write_segment
+from saestore.storage import SnapshotStore, write_errors
+from saestore.writing.derived import write_derived
+from saestore.writing.lock import LOCK, SetLock
+
+Array = np.ndarray[Any, Any]
+Progress = Callable[[str], None]
+
+DEFAULT_MEMORY = 1 << 30
+SEGMENTS = "segments"
+
+
+class SetWriter:
+    """Owns one activation set while it is written; use as a context manager.
+
+    Parameters
+    ----------
+    root
+        Root group of the store, writable.
+    path
+        ``dataset/sample_type/sae``.
+
+    Notes
+    -----
+    What a killed process left and the attributes do not name is removed when the next writer takes over.
+    """
+
+    def __init__(self, root: zarr.Group, path: str) -> None:
+        self._root = root
+        self.path = path
+        self._lock = SetLock(root, path)
+        self.attributes: SetAttributes | None = None
+
+    def __enter__(self) -> Self:
+        self._lock.acquire()
+        try:
+            with self._errors():
+                self.attributes = read_attributes(self._root, self.path)
+                self._remove_leftovers()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self._lock.release()
+
+    def _errors(self) -> Any:
+        return write_errors(f"{self._root.store}")
+
+    @property
+    def group(self) -> zarr.Group:
+        """The set's group."""
+        group = self._root[self.path]
+        assert isinstance(group, zarr.Group)  # noqa: S101  (for the type checker)
+        return group
+
+    def start(self, attributes: SetAttributes, fill: Callable[[zarr.Group], Mapping[str, str]]) -> None:
+        """Create the set: `fill` writes what lies beside the segments (items) and returns the digests of its metadata;
+        then the attributes make the set exist.
+
+        Raises
+        ------
+        StoreConflictError
+            The set exists.
+        """
+        if self.attributes is not None:
+            raise StoreConflictError(f"{self.path} exists already; pass overwrite=True to replace it.")
+        with self._errors():
+            group = self._root.require_group(self.path)
+            digests = fill(group)
+            group.create_group(SEGMENTS)
+            self.commit(replace(attributes, digests=digests))
+
+    def clear(self) -> None:
+        """Remove the set, the lock excepted."""
+        self.attributes = None
+        with self._errors():
+            # Without its attributes the set is gone at once; a killed removal leaves nothing that looks like a set.
+            self.group.attrs.put({})
+            self._remove_leftovers()
+
+    def commit(self, attributes: SetAttributes) -> None:
+        """Rewrite the set's attributes: the only commit there is."""
+        with self._errors():
+            self.group.attrs.put(attributes.to_json())
+        self.attributes = attributes
+
+    def append(self, indptr: Array, indices: Array, data: Array) -> SegmentInfo:
+        """Write and commit the next rows as one segment.
+
+        Parameters
+        ----------
+        indptr, indices, data
+            A CSR matrix: ascending feature ids, no duplicates, no zeros, finite.
+        """
+        attributes = self._attributes()
+        parent: Any = self.group[SEGMENTS]
+        with self._errors():
+            info = write_segment(
+                parent, attributes.n_samples, indptr, indices, data, attributes.n_features, attributes.codec
+            )
+            self.commit(attributes.with_segments([*attributes.segments, info]))
+        return info
+
+    def finish(self, *, memory: int = DEFAULT_MEMORY, progress: Progress | None = None, **changes: Any) -> None:
+        """Compact, write the arrays at the set's root, and mark the set complete with these changed attributes."""
+        attributes = self._attributes()
+        if attributes.planned_samples not in (None, attributes.n_samples):
+            raise InvalidInputError(
+                f"{self.path} has {attributes.n_samples} of {attributes.planned_samples} planned samples."
+            )
+        self.compact(memory=memory, progress=progress)
+        attributes = self._attributes()
+        self.commit(replace(attributes, planned_samples=None, **changes))
+
+    def compact(self, *, memory: int = DEFAULT_MEMORY, progress: Progress | None = None) -> None:
+        """Merge all segments into as few as the format allows, then refresh the arrays at the root.
+
+        Parameters
+        ----------
+        memory
+            Bound in bytes; see `saestore.segment.merge_segments`.
+        """
+        while any(len(run) > 1 for run in self._plan(memory)):
+            for run in self._plan(memory):
+                if len(run) > 1:
+                    if progress is not None:
+                        progress(f"merging {len(run)} segments ({run[0].name} … {run[-1].name})")
+                    self._merge(run, memory)
+        attributes = self._attributes()
+        if attributes.derived != tuple(s.name for s in attributes.segments) and attributes.segments:
+            with self._errors():
+                self._derive()
+
+    def _plan(self, memory: int) -> list[list[SegmentInfo]]:
+        attributes = self._attributes()
+        # The pointers of all segments that are merged at once are in memory: a quarter of the bound is theirs.
+        fan_in = max(2, memory // 4 // (8 * (attributes.n_features + 1)))
+        return [run[i : i + fan_in] for run in plan_merges(attributes.segments) for i in range(0, len(run), fan_in)]
+
+    def _merge(self, run: list[SegmentInfo], memory: int) -> None:
+        attributes = self._attributes()
+        parent: Any = self.group[SEGMENTS]
+        snapshot = SnapshotStore(self._root.store)
+        segments = [Segment(snapshot, parent.path, info) for info in run]
+        with self._errors():
+            merged = merge_segments(
+                parent, segments, attributes.n_features, attributes.dtype, attributes.codec, memory
+            )
+            kept = [merged if s is run[0] else s for s in attributes.segments if s is run[0] or s not in run]
+            self.commit(attributes.with_segments(kept))
+            for info in run:
+                del parent[info.name]
+
+    def _derive(self) -> None:
+        attributes = self._attributes()
+        if attributes.derived:
+            # From here until they are written anew the arrays at the root cover nothing.
+            self.commit(replace(attributes, derived=()))
+        snapshot = SnapshotStore(self._root.store)
+        segments = [Segment(snapshot, f"{self.group.path}/{SEGMENTS}", info) for info in attributes.segments]
+        document_digest = write_derived(self.group, attributes, segments)
+        self.commit(
+            replace(
+                attributes,
+                derived=tuple(s.name for s in attributes.segments),
+                digests={**attributes.digests, "derived": document_digest},
+            )
+        )
+
+    def _attributes(self) -> SetAttributes:
+        if self.attributes is None:
+            raise RuntimeError(f"{self.path} was not started")
+        return self.attributes
+
+    def _remove_leftovers(self) -> None:
+        """Remove what no attributes name: everything where there is no set, else unnamed segments and half files."""
+        found = self._root.get(self.path)
+        if not isinstance(found, zarr.Group):
+            return
+        named = {s.name for s in self.attributes.segments} if self.attributes is not None else set()
+        inside: Any = found if self.attributes is None else found.get(SEGMENTS)
+        keep = named | ({LOCK} if self.attributes is None else set())
+        for name in [] if inside is None else list(_child_names(inside)):
+            if name not in keep:
+                _remove(inside, name)
+        remove_partial_files(self._root, self.path)
+
+
+def read_attributes(root: zarr.Group, path: str) -> SetAttributes | None:
+    """The attributes of the set at `path`, None where there is none."""
+    group = root.get(path)
+    if not isinstance(group, zarr.Group) or "format" not in group.attrs:
+        return None
+    return SetAttributes.from_json(group.attrs.asdict(), path)
+
+
+def _child_names(group: zarr.Group) -> set[str]:
+    """Names of the children of a group, half-written ones of a local folder included."""
+    folder = local_folder(group)
+    if folder is not None:
+        return {p.name for p in folder.iterdir() if p.is_dir()} if folder.is_dir() else set()
+    return set(group.keys())
+
+
+def _remove(group: zarr.Group, name: str) -> None:
+    folder = local_folder(group)
+    if folder is None:
+        del group[name]
+        return
+    import shutil
+
+    shutil.rmtree(folder / name)
+
+
+def local_folder(group: zarr.Group) -> Path | None:
+    """The folder of a group in a local store, else None."""
+    store = group.store
+    return Path(store.root) / group.path if isinstance(store, LocalStore) else None
+
+
+def remove_partial_files(root: zarr.Group, path: str) -> None:
+    """Remove the files that a killed write of zarr's local store left beside its target."""
+    folder = local_folder(root)
+    if folder is not None:
+        for leftover in (folder / path).rglob("*.partial"):
+            leftover.unlink(missing_ok=True)
+
