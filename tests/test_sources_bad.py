@@ -1,0 +1,272 @@
+"""Every way in which embeddings can be wrong: one clear error each, and no code is run."""
+
+import os
+import pickle
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+safetensors_torch = pytest.importorskip("safetensors.torch")
+
+from embedding_files import LAYOUTS, change, rows, save_safetensors, write_chunks  # noqa: E402 (it needs torch)
+
+from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError  # noqa: E402
+from saestore.sources import open_embeddings  # noqa: E402
+
+
+@pytest.mark.parametrize("name", ["pt", "safetensors", "npy", "numpy", "tensor", "zarr array", "zarr object"])
+@pytest.mark.parametrize(
+    ("x", "match"),
+    [
+        (torch.zeros(4, 3, dtype=torch.int64), r"(int|I)64; embeddings are one of float16, bfloat16, float32, float64"),
+        (torch.zeros(4), r"\(4,\); embeddings have two dimensions"),
+        (torch.zeros(4, 3, 2), r"\(4, 3, 2\).*reshape to \(12, 2\)"),
+        (torch.zeros(0, 3), r"\(0, 3\).*at least one row"),
+    ],
+)
+def test_wrong_contents(tmp_path, name, x, match):
+    if name.startswith("zarr"):
+        array = zarr.create_array(tmp_path / "x.zarr", data=x.numpy(), chunks=tuple(max(1, n) for n in x.shape))
+        array[...] = 1
+        spec = tmp_path / "x.zarr" if name == "zarr array" else array
+    else:
+        spec = LAYOUTS[name][1](tmp_path, x)
+    with pytest.raises(InvalidInputError, match=match):
+        open_embeddings(spec)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.99])
+@pytest.mark.parametrize("name", ["pt", "pt dict", "npy", "safetensors"])
+def test_truncated_files(tmp_path, name, share):
+    file = Path(LAYOUTS[name][1](tmp_path, rows(100, 8)))
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    with pytest.raises(InvalidInputError, match=rf"{file.name} is truncated or not a {file.suffix} file") as error:
+        open_embeddings(file)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")  # where the damage hits the protocol number
+@given(st.data())
+def test_damaged_files_give_an_error_of_ours_or_rows(data):
+    name = data.draw(st.sampled_from(["pt", "npy", "safetensors"]))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(LAYOUTS[name][1](Path(folder), rows(5, 4)))
+        content = bytearray(file.read_bytes())
+        place = data.draw(st.integers(0, len(content) - 1))
+        content[place] ^= data.draw(st.integers(1, 255))
+        file.write_bytes(content)
+        try:
+            source = open_embeddings(file)
+            assert source.read(0, 1).shape == (1, source.d_in)
+        except (InvalidInputError, NotFoundError):
+            pass
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".npy", ".safetensors"])
+def test_a_file_of_another_kind(tmp_path, suffix):
+    (tmp_path / f"x{suffix}").write_text("hello world, this is no tensor\n")
+    with pytest.raises(InvalidInputError, match=rf"x{suffix} is truncated or not a {suffix} file"):
+        open_embeddings(tmp_path / f"x{suffix}")
+
+
+class Payload:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return (os.mkdir, (self.marker,))
+
+
+def bare_pickle(payload, file):
+    file.write_bytes(pickle.dumps(payload))
+
+
+WRITERS = {
+    "x.pt": torch.save,
+    "dict.pt": lambda payload, file: torch.save({"embeddings": rows(), "extra": payload}, file),
+    "pickle.pt": bare_pickle,
+    "old.pt": lambda payload, file: torch.save(payload, file, _use_new_zipfile_serialization=False),
+    "x.npy": lambda payload, file: np.save(file, np.array([payload], dtype=object)),
+}
+UNPICKLERS = {
+    "x.pt": lambda file: torch.load(file, weights_only=False),
+    "dict.pt": lambda file: torch.load(file, weights_only=False),
+    "pickle.pt": lambda file: pickle.loads(file.read_bytes()),
+    "old.pt": lambda file: torch.load(file, weights_only=False),
+    "x.npy": lambda file: np.load(file, allow_pickle=True),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_pickle_is_refused_and_never_run(tmp_path, name):
+    marker = tmp_path / "ran"
+    WRITERS[name](Payload(marker), tmp_path / name)
+    with pytest.raises(InvalidInputError, match=rf"{name} .*not unpickled because that could run code") as error:
+        open_embeddings(tmp_path / name)
+    assert "\n" not in str(error.value)
+    assert not marker.exists()
+    UNPICKLERS[name](tmp_path / name)
+    assert marker.exists(), "the payload would have run"
+
+
+def test_pt_files_without_embeddings(tmp_path):
+    file = tmp_path / "x.pt"
+    torch.save({"W_enc": rows(), "W_dec": rows(), "b": torch.zeros(3)}, file)
+    with pytest.raises(
+        InvalidInputError, match="holds W_enc, W_dec, b; embeddings are called embeddings or normalized"
+    ):
+        open_embeddings(file)
+    torch.save([rows()], file)
+    with pytest.raises(InvalidInputError, match="holds a list; embeddings are a tensor or a dict"):
+        open_embeddings(file)
+    torch.save(rows().to_sparse(), file)
+    with pytest.raises(InvalidInputError, match="embeddings are dense"):
+        open_embeddings(file)
+
+
+def test_safetensors_keys(tmp_path):
+    file = tmp_path / "x.safetensors"
+    safetensors_torch.save_file({"a": rows(), "b": rows(seed=1), "c": torch.zeros(3)}, file)
+    with pytest.raises(InvalidInputError, match=r"holds a, b, c;.*choose one as x\.safetensors:KEY"):
+        open_embeddings(file)
+    with pytest.raises(InvalidInputError, match="no tensor 'd'; it has a, b, c"):
+        open_embeddings(f"{file}:d")
+    torch.testing.assert_close(open_embeddings(f"{file}:b").read(0, 11), rows(seed=1), rtol=0, atol=0)
+    assert open_embeddings(f"{file}:b").path == f"{file}:b"
+
+
+def test_safetensors_is_not_installed(tmp_path, monkeypatch):
+    file = save_safetensors()(tmp_path, rows())
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(MissingDependencyError, match=r"needs safetensors; pip install 'saestore\[sae\]'"):
+        open_embeddings(file)
+
+
+class TestChunks:
+    """A list of chunks that does not hold together."""
+
+    @pytest.fixture
+    def info(self, tmp_path):
+        return write_chunks(tmp_path, rows(), [4, 1, 6])
+
+    def test_missing_chunk(self, info, tmp_path):
+        (tmp_path / "X_chunk_1.pt").unlink()
+        with pytest.raises(
+            NotFoundError, match=r"chunk 1 of 3 is missing: .*X_chunk_1\.pt.*nearest names there: X_chunk"
+        ):
+            open_embeddings(info)
+
+    def test_truncated_chunk(self, info, tmp_path):
+        file = tmp_path / "X_chunk_2.pt"
+        file.write_bytes(file.read_bytes()[:-100])
+        with pytest.raises(InvalidInputError, match=r"X_chunk_2\.pt is truncated"):
+            open_embeddings(info)
+
+    @pytest.mark.parametrize(
+        ("alter", "match"),
+        [
+            (lambda d: d.update(total_samples=12), "add up to 11 rows, but total_samples is 12"),
+            (lambda d: d.update(num_chunks=4), "lists 3 chunks, but says num_chunks 4"),
+            (
+                lambda d: d["chunks"].pop(1) and d.update(num_chunks=2),
+                r"X_chunk_2\.pt starts at row 5, expected 4: .*gap",
+            ),
+            (lambda d: d["chunks"][1].update(start_idx=3), r"X_chunk_1\.pt starts at row 3, expected 4: .*overlap"),
+            (lambda d: d["chunks"][2].update(start_idx=6), r"X_chunk_2\.pt starts at row 6, expected 5: .*gap"),
+            (lambda d: d["chunks"][2].update(end_idx=12), r"rows 5 to 12, but the shape \(6, 6\)"),
+            (
+                lambda d: d["chunks"][0].update(shape=[4, 7]),
+                r"has the shape \(4, 6\), but X_chunks_info.json says \(4, 7\)",
+            ),
+            (lambda d: d["chunks"][0].update(shape=[]), r"X_chunk_0\.pt has the rows 0 to 4, but the shape \(\)"),
+            (lambda d: d.update(chunks=[], num_chunks=0), "lists 0 chunks"),
+            (lambda d: d["chunks"][0].pop("shape"), "not a list of chunks .*'shape'.*needs total_samples"),
+            (lambda d: d.pop("total_samples"), "not a list of chunks .*'total_samples'"),
+            (lambda d: d.update(chunks=3), "not a list of chunks"),
+        ],
+    )
+    def test_lists_that_do_not_add_up(self, info, alter, match):
+        change(info, alter)
+        with pytest.raises(InvalidInputError, match=match):
+            open_embeddings(info)
+
+    def test_shuffled_lists_are_put_in_row_order(self, info):
+        change(info, lambda listed: listed["chunks"].reverse())
+        torch.testing.assert_close(open_embeddings(info).read(0, 11), rows(), rtol=0, atol=0)
+
+    def test_list_that_is_no_json(self, info):
+        info.write_text(info.read_text()[:50])
+        with pytest.raises(InvalidInputError, match=r"not a list of chunks .*JSONDecodeError"):
+            open_embeddings(info)
+        info.write_text("[1, 2]")
+        with pytest.raises(InvalidInputError, match="not a list of chunks"):
+            open_embeddings(info)
+
+    def test_chunk_of_another_width(self, info, tmp_path):
+        torch.save(torch.zeros(1, 7), tmp_path / "X_chunk_1.pt")
+        change(info, lambda listed: listed["chunks"][1].update(shape=[1, 7]))
+        with pytest.raises(
+            InvalidInputError, match=r"X_chunk_1\.pt is float32 of width 7, but X_chunk_0\.pt .* width 6"
+        ):
+            open_embeddings(info)
+
+    def test_chunk_of_another_dtype(self, info, tmp_path):
+        torch.save(torch.zeros(1, 6).half(), tmp_path / "X_chunk_1.pt")
+        with pytest.raises(InvalidInputError, match=r"X_chunk_1\.pt is float16 .*X_chunk_0\.pt is float32"):
+            open_embeddings(info)
+
+    def test_chunk_of_another_length(self, info, tmp_path):
+        torch.save(rows(2), tmp_path / "X_chunk_1.pt")
+        with pytest.raises(InvalidInputError, match=r"X_chunk_1\.pt has the shape \(2, 6\), but .*says \(1, 6\)"):
+            open_embeddings(info)
+
+    def test_chunk_of_integers(self, info, tmp_path):
+        torch.save(torch.zeros(1, 6, dtype=torch.int32), tmp_path / "X_chunk_1.pt")
+        with pytest.raises(InvalidInputError, match=r"X_chunk_1\.pt is int32"):
+            open_embeddings(info)
+
+
+class TestZarr:
+    """Zarr arrays that cannot be used."""
+
+    @pytest.mark.parametrize("shards", [None, (8, 6)])
+    def test_missing_chunk(self, tmp_path, shards):
+        array = zarr.create_array(tmp_path / "x.zarr", shape=(11, 6), chunks=(4, 3), shards=shards, dtype="float32")
+        array[:8] = 1.0
+        with pytest.raises(InvalidInputError, match=r"x\.zarr: \d+ of 6 chunks are missing and would read as zeros"):
+            open_embeddings(tmp_path / "x.zarr")
+        array[8:] = 1.0
+        assert open_embeddings(tmp_path / "x.zarr").n_rows == 11
+
+    def test_group_with_several(self, tmp_path):
+        group = zarr.open_group(tmp_path / "x.zarr", mode="w")
+        for name in ("a", "b"):
+            group.create_array(name, data=rows().numpy())
+        with pytest.raises(InvalidInputError, match=r"holds a, b;.*choose one as .*x\.zarr/NAME"):
+            open_embeddings(tmp_path / "x.zarr")
+        assert open_embeddings(tmp_path / "x.zarr" / "b").n_rows == 11
+        with pytest.raises(NotFoundError, match=r"no embeddings at .*x\.zarr/c"):
+            open_embeddings(tmp_path / "x.zarr" / "c")
+
+    def test_damaged_metadata(self, tmp_path):
+        zarr.create_array(tmp_path / "x.zarr", data=rows().numpy())
+        (tmp_path / "x.zarr" / "zarr.json").write_text("{")
+        with pytest.raises(InvalidInputError, match=r"x\.zarr is not a zarr array"):
+            open_embeddings(tmp_path / "x.zarr")
+
+    def test_damaged_chunk(self, tmp_path):
+        zarr.create_array(tmp_path / "x.zarr", data=rows().numpy(), chunks=(11, 6))
+        [chunk] = (path for path in (tmp_path / "x.zarr" / "c").rglob("*") if path.is_file())
+        chunk.write_bytes(chunk.read_bytes()[:-20])
+        source = open_embeddings(tmp_path / "x.zarr")
+        with pytest.raises(InvalidInputError, match=r"x\.zarr: rows 2 to 5 cannot be decoded"):
+            source.read(2, 5)
