@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, SaestoreError
+from saestore.files import existing_file
 from saestore.saes.hub import hub_errors, is_cached, require_hub
 from saestore.saes.loaded import LoadedSAE, name_from_path, slug
 
@@ -26,8 +27,8 @@ _NOT_SEMANTICS = ("device", "metadata")
 def load_folder(path: Path, device: str = "cpu") -> LoadedSAE:
     """Load a folder that holds ``cfg.json`` and ``sae_weights.safetensors``.
 
-    A folder that a training run left as a checkpoint is loaded as the SAE that sae_lens would save from it for
-    inference: a BatchTopK or Matryoshka one becomes a JumpReLU with its learnt threshold.
+    A folder that a training run left, of an architecture that sae_lens has for training only (BatchTopK, Matryoshka),
+    is loaded as what sae_lens saves of it for inference: a JumpReLU with the threshold that training found.
 
     Raises
     ------
@@ -41,6 +42,7 @@ def load_folder(path: Path, device: str = "cpu") -> LoadedSAE:
             raise NotFoundError(
                 f"{path} has no {file} ({holds}); an SAE in sae_lens format is a folder with {CONFIG} and {WEIGHTS}"
             )
+        existing_file(path / file)
     try:
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -50,10 +52,11 @@ def load_folder(path: Path, device: str = "cpu") -> LoadedSAE:
             f"{path / CONFIG} holds a JSON {type(config).__name__}; an SAE's configuration is an object"
         )
     lens = import_sae_lens()
-    loader = lens.SAE
-    if isinstance(architecture := config.get("architecture", "standard"), str):
-        loader = _loader(lens, architecture, str(path))
-    module = _load(lambda: loader.load_from_disk(path, device=device), f"{path}")
+    # Before version 6, sae_lens wrote no architecture for a standard SAE.
+    architecture = str(config.get("architecture", "standard"))
+    _refuse(architecture, str(path))
+    loader = _loader(lens, architecture, str(path))
+    module = _load(lambda: loader.load_from_disk(path, device=device), str(path))
     return _loaded(lens, module, name_from_path(path), {"source": str(path)}, str(path))
 
 

@@ -80,7 +80,7 @@ def hub_errors(what: str, advice: str) -> Iterator[None]:
     # The first is a subclass of the second: not in the cache and no connection, as opposed to not in the repository.
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise NotFoundError(f"{what} is not in the cache, and the hub cannot be reached; {advice}") from error
-    except (errors.EntryNotFoundError, errors.HfHubHTTPError) as error:
+    except (errors.EntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
         raise NotFoundError(f"the hub does not give {what}: {_one_line(error)}") from error
 
 

@@ -47,10 +47,11 @@ def load_sae(spec: Any, device: str = "cpu") -> LoadedSAE:
         return spec
     if not isinstance(spec, str | os.PathLike):
         return load_object(spec, device)
-    text, path = os.fspath(spec), Path(spec)
-    if path.is_dir():
+    text = os.fspath(spec)
+    path = Path(text)
+    if text and path.is_dir():
         return load_folder(path, device)
-    if path.exists() or path.suffix in _CHECKPOINTS:
+    if (text and path.exists()) or path.suffix in _CHECKPOINTS:
         return _load_file(path, device)
     if text in REGISTERED:
         return _load_registered(text, REGISTERED[text], device)

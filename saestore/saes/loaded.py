@@ -75,7 +75,7 @@ class LoadedSAE:
 
 def slug(text: str) -> str:
     """Turn a text into a name that a store's path may hold: letters, digits, ``.``, ``_``, ``+`` and ``-``."""
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("._+-") or "sae"
+    return re.sub(r"([^A-Za-z0-9._+-]|-)+", "-", text).strip("._+-") or "sae"
 
 
 def name_from_path(path: Path) -> str:

@@ -1,0 +1,439 @@
+"""Loading SAEs: every way to name one, and every way in which its files can be wrong."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+
+from saestore.errors import InvalidInputError, NotFoundError
+
+torch = pytest.importorskip("torch")
+sae_lens = pytest.importorskip("sae_lens")
+
+import huggingface_hub.constants  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from saestore.saes import REGISTERED, load_sae  # noqa: E402
+from saestore.saes.loaded import name_from_path, slug  # noqa: E402
+
+D_IN, D_SAE, K = 8, 32, 4
+CLIP = REGISTERED["clip-scope-22"]
+
+
+def topk(k=K, d_sae=D_SAE, seed=0, **config):
+    torch.manual_seed(seed)
+    return sae_lens.TopKSAE(sae_lens.TopKSAEConfig(d_in=D_IN, d_sae=d_sae, k=k, **config))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    topk().save_model(tmp_path / "mine")
+    return tmp_path / "mine"
+
+
+def edit_config(folder, **changes):
+    config = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps(config | changes))
+
+
+def checkpoint(**changes):
+    torch.manual_seed(0)
+    state = {"pre_b": torch.randn(D_IN), "enc": torch.randn(D_IN, D_SAE), "dec": torch.randn(D_SAE, D_IN)}
+    whole = {"k": K, "n_features": D_SAE, "d_in": D_IN, "model_state_dict": state} | changes
+    return {key: value for key, value in whole.items() if value is not None}
+
+
+def save_checkpoint(path, **changes):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(checkpoint(**changes), path)
+    return path
+
+
+def one_line(error):
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# From a folder.
+
+
+def test_folder(folder):
+    sae = load_sae(folder)
+    assert sae.name == "mine"
+    assert (sae.d_in, sae.d_sae) == (D_IN, D_SAE)
+    assert sae.info == {
+        "architecture": "topk",
+        "d_in": D_IN,
+        "d_sae": D_SAE,
+        "k": K,
+        "dtype": "float32",
+        "normalize_activations": "none",
+        "apply_b_dec_to_input": True,
+        "hook_name": None,
+        "model_name": None,
+        "release": None,
+        "sae_id": None,
+        "source": str(folder),
+    }
+    json.dumps(dict(sae.info))
+    assert load_sae(str(folder)).fingerprint() == sae.fingerprint()
+    assert load_sae(sae) is sae
+
+
+def test_folder_tells_model_and_hook(tmp_path):
+    metadata = sae_lens.saes.sae.SAEMetadata(
+        model_name="gpt2", hook_name="blocks.3.hook_z", model_from_pretrained_kwargs={"center_unembed": True}
+    )
+    with pytest.warns(UserWarning, match="model_from_pretrained_kwargs"):
+        topk(metadata=metadata).save_model(tmp_path / "x")
+    info = load_sae(tmp_path / "x").info  # without that warning: no language model is loaded here
+    assert (info["model_name"], info["hook_name"]) == ("gpt2", "blocks.3.hook_z")
+
+
+def test_folder_of_sae_lens_before_6(tmp_path):
+    torch.manual_seed(0)
+    sae = sae_lens.StandardSAE(sae_lens.StandardSAEConfig(d_in=D_IN, d_sae=D_SAE))
+    sae.save_model(tmp_path / "old")
+    old = {"d_in": D_IN, "d_sae": D_SAE, "dtype": "float32", "device": "cuda", "hook_point": "h.1", "model_name": "m"}
+    (tmp_path / "old" / "cfg.json").write_text(json.dumps(old))
+    loaded = load_sae(tmp_path / "old")
+    assert (loaded.info["architecture"], loaded.info["hook_name"]) == ("standard", "h.1")
+    assert loaded.fingerprint() == load_sae(sae).fingerprint()
+
+
+@pytest.mark.parametrize("file", ["cfg.json", "sae_weights.safetensors"])
+def test_folder_without_a_file(folder, file):
+    (folder / file).unlink()
+    with pytest.raises(NotFoundError, match=rf"mine has no {file}") as error:
+        load_sae(folder)
+    assert "cfg.json and sae_weights.safetensors" in one_line(error)
+
+
+@pytest.mark.parametrize("text", ["{", "", "\x00"])
+def test_config_that_is_not_json(folder, text):
+    (folder / "cfg.json").write_text(text)
+    with pytest.raises(InvalidInputError, match="is not JSON"):
+        load_sae(folder)
+
+
+def test_config_that_is_no_object(folder):
+    (folder / "cfg.json").write_text("[]")
+    with pytest.raises(InvalidInputError, match="JSON list"):
+        load_sae(folder)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100, -1])
+def test_truncated_weights(folder, keep):
+    weights = folder / "sae_weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:keep])
+    with pytest.raises(InvalidInputError, match="truncated"):
+        load_sae(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"d_sae": 64}, "size mismatch for W_enc"),
+        ({"d_in": 9}, "size mismatch for b_dec"),
+        ({"dtype": "int3"}, "int3"),
+        ({"architecture": "gated"}, "b_gate"),
+        ({"architecture": "novel"}, "'novel', which sae_lens .* does not know .*topk"),
+        ({"architecture": ["topk"]}, "does not know"),
+        ({"k": 33}, "k=33; want 1 to d_sae=32"),
+        ({"k": 0}, "k=0"),
+        ({"normalize_activations": "loudly"}, "loudly"),
+    ],
+)
+def test_config_that_the_weights_contradict(folder, changes, said):
+    edit_config(folder, **changes)
+    with pytest.raises(InvalidInputError, match=said) as error:
+        load_sae(folder)
+    assert str(folder) in one_line(error)
+
+
+def test_weights_that_lack_a_tensor(folder):
+    weights = load_file(folder / "sae_weights.safetensors")
+    del weights["b_enc"]
+    save_file(weights, folder / "sae_weights.safetensors")
+    with pytest.raises(InvalidInputError, match="b_enc"):
+        load_sae(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["TranscoderConfig", "SkipTranscoderConfig", "JumpReLUTranscoderConfig", "JumpReLUSkipTranscoderConfig"]
+)
+def test_transcoders_are_refused(name, tmp_path):
+    cfg = getattr(sae_lens, name)(d_in=D_IN, d_sae=D_SAE, d_out=D_IN, apply_b_dec_to_input=False)
+    sae = sae_lens.SAE.get_sae_class_for_architecture(cfg.architecture())(cfg)
+    sae.save_model(tmp_path / "t")
+    for spec in (tmp_path / "t", sae):
+        with pytest.raises(InvalidInputError, match="transcoder: it reconstructs another layer"):
+            load_sae(spec)
+
+
+def test_temporal_saes_are_refused(tmp_path):
+    if not hasattr(sae_lens, "TemporalSAE"):
+        pytest.skip("this sae_lens has no temporal SAEs")
+    sae = sae_lens.TemporalSAE(sae_lens.TemporalSAEConfig(d_in=D_IN, d_sae=64, n_heads=1))
+    sae.save_model(tmp_path / "t")
+    for spec in (tmp_path / "t", sae):
+        with pytest.raises(InvalidInputError, match="temporal SAE: its activations depend on the tokens before"):
+            load_sae(spec)
+
+
+# From memory.
+
+
+def test_object_is_named_after_what_it_knows():
+    assert load_sae(topk()).name == "topk-32"
+    metadata = sae_lens.saes.sae.SAEMetadata(model_name="gpt2", hook_name="blocks.3.hook_z")
+    assert load_sae(topk(metadata=metadata)).name == "gpt2-blocks.3.hook_z"
+    metadata.neuronpedia_id = "gpt2-small/3-att-kk"
+    assert load_sae(topk(metadata=metadata)).name == "gpt2-small-3-att-kk"
+
+
+@pytest.mark.parametrize("spec", [None, 7, torch.nn.Linear(2, 2)])
+def test_objects_that_are_no_sae_are_refused(spec):
+    with pytest.raises(InvalidInputError, match=f"not as {type(spec).__name__}"):
+        load_sae(spec)
+
+
+# Fingerprints.
+
+
+def test_fingerprint_is_of_what_decides_the_activations(folder, tmp_path):
+    same = load_sae(folder).fingerprint()
+    shutil.copytree(folder, tmp_path / "copy")
+    edit_config(tmp_path / "copy", metadata={"model_name": "another"}, device="meta")
+    assert load_sae(tmp_path / "copy").fingerprint() == same
+    assert load_sae(topk()).fingerprint() == same
+    different = [topk(k=5), topk(apply_b_dec_to_input=False), topk(rescale_acts_by_decoder_norm=True), topk(seed=1)]
+    different += [topk(normalize_activations="layer_norm"), topk(dtype="bfloat16")]
+    nudged = topk()
+    nudged.b_dec.data[0] = 1e-30
+    prints = [load_sae(sae).fingerprint() for sae in [*different, nudged]]
+    assert len({same, *prints}) == len(prints) + 1
+
+
+def test_fingerprint_of_a_checkpoint_depends_on_weights_and_k(tmp_path):
+    paths = [
+        save_checkpoint(tmp_path / "a.pt"),
+        save_checkpoint(tmp_path / "22_resid" / "b.pt"),
+        save_checkpoint(tmp_path / "c.pt", k=3),
+    ]
+    a, b, c = (load_sae(path).fingerprint() for path in paths)
+    assert a == b
+    assert a != c
+
+
+# Names.
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("examples/clevr/sae", "clevr-sae"),
+        ("runs/dinov2-l8-k32", "dinov2-l8-k32"),
+        ("runs/my run (2)/final", "my-run-2-final"),
+        ("runs/1200013184", "runs-1200013184"),
+        ("Ärger/saes", "rger-saes"),
+        ("runs/.hidden", "hidden"),
+    ],
+)
+def test_name_from_path(path, name, tmp_path):
+    (tmp_path / path).mkdir(parents=True)
+    assert name_from_path(tmp_path / path) == name
+
+
+def test_name_does_not_follow_links(folder, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    assert load_sae("link").name == "link"
+
+
+def test_slug_is_never_empty():
+    assert slug("///") == "sae"
+
+
+# CLIP-Scope checkpoints.
+
+
+def test_checkpoint_in_the_hubs_folder_knows_its_layer(tmp_path):
+    path = save_checkpoint(tmp_path / CLIP.file)
+    sae = load_sae(path)
+    assert sae.name == "clip-scope-22"
+    assert sae.info == {
+        "architecture": "clip_scope",
+        "d_in": D_IN,
+        "d_sae": D_SAE,
+        "k": K,
+        "dtype": "float32",
+        "normalize_activations": "none",
+        "apply_b_dec_to_input": True,
+        "hook_name": "blocks.22.hook_resid_post",
+        "model_name": "laion/CLIP-ViT-L-14-laion2B-s32B-b82K",
+        "release": None,
+        "sae_id": None,
+        "source": str(path),
+    }
+
+
+def test_checkpoint_elsewhere_is_named_after_its_file(tmp_path):
+    assert load_sae(save_checkpoint(tmp_path / "mine.pt")).name == "mine"
+    assert load_sae(save_checkpoint(tmp_path / "clip" / "900.pt")).name == "clip-900"
+    assert load_sae(tmp_path / "mine.pt").info["hook_name"] is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"k": None}, "lacks k;"),
+        ({"n_features": None, "d_in": None}, "lacks n_features, d_in;"),
+        ({"model_state_dict": None}, r"lacks model_state_dict, model_state_dict\['pre_b'\]"),
+        ({"model_state_dict": [1]}, r"lacks model_state_dict\['pre_b'\]"),
+        ({"model_state_dict": {"pre_b": torch.zeros(D_IN)}}, r"lacks model_state_dict\['enc'\]"),
+        ({"k": 0}, "k=0"),
+        ({"k": D_SAE + 1}, "k=33"),
+        ({"k": 2.5}, "k=2.5"),
+        ({"d_in": 9}, r"'pre_b'\] is torch.float32 \(8,\); want a float tensor of shape \(9,\)"),
+        ({"model_state_dict": {"pre_b": [1], "enc": 2, "dec": 3}}, r"'pre_b'\] is list"),
+    ],
+)
+def test_checkpoint_laid_out_otherwise(tmp_path, changes, said):
+    path = save_checkpoint(tmp_path / "x.pt", **changes)
+    with pytest.raises(InvalidInputError, match=said) as error:
+        load_sae(path)
+    assert str(path) in one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("key", "tensor", "said"),
+    [
+        ("enc", torch.zeros(D_SAE, D_IN), r"\(32, 8\); want a float tensor of shape \(8, 32\)"),
+        ("dec", torch.zeros(D_SAE, D_IN, dtype=torch.int32), "torch.int32"),
+        ("dec", torch.zeros(D_SAE, D_IN, dtype=torch.float64), "different dtypes"),
+    ],
+)
+def test_checkpoint_with_a_wrong_tensor(tmp_path, key, tensor, said):
+    state = checkpoint()["model_state_dict"] | {key: tensor}
+    with pytest.raises(InvalidInputError, match=said):
+        load_sae(save_checkpoint(tmp_path / "x.pt", model_state_dict=state))
+
+
+def test_checkpoint_that_is_no_dict(tmp_path):
+    torch.save(torch.zeros(3), tmp_path / "x.pt")
+    with pytest.raises(InvalidInputError, match="holds a Tensor; a CLIP-Scope checkpoint is"):
+        load_sae(tmp_path / "x.pt")
+
+
+class Trap:
+    def __reduce__(self):
+        return (Path.touch, (Path("sprung"),))
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda obj, path: path.write_bytes(pickle.dumps(obj))])
+def test_checkpoint_that_would_run_code(tmp_path, monkeypatch, write):
+    monkeypatch.chdir(tmp_path)
+    write(checkpoint(extra=Trap()), tmp_path / "x.pt")
+    with pytest.raises(InvalidInputError, match="could run code"):
+        load_sae(tmp_path / "x.pt")
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_truncated_checkpoint(tmp_path, share):
+    path = save_checkpoint(tmp_path / "x.pt")
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(InvalidInputError, match="truncated"):
+        load_sae(path)
+
+
+# Nothing there.
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("clip-scope-2", "did you mean clip-scope-22"),
+        ("no/such/folder", "no SAE 'no/such/folder'; give a folder .* clip-scope-22, gemma-scope-9b-34-16k"),
+        ("", "no SAE ''"),
+        (":x", "no SAE ':x'"),
+        ("no/such/file.pt", "no file no/such/file.pt"),
+        ("gpt2-small-res-j:blocks.8.hook_resid_pre", "no release .*gpt2-small-res-jb"),
+        ("gpt2-small-res-jb:blocks.88.hook_resid_pre", "has no SAE .*blocks.8.hook_resid_pre"),
+    ],
+)
+def test_names_of_nothing(spec, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NotFoundError, match=said) as error:
+        load_sae(spec)
+    one_line(error)
+
+
+def test_a_file_that_is_no_sae(folder):
+    with pytest.raises(InvalidInputError, match=r"give the folder .*mine"):
+        load_sae(folder / "cfg.json")
+    (folder / "x.npy").touch()
+    with pytest.raises(InvalidInputError, match=r"x\.npy is no SAE"):
+        load_sae(folder / "x.npy")
+
+
+# The hub: its real client on a cache in the real layout, and without a network.
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "cache"
+
+
+def snapshot(cache, repo):
+    """Make a cached repository, and return the folder where its files lie."""
+    root, commit = cache / f"models--{repo.replace('/', '--')}", "0" * 40
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "main").write_text(commit)
+    (root / "snapshots" / commit).mkdir(parents=True)
+    return root / "snapshots" / commit
+
+
+def test_registered_checkpoint_comes_from_the_cache(cache):
+    path = save_checkpoint(snapshot(cache, CLIP.repo) / CLIP.file)
+    sae = load_sae("clip-scope-22")
+    assert sae.name == "clip-scope-22"
+    assert (sae.info["release"], sae.info["sae_id"], sae.info["source"]) == (CLIP.repo, CLIP.file, str(path))
+    assert sae.fingerprint() == load_sae(path).fingerprint()
+
+
+def test_release_comes_from_the_cache(cache):
+    topk().save_model(snapshot(cache, "someone/saes") / "layer_3")
+    sae = load_sae("someone/saes:layer_3")
+    assert sae.name == "someone-saes-layer_3"
+    assert (sae.info["release"], sae.info["sae_id"]) == ("someone/saes", "layer_3")
+    assert sae.fingerprint() == load_sae(topk()).fingerprint()
+    with pytest.raises(NotFoundError, match=r"layer_4 is not in the cache, .*save_model"):
+        load_sae("someone/saes:layer_4")
+
+
+OFFLINE = {
+    "clip-scope-22": f"{CLIP.file} of {CLIP.repo} is not in the cache, .*hf download .*--sae {CLIP.file}",
+    "gemma-scope-9b-34-16k": "params.npz of google/gemma-scope-9b-pt-res .*--sae ./gemma-scope-9b-34-16k",
+    "gpt2-small-res-jb:blocks.8.hook_resid_pre": "the SAE gpt2-small-res-jb:.*--sae ./gpt2-small-res-jb-blocks.8",
+    "someone/saes:layer_3": "the SAE someone/saes:layer_3 .*--sae ./someone-saes-layer_3",
+}
+
+
+@pytest.mark.parametrize("spec", OFFLINE)
+def test_hub_names_without_a_hub_say_what_to_do(spec, cache, monkeypatch):
+    with pytest.raises(NotFoundError, match=OFFLINE[spec]) as error:
+        load_sae(spec)
+    assert "HF_HUB_OFFLINE" in one_line(error)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    # Port 9 discards what it gets where it exists, which it does not.
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with pytest.raises(NotFoundError, match=OFFLINE[spec]) as error:
+        load_sae(spec)
+    assert "http://127.0.0.1:9 cannot be reached" in one_line(error)
