@@ -22,7 +22,7 @@ from saestore.segment import Segment
 from saestore.segment.check import check_segment
 from saestore.segment.write import documents_digest, segment_nodes
 from saestore.stats import STATISTICS, Moments
-from saestore.storage import SnapshotStore, missing_as_error, quiet_codecs
+from saestore.storage import SnapshotStore, missing_as_error
 from saestore.storage.open import ROOT_ATTRIBUTES
 from saestore.writing.derived import DERIVED, PER_SAMPLE
 from saestore.writing.lock import LOCK, holder_of
@@ -197,7 +197,7 @@ def _readable(group: zarr.Group, node: str, path: str, length: int | None) -> It
     """Read an array of any kind, a million rows at a time, and check its length."""
     snapshot = SnapshotStore(group.store)
     try:
-        with missing_as_error(f"{path}/{node}"), quiet_codecs():
+        with missing_as_error(f"{path}/{node}"):
             array = zarr.open_array(snapshot, path=f"{group.path}/{node}", mode="r", zarr_format=3)
             for start in range(0, array.shape[0], _ROWS):
                 _ = array[start : start + _ROWS]

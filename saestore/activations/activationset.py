@@ -20,7 +20,7 @@ from saestore.items.stored import StoredItems
 from saestore.kernels import descending_bits
 from saestore.segment import Segment
 from saestore.stats import statistics_table
-from saestore.storage import SnapshotStore
+from saestore.storage import SnapshotStore, stored_bytes
 from saestore.writing.writer import SEGMENTS, read_attributes
 
 if TYPE_CHECKING:
@@ -141,6 +141,42 @@ class ActivationSet:
             f"{self.nnz:,} non-zeros ({self.nnz / max(1, self.shape[0]):.1f} a sample), {self.dtype}, "
             f"{self.n_items:,} items{state}>"
         )
+
+    @_on_snapshot
+    def info(self) -> dict[str, Any]:
+        """What there is to say of the set, as JSON-able values: sizes, provenance, what was dropped.
+
+        Returns
+        -------
+        dict
+            ``stored_bytes`` are those of all arrays of the set, ``dense_bytes`` those of a float32 tensor, ``ratio`` is
+            dense to stored; ``l0`` is the mean number of active features a sample.
+        """
+        a, (n_samples, n_features) = self.attributes, self.shape
+        moments = distribution.all_moments(self._segments, np.arange(n_features), n_features, self.dtype)
+        stored, dense = stored_bytes(self.group), 4 * n_samples * n_features
+        return {
+            "path": self.path,
+            "n_samples": n_samples,
+            "n_features": n_features,
+            "n_items": a.n_items,
+            "nnz": a.nnz,
+            "l0": a.nnz / n_samples if n_samples else None,
+            "dead_features": int((moments.n_active == 0).sum()),
+            "stored_bytes": stored,
+            "dense_bytes": dense,
+            "ratio": dense / stored,
+            "bytes_per_nonzero": stored / a.nnz if a.nnz else None,
+            "dtype": a.dtype,
+            "codec": a.codec,
+            "segments": [s.name for s in a.segments],
+            "complete": a.complete,
+            "planned_samples": a.planned_samples,
+            "sae": dict(a.sae),
+            "source": dict(a.source),
+            "dropped": None if a.dropped is None else dict(a.dropped),
+            "summary": dict(a.summary),
+        }
 
     def _condition(self, where: Any) -> Condition | None:
         return condition(where, self.shape[0], self._index, self.items)

@@ -13,7 +13,7 @@ import zarr
 from saestore.errors import NotFoundError
 from saestore.items.index import ITEMS, POINTERS, ItemIndex
 from saestore.items.table import Items
-from saestore.storage import create_array, missing_as_error, quiet_codecs, write_array
+from saestore.storage import create_array, missing_as_error, write_array
 
 Array = np.ndarray[Any, Any]
 
@@ -60,8 +60,7 @@ def _write_table(target: zarr.Group, items: Items, codec: str) -> list[str]:
         write_array(target, CONCEPT, labels, ("concept",), codec)
         matrix = np.stack(list(items.concepts.values()), axis=1)
         array = create_array(target, CONCEPTS, matrix.shape, np.bool_, ("item", "concept"), codec)
-        with quiet_codecs():
-            array[...] = matrix
+        array[...] = matrix
         names += [CONCEPT, CONCEPTS]
     target.attrs["columns"] = names
     return names
@@ -82,8 +81,7 @@ class StoredItems:
         found = {}
         for name in self.group.attrs.get("columns", []):  # type: ignore[union-attr]
             if name not in (POINTERS, CONCEPT, CONCEPTS):
-                with quiet_codecs():
-                    attrs = self.group[str(name)].attrs
+                attrs = self.group[str(name)].attrs
                 found[str(attrs.get("column", name))] = str(name)
         return found
 
@@ -115,10 +113,10 @@ class StoredItems:
             known = ", ".join(self.concept_names) or "none"
             raise NotFoundError(f"The items have no concept {name!r}; they have {known}.")
         array: Any = self.group[CONCEPTS]
-        with missing_as_error(f"{self.group.path}/{CONCEPTS}"), quiet_codecs():
+        with missing_as_error(f"{self.group.path}/{CONCEPTS}"):
             return np.asarray(array[:, self.concept_names.index(name)])
 
     def _read(self, name: str) -> Array:
         array: Any = self.group[name]
-        with missing_as_error(f"{self.group.path}/{name}"), quiet_codecs():
+        with missing_as_error(f"{self.group.path}/{name}"):
             return np.asarray(array[...])

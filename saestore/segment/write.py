@@ -12,7 +12,7 @@ import zarr
 from saestore.format import BY_FEATURE, BY_SAMPLE, CSC_ATTRS, CSR_ATTRS, SegmentInfo, feature_dtype
 from saestore.kernels import to_impact_order
 from saestore.stats import Moments
-from saestore.storage import SnapshotStore, create_array, quiet_codecs, write_array
+from saestore.storage import SnapshotStore, create_array, write_array
 
 Array = np.ndarray[Any, Any]
 
@@ -85,8 +85,7 @@ def write_segment(
 def _fill(arrays: Mapping[str, zarr.Array[Any]], values: Mapping[str, Array]) -> None:
     for name, array in arrays.items():
         if array.size:
-            with quiet_codecs():
-                array[:] = values[name].astype(array.dtype, copy=False)
+            array[:] = values[name].astype(array.dtype, copy=False)
 
 
 def segment_digest(group: zarr.Group) -> str:
@@ -104,8 +103,7 @@ def documents_digest(group: zarr.Group, paths: list[str]) -> str:
     """SHA-256 over the bytes of the ``zarr.json`` of the nodes at `paths`."""
     store = SnapshotStore(group.store)
     for path in paths:
-        with quiet_codecs():
-            zarr.open(store, path=path, mode="r", zarr_format=3)
+        zarr.open(store, path=path, mode="r", zarr_format=3)
     total = hashlib.sha256()
     for path in sorted(paths):
         total.update(path.rsplit("/segments/")[-1].encode() + b"\0")

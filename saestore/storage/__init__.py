@@ -1,6 +1,6 @@
 """Everything that touches a Zarr store: opening it, creating arrays, reading slices of immutable ones."""
 
-from saestore.storage.arrays import ShardWriter, create_array, quiet_codecs, write_array
+from saestore.storage.arrays import ShardWriter, create_array, stored_bytes, write_array
 from saestore.storage.open import missing_as_error, open_root, write_errors
 from saestore.storage.reader import ArrayReader, SnapshotStore, read_all
 
@@ -11,8 +11,8 @@ __all__ = [
     "create_array",
     "missing_as_error",
     "open_root",
-    "quiet_codecs",
     "read_all",
+    "stored_bytes",
     "write_array",
     "write_errors",
 ]

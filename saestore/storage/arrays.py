@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,9 @@ from saestore.format import CHUNK, SHARD
 _PCODEC_KINDS = "fiu"
 
 
-@contextmanager
-def quiet_codecs() -> Iterator[None]:
-    """Silence zarr 3.1's note that numcodecs codecs are not in the Zarr v3 specification: the format document says so."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3")
-        yield
+# zarr 3.1 says so at every opening of an array; the format document says it once. Not around each call, because
+# `warnings.catch_warnings` is not safe in the threads that read.
+warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3")
 
 
 def codec_arguments(dtype: np.dtype[Any], codec: str) -> dict[str, Any]:
@@ -71,21 +67,20 @@ def create_array(
     width = max(1, int(np.prod(rest, dtype=np.int64)))
     chunk = max(1, min(max(1, CHUNK // width), length)) if sharded else max(1, length)
     per_shard = max(1, min(SHARD // max(1, chunk * width), -(-length // chunk)))
-    with quiet_codecs():
-        return group.create_array(
-            name,
-            shape=(length, *rest),
-            dtype=dtype,
-            chunks=(chunk, *(max(1, n) for n in rest)),
-            shards=(chunk * per_shard, *(max(1, n) for n in rest)) if sharded else None,
-            dimension_names=tuple(dims),
-            attributes=dict(attributes or {}),
-            fill_value="" if dtype.kind == "T" else dtype.type(0),
-            overwrite=overwrite,
-            # A chunk that is missing is damage, never zeros: so zeros are written too.
-            config={"write_empty_chunks": True},
-            **codec_arguments(dtype, codec),
-        )
+    return group.create_array(
+        name,
+        shape=(length, *rest),
+        dtype=dtype,
+        chunks=(chunk, *(max(1, n) for n in rest)),
+        shards=(chunk * per_shard, *(max(1, n) for n in rest)) if sharded else None,
+        dimension_names=tuple(dims),
+        attributes=dict(attributes or {}),
+        fill_value="" if dtype.kind == "T" else dtype.type(0),
+        overwrite=overwrite,
+        # A chunk that is missing is damage, never zeros: so zeros are written too.
+        config={"write_empty_chunks": True},
+        **codec_arguments(dtype, codec),
+    )
 
 
 def write_array(
@@ -94,8 +89,13 @@ def write_array(
     """Create an array and write all of it. Memory: `values` and one shard."""
     array = create_array(group, name, values.shape, values.dtype, dims, codec, **kwargs)
     if values.size:
-        with quiet_codecs():
-            array[...] = values
+        array[...] = values
+
+
+def stored_bytes(group: zarr.Group) -> int:
+    """Bytes of all arrays in a group and below, as stored, their metadata not counted."""
+    total = sum(int(array.nbytes_stored()) for _, array in group.arrays())
+    return total + sum(stored_bytes(below) for _, below in group.groups())
 
 
 class ShardWriter:
@@ -128,8 +128,7 @@ class ShardWriter:
         if not count:
             return
         values = np.concatenate(self._pieces)
-        with quiet_codecs():
-            self._array[self._written : self._written + count] = values[:count]
+        self._array[self._written : self._written + count] = values[:count]
         self._written += count
         self._held -= count
         self._pieces = [values[count:]] if self._held else []

@@ -87,8 +87,7 @@ def _check_local(path: Path, mode: str) -> None:
     if path.is_file() and path.suffix != ".zip":
         raise StoreFormatError(f"{path} is a file; a store is a folder. Name another path with --store.")
     if path.is_dir() and not (path / "zarr.json").exists():
-        empty = next(path.iterdir(), None) is None
-        if mode == "r" or not empty:
+        if next(path.iterdir(), None) is not None:
             raise StoreFormatError(
                 f"{path} is a folder but no saestore store (it has no zarr.json). Name the folder that "
                 "`saestore build` made, or a new path to build one."

@@ -23,7 +23,6 @@ from zarr.abc.store import ByteRequest, Store, SuffixByteRequest
 from zarr.storage import LocalStore, WrapperStore
 
 from saestore.errors import CorruptStoreError
-from saestore.storage.arrays import quiet_codecs
 from saestore.storage.open import missing_as_error
 
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -94,7 +93,7 @@ class ArrayReader:
 
     def __init__(self, store: SnapshotStore, path: str) -> None:
         self.path = path
-        with missing_as_error(path), quiet_codecs():
+        with missing_as_error(path):
             self._array: zarr.Array[Any] = zarr.open_array(store, path=path, mode="r", zarr_format=3)
         self.length = int(self._array.shape[0])
         self.chunk = int(self._array.chunks[0])
@@ -108,8 +107,7 @@ class ArrayReader:
         with missing_as_error(self.path):
             if self._local is not None:
                 return self._local.read(start, stop)
-            with quiet_codecs():
-                return np.asarray(self._array[start:stop])
+            return np.asarray(self._array[start:stop])
 
     def warm(self) -> None:
         """Read the shard indexes, so that the first query need not. One or two requests a shard."""

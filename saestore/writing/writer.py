@@ -102,13 +102,15 @@ class SetWriter:
             self.group.attrs.put(attributes.to_json())
         self.attributes = attributes
 
-    def append(self, indptr: Array, indices: Array, data: Array) -> SegmentInfo:
+    def append(self, indptr: Array, indices: Array, data: Array, **changes: Any) -> SegmentInfo:
         """Write and commit the next rows as one segment.
 
         Parameters
         ----------
         indptr, indices, data
             A CSR matrix: ascending feature ids, no duplicates, no zeros, finite.
+        changes
+            Attributes of the set that change with this commit.
         """
         attributes = self._attributes()
         parent: Any = self.group[SEGMENTS]
@@ -116,7 +118,7 @@ class SetWriter:
             info = write_segment(
                 parent, attributes.n_samples, indptr, indices, data, attributes.n_features, attributes.codec
             )
-            self.commit(attributes.with_segments([*attributes.segments, info]))
+            self.commit(replace(attributes.with_segments([*attributes.segments, info]), **changes))
         return info
 
     def finish(self, *, memory: int = DEFAULT_MEMORY, progress: Progress | None = None, **changes: Any) -> None:

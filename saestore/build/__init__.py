@@ -1,0 +1,5 @@
+"""From embeddings to an activation set, in a pipeline that can be killed anywhere and resumes."""
+
+from saestore.build.api import build
+
+__all__ = ["build"]

@@ -1,0 +1,157 @@
+"""`saestore.build`: one call from embeddings to a finished activation set."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from saestore.activations import ActivationSet
+from saestore.build.pipeline import check_finite, encode_and_write
+from saestore.build.plan import Plan, Request, make_plan
+from saestore.build.progress import Bars
+from saestore.errors import NotFoundError
+from saestore.format import SetAttributes
+from saestore.store import Store, start_set
+from saestore.store import open as open_store
+from saestore.writing import SetWriter
+from saestore.writing.writer import read_attributes
+
+# The merge at the end stays under this, so that a build's peak does not depend on the number of samples.
+_MERGE_MEMORY = 256 << 20
+# Trained SAEs explain 0.6 to 0.95; embeddings of another layer, hook or normalisation give 0.3, 0, or far below.
+_LOW_VARIANCE = 0.4
+
+
+def build(
+    dataset: str,
+    *,
+    store: Any = "activations.zarr",
+    sample_type: str | None = None,
+    embeddings: Any = None,
+    sae: Any = None,
+    items: Any = None,
+    item_ptr: Any = None,
+    token_spans: Any = None,
+    device: str = "cpu",
+    dtype: str | None = None,
+    top_k: int | None = None,
+    segment_rows: int | None = None,
+    codec: str = "pcodec",
+    overwrite: bool = False,
+    progress: bool = True,
+) -> ActivationSet:
+    """Encode embeddings through an SAE and store the non-zeros; resumes what an earlier call left.
+
+    Parameters
+    ----------
+    dataset
+        ``CLEVR``, ``Coco``, … or a name of your own with `embeddings` and `sae`.
+    store
+        A folder, URL or zarr store; created if it does not exist. Or an open `saestore.Store`.
+    sample_type
+        ``patch``, ``token`` or ``cls``; by default patches of images, tokens of texts.
+    embeddings
+        A file or folder (``.pt`` alone or in chunks, ``.npy``, ``.safetensors``, a zarr array) or an array,
+        samples x d_in. By default found by name under ``$SAESTORE_SCRATCH/Embeddings/<dataset>/``.
+    sae
+        A folder in sae_lens format, ``release:sae_id``, a registered name, or a loaded sae_lens SAE.
+    items
+        A ``metadata.csv``, DataFrame or mapping of columns: keys, split, concepts.
+    item_ptr
+        Samples per item, or which samples belong to which item: an array (n_items + 1,), ``file.npy``,
+        ``file.npz:name`` or a ``token_counts`` ``.pt``.
+    token_spans
+        First and last character (exclusive) of every token in its text, (n_samples, 2): an array or ``file.npz:name``.
+    device
+        Where to encode: ``cpu``, ``cuda``.
+    dtype
+        ``float32`` keeps everything; ``float16`` is recorded with its largest relative error.
+    top_k
+        Keep only so many activations a sample; what that drops is recorded.
+    segment_rows
+        Samples of a segment, the unit of commit; by default about two million non-zeros.
+    codec
+        ``pcodec``, or ``blosc`` for readers in other languages.
+    overwrite
+        Replace a set that another build made.
+    progress
+        Show a progress bar on stderr.
+
+    Returns
+    -------
+    ActivationSet
+        Complete and compacted. ``attributes.summary["explained_variance"]`` is that of the first batch.
+
+    Raises
+    ------
+    SaestoreError
+        The input does not fit (before anything is written), the store holds another build, another builder is at work,
+        or the place is full: what is committed stays, and the same call goes on from there.
+
+    Notes
+    -----
+    Peak memory is the SAE, 128 MiB of pre-activations, two segments of about 100 MiB and 256 MiB for the merge at the
+    end, whatever the number of samples.
+    """
+    request = Request(
+        dataset, sample_type, embeddings, sae, items, item_ptr, token_spans, device, dtype, top_k, segment_rows, codec
+    )
+    _peek(store, None)
+    plan = make_plan(request)
+    with Bars(plan.path, shown=progress) as bars:
+        existing = None if overwrite else _peek(store, plan.path)
+        if existing is not None:
+            plan.refuse_other(existing)
+        bar = bars.bar("checking", plan.source.n_rows, first := existing.n_samples if existing else 0)
+        check_finite(plan, first, bar.advance)
+        bar.close()
+        opened = store if isinstance(store, Store) else open_store(store, mode="a")
+        with SetWriter(opened.root, plan.path) as writer:
+            _run(plan, writer, bars, overwrite=overwrite)
+    return opened[plan.path]
+
+
+def _peek(store: Any, path: str | None) -> SetAttributes | None:
+    """What the store holds at `path`, without writing to it; a place that cannot be a store is an error."""
+    try:
+        root = store.root if isinstance(store, Store) else open_store(store).root
+    except NotFoundError:
+        return None
+    return None if path is None else read_attributes(root, path)
+
+
+def _run(plan: Plan, writer: SetWriter, bars: Bars, *, overwrite: bool) -> None:
+    """Start the set or take up the one that is there, and finish it."""
+    if writer.attributes is not None and overwrite:
+        writer.clear()
+    if writer.attributes is None:
+        _start(plan, writer)
+    attributes = writer.attributes
+    if attributes is None:
+        raise RuntimeError("the set was not started")
+    plan.refuse_other(attributes)  # once more, now that no other builder can change it
+    if attributes.complete:
+        bars.say(f"{plan.path} is complete already ({attributes.n_samples:,} samples); nothing to do.")
+        return
+    if attributes.n_samples:
+        bars.say(f"{plan.path}: going on after {attributes.n_samples:,} of {plan.source.n_rows:,} samples.")
+    bar = bars.bar("encoding", plan.source.n_rows, attributes.n_samples)
+    encode_and_write(plan, writer, bar.encoded)
+    bar.close()
+    writer.finish(memory=_MERGE_MEMORY, progress=bars.say)
+
+
+def _start(plan: Plan, writer: SetWriter) -> None:
+    """Measure the first batch and create the set."""
+    count = min(plan.encoder.batch_rows, plan.source.n_rows)
+    block = plan.source.read(0, count)
+    batch = plan.encoder.encode(block)
+    explained = plan.encoder.explained_variance(block, batch)
+    if explained < _LOW_VARIANCE:
+        warnings.warn(
+            f"{plan.sae.name} explains {explained:.2f} of the variance of the first {count} embeddings; trained SAEs "
+            "explain 0.6 or more. A wrong layer or hook, or embeddings normalised otherwise than the SAE expects, would "
+            "look like this.",
+            stacklevel=4,
+        )
+    start_set(writer, plan.attributes(batch.nnz / count, explained), plan.items, plan.index, plan.spans)
