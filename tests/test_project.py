@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import textwrap
 import tomllib
 
 import pytest
@@ -11,7 +12,16 @@ from packaging.requirements import Requirement
 import saestore
 
 # What users may import from `saestore`. A name added to `saestore.__all__` is a promise: make it here too.
-PUBLIC: list[str] = []
+PUBLIC = [
+    "ActivationSet",
+    "Histogram",
+    "Store",
+    "TopFeatures",
+    "TopSamples",
+    "__version__",
+    "build",
+    "open",
+]
 
 # Packages that reading and querying must never need, and that take seconds to import.
 HEAVY = {"torch", "sae_lens", "transformers", "transformer_lens", "datasets", "matplotlib", "sklearn", "anndata"}
@@ -22,7 +32,8 @@ LATER = {"pandas", "xarray", "zarr", "scipy"}
 def imported_by(code: str, cwd) -> set[str]:
     """The top-level packages in sys.modules after `code` ran in a new interpreter."""
     script = f"{code}\nimport sys, json\nprint(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
-    run = subprocess.run([sys.executable, "-c", script], cwd=cwd, capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", script], cwd=cwd, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
     return set(json.loads(run.stdout.splitlines()[-1]))
 
 
@@ -45,7 +56,31 @@ def test_public_names_are_the_listed_ones():
 
 @pytest.mark.parametrize("name", saestore.__all__)
 def test_public_name_resolves(name):
+    if name == "build":
+        pytest.importorskip("torch")
     assert getattr(saestore, name) is not None
+
+
+def test_build_is_a_function_whatever_was_imported_before(project_dir):
+    """A submodule of the same name would take its place in the package once anything imports it."""
+    pytest.importorskip("torch")
+    code = "import pkgutil, saestore\nfor m in pkgutil.iter_modules(saestore.__path__, 'saestore.'): __import__(m.name)"
+    imported_by(f"{code}\nassert callable(saestore.build), saestore.build", project_dir)
+
+
+def test_build_without_torch_names_the_extra(project_dir):
+    code = """
+        import sys
+        sys.modules["torch"] = None  # what `import torch` finds where it is not installed
+        import saestore, saestore.errors
+        try:
+            saestore.build("CLEVR")
+        except saestore.errors.MissingDependencyError as error:
+            assert "saestore[sae]" in str(error), error
+        else:
+            raise AssertionError("no error")
+    """
+    imported_by(textwrap.dedent(code), project_dir)
 
 
 def test_unknown_name_is_an_attribute_error():
@@ -53,10 +88,16 @@ def test_unknown_name_is_an_attribute_error():
         saestore.no_such_name  # noqa: B018
 
 
+def test_version_is_the_one_of_pyproject(project_dir):
+    project = tomllib.loads((project_dir / "pyproject.toml").read_text())["project"]
+    assert saestore.__version__ == project["version"]
+
+
 def test_cli_py_runs_in_a_checkout(project_dir):
     run = subprocess.run(
-        [sys.executable, "cli.py", "--help"], cwd=project_dir, capture_output=True, text=True, check=True
+        [sys.executable, "cli.py", "--help"], cwd=project_dir, capture_output=True, text=True, check=False
     )
+    assert run.returncode == 0, run.stderr
     assert "top-samples" in run.stdout
 
 
