@@ -43,7 +43,7 @@ def feature_dtype(n_features: int) -> np.dtype[Any]:
 def split_set_path(path: str) -> tuple[str, str, str]:
     """Split ``dataset/sample_type/sae`` into its parts, refusing anything else."""
     parts = path.strip("/").split("/")
-    if len(parts) != 3 or not all(_NAME.match(p) for p in parts):  # noqa: PLR2004
+    if len(parts) != 3 or not all(_NAME.match(p) for p in parts):
         raise InvalidInputError(
             f"{path!r} is not the path of an activation set: write dataset/sample_type/sae, such as "
             "CLEVR/patch/clip-scope-22, in letters, digits, '.', '_', '+' and '-'."
@@ -233,7 +233,9 @@ def check_version(attrs: Mapping[str, Any], where: str) -> None:
     """Refuse attributes of another format version with one clear error."""
     version = attrs.get("format")
     if version is None:
-        raise StoreFormatError(f"{where} is a Zarr group but no saestore activation set (it has no attribute 'format').")
+        raise StoreFormatError(
+            f"{where} is a Zarr group but no saestore activation set (it has no attribute 'format')."
+        )
     if version != FORMAT_VERSION:
         raise StoreFormatError(
             f"{where} is of format {version!r}; this version of saestore reads format {FORMAT_VERSION}. "

@@ -69,7 +69,7 @@ def to_impact_order(indptr: Array, indices: Array, data: Array, n_features: int)
     np.cumsum(counts, out=out_ptr[1:])
     row_bits = max(1, int(len(indptr) - 2).bit_length())
     value_bits = 8 * data.itemsize
-    if row_bits + value_bits + _FEATURE_BITS > 64:  # noqa: PLR2004
+    if row_bits + value_bits + _FEATURE_BITS > 64:
         order = np.lexsort((rows, descending_bits(data), indices))
         return out_ptr, rows[order], data[order]
     if n_features <= 1 << _FEATURE_BITS:
@@ -126,7 +126,7 @@ def merge_impact(features: Array, data: Array, rows: Array, segment: Array) -> t
     relative = features - features.min()
     top, last = int(relative.max()), int(segment[-1])
     value_bits, segment_bits = 8 * data.itemsize, max(1, last.bit_length())
-    if top.bit_length() + value_bits + segment_bits > 64 or last >= 1 << 16:  # noqa: PLR2004
+    if top.bit_length() + value_bits + segment_bits > 64 or last >= 1 << 16:
         order = np.lexsort((segment, descending_bits(data), features))
         return rows[order], data[order]
     keys = relative.astype(np.uint64) << np.uint64(value_bits + segment_bits)
@@ -181,4 +181,5 @@ def entry_hash(rows: Array, features: Array, data: Array) -> tuple[int, int]:
 def _mix(z: Array) -> Array:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    mixed: Array = z ^ (z >> np.uint64(31))
+    return mixed

@@ -1,7 +1,7 @@
 """Per-feature statistics: sums that any two pieces of the data can be merged from, and the table made of them.
 
-A statistic is a value in `STATISTICS`: its name, what it says, and how it comes out of the sums. The query API, the arrays
-at a set's root, the documentation and the tests all iterate over that one table.
+A statistic is a value in `STATISTICS`: its name, what it says, and how it comes out of the sums. The query API, the
+arrays at a set's root, the documentation and the tests all iterate over that one table.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Moments:
     sum
         Sum of the activations, float64.
     m2
-        Sum of squared deviations of the active values from their mean, float64. Unlike a sum of squares it loses nothing
-        where the mean is large beside the deviation.
+        Sum of squared deviations of the active values from their mean, float64. Unlike a sum of squares it loses
+        nothing where the mean is large beside the deviation.
     min, max
         Over the active values; NaN where there is none.
     """

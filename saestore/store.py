@@ -40,8 +40,8 @@ def open(location: Any, mode: str = "r") -> Store:
     Parameters
     ----------
     location
-        A folder, a URL that zarr can open, or a zarr store such as ``zarr.storage.MemoryStore()`` or the ``.store`` of an
-        icechunk session.
+        A folder, a URL that zarr can open, or a zarr store such as ``zarr.storage.MemoryStore()`` or the ``.store`` of
+        an icechunk session.
     mode
         ``"r"`` to read; ``"a"`` to read and write, created if it does not exist.
 
@@ -64,7 +64,9 @@ class Store:
         self.mode = mode
 
     def __repr__(self) -> str:
-        return f"<saestore.Store {self.root.store} with {len(self)} activation sets: {', '.join(self.sets()) or 'none'}>"
+        return (
+            f"<saestore.Store {self.root.store} with {len(self)} activation sets: {', '.join(self.sets()) or 'none'}>"
+        )
 
     def sets(self) -> list[str]:
         """Paths of all activation sets, ``dataset/sample_type/sae``, sorted."""
@@ -96,7 +98,7 @@ class Store:
             It fits none, or several; the message names them.
         """
         wanted = path.strip("/").split("/")
-        if len(wanted) == 3:  # noqa: PLR2004
+        if len(wanted) == 3:
             group = self.root.get("/".join(wanted))
             if isinstance(group, zarr.Group) and "format" in group.attrs:
                 return "/".join(wanted)
@@ -138,7 +140,7 @@ class Store:
         matrix
             Any scipy sparse matrix or array, samples x features.
         item_ptr
-            int (n_items + 1,): item i has the rows ``item_ptr[i]:item_ptr[i + 1]``; or the number of rows of every item.
+            int (n_items + 1,): item i has the rows ``item_ptr[i]:item_ptr[i + 1]``; or the rows of every item.
             By default the rows divide evenly among `items`, and without items each row is one.
         items
             A ``metadata.csv``, a DataFrame or a mapping of columns.
@@ -239,7 +241,7 @@ def _as_csr(matrix: Any) -> Any:
         raise InvalidInputError(
             f"matrix is a {type(matrix).__name__}; give a scipy sparse matrix, such as scipy.sparse.csr_array(dense)."
         )
-    if matrix.ndim != 2 or 0 in matrix.shape:  # noqa: PLR2004
+    if matrix.ndim != 2 or 0 in matrix.shape:
         raise InvalidInputError(f"matrix has shape {matrix.shape}; it needs at least one sample and one feature.")
     csr = sp.csr_array(matrix)
     if csr is matrix or np.shares_memory(csr.data, matrix.data if hasattr(matrix, "data") else csr.data):
@@ -252,10 +254,12 @@ def _as_csr(matrix: Any) -> Any:
 def _exact_values(data: Array, dtype: str | None) -> tuple[Array, str]:
     """The values in the narrowest stored dtype that holds them exactly, at least float32, or in the one asked for."""
     if data.dtype.kind not in "fiub":
-        raise InvalidInputError(f"activations are {data.dtype}; they must be real numbers (float16 to float64, or int).")
+        raise InvalidInputError(
+            f"activations are {data.dtype}; they must be real numbers (float16 to float64, or int)."
+        )
     if dtype is not None and dtype not in DATA_DTYPES:
         raise InvalidInputError(f"dtype {dtype!r}: use one of {', '.join(DATA_DTYPES)}.")
-    if dtype is None and data.dtype.kind == "f" and data.dtype.itemsize <= 8:  # noqa: PLR2004
+    if dtype is None and data.dtype.kind == "f" and data.dtype.itemsize <= 8:
         return data, data.dtype.name
     for name in ("float32", "float64") if dtype is None else (dtype,):
         with np.errstate(over="ignore"):

@@ -132,7 +132,7 @@ def _digest(group: zarr.Group, paths: list[str], expected: str | None, node: str
 
 
 def _document(root: zarr.Group, path: str, attributes: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
-    """Check a group's document that no digest covers: nothing but what saestore writes, and spaced as JSON is dumped."""
+    """Check a group's document that no digest covers: only what saestore writes, spaced as JSON is dumped."""
     store = SnapshotStore(root.store)
     full = f"{root.path}/{path}".strip("/")
     try:

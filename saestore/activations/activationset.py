@@ -197,8 +197,8 @@ class ActivationSet:
         per
             ``"item"`` returns each item once, with its strongest sample.
         where
-            A mapping of item columns and concepts to values (``{"split": "test"}``), or a boolean mask per sample or per
-            item.
+            A mapping of item columns and concepts to values (``{"split": "test"}``), or a boolean mask per sample or
+            per item.
 
         Returns
         -------
@@ -242,7 +242,7 @@ class ActivationSet:
 
     @_on_snapshot
     def top_features(self, sample: Any, n: int = 10) -> TopFeatures:
-        """The features that are strongest on a sample, or on each of several, strongest first, ties by ascending feature.
+        """The strongest features of a sample, or of each of several, strongest first, ties by ascending feature.
 
         Parameters
         ----------
@@ -301,9 +301,7 @@ class ActivationSet:
         """
         rows, columns = select(samples, self.shape[0], "sample"), select(features, self.shape[1], "feature")
         expected = int(self.nnz * len(rows) / max(1, self.shape[0]))
-        slices.check_size(
-            (expected,), 8, max_bytes, "(non-zeros). Ask for fewer samples at a time, or pass max_bytes."
-        )
+        slices.check_size((expected,), 8, max_bytes, "(non-zeros). Ask for fewer samples at a time, or pass max_bytes.")
         return slices.sparse(self._segments, rows, columns, self.shape[1], self.dtype)
 
     @_on_snapshot
@@ -374,5 +372,3 @@ class ActivationSet:
         zeros = self.shape[0] - len(values) if over == "all" else 0
         counts, edges = distribution.histogram(values, zeros, bins, range)
         return Histogram(edges[:-1], edges[1:], counts.astype(np.int64))
-
-

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from saestore.activations.lists import Lists, iterate_lists
-from saestore.activations.select import Condition
 from saestore.activations.slices import iterate_rows
 from saestore.errors import InvalidInputError
 from saestore.segment import Segment
@@ -55,14 +54,16 @@ def _from_rows(segments: Sequence[Segment], features: Array, n_features: int, ro
 
     total = Moments.zeros(len(features), 0, dtype)
     for part, indptr, ids, data in iterate_rows(segments, rows):
-        block = sp.csr_array((data.astype(np.result_type(dtype, np.float32), copy=False), ids, indptr), (len(part), n_features))
+        block = sp.csr_array(
+            (data.astype(np.result_type(dtype, np.float32), copy=False), ids, indptr), (len(part), n_features)
+        )
         lists = block.tocsc()
         total += Moments.of_lists(lists.indptr, lists.data, len(part)).take(features)
     return total
 
 
 def quantiles(
-    segments: Sequence[Segment], q: Array, features: Array, n_samples: int, dtype: Any, active: bool
+    segments: Sequence[Segment], q: Array, features: Array, n_samples: int, dtype: Any, *, active: bool
 ) -> Array:
     """Exact quantiles, float64 (len(q), len(features)), by linear interpolation as `numpy.quantile` does.
 
@@ -98,7 +99,8 @@ def _quantile_of_list(descending: Array, q: Array, count: int) -> Array:
     below, above = value(low), value(np.minimum(low + 1, count - 1))
     share = place - low
     # The form that numpy uses, which is exact at both ends.
-    return np.where(share >= 0.5, above - (above - below) * (1 - share), below + (above - below) * share)  # noqa: PLR2004
+    found: Array = np.where(share >= 0.5, above - (above - below) * (1 - share), below + (above - below) * share)
+    return found
 
 
 def histogram(values: Array, zeros: int, bins: Any, value_range: tuple[float, float] | None) -> tuple[Array, Array]:

@@ -68,9 +68,7 @@ def _read(segments: Sequence[Segment], features: Array, lengths: Array, dtype: A
         return Lists(features, indptr, np.empty(0, np.int64), np.empty(0, dtype))
     all_samples, all_data = np.concatenate(samples), np.concatenate(data)
     if len(segments) > 1:
-        all_samples, all_data = merge_impact(
-            np.concatenate(places), all_data, all_samples, np.concatenate(numbers)
-        )
+        all_samples, all_data = merge_impact(np.concatenate(places), all_data, all_samples, np.concatenate(numbers))
     return Lists(features, indptr, all_samples, all_data)
 
 

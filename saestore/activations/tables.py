@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    import pandas
+    import pandas as pd
 
 Array = np.ndarray[Any, Any]
 _SHOWN = 20
@@ -25,7 +25,7 @@ class Table:
     def __len__(self) -> int:
         return len(next(iter(self.columns().values())))
 
-    def to_pandas(self) -> pandas.DataFrame:
+    def to_pandas(self) -> pd.DataFrame:
         """The table as a pandas DataFrame."""
         import pandas as pd
 
@@ -38,8 +38,8 @@ class Table:
 
     def __repr__(self) -> str:
         lines = ["  ".join(f"{name:>10}" for name in self.columns())]
-        for row in self.to_records()[:_SHOWN]:
-            lines.append("  ".join(f"{_text(value):>10}" for value in row.values()))
+        rows = self.to_records()[:_SHOWN]
+        lines += ["  ".join(f"{_text(value):>10}" for value in row.values()) for row in rows]
         if len(self) > _SHOWN:
             lines.append(f"… {len(self) - _SHOWN} more rows")
         return f"{type(self).__name__} of {len(self)} rows\n" + "\n".join(lines)

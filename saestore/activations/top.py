@@ -58,9 +58,9 @@ def top_entries(
 
     Notes
     -----
-    Reads a prefix of `n` entries of every list in every segment; where a condition or `per_item` drops some of them, the
-    prefixes grow until `n` are certain. All prefixes of a segment are planned together and read at once. Memory: the
-    prefixes.
+    Reads a prefix of `n` entries of every list in every segment; where a condition or `per_item` drops some of them,
+    the prefixes grow until `n` are certain. All prefixes of a segment are planned together and read at once. Memory:
+    the prefixes.
     """
     lists = {int(f): _prefixes(segments, int(f)) for f in features}
     nothing = np.empty(0, np.int64), np.empty(0, dtype)
@@ -93,7 +93,9 @@ def _extend(segments: Sequence[Segment], prefixes: list[_Prefix], wanted: int) -
         here = [p for p in prefixes if p.segment == i and not p.exhausted]
         if not here:
             continue
-        for prefix, (samples, data) in zip(here, segment.read_entries([p.next_slice(wanted) for p in here]), strict=True):
+        for prefix, (samples, data) in zip(
+            here, segment.read_entries([p.next_slice(wanted) for p in here]), strict=True
+        ):
             prefix.read += len(samples)
             prefix.samples.append(samples)
             prefix.data.append(data)

@@ -150,8 +150,8 @@ def _start(plan: Plan, writer: SetWriter) -> None:
     if explained < _LOW_VARIANCE:
         warnings.warn(
             f"{plan.sae.name} explains {explained:.2f} of the variance of the first {count} embeddings; trained SAEs "
-            "explain 0.6 or more. A wrong layer or hook, or embeddings normalised otherwise than the SAE expects, would "
-            "look like this.",
+            "explain 0.6 or more. A wrong layer or hook, or embeddings normalised otherwise than the SAE expects, "
+            "would look like this.",
             stacklevel=4,
         )
     start_set(writer, plan.attributes(batch.nnz / count, explained), plan.items, plan.index, plan.spans)

@@ -22,7 +22,7 @@ Array = np.ndarray[Any, Any]
 
 DTYPES = ("float16", "float32")
 _IMAGE_PATCHES = 256  # of the known image datasets: a grid of 16 x 16
-_TOKEN_COUNTS = "GT_Samples/{}/token_counts_inputsize_('text', 'text2').pt"
+_COUNTS_FILE = "GT_Samples/{}/token_counts_inputsize_('text', 'text2').pt"
 _MIN_ROWS, _MAX_ROWS, _SEGMENT_NONZEROS = 1 << 8, 1 << 16, 1 << 21
 
 
@@ -136,8 +136,8 @@ def make_plan(request: Request) -> Plan:
     sae = load_sae(request.sae if request.sae is not None else dataset.sae, request.device)  # type: ignore[union-attr]
     if sae.d_in != source.d_in:
         raise InvalidInputError(
-            f"the embeddings {source.path} have width {source.d_in}, the SAE {sae.name} takes {sae.d_in}; check that they "
-            "come from the model and layer that it was trained on. Nothing was written."
+            f"the embeddings {source.path} have width {source.d_in}, the SAE {sae.name} takes {sae.d_in}; check that "
+            "they come from the model and layer that it was trained on. Nothing was written."
         )
     path = f"{name}/{sample_type}/{sae.name}"
     split_set_path(path)
@@ -184,9 +184,7 @@ def _default_items(dataset: Dataset | None) -> Path | None:
     return None
 
 
-def _index(
-    request: Request, dataset: Dataset | None, sample_type: str, items: Items | None, n_rows: int
-) -> ItemIndex:
+def _index(request: Request, dataset: Dataset | None, sample_type: str, items: Items | None, n_rows: int) -> ItemIndex:
     """How the rows belong to items: as told, else what the sample type and the known layouts imply."""
     spec, n_items = request.item_ptr, None if items is None else len(items)
     if spec is None and sample_type == "cls":
@@ -195,8 +193,8 @@ def _index(
         spec = _token_counts(dataset)
         if spec is None and items is not None:
             raise InvalidInputError(
-                f"which of the {n_rows:,} tokens belong to which of the {n_items:,} texts is not known: pass --item-ptr "
-                "(item_ptr=), a .npy, .npz:name or token_counts .pt file."
+                f"which of the {n_rows:,} tokens belong to which of the {n_items:,} texts is not known: pass "
+                "--item-ptr (item_ptr=), a .npy, .npz:name or token_counts .pt file."
             )
     elif spec is None and items is None:
         spec = _IMAGE_PATCHES if dataset is not None and n_rows % _IMAGE_PATCHES == 0 else 1
@@ -207,7 +205,7 @@ def _token_counts(dataset: Dataset | None) -> Path | None:
     scratch = os.environ.get("SAESTORE_SCRATCH")
     if dataset is None or not scratch:
         return None
-    path = Path(scratch) / _TOKEN_COUNTS.format(dataset.name)
+    path = Path(scratch) / _COUNTS_FILE.format(dataset.name)
     return path if path.exists() else None
 
 

@@ -118,7 +118,9 @@ def _check_moments(segment: Segment, expected: Moments) -> Iterator[Finding]:
     for name, values in stored.arrays().items():
         wanted = expected.arrays()[name]
         exact = name in ("n_active", "min", "max")
-        scale = np.sqrt(np.nanmax(np.abs(wanted), initial=0.0)) if name == "m2" else np.nanmax(np.abs(wanted), initial=0.0)
+        scale = (
+            np.sqrt(np.nanmax(np.abs(wanted), initial=0.0)) if name == "m2" else np.nanmax(np.abs(wanted), initial=0.0)
+        )
         close = np.allclose(values, wanted, rtol=1e-9, atol=1e-12 * scale, equal_nan=True)
         if not (np.array_equal(values, wanted, equal_nan=True) if exact else close):
             yield name, "does not agree with the entries"

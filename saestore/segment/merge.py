@@ -1,8 +1,8 @@
 """Merging neighbouring segments into one, in bounded memory.
 
-The by_sample matrices follow one another. The by_feature matrices are each sorted by (feature, activation descending,
-sample), so they merge as sorted streams do: every stream holds a block in memory; what lies before the earliest end of a
-block that has more behind it can be sorted and written.
+The by_sample matrices follow one another. The by_feature matrices are each sorted by (feature, activation
+descending, sample), so they merge as sorted streams do: every stream holds a block in memory; what lies before the
+earliest end of a block that has more behind it can be sorted and written.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -39,7 +39,7 @@ def plan_merges(infos: Sequence[SegmentInfo], max_rows: int = MAX_ROWS_PER_SEGME
 
 
 def merge_segments(
-    parent: zarr.Group, segments: Sequence[Segment], n_features: int, dtype: Any, codec: str, memory: int
+    parent: zarr.Group, segments: Sequence[Segment], *, n_features: int, dtype: Any, codec: str, memory: int
 ) -> SegmentInfo:
     """Write the union of neighbouring segments as a new one; nothing names it yet.
 
@@ -51,7 +51,7 @@ def merge_segments(
     """
     first, last = segments[0].info, segments[-1].info
     nnz = sum(s.info.nnz for s in segments)
-    group, arrays = create_segment(parent, first.start, last.stop, nnz, n_features, dtype, codec)
+    group, arrays = create_segment(parent, first.start, last.stop, nnz, n_features=n_features, dtype=dtype, codec=codec)
     entries = max(1 << 10, memory // _BYTES_PER_ENTRY)
     _merge_rows(arrays[BY_SAMPLE], segments, entries)
     _merge_lists(arrays[BY_FEATURE], segments, n_features, entries)
@@ -105,8 +105,8 @@ class _Stream:
         """How many entries come before (feature, bits), those equal to it included or not."""
         lo = int(np.searchsorted(self.features, feature, "left"))
         hi = int(np.searchsorted(self.features, feature, "right"))
-        side = "right" if including else "left"
-        return lo + int(np.searchsorted(self.bits[lo:hi], self.bits.dtype.type(bits), side))
+        side: Literal["left", "right"] = "right" if including else "left"
+        return lo + int(np.searchsorted(self.bits[lo:hi], np.array(bits, self.bits.dtype), side))
 
     def take(self, count: int) -> tuple[Array, Array, Array]:
         """Remove the first entries: features, samples, activations."""

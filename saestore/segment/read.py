@@ -13,8 +13,8 @@ from saestore.storage import ArrayReader, SnapshotStore, read_all
 
 Array = np.ndarray[Any, Any]
 
-# Opening reads the shard indexes of segments up to this many shards (268 million non-zeros); of larger ones a query reads
-# those it needs.
+# Opening reads the shard indexes of segments up to this many shards (268 million non-zeros); of larger ones a query
+# reads those it needs.
 _WARM_SHARDS = 64
 
 
@@ -81,9 +81,7 @@ class Segment:
         spans = [(int(p[0]), int(p[-1])) for p in pointers]
         blocks = read_all([(indices, a, b) for a, b in spans] + [(data, a, b) for a, b in spans])
         half = len(ranges)
-        return [
-            (p - p[0], i, d) for p, i, d in zip(pointers, blocks[:half], blocks[half:], strict=True)
-        ]
+        return [(p - p[0], i, d) for p, i, d in zip(pointers, blocks[:half], blocks[half:], strict=True)]
 
     def row_pointers(self, start: int, stop: int) -> Array:
         """Pointers of the samples `start` to `stop`, (stop - start + 1,)."""

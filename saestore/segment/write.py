@@ -18,15 +18,15 @@ Array = np.ndarray[Any, Any]
 
 
 def create_segment(
-    parent: zarr.Group, start: int, stop: int, nnz: int, n_features: int, dtype: Any, codec: str
+    parent: zarr.Group, start: int, stop: int, nnz: int, *, n_features: int, dtype: Any, codec: str
 ) -> tuple[zarr.Group, dict[str, dict[str, zarr.Array[Any]]]]:
     """Create the groups and empty arrays of a segment under the group ``segments``.
 
     Returns
     -------
     group, arrays
-        The segment's group, and its arrays by matrix and name. They must be filled through these: an array that is opened
-        again has forgotten that it writes chunks of zeros too.
+        The segment's group, and its arrays by matrix and name. They must be filled through these: an array that is
+        opened again has forgotten that it writes chunks of zeros too.
     """
     group = parent.create_group(
         f"{start}-{stop}", attributes={"start": start, "stop": stop, "nnz": nnz, "n_features": n_features}
@@ -57,7 +57,7 @@ def write_statistics(group: zarr.Group, moments: Moments, codec: str) -> None:
 
 
 def write_segment(
-    parent: zarr.Group, start: int, indptr: Array, indices: Array, data: Array, n_features: int, codec: str
+    parent: zarr.Group, start: int, indptr: Array, indices: Array, data: Array, *, n_features: int, codec: str
 ) -> SegmentInfo:
     """Write samples ``start`` to ``start + len(indptr) - 1`` as a segment; nothing names it yet.
 
@@ -73,7 +73,7 @@ def write_segment(
     Memory: some 48 bytes a non-zero of the segment.
     """
     stop, nnz = start + len(indptr) - 1, len(indices)
-    group, arrays = create_segment(parent, start, stop, nnz, n_features, data.dtype, codec)
+    group, arrays = create_segment(parent, start, stop, nnz, n_features=n_features, dtype=data.dtype, codec=codec)
     by_sample = {"indptr": indptr.astype(np.int64, copy=False), "indices": indices, "data": data}
     _fill(arrays[BY_SAMPLE], by_sample)
     column_ptr, rows, values = to_impact_order(indptr, indices, data, n_features)

@@ -43,7 +43,7 @@ def codec_arguments(dtype: np.dtype[Any], codec: str) -> dict[str, Any]:
     }
 
 
-def create_array(
+def create_array(  # noqa: PLR0917
     group: zarr.Group,
     name: str,
     shape: Sequence[int],

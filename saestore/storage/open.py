@@ -41,7 +41,7 @@ def open_root(location: Any, mode: str) -> zarr.Group:
     label = describe(location)
     local = _local_path(location)
     if local is not None:
-        _check_local(local, mode)
+        _check_local(local)
         location = str(local)
     try:
         root = _open_existing(location, "r" if mode == "r" else "r+", label)
@@ -83,15 +83,14 @@ def _local_path(location: Any) -> Path | None:
     return None
 
 
-def _check_local(path: Path, mode: str) -> None:
+def _check_local(path: Path) -> None:
     if path.is_file() and path.suffix != ".zip":
         raise StoreFormatError(f"{path} is a file; a store is a folder. Name another path with --store.")
-    if path.is_dir() and not (path / "zarr.json").exists():
-        if next(path.iterdir(), None) is not None:
-            raise StoreFormatError(
-                f"{path} is a folder but no saestore store (it has no zarr.json). Name the folder that "
-                "`saestore build` made, or a new path to build one."
-            )
+    if path.is_dir() and not (path / "zarr.json").exists() and next(path.iterdir(), None) is not None:
+        raise StoreFormatError(
+            f"{path} is a folder but no saestore store (it has no zarr.json). Name the folder that "
+            "`saestore build` made, or a new path to build one."
+        )
 
 
 def describe(location: Any) -> str:

@@ -1,8 +1,8 @@
 """Reading slices of immutable one-dimensional arrays, in as few requests as the bytes allow.
 
-Two ways give the same answer. `ArrayReader` asks zarr, through a `SnapshotStore` that remembers shard indexes, so that a
-short slice is one request. On a local folder, `LocalShards` reads the bytes itself: zarr's general machinery takes 1.2 ms
-for a chunk that the disk and the codec hand over in 0.05 ms. See ``docs/decisions/001-local-reads.md``.
+Two ways give the same answer. `ArrayReader` asks zarr, through a `SnapshotStore` that remembers shard indexes, so that
+a short slice is one request. On a local folder, `LocalShards` reads the bytes itself: zarr's general machinery takes
+1.2 ms for a chunk that the disk and the codec hand over in 0.05 ms. See ``docs/decisions/001-local-reads.md``.
 """
 
 from __future__ import annotations
@@ -43,13 +43,16 @@ class SnapshotStore(WrapperStore[Store]):
         self.documents: dict[str, bytes] = {}
 
     @property
+    def inner(self) -> Store:
+        """The store itself."""
+        return self._store
+
+    @property
     def read_only(self) -> bool:
         """Always: zarr would wrap a writable store anew on every opening, and forget what this one remembers."""
         return True
 
-    async def get(
-        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Read a key, shard indexes from memory where they were read before."""
         if isinstance(byte_range, SuffixByteRequest):
             held = self._indexes.get((key, byte_range.suffix))
@@ -109,6 +112,11 @@ class ArrayReader:
                 return self._local.read(start, stop)
             return np.asarray(self._array[start:stop])
 
+    @property
+    def is_local(self) -> bool:
+        """True where slices are read without zarr."""
+        return self._local is not None
+
     def warm(self) -> None:
         """Read the shard indexes, so that the first query need not. One or two requests a shard."""
         per_shard = int((self._array.shards or self._array.chunks)[0])
@@ -160,7 +168,7 @@ def _plan_runs(wanted: Sequence[tuple[ArrayReader, int, int]]) -> list[tuple[Arr
 
 
 def _read_parallel(slices: Sequence[tuple[ArrayReader, int, int]]) -> list[np.ndarray[Any, Any]]:
-    if len(slices) <= 1 or all(reader._local is not None for reader, _, _ in slices):
+    if len(slices) <= 1 or all(reader.is_local for reader, _, _ in slices):
         return [reader.read(start, stop) for reader, start, stop in slices]
     with ThreadPoolExecutor(min(_POOL_SIZE, len(slices))) as pool:
         return list(pool.map(lambda s: s[0].read(s[1], s[2]), slices))
@@ -169,8 +177,8 @@ def _read_parallel(slices: Sequence[tuple[ArrayReader, int, int]]) -> list[np.nd
 class LocalShards:
     """A sharded array in a local folder, read with one ``pread`` a run of chunks.
 
-    Knows the codec chains that `saestore.storage.arrays` writes (pcodec or blosc, then CRC-32C, shard index at the end);
-    `of` returns None for any other, which zarr then reads.
+    Knows the codec chains that `saestore.storage.arrays` writes (pcodec or blosc, then CRC-32C, shard index at the
+    end); `of` returns None for any other, which zarr then reads.
     """
 
     def __init__(self, folder: Path, array: zarr.Array[Any], decode: Callable[[bytes], np.ndarray[Any, Any]]) -> None:
@@ -185,7 +193,7 @@ class LocalShards:
     @classmethod
     def of(cls, store: SnapshotStore, array: zarr.Array[Any]) -> LocalShards | None:
         """Reader for `array`, or None where zarr has to read it."""
-        inner = store._store
+        inner = store.inner
         meta: dict[str, Any] = array.metadata.to_dict()  # type: ignore[assignment]
         if type(inner) is not LocalStore or array.ndim != 1 or meta["chunk_key_encoding"]["name"] != "default":
             return None
@@ -256,7 +264,7 @@ def _decoder(
 
 def _without_crc(raw: bytes) -> bytes:
     body = raw[:-4]
-    if len(raw) < 4 or google_crc32c.value(body) != int.from_bytes(raw[-4:], "little"):  # noqa: PLR2004
+    if len(raw) < 4 or google_crc32c.value(body) != int.from_bytes(raw[-4:], "little"):
         raise ValueError("stored and computed checksums do not match")
     return body
 

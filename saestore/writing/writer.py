@@ -72,8 +72,12 @@ class SetWriter:
         return group
 
     def start(self, attributes: SetAttributes, fill: Callable[[zarr.Group], Mapping[str, str]]) -> None:
-        """Create the set: `fill` writes what lies beside the segments (items) and returns the digests of its metadata;
-        then the attributes make the set exist.
+        """Create the set; its attributes, written last, make it exist.
+
+        Parameters
+        ----------
+        fill
+            Writes what lies beside the segments (items) and returns the digests of its metadata.
 
         Raises
         ------
@@ -116,7 +120,13 @@ class SetWriter:
         parent: Any = self.group[SEGMENTS]
         with self._errors():
             info = write_segment(
-                parent, attributes.n_samples, indptr, indices, data, attributes.n_features, attributes.codec
+                parent,
+                attributes.n_samples,
+                indptr,
+                indices,
+                data,
+                n_features=attributes.n_features,
+                codec=attributes.codec,
             )
             self.commit(replace(attributes.with_segments([*attributes.segments, info]), **changes))
         return info
@@ -164,7 +174,12 @@ class SetWriter:
         segments = [Segment(snapshot, parent.path, info) for info in run]
         with self._errors():
             merged = merge_segments(
-                parent, segments, attributes.n_features, attributes.dtype, attributes.codec, memory
+                parent,
+                segments,
+                n_features=attributes.n_features,
+                dtype=attributes.dtype,
+                codec=attributes.codec,
+                memory=memory,
             )
             kept = [merged if s is run[0] else s for s in attributes.segments if s is run[0] or s not in run]
             self.commit(attributes.with_segments(kept))
@@ -244,4 +259,3 @@ def remove_partial_files(root: zarr.Group, path: str) -> None:
     if folder is not None:
         for leftover in (folder / path).rglob("*.partial"):
             leftover.unlink(missing_ok=True)
-
