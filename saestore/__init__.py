@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from saestore.activations import ActivationSet, Histogram, TopFeatures, TopSamples
-    from saestore.build import build
+    from saestore.building import build
     from saestore.store import Store, open
 
 __version__ = "0.1.0"
@@ -24,7 +24,7 @@ _WHERE = {
     "Store": "saestore.store",
     "TopFeatures": "saestore.activations",
     "TopSamples": "saestore.activations",
-    "build": "saestore.build",
+    "build": "saestore.building",
     "open": "saestore.store",
 }
 

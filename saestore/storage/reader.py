@@ -194,7 +194,7 @@ class LocalShards:
     def of(cls, store: SnapshotStore, array: zarr.Array[Any]) -> LocalShards | None:
         """Reader for `array`, or None where zarr has to read it."""
         inner = store.inner
-        meta: dict[str, Any] = array.metadata.to_dict()  # type: ignore[assignment]
+        meta: dict[str, Any] = array.metadata.to_dict()
         if type(inner) is not LocalStore or array.ndim != 1 or meta["chunk_key_encoding"]["name"] != "default":
             return None
         codecs = [_codec(c) for c in meta["codecs"]]

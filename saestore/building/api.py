@@ -6,9 +6,9 @@ import warnings
 from typing import Any
 
 from saestore.activations import ActivationSet
-from saestore.build.pipeline import check_finite, encode_and_write
-from saestore.build.plan import Plan, Request, make_plan
-from saestore.build.progress import Bars
+from saestore.building.pipeline import check_finite, encode_and_write
+from saestore.building.plan import Plan, Request, make_plan
+from saestore.building.progress import Bars
 from saestore.errors import NotFoundError
 from saestore.format import SetAttributes
 from saestore.store import Store, start_set

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from saestore.build.plan import Plan
+from saestore.building.plan import Plan
 from saestore.encode import Dropped, SparseBatch, reduce_batch
 from saestore.errors import InvalidInputError
 from saestore.writing import SetWriter
