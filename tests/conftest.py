@@ -1,9 +1,12 @@
 """What every test shares."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+import saestore
 
 # Hypothesis' own profile for shared machines: the same examples in every run, and no deadline, because a test that
 # fails when the machine is busy says nothing of the code. `pytest --hypothesis-profile=default` looks for new ones.
@@ -20,3 +23,40 @@ def data_dir() -> Path:
 def project_dir() -> Path:
     """The root of the checkout: examples, documentation, the top-level cli.py."""
     return Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def example_store(tmp_path_factory: pytest.TempPathFactory, project_dir: Path) -> Path:
+    """A store of both shipped examples, built from their embeddings through their SAEs. Not to be written to."""
+    pytest.importorskip("torch", reason="building needs torch")
+    store = tmp_path_factory.mktemp("examples") / "activations.zarr"
+    clevr, isarcasm = project_dir / "examples" / "clevr", project_dir / "examples" / "isarcasm"
+    saestore.build(
+        "CLEVR",
+        store=store,
+        sample_type="patch",
+        embeddings=clevr / "embeddings.npy",
+        sae=clevr / "sae",
+        items=clevr / "metadata.csv",
+        progress=False,
+    )
+    saestore.build(
+        "iSarcasm",
+        store=store,
+        sample_type="token",
+        embeddings=isarcasm / "embeddings.npy",
+        sae=isarcasm / "sae",
+        items=isarcasm / "texts.csv",
+        item_ptr=f"{isarcasm}/tokens.npz:text_ptr",
+        token_spans=f"{isarcasm}/tokens.npz:offsets",
+        progress=False,
+    )
+    return store
+
+
+@pytest.fixture
+def checkout_after_demo(tmp_path: Path, project_dir: Path, example_store: Path) -> Path:
+    """A directory with `examples` and a store `activations.zarr` of one's own, as a checkout has after `make demo`."""
+    (tmp_path / "examples").symlink_to(project_dir / "examples")
+    shutil.copytree(example_store, tmp_path / "activations.zarr")
+    return tmp_path
