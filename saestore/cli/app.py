@@ -1,0 +1,21 @@
+"""The group of all commands."""
+
+import click
+
+from saestore import __version__
+from saestore.cli.build import build
+from saestore.cli.group import DebugOption, ErrorGroup
+from saestore.cli.info import info
+from saestore.cli.stats import stats
+from saestore.cli.top import top_features, top_samples
+from saestore.cli.upkeep import compact, verify
+
+
+@click.group(cls=ErrorGroup, params=[DebugOption()], context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="saestore %(version)s")
+def main() -> None:
+    """Store the activations of sparse autoencoders, and ask what makes a feature fire."""
+
+
+for command in (build, info, top_samples, top_features, stats, verify, compact):
+    main.add_command(command)

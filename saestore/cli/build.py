@@ -1,0 +1,161 @@
+"""`saestore build`: embeddings through an SAE into the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from saestore.cli import keys, output
+from saestore.cli.group import command, note
+from saestore.cli.info import overview
+from saestore.cli.table import pairs
+from saestore.cli.target import json_option, store_option
+from saestore.errors import InvalidInputError, NotFoundError
+
+if TYPE_CHECKING:
+    from saestore.sources import Dataset
+
+# Copies of what saestore.format and saestore.building.plan allow: those import numpy, and help must not wait for that.
+SAMPLE_TYPES = ("patch", "token", "cls")
+DTYPES = ("float32", "float16")
+CODECS = ("pcodec", "blosc")
+
+# Files that belong to one dataset; they cannot serve several.
+_OF_ONE_DATASET = ("embeddings", "items", "item_ptr", "token_spans")
+
+
+@command("build", example="saestore build CLEVR", keys=keys.SETS)
+@click.argument("datasets", metavar="[DATASET]...", nargs=-1)
+@click.option(
+    "--sample-type",
+    metavar="TYPE",
+    type=click.Choice(SAMPLE_TYPES),
+    help="patch, token or cls.  [default: all whose embeddings are found; with --embeddings, that of the dataset]",
+)
+@click.option(
+    "--embeddings",
+    metavar="PATH",
+    help="File or folder: .pt alone or in chunks, .npy, .safetensors, a zarr array.  [default: found by name under "
+    "$SAESTORE_SCRATCH/Embeddings/DATASET/]",
+)
+@click.option(
+    "--sae",
+    metavar="SAE",
+    help="Folder in sae_lens format, RELEASE:SAE_ID, a CLIP-Scope checkpoint, or clip-scope-22 or "
+    "gemma-scope-9b-34-16k.  [default: that of the dataset]",
+)
+@click.option("--items", metavar="CSV", help="metadata.csv of the images or texts: keys, split, concepts.")
+@click.option(
+    "--item-ptr",
+    metavar="PTR",
+    help="Which samples belong to which item: FILE.npy, FILE.npz:NAME, a token_counts .pt, or a number of samples an "
+    "item.  [default: the samples divide evenly among the items]",
+)
+@click.option(
+    "--token-spans",
+    metavar="FILE",
+    help="First character of every token in its text, and the one after its last: FILE.npy or FILE.npz:NAME.",
+)
+@click.option("--device", metavar="DEVICE", default="cpu", show_default=True, help="Where to encode: cpu or cuda.")
+@click.option(
+    "--dtype",
+    metavar="DTYPE",
+    type=click.Choice(DTYPES),
+    help="float32 or float16, whose error is measured and recorded.  [default: that of the SAE, lossless]",
+)
+@click.option(
+    "--top-k",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Keep only the N strongest of each sample; what that drops is recorded.  [default: all]",
+)
+@click.option(
+    "--segment-rows",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Samples of a segment, the unit of commit.  [default: some two million non-zeros]",
+)
+@click.option(
+    "--codec",
+    metavar="CODEC",
+    type=click.Choice(CODECS),
+    default="pcodec",
+    show_default=True,
+    help="pcodec, or blosc for readers in other languages.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a set of the same name that another build made.")
+@store_option
+@json_option
+def build(
+    datasets: tuple[str, ...], sample_type: str | None, embeddings: str | None, location: str, as_json: bool, **how: Any
+) -> None:
+    """Encode embeddings through an SAE and store the non-zeros.
+
+    Without a name, all known datasets whose embeddings are found. What was killed goes on where it was when the same
+    command is given again; what is complete is left as it is.
+    """
+    _check_for_one({"embeddings": embeddings, **how}, len(datasets))
+    if (how["item_ptr"] or "").isdecimal():
+        how["item_ptr"] = int(how["item_ptr"])
+    found = []
+    for dataset, each in _jobs(datasets, sample_type, embeddings):
+        found.append(_build_one(dataset, store=location, sample_type=each, embeddings=embeddings, **how))
+        if not as_json:
+            output.title(found[-1]["path"])
+            click.echo("\n".join(pairs(overview(found[-1]), output.line_width())))
+    if as_json:
+        output.document({"store": location, "sets": found})
+
+
+def _check_for_one(given: dict[str, Any], n_datasets: int) -> None:
+    for name in _OF_ONE_DATASET:
+        if given[name] is not None and n_datasets != 1:
+            option = "--" + name.replace("_", "-")
+            raise click.UsageError(f"{option} belongs to one dataset; name exactly one, not {n_datasets}.")
+
+
+def _build_one(dataset: str, **how: Any) -> dict[str, Any]:
+    import saestore
+
+    try:
+        return saestore.build(dataset, progress=True, **how).info()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted. What is committed is kept; the same command goes on.") from None
+
+
+def _jobs(names: tuple[str, ...], sample_type: str | None, embeddings: str | None) -> list[tuple[str, str | None]]:
+    """Which dataset and sample type to build, one after the other."""
+    from saestore.sources import DATASETS, find_dataset
+
+    if embeddings is not None:
+        return [(names[0], sample_type)]
+    jobs: list[tuple[str, str | None]] = []
+    for dataset in [find_dataset(name) for name in names] or DATASETS:
+        tried = dict(_found(dataset, sample_type))
+        jobs += [(dataset.name, each) for each, missing in tried.items() if missing is None]
+        reasons = [missing for missing in tried.values() if missing is not None]
+        if names and len(reasons) == len(tried):
+            raise reasons[0]
+        for reason in reasons:
+            note(f"skipping: {reason}")
+    if not jobs:
+        raise NotFoundError(
+            "no embeddings of any known dataset were found: set SAESTORE_SCRATCH to the folder that holds "
+            "Embeddings/<dataset>/, or name a dataset and give its --embeddings."
+        )
+    return jobs
+
+
+def _found(dataset: Dataset, sample_type: str | None) -> Iterator[tuple[str, Exception | None]]:
+    """Each sample type with the reason why its embeddings cannot be had, None where they can."""
+    from saestore.sources import find_embeddings
+
+    for each in (sample_type,) if sample_type else dataset.sample_types:
+        try:
+            find_embeddings(dataset, each)
+        except (NotFoundError, InvalidInputError) as e:
+            yield each, e
+        else:
+            yield each, None

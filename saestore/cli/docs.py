@@ -1,0 +1,76 @@
+"""Writes ``docs/cli.md`` from the commands themselves: ``python -m saestore.cli.docs > docs/cli.md``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import click
+
+from saestore.cli.app import main
+from saestore.cli.group import Command
+
+_HEAD = """\
+# The command line
+
+<!-- Made by `python -m saestore.cli.docs > docs/cli.md` from the commands themselves; change it there. -->
+
+`saestore` runs a command on a store: `--store PATH`, else `$SAESTORE_PATH`, else `./activations.zarr`. A command about
+one activation set takes it as SET, any part of its path that fits one set only (`CLEVR`, `CLEVR/patch`), or as
+`--dataset`, `--sample-type` and `--sae`; where a store has one set, it need not be named.
+
+Answers go to stdout, progress and messages to stderr. A table fits the terminal, or 100 columns where there is none.
+With `--json` a query prints one JSON document with the keys listed below; NaN is null there.
+
+The exit status is 0 where all went well; 1 for an error, told in one line; 2 for wrong usage; 130 after Ctrl-C. To see
+where in the code an error comes from, add `--debug`.
+"""
+
+
+def page() -> str:
+    """The whole page, in Markdown."""
+    return "\n".join([_HEAD, *(_section(name, command) for name, command in main.commands.items())])
+
+
+def _section(name: str, command: click.Command) -> str:
+    usage = " ".join(["saestore", name, *command.collect_usage_pieces(click.Context(command))])
+    parts = [f"## `saestore {name}`", _paragraphs(command.help or ""), f"    {usage}", _options(command)]
+    if isinstance(command, Command):
+        if command.keys:
+            parts.append(_keys(command.keys))
+        # Building needs embeddings of one's own.
+        skip = "<!-- skip: needs embeddings in a scratch folder -->\n" if name == "build" else ""
+        parts.append(f"{skip}```console\n$ {command.example}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def _paragraphs(text: str) -> str:
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
+
+def _options(command: click.Command) -> str:
+    rows = []
+    for option in command.params:
+        if isinstance(option, click.Option):
+            # Every option that takes a value says in its own metavar what; click's spelling of types varies.
+            name = f"{', '.join(option.opts)} {option.metavar or ''}".strip()
+            rows.append(f"- `{name}`: {' '.join((option.help or '').split())}{_note(option)}")
+    return "\n".join(rows)
+
+
+def _note(option: click.Option) -> str:
+    if option.required:
+        return " [required]"
+    return f" [default: {option.default}]" if option.show_default else ""
+
+
+def _keys(keys: Mapping[str, str]) -> str:
+    return "\n".join(["The keys of its JSON:", "", *_rows(keys)])
+
+
+def _rows(keys: Mapping[str, str]) -> Iterator[str]:
+    for key, says in keys.items():
+        yield f"- `{key}`: {says}"
+
+
+if __name__ == "__main__":
+    click.echo(page(), nl=False)

@@ -1,0 +1,100 @@
+"""What all commands share: their errors, `--debug`, an example each, and the keys of their JSON."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import click
+
+from saestore.errors import SaestoreError
+
+INTERRUPTED = 130  # what a shell reports of a process that Ctrl-C ended
+_DEBUG = "saestore.debug"
+_OPTIONAL = ("torch", "sae_lens", "safetensors", "tqdm")  # of the extra `sae`
+
+
+class DebugOption(click.Option):
+    """``--debug``, which works before and after the name of a command."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ["--debug"],
+            is_flag=True,
+            expose_value=False,
+            callback=_remember_debug,
+            help="Show the traceback of an error.",
+        )
+
+
+def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    ctx.meta[_DEBUG] = value or ctx.meta.get(_DEBUG, False)
+
+
+class Command(click.Command):
+    """A command with `--debug`, an example, and the keys of the document that its ``--json`` prints."""
+
+    def __init__(self, name: str | None, *, example: str, keys: Mapping[str, str] | None, **kwargs: Any) -> None:
+        super().__init__(name, epilog=f"Example: {example}", **kwargs)
+        self.params.append(DebugOption())
+        self.example = example
+        self.keys = keys or {}
+
+
+def command(
+    name: str, *, example: str, keys: Mapping[str, str] | None = None
+) -> Callable[[Callable[..., Any]], Command]:
+    """Make a command of a function, as `click.command`."""
+    return click.command(name, cls=Command, example=example, keys=keys)
+
+
+class ErrorGroup(click.Group):
+    """A group that tells every error in one line on stderr and exits with status 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Commands in the order in which one meets them, not in that of the alphabet."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was asked for."""
+        for stream in (sys.stdout, sys.stderr):
+            # A text may hold what the terminal's encoding cannot show; that is no reason to fail.
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            try:
+                return super().invoke(ctx)
+            except (click.ClickException, click.exceptions.Exit, click.Abort):
+                raise
+            except (Exception, KeyboardInterrupt) as e:
+                if isinstance(e, OSError) and e.errno == errno.EPIPE:
+                    raise  # click ends quietly when the reader of a pipe is gone
+                if ctx.meta.get(_DEBUG) and not isinstance(e, KeyboardInterrupt):
+                    raise
+                _fail(ctx, e)
+
+
+def _fail(ctx: click.Context, e: BaseException) -> NoReturn:
+    if isinstance(e, KeyboardInterrupt):
+        note("interrupted." if not e.args else str(e.args[0]))
+        ctx.exit(INTERRUPTED)
+    text = str(e)
+    if isinstance(e, ModuleNotFoundError) and e.name in _OPTIONAL:
+        text = f"this needs {e.name}, which is not installed: pip install 'saestore[sae]'."
+    elif not isinstance(e, SaestoreError | OSError):
+        text = f"unexpected {type(e).__name__}: {text}; run with --debug for the traceback."
+    note(f"error: {text or type(e).__name__}")
+    ctx.exit(1)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    note(f"warning: {message}")
+
+
+def note(message: str) -> None:
+    """Say something to the person at the terminal, in one line on stderr."""
+    click.echo(f"saestore: {' '.join(message.split())}", err=True)

@@ -1,0 +1,89 @@
+"""What the keys of the JSON documents mean; the page ``docs/cli.md`` is made from these."""
+
+SET = {"set": "path of the activation set"}
+
+PLACE = {
+    "sample": "number of the sample",
+    "item": "number of its item",
+    "key": "path or id of the item, null where the store has no items",
+    "position": "which patch or token of its item it is",
+    "row": "row of the patch in a square grid, else null",
+    "column": "column of the patch, else null",
+    "text": "the text of the item, else null",
+    "token": "the token in the text, null where the store has no spans",
+    "char_start": "first character of the token in the text, else null",
+    "char_stop": "the one after its last, else null",
+}
+
+TOP_SAMPLES = {
+    **SET,
+    "per": "`sample` or `item`",
+    "n": "rows for each feature at most",
+    "where": "the condition, or null",
+    "rows": "one for each sample, strongest first",
+    "rows[].feature": "number of the feature",
+    "rows[].activation": "its value there",
+    **{f"rows[].{key}": says for key, says in PLACE.items()},
+}
+
+TOP_FEATURES = {
+    **SET,
+    "n": "rows for each sample at most",
+    "rows": "one for each feature of each sample, strongest first",
+    **{key: says for key, says in TOP_SAMPLES.items() if key.startswith("rows[]")},
+}
+
+STATS = {
+    **SET,
+    "n_samples": "samples that the statistics are over",
+    "where": "the condition, or null",
+    "rows": "one for each feature",
+    "rows[].feature": "number of the feature",
+    "rows[].n_active": "samples where it is not zero",
+    "rows[].frac_nonzero": "n_active as a share of all samples",
+    "rows[].mean": "mean activation over all samples",
+    "rows[].std": "population standard deviation over all samples",
+    "rows[].mean_active": "mean over the samples where it is active; null when dead",
+    "rows[].min": "smallest activation where it is active; null when dead",
+    "rows[].max": "largest activation where it is active; null when dead",
+    "rows[].sum": "sum of its activations",
+    "rows[].sum_sq": "sum of its squared activations",
+}
+
+SET_INFO = {
+    "path": "path of the set",
+    "n_samples": "number of samples",
+    "n_features": "number of features",
+    "n_items": "number of items",
+    "nnz": "number of non-zeros",
+    "l0": "mean number of active features a sample, null without samples",
+    "dead_features": "features that are never active",
+    "stored_bytes": "bytes of all arrays of the set",
+    "dense_bytes": "bytes of the same activations as a dense float32 tensor",
+    "ratio": "dense_bytes / stored_bytes",
+    "bytes_per_nonzero": "stored_bytes / nnz, null without non-zeros",
+    "dtype": "dtype of the activations",
+    "codec": "`pcodec` or `blosc`",
+    "segments": "names of the committed segments",
+    "complete": "false while a build is not done",
+    "planned_samples": "samples that the build will have written, null when complete",
+    "sae": "what is known of the SAE",
+    "source": "where the activations came from",
+    "dropped": "what `--top-k` or `--dtype float16` dropped, null where nothing was",
+    "summary": "figures of the build, such as `explained_variance` of its first batch",
+}
+
+SETS = {
+    "store": "the store",
+    "sets": "one for each activation set",
+    **{f"sets[].{key}": says for key, says in SET_INFO.items()},
+}
+
+VERIFY = {
+    "ok": "true when nothing is wrong",
+    "checked": "paths of the sets that were read",
+    "problems": "one for each thing that is wrong",
+    "problems[].set": 'path of the set, "" for what belongs to none',
+    "problems[].node": "the damaged array, group or file",
+    "problems[].what": "what is wrong with it",
+}

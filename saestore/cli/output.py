@@ -1,0 +1,69 @@
+"""Answers on stdout: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import click
+
+from saestore.cli.table import Column, render
+from saestore.cli.text import clip
+
+_WIDTH = 100  # of lines that go to a file or another program
+
+
+def line_width() -> int:
+    """Width of the terminal, or 100 where stdout is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH
+
+
+def title(text: str) -> None:
+    """Print a heading; bold in a terminal."""
+    click.secho(clip(text, line_width()), bold=True)
+
+
+def table(columns: Sequence[Column]) -> None:
+    """Print a table, its head bold in a terminal."""
+    head, *lines = render(columns, line_width())
+    click.secho(head, bold=True)
+    if lines:
+        click.echo("\n".join(lines))
+
+
+def document(value: Any) -> None:
+    """Print one JSON document. What is not a number there (NaN, infinity) becomes null."""
+    click.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str | int | None):
+        return value
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return _plain(value.tolist())  # numpy's arrays and scalars
+
+
+class Status:
+    """One line on stderr that says what is going on and is gone at the end; nothing where stderr is no terminal."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __call__(self, message: str) -> None:
+        """Say this instead of what was said before."""
+        if sys.stderr.isatty():
+            click.echo(f"\r\033[K{clip(message, shutil.get_terminal_size().columns - 1)}", err=True, nl=False)
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        if sys.stderr.isatty():
+            click.echo("\r\033[K", err=True, nl=False)

@@ -1,0 +1,99 @@
+"""What a sample is: which item, and which patch or token of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from saestore.cli.table import Column, numbers
+from saestore.cli.text import Marked, clean
+from saestore.items.stored import KEY, SPANS
+from saestore.storage import ArrayReader, SnapshotStore, read_all
+
+if TYPE_CHECKING:
+    from saestore.activations import ActivationSet
+
+Array = np.ndarray[Any, Any]
+TEXT = "text"
+
+
+def places(acts: ActivationSet, samples: Array) -> list[dict[str, Any]]:
+    """The place of every sample, with the keys that `saestore.cli.keys.PLACE` explains."""
+    items, positions = acts.item_index.locate(samples)
+    names = acts.items.names()
+    nothing: list[Any] = [None] * len(samples)
+    keys = _column(acts, KEY, items) if KEY in names else nothing
+    texts = _column(acts, TEXT, items) if TEXT in names else nothing
+    spans = (_spans(acts, samples) if TEXT in names else None) or [(None, None)] * len(samples)
+    side = _grid_side(acts)
+    rows = []
+    for i, (sample, item, position) in enumerate(
+        zip(samples.tolist(), items.tolist(), positions.tolist(), strict=True)
+    ):
+        start, stop = spans[i]
+        rows.append(
+            {
+                "sample": sample,
+                "item": item,
+                "key": keys[i],
+                "position": position,
+                "row": None if side is None else position // side,
+                "column": None if side is None else position % side,
+                "text": texts[i],
+                "token": None if start is None else texts[i][start:stop],
+                "char_start": start,
+                "char_stop": stop,
+            }
+        )
+    return rows
+
+
+def _column(acts: ActivationSet, name: str, items: Array) -> list[Any]:
+    return acts.items.column(name)[items].tolist()  # type: ignore[no-any-return]
+
+
+def _grid_side(acts: ActivationSet) -> int | None:
+    """Patches in a row of the grid, where samples are the patches of a square one."""
+    per_item = acts.attributes.item_size
+    if acts.path.split("/")[1] != "patch" or per_item is None or per_item == 1:
+        return None
+    side = math.isqrt(per_item)
+    return side if side * side == per_item else None
+
+
+def _spans(acts: ActivationSet, samples: Array) -> list[tuple[int | None, int | None]] | None:
+    """First and last character of every sample in its text, where the set knows them."""
+    group = acts.group
+    if any(name not in group for name in SPANS):
+        return None
+    store = SnapshotStore(group.store)
+    wanted = [(ArrayReader(store, f"{group.path}/{name}"), samples.tolist()) for name in SPANS]
+    values = [read_all([(reader, s, s + 1) for s in each]) for reader, each in wanted]
+    return [(int(start[0]), int(stop[0])) for start, stop in zip(*values, strict=True)]
+
+
+def place_columns(rows: Sequence[dict[str, Any]], *, several_per_item: bool) -> list[Column]:
+    """Columns of a table that show the places."""
+    columns = [numbers("sample", (r["sample"] for r in rows))]
+    if several_per_item:
+        columns.append(numbers("item", (r["item"] for r in rows)))
+    keys = ["" if r["key"] is None else clean(r["key"]) for r in rows]
+    if any(key not in ("", str(r["item"])) for key, r in zip(keys, rows, strict=True)):
+        columns.append(Column("key", keys, cut="start"))
+    if any(r["row"] is not None for r in rows):
+        columns += [numbers("row", (r["row"] for r in rows)), numbers("column", (r["column"] for r in rows))]
+    elif several_per_item:
+        columns.append(numbers("position", (r["position"] for r in rows)))
+    if any(r["text"] is not None for r in rows):
+        columns.append(Column("text", [shown_text(r) for r in rows], cut="end"))
+    return columns
+
+
+def shown_text(row: dict[str, Any]) -> str | Marked:
+    """The text of a place, its token marked where it is known."""
+    if row["char_start"] is None:
+        return clean(row["text"] or "")
+    return Marked.of(row["text"], row["char_start"], row["char_stop"])

@@ -1,0 +1,96 @@
+"""`saestore stats`: figures of every feature."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from saestore.cli import keys, output
+from saestore.cli.group import command
+from saestore.cli.table import Column, counts, decimals, numbers
+from saestore.cli.target import Target, json_option, with_target
+from saestore.cli.where import conditions, where_option
+from saestore.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import xarray
+
+_SHOWN = ("n_active", "frac_nonzero", "mean", "std", "mean_active", "min", "max")  # sums are for programs
+
+
+@command("stats", example="saestore stats --dataset CLEVR --sort max -n 10", keys=keys.STATS)
+@with_target
+@click.option("--feature", metavar="N", type=int, multiple=True, help="Of this feature only; may be repeated.")
+@click.option(
+    "--sort",
+    metavar="NAME",
+    help="Largest of this statistic first.  [default: n_active, or the order of --feature]",
+)
+@click.option("-n", metavar="N", type=click.IntRange(1), help="Rows.  [default: 20; all with --csv or --feature]")
+@where_option
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, of all features in their order.")
+@json_option
+def stats(
+    target: Target,
+    *,
+    feature: tuple[int, ...],
+    sort: str | None,
+    n: int | None,
+    where: list[tuple[str, str]],
+    as_csv: bool,
+    as_json: bool,
+) -> None:
+    """Show how often and how strongly features are active."""
+    if as_csv and as_json:
+        raise click.UsageError("Choose one of --csv and --json.")
+    acts = target.activations()
+    condition = conditions(acts, where)
+    data = acts.stats(list(feature) or None, where=condition)
+    if sort or not (feature or as_csv):
+        data = data.isel(feature=_order(data, sort or "n_active"))
+    limit = n if n is not None else None if feature or as_csv else 20
+    data = data.isel(feature=slice(0, limit))
+    if as_csv:
+        _write_csv(data)
+    elif as_json:
+        columns = {name: data[name].to_numpy().tolist() for name in _names(data)}
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        output.document({"set": acts.path, "n_samples": data.attrs["n_samples"], "where": condition, "rows": rows})
+    else:
+        shown = f"{data.sizes['feature']:,} of {acts.shape[1]:,} features"
+        output.title(f"{acts.path}: {shown} over {data.attrs['n_samples']:,} samples")
+        output.table([_column(name, data[name].to_numpy()) for name in ("feature", *_SHOWN)])
+
+
+def _names(data: xarray.Dataset) -> list[str]:
+    return ["feature", *map(str, data.data_vars)]
+
+
+def _order(data: xarray.Dataset, name: str) -> np.ndarray[Any, Any]:
+    """Largest first, NaN last, ties by ascending feature; by feature, the smallest first."""
+    import numpy as np
+
+    if name not in _names(data):
+        raise InvalidInputError(f"--sort {name}: sort by one of {', '.join(_names(data))}.")
+    values = data[name].to_numpy().astype(np.float64)
+    return np.argsort(values if name == "feature" else -values, kind="stable")
+
+
+def _column(name: str, values: np.ndarray[Any, Any]) -> Column:
+    if name == "feature":
+        return numbers(name, values.tolist())
+    return counts(name, values.tolist()) if values.dtype.kind in "iu" else decimals(name, values.tolist())
+
+
+def _write_csv(data: xarray.Dataset) -> None:
+    """Print every row: numbers as short as they are exact, nothing where a dead feature has none."""
+    import csv
+
+    columns = [("" if v != v else str(v) for v in data[name].to_numpy()) for name in _names(data)]  # noqa: PLR0124
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(_names(data))
+    writer.writerows(zip(*columns, strict=True))
+    sys.stdout.flush()

@@ -1,0 +1,73 @@
+"""`saestore verify` and `saestore compact`."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+from saestore.cli import keys, output
+from saestore.cli.group import command, note
+from saestore.cli.target import Target, json_option, with_target
+
+_SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<prefix>[kKMGT]?)(?P<binary>i?)B?\Z")
+_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+_SMALLEST = 1 << 20  # less than a mebibyte merges nothing
+
+
+@command("verify", example="saestore verify", keys=keys.VERIFY)
+@with_target
+@json_option
+@click.pass_context
+def verify(ctx: click.Context, target: Target, as_json: bool) -> None:
+    """Re-read everything and check it.
+
+    The whole store, or one set of it. Names each damaged array on a line of its own and exits with status 1; with
+    status 0 when nothing is wrong.
+    """
+    store = target.open()
+    with output.Status() as status:
+        report = store.verify(target.choose(store) if target.named else None, status)
+    if as_json:
+        problems = [{"set": p.path, "node": p.node, "what": p.what} for p in report.problems]
+        output.document({"ok": report.ok, "checked": report.checked, "problems": problems})
+    elif report.ok:
+        click.echo(f"Nothing is wrong. Checked: {', '.join(report.checked) or 'an empty store'}")
+    else:
+        for problem in report.problems:
+            click.echo(" ".join(str(problem).split()))
+        note(f"{len(report.problems)} problems found. Restore what is damaged from a copy, or build it anew.")
+    if not report.ok:
+        ctx.exit(1)
+
+
+def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
+    """A number of bytes: 1GiB, 500MB, 1073741824."""
+    match = _SIZE.match(value.strip())
+    if match is None:
+        raise click.BadParameter(f"{value!r} is no number of bytes; write 1GiB, 500MB or 1073741824.")
+    number = float(match["number"]) * (1024 if match["binary"] else 1000) ** _POWERS[match["prefix"].upper()]
+    if number < _SMALLEST:
+        raise click.BadParameter(f"{value!r} is too little to merge in; give 1MiB or more.")
+    return int(number)
+
+
+@command("compact", example="saestore compact CLEVR/patch --memory 2GiB")
+@with_target
+@click.option(
+    "--memory", metavar="SIZE", callback=_bytes, default="1GiB", show_default=True, help="Memory to merge in, at most."
+)
+def compact(target: Target, memory: int) -> None:
+    """Merge the segments of a set, or of every set.
+
+    Queries answer the same before, during and after. A build ends with it, so it is only needed after one that was not
+    finished.
+    """
+    read = target.open()
+    paths = [target.choose(read)] if target.named else read.sets()
+    store = target.open("a") if paths else read  # opening to write would create a store that is not there
+    for path in paths:
+        before = len(store[path].attributes.segments)
+        with output.Status() as status:
+            after = len(store.compact(path, memory=memory, progress=status).attributes.segments)
+        click.echo(f"{path}: {before} segment{'s' * (before != 1)} before, {after} now")
