@@ -25,7 +25,7 @@ from zarr.storage import LocalStore, WrapperStore
 from saestore.errors import CorruptStoreError
 from saestore.storage.open import missing_as_error
 
-_EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
+_EMPTY = 2**64 - 1  # length of a chunk that a shard does not have
 # Reads of many separate slices overlap their waiting; more threads than this only queue in zarr's event loop.
 _POOL_SIZE = 16
 
@@ -182,7 +182,7 @@ class LocalShards:
     """
 
     def __init__(self, folder: Path, array: zarr.Array[Any], decode: Callable[[bytes], np.ndarray[Any, Any]]) -> None:
-        self._folder = folder
+        self._chunks_folder = f"{folder}/c/"  # a plain string: joining paths costs as much as reading does
         self._decode = decode
         self._chunk = int(array.chunks[0])
         self._shard = int((array.shards or array.chunks)[0])
@@ -220,21 +220,22 @@ class LocalShards:
         return values[start - offset : stop - offset]
 
     def _chunks(self, shard: int, first: int, stop: int) -> list[np.ndarray[Any, Any]]:
+        path = f"{self._chunks_folder}{shard}"
         if not self._sharded:
-            return [self._checked((self._folder / "c" / str(shard)).read_bytes())]
-        index = self.index(shard)[first:stop]
-        if (index == _EMPTY).any():
-            raise CorruptStoreError(f"{self._folder}/c/{shard} lacks a chunk.")
-        lo, hi = int(index[:, 0].min()), int(index.sum(axis=1).max())
-        block = _pread(self._folder / "c" / str(shard), lo, hi - lo)
-        return [self._checked(block[int(o) - lo : int(o) - lo + int(n)]) for o, n in index]
+            return [self._checked(Path(path).read_bytes())]
+        places = self.index(shard)[first:stop].tolist()
+        if any(size == _EMPTY for _, size in places):
+            raise CorruptStoreError(f"{path} lacks a chunk.")
+        lo, hi = min(o for o, _ in places), max(o + n for o, n in places)
+        block = _pread(path, lo, hi - lo)
+        return [self._checked(block[o - lo : o - lo + n]) for o, n in places]
 
     def index(self, shard: int) -> np.ndarray[Any, Any]:
         """Byte offset and length of every chunk of a shard, (chunks, 2) uint64."""
         held = self._indexes.get(shard)
         if held is None:
             n = self._shard // self._chunk
-            raw = _pread(self._folder / "c" / str(shard), -(16 * n + 4), 16 * n + 4)
+            raw = _pread(f"{self._chunks_folder}{shard}", -(16 * n + 4), 16 * n + 4)
             held = np.frombuffer(_without_crc(raw), "<u8").reshape(n, 2)
             self._indexes[shard] = held
         return held
@@ -269,7 +270,7 @@ def _without_crc(raw: bytes) -> bytes:
     return body
 
 
-def _pread(path: Path, offset: int, count: int) -> bytes:
+def _pread(path: str, offset: int, count: int) -> bytes:
     fd = os.open(path, os.O_RDONLY)
     try:
         if offset < 0:
