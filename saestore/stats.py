@@ -78,39 +78,88 @@ class Moments:
         Memory: 16 bytes an entry.
         """
         n_active = np.diff(indptr).astype(np.int64)
-        total = segment_sums(data, indptr)
-        with np.errstate(invalid="ignore"):
-            mean = total / n_active
-        deviation = data.astype(np.float64)
-        deviation -= np.repeat(mean, n_active)
+        # Of float64 activations near the largest there is, sums may be infinite, as numpy's own are.
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = segment_sums(data, indptr)
+            deviation = data.astype(np.float64)
+            deviation -= np.repeat(total / n_active, n_active)
+            m2 = segment_sums(np.square(deviation, out=deviation), indptr)
         result = cls.zeros(len(n_active), n_rows, data.dtype)
         filled = np.flatnonzero(n_active)
         if len(filled):
             starts = indptr[filled]
             result.min[filled] = np.minimum.reduceat(data, starts)
             result.max[filled] = np.maximum.reduceat(data, starts)
-        m2 = segment_sums(np.square(deviation, out=deviation), indptr)
         return cls(n_rows, n_active, total, m2, result.min, result.max)
 
     def __add__(self, other: Moments) -> Moments:
         """Of both sets of samples together (Chan, Golub and LeVeque, 1983)."""
         n = self.n_active + other.n_active
-        with np.errstate(invalid="ignore", divide="ignore"):
-            delta = other.sum / other.n_active - self.sum / self.n_active
-            between = delta**2 * (self.n_active * (other.n_active / n))
         both = (self.n_active > 0) & (other.n_active > 0)
-        return Moments(
-            self.n_rows + other.n_rows,
-            n,
-            self.sum + other.sum,
-            self.m2 + other.m2 + np.where(both, between, 0.0),
-            np.fmin(self.min, other.min),
-            np.fmax(self.max, other.max),
-        )
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            delta = other.sum / other.n_active - self.sum / self.n_active
+            between = np.where(both, delta**2 * (self.n_active * (other.n_active / n)), 0.0)
+            total, m2 = self.sum + other.sum, self.m2 + other.m2 + between
+        low, high = np.fmin(self.min, other.min), np.fmax(self.max, other.max)
+        return Moments(self.n_rows + other.n_rows, n, total, m2, low, high)
 
     def take(self, features: Array) -> Moments:
         """Of these features only."""
         return Moments(self.n_rows, *(values[features] for values in self.arrays().values()))
+
+
+class RunningMoments:
+    """Sums of feature lists that come in pieces of any length.
+
+    They are made of blocks of fixed length, so that the same entries give the same bits whatever the pieces were: a
+    merge that was killed and one that was not end with the same bytes.
+
+    Parameters
+    ----------
+    indptr
+        Pointers of all lists, int64 (n_features + 1,).
+    n_rows
+        Number of samples.
+
+    Notes
+    -----
+    Memory: some 20 MB, and 40 bytes a feature.
+    """
+
+    BLOCK = 1 << 20
+
+    def __init__(self, indptr: Array, n_rows: int, dtype: Any) -> None:
+        self._indptr = indptr
+        self._total = Moments.zeros(len(indptr) - 1, n_rows, dtype)
+        self._block = np.empty(min(self.BLOCK, max(1, int(indptr[-1]))), dtype)
+        self._held = self._done = 0
+
+    def append(self, data: Array) -> None:
+        """Add the activations that follow."""
+        while len(data):
+            part, data = np.split(data, [len(self._block) - self._held])
+            self._block[self._held : self._held + len(part)] = part
+            self._held += len(part)
+            if self._held == len(self._block):
+                self._flush()
+
+    def close(self) -> Moments:
+        """The sums of all that was added."""
+        self._flush()
+        return self._total
+
+    def _flush(self) -> None:
+        if not self._held:
+            return
+        start, stop = self._done, self._done + self._held
+        first = int(np.searchsorted(self._indptr, start, "right")) - 1
+        last = int(np.searchsorted(self._indptr, stop, "left"))
+        pointers = np.clip(self._indptr[first : last + 1], start, stop) - start
+        block = Moments.of_lists(pointers, self._block[: self._held], 0)
+        features = np.arange(first, last)
+        for name, values in (self._total.take(features) + block).arrays().items():
+            self._total.arrays()[name][features] = values
+        self._done, self._held = stop, 0
 
 
 @dataclass(frozen=True)
@@ -164,6 +213,6 @@ def statistics_table(moments: Moments, features: Array | None = None) -> xarray.
     import xarray as xr
 
     ids = np.arange(len(moments.n_active)) if features is None else features
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         values = {s.name: ("feature", s.of(moments), {"long_name": s.says}) for s in STATISTICS}
     return xr.Dataset(values, coords={"feature": ids}, attrs={"n_samples": moments.n_rows})

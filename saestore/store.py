@@ -22,9 +22,9 @@ from saestore.format import (
 from saestore.items import Items, as_items, item_pointers
 from saestore.items.index import ItemIndex
 from saestore.items.stored import write_items
-from saestore.segment.write import documents_digest
-from saestore.storage import open_root
-from saestore.verify import Report, verify_set
+from saestore.segment.write import document_digests
+from saestore.storage import find_sets, missing_as_error, open_root
+from saestore.verify import Report, verify_set, verify_store
 from saestore.writing import SetWriter
 from saestore.writing.writer import DEFAULT_MEMORY, Progress
 
@@ -70,11 +70,10 @@ class Store:
 
     def sets(self) -> list[str]:
         """Paths of all activation sets, ``dataset/sample_type/sae``, sorted."""
-        found = []
-        for dataset, level in _groups(self.root):
-            for sample_type, inner in _groups(level):
-                found += [f"{dataset}/{sample_type}/{sae}" for sae, g in _groups(inner) if "format" in g.attrs]
-        return sorted(found)
+        found, damaged = find_sets(self.root)
+        if damaged:
+            raise next(iter(damaged.values()))
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.sets())
@@ -99,9 +98,10 @@ class Store:
         """
         wanted = path.strip("/").split("/")
         if len(wanted) == 3:
-            group = self.root.get("/".join(wanted))
-            if isinstance(group, zarr.Group) and "format" in group.attrs:
-                return "/".join(wanted)
+            with missing_as_error(path):
+                group = self.root.get("/".join(wanted))
+                if isinstance(group, zarr.Group) and "format" in group.attrs:
+                    return "/".join(wanted)
         sets = self.sets()
         fits = [s for s in sets if _contains(s.split("/"), wanted)] if path.strip("/") else sets
         if len(fits) == 1:
@@ -184,7 +184,8 @@ class Store:
         with SetWriter(self.root, path) as writer:
             existing = writer.attributes
             if existing is not None:
-                if not overwrite and existing.complete:
+                # What an interrupted write of a matrix left is written anew; what a build left may be days of work.
+                if not overwrite and (existing.complete or existing.source != attributes.source):
                     raise StoreConflictError(f"{path} is in the store already; pass overwrite=True to replace it.")
                 writer.clear()
             start_set(writer, attributes, items, index)
@@ -204,8 +205,9 @@ class Store:
 
     def verify(self, path: str | None = None, progress: Progress | None = None) -> Report:
         """Re-read everything and check it; see `saestore.verify`."""
-        paths = self.sets() if path is None else [self.resolve(path)]
-        return Report.merged(self.root, [verify_set(self.root, p, progress) for p in paths], whole=path is None)
+        return (
+            verify_store(self.root, progress) if path is None else verify_set(self.root, self.resolve(path), progress)
+        )
 
     def delete(self, path: str) -> None:
         """Remove an activation set."""
@@ -221,8 +223,7 @@ def start_set(
     """Create a set with its items; `spans` are the characters of every token, int32 (n_samples, 2)."""
 
     def fill(group: zarr.Group) -> dict[str, str]:
-        paths = write_items(group, items, index, attributes.codec, spans)
-        return {"items": documents_digest(group, paths)}
+        return document_digests(group, write_items(group, items, index, attributes.codec, spans))
 
     writer.start(attributes, fill)
 
@@ -287,10 +288,6 @@ def _check_options(codec: str, segment_rows: int) -> None:
         raise InvalidInputError(f"codec {codec!r}: use one of {', '.join(CODECS)}.")
     if not 1 <= segment_rows <= MAX_ROWS_PER_SEGMENT:
         raise InvalidInputError(f"segment_rows {segment_rows}: use 1 to {MAX_ROWS_PER_SEGMENT}.")
-
-
-def _groups(group: zarr.Group) -> Iterator[tuple[str, zarr.Group]]:
-    yield from group.groups()
 
 
 def _contains(parts: list[str], wanted: list[str]) -> bool:

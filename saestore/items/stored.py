@@ -24,7 +24,7 @@ _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*\Z")
 
 
 def write_items(group: zarr.Group, items: Items | None, index: ItemIndex, codec: str, spans: Array | None) -> list[str]:
-    """Write items, their pointers and, for texts, every token's characters; returns the paths written.
+    """Write items, their pointers and, for texts, every token's characters; returns the names of all nodes.
 
     Parameters
     ----------
@@ -40,11 +40,11 @@ def write_items(group: zarr.Group, items: Items | None, index: ItemIndex, codec:
         names.append(POINTERS)
     if items is not None:
         names += _write_table(target, items, codec)
-    written = [target.path, *(f"{target.path}/{name}" for name in names)]
+    written = [ITEMS, *(f"{ITEMS}/{name}" for name in names)]
     if spans is not None:
         for name, values in zip(SPANS, spans.T, strict=True):
             write_array(group, name, np.ascontiguousarray(values), ("sample",), codec)
-            written.append(f"{group.path}/{name}")
+            written.append(name)
     return written
 
 

@@ -8,8 +8,6 @@ earliest end of a block that has more behind it can be sorted and written.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import reduce
-from operator import add
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +16,8 @@ import zarr
 from saestore.format import BY_FEATURE, BY_SAMPLE, MAX_ROWS_PER_SEGMENT, SegmentInfo
 from saestore.kernels import descending_bits, expand_pointers, merge_impact
 from saestore.segment.read import Segment
-from saestore.segment.write import create_segment, segment_digest, write_statistics
+from saestore.segment.write import create_segment, seal_segment, write_statistics
+from saestore.stats import Moments, RunningMoments
 from saestore.storage import ShardWriter
 
 Array = np.ndarray[Any, Any]
@@ -54,9 +53,9 @@ def merge_segments(
     group, arrays = create_segment(parent, first.start, last.stop, nnz, n_features=n_features, dtype=dtype, codec=codec)
     entries = max(1 << 10, memory // _BYTES_PER_ENTRY)
     _merge_rows(arrays[BY_SAMPLE], segments, entries)
-    _merge_lists(arrays[BY_FEATURE], segments, n_features, entries)
-    write_statistics(group, reduce(add, (s.moments() for s in segments)), codec)
-    return SegmentInfo(first.start, last.stop, nnz, segment_digest(group))
+    moments = _merge_lists(arrays[BY_FEATURE], segments, n_features, entries)
+    write_statistics(group, moments, codec)
+    return SegmentInfo(first.start, last.stop, nnz, seal_segment(group))
 
 
 def _merge_rows(arrays: Mapping[str, zarr.Array[Any]], segments: Sequence[Segment], entries: int) -> None:
@@ -140,14 +139,18 @@ def _merged(segments: Sequence[Segment], entries: int) -> Iterator[tuple[Array, 
 
 def _merge_lists(
     arrays: Mapping[str, zarr.Array[Any]], segments: Sequence[Segment], n_features: int, entries: int
-) -> None:
+) -> Moments:
+    """Append the lists of all segments, merged; returns the sums of their activations."""
     writers, first = {name: ShardWriter(a) for name, a in arrays.items()}, segments[0].info.start
     pointers = np.zeros(n_features + 1, np.int64)
     for segment in segments:
         pointers += segment.feature_ptr
     writers["indptr"].append(pointers)
+    moments = RunningMoments(pointers, segments[-1].info.stop - first, arrays["data"].dtype)
     for samples, data in _merged(segments, entries):
         writers["indices"].append((samples - first).astype(np.uint32))
         writers["data"].append(data)
+        moments.append(data)
     for writer in writers.values():
         writer.close()
+    return moments.close()

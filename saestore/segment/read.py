@@ -38,22 +38,23 @@ class Segment:
         self._store = store
         self._path = f"{path}/{info.name}"
 
-    def _reader(self, matrix: str, name: str) -> ArrayReader:
-        return ArrayReader(self._store, f"{self._path}/{matrix}/{name}")
+    def reader(self, name: str) -> ArrayReader:
+        """Slices of one array of the segment, such as ``by_sample/data``."""
+        return ArrayReader(self._store, f"{self._path}/{name}")
 
     @cached_property
     def feature_ptr(self) -> Array:
         """Pointers into the lists of the features, int64 (n_features + 1,); read once."""
-        reader = self._reader(BY_FEATURE, "indptr")
+        reader = self.reader(f"{BY_FEATURE}/indptr")
         return reader.read(0, reader.length)
 
     @cached_property
     def _lists(self) -> tuple[ArrayReader, ArrayReader]:
-        return self._reader(BY_FEATURE, "indices"), self._reader(BY_FEATURE, "data")
+        return self.reader(f"{BY_FEATURE}/indices"), self.reader(f"{BY_FEATURE}/data")
 
     @cached_property
     def _rows(self) -> tuple[ArrayReader, ArrayReader, ArrayReader]:
-        indptr, indices, data = (self._reader(BY_SAMPLE, name) for name in ("indptr", "indices", "data"))
+        indptr, indices, data = (self.reader(f"{BY_SAMPLE}/{name}") for name in ("indptr", "indices", "data"))
         return indptr, indices, data
 
     def warm(self) -> None:
@@ -89,5 +90,5 @@ class Segment:
 
     def moments(self) -> Moments:
         """The stored per-feature sums."""
-        readers = [ArrayReader(self._store, f"{self._path}/{name}") for name in Moments.names()]
+        readers = [self.reader(name) for name in Moments.names()]
         return Moments(self.info.n_rows, *read_all([(r, 0, r.length) for r in readers]))

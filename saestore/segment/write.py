@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import zarr
 
+from saestore.errors import CorruptStoreError
 from saestore.format import BY_FEATURE, BY_SAMPLE, CSC_ATTRS, CSR_ATTRS, SegmentInfo, feature_dtype
 from saestore.kernels import to_impact_order
-from saestore.stats import Moments
+from saestore.stats import Moments, RunningMoments
 from saestore.storage import SnapshotStore, create_array, write_array
 
 Array = np.ndarray[Any, Any]
@@ -78,8 +80,10 @@ def write_segment(
     _fill(arrays[BY_SAMPLE], by_sample)
     column_ptr, rows, values = to_impact_order(indptr, indices, data, n_features)
     _fill(arrays[BY_FEATURE], {"indptr": column_ptr, "indices": rows, "data": values})
-    write_statistics(group, Moments.of_lists(column_ptr, values, stop - start), codec)
-    return SegmentInfo(start, stop, nnz, segment_digest(group))
+    moments = RunningMoments(column_ptr, stop - start, values.dtype)
+    moments.append(values)
+    write_statistics(group, moments.close(), codec)
+    return SegmentInfo(start, stop, nnz, seal_segment(group))
 
 
 def _fill(arrays: Mapping[str, zarr.Array[Any]], values: Mapping[str, Array]) -> None:
@@ -88,9 +92,13 @@ def _fill(arrays: Mapping[str, zarr.Array[Any]], values: Mapping[str, Array]) ->
             array[:] = values[name].astype(array.dtype, copy=False)
 
 
-def segment_digest(group: zarr.Group) -> str:
-    """SHA-256 over the metadata documents of a segment, as they lie in the store."""
-    return documents_digest(group, [group.path, *(f"{group.path}/{name}" for name in segment_nodes())])
+def seal_segment(group: zarr.Group) -> str:
+    """Record the digests of a segment's metadata documents in its group; returns the digest of the group's own.
+
+    So the set's attributes, which name that digest, vouch for every document of the segment.
+    """
+    group.attrs["digests"] = document_digests(group, segment_nodes())
+    return document_digests(group, [""])[""]
 
 
 def segment_nodes() -> list[str]:
@@ -99,13 +107,16 @@ def segment_nodes() -> list[str]:
     return [*matrices, *Moments.names()]
 
 
-def documents_digest(group: zarr.Group, paths: list[str]) -> str:
-    """SHA-256 over the bytes of the ``zarr.json`` of the nodes at `paths`."""
+def document_digests(group: zarr.Group, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256, in hex, of the bytes of the ``zarr.json`` of nodes in `group`, by name; ``""`` is the group itself."""
     store = SnapshotStore(group.store)
-    for path in paths:
-        zarr.open(store, path=path, mode="r", zarr_format=3)
-    total = hashlib.sha256()
-    for path in sorted(paths):
-        total.update(path.rsplit("/segments/")[-1].encode() + b"\0")
-        total.update(hashlib.sha256(store.documents[f"{path}/zarr.json"]).digest())
-    return total.hexdigest()
+    found = {}
+    for name in names:
+        path = f"{group.path}/{name}".strip("/")
+        key = f"{path}/zarr.json".lstrip("/")
+        with suppress(Exception):  # whatever zarr makes of a document: what it read, the snapshot keeps
+            zarr.open(store, path=path, mode="r", zarr_format=3)
+        if key not in store.documents:
+            raise CorruptStoreError(f"{key} is missing")
+        found[name] = hashlib.sha256(store.documents[key]).hexdigest()
+    return found

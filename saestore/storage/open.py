@@ -10,9 +10,17 @@ from typing import Any
 
 import zarr
 from zarr.errors import ContainsArrayError, GroupNotFoundError, NodeTypeValidationError
+from zarr.storage import LocalStore
 
-from saestore.errors import CorruptStoreError, NotFoundError, StoreFormatError, StoreWriteError
-from saestore.format import FORMAT_VERSION, check_version
+from saestore.errors import (
+    CorruptStoreError,
+    MissingDependencyError,
+    NotFoundError,
+    SaestoreError,
+    StoreFormatError,
+    StoreWriteError,
+)
+from saestore.format import FORMAT_VERSION, SET_LEVELS, check_version
 
 ROOT_ATTRIBUTES = {"format": FORMAT_VERSION, "encoding-type": "saestore"}
 
@@ -67,11 +75,16 @@ def _open_existing(location: Any, mode: Any, label: str) -> zarr.Group:
         return zarr.open_group(location, mode=mode, zarr_format=3, use_consolidated=False)
     except (ContainsArrayError, NodeTypeValidationError) as e:
         raise StoreFormatError(f"{label} is a Zarr array, not a saestore store.") from e
-    except (GroupNotFoundError, FileNotFoundError):
+    except (GroupNotFoundError, FileNotFoundError, MemoryError):
         raise
-    except (ValueError, KeyError, TypeError) as e:
+    except ImportError as e:
+        raise MissingDependencyError(f"{label} needs a package: {e}. Try `pip install 'zarr[remote]'`.") from e
+    except OSError as e:
+        raise StoreFormatError(f"{label} cannot be read ({e.strerror or e}). Name another path with --store.") from e
+    except Exception as e:
         if "read-only" in str(e) or "read only" in str(e):
             raise StoreWriteError(f"{label} is read-only: open it with mode='r', or make a writable copy.") from e
+        # zarr parses a damaged document into almost any error there is.
         raise StoreFormatError(f"{label}: its zarr.json cannot be read ({e}). Restore it from a copy.") from e
 
 
@@ -131,12 +144,57 @@ def _write_reason(e: OSError) -> str | None:
 
 @contextmanager
 def missing_as_error(what: str) -> Iterator[None]:
-    """Name the array in whatever a damaged or missing chunk makes zarr and the codecs raise."""
+    """Name the node in whatever a damaged or missing chunk or document makes zarr and the codecs raise."""
     try:
         yield
-    except CorruptStoreError:
+    except (SaestoreError, MemoryError):
         raise
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as e:
+    except Exception as e:
+        # zarr parses a damaged document into almost any error there is.
         raise CorruptStoreError(
-            f"{what} is damaged ({type(e).__name__}: {str(e)[:160]}). Run `saestore verify`, then rebuild the set."
+            f"{what} is damaged ({type(e).__name__}: {' '.join(str(e).split())[:160]}). Run `saestore verify`, then "
+            "rebuild the set."
         ) from e
+
+
+def local_folder(group: zarr.Group) -> Path | None:
+    """The folder of a group in a local store, else None."""
+    store = group.store
+    return Path(store.root) / group.path if isinstance(store, LocalStore) else None
+
+
+def find_sets(root: zarr.Group) -> tuple[list[str], dict[str, CorruptStoreError]]:
+    """Paths of all activation sets, sorted, and an error for every group on the way that cannot be read, by path."""
+    level, damaged = {"": root}, {}
+    for _ in SET_LEVELS:
+        below: dict[str, zarr.Group] = {}
+        for path, parent in level.items():
+            for name, child in _children(parent):
+                node = f"{path}/{name}".strip("/")
+                if isinstance(child, CorruptStoreError):
+                    damaged[node] = child
+                else:
+                    below[node] = child
+        level = below
+    return sorted(path for path, group in level.items() if "format" in group.attrs), damaged
+
+
+def _children(parent: zarr.Group) -> Iterator[tuple[str, zarr.Group | CorruptStoreError]]:
+    folder = local_folder(parent)
+    if folder is None:
+        try:
+            with missing_as_error(parent.path or "the store"):
+                found = list(parent.groups())
+            yield from found
+        except CorruptStoreError as e:
+            yield "", e
+        return
+    # A folder without a document is no node of the hierarchy, such as that of a set whose lock was just taken.
+    for name in sorted(p.parent.name for p in folder.glob("*/zarr.json")):
+        try:
+            with missing_as_error(f"{parent.path}/{name}".strip("/")):
+                child = parent[name]
+            if isinstance(child, zarr.Group):
+                yield name, child
+        except CorruptStoreError as e:
+            yield name, e

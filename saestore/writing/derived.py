@@ -16,7 +16,7 @@ import zarr
 from saestore.format import SetAttributes
 from saestore.items.index import ItemIndex
 from saestore.segment import Segment
-from saestore.segment.write import documents_digest
+from saestore.segment.write import document_digests
 from saestore.stats import STATISTICS
 from saestore.storage import ShardWriter, create_array, write_array
 
@@ -25,8 +25,8 @@ DERIVED = (*PER_SAMPLE, *(s.name for s in STATISTICS))
 _ROWS = 1 << 20
 
 
-def write_derived(group: zarr.Group, attributes: SetAttributes, segments: Sequence[Segment]) -> str:
-    """Write the arrays at the set's root, replacing older ones; returns the digest of their metadata documents.
+def write_derived(group: zarr.Group, attributes: SetAttributes, segments: Sequence[Segment]) -> dict[str, str]:
+    """Write the arrays at the set's root, replacing older ones; returns the digests of their metadata documents.
 
     Memory: a million samples at a time.
     """
@@ -54,4 +54,4 @@ def write_derived(group: zarr.Group, attributes: SetAttributes, segments: Sequen
                 group, statistic.name, values, ("feature",), codec,
                 overwrite=True, attributes={"long_name": statistic.says},
             )  # fmt: skip
-    return documents_digest(group, [f"{group.path}/{name}" for name in DERIVED])
+    return document_digests(group, DERIVED)

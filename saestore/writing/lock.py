@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
 import time
 import uuid
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,12 @@ import zarr
 from zarr.errors import ContainsGroupError
 from zarr.storage import LocalStore
 
-from saestore.errors import LockedError
-from saestore.storage import write_errors
+from saestore.errors import LockedError, StoreWriteError
+from saestore.storage import missing_as_error, write_errors
 
 LOCK = "lock"
+_DRAFT = ".draft"
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # what file systems without hard links say
 
 
 class SetLock:
@@ -52,18 +56,30 @@ class SetLock:
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "token": self._token,
         }
+        if self._root.store.read_only:
+            raise StoreWriteError(
+                f"{self._root.store} was opened read-only. Open it with mode='a' to write {self._set}."
+            )
         with write_errors(f"{self._root.store}"):
             while not self._create(owner):
-                holder = self._holder()
+                holder = read_lock(self._root, self._path)
                 if holder is not None and not _is_dead(holder):
                     raise LockedError(self._refusal(holder))
                 self._remove_of_dead(holder)
 
     def release(self) -> None:
         """Give the lock back, if it is still this one's."""
-        holder = self._holder()
-        if holder is not None and holder.get("token") == self._token:
+        holder = read_lock(self._root, self._path)
+        if holder is None or holder.get("token") != self._token:
+            return
+        if self._file is None:
             del self._root[self._path]
+            return
+        for draft in self._file.parent.glob(f"*{_DRAFT}"):  # of processes killed while they asked for the lock
+            draft.unlink(missing_ok=True)
+        self._file.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty: the next one is asking for it
+            self._file.parent.rmdir()
 
     def _create(self, owner: dict[str, Any]) -> bool:
         if self._file is None:
@@ -72,24 +88,25 @@ class SetLock:
             except ContainsGroupError:
                 return False
             time.sleep(0.05)  # whoever wrote at the same moment has written by now; the last one owns it
-            holder = self._holder()
-            return holder is not None and holder.get("token") == self._token
+            return (read_lock(self._root, self._path) or {}).get("token") == self._token
         document = json.dumps({"attributes": owner, "zarr_format": 3, "node_type": "group"}, indent=2)
         self._file.parent.mkdir(parents=True, exist_ok=True)
         # Written in full under another name, then linked: nobody ever reads half a lock.
-        draft = self._file.with_name(f"zarr.{self._token}.partial")
-        draft.write_text(document)
+        draft = self._file.with_name(f"{self._token}{_DRAFT}")
         try:
-            os.link(draft, self._file)
-        except FileExistsError:
+            draft.write_text(document)
+            try:
+                os.link(draft, self._file)
+            except OSError as e:
+                if e.errno not in _NO_LINKS:
+                    raise
+                with self._file.open("x") as file:
+                    file.write(document)
+        except (FileExistsError, FileNotFoundError):  # taken, or just given back with its folder
             return False
         finally:
-            draft.unlink()
+            draft.unlink(missing_ok=True)
         return True
-
-    def _holder(self) -> dict[str, Any] | None:
-        group = self._root.get(self._path)
-        return None if group is None else dict(group.attrs)
 
     def _remove_of_dead(self, holder: dict[str, Any] | None) -> None:
         if holder is None:
@@ -97,13 +114,14 @@ class SetLock:
         if self._file is None:
             del self._root[self._path]
             return
-        # Of two that find the same dead owner, one can rename the file.
-        aside = self._file.with_name(f"zarr.{self._token}.stale")
-        try:
+        # Of two that find the same dead owner, one can rename the file; a slow one may get the lock of the quick one,
+        # and puts it back.
+        aside = self._file.with_name(f"stale-{self._token}{_DRAFT}")
+        with suppress(FileNotFoundError, FileExistsError):
             self._file.rename(aside)
-        except FileNotFoundError:
-            return
-        aside.unlink()
+            if json.loads(aside.read_text())["attributes"].get("token") != holder.get("token"):
+                os.link(aside, self._file)
+        aside.unlink(missing_ok=True)
 
     def _refusal(self, holder: dict[str, Any]) -> str:
         return (
@@ -113,23 +131,29 @@ class SetLock:
         )
 
 
+def read_lock(root: zarr.Group, path: str) -> dict[str, Any] | None:
+    """What a lock says of its owner, None where there is no lock."""
+    with missing_as_error(path):
+        group = root.get(path)
+        return None if group is None else dict(group.attrs)
+
+
 def holder_of(root: zarr.Group, path: str) -> dict[str, Any] | None:
     """Who holds the lock of the set at `path`, None where nobody does or the owner is dead."""
-    group = root.get(f"{path}/{LOCK}")
-    holder = None if group is None else dict(group.attrs)
+    holder = read_lock(root, f"{path}/{LOCK}")
     return None if holder is None or _is_dead(holder) else holder
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:
     """True when the owner ran on this host and is gone."""
-    if holder.get("host") != socket.gethostname():
+    pid = holder.get("pid")
+    if holder.get("host") != socket.gethostname() or type(pid) is not int or pid < 1:
         return False
-    pid = int(holder.get("pid", -1))
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    except PermissionError:
+    except (PermissionError, OverflowError):
         return False
     started = holder.get("started")
     return started is not None and started != _process_start(pid)

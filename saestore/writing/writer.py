@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import zarr
-from zarr.storage import LocalStore
 
 from saestore.errors import InvalidInputError, StoreConflictError
 from saestore.format import SegmentInfo, SetAttributes
 from saestore.segment import Segment, merge_segments, plan_merges, write_segment
-from saestore.storage import SnapshotStore, write_errors
-from saestore.writing.derived import write_derived
+from saestore.storage import SnapshotStore, local_folder, missing_as_error, write_errors
+from saestore.writing.derived import DERIVED, write_derived
 from saestore.writing.lock import LOCK, SetLock
 
 Array = np.ndarray[Any, Any]
@@ -87,7 +85,9 @@ class SetWriter:
         if self.attributes is not None:
             raise StoreConflictError(f"{self.path} exists already; pass overwrite=True to replace it.")
         with self._errors():
-            group = self._root.require_group(self.path)
+            group = self._root
+            for name in self.path.split("/"):  # one after the other: a set whose parents are missing would not be found
+                group = group.require_group(name)
             digests = fill(group)
             group.create_group(SEGMENTS)
             self.commit(replace(attributes, digests=digests))
@@ -188,19 +188,14 @@ class SetWriter:
 
     def _derive(self) -> None:
         attributes = self._attributes()
+        digests = {name: sha for name, sha in attributes.digests.items() if name not in DERIVED}
         if attributes.derived:
             # From here until they are written anew the arrays at the root cover nothing.
-            self.commit(replace(attributes, derived=()))
+            self.commit(replace(attributes, derived=(), digests=digests))
         snapshot = SnapshotStore(self._root.store)
         segments = [Segment(snapshot, f"{self.group.path}/{SEGMENTS}", info) for info in attributes.segments]
-        document_digest = write_derived(self.group, attributes, segments)
-        self.commit(
-            replace(
-                attributes,
-                derived=tuple(s.name for s in attributes.segments),
-                digests={**attributes.digests, "derived": document_digest},
-            )
-        )
+        digests |= write_derived(self.group, attributes, segments)
+        self.commit(replace(attributes, derived=tuple(s.name for s in attributes.segments), digests=digests))
 
     def _attributes(self) -> SetAttributes:
         if self.attributes is None:
@@ -209,6 +204,7 @@ class SetWriter:
 
     def _remove_leftovers(self) -> None:
         """Remove what no attributes name: everything where there is no set, else unnamed segments and half files."""
+        remove_partial_files(self._root, self.path)
         found = self._root.get(self.path)
         if not isinstance(found, zarr.Group):
             return
@@ -218,15 +214,15 @@ class SetWriter:
         for name in [] if inside is None else list(_child_names(inside)):
             if name not in keep:
                 _remove(inside, name)
-        remove_partial_files(self._root, self.path)
 
 
 def read_attributes(root: zarr.Group, path: str) -> SetAttributes | None:
     """The attributes of the set at `path`, None where there is none."""
-    group = root.get(path)
-    if not isinstance(group, zarr.Group) or "format" not in group.attrs:
-        return None
-    return SetAttributes.from_json(group.attrs.asdict(), path)
+    with missing_as_error(path):
+        group = root.get(path)
+        if not isinstance(group, zarr.Group) or "format" not in group.attrs:
+            return None
+        return SetAttributes.from_json(group.attrs.asdict(), path)
 
 
 def _child_names(group: zarr.Group) -> set[str]:
@@ -245,12 +241,6 @@ def _remove(group: zarr.Group, name: str) -> None:
     import shutil
 
     shutil.rmtree(folder / name)
-
-
-def local_folder(group: zarr.Group) -> Path | None:
-    """The folder of a group in a local store, else None."""
-    store = group.store
-    return Path(store.root) / group.path if isinstance(store, LocalStore) else None
 
 
 def remove_partial_files(root: zarr.Group, path: str) -> None:
