@@ -15,8 +15,16 @@ from saestore.format import BY_FEATURE, BY_SAMPLE, CSC_ATTRS, CSR_ATTRS, Segment
 from saestore.kernels import to_impact_order
 from saestore.stats import Moments, RunningMoments
 from saestore.storage import SnapshotStore, create_array, write_array
+from saestore.storage.arrays import Delta
 
 Array = np.ndarray[Any, Any]
+
+# Feature ids ascend in a row and activations descend in a list. Samples of a list are in no order, unless activations
+# tie: of those pcodec finds out itself.
+_DELTAS: dict[str, dict[str, Delta]] = {
+    BY_SAMPLE: {"indices": "consecutive", "data": "none"},
+    BY_FEATURE: {"indices": "auto", "data": "consecutive"},
+}
 
 
 def create_segment(
@@ -39,6 +47,7 @@ def create_segment(
         (BY_SAMPLE, CSR_ATTRS, rows, feature_dtype(n_features)),
         (BY_FEATURE, CSC_ATTRS, n_features, np.dtype(np.uint32)),
     ):
+        deltas = _DELTAS[name]
         matrix = group.create_group(name, attributes={**attrs, "shape": shape})
         # The pointers of the features are read whole, once, when a set is opened: one chunk, one request.
         pointers = create_array(
@@ -46,8 +55,8 @@ def create_segment(
         )
         arrays[name] = {
             "indptr": pointers,
-            "indices": create_array(matrix, "indices", (nnz,), ids, ("nonzero",), codec),
-            "data": create_array(matrix, "data", (nnz,), dtype, ("nonzero",), codec),
+            "indices": create_array(matrix, "indices", (nnz,), ids, ("nonzero",), codec, delta=deltas["indices"]),
+            "data": create_array(matrix, "data", (nnz,), dtype, ("nonzero",), codec, delta=deltas["data"]),
         }
     return group, arrays
 
