@@ -22,6 +22,8 @@ SAMPLE_TYPES = ("patch", "token", "cls")
 DTYPES = ("float32", "float16")
 CODECS = ("pcodec", "blosc")
 
+_INTERRUPTED = "interrupted. What is committed is kept; give the same command again to go on from there."
+
 # Files that belong to one dataset; they cannot serve several.
 _OF_ONE_DATASET = ("embeddings", "items", "item_ptr", "token_spans")
 
@@ -122,7 +124,7 @@ def _build_one(dataset: str, **how: Any) -> dict[str, Any]:
     try:
         return saestore.build(dataset, progress=True, **how).info()
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted. What is committed is kept; the same command goes on.") from None
+        raise KeyboardInterrupt(_INTERRUPTED) from None
 
 
 def _jobs(names: tuple[str, ...], sample_type: str | None, embeddings: str | None) -> list[tuple[str, str | None]]:
@@ -138,8 +140,8 @@ def _jobs(names: tuple[str, ...], sample_type: str | None, embeddings: str | Non
         reasons = [missing for missing in tried.values() if missing is not None]
         if names and len(reasons) == len(tried):
             raise reasons[0]
-        for reason in reasons:
-            note(f"skipping: {reason}")
+        for reason in reasons if len(reasons) < len(tried) else reasons[:1]:
+            note(f"skipping {dataset.name}: {reason}")
     if not jobs:
         raise NotFoundError(
             "no embeddings of any known dataset were found: set SAESTORE_SCRATCH to the folder that holds "

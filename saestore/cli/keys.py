@@ -39,7 +39,7 @@ STATS = {
     "where": "the condition, or null",
     "rows": "one for each feature",
     "rows[].feature": "number of the feature",
-    "rows[].n_active": "samples where it is not zero",
+    "rows[].n_active": "samples where the feature is not zero",
     "rows[].frac_nonzero": "n_active as a share of all samples",
     "rows[].mean": "mean activation over all samples",
     "rows[].std": "population standard deviation over all samples",

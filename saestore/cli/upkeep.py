@@ -36,7 +36,8 @@ def verify(ctx: click.Context, target: Target, as_json: bool) -> None:
     else:
         for problem in report.problems:
             click.echo(" ".join(str(problem).split()))
-        note(f"{len(report.problems)} problems found. Restore what is damaged from a copy, or build it anew.")
+        n = len(report.problems)
+        note(f"{n} problem{'s' * (n != 1)} found. Restore what is damaged from a copy, or build it anew.")
     if not report.ok:
         ctx.exit(1)
 
