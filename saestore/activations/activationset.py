@@ -18,7 +18,7 @@ from saestore.format import SetAttributes
 from saestore.items.index import ITEMS, ItemIndex
 from saestore.items.stored import StoredItems
 from saestore.kernels import descending_bits
-from saestore.segment import Segment
+from saestore.segment import Segment, warm_all
 from saestore.stats import statistics_table
 from saestore.storage import SnapshotStore, stored_bytes
 from saestore.writing.writer import SEGMENTS, read_attributes
@@ -85,8 +85,7 @@ class ActivationSet:
         self._segments = [Segment(snapshot, f"{prefix}/{SEGMENTS}", info) for info in attributes.segments]
         self._index = ItemIndex.read(self.group, attributes, snapshot)
         eager = _EAGER_POINTERS // (8 * (attributes.n_features + 1))
-        for segment in self._segments[:eager]:
-            segment.warm()
+        warm_all(self._segments[:eager])
 
     def _reopened(self) -> bool:
         """Open anew; True if the segments differ from those before."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from saestore.kernels import merge_impact
-from saestore.segment import Segment
+from saestore.segment import Segment, read_entries
 
 Array = np.ndarray[Any, Any]
 
@@ -55,21 +55,20 @@ def iterate_lists(segments: Sequence[Segment], features: Array, dtype: Any, bloc
 
 def _read(segments: Sequence[Segment], features: Array, lengths: Array, dtype: Any) -> Lists:
     indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    samples, data, places, numbers = [], [], [], []
+    places, numbers = [], []
+    slices: list[tuple[Segment, int, int]] = []
     for i, segment in enumerate(segments):
         starts, stops = segment.feature_ptr[features], segment.feature_ptr[features + 1]
-        runs, counts = _runs(features, starts, stops), stops - starts
-        parts = segment.read_entries(runs)
-        samples += [part[0] for part in parts]
-        data += [part[1] for part in parts]
-        places.append(np.repeat(np.arange(len(features)), counts))
-        numbers.append(np.full(int(counts.sum()), i, np.uint32))
-    if not samples:
+        slices += [(segment, a, b) for a, b in _runs(features, starts, stops)]
+        places.append(np.repeat(np.arange(len(features)), stops - starts))
+        numbers.append(np.full(len(places[-1]), i, np.uint32))
+    if not slices:
         return Lists(features, indptr, np.empty(0, np.int64), np.empty(0, dtype))
-    all_samples, all_data = np.concatenate(samples), np.concatenate(data)
+    entries = read_entries(slices)
+    samples, data = np.concatenate([s for s, _ in entries]), np.concatenate([d for _, d in entries])
     if len(segments) > 1:
-        all_samples, all_data = merge_impact(np.concatenate(places), all_data, all_samples, np.concatenate(numbers))
-    return Lists(features, indptr, all_samples, all_data)
+        samples, data = merge_impact(np.concatenate(places), data, samples, np.concatenate(numbers))
+    return Lists(features, indptr, samples, data)
 
 
 def _runs(features: Array, starts: Array, stops: Array) -> list[tuple[int, int]]:

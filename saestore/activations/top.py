@@ -11,7 +11,7 @@ import numpy as np
 from saestore.activations.select import Condition
 from saestore.items.index import ItemIndex
 from saestore.kernels import descending_bits
-from saestore.segment import Segment
+from saestore.segment import Segment, read_entries
 
 Array = np.ndarray[Any, Any]
 _GROWTH = 4  # how much longer the next prefix is when the last was too short
@@ -59,7 +59,7 @@ def top_entries(
     Notes
     -----
     Reads a prefix of `n` entries of every list in every segment; where a condition or `per_item` drops some of them,
-    the prefixes grow until `n` are certain. All prefixes of a segment are planned together and read at once. Memory:
+    the prefixes grow until `n` are certain. All prefixes are planned together and read at once. Memory:
     the prefixes.
     """
     lists = {int(f): _prefixes(segments, int(f)) for f in features}
@@ -89,16 +89,12 @@ def _prefixes(segments: Sequence[Segment], feature: int) -> list[_Prefix]:
 
 def _extend(segments: Sequence[Segment], prefixes: list[_Prefix], wanted: int) -> None:
     """Read on, so that every prefix is `wanted` entries long or whole."""
-    for i, segment in enumerate(segments):
-        here = [p for p in prefixes if p.segment == i and not p.exhausted]
-        if not here:
-            continue
-        for prefix, (samples, data) in zip(
-            here, segment.read_entries([p.next_slice(wanted) for p in here]), strict=True
-        ):
-            prefix.read += len(samples)
-            prefix.samples.append(samples)
-            prefix.data.append(data)
+    short = [p for p in prefixes if not p.exhausted]
+    entries = read_entries([(segments[p.segment], *p.next_slice(wanted)) for p in short])
+    for prefix, (samples, data) in zip(short, entries, strict=True):
+        prefix.read += len(samples)
+        prefix.samples.append(samples)
+        prefix.data.append(data)
 
 
 def _settle(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +18,7 @@ Array = np.ndarray[Any, Any]
 # Opening reads the shard indexes of segments up to this many shards (268 million non-zeros); of larger ones a query
 # reads those it needs.
 _WARM_SHARDS = 64
+_POOL_SIZE = 16
 
 
 class Segment:
@@ -49,7 +52,8 @@ class Segment:
         return reader.read(0, reader.length)
 
     @cached_property
-    def _lists(self) -> tuple[ArrayReader, ArrayReader]:
+    def lists(self) -> tuple[ArrayReader, ArrayReader]:
+        """Readers of the samples and of the activations of the feature lists."""
         return self.reader(f"{BY_FEATURE}/indices"), self.reader(f"{BY_FEATURE}/data")
 
     @cached_property
@@ -60,19 +64,13 @@ class Segment:
     def warm(self) -> None:
         """Read what every question about features needs, so that a query's first request is for its answer."""
         _ = self.feature_ptr
-        for reader in self._lists:
+        for reader in self.lists:
             if reader.n_shards <= _WARM_SHARDS:
                 reader.warm()
 
     def read_entries(self, slices: list[tuple[int, int]]) -> list[tuple[Array, Array]]:
         """Samples (int64) and activations of slices of the concatenated feature lists."""
-        ids, data = self._lists
-        blocks = read_all([(ids, a, b) for a, b in slices] + [(data, a, b) for a, b in slices])
-        half = len(slices)
-        return [(self._global(i), d) for i, d in zip(blocks[:half], blocks[half:], strict=True)]
-
-    def _global(self, rows: Array) -> Array:
-        return rows.astype(np.int64) + self.info.start
+        return read_entries([(self, a, b) for a, b in slices])
 
     def read_rows(self, ranges: list[tuple[int, int]]) -> list[tuple[Array, Array, Array]]:
         """CSR pieces (int64 indptr from 0, feature ids, activations) of ranges of samples."""
@@ -92,3 +90,25 @@ class Segment:
         """The stored per-feature sums."""
         readers = [self.reader(name) for name in Moments.names()]
         return Moments(self.info.n_rows, *read_all([(r, 0, r.length) for r in readers]))
+
+
+def read_entries(slices: Sequence[tuple[Segment, int, int]]) -> list[tuple[Array, Array]]:
+    """Samples (int64) and activations of slices of several segments' feature lists, all planned and read at once."""
+    readers = [segment.lists for segment, _, _ in slices]
+    wanted = [(ids, a, b) for (ids, _), (_, a, b) in zip(readers, slices, strict=True)]
+    wanted += [(data, a, b) for (_, data), (_, a, b) in zip(readers, slices, strict=True)]
+    blocks, half = read_all(wanted), len(slices)
+    return [
+        (rows.astype(np.int64) + segment.info.start, data)
+        for (segment, _, _), rows, data in zip(slices, blocks[:half], blocks[half:], strict=True)
+    ]
+
+
+def warm_all(segments: Sequence[Segment]) -> None:
+    """Warm segments, at the same time where the store is remote."""
+    if len(segments) > 1 and not segments[0].lists[0].is_local:
+        with ThreadPoolExecutor(_POOL_SIZE) as pool:
+            list(pool.map(Segment.warm, segments))
+    else:
+        for segment in segments:
+            segment.warm()
