@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import zarr
-from zarr.errors import ContainsArrayError, GroupNotFoundError, NodeTypeValidationError
+from zarr.errors import ContainsArrayError, ContainsGroupError, GroupNotFoundError, NodeTypeValidationError
 from zarr.storage import LocalStore
 
 from saestore.errors import (
@@ -22,6 +22,7 @@ from saestore.errors import (
 )
 from saestore.format import FORMAT_VERSION, SET_LEVELS, check_version
 
+PARTIAL = ".partial"  # how zarr's local store ends the name of a file that it is writing
 ROOT_ATTRIBUTES = {"format": FORMAT_VERSION, "encoding-type": "saestore"}
 
 
@@ -60,7 +61,7 @@ def open_root(location: Any, mode: str) -> zarr.Group:
                 "--store PATH or $SAESTORE_PATH."
             ) from None
         with write_errors(label):
-            return zarr.create_group(location, zarr_format=3, attributes=dict(ROOT_ATTRIBUTES))
+            return _create(location, local, label)
     if root.attrs.get("encoding-type") != ROOT_ATTRIBUTES["encoding-type"]:
         raise StoreFormatError(
             f"{label} is a Zarr group but no saestore store: its attributes lack 'encoding-type': 'saestore'. "
@@ -88,6 +89,21 @@ def _open_existing(location: Any, mode: Any, label: str) -> zarr.Group:
         raise StoreFormatError(f"{label}: its zarr.json cannot be read ({e}). Restore it from a copy.") from e
 
 
+def _create(location: Any, local: Path | None, label: str, attempts: int = 3) -> zarr.Group:
+    for half in () if local is None else local.glob(f"*{PARTIAL}"):  # of a process that was killed while it did this
+        half.unlink(missing_ok=True)
+    try:
+        return zarr.create_group(location, zarr_format=3, attributes=dict(ROOT_ATTRIBUTES))
+    except (FileNotFoundError, ContainsGroupError):
+        # Another process creates the same store: it was quicker, or took our document for a dead one's half.
+        if not attempts:
+            raise
+    try:
+        return _open_existing(location, "r+", label)
+    except (GroupNotFoundError, FileNotFoundError):
+        return _create(location, local, label, attempts - 1)
+
+
 def _local_path(location: Any) -> Path | None:
     if isinstance(location, Path):
         return location
@@ -99,7 +115,7 @@ def _local_path(location: Any) -> Path | None:
 def _check_local(path: Path) -> None:
     if path.is_file() and path.suffix != ".zip":
         raise StoreFormatError(f"{path} is a file; a store is a folder. Name another path with --store.")
-    if path.is_dir() and not (path / "zarr.json").exists() and next(path.iterdir(), None) is not None:
+    if path.is_dir() and not (path / "zarr.json").exists() and any(p.suffix != PARTIAL for p in path.iterdir()):
         raise StoreFormatError(
             f"{path} is a folder but no saestore store (it has no zarr.json). Name the folder that "
             "`saestore build` made, or a new path to build one."

@@ -21,6 +21,7 @@ from saestore.errors import LockedError, StoreWriteError
 from saestore.storage import missing_as_error, write_errors
 
 LOCK = "lock"
+DOCUMENT = "zarr.json"
 _DRAFT = ".draft"
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # what file systems without hard links say
 
@@ -38,7 +39,7 @@ class SetLock:
         self._set = path
         store = root.store
         base = Path(store.root) / root.path if isinstance(store, LocalStore) else None
-        self._file = None if base is None else base / self._path / "zarr.json"
+        self._file = None if base is None else base / self._path / DOCUMENT
         self._token = uuid.uuid4().hex
 
     def acquire(self) -> None:
@@ -95,13 +96,7 @@ class SetLock:
         draft = self._file.with_name(f"{self._token}{_DRAFT}")
         try:
             draft.write_text(document)
-            try:
-                os.link(draft, self._file)
-            except OSError as e:
-                if e.errno not in _NO_LINKS:
-                    raise
-                with self._file.open("x") as file:
-                    file.write(document)
+            publish(draft, self._file)
         except (FileExistsError, FileNotFoundError):  # taken, or just given back with its folder
             return False
         finally:
@@ -129,6 +124,17 @@ class SetLock:
             f"{holder.get('time')}. Wait for it, or stop it; if that host is gone, delete the group "
             f"{self._path} in the store."
         )
+
+
+def publish(draft: Path, target: Path) -> None:
+    """Give a file, written in full, a second name; `FileExistsError` if that is taken."""
+    try:
+        os.link(draft, target)
+    except OSError as e:
+        if e.errno not in _NO_LINKS:
+            raise
+        with target.open("xb") as file:
+            file.write(draft.read_bytes())
 
 
 def read_lock(root: zarr.Group, path: str) -> dict[str, Any] | None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import zarr
+from zarr.storage import LocalStore
 
 from saestore.errors import InvalidInputError, StoreConflictError
 from saestore.format import SegmentInfo, SetAttributes
 from saestore.segment import Segment, merge_segments, plan_merges, write_segment
 from saestore.storage import SnapshotStore, local_folder, missing_as_error, write_errors
+from saestore.storage.open import PARTIAL
 from saestore.writing.derived import DERIVED, write_derived
-from saestore.writing.lock import LOCK, SetLock
+from saestore.writing.lock import DOCUMENT, LOCK, SetLock, publish
 
 Array = np.ndarray[Any, Any]
 Progress = Callable[[str], None]
@@ -64,7 +67,14 @@ class SetWriter:
 
     @property
     def group(self) -> zarr.Group:
-        """The set's group."""
+        """The set's group; in a local folder as the root of a store of its own.
+
+        With every node zarr writes those above it too, for a moment and under another name. A process killed then would
+        leave half files in folders that it shares with other builders.
+        """
+        folder = local_folder(self._root)
+        if folder is not None:
+            return zarr.open_group(LocalStore(folder / self.path), mode="r+", zarr_format=3, use_consolidated=False)
         group = self._root[self.path]
         assert isinstance(group, zarr.Group)  # noqa: S101  (for the type checker)
         return group
@@ -85,12 +95,30 @@ class SetWriter:
         if self.attributes is not None:
             raise StoreConflictError(f"{self.path} exists already; pass overwrite=True to replace it.")
         with self._errors():
-            group = self._root
-            for name in self.path.split("/"):  # one after the other: a set whose parents are missing would not be found
-                group = group.require_group(name)
+            group = self._create_groups()
             digests = fill(group)
             group.create_group(SEGMENTS)
             self.commit(replace(attributes, digests=digests))
+
+    def _create_groups(self) -> zarr.Group:
+        """Create the set's group and those above it: a set whose parents are missing would not be found."""
+        folder, names = local_folder(self._root), self.path.split("/")
+        if folder is None:
+            group = self._root
+            for name in names:
+                group = group.require_group(name)
+            return group
+        group = zarr.open_group(LocalStore(folder / self.path), mode="a", zarr_format=3, use_consolidated=False)
+        group.attrs.put({})
+        for depth in range(1, len(names)):
+            parent = folder.joinpath(*names[:depth], DOCUMENT)
+            # Drafted in the set's own folder, where it is removed if this process is killed.
+            draft = folder / self.path / f"{names[depth - 1]}{PARTIAL}"
+            draft.write_bytes((folder / self.path / DOCUMENT).read_bytes())
+            with suppress(FileExistsError):
+                publish(draft, parent)
+            draft.unlink()
+        return group
 
     def clear(self) -> None:
         """Remove the set, the lock excepted."""
@@ -170,7 +198,7 @@ class SetWriter:
     def _merge(self, run: list[SegmentInfo], memory: int) -> None:
         attributes = self._attributes()
         parent: Any = self.group[SEGMENTS]
-        snapshot = SnapshotStore(self._root.store)
+        snapshot = SnapshotStore(parent.store)
         segments = [Segment(snapshot, parent.path, info) for info in run]
         with self._errors():
             merged = merge_segments(
@@ -192,9 +220,10 @@ class SetWriter:
         if attributes.derived:
             # From here until they are written anew the arrays at the root cover nothing.
             self.commit(replace(attributes, derived=(), digests=digests))
-        snapshot = SnapshotStore(self._root.store)
-        segments = [Segment(snapshot, f"{self.group.path}/{SEGMENTS}", info) for info in attributes.segments]
-        digests |= write_derived(self.group, attributes, segments)
+        group = self.group
+        snapshot = SnapshotStore(group.store)
+        segments = [Segment(snapshot, f"{group.path}/{SEGMENTS}".strip("/"), info) for info in attributes.segments]
+        digests |= write_derived(group, attributes, segments)
         self.commit(replace(attributes, derived=tuple(s.name for s in attributes.segments), digests=digests))
 
     def _attributes(self) -> SetAttributes:
@@ -247,5 +276,5 @@ def remove_partial_files(root: zarr.Group, path: str) -> None:
     """Remove the files that a killed write of zarr's local store left beside its target."""
     folder = local_folder(root)
     if folder is not None:
-        for leftover in (folder / path).rglob("*.partial"):
+        for leftover in (folder / path).rglob(f"*{PARTIAL}"):
             leftover.unlink(missing_ok=True)
