@@ -7,7 +7,7 @@ import json
 import cli_stores
 import numpy as np
 import pytest
-from cli_stores import ask, ask_json, invoke
+from cli_stores import ask, ask_json, invoke, text_spans
 
 import saestore
 from saestore.stats import STATISTICS
@@ -173,6 +173,7 @@ def test_the_token_of_a_text_is_told_by_its_characters(texts):
         (6, r"line[\n]break and tab"),
         (9, "line break and [tab]"),
         (10, "[🙂] happy 👩\u200d👩\u200d👧 日本語 naïve"),
+        (len(text_spans()) - 2, "\N{REPLACEMENT CHARACTER}[31mred alert[\\u202e]!"),
         (12, "🙂 happy [👩\u200d👩\u200d👧] 日本語 naïve"),
     ],
 )

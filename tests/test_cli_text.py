@@ -44,7 +44,7 @@ def test_a_mark_takes_nothing_away(text, data):
     stop = data.draw(st.integers(start, len(text)))
     marked = Marked.of(text, start, stop)
     token = text[start:stop]
-    if token.strip():
+    if clean(token.strip()):
         assert marked.token == clean(token.strip())
         assert marked.token.strip() == marked.token
         assert clean(marked.before + marked.token + marked.after) == clean(text)

@@ -71,8 +71,8 @@ class Marked:
         """Mark the characters `start` to `stop`; the spaces that many tokenizers count to a token stay outside."""
         token = text[start:stop]
         inner = token.strip()
-        if not inner:
-            # Nothing but white space: show which.
+        if not clean(inner):
+            # Nothing but white space or format characters: show which.
             return cls(clean(text[:start]), token.encode("unicode_escape").decode(), clean(text[stop:]))
         start += len(token) - len(token.lstrip())
         stop = start + len(inner)
