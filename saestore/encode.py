@@ -15,7 +15,7 @@ from saestore.format import feature_dtype
 from saestore.saes.forward import forward_of
 from saestore.saes.loaded import LoadedSAE
 
-__all__ = ["Dropped", "Encoder", "SparseBatch", "make_encoder", "reduce_batch"]
+__all__ = ["Dropped", "Encoder", "SparseBatch", "make_encoder", "reduce_batch", "usable_device"]
 
 _BATCH_BYTES = 1 << 27
 _MAX_BATCH_ROWS = 4096
@@ -101,7 +101,7 @@ class Encoder:
 
     def __init__(self, sae: LoadedSAE, device: str = "cpu") -> None:
         self._sae = sae
-        self._device = _usable(device)
+        self._device = usable_device(device)
         self.d_in, self.d_sae = sae.d_in, sae.d_sae
         with torch.inference_mode():
             self._forward = forward_of(sae.module.to(self._device))
@@ -251,7 +251,8 @@ def reduce_batch(
     return kept, Dropped(batch.nnz - kept.nnz, lost, total, max_rel_error)
 
 
-def _usable(device: str) -> torch.device:
+def usable_device(device: str) -> torch.device:
+    """Return the device, or raise `InvalidInputError` if torch cannot use it here."""
     try:
         return torch.empty(0, device=device).device
     # Torch built without CUDA says so with an AssertionError.

@@ -13,7 +13,7 @@ from saestore.errors import NotFoundError
 from saestore.format import SetAttributes
 from saestore.store import Store, start_set
 from saestore.store import open as open_store
-from saestore.writing import SetWriter
+from saestore.writing import SetLock, SetWriter
 from saestore.writing.writer import read_attributes
 
 # The merge at the end stays under this, so that a build's peak does not depend on the number of samples.
@@ -99,8 +99,10 @@ def build(
     _peek(store, None)
     plan = make_plan(request)
     with Bars(plan.path, shown=progress) as bars:
-        existing = None if overwrite else _peek(store, plan.path)
-        if existing is not None:
+        existing = _peek(store, plan.path)
+        if overwrite:
+            existing = None
+        elif existing is not None:
             plan.refuse_other(existing)
         bar = bars.bar("checking", plan.source.n_rows, first := existing.n_samples if existing else 0)
         check_finite(plan, first, bar.advance)
@@ -112,12 +114,15 @@ def build(
 
 
 def _peek(store: Any, path: str | None) -> SetAttributes | None:
-    """What the store holds at `path`, without writing to it; a place that cannot be a store is an error."""
+    """What the store holds at `path`, without writing to it; no store, or a set that is being written, is an error."""
     try:
         root = store.root if isinstance(store, Store) else open_store(store).root
     except NotFoundError:
         return None
-    return None if path is None else read_attributes(root, path)
+    if path is None:
+        return None
+    SetLock(root, path).check()
+    return read_attributes(root, path)
 
 
 def _run(plan: Plan, writer: SetWriter, bars: Bars, *, overwrite: bool) -> None:

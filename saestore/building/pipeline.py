@@ -33,7 +33,7 @@ def check_finite(plan: Plan, first: int, advance: Callable[[int], None]) -> None
     for start in range(first, source.n_rows, step):
         block = source.read(start, min(start + step, source.n_rows))
         # One sum shows most blocks to be finite; only where it is not (it may also have overflowed) is each value seen.
-        if not torch.isfinite(block.sum(dtype=torch.float64)):
+        if not torch.isfinite(block.sum(dtype=torch.promote_types(block.dtype, torch.float32))):
             finite = torch.isfinite(block).all(dim=1)
             if not finite.all():
                 row = start + int(torch.argmin(finite.to(torch.uint8)))

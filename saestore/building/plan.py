@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from saestore.encode import Encoder, make_encoder
-from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, StoreConflictError
+from saestore.encode import Encoder, make_encoder, usable_device
+from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError
 from saestore.format import CODECS, SAMPLE_TYPES, SetAttributes, digest, split_set_path
 from saestore.items import Items, as_items, item_pointers, token_spans
 from saestore.items.index import ItemIndex
@@ -54,19 +54,23 @@ class Plan:
     sae: LoadedSAE
     encoder: Encoder
     items: Items | None
+    items_path: str | None
     index: ItemIndex
     spans: Array | None
 
     @property
     def dtype(self) -> str:
         """Dtype of the stored activations: as asked, else that of the SAE, at least float32."""
-        native = "float64" if str(self.sae.info.get("dtype")).endswith("float64") else "float32"
-        return self.request.dtype or native
+        return self.request.dtype or self._lossless_dtype
+
+    @property
+    def _lossless_dtype(self) -> str:
+        return "float64" if str(self.sae.info.get("dtype")).endswith("float64") else "float32"
 
     def attributes(self, l0: float, explained_variance: float) -> SetAttributes:
         """Of the new set, from what the first batch showed."""
         r = self.request
-        narrowed = r.top_k is not None or self.dtype == "float16"
+        narrowed = r.top_k is not None or self.dtype != self._lossless_dtype
         finite = np.isfinite(explained_variance)
         return SetAttributes(
             n_features=self.encoder.d_sae,
@@ -92,9 +96,13 @@ class Plan:
             "d_in": self.source.d_in,
             "dtype": self.source.dtype,
             "fingerprint": self.source.fingerprint(),
-            "items": None if isinstance(self.request.items, Mapping | None) else str(self.request.items)[:300],
+            "items": self.items_path,
             "items_fingerprint": items_fingerprint(self.items, self.index),
+            "token_spans_fingerprint": self._spans_fingerprint(),
         }
+
+    def _spans_fingerprint(self) -> str | None:
+        return None if self.spans is None else hashlib.sha256(self.spans.tobytes()).hexdigest()
 
     def refuse_other(self, existing: SetAttributes) -> None:
         """Refuse a set that another build made, naming what differs."""
@@ -104,6 +112,7 @@ class Plan:
             "SAE weights": (existing.sae.get("fingerprint"), self.sae.fingerprint()),
             "embeddings": (existing.source.get("fingerprint"), self.source.fingerprint()),
             "items": (existing.source.get("items_fingerprint"), items_fingerprint(self.items, self.index)),
+            "token_spans": (existing.source.get("token_spans_fingerprint"), self._spans_fingerprint()),
             "dtype": (existing.dtype, self.dtype),
             "top_k": (dropped.get("top_k"), r.top_k),
             "codec": (existing.codec, r.codec),
@@ -125,6 +134,7 @@ def make_plan(request: Request) -> Plan:
     sample_type = request.sample_type or (dataset.sample_types[0] if dataset else "patch")
     if dataset is not None and sample_type not in dataset.sample_types:
         raise InvalidInputError(f"{name} has {' and '.join(dataset.sample_types)} samples, not {sample_type!r}.")
+    split_set_path(f"{name}/{sample_type}/sae")  # a bad name is told before the SAE is loaded, which takes seconds
     spec = request.embeddings
     source = open_embeddings(find_embeddings(dataset, sample_type) if spec is None and dataset else spec)
     items_from = request.items if request.items is not None else _default_items(dataset)
@@ -133,15 +143,15 @@ def make_plan(request: Request) -> Plan:
     spans = None if request.token_spans is None else token_spans(request.token_spans, source.n_rows)
     if request.sae is None and dataset is None:
         raise InvalidInputError(f"no SAE given for {name}: pass --sae (sae=), a folder in sae_lens format for example.")
-    sae = load_sae(request.sae if request.sae is not None else dataset.sae, request.device)  # type: ignore[union-attr]
+    sae = load_sae(request.sae if request.sae is not None else dataset.sae)  # type: ignore[union-attr]
     if sae.d_in != source.d_in:
         raise InvalidInputError(
             f"the embeddings {source.path} have width {source.d_in}, the SAE {sae.name} takes {sae.d_in}; check that "
             "they come from the model and layer that it was trained on. Nothing was written."
         )
     path = f"{name}/{sample_type}/{sae.name}"
-    split_set_path(path)
-    return Plan(request, path, source, sae, make_encoder(sae, request.device), items, index, spans)
+    named = str(items_from) if isinstance(items_from, str | os.PathLike) else None
+    return Plan(request, path, source, sae, make_encoder(sae, request.device), items, named, index, spans)
 
 
 def _check_options(r: Request) -> None:
@@ -155,10 +165,7 @@ def _check_options(r: Request) -> None:
         raise InvalidInputError(f"top_k {r.top_k}: keep at least 1 activation a sample.")
     if r.segment_rows is not None and not 1 <= r.segment_rows < 1 << 32:
         raise InvalidInputError(f"segment_rows {r.segment_rows}: use 1 to {(1 << 32) - 1}.")
-    try:
-        import torch  # noqa: F401
-    except ImportError as e:  # pragma: no cover
-        raise MissingDependencyError("building needs torch: `pip install saestore[sae]`.") from e
+    usable_device(r.device)
 
 
 def _known(request: Request) -> Dataset | None:

@@ -63,10 +63,14 @@ class SetLock:
             )
         with write_errors(f"{self._root.store}"):
             while not self._create(owner):
-                holder = read_lock(self._root, self._path)
-                if holder is not None and not _is_dead(holder):
-                    raise LockedError(self._refusal(holder))
-                self._remove_of_dead(holder)
+                self._remove_of_dead(self.check())
+
+    def check(self) -> dict[str, Any] | None:
+        """Refuse as `acquire` does, without taking the lock; returns the dead owner that it has, if any."""
+        holder = read_lock(self._root, self._path)
+        if holder is not None and not _is_dead(holder):
+            raise LockedError(self._refusal(holder))
+        return holder
 
     def release(self) -> None:
         """Give the lock back, if it is still this one's."""
