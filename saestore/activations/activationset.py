@@ -343,7 +343,10 @@ class ActivationSet:
 
         if over not in ("all", "active"):
             raise InvalidInputError(f"over={over!r}: use 'all' or 'active'.")
-        probabilities = np.atleast_1d(np.asarray(q, np.float64))
+        try:
+            probabilities = np.atleast_1d(np.asarray(q, np.float64))
+        except (TypeError, ValueError):
+            probabilities = np.array([np.nan])
         if probabilities.ndim != 1 or not ((probabilities >= 0) & (probabilities <= 1)).all():
             raise InvalidInputError(f"q={q!r}: quantiles are probabilities from 0 to 1.")
         ids = select(features, self.shape[1], "feature").ids
@@ -367,6 +370,8 @@ class ActivationSet:
         """Exact histogram of one feature, as `numpy.histogram`, over its ``"active"`` samples or over ``"all"``."""
         if over not in ("all", "active"):
             raise InvalidInputError(f"over={over!r}: use 'all' or 'active'.")
+        if isinstance(bins, str) and over == "all":
+            raise InvalidInputError(f"bins={bins!r} needs over='active': how to bin all samples is for you to say.")
         values = self.feature(feature).activation
         zeros = self.shape[0] - len(values) if over == "all" else 0
         counts, edges = distribution.histogram(values, zeros, bins, range)

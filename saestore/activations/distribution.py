@@ -40,7 +40,7 @@ def moments_where(segments: Sequence[Segment], features: Array, n_features: int,
 def _from_lists(segments: Sequence[Segment], features: Array, rows: Array, total_rows: int, dtype: Any) -> Moments:
     mask = np.zeros(total_rows, bool)
     mask[rows] = True
-    parts = []
+    parts = [Moments.zeros(0, 0, dtype)]
     for lists in iterate_lists(segments, features, dtype):
         kept = mask[lists.samples]
         counts = np.concatenate([[0], np.cumsum(kept)])[lists.indptr]

@@ -45,7 +45,10 @@ def select(spec: Any, size: int, what: str) -> Selection:
     if spec is None:
         return Selection(np.arange(size), scalar=False)
     if isinstance(spec, slice):
-        return Selection(np.arange(*spec.indices(size)), scalar=False)
+        try:
+            return Selection(np.arange(*spec.indices(size)), scalar=False)
+        except (TypeError, ValueError) as e:
+            raise InvalidInputError(f"{what}s {spec!r}: {e}.") from e
     if not isinstance(spec, bool | np.bool_):
         try:
             return Selection(_checked(np.array([operator.index(spec)]), size, what), scalar=True)

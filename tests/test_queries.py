@@ -1,0 +1,302 @@
+"""Every question, equal to brute force on the dense tensor: in segments, compacted, in memory and in a folder."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+import brute
+import saestore
+from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError, TooLargeError
+from strategies import PATH, SPLITS, Case, cases, layout, make_case, memory_store, write_case, write_segments
+
+# Writing a store takes half a second: few examples, each asked everything.
+FEW = settings(
+    max_examples=14,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking would take minutes
+)
+
+
+def check_everything(acts, case: Case, rng: np.random.Generator) -> None:
+    """Ask one set every question and compare with the dense tensor."""
+    assert acts.shape == case.dense.shape
+    assert acts.nnz == np.count_nonzero(case.dense)
+    assert acts.dtype == case.dense.dtype
+    assert acts.n_items == case.n_items
+    features = interesting_features(case, rng)
+    check_top_samples(acts, case, features, rng)
+    check_top_features(acts, case, rng)
+    check_slices(acts, case, features, rng)
+    check_statistics(acts, case, features, rng)
+    check_distributions(acts, case, features)
+
+
+def interesting_features(case: Case, rng) -> list[int]:
+    """The first, the last, those that fire most and some others, dead ones among them; not in order."""
+    counts = np.count_nonzero(case.dense, axis=0)
+    chosen = [0, case.n_features - 1, *np.argsort(counts)[-3:], *rng.integers(0, case.n_features, 4)]
+    return [int(f) for f in rng.permutation(np.unique(chosen))]
+
+
+def masks_of(case: Case, rng):
+    """Conditions as a caller writes them, and the samples that each keeps."""
+    items = rng.random(case.n_items) < 0.5
+    samples = rng.random(len(case.dense)) < 0.5
+    per_item = {
+        "split": ({"split": "test"}, SPLITS[case.split] == "test"),
+        "concept": ({"color::red": True, "split": ["train", "cal"]}, case.red & (SPLITS[case.split] != "test")),
+    }
+    if case.n_items != len(case.dense):
+        per_item["items"] = items, items
+    yield None, np.ones(len(case.dense), bool)
+    yield samples, samples
+    yield np.zeros(len(case.dense), bool), np.zeros(len(case.dense), bool)
+    for where, keep in per_item.values():
+        yield where, keep[case.item_of_sample]
+
+
+def assert_top_samples(found, case: Case, features: Sequence[int], n: int, per: str, keep) -> None:
+    wanted, samples = brute.top_samples(
+        case.dense, list(features), n, case.item_of_sample, per_item=per == "item", keep=keep
+    )
+    assert found.feature.tolist() == wanted.tolist()
+    assert found.sample.tolist() == samples.tolist()
+    assert found.item.tolist() == case.item_of_sample[samples].tolist()
+    assert found.position.tolist() == (samples - case.item_ptr[case.item_of_sample[samples]]).tolist()
+    assert found.activation.dtype == case.dense.dtype
+    assert found.activation.tolist() == case.dense[samples, wanted].tolist()
+
+
+def check_top_samples(acts, case: Case, features: list[int], rng) -> None:
+    for where, keep in masks_of(case, rng):
+        for per in ("sample", "item"):
+            for n in (0, 1, 3, 10**6):
+                assert_top_samples(acts.top_samples(features, n, per=per, where=where), case, features, n, per, keep)
+    everything = np.ones(len(case.dense), bool)
+    for feature in features:
+        assert_top_samples(acts.top_samples(feature), case, [feature], 20, "sample", everything)
+        assert_top_samples(acts.feature(feature), case, [feature], 10**6, "sample", everything)
+    repeated = [features[0], features[0] - case.n_features, *features]
+    assert_top_samples(
+        acts.top_samples(np.array(repeated), 2), case, [f % case.n_features for f in repeated], 2, "sample", everything
+    )
+    assert len(acts.top_samples([])) == 0
+
+
+def check_top_features(acts, case: Case, rng) -> None:
+    n_rows = len(case.dense)
+    samples = rng.integers(-n_rows, n_rows, 6)
+    for n in (0, 1, 4, 10**6):
+        found = acts.top_features(samples, n)
+        rows, features = brute.top_features(case.dense, [int(s) % n_rows for s in samples], n)
+        assert found.sample.tolist() == rows.tolist()
+        assert found.feature.tolist() == features.tolist()
+        assert found.activation.tolist() == case.dense[rows, features].tolist()
+    assert len(acts.top_features([])) == 0
+
+
+def check_slices(acts, case: Case, features: list[int], rng) -> None:
+    n_rows, n_features = case.dense.shape
+    rows = rng.integers(-n_rows, n_rows, 5)
+    mask = rng.random(n_rows) < 0.3
+    for samples, columns in (
+        (None, features),
+        (slice(None), slice(n_features - 1, None, -7)),
+        (slice(1, -1), features),
+        (rows, None if n_features < 100 else slice(-9, None)),
+        (rows.tolist(), [features[0]] * 3),
+        (mask, features[::-1]),
+        (slice(None, None, -3), np.array(features) - n_features),
+        ([], features),
+        (mask, []),
+        (np.zeros(n_rows, bool), slice(0, 0)),
+    ):
+        expected = case.dense[slice(None) if samples is None else samples][
+            :, slice(None) if columns is None else columns
+        ]
+        found = acts.dense(samples, columns)
+        assert found.dtype == case.dense.dtype
+        assert np.array_equal(found, expected)
+        sparse = acts.sparse(samples, columns)
+        assert sparse.format == "csr"
+        assert sparse.has_canonical_format
+        assert np.array_equal(sparse.toarray(), expected.astype(sparse.dtype))
+    row, column = int(rows[0]), features[0]
+    assert np.array_equal(acts.dense(row, features), case.dense[row, features])
+    assert np.array_equal(acts.dense(slice(None), column), case.dense[:, column])
+    assert acts.dense(row, column) == case.dense[row, column]
+    assert np.array_equal(acts.sparse(row, features).toarray(), case.dense[[row]][:, features])
+    assert acts.sparse(row, column).shape == (1, 1)
+
+
+def check_statistics(acts, case: Case, features: list[int], rng) -> None:
+    for where, keep in masks_of(case, rng):
+        for ids in (features, [features[0]] * 2, []):
+            found = acts.stats(ids, where=where)
+            assert found["feature"].values.tolist() == ids
+            assert found.attrs["n_samples"] == keep.sum()
+            brute.assert_statistics(found, case.dense[keep][:, ids])
+    brute.assert_statistics(acts.stats(), case.dense)
+
+
+def check_distributions(acts, case: Case, features: list[int]) -> None:
+    q = np.array([0, 0.01, 0.5, 0.99, 1])
+    # numpy interpolates in the dtype of the values; the answer is in float64.
+    wide = case.dense.astype(np.float64)
+    found = acts.quantile(q, features)
+    assert found.dims == ("quantile", "feature")
+    assert found["feature"].values.tolist() == features
+    assert np.array_equal(found, np.quantile(wide[:, features], q, axis=0))
+    active = acts.quantile(q, features, over="active")
+    for feature in features:
+        values = wide[:, feature]
+        values = values[values != 0]
+        expected = np.quantile(values, q) if len(values) else np.full(len(q), np.nan)
+        assert np.array_equal(active.sel(feature=feature), expected, equal_nan=True)
+        for over, of in (("active", values), ("all", wide[:, feature])):
+            for bins in (7, [-1.0, 0.0, 0.5, 2.0]):
+                counts, edges = np.histogram(of, bins)
+                histogram = acts.histogram(feature, bins, over=over)
+                assert histogram.count.tolist() == counts.tolist()
+                assert histogram.edges.tolist() == edges.tolist()
+            counts, edges = np.histogram(of, 4, (-1, 1))
+            assert acts.histogram(feature, 4, range=(-1, 1), over=over).count.tolist() == counts.tolist()
+
+
+@FEW
+@given(cases(), st.booleans())
+def test_answers_are_brute_forces_before_and_after_compaction(tmp_path_factory, case, in_memory):
+    store = memory_store() if in_memory else saestore.open(tmp_path_factory.mktemp("s") / "a.zarr", "a")
+    acts = write_segments(store, case)
+    assert len(acts.attributes.segments) == -(-len(case.dense) // case.segment_rows)
+    check_everything(acts, case, np.random.default_rng(0))
+    with layout(case):
+        compacted = store.compact(PATH, memory=1 << 16)
+    assert len(compacted.attributes.segments) == 1
+    check_everything(compacted, case, np.random.default_rng(1))
+
+
+WIDE = {
+    "65,535 features": make_case(1, 12, 65_535, segment_rows=5),
+    "65,536 features": make_case(2, 12, 65_536, segment_rows=5, palette="heavy"),
+    "65,537 features": make_case(3, 12, 65_537, segment_rows=5, palette="signed"),
+    "65,537 features, float16": make_case(4, 12, 65_537, segment_rows=5, dtype="float16"),
+    "65,537 features, float64": make_case(5, 12, 65_537, segment_rows=12, dtype="float64"),
+    "one sample": make_case(6, 1, 20, density=0.5),
+    "one feature": make_case(7, 50, 1, density=0.5, segment_rows=7),
+    "one of each": make_case(8, 1, 1, density=1.0),
+    "nothing at all": make_case(9, 10, 4, density=0.0, segment_rows=3),
+}
+
+
+@pytest.mark.parametrize("case", WIDE.values(), ids=WIDE)
+def test_answers_are_brute_forces_at_the_edges(tmp_path, case):
+    acts = write_case(saestore.open(tmp_path / "a.zarr", "a"), case)
+    check_everything(acts, case, np.random.default_rng(0))
+    ids = acts.group["segments"][f"0-{len(case.dense)}"]["by_sample"]["indices"]
+    assert ids.dtype == ("uint16" if case.n_features <= 65_536 else "uint32")
+
+
+@pytest.fixture(scope="module")
+def small():
+    case = make_case(11, 30, 9, density=0.6, segment_rows=10)
+    return case, write_segments(memory_store(), case)
+
+
+def test_negative_activations_come_last_and_zeros_never(small):
+    case, acts = small
+    found = acts.feature(int(np.argmin(case.dense.min(axis=0))))
+    assert (np.diff(found.activation) <= 0).all()
+    assert found.activation[-1] < 0
+    assert (found.activation != 0).all()
+
+
+def test_an_item_comes_once_with_its_strongest_sample(small):
+    case, acts = small
+    feature = int(np.argmax(np.count_nonzero(case.dense, axis=0)))
+    found = acts.top_samples(feature, 1000, per="item")
+    assert len(set(found.item.tolist())) == len(found)
+    for item, activation in zip(found.item, found.activation, strict=True):
+        column = case.dense[case.item_of_sample == item, feature]
+        assert activation == column[column != 0].max()
+
+
+def test_too_large_an_answer_is_refused_before_it_is_made(small):
+    _, acts = small
+    with pytest.raises(TooLargeError, match=re.escape("30 x 9, 0.00 GiB, above the limit of 0.00 GiB")) as caught:
+        acts.dense(max_bytes=100)
+    assert "sparse()" in str(caught.value)
+    assert acts.dense(max_bytes=30 * 9 * 4).shape == (30, 9)
+    with pytest.raises(TooLargeError, match="max_bytes"):
+        acts.sparse(max_bytes=100)
+
+
+def test_dense_of_a_great_set_is_refused_by_its_size_alone():
+    # Two million samples would be 488 GiB; only three of them hold anything.
+    import scipy.sparse as sp
+
+    matrix = sp.coo_array(([1.0, 2.0, 3.0], ([0, 1_000_000, 1_999_999], [5, 5, 65_535])), shape=(2_000_000, 65_536))
+    acts = memory_store().write(PATH, matrix.astype(np.float32), segment_rows=2_000_000)
+    with pytest.raises(TooLargeError, match=re.escape("2,000,000 x 65,536, 488.28 GiB, above the limit of 4.00 GiB")):
+        acts.dense()
+    assert acts.top_samples(5).sample.tolist() == [1_000_000, 0]
+    assert acts.sparse().nnz == 3
+    assert acts.dense([0, 1_999_999], [5, 65_535]).tolist() == [[1, 0], [0, 3]]
+
+
+WRONG = [
+    (lambda a: a.top_samples(9), OutOfRangeError, "feature 9 is out of range: there are 9, numbered 0 to 8"),
+    (lambda a: a.top_samples(-10), OutOfRangeError, "feature -10"),
+    (lambda a: a.top_features(30), OutOfRangeError, "sample 30 is out of range: there are 30, numbered 0 to 29"),
+    (lambda a: a.dense(30), OutOfRangeError, "sample 30"),
+    (lambda a: a.sparse(features=[1, 99]), OutOfRangeError, "feature 99"),
+    (lambda a: a.feature(9), OutOfRangeError, "feature 9"),
+    (lambda a: a.stats([9]), OutOfRangeError, "feature 9"),
+    (lambda a: a.quantile(0.5, 9), OutOfRangeError, "feature 9"),
+    (lambda a: a.histogram(9), OutOfRangeError, "feature 9"),
+    (lambda a: a.top_samples(1, -1), InvalidInputError, "n=-1"),
+    (lambda a: a.top_features(1, -1), InvalidInputError, "n=-1"),
+    (lambda a: a.top_samples(1, per="image"), InvalidInputError, "per='image': use 'sample' or 'item'"),
+    (lambda a: a.feature([1, 2]), InvalidInputError, "top_samples for several"),
+    (lambda a: a.histogram([1, 2]), InvalidInputError, "takes one int"),
+    (lambda a: a.quantile(1.5), InvalidInputError, "q=1.5: quantiles are probabilities from 0 to 1"),
+    (lambda a: a.quantile("half"), InvalidInputError, "q='half'"),
+    (lambda a: a.quantile(0.5, over="some"), InvalidInputError, "over='some': use 'all' or 'active'"),
+    (lambda a: a.histogram(1, over="some"), InvalidInputError, "over='some'"),
+    (lambda a: a.histogram(1, bins=0), InvalidInputError, "bins=0"),
+    (lambda a: a.histogram(1, bins=[2, 1]), InvalidInputError, "bins=[2, 1]"),
+    (lambda a: a.histogram(1, range=(2, 1)), InvalidInputError, "range=(2, 1)"),
+    (lambda a: a.histogram(1, bins="auto", over="all"), InvalidInputError, "bins='auto'"),
+    (lambda a: a.stats(where={"no": 1}), NotFoundError, "'no'"),
+]
+
+
+@pytest.mark.parametrize(("ask", "error", "said"), WRONG, ids=[said for _, _, said in WRONG])
+def test_a_wrong_question_is_told_with_the_value_and_what_was_allowed(small, ask, error, said):
+    with pytest.raises(error, match=re.escape(said)) as caught:
+        ask(small[1])
+    assert "\n" not in str(caught.value)
+
+
+def test_tables_go_to_pandas_records_and_notebooks(small):
+    _, acts = small
+    top = acts.top_samples([1, 2], 3)
+    frame = top.to_pandas()
+    assert list(frame.columns) == ["feature", "sample", "item", "position", "activation"]
+    assert frame.to_dict("records") == top.to_records()
+    assert len(top) == 6
+    assert top._repr_html_().count("<tr>") == 7
+    assert "activation" in repr(top)
+    assert list(acts.top_features(0).to_pandas().columns) == ["sample", "feature", "activation"]
+    assert list(acts.histogram(1, 5).to_pandas().columns) == ["left", "right", "count"]
+
+
+def test_a_set_shows_what_it_is(small):
+    case, acts = small
+    assert f"{len(case.dense)} samples x 9 features, {acts.nnz} non-zeros" in repr(acts)
+    assert len(acts) == len(case.dense)
