@@ -16,11 +16,11 @@ from saestore.activations.top import top_entries
 from saestore.errors import CorruptStoreError, InvalidInputError, NotFoundError
 from saestore.format import SetAttributes
 from saestore.items.index import ITEMS, ItemIndex
-from saestore.items.stored import StoredItems
+from saestore.items.stored import SPANS, StoredItems
 from saestore.kernels import descending_bits
 from saestore.segment import Segment, warm_all
 from saestore.stats import statistics_table
-from saestore.storage import SnapshotStore, stored_bytes
+from saestore.storage import SnapshotStore, missing_as_error, stored_bytes
 from saestore.writing.writer import SEGMENTS, read_attributes
 
 if TYPE_CHECKING:
@@ -109,6 +109,15 @@ class ActivationSet:
     def item_index(self) -> ItemIndex:
         """Which item a sample belongs to, and which place in it."""
         return self._index
+
+    def spans(self, samples: Any = None) -> Array | None:
+        """Characters of tokens in their texts: first, and the one after the last, int32 (n, 2); None where unknown."""
+        ids = select(samples, self.shape[0], "sample").ids
+        if any(name not in self.group for name in SPANS):
+            return None
+        columns: list[Any] = [self.group[name] for name in SPANS]
+        with missing_as_error(f"{self.path}/{' and '.join(SPANS)}"):
+            return np.stack([np.asarray(column.oindex[ids]) for column in columns], axis=1)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -6,6 +6,8 @@ import sys
 from types import TracebackType
 from typing import Any, Self
 
+_LOG_SECONDS = 30  # between two states of a bar where nobody watches: a file, a cluster's log
+
 
 class Bars:
     """Progress bars of a build, or silence.
@@ -51,7 +53,14 @@ class Bar:
         from tqdm.auto import tqdm
 
         self._bar: Any = tqdm(
-            total=total, initial=done, desc=label, unit=" rows", unit_scale=True, disable=not shown, file=sys.stderr
+            total=total,
+            initial=done,
+            desc=label,
+            unit=" rows",
+            unit_scale=True,
+            disable=not shown,
+            file=sys.stderr,
+            mininterval=0.1 if sys.stderr.isatty() else _LOG_SECONDS,
         )
         self._rows = self._nnz = 0
 

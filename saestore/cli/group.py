@@ -64,18 +64,20 @@ class ErrorGroup(click.Group):
             # A text may hold what the terminal's encoding cannot show; that is no reason to fail.
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
-            try:
-                return super().invoke(ctx)
-            except (click.ClickException, click.exceptions.Exit, click.Abort):
+        # Not `warnings.catch_warnings`, which would also undo the filters of what the command imports.
+        show, warnings.showwarning = warnings.showwarning, _show_warning
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except (Exception, KeyboardInterrupt) as e:
+            if isinstance(e, OSError) and e.errno == errno.EPIPE:
+                raise  # click ends quietly when the reader of a pipe is gone
+            if ctx.meta.get(_DEBUG) and not isinstance(e, KeyboardInterrupt):
                 raise
-            except (Exception, KeyboardInterrupt) as e:
-                if isinstance(e, OSError) and e.errno == errno.EPIPE:
-                    raise  # click ends quietly when the reader of a pipe is gone
-                if ctx.meta.get(_DEBUG) and not isinstance(e, KeyboardInterrupt):
-                    raise
-                _fail(ctx, e)
+            _fail(ctx, e)
+        finally:
+            warnings.showwarning = show
 
 
 def _fail(ctx: click.Context, e: BaseException) -> NoReturn:

@@ -10,8 +10,7 @@ import numpy as np
 
 from saestore.cli.table import Column, numbers
 from saestore.cli.text import Marked, clean
-from saestore.items.stored import KEY, SPANS
-from saestore.storage import ArrayReader, SnapshotStore, read_all
+from saestore.items.stored import KEY
 
 if TYPE_CHECKING:
     from saestore.activations import ActivationSet
@@ -27,7 +26,7 @@ def places(acts: ActivationSet, samples: Array) -> list[dict[str, Any]]:
     nothing: list[Any] = [None] * len(samples)
     keys = _column(acts, KEY, items) if KEY in names else nothing
     texts = _column(acts, TEXT, items) if TEXT in names else nothing
-    spans = (_spans(acts, samples) if TEXT in names else None) or [(None, None)] * len(samples)
+    spans = _spans(acts, samples) if TEXT in names else [(None, None)] * len(samples)
     side = _grid_side(acts)
     rows = []
     for i, (sample, item, position) in enumerate(
@@ -52,7 +51,7 @@ def places(acts: ActivationSet, samples: Array) -> list[dict[str, Any]]:
 
 
 def _column(acts: ActivationSet, name: str, items: Array) -> list[Any]:
-    return acts.items.column(name)[items].tolist()  # type: ignore[no-any-return]
+    return acts.items.column(name, items).tolist()  # type: ignore[no-any-return]
 
 
 def _grid_side(acts: ActivationSet) -> int | None:
@@ -64,15 +63,10 @@ def _grid_side(acts: ActivationSet) -> int | None:
     return side if side * side == per_item else None
 
 
-def _spans(acts: ActivationSet, samples: Array) -> list[tuple[int | None, int | None]] | None:
-    """First and last character of every sample in its text, where the set knows them."""
-    group = acts.group
-    if any(name not in group for name in SPANS):
-        return None
-    store = SnapshotStore(group.store)
-    wanted = [(ArrayReader(store, f"{group.path}/{name}"), samples.tolist()) for name in SPANS]
-    values = [read_all([(reader, s, s + 1) for s in each]) for reader, each in wanted]
-    return [(int(start[0]), int(stop[0])) for start, stop in zip(*values, strict=True)]
+def _spans(acts: ActivationSet, samples: Array) -> list[tuple[int | None, int | None]]:
+    """First character of every sample in its text and the one after its last, None where the set does not know."""
+    spans = acts.spans(samples)
+    return [(None, None)] * len(samples) if spans is None else [(a, b) for a, b in spans.tolist()]
 
 
 def place_columns(rows: Sequence[dict[str, Any]], *, several_per_item: bool) -> list[Column]:

@@ -89,8 +89,8 @@ class StoredItems:
         """Names of the columns."""
         return list(self._columns)
 
-    def column(self, name: str) -> Array:
-        """One column, (n_items,).
+    def column(self, name: str, items: Array | None = None) -> Array:
+        """One column, (n_items,), or its values at some items, of which only the chunks they lie in are read.
 
         Raises
         ------
@@ -99,7 +99,7 @@ class StoredItems:
         """
         if name not in self._columns:
             raise NotFoundError(f"The items have no column {name!r}; they have {', '.join(self._columns) or 'none'}.")
-        return self._read(self._columns[name])
+        return self._read(self._columns[name], items)
 
     @cached_property
     def concept_names(self) -> list[str]:
@@ -116,7 +116,7 @@ class StoredItems:
         with missing_as_error(f"{self.group.path}/{CONCEPTS}"):
             return np.asarray(array[:, self.concept_names.index(name)])
 
-    def _read(self, name: str) -> Array:
+    def _read(self, name: str, rows: Array | None = None) -> Array:
         array: Any = self.group[name]
         with missing_as_error(f"{self.group.path}/{name}"):
-            return np.asarray(array[...])
+            return np.asarray(array[...] if rows is None else array.oindex[rows])
