@@ -1,5 +1,7 @@
 """Orders, merges and sums of plain arrays, against numpy's sorts and scipy's sums."""
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -32,11 +34,13 @@ def test_descending_bits_sort_as_the_floats_do_and_turn_back(values):
     assert np.array_equal(from_descending_bits(bits, values.dtype), values)
 
 
-def random_rows(seed, n_rows, n_features, nnz, dtype, values=(0.5, 1.0, 2.0, -1.0)):
+def random_rows(seed, n_rows, n_features, nnz, dtype):
     """CSR arrays with sorted ids and many ties."""
     rng = np.random.default_rng(seed)
     flat = np.sort(rng.choice(n_rows * n_features, min(nnz, n_rows * n_features), replace=False))
-    matrix = sp.coo_array((rng.choice(values, len(flat)), np.divmod(flat, n_features)), shape=(n_rows, n_features))
+    matrix = sp.coo_array(
+        (rng.choice([0.5, 1.0, 2.0, -1.0], len(flat)), np.divmod(flat, n_features)), shape=(n_rows, n_features)
+    )
     csr = sp.csr_array(matrix)
     ids = csr.indices.astype(np.uint16 if n_features <= 1 << 16 else np.uint32)
     return csr.indptr.astype(np.int64), ids, csr.data.astype(dtype)
@@ -82,7 +86,7 @@ def test_merging_pieces_of_rows_gives_the_order_of_all_rows(seed, cuts, dtype, n
     indptr, indices, data = random_rows(seed, 50, n_features, 200, dtype)
     bounds = [0, *sorted(cuts), 50]
     parts = []
-    for number, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for number, (start, stop) in enumerate(itertools.pairwise(bounds)):
         if start == stop:
             continue
         lo, hi = indptr[start], indptr[stop]

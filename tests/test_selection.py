@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import basic_indices
+from strategies import make_case, memory_store, write_case
 
 from saestore.activations.select import condition, select
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
 from saestore.items.index import ItemIndex
-from strategies import make_case, memory_store, write_case
 
 INTS = [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64]
 

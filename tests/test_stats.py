@@ -1,14 +1,16 @@
 """Statistics: every one equal to numpy on the dense tensor, however the samples were cut into pieces."""
 
+import itertools
+
+import brute
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import cases, csr_rows, make_case
 
-import brute
 from saestore.kernels import to_impact_order
 from saestore.stats import STATISTICS, Moments, RunningMoments, statistics_table
-from strategies import cases, csr_rows, make_case
 
 
 def moments_of(case, start, stop):
@@ -21,7 +23,7 @@ def test_pieces_add_up_to_numpys_statistics(case, cuts):
     n = len(case.dense)
     bounds = sorted({0, n, *(c for c in cuts if c < n)})
     total = Moments.zeros(case.n_features, 0, case.dense.dtype)
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, stop in itertools.pairwise(bounds):
         total = total + moments_of(case, start, stop)
     assert total.n_rows == n
     brute.assert_statistics(statistics_table(total), case.dense)
