@@ -76,7 +76,8 @@ def check_top_samples(acts, case: Case, features: list[int], rng) -> None:
     for where, keep in masks_of(case, rng):
         for per in ("sample", "item"):
             for n in (0, 1, 3, 10**6):
-                assert_top_samples(acts.top_samples(features, n, per=per, where=where), case, features, n, per, keep)
+                found = acts.top_samples(features, n, per=per, where=where)
+                    assert_top_samples(found, case, features, n=n, per=per, keep=keep)
     every = {"per": "sample", "keep": np.ones(len(case.dense), bool)}
     for feature in features:
         assert_top_samples(acts.top_samples(feature), case, [feature], n=20, **every)
