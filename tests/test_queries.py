@@ -77,7 +77,7 @@ def check_top_samples(acts, case: Case, features: list[int], rng) -> None:
         for per in ("sample", "item"):
             for n in (0, 1, 3, 10**6):
                 found = acts.top_samples(features, n, per=per, where=where)
-                    assert_top_samples(found, case, features, n=n, per=per, keep=keep)
+                assert_top_samples(found, case, features, n=n, per=per, keep=keep)
     every = {"per": "sample", "keep": np.ones(len(case.dense), bool)}
     for feature in features:
         assert_top_samples(acts.top_samples(feature), case, [feature], n=20, **every)
