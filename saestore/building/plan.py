@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,12 @@ class Plan:
             planned_samples=self.source.n_rows,
             segment_rows=r.segment_rows or default_segment_rows(l0),
             sae={"name": self.sae.name, **self.sae.info, "fingerprint": self.sae.fingerprint()},
-            source=self.provenance(),
+            source=self.provenance,
             dropped={"top_k": r.top_k, "dtype": self.dtype} if narrowed else None,
             summary={"explained_variance": explained_variance if finite else None},
         )
 
+    @cached_property
     def provenance(self) -> dict[str, Any]:
         """Where the samples come from, as the set's attributes record it."""
         return {
@@ -98,21 +100,18 @@ class Plan:
             "fingerprint": self.source.fingerprint(),
             "items": self.items_path,
             "items_fingerprint": items_fingerprint(self.items, self.index),
-            "token_spans_fingerprint": self._spans_fingerprint(),
+            "token_spans_fingerprint": None if self.spans is None else hashlib.sha256(self.spans.tobytes()).hexdigest(),
         }
-
-    def _spans_fingerprint(self) -> str | None:
-        return None if self.spans is None else hashlib.sha256(self.spans.tobytes()).hexdigest()
 
     def refuse_other(self, existing: SetAttributes) -> None:
         """Refuse a set that another build made, naming what differs."""
-        r = self.request
+        r, there, here = self.request, existing.source, self.provenance
         dropped = existing.dropped or {}
         pairs = {
             "SAE weights": (existing.sae.get("fingerprint"), self.sae.fingerprint()),
-            "embeddings": (existing.source.get("fingerprint"), self.source.fingerprint()),
-            "items": (existing.source.get("items_fingerprint"), items_fingerprint(self.items, self.index)),
-            "token_spans": (existing.source.get("token_spans_fingerprint"), self._spans_fingerprint()),
+            "embeddings": (there.get("fingerprint"), here["fingerprint"]),
+            "items": (there.get("items_fingerprint"), here["items_fingerprint"]),
+            "token_spans": (there.get("token_spans_fingerprint"), here["token_spans_fingerprint"]),
             "dtype": (existing.dtype, self.dtype),
             "top_k": (dropped.get("top_k"), r.top_k),
             "codec": (existing.codec, r.codec),
