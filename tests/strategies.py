@@ -125,10 +125,10 @@ def _values(rng: np.random.Generator, palette: str, n: int, dtype: str) -> np.nd
 
 
 @st.composite
-def cases(draw: st.DrawFn, max_rows: int = 60, max_features: int = 30) -> Case:
+def cases(draw: st.DrawFn, max_rows: int = 40, max_features: int = 20) -> Case:
     """Cases of any kind. Small ones come first, so that a failure shrinks."""
     n_rows = draw(st.integers(1, max_rows))
-    chunk = draw(st.sampled_from([1, 4, 16, 1 << 13]))
+    chunk = draw(st.sampled_from([7, 64, 1 << 13]))
     return make_case(
         draw(st.integers(0, 2**32 - 1)),
         n_rows,
@@ -140,8 +140,8 @@ def cases(draw: st.DrawFn, max_rows: int = 60, max_features: int = 30) -> Case:
         ragged=draw(st.booleans()),
         codec=draw(st.sampled_from(["pcodec", "pcodec", "blosc"])),
         chunk=chunk,
-        # A shard of one chunk, of a few, and one that holds the whole array.
-        shard=chunk * draw(st.sampled_from([1, 3, 1 << 9])),
+        # Shards of a few chunks, or one that holds the whole array.
+        shard=chunk * draw(st.sampled_from([4, 1 << 9])),
     )
 
 

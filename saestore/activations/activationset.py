@@ -187,6 +187,8 @@ class ActivationSet:
         }
 
     def _condition(self, where: Any) -> Condition | None:
+        if where is None:
+            return None  # and the items need not be opened
         return condition(where, self.shape[0], self._index, self.items)
 
     @_on_snapshot

@@ -1,0 +1,190 @@
+"""What a question costs: requests to the store and bytes, which are exact where seconds are noise."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from strategies import PATH, layout, make_case, write_segments
+from zarr.storage import MemoryStore
+
+import saestore
+
+
+class CountingStore(MemoryStore):
+    """A store in memory that notes every read: its key and how many bytes it gave."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.reads: list[tuple[str, int]] = []
+
+    async def get(self, key, prototype=None, byte_range=None):
+        value = await super().get(key, prototype, byte_range)
+        self.reads.append((key, 0 if value is None else len(value)))
+        return value
+
+    def get_sync(self, key, **kwargs):  # newer zarr versions read without an event loop
+        value = super().get_sync(key, **kwargs)
+        self.reads.append((key, 0 if value is None else len(value)))
+        return value
+
+    def taken(self) -> list[tuple[str, int]]:
+        """The reads since the last call."""
+        reads = self.reads.copy()
+        self.reads.clear()
+        return reads
+
+    def with_read_only(self, read_only=False):
+        other = super().with_read_only(read_only)
+        other.reads = self.reads  # zarr opens such a copy
+        return other
+
+
+def per_segment(reads) -> Counter:
+    return Counter(key.split("/segments/")[1].split("/")[0] for key, _ in reads)
+
+
+def counting(case):
+    store = CountingStore()
+    write_segments(saestore.open(store, "a"), case)
+    acts = saestore.open(store)[PATH]
+    store.taken()
+    return store, acts
+
+
+# Lists of thousands in chunks of 64: a prefix lies in one chunk or across the border of two.
+CASES = {
+    "one segment": make_case(1, 500, 40, density=0.9, segment_rows=500, chunk=64, shard=1 << 22),
+    "ten segments": make_case(2, 500, 40, density=0.9, segment_rows=50, chunk=64, shard=1 << 22),
+    "many shards": make_case(3, 500, 40, density=0.9, segment_rows=250, chunk=64, shard=512, palette="heavy"),
+    "blosc": make_case(4, 500, 40, density=0.9, segment_rows=250, chunk=64, shard=512, codec="blosc"),
+    "one chunk": make_case(5, 500, 40, density=0.1, segment_rows=250),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_the_first_top_20_takes_at_most_four_requests_a_segment(case):
+    store, _ = counting(case)
+    crossed = set()
+    for feature in range(0, case.n_features, 3):
+        acts = saestore.open(store)[PATH]  # opened anew: nothing is known of any other list
+        store.taken()
+        found = acts.top_samples(feature, 20)
+        reads = store.taken()
+        assert len(found) == min(20, np.count_nonzero(case.dense[:, feature]))
+        requests = per_segment(reads)
+        assert max(requests.values(), default=0) <= 4
+        assert all("/by_feature/" in key for key, _ in reads)
+        crossed |= set(requests.values())
+    if case.chunk == 64:
+        assert len(crossed) > 1, "some prefix must cross the border of a chunk, or this tests nothing"
+
+
+def test_the_same_question_costs_the_same_in_a_store_ten_times_as_large():
+    costs = []
+    for rows in (20_000, 200_000):
+        store = CountingStore()
+        rng = np.random.default_rng(0)
+        matrix = sp.csr_array(
+            (rng.random(rows * 4, np.float32) + 1, rng.integers(0, 50, rows * 4), np.arange(0, rows * 4 + 1, 4)),
+            shape=(rows, 50),
+        )
+        saestore.open(store, "a").write(PATH, matrix, segment_rows=rows)
+        acts = saestore.open(store)[PATH]
+        store.taken()
+        assert len(acts.top_samples(7)) == 20
+        reads = store.taken()
+        costs.append((len(reads), sum(n for _, n in reads)))
+    # A chunk of ids and one of activations; in the larger store ids of samples are wider.
+    assert costs[0][0] <= 4 >= costs[1][0]
+    assert costs[1][1] < 2 * costs[0][1]
+
+
+def test_opening_reads_pointers_and_shard_indexes_but_no_list():
+    case = CASES["ten segments"]
+    store, _ = counting(case)
+    acts = saestore.open(store)[PATH]
+    opened = [key for key, _ in store.taken()]
+    assert not any("/by_sample/" in key for key in opened)
+    # The index of a shard and one chunk of it, which zarr decodes in the same breath.
+    assert max(Counter(key for key in opened if "/data/c/" in key).values()) == 2
+    acts.top_samples([1, 2, 3])
+    assert not any(key.endswith("zarr.json") for key, _ in store.taken())
+
+
+def test_many_features_are_read_together_and_neighbours_once():
+    case = make_case(6, 400, 60, density=0.2, segment_rows=400, chunk=64, shard=1 << 22)
+    store, acts = counting(case)
+    acts.top_samples(range(10, 20), 10**6)
+    reads = store.taken()
+    lists = acts._segments[0].feature_ptr
+    chunks = -(-int(lists[20] - lists[10]) // 64) + 1
+    assert len(reads) <= 2 * chunks
+
+
+def test_a_dense_slice_of_rows_reads_the_chunks_of_those_rows():
+    case = make_case(7, 4000, 30, density=0.3, segment_rows=4000, chunk=256, shard=1 << 22)
+    store, acts = counting(case)
+    assert np.array_equal(acts.dense(slice(1000, 1256)), case.dense[1000:1256])
+    reads = store.taken()
+    chunks = [(key, n) for key, n in reads if "/c/" in key]
+    assert all("/by_sample/" in key for key, _ in chunks)
+    nnz = np.count_nonzero(case.dense[1000:1256])
+    pointers, entries = 256 // 256 + 2, nnz // 256 + 2
+    indexes = 3
+    assert len(chunks) <= indexes + pointers + 2 * entries
+    # Again, when the shard indexes are known: nothing but chunks.
+    acts.dense(slice(1000, 1256))
+    again = store.taken()
+    assert len(again) <= pointers + 2 * entries
+    stored = sum(len(v) for k, v in store._store_dict.items() if "/by_sample/" in k and "/c/" in k)
+    assert sum(n for _, n in again) < stored / 8
+
+
+def test_a_dense_column_reads_the_list_of_that_feature():
+    case = make_case(8, 4000, 30, density=0.1, segment_rows=2000, chunk=256, shard=1 << 22)
+    feature = int(np.argmax(np.count_nonzero(case.dense, axis=0)))
+    store, acts = counting(case)
+    assert np.array_equal(acts.dense(features=feature), case.dense[:, feature])
+    reads = store.taken()
+    assert all("/by_feature/" in key for key, _ in reads)
+    assert 0 < max(per_segment(reads).values()) <= 2 * (np.count_nonzero(case.dense[:, feature]) // 256 + 2)
+
+
+def test_statistics_of_all_samples_read_no_entry():
+    store, acts = counting(CASES["ten segments"])
+    acts.stats([3])
+    assert not any("/by_sample/" in key or "/by_feature/" in key for key, _ in store.taken())
+
+
+def test_nothing_of_a_dead_feature_is_read():
+    case = make_case(9, 100, 10, density=0.5, segment_rows=50)
+    case.dense[:, 4] = 0
+    store, acts = counting(case)
+    assert len(acts.top_samples(4)) == 0
+    assert len(acts.feature(4)) == 0
+    assert store.taken() == []
+
+
+def test_an_answer_that_is_refused_reads_nothing():
+    store, acts = counting(CASES["one chunk"])
+    with pytest.raises(saestore.errors.TooLargeError):
+        acts.dense(max_bytes=10)
+    assert store.taken() == []
+
+
+def test_a_local_folder_takes_as_few_reads(tmp_path, monkeypatch):
+    case = CASES["many shards"]
+    with layout(case):
+        write_segments(saestore.open(tmp_path / "a.zarr", "a"), case)
+    acts = saestore.open(tmp_path / "a.zarr")[PATH]
+    reads = []
+    from saestore.storage import reader
+
+    pread = reader._pread
+    monkeypatch.setattr(reader, "_pread", lambda path, *where: reads.append(path) or pread(path, *where))
+    for feature in range(case.n_features):
+        reads.clear()
+        found = acts.top_samples(feature)
+        requests = Counter(str(path).split("/segments/")[1].split("/")[0] for path in reads)
+        assert (len(found) > 0) <= max(requests.values(), default=0) <= 4
