@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import zarr
 from zarr.errors import ContainsArrayError, ContainsGroupError, GroupNotFoundError, NodeTypeValidationError
@@ -107,6 +109,8 @@ def _create(location: Any, local: Path | None, label: str, attempts: int = 3) ->
 def _local_path(location: Any) -> Path | None:
     if isinstance(location, Path):
         return location
+    if isinstance(location, str) and location.startswith("file://"):
+        return Path(url2pathname(urlsplit(location).path))
     if isinstance(location, str) and "://" not in location and not location.startswith("memory:"):
         return Path(location).expanduser()
     return None

@@ -123,7 +123,8 @@ class ArrayReader:
         firsts = np.arange(0, self.length, per_shard)
         if self._local is None:
             _read_parallel([(self, int(s), int(s) + 1) for s in firsts])
-        else:
+            return
+        with missing_as_error(self.path):
             for shard in range(len(firsts)):
                 self._local.index(shard)
 

@@ -1,0 +1,345 @@
+"""Opening a store, filling arrays and reading slices of them, by zarr itself and without."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import PATH, cases, layout, make_case, memory_store, write_case, write_segments
+from zarr.storage import LocalStore, MemoryStore
+
+import saestore
+from saestore.errors import CorruptStoreError, NotFoundError, SaestoreError, StoreFormatError, StoreWriteError
+from saestore.storage import ArrayReader, ShardWriter, SnapshotStore, create_array, read_all, write_array
+from saestore.storage.reader import LocalShards
+
+CODECS = ["pcodec", "blosc"]
+DTYPES = ["uint16", "uint32", "int32", "int64", "float16", "float32", "float64", "bool"]
+
+
+def some_values(dtype, n=1000):
+    rng = np.random.default_rng(0)
+    return (
+        (rng.normal(size=n) * 50).astype(dtype) if np.dtype(dtype).kind == "f" else rng.integers(0, 2, n).astype(dtype)
+    )
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_array_comes_back_and_zarr_alone_reads_it(tmp_path, dtype, codec):
+    group = zarr.create_group(tmp_path / "a.zarr")
+    values = some_values(dtype)
+    write_array(group, "x", values, ("item",), codec)
+    array = zarr.open_array(tmp_path / "a.zarr", path="x", mode="r")
+    assert array.dtype == dtype
+    assert array.metadata.dimension_names == ("item",)
+    assert np.array_equal(array[:], values)
+    names = {c["name"] for c in json.loads((tmp_path / "a.zarr/x/zarr.json").read_text())["codecs"]}
+    assert names == {"sharding_indexed"}
+
+
+@pytest.mark.parametrize("text", [["", "a", "ü" * 300, "x\ny"], []])
+def test_text_comes_back(text):
+    group = zarr.create_group(MemoryStore())
+    write_array(group, "x", np.array(text, np.dtypes.StringDType()), ("item",), "pcodec")
+    assert group["x"][:].tolist() == text
+
+
+def test_a_chunk_of_zeros_is_written_too():
+    group = zarr.create_group(MemoryStore())
+    write_array(group, "x", np.zeros(100, np.float32), ("item",), "pcodec")
+    assert group["x"].nbytes_stored() > 0
+    assert "x/c/0" in group.store._store_dict
+
+
+@given(st.lists(st.integers(0, 40), max_size=12), st.sampled_from([1, 3, 8]), st.sampled_from([1, 2, 5]))
+@settings(max_examples=15)
+def test_pieces_of_any_length_fill_an_array(lengths, chunk, per_shard):
+    from unittest import mock
+
+    values = np.arange(sum(lengths), dtype=np.int64)
+    group = zarr.create_group(MemoryStore())
+    with (
+        mock.patch("saestore.storage.arrays.CHUNK", chunk),
+        mock.patch("saestore.storage.arrays.SHARD", chunk * per_shard),
+    ):
+        array = create_array(group, "x", values.shape, values.dtype, ("item",), "pcodec")
+        writer = ShardWriter(array)
+        for piece in np.split(values, np.cumsum(lengths)):
+            writer.append(piece)
+        writer.close()
+    assert np.array_equal(group["x"][:], values)
+
+
+def test_pieces_that_do_not_add_up_are_a_mistake_of_ours():
+    array = create_array(zarr.create_group(MemoryStore()), "x", (5,), np.int64, ("item",), "pcodec")
+    writer = ShardWriter(array)
+    writer.append(np.arange(4))
+    with pytest.raises(RuntimeError, match="4 of 5 values"):
+        writer.close()
+
+
+def arrays_of(group):
+    for _, array in group.arrays():
+        yield array
+    for _, below in group.groups():
+        yield from arrays_of(below)
+
+
+@settings(max_examples=4, deadline=None)
+@given(case=cases(), seed=st.integers(0, 9))
+def test_slices_without_zarr_are_zarrs(tmp_path_factory, case, seed):
+    folder = tmp_path_factory.mktemp("s") / "a.zarr"
+    write_segments(saestore.open(folder, "a"), case)
+    plain = zarr.open_group(folder, mode="r")
+    rng = np.random.default_rng(seed)
+    without, with_zarr = SnapshotStore(LocalStore(folder, read_only=True)), SnapshotStore(copy_of(folder))
+    n_local = 0
+    for array in arrays_of(plain):
+        if array.ndim != 1 or array.dtype.kind == "T":
+            continue
+        readers = ArrayReader(without, array.path), ArrayReader(with_zarr, array.path)
+        assert not readers[1].is_local
+        n_local += readers[0].is_local
+        whole = array[:]
+        for reader in readers:
+            assert (reader.length, reader.dtype) == (len(whole), array.dtype)
+            assert np.array_equal(reader.read(0, reader.length), whole, equal_nan=whole.dtype.kind == "f")
+            for _ in range(3):
+                start, stop = np.sort(rng.integers(0, len(whole) + 1, 2))
+                assert np.array_equal(reader.read(start, stop), whole[start:stop], equal_nan=whole.dtype.kind == "f")
+    assert n_local > 10
+
+
+def copy_of(folder) -> MemoryStore:
+    """The same store in memory, where zarr itself has to read it."""
+    from zarr.core.buffer import default_buffer_prototype
+
+    buffer = default_buffer_prototype().buffer
+    files = (f for f in folder.rglob("*") if f.is_file())
+    return MemoryStore({f.relative_to(folder).as_posix(): buffer.from_bytes(f.read_bytes()) for f in files})
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 100), st.integers(0, 30)), max_size=8))
+@settings(max_examples=40)
+def test_slices_that_are_read_together_are_those_that_were_asked_for(two_arrays, wanted):
+    readers, values = two_arrays
+    asked = [(int(which), start, min(start + length, 100)) for which, start, length in wanted]
+    found = read_all([(readers[which], start, stop) for which, start, stop in asked])
+    for (which, start, stop), block in zip(asked, found, strict=True):
+        assert block.dtype == values[which].dtype
+        assert np.array_equal(block, values[which][start:stop])
+
+
+@pytest.fixture(scope="module")
+def two_arrays():
+    from unittest import mock
+
+    group = zarr.create_group(MemoryStore())
+    values = np.arange(100, dtype=np.uint32), np.arange(100, dtype=np.float32) / 2
+    with mock.patch("saestore.storage.arrays.CHUNK", 7), mock.patch("saestore.storage.arrays.SHARD", 21):
+        for name, array in zip("ab", values, strict=True):
+            write_array(group, name, array, ("item",), "pcodec")
+    snapshot = SnapshotStore(group.store)
+    return [ArrayReader(snapshot, name) for name in "ab"], values
+
+
+def test_arrays_that_others_wrote_are_read_by_zarr(tmp_path):
+    group = zarr.create_group(tmp_path / "a.zarr")
+    values = np.arange(50, dtype=np.float32)
+    layouts = {
+        "plain": {"chunks": (10,)},
+        "zstd in shards": {"chunks": (5,), "shards": (10,)},
+        "index first": {
+            "chunks": (10,),
+            "serializer": zarr.codecs.ShardingCodec(chunk_shape=(5,), index_location="start"),
+            "compressors": None,
+        },
+    }
+    snapshot = SnapshotStore(LocalStore(tmp_path / "a.zarr"))
+    for name, how in layouts.items():
+        array = group.create_array(name.replace(" ", "-"), shape=(50,), dtype="f4", **how)
+        array[:] = values
+        assert LocalShards.of(snapshot, array) is None
+        assert np.array_equal(ArrayReader(snapshot, array.path).read(7, 33), values[7:33])
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_a_chunk_that_is_missing_is_damage_and_not_zeros(tmp_path, in_memory):
+    case = make_case(1, 20, 5, density=0.5, segment_rows=20)
+    write_segments(saestore.open(tmp_path / "a.zarr", "a"), case)
+    chunk = f"{PATH}/segments/0-20/by_feature/data/c/0"
+    if in_memory:
+        store = copy_of(tmp_path / "a.zarr")
+        del store._store_dict[chunk]
+    else:
+        store = tmp_path / "a.zarr"
+        (store / chunk).unlink()
+    with pytest.raises(CorruptStoreError, match="by_feature/data"):
+        saestore.open(store)[PATH].top_samples(1)
+
+
+# Opening: each mistake is one error of our own, in one line.
+
+
+def not_a_store(tmp_path):
+    (tmp_path / "a.zarr").mkdir()
+    (tmp_path / "a.zarr" / "photo.jpg").write_bytes(b"x")
+    return tmp_path / "a.zarr"
+
+
+def a_file(tmp_path):
+    (tmp_path / "a.zarr").write_bytes(b"x")
+    return tmp_path / "a.zarr"
+
+
+def below_a_file(tmp_path):
+    return a_file(tmp_path) / "b.zarr"
+
+
+def a_plain_group(tmp_path):
+    zarr.create_group(tmp_path / "a.zarr")
+    return tmp_path / "a.zarr"
+
+
+def an_array(tmp_path):
+    zarr.create_array(tmp_path / "a.zarr", shape=(3,), dtype="f4")
+    return tmp_path / "a.zarr"
+
+
+def no_json(tmp_path):
+    saestore.open(tmp_path / "a.zarr", "a")
+    (tmp_path / "a.zarr" / "zarr.json").write_text("{")
+    return tmp_path / "a.zarr"
+
+
+def newer(tmp_path):
+    store = saestore.open(tmp_path / "a.zarr", "a")
+    store.root.attrs["format"] = 2
+    return tmp_path / "a.zarr"
+
+
+REFUSED = [
+    (a_file, StoreFormatError, "is a file; a store is a folder"),
+    (below_a_file, (NotFoundError, StoreWriteError), "a.zarr/b.zarr"),
+    (not_a_store, StoreFormatError, "is a folder but no saestore store (it has no zarr.json)"),
+    (a_plain_group, StoreFormatError, "is a Zarr group but no saestore store"),
+    (an_array, StoreFormatError, "is a Zarr array, not a saestore store"),
+    (no_json, StoreFormatError, "its zarr.json cannot be read"),
+    (newer, StoreFormatError, "is of format 2; this version of saestore reads format 1. Upgrade with `pip install"),
+]
+
+
+@pytest.mark.parametrize("mode", ["r", "a"])
+@pytest.mark.parametrize(("make", "error", "said"), REFUSED, ids=[make.__name__ for make, _, _ in REFUSED])
+def test_what_is_no_store_is_refused_and_left_alone(tmp_path, make, error, said, mode):
+    path = make(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(error, match=re.escape(said)) as caught:
+        saestore.open(path, mode)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_nothing_there_is_told_and_nothing_is_made(tmp_path):
+    for path in (tmp_path / "a.zarr", str(tmp_path / "deep" / "er")):
+        with pytest.raises(NotFoundError, match=re.escape(f"There is no saestore store at {path}")):
+            saestore.open(path)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(NotFoundError, match="no saestore store"):
+        saestore.open(MemoryStore())
+
+
+@pytest.mark.parametrize("make", [lambda p: p, str, lambda p: f"file://{p}", LocalStore])
+def test_a_store_is_made_and_opened_by_path_url_or_zarr_store(tmp_path, make):
+    where = make(tmp_path / "deep" / "a.zarr")
+    assert saestore.open(where, "a").sets() == []
+    assert saestore.open(where, "a").sets() == []
+    assert saestore.open(where).sets() == []
+
+
+def test_an_empty_folder_may_become_a_store(tmp_path):
+    saestore.open(tmp_path, "a")
+    assert saestore.open(tmp_path).sets() == []
+
+
+def test_a_mode_that_does_not_exist_is_told(tmp_path):
+    with pytest.raises(ValueError, match="'w': use 'r' to read or 'a' to write"):
+        saestore.open(tmp_path / "a.zarr", "w")
+
+
+def test_a_newer_set_in_a_store_is_refused_by_name_and_others_open(tmp_path):
+    case = make_case(1, 8, 3)
+    store = saestore.open(tmp_path / "a.zarr", "a")
+    write_case(store, case)
+    write_case(store, case, "Shapes/patch/other")
+    group = store.root[PATH]
+    group.attrs["format"] = 7
+    with pytest.raises(StoreFormatError, match=re.escape(f"{PATH} is of format 7")):
+        saestore.open(tmp_path / "a.zarr")[PATH]
+    assert saestore.open(tmp_path / "a.zarr")["other"].shape == case.dense.shape
+
+
+BAD_ATTRIBUTES = {
+    "segments": ["none", [{}], [{"start": 3, "stop": 9, "nnz": 1, "digest": ""}]],
+    "dtype": ["int8"],
+    "n_features": ["many", 0],
+    "item_size": [0, 1.5, "x"],
+    "planned_samples": [-1],
+    "n_items": [None],
+    "digests": [3],
+    "sae": [[]],
+    "derived": [5],
+    "dropped": ["yes"],
+}
+
+
+def test_attributes_that_no_saestore_wrote_are_one_error():
+    store = memory_store()
+    group = write_case(store, make_case(1, 8, 3)).group
+    good = group.attrs.asdict()
+    for name, values in BAD_ATTRIBUTES.items():
+        for value in values:
+            group.attrs.put({**good, name: value})
+            with pytest.raises(StoreFormatError, match="changed by hand") as caught:
+                store[PATH]
+            assert "\n" not in str(caught.value)
+
+
+def test_a_store_for_reading_only_is_not_written(tmp_path):
+    case = make_case(1, 8, 3)
+    write_case(saestore.open(tmp_path / "a.zarr", "a"), case)
+    before = sorted(tmp_path.rglob("*"))
+    for location in (tmp_path / "a.zarr", LocalStore(tmp_path / "a.zarr", read_only=True)):
+        store = saestore.open(location)
+        for change in (
+            lambda s: write_case(s, case, "Shapes/patch/new"),
+            lambda s: s.compact(PATH),
+            lambda s: s.delete(PATH),
+        ):
+            with pytest.raises(StoreWriteError, match="read-only"):
+                change(store)
+    with pytest.raises(StoreWriteError, match="read-only"):
+        saestore.open(LocalStore(tmp_path / "a.zarr", read_only=True), "a")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_remote_store_says_what_it_needs_or_that_it_is_not_there():
+    with pytest.raises(SaestoreError) as caught:
+        saestore.open("s3://no-such-bucket-of-saestore/a.zarr")
+    assert "s3://no-such-bucket-of-saestore/a.zarr" in str(caught.value)
+
+
+def test_codecs_and_chunks_are_those_of_the_format(tmp_path):
+    case = make_case(1, 300, 40, density=0.9, codec="blosc", chunk=64, shard=256)
+    with layout(case):
+        acts = write_segments(saestore.open(tmp_path / "a.zarr", "a"), case)
+    for array in arrays_of(acts.group):
+        meta = json.loads((tmp_path / "a.zarr" / array.path / "zarr.json").read_text())
+        assert "numcodecs" not in json.dumps(meta["codecs"])
+        assert json.dumps(meta["codecs"]).count("crc32c") >= 1
+        assert all(meta["dimension_names"])
