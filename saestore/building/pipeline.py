@@ -79,17 +79,10 @@ def _segments(
     if attributes is None:
         raise RuntimeError("the set was not started")
     n, rows = plan.source.n_rows, attributes.segment_rows
-    spans = [
-        (start, min(start + plan.encoder.batch_rows, first + rows, n))
-        for first in range(attributes.n_samples, n, rows)
-        for start in range(first, min(first + rows, n), plan.encoder.batch_rows)
-    ]
     parts: list[SparseBatch] = []
     dropped = Dropped()
-    ahead = reader.submit(plan.source.read, *spans[0]) if spans else None
-    for i, (start, stop) in enumerate(spans):
-        block = ahead.result() if ahead is not None else None
-        ahead = reader.submit(plan.source.read, *spans[i + 1]) if i + 1 < len(spans) else None
+    spans = _spans(attributes.n_samples, n, rows, plan.encoder.batch_rows)
+    for (start, stop), block in _read_ahead(plan.source.read, spans, reader):
         batch, lost = encode_batch(plan, block, start)
         parts.append(batch)
         dropped += lost
@@ -97,6 +90,27 @@ def _segments(
         if stop == n or (stop - attributes.n_samples) % rows == 0:
             yield parts, dropped
             parts, dropped = [], Dropped()
+
+
+def _spans(first: int, n: int, segment_rows: int, batch_rows: int) -> Iterator[tuple[int, int]]:
+    """Start and stop of every batch, from row `first` on."""
+    for segment in range(first, n, segment_rows):
+        end = min(segment + segment_rows, n)
+        yield from ((start, min(start + batch_rows, end)) for start in range(segment, end, batch_rows))
+
+
+def _read_ahead(
+    read: Callable[[int, int], Any], spans: Iterator[tuple[int, int]], reader: ThreadPoolExecutor
+) -> Iterator[tuple[tuple[int, int], Any]]:
+    """Every span with what `read` gives for it, the next one read while the caller works on this one."""
+    ahead: tuple[tuple[int, int], Future[Any]] | None = None
+    for span in spans:
+        following = span, reader.submit(read, *span)
+        if ahead is not None:
+            yield ahead[0], ahead[1].result()
+        ahead = following
+    if ahead is not None:
+        yield ahead[0], ahead[1].result()
 
 
 def encode_batch(plan: Plan, block: Any, first_row: int) -> tuple[SparseBatch, Dropped]:
