@@ -10,13 +10,14 @@ NEWEST_PYTHON ?= $(shell for p in python3.13 "$$HOME"/.pyenv/versions/3.13*/bin/
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 PYTEST := -m pytest --benchmark-disable
 
-.PHONY: help demo test lint test-newest clean
+.PHONY: help demo test lint test-newest bench clean
 
 help:
 	@echo "make demo         build the example stores and show what makes a feature fire"
 	@echo "make test         lint, types, layers, tests, benchmarks once, code blocks of the documentation"
 	@echo "make test-newest  the tests on Python 3.13 with the newest zarr and xarray, without torch"
 	@echo "make lint         the first three of make test"
+	@echo "make bench        measure saestore beside its peers, some 15 minutes, and put the results into the pages"
 	@echo "make clean        remove the environments and caches"
 
 demo: $(VENV)/demo.stamp
@@ -39,6 +40,10 @@ else
 	@$(MAKE) --no-print-directory $(NEWEST)/test.stamp
 	$(NEWEST)/bin/python $(PYTEST)
 endif
+
+bench: $(VENV)/test.stamp
+	$(VENV)/bin/python -m pytest benchmarks --full --benchmark-columns=median,iqr,rounds
+	$(VENV)/bin/python -m benchmarks.report
 
 clean:
 	rm -rf $(VENV) $(NEWEST) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,71 @@
+"""Whole processes: how long until the first answer, and how much memory it takes."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.peers.saestore_set import SET
+from benchmarks.tasks import TASKS, TOP
+
+ROOT = Path(__file__).parent.parent
+ROUNDS = 5
+CLI = "saestore-cli"
+# Of these the memory is measured; opening alone shows what the others add.
+TASKS_IN_PROCESS = ["top20", *(pytest.param(task, marks=pytest.mark.full) for task in ("open", "dense", "stats"))]
+PEERS_IN_PROCESS = ("saestore", "anndata", "pt", "scipy")
+
+
+def run(command: list[str]) -> tuple[float, dict[str, Any]]:
+    """Seconds that a process takes, and the JSON that it prints."""
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - started
+    assert done.returncode == 0, done.stderr
+    return seconds, json.loads(done.stdout)
+
+
+def command_of(peer: str, folder: Path, task: str, query: Any) -> list[str]:
+    if peer == CLI:
+        store = ["--store", str(folder / "store.zarr"), "--dataset", SET.split("/")[0]]
+        return ["-m", "saestore.cli", "top-samples", *store, "--feature", str(query), "-n", str(TOP), "--json"]
+    return ["-m", "benchmarks.one", peer, str(folder), task, json.dumps(query)]
+
+
+# Processes cost the same whatever the values are.
+clustered = pytest.mark.parametrize("data", ["clustered"], indirect=True)
+
+
+@clustered
+def test_first_answer_of_a_process(data, full, recorder):
+    """From nothing to the top samples on stdout, imports included; files are in the page cache."""
+    feature = int(data.matrix.indices[0])
+    peers = [CLI, *(key for key in PEERS_IN_PROCESS if key in data.peers)]
+    seconds: dict[str, list[float]] = {key: [] for key in peers}
+    for _ in range(ROUNDS if full else 1):
+        for key in peers:
+            folder = data.peers["saestore" if key == CLI else key].folder
+            took, answer = run(command_of(key, folder, "top20", feature))
+            seconds[key].append(took)
+            if key == CLI:
+                wanted = data.peers["saestore"].top_samples(feature, TOP)[0].tolist()
+                assert [row["sample"] for row in answer["rows"]] == wanted
+    medians = {key: 1e3 * float(np.median(took)) for key, took in seconds.items()}
+    recorder.add("process", "first answer", {"shape": str(data.shape), "median_ms": medians})
+
+
+@clustered
+@pytest.mark.parametrize("task", TASKS_IN_PROCESS)
+def test_peak_memory(data, full, task, recorder):
+    (query,) = TASKS[task].queries(data.matrix, np.random.default_rng(2), 1)
+    peak = {}
+    for key in PEERS_IN_PROCESS if full else ["saestore"]:
+        if key in data.peers:
+            peak[key] = run(command_of(key, data.peers[key].folder, task, query))[1]["peak_bytes"]
+    assert all(10e6 < bytes_ < 8e9 for bytes_ in peak.values())
+    recorder.add("process", f"peak {task}", {"label": TASKS[task].label, "peak_bytes": peak})
