@@ -37,6 +37,20 @@ def plan_merges(infos: Sequence[SegmentInfo], max_rows: int = MAX_ROWS_PER_SEGME
     return runs
 
 
+def limit_fan_in(run: Sequence[SegmentInfo], fan_in: int) -> list[list[SegmentInfo]]:
+    """Cut a run of which only `fan_in` segments can be merged at once: into merges that leave so many, and the rest.
+
+    Merging no more than that before the last merge rewrites the fewest samples: of 153 segments, 128 at once, 26.
+    """
+    parts: list[list[SegmentInfo]] = []
+    first, excess = 0, len(run) - fan_in
+    while excess > 0 and first < len(run) - 1:
+        part = list(run[first : first + min(fan_in, excess + 1)])
+        parts.append(part)
+        first, excess = first + len(part), excess - len(part) + 1
+    return [*parts, *([info] for info in run[first:])] if parts else [list(run)]
+
+
 def merge_segments(
     parent: zarr.Group, segments: Sequence[Segment], *, n_features: int, dtype: Any, codec: str, memory: int
 ) -> SegmentInfo:
@@ -80,6 +94,7 @@ class _Stream:
 
     def __init__(self, segment: Segment, block: int) -> None:
         self._segment, self._block = segment, block
+        self._chunk = segment.lists[0].chunk
         self._next, self._stop = 0, segment.info.nnz
         self.features = np.empty(0, np.int64)
         self.bits = np.empty(0, np.uint32)
@@ -91,14 +106,27 @@ class _Stream:
         return self._next < self._stop
 
     def fill(self) -> None:
-        """Read the next block when the last one is used up."""
-        if len(self.features) or not self.has_more:
+        """Read on, up to a whole block, when half of it or more is used up.
+
+        Were blocks used up altogether before the next is read, every step of the merge would come no farther than the
+        shortest rest among all segments, and the number of steps would grow with theirs.
+        """
+        held = len(self.features)
+        if not self.has_more or 2 * held > self._block:
             return
-        stop = min(self._next + self._block, self._stop)
-        self.samples, self.data = self._segment.read_entries([(self._next, stop)])[0]
-        self.features = expand_pointers(self._segment.feature_ptr, self._next, stop)
-        self.bits = descending_bits(self.data)
+        stop = min(self._next + self._block - held, self._stop)
+        if stop < self._stop and stop // self._chunk * self._chunk > self._next:
+            stop = stop // self._chunk * self._chunk  # so that no chunk is decoded twice
+        samples, data = self._segment.read_entries([(self._next, stop)])[0]
+        features = expand_pointers(self._segment.feature_ptr, self._next, stop)
+        self._append(features, descending_bits(data), samples, data)
         self._next = stop
+
+    def _append(self, features: Array, bits: Array, samples: Array, data: Array) -> None:
+        if len(self.features):
+            features, bits = np.concatenate([self.features, features]), np.concatenate([self.bits, bits])
+            samples, data = np.concatenate([self.samples, samples]), np.concatenate([self.data, data])
+        self.features, self.bits, self.samples, self.data = features, bits, samples, data
 
     def count_until(self, feature: int, bits: int, including: bool) -> int:
         """How many entries come before (feature, bits), those equal to it included or not."""

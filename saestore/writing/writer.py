@@ -14,7 +14,7 @@ from zarr.storage import LocalStore
 
 from saestore.errors import InvalidInputError, StoreConflictError
 from saestore.format import SegmentInfo, SetAttributes
-from saestore.segment import Segment, merge_segments, plan_merges, write_segment
+from saestore.segment import Segment, limit_fan_in, merge_segments, plan_merges, write_segment
 from saestore.storage import SnapshotStore, local_folder, missing_as_error, write_errors
 from saestore.storage.open import PARTIAL
 from saestore.writing.derived import DERIVED, write_derived
@@ -193,7 +193,7 @@ class SetWriter:
         attributes = self._attributes()
         # The pointers of all segments that are merged at once are in memory: a quarter of the bound is theirs.
         fan_in = max(2, memory // 4 // (8 * (attributes.n_features + 1)))
-        return [run[i : i + fan_in] for run in plan_merges(attributes.segments) for i in range(0, len(run), fan_in)]
+        return [part for run in plan_merges(attributes.segments) for part in limit_fan_in(run, fan_in)]
 
     def _merge(self, run: list[SegmentInfo], memory: int) -> None:
         attributes = self._attributes()

@@ -1,0 +1,105 @@
+"""Counting what a question costs: requests and bytes at a store, chunks decoded. Exact, where seconds are noise."""
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+from numcodecs.pcodec import PCodec
+from zarr.abc.buffer import Buffer, BufferPrototype
+from zarr.abc.store import ByteRequest, Store
+from zarr.storage import WrapperStore
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What was asked of a store.
+
+    Attributes
+    ----------
+    requests, bytes_read
+        Reads, and the bytes that they gave.
+    writes, bytes_written
+        The same of writing.
+    """
+
+    requests: int = 0
+    bytes_read: int = 0
+    writes: int = 0
+    bytes_written: int = 0
+
+
+class CountingStore(WrapperStore[Store]):
+    """A store that notes every read and write: kind, key, bytes.
+
+    Parameters
+    ----------
+    delay
+        Seconds that every read waits before it is passed on, as an object store would; waiting overlaps.
+    """
+
+    def __init__(self, store: Store, delay: float = 0.0, log: list[tuple[str, str, int]] | None = None) -> None:
+        super().__init__(store)
+        self.delay = delay
+        self.log = [] if log is None else log
+
+    def _with_store(self, store: Store) -> "CountingStore":
+        return CountingStore(store, self.delay, self.log)  # zarr opens such copies
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        if self.delay:
+            await asyncio.sleep(self.delay)
+        return self._read(key, await self._store.get(key, prototype, byte_range))
+
+    def get_sync(self, key: str, **kwargs: Any) -> Buffer | None:  # newer zarr versions read without an event loop
+        if self.delay:
+            time.sleep(self.delay)
+        return self._read(key, self._store.get_sync(key, **kwargs))  # type: ignore[attr-defined]
+
+    # Newer zarr versions join ranges of one key; the base class does it with `get`, which counts.
+    if hasattr(Store, "get_ranges"):
+        get_ranges = Store.get_ranges
+    if hasattr(Store, "get_ranges_sync"):
+        get_ranges_sync = Store.get_ranges_sync
+
+    async def set(self, key: str, value: Buffer, *args: Any) -> None:
+        self.log.append(("write", key, len(value)))
+        await self._store.set(key, value, *args)
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        self.log.append(("write", key, len(value)))
+        self._store.set_sync(key, value)  # type: ignore[attr-defined]
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        self.log.append(("write", key, len(value)))
+        await self._store.set_if_not_exists(key, value)
+
+    def _read(self, key: str, value: Buffer | None) -> Buffer | None:
+        self.log.append(("read", key, 0 if value is None else len(value)))
+        return value
+
+    def taken(self) -> Costs:
+        """The costs since the last call."""
+        log = self.log.copy()
+        self.log.clear()
+        number = Counter(kind for kind, _, _ in log)
+        size = {kind: sum(n for k, _, n in log if k == kind) for kind in ("read", "write")}
+        return Costs(number["read"], size["read"], number["write"], size["write"])
+
+
+@contextlib.contextmanager
+def decoded() -> Iterator[Counter[str]]:
+    """Counts the chunks that pcodec decodes meanwhile, whichever way they are read, and their bytes."""
+    found: Counter[str] = Counter()
+    decode = PCodec.decode
+
+    def counted(self: PCodec, buf: Any, out: Any = None) -> Any:
+        found.update(chunks=1, bytes=len(buf))
+        return decode(self, buf, out)
+
+    with mock.patch.object(PCodec, "decode", counted):
+        yield found
