@@ -168,7 +168,12 @@ class Statistic:
 
     name: str
     says: str
-    of: Callable[[Moments], Array]
+    formula: Callable[[Moments], Array]
+
+    def of(self, moments: Moments) -> Array:
+        """Its value for every feature: NaN over no sample, infinite where float64 holds it no more."""
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            return self.formula(moments)
 
 
 def _mean(m: Moments) -> Array:
@@ -213,6 +218,5 @@ def statistics_table(moments: Moments, features: Array | None = None) -> xarray.
     import xarray as xr
 
     ids = np.arange(len(moments.n_active)) if features is None else features
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        values = {s.name: ("feature", s.of(moments), {"long_name": s.says}) for s in STATISTICS}
+    values = {s.name: ("feature", s.of(moments), {"long_name": s.says}) for s in STATISTICS}
     return xr.Dataset(values, coords={"feature": ids}, attrs={"n_samples": moments.n_rows})

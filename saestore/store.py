@@ -244,6 +244,8 @@ def _as_csr(matrix: Any) -> Any:
         )
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise InvalidInputError(f"matrix has shape {matrix.shape}; it needs at least one sample and one feature.")
+    if matrix.dtype == np.float16 or not matrix.dtype.isnative:  # scipy holds these, but can do nothing with them
+        matrix = matrix.astype(np.float32 if matrix.dtype == np.float16 else matrix.dtype.newbyteorder("="))
     csr = sp.csr_array(matrix)
     if csr is matrix or np.shares_memory(csr.data, matrix.data if hasattr(matrix, "data") else csr.data):
         csr = csr.copy()

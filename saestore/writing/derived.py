@@ -47,11 +47,9 @@ def write_derived(group: zarr.Group, attributes: SetAttributes, segments: Sequen
     for writer in writers.values():
         writer.close()
     moments = reduce(add, (s.moments() for s in segments))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        for statistic in STATISTICS:
-            values = statistic.of(moments)
-            write_array(
-                group, statistic.name, values, ("feature",), codec,
-                overwrite=True, attributes={"long_name": statistic.says},
-            )  # fmt: skip
+    for statistic in STATISTICS:
+        write_array(
+            group, statistic.name, statistic.of(moments), ("feature",), codec,
+            overwrite=True, attributes={"long_name": statistic.says},
+        )  # fmt: skip
     return document_digests(group, DERIVED)
