@@ -22,8 +22,9 @@ from saestore.storage import ShardWriter
 
 Array = np.ndarray[Any, Any]
 
-# Key, activation, sample and feature of an entry in a block, and the same again while sorting and writing.
-_BYTES_PER_ENTRY = 96
+# Key, activation, sample and feature of an entry in a block, the same again while sorting, the step before that is
+# still held, and what the writers of two arrays gather to whole shards.
+_BYTES_PER_ENTRY = 160
 
 
 def plan_merges(infos: Sequence[SegmentInfo], max_rows: int = MAX_ROWS_PER_SEGMENT) -> list[list[SegmentInfo]]:
