@@ -4,6 +4,7 @@ Run as a program it is a server of such processes: it imports torch once and for
 The CLIP-Scope format serves there, because it needs no sae_lens, which takes ten seconds to import.
 """
 
+import gc
 import hashlib
 import itertools
 import json
@@ -219,7 +220,7 @@ def _child(job, report):
         acts = saestore.build(**job["build"], progress=False)
         result = {"samples": len(acts)}
         code = 0
-    except BaseException as error:  # noqa: BLE001 (KeyboardInterrupt is one of those that the test asks about)
+    except BaseException as error:  # noqa: BLE001 (an interrupt is one of those that a test asks about)
         result = {"error": type(error).__name__, "message": str(error)}
         code = 1
     os.write(report, json.dumps({**result, "changes": len(changes)}).encode())
@@ -228,8 +229,14 @@ def _child(job, report):
 
 def _serve():
     torch.set_num_threads(1)
-    import saestore.building  # noqa: F401  (every process has it then)
+    # What every build imports. Frozen, so that no collection in a child copies the pages that it shares with us.
+    import tqdm.auto  # noqa: F401
+    import zarr.codecs.numcodecs  # noqa: F401
 
+    import saestore.building  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
     for line in sys.stdin:
         read, write = os.pipe()
         pid = os.fork()
