@@ -17,7 +17,7 @@ class PolarsParquet(Peer):
     how = (
         f"The same table in two files that Polars sorts and writes (zstd, row groups of {ROW_GROUP:,} with "
         "statistics); `scan_parquet` once, then lazy frames: `filter(feature == f).head(20)`, with the predicate "
-        "pushed down to the row groups and the order of the file kept (`top_k` took about twice as long)."
+        "pushed down to the row groups and the order of the file kept (`top_k` took 1.6 times as long)."
     )
     needs = ("polars",)
 
