@@ -28,13 +28,19 @@ def check_size(shape: tuple[int, ...], itemsize: int, limit: int, instead: str) 
         )
 
 
-def prefers_features(segments: Sequence[Segment], rows: Selection, features: Selection) -> bool:
-    """Whether the lists of these features are shorter than these rows are."""
-    distinct = np.unique(features.ids)
-    lists = sum(int((s.feature_ptr[distinct + 1] - s.feature_ptr[distinct]).sum()) for s in segments)
+def prefers_features(segments: Sequence[Segment], rows: Array, features: Array) -> bool:
+    """Whether the lists of these distinct features are shorter than these distinct rows are."""
+    lists = sum(int((s.feature_ptr[features + 1] - s.feature_ptr[features]).sum()) for s in segments)
     total_rows = sum(s.info.n_rows for s in segments)
     nnz = sum(s.info.nnz for s in segments)
-    return lists < len(np.unique(rows.ids)) * nnz / max(1, total_rows)
+    return lists < len(rows) * nnz / max(1, total_rows)
+
+
+def _distinct(ids: Array) -> tuple[Array, Array | None]:
+    """Ascending distinct ids, and where each of `ids` stands among them; None where they are so already."""
+    if (ids[1:] > ids[:-1]).all():
+        return ids, None
+    return np.unique(ids, return_inverse=True)
 
 
 def iterate_rows(
@@ -60,17 +66,15 @@ def iterate_rows(
 
 def dense(segments: Sequence[Segment], rows: Selection, features: Selection, dtype: Any) -> Array:
     """Rows x features, dense, by numpy's orthogonal indexing; a scalar selection drops its axis."""
-    out = np.zeros((len(rows), len(features)), dtype)
-    row_ids, row_back = np.unique(rows.ids, return_inverse=True)
-    feature_ids, feature_back = np.unique(features.ids, return_inverse=True)
-    as_asked = np.array_equal(row_ids, rows.ids) and np.array_equal(feature_ids, features.ids)
-    grid = out if as_asked else np.zeros((len(row_ids), len(feature_ids)), dtype)
-    if prefers_features(segments, rows, features):
-        _fill_from_lists(segments, row_ids, feature_ids, grid)
+    row_ids, row_back = _distinct(rows.ids)
+    feature_ids, feature_back = _distinct(features.ids)
+    out = np.zeros((len(row_ids), len(feature_ids)), dtype)
+    if prefers_features(segments, row_ids, feature_ids):
+        _fill_from_lists(segments, row_ids, feature_ids, out)
     else:
-        _fill_from_rows(segments, row_ids, feature_ids, grid)
-    if not as_asked:
-        np.take(grid[:, feature_back], row_back, axis=0, out=out)
+        _fill_from_rows(segments, row_ids, feature_ids, out)
+    out = out if feature_back is None else out[:, feature_back]
+    out = out if row_back is None else out[row_back]
     index = tuple(0 if s.scalar else slice(None) for s in (rows, features))
     return out[index] if rows.scalar or features.scalar else out
 
@@ -109,7 +113,7 @@ def sparse(segments: Sequence[Segment], rows: Selection, features: Selection, n_
 
     # scipy has no float16; float32 holds every one of its values.
     dtype = np.result_type(dtype, np.float32)
-    row_ids, row_back = np.unique(rows.ids, return_inverse=True)
+    row_ids, row_back = _distinct(rows.ids)
     blocks = []
     for part, indptr, ids, data in iterate_rows(segments, row_ids):
         # scipy takes its index type from these; a narrower one would overflow on its next concatenation.
@@ -121,7 +125,7 @@ def sparse(segments: Sequence[Segment], rows: Selection, features: Selection, n_
     if not blocks:
         return sp.csr_array((len(rows), len(features)), dtype=dtype)
     whole = sp.csr_array(sp.vstack(blocks, format="csr")) if len(blocks) > 1 else blocks[0]
-    return whole if np.array_equal(row_ids, rows.ids) else sp.csr_array(whole[row_back])
+    return whole if row_back is None else sp.csr_array(whole[row_back])
 
 
 def _columns(block: Any, features: Selection, n_features: int) -> Any:
