@@ -77,9 +77,20 @@ class ActivationSet:
 
     def _open(self) -> None:
         attributes = read_attributes(self._root, self.path)
-        if attributes is None:
-            raise NotFoundError(f"There is no activation set {self.path} in the store.")
-        self.attributes: SetAttributes = attributes
+        while True:
+            if attributes is None:
+                raise NotFoundError(f"There is no activation set {self.path} in the store.")
+            try:
+                self._open_segments(attributes)
+                return
+            except CorruptStoreError:
+                # A compaction may have merged the segments just after they were named.
+                before, attributes = attributes, read_attributes(self._root, self.path)
+                if attributes == before:
+                    raise
+
+    def _open_segments(self, attributes: SetAttributes) -> None:
+        self.attributes = attributes
         snapshot = SnapshotStore(self._root.store)
         prefix = f"{self._root.path}/{self.path}".strip("/")
         self._segments = [Segment(snapshot, f"{prefix}/{SEGMENTS}", info) for info in attributes.segments]

@@ -61,7 +61,7 @@ def merge_segments(
     ----------
     memory
         Bound in bytes, at least some 6 MiB; beside it stay the pointers of the features (8 bytes a feature and segment)
-        and two shards of the output (32 MiB).
+        and the shards of the output while they are filled and written (some 100 MiB).
     """
     first, last = segments[0].info, segments[-1].info
     nnz = sum(s.info.nnz for s in segments)
