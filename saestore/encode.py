@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -12,10 +12,15 @@ import torch
 
 from saestore.errors import InvalidInputError
 from saestore.format import feature_dtype
-from saestore.saes.forward import forward_of
+from saestore.saes.candidates import MULTIPLE, Candidates
+from saestore.saes.forward import Above, Affine, Entries, TopK, forward_of
 from saestore.saes.loaded import LoadedSAE
+from saestore.saes.trial import fault, pays, unsuited
 
-__all__ = ["Dropped", "Encoder", "SparseBatch", "make_encoder", "reduce_batch", "usable_device"]
+__all__ = ["ENCODINGS", "Dropped", "Encoder", "SparseBatch", "make_encoder", "reduce_batch", "usable_device"]
+
+# Ways to the same activations: the whole float32 product, or a bfloat16 product that says what to compute in float32.
+ENCODINGS = ("auto", "float32", "bfloat16")
 
 _BATCH_BYTES = 1 << 27
 _MAX_BATCH_ROWS = 4096
@@ -91,6 +96,11 @@ class Encoder:
     row is larger), which every call uses again: an Encoder is for one thread at a time. A kind of SAE that it has no
     quick way for goes through sae_lens's own ``encode``, in smaller batches.
 
+    Parameters
+    ----------
+    sae, device, exact
+        As in `make_encoder`.
+
     Attributes
     ----------
     d_in, d_sae
@@ -99,19 +109,39 @@ class Encoder:
         Rows that are encoded at once; what to pass to `encode` at a time for the best speed.
     """
 
-    def __init__(self, sae: LoadedSAE, device: str = "cpu") -> None:
-        self._sae = sae
+    def __init__(self, sae: LoadedSAE, device: str = "cpu", exact: str = "auto") -> None:
+        if exact not in ENCODINGS:
+            raise InvalidInputError(f"exact is {exact!r}; use one of {', '.join(ENCODINGS)}")
+        self._sae, self._exact = sae, exact
         self._device = usable_device(device)
         self.d_in, self.d_sae = sae.d_in, sae.d_sae
         with torch.inference_mode():
             self._forward = forward_of(sae.module.to(self._device))
         row_bytes = self.d_sae * self._forward.dtype.itemsize * (1 if self._forward.affine else _DENSE_IN_FALLBACK)
-        self.batch_rows = min(max(1, _BATCH_BYTES // row_bytes), _MAX_BATCH_ROWS)
+        rows = min(max(1, _BATCH_BYTES // row_bytes), _MAX_BATCH_ROWS)
+        self.batch_rows = max(rows - rows % MULTIPLE, min(rows, MULTIPLE))
+        # Made by the first batch that is large enough for them.
+        self._candidates: Candidates | None = None
+        self._may_use_candidates = exact == "bfloat16" or (exact == "auto" and pays(self._forward))
+        if exact == "bfloat16":
+            self._demand_candidates()
 
     @property
     def info(self) -> Mapping[str, Any]:
         """What the store records of the SAE."""
         return self._sae.info
+
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """How batches are encoded.
+
+        ``mode`` is ``float32``, or ``bfloat16-candidates`` once a batch was encoded so; then there are also the rows
+        encoded so far (``rows``), those among them that went through the float32 product after all
+        (``rows_fallback``), and the pre-activations that were computed in float32 for the others (``candidates``).
+        """
+        if self._candidates is None:
+            return {"mode": "float32"}
+        return {"mode": "bfloat16-candidates", **asdict(self._candidates.counts)}
 
     def fingerprint(self) -> str:
         """SHA-256, in hex, of the SAE's configuration and weights."""
@@ -189,7 +219,7 @@ class Encoder:
         else:
             x = x.to(step.dtype)
             x = x if step.norm_in is None else step.norm_in(x)
-            counts, ids, values = step.select(step.affine(x, out=self._buffer[: len(x)]))
+            counts, ids, values = self._entries(x, step.affine)
         if values.itemsize < 4:
             values = values.float()
         indptr = np.zeros(len(x) + 1, np.int64)
@@ -198,21 +228,66 @@ class Encoder:
         _refuse_non_finite(batch, first_row, self._sae.name)
         return batch
 
+    def _entries(self, x: torch.Tensor, affine: Affine) -> Entries:
+        """Select from embeddings as the product takes them."""
+        buffer = self._buffer[: len(x)]
+        # Rounding differs where rows are left over; and what is less than a batch is not worth the preparation.
+        if self._may_use_candidates and len(x) >= self.batch_rows and len(x) % MULTIPLE == 0:
+            if self._candidates is None and self._prepare_candidates() is not None:
+                self._may_use_candidates = False
+            if self._candidates is not None:
+                entries = self._candidates(x, buffer)
+                self._may_use_candidates = self._exact == "bfloat16" or self._candidates.counts.pay(self.d_sae)
+                return entries
+        return self._forward.select(affine(x, out=buffer))
+
+    def _prepare_candidates(self) -> str | None:
+        """Make what proposes candidates, and try it; returns why not."""
+        affine, select = self._forward.affine, self._forward.select
+        reason = unsuited(self._forward)
+        if affine is None or not isinstance(select, TopK | Above) or reason is not None:
+            return reason
+        candidates = Candidates(affine, select)
+        reason = fault(candidates, self._buffer[: self.batch_rows])
+        self._candidates = candidates if reason is None else None
+        return reason
+
+    def _demand_candidates(self) -> None:
+        with torch.inference_mode():
+            reason = self._prepare_candidates()
+        if reason is not None:
+            raise InvalidInputError(
+                f"the SAE {self._sae.name} cannot be encoded from bfloat16 candidates on {self._device}: {reason}; use "
+                "'auto' or 'float32'"
+            )
+
     @cached_property
     def _buffer(self) -> torch.Tensor:
         # Kept from call to call: fresh memory of this size costs the first writer a page fault every 4 KiB.
         return torch.empty(self.batch_rows, self.d_sae, dtype=self._forward.dtype, device=self._device)
 
 
-def make_encoder(sae: LoadedSAE, device: str = "cpu") -> Encoder:
+def make_encoder(sae: LoadedSAE, device: str = "cpu", exact: str = "auto") -> Encoder:
     """Make an Encoder of a loaded SAE; its weights are moved to the device.
+
+    Parameters
+    ----------
+    sae
+        What `load_sae` gave.
+    device
+        ``cpu``, ``cuda``.
+    exact
+        ``float32`` computes every pre-activation in float32; ``bfloat16`` only those that a bfloat16 product, with its
+        error bounds, leaves in question; ``auto`` takes the second way where it is likely to be quicker and the device
+        keeps what it relies on, and leaves it when it turns out not to pay. The activations are the same, to the last
+        bit.
 
     Raises
     ------
     InvalidInputError
-        If torch cannot use the device.
+        If torch cannot use the device, or ``bfloat16`` is asked for and cannot be had.
     """
-    return Encoder(sae, device)
+    return Encoder(sae, device, exact)
 
 
 def reduce_batch(

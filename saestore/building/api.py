@@ -37,6 +37,7 @@ def build(
     top_k: int | None = None,
     segment_rows: int | None = None,
     codec: str = "pcodec",
+    exact_encode: str = "auto",
     overwrite: bool = False,
     progress: bool = True,
 ) -> ActivationSet:
@@ -72,6 +73,10 @@ def build(
         Samples of a segment, the unit of commit; by default about two million non-zeros.
     codec
         ``pcodec``, or ``blosc`` for readers in other languages.
+    exact_encode
+        ``float32`` computes every pre-activation in float32, ``bfloat16`` only those that a bfloat16 product with its
+        error bounds leaves in question, ``auto`` whichever is likely to be quicker. The activations are the same;
+        ``attributes.summary["encoding"]`` says which it was.
     overwrite
         Replace a set that another build made.
     progress
@@ -91,10 +96,23 @@ def build(
     Notes
     -----
     Peak memory is the SAE, 128 MiB of pre-activations, two segments of about 100 MiB and 256 MiB for the merge at the
-    end, whatever the number of samples.
+    end, whatever the number of samples; where bfloat16 candidates are used, also the encoder's weights one and a half
+    times.
     """
     request = Request(
-        dataset, sample_type, embeddings, sae, items, item_ptr, token_spans, device, dtype, top_k, segment_rows, codec
+        dataset,
+        sample_type,
+        embeddings,
+        sae,
+        items,
+        item_ptr,
+        token_spans,
+        device,
+        dtype,
+        top_k,
+        segment_rows,
+        codec,
+        exact_encode,
     )
     _peek(store, None)
     plan = make_plan(request)

@@ -43,6 +43,7 @@ class Request:
     top_k: int | None
     segment_rows: int | None
     codec: str
+    exact_encode: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,10 @@ class Plan:
             sae={"name": self.sae.name, **self.sae.info, "fingerprint": self.sae.fingerprint()},
             source=self.provenance,
             dropped={"top_k": r.top_k, "dtype": self.dtype} if narrowed else None,
-            summary={"explained_variance": explained_variance if finite else None},
+            summary={
+                "explained_variance": explained_variance if finite else None,
+                "encoding": self.encoder.encoding["mode"],
+            },
         )
 
     @cached_property
@@ -150,7 +154,9 @@ def make_plan(request: Request) -> Plan:
         )
     path = f"{name}/{sample_type}/{sae.name}"
     named = str(items_from) if isinstance(items_from, str | os.PathLike) else None
-    return Plan(request, path, source, sae, make_encoder(sae, request.device), items, named, index, spans)
+    return Plan(
+        request, path, source, sae, make_encoder(sae, request.device, request.exact_encode), items, named, index, spans
+    )
 
 
 def _check_options(r: Request) -> None:

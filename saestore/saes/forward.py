@@ -19,6 +19,7 @@ from saestore.saes.topk import top_k, top_k_by_magnitude
 
 # The selected entries of a dense batch: how many each row has, then features (ascending in a row) and values in order.
 Entries = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+_ALL = slice(None)
 _NORMALISING = ("constant_norm_rescale", "layer_norm")
 
 
@@ -34,12 +35,19 @@ class Affine:
     def __call__(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """Compute the pre-activations of (n, d_in) into `out` (n, d_sae)."""
         # Not addmm: it fuses the bias into the product, and rounds once where sae_lens rounds twice.
-        torch.mm(x if self.shift is None else x - self.shift, self.weight, out=out)
+        return self.finish(torch.mm(self.shifted(x), self.weight, out=out))
+
+    def shifted(self, x: torch.Tensor) -> torch.Tensor:
+        """What of (n, d_in) goes into the product."""
+        return x if self.shift is None else x - self.shift
+
+    def finish(self, product: torch.Tensor, features: torch.Tensor | slice = _ALL) -> torch.Tensor:
+        """Add the bias and scale, in place, whatever `features` the last axis of `product` has."""
         if self.bias is not None:
-            out.add_(self.bias)
+            product.add_(self.bias[features])
         if self.scale is not None:
-            out.mul_(self.scale)
-        return out
+            product.mul_(self.scale[features])
+        return product
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,10 @@ class TopK:
 
     def __call__(self, dense: torch.Tensor) -> Entries:
         """Select, dropping zeros; with `relu` also what is below."""
-        values, ids = (top_k_by_magnitude if self.by_magnitude else top_k)(dense, self.k)
+        return self.entries(*(top_k_by_magnitude if self.by_magnitude else top_k)(dense, self.k))
+
+    def entries(self, values: torch.Tensor, ids: torch.Tensor) -> Entries:
+        """Make entries of the k largest values of every row (n, k), in any order."""
         ids, order = ids.sort(dim=-1)
         values = values.gather(1, order)
         keep = (values <= 0).logical_not_() if self.relu else values != 0  # so that NaN stays, to be refused
@@ -91,7 +102,12 @@ class Above:
 
     def __call__(self, dense: torch.Tensor) -> Entries:
         """Select."""
-        return _entries(dense, (dense <= self.threshold).logical_not_())  # so that NaN stays, to be refused
+        return _entries(dense, self.keep(dense))
+
+    def keep(self, values: torch.Tensor, features: torch.Tensor | slice = _ALL) -> torch.Tensor:
+        """Which of the values are selected, whatever `features` their last axis has."""
+        threshold = self.threshold[features] if self.threshold.ndim else self.threshold
+        return (values <= threshold).logical_not_()  # so that NaN stays, to be refused
 
 
 @dataclass(frozen=True)
