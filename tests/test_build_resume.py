@@ -215,6 +215,19 @@ def test_a_file_system_that_is_really_full(small_disk, processes, job, undisturb
     assert_finishes(processes, job, store, undisturbed)
 
 
+def test_the_record_of_what_is_dropped_adds_up(tmp_path, processes, job, undisturbed):
+    """It is written with every segment; sums of floats come out the same only if taken in the same steps."""
+    whole, store = tmp_path / "whole", tmp_path / "store"
+    how = {"top_k": 2, "dtype": "float16"}
+    assert processes.run(job(whole, **how))["exit"] == 0
+    for n in (400, 300):
+        assert processes.run(job(store, **how), kill_at=n)["exit"] == -9
+    assert 0 < len(saestore.open(store)[PATH]) < N_ROWS
+    assert processes.run(job(store, **how))["exit"] == 0
+    assert saestore.open(store)[PATH].attributes.dropped["n_dropped"] > 0
+    assert hashes(store) == hashes(whole)
+
+
 def test_the_store_may_move_between_two_runs(tmp_path, processes, job, undisturbed):
     here, there = tmp_path / "here", tmp_path / "there"
     assert processes.run(job(here), kill_at=undisturbed[1] // 2)["exit"] == -9
