@@ -1,9 +1,12 @@
 """The measurement of scale at a size that takes seconds, and that its stream is what it says."""
 
+import re
+
 import numpy as np
 import pytest
 
-from benchmarks import scale
+from benchmarks import scale, scale_report
+from benchmarks.report import BLOCK
 from benchmarks.scale import Stream
 
 TINY = {"item_size": 25, "n_features": 500, "l0": 8, "pool_items": 4}
@@ -56,3 +59,25 @@ def test_a_delay_is_waited_for(tmp_path):
     found = scale.wait(tmp_path / "a.zarr", stream, 0.02)
     assert found["open"]["ms"] >= 20
     assert all(top["ms"] >= 20 for top in found["top20"] if top["requests"])
+
+
+def test_the_page_is_made_of_the_results():
+    """Fails where someone changed a number by hand, or the results without `python -m benchmarks.scale_report`."""
+    page = scale_report.PAGE.read_text(encoding="utf-8")
+    assert scale_report.render(page, scale_report.load()) == page
+    assert {match[2] for match in BLOCK.finditer(page)} == set(scale_report.BLOCKS)
+    for name in re.findall(r"\]\((images/[^)]*)\)", page):
+        assert (scale_report.PAGE.parent / name).is_file()
+
+
+def test_plots_are_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    for path in scale_report.draw(scale_report.load(), tmp_path / "images"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("n", "memory", "times"), [(10**7, 1 << 30, 1.0), (10**7, 256 << 20, 1.18), (10**9, 1 << 30, 1.97)]
+)
+def test_how_often_merging_rewrites_a_sample(n, memory, times):
+    assert scale_report.passes(n, memory) == pytest.approx(times, abs=0.01)
