@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SAMPLE_TYPES = ("patch", "token", "cls")
 DTYPES = ("float32", "float16")
 CODECS = ("pcodec", "blosc")
+ENCODINGS = ("auto", "float32", "bfloat16")
 
 _INTERRUPTED = "interrupted. What is committed is kept; give the same command again to go on from there."
 
@@ -86,6 +87,15 @@ _OF_ONE_DATASET = ("embeddings", "items", "item_ptr", "token_spans")
     default="pcodec",
     show_default=True,
     help="pcodec, or blosc for readers in other languages.",
+)
+@click.option(
+    "--exact-encode",
+    metavar="HOW",
+    type=click.Choice(ENCODINGS),
+    default="auto",
+    show_default=True,
+    help="float32 computes every activation in float32; bfloat16 only those that a bfloat16 product with its error "
+    "bounds leaves in question, with the same result; auto takes what is likely to be quicker.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a set of the same name that another build made.")
 @store_option
