@@ -11,10 +11,11 @@ from benchmarks.tasks import Task, same
 
 
 class Race:
-    """Asks every peer every query, in turns, and checks that all answer alike.
+    """Asks every peer every query, in turns of a few queries, and checks that all answer alike.
 
     What disturbs one peer on a shared machine so disturbs the others as well: ratios of the times of the same query are
-    steady where the times are not.
+    steady where the times are not. Turns are of a few queries, not of one, because a peer that scans everything leaves
+    nothing of the others in the processor's cache, and a warm query is one that follows another.
 
     Parameters
     ----------
@@ -43,21 +44,24 @@ class Race:
                 del self.seconds[peer.key]
 
     def run(self, queries: Sequence[Any]) -> None:
-        """Ask these queries."""
-        for query in queries:
-            # Each peer follows each other one equally often: the one before leaves its data in the processor's cache.
-            order = self.peers[self._turn :] + self.peers[: self._turn]
-            self._turn = (self._turn + 1) % len(self.peers)
-            answers = {}
-            for peer in order:
+        """Ask these queries, one peer after the other, each all of them.
+
+        Memory: the answers of two peers.
+        """
+        order = self.peers[self._turn :] + self.peers[: self._turn]
+        self._turn = (self._turn + 1) % len(self.peers)
+        expected: list[Any] = []
+        for peer in order:
+            answers = []
+            for query in queries:
                 started, cpu = time.perf_counter(), time.process_time()
-                answers[peer.key] = self.task.ask(peer, query)
+                answers.append(self.task.ask(peer, query))
                 self.cpu_seconds[peer.key].append(time.process_time() - cpu)
                 self.seconds[peer.key].append(time.perf_counter() - started)
-            first = answers[self.peers[0].key]
-            for key, answer in answers.items():
-                if not same(self.task, first, answer):
-                    raise AssertionError(f"{key} answers {self.task.key} {query!r} otherwise than {self.peers[0].key}")
+            expected = expected or answers
+            for query, one, other in zip(queries, expected, answers, strict=True):
+                if not same(self.task, one, other):
+                    raise AssertionError(f"{peer.key} answers {self.task.key} {query!r} otherwise than {order[0].key}")
 
     def results(self) -> dict[str, Any]:
         """Medians and 90th percentiles in ms; ``times``, the median over queries of how many times the first's."""
