@@ -128,7 +128,7 @@ def start(work: Callable, *args) -> int:
         return pid
     try:
         work(*args)
-    except BaseException:
+    except BaseException:  # noqa: BLE001  (whatever it was, the parent has to see it)
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
