@@ -95,10 +95,13 @@ class SetLock:
             time.sleep(0.05)  # whoever wrote at the same moment has written by now; the last one owns it
             return (read_lock(self._root, self._path) or {}).get("token") == self._token
         document = json.dumps({"attributes": owner, "zarr_format": 3, "node_type": "group"}, indent=2)
-        self._file.parent.mkdir(parents=True, exist_ok=True)
+        folder = self._file.parent
         # Written in full under another name, then linked: nobody ever reads half a lock.
-        draft = self._file.with_name(f"{self._token}{_DRAFT}")
+        draft = folder / f"{self._token}{_DRAFT}"
         try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):  # `exist_ok` would raise it where somebody removes the folder meanwhile
+                folder.mkdir()
             draft.write_text(document)
             publish(draft, self._file)
         except (FileExistsError, FileNotFoundError):  # taken, or just given back with its folder
