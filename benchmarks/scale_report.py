@@ -178,7 +178,7 @@ def paper(results: Results) -> str:
                 for memory, times_ in rewritten.items()
             },
             **{
-                (n, f"merging in {memory >> 20:,} MiB: read and written, TB each"): f"{times_ * size / 1e12:,.2f}"
+                (n, f"merging in {memory >> 20:,} MiB: written, TB"): f"{times_ * size / 1e12:,.2f}"
                 for memory, times_ in rewritten.items()
             },
         }
@@ -214,7 +214,8 @@ def _cpu(result: Results, part: str, samples: int) -> float:
 
 def _once(result: Results, samples: int) -> float:
     """Of rewriting a sample once."""
-    return _cpu(result, "compact", samples) / passes(samples, result["compact"]["memory"])
+    merged = result["compact"]
+    return _cpu(result, "compact", samples) / merged.get("rewritten", passes(samples, merged["memory"]))
 
 
 def _span(values: Any) -> str:
@@ -292,7 +293,7 @@ def _draw_costs(results: Results, path: Path) -> Path:
     time.set(xscale="log", xlabel="samples", ylabel="processor microseconds a sample")
     memory.set(xscale="log", xlabel="samples", ylabel="peak memory of the process, MB")
     for axis in (time, memory):
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.1 * axis.dataLim.ymax)
         axis.grid(color="0.9")
         axis.legend(frameon=False, loc="lower left")
     figure_.savefig(path)
