@@ -247,13 +247,13 @@ def test_the_choices_are_those_of_the_build():
 
 
 def test_ctrl_c_keeps_what_is_committed_and_the_same_command_goes_on(tmp_path, sae, weights):
-    rows = embeddings(3_000)
+    rows = embeddings(6_000)
     source = npy(tmp_path / "e.npy", rows)
     command = [sys.executable, "-m", "saestore.cli", "build", "Mine", "--embeddings", str(source), "--sae", str(sae)]
-    command += ["--segment-rows", "256"]  # twelve commits, so that the interrupt comes before the last
+    command += ["--segment-rows", "128"]  # many commits, so that the interrupt comes before the last
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as process:
-        segments = tmp_path / "activations.zarr" / "Mine" / "patch" / "my-sae" / "segments" / "256-512"
+        segments = tmp_path / "activations.zarr" / "Mine" / "patch" / "my-sae" / "segments" / "0-128"
         while not segments.exists() and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
@@ -269,7 +269,7 @@ def test_ctrl_c_keeps_what_is_committed_and_the_same_command_goes_on(tmp_path, s
 
     result = invoke(*command[3:])
     assert result.exit_code == 0, result.stderr
-    assert f"{before.shape[0]:,} of 3,000" in result.stderr
+    assert f"{before.shape[0]:,} of 6,000" in result.stderr
     acts = saestore.open("activations.zarr")["Mine"]
     np.testing.assert_allclose(acts.dense(), expected(rows, weights), rtol=1e-4, atol=1e-5)
     assert invoke("verify").exit_code == 0
