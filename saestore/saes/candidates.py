@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ BLOCK = 32
 # sizes leave a remainder to other code, which adds in another order. `saestore.saes.trial` tries it.
 MULTIPLE = 16
 # Bounds on what is copied at once: blocks of bfloat16 pre-activations, and features' weights.
-_BLOCKS_AT_ONCE, _FEATURES_AT_ONCE = 1 << 15, 1 << 11
+_BLOCKS_AT_ONCE, _FEATURES_AT_ONCE = 1 << 15, 1 << 12
 # A row with more candidates than this share of the features is cheaper as a whole,
 _MOST_CANDIDATES = 32
 # and so is a batch with more than this share of such rows.
@@ -145,21 +144,30 @@ class Candidates:
 
         Notes
         -----
-        Memory: 2,048 features' weights, and at most 16 numbers a key.
+        Memory: 4,096 features' weights, and some 16 numbers a key.
         """
+        if not len(keys):
+            return shifted.new_empty(0)
         row, feature = keys // self.d_sae, keys % self.d_sae
-        # What several rows of a group need is fetched once.
+        # What several rows of a group need is fetched once. A unit is a group, or a part of one that needs much.
         needed, place = torch.unique(row // MULTIPLE * self.d_sae + feature, return_inverse=True)
-        groups = torch.arange(len(shifted) // MULTIPLE + 1, device=keys.device) * self.d_sae
-        ends = torch.searchsorted(needed, groups).tolist()
-        needed %= self.d_sae
-        out = torch.empty(len(needed), MULTIPLE, device=keys.device)
-        weights = torch.zeros(_FEATURES_AT_ONCE, self.d_in, device=keys.device)
-        for group, start, stop in _parts(ends):
-            torch.index_select(self._columns, 0, needed[start:stop], out=weights[: stop - start])
-            rows = shifted[group * MULTIPLE : (group + 1) * MULTIPLE]
-            out[start:stop] = torch.mm(rows, weights[: _padded(stop - start)].T).T[: stop - start]
-        return self.affine.finish(out[place, row % MULTIPLE], feature)
+        group = needed // self.d_sae
+        column = torch.arange(len(needed), device=keys.device) - torch.searchsorted(group, group)
+        part, column = column // _FEATURES_AT_ONCE, column % _FEATURES_AT_ONCE
+        of, unit, sizes = torch.unique_consecutive(
+            torch.stack([group, part]), dim=1, return_inverse=True, return_counts=True
+        )
+        ids = keys.new_zeros(of.shape[1], min(_FEATURES_AT_ONCE, _padded(int(sizes.max()))))
+        ids[unit, column] = needed % self.d_sae
+        groups = shifted.view(-1, MULTIPLE, self.d_in)
+        products, begins, widths = [], torch.zeros_like(sizes), torch.zeros_like(sizes)
+        for some, width, begin in _steps(sizes):
+            weights = self._columns.index_select(0, ids[some, :width].view(-1)).view(len(some), width, self.d_in)
+            products.append(torch.bmm(groups[of[0, some]], weights.transpose(1, 2)).view(-1))
+            begins[some], widths[some] = begin, width
+        unit = unit[place]
+        at = begins[unit] + row % MULTIPLE * widths[unit] + column[place]
+        return self.affine.finish(torch.cat(products)[at], feature)
 
     def _candidates(self, proposed: torch.Tensor, rows: RowBounds) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys of what must be computed, ascending, and a mask of the rows that must be computed whole."""
@@ -236,11 +244,19 @@ def _padded(n: int) -> int:
     return -(-n // MULTIPLE) * MULTIPLE
 
 
-def _parts(ends: list[int]) -> Iterator[tuple[int, int, int]]:
-    """Group, start and stop of what is computed at once, of groups that end where the next one starts."""
-    for group, (first, end) in enumerate(pairwise(ends)):
-        for start in range(first, end, _FEATURES_AT_ONCE):
-            yield group, start, min(start + _FEATURES_AT_ONCE, end)
+def _steps(sizes: torch.Tensor) -> Iterator[tuple[torch.Tensor, int, torch.Tensor]]:
+    """What is multiplied at once: units of like sizes, their width, and where each begins in all the products.
+
+    Few and large steps, because each is a place where threads wait for one another.
+    """
+    order, begin = sizes.argsort(descending=True), 0
+    done = 0
+    while done < len(order):
+        width = _padded(int(sizes[order[done]]))
+        some = order[done : done + max(1, _FEATURES_AT_ONCE // width)]
+        yield some, width, begin + torch.arange(len(some), device=sizes.device) * (MULTIPLE * width)
+        begin += len(some) * MULTIPLE * width
+        done += len(some)
 
 
 @contextmanager
