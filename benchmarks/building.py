@@ -21,7 +21,6 @@ from benchmarks.memory import peak_bytes, private_bytes
 from saestore.activations import ActivationSet
 
 ROWS_AT_ONCE = 1 << 14
-DATASET = "Built"
 
 
 @dataclass(frozen=True)
@@ -53,15 +52,15 @@ def make(shape: SaeShape, folder: Path) -> None:
     npy.flush()
 
 
-def build(folder: Path, name: str = "store.zarr") -> ActivationSet:
+def build(folder: Path, dataset: str = "all", embeddings: str = "embeddings.npy") -> ActivationSet:
     """What a user runs."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*explains")  # random weights explain nothing
         return saestore.build(
-            DATASET,
-            store=folder / name,
+            dataset,
+            store=folder / "store.zarr",
             sample_type="cls",
-            embeddings=folder / "embeddings.npy",
+            embeddings=folder / embeddings,
             sae=folder / "sae.pt",
             progress=False,
         )
