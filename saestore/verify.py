@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from saestore.errors import CorruptStoreError
+from saestore.errors import CorruptStoreError, SaestoreError
 from saestore.format import SetAttributes, digest
 from saestore.items.index import ITEMS, POINTERS, ItemIndex
 from saestore.items.stored import CONCEPT, SPANS
@@ -100,7 +100,7 @@ def _guarded(node: str, findings: Iterator[Finding]) -> Iterator[Finding]:
     try:
         with missing_as_error(node):
             yield from findings
-    except CorruptStoreError as e:
+    except SaestoreError as e:
         yield node, str(e)
 
 
@@ -186,7 +186,7 @@ def _check_parents(root: zarr.Group, paths: Iterable[str]) -> Iterator[Finding]:
 def _check_strays(root: zarr.Group, known: Iterable[str]) -> Iterator[Finding]:
     """What lies in the store and belongs to no set: in a local folder any file, elsewhere any group."""
     known = tuple(known)
-    parents = {"/".join(p.split("/")[:n]) for p in known for n in (0, 1, 2)}
+    parents = {"", *("/".join(p.split("/")[:n]) for p in known for n in (1, 2))}
     folder = local_folder(root)
     if folder is None:
         nodes = (f"{a}/{b}/{c}" for a, d in root.groups() for b, s in d.groups() for c in s.group_keys())

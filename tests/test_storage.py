@@ -114,12 +114,12 @@ def test_slices_without_zarr_are_zarrs(tmp_path_factory, case, seed):
     assert n_local > 10
 
 
-def copy_of(folder) -> MemoryStore:
-    """The same store in memory, where zarr itself has to read it."""
+def copy_of(folder, name="") -> MemoryStore:
+    """The same store, or one node of it, in memory, where zarr itself has to read it."""
     from zarr.core.buffer import default_buffer_prototype
 
     buffer = default_buffer_prototype().buffer
-    files = (f for f in folder.rglob("*") if f.is_file())
+    files = (f for f in (folder / name).rglob("*") if f.is_file())
     return MemoryStore({f.relative_to(folder).as_posix(): buffer.from_bytes(f.read_bytes()) for f in files})
 
 
