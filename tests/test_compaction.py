@@ -79,17 +79,17 @@ def test_opening_while_the_segments_go_opens_those_that_came(store, monkeypatch)
     """A compaction ends between reading the attributes and reading the segments that they name."""
     case = make_case(3, 20, 10, segment_rows=5, density=0.4)
     write_segments(store, case)
-    from saestore.activations import activationset
+    from saestore.activations import opened
 
-    read = activationset.read_attributes
+    read = opened.read_attributes
 
     def slow(root, path):
         attributes = read(root, path)
-        monkeypatch.setattr(activationset, "read_attributes", read)
+        monkeypatch.setattr(opened, "read_attributes", read)
         store.compact(PATH)
         return attributes
 
-    monkeypatch.setattr(activationset, "read_attributes", slow)
+    monkeypatch.setattr(opened, "read_attributes", slow)
     ask(store[PATH], case)
 
 

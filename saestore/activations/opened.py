@@ -1,0 +1,193 @@
+"""An activation set opened: its segments, items and pointers as of then, and what there is to say of it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import numpy as np
+import zarr
+
+from saestore.activations import distribution
+from saestore.activations.select import Condition, condition, select
+from saestore.errors import CorruptStoreError, NotFoundError
+from saestore.format import SetAttributes
+from saestore.items.index import ITEMS, ItemIndex
+from saestore.items.stored import SPANS, StoredItems
+from saestore.segment import Segment, warm_all
+from saestore.storage import SnapshotStore, missing_as_error, stored_bytes
+from saestore.writing.writer import SEGMENTS, read_attributes
+
+Array = np.ndarray[Any, Any]
+P = ParamSpec("P")
+R = TypeVar("R")
+Self = TypeVar("Self", bound="OpenSet")
+
+# Opening reads the pointers of segments up to this many bytes in all; those of further ones come with the first query.
+_EAGER_POINTERS = 256 << 20
+
+
+def on_snapshot(query: Callable[Concatenate[Self, P], R]) -> Callable[Concatenate[Self, P], R]:
+    """Ask again on the present segments when those that were opened are gone: compaction merged them meanwhile."""
+
+    @functools.wraps(query)
+    def asked(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return query(self, *args, **kwargs)
+        except CorruptStoreError:
+            if not self._reopened():
+                raise
+            return query(self, *args, **kwargs)
+
+    return asked
+
+
+class OpenSet:
+    """What every theme of questions stands on.
+
+    Parameters
+    ----------
+    root
+        Root group of the store.
+    path
+        Full path of the set.
+
+    Attributes
+    ----------
+    path : str
+    attributes : SetAttributes
+        What the store says of the set, as of opening.
+    """
+
+    def __init__(self, root: zarr.Group, path: str) -> None:
+        self._root = root
+        self.path = path
+        self._open()
+
+    def _open(self) -> None:
+        attributes = read_attributes(self._root, self.path)
+        while True:
+            if attributes is None:
+                raise NotFoundError(f"There is no activation set {self.path} in the store.")
+            try:
+                self._open_segments(attributes)
+                return
+            except CorruptStoreError:
+                # A compaction may have merged the segments just after they were named.
+                before, attributes = attributes, read_attributes(self._root, self.path)
+                if attributes == before:
+                    raise
+
+    def _open_segments(self, attributes: SetAttributes) -> None:
+        self.attributes = attributes
+        snapshot = SnapshotStore(self._root.store)
+        prefix = f"{self._root.path}/{self.path}".strip("/")
+        self._segments = [Segment(snapshot, f"{prefix}/{SEGMENTS}", info) for info in attributes.segments]
+        self._index = ItemIndex.read(self.group, attributes, snapshot)
+        eager = _EAGER_POINTERS // (8 * (attributes.n_features + 1))
+        warm_all(self._segments[:eager])
+
+    def _reopened(self) -> bool:
+        """Open anew; True if the segments differ from those before."""
+        before = self.attributes.segments
+        self._open()
+        return before != self.attributes.segments
+
+    @property
+    def group(self) -> zarr.Group:
+        """The set's Zarr group."""
+        group: Any = self._root[self.path]
+        return group  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def items(self) -> StoredItems:
+        """The images or texts of the dataset: key, split, labels."""
+        group: Any = self.group[ITEMS]
+        return StoredItems(group)
+
+    @property
+    def item_index(self) -> ItemIndex:
+        """Which item a sample belongs to, and which place in it."""
+        return self._index
+
+    def spans(self, samples: Any = None) -> Array | None:
+        """Characters of tokens in their texts: first, and the one after the last, int32 (n, 2); None where unknown."""
+        ids = select(samples, self.shape[0], "sample").ids
+        if any(name not in self.group for name in SPANS):
+            return None
+        columns: list[Any] = [self.group[name] for name in SPANS]
+        with missing_as_error(f"{self.path}/{' and '.join(SPANS)}"):
+            return np.stack([np.asarray(column.oindex[ids]) for column in columns], axis=1)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Samples x features."""
+        return self.attributes.n_samples, self.attributes.n_features
+
+    @property
+    def nnz(self) -> int:
+        """Number of non-zeros."""
+        return self.attributes.nnz
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the activations."""
+        return np.dtype(self.attributes.dtype)
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+        return self.attributes.n_items
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        state = "" if self.attributes.complete else f", building: {self.attributes.planned_samples:,} planned"
+        return (
+            f"<{type(self).__name__} {self.path}: {self.shape[0]:,} samples x {self.shape[1]:,} features, "
+            f"{self.nnz:,} non-zeros ({self.nnz / max(1, self.shape[0]):.1f} a sample), {self.dtype}, "
+            f"{self.n_items:,} items{state}>"
+        )
+
+    @on_snapshot
+    def info(self) -> dict[str, Any]:
+        """What there is to say of the set, as JSON-able values: sizes, provenance, what was dropped.
+
+        Returns
+        -------
+        dict
+            ``stored_bytes`` are those of all arrays of the set, ``dense_bytes`` those of a float32 tensor, ``ratio`` is
+            dense to stored; ``l0`` is the mean number of active features a sample.
+        """
+        a, (n_samples, n_features) = self.attributes, self.shape
+        moments = distribution.all_moments(self._segments, np.arange(n_features), n_features, self.dtype)
+        stored, dense = stored_bytes(self.group), 4 * n_samples * n_features
+        return {
+            "path": self.path,
+            "n_samples": n_samples,
+            "n_features": n_features,
+            "n_items": a.n_items,
+            "nnz": a.nnz,
+            "l0": a.nnz / n_samples if n_samples else None,
+            "dead_features": int((moments.n_active == 0).sum()),
+            "stored_bytes": stored,
+            "dense_bytes": dense,
+            "ratio": dense / stored,
+            "bytes_per_nonzero": stored / a.nnz if a.nnz else None,
+            "dtype": a.dtype,
+            "codec": a.codec,
+            "segments": [s.name for s in a.segments],
+            "complete": a.complete,
+            "planned_samples": a.planned_samples,
+            "sae": dict(a.sae),
+            "source": dict(a.source),
+            "dropped": None if a.dropped is None else dict(a.dropped),
+            "summary": dict(a.summary),
+        }
+
+    def _condition(self, where: Any) -> Condition | None:
+        if where is None:
+            return None  # and the items need not be opened
+        return condition(where, self.shape[0], self._index, self.items)
