@@ -1,0 +1,260 @@
+"""Scores of features with concepts: equal to scikit-learn's and scipy's functions on the dense column."""
+
+import itertools
+from dataclasses import replace
+from fractions import Fraction
+from unittest import mock
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import scipy.stats
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from sklearn import metrics
+from strategies import PATH, cases, make_case, memory_store, write_segments
+
+from saestore.concepts.ranks import find_hits, item_maxima, rank
+from saestore.concepts.scores import SCORES, score_all
+from saestore.errors import InvalidInputError, NotFoundError, TooLargeError
+from saestore.kernels import to_impact_order
+from saestore.writing import SetWriter
+
+# Writing a store takes half a second: few examples, each compared in full.
+FEW = settings(
+    max_examples=10,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+)
+
+
+# Oracles
+
+
+def best_threshold(column, truth):
+    """F1, threshold, precision and recall where F1 is best, in whole numbers; the highest such threshold."""
+    best = None
+    for threshold in np.unique(column)[::-1]:
+        predicted = column >= threshold
+        tp, k, p = int((predicted & truth).sum()), int(predicted.sum()), int(truth.sum())
+        f1 = Fraction(2 * tp, k + p)
+        if best is None or f1 > best[0]:
+            best = f1, float(threshold), tp / k, tp / p
+    assert best is not None
+    return dict(zip(("f1", "threshold", "precision", "recall"), map(float, best), strict=True))
+
+
+def expected_scores(column, truth):
+    """Every score of one dense column with one concept."""
+    wide = column.astype(np.float64)
+    if not wide.any() or truth.all() or not truth.any():
+        return dict.fromkeys(SCORES, np.nan)
+    found = {
+        "roc_auc": metrics.roc_auc_score(truth, wide),
+        "average_precision": metrics.average_precision_score(truth, wide),
+        "mean_difference": wide[truth].mean() - wide[~truth].mean(),
+        "point_biserial": np.nan,
+        **best_threshold(wide, truth),
+    }
+    if len(np.unique(wide)) > 1:
+        found["point_biserial"] = scipy.stats.pointbiserialr(truth, wide / np.abs(wide).max())[0]
+    precision, recall, _ = metrics.precision_recall_curve(truth, wide)
+    with np.errstate(invalid="ignore"):
+        curve = 2 * precision * recall / (precision + recall)
+    assert found["f1"] == pytest.approx(np.nanmax(curve), abs=1e-12)
+    return found
+
+
+def assert_scores(found, dense, truth):
+    """All scores, {name: (n_features, n_concepts)}, are those of the dense columns."""
+    assert set(found) == set(SCORES)
+    for feature in range(dense.shape[1]):
+        scale = float(np.abs(dense[:, feature].astype(np.float64)).max(initial=0.0))
+        for concept in range(truth.shape[1]):
+            for name, value in expected_scores(dense[:, feature], truth[:, concept]).items():
+                slack = 1e-12 * (scale if name == "mean_difference" else 1)
+                got = float(found[name][feature, concept])
+                if name in ("f1", "threshold", "precision", "recall"):
+                    slack = 0.0
+                assert got == pytest.approx(value, rel=1e-12, abs=slack, nan_ok=True), (name, feature, concept)
+
+
+def random_truth(rng, n_rows, n_concepts):
+    """Concepts that are rare, frequent, or true of all or none, so that each occurs."""
+    share = rng.choice([0.0, 0.1, 0.3, 0.5, 0.9, 1.0], n_concepts)
+    return rng.random((n_rows, n_concepts)) < share
+
+
+# Pure functions
+
+
+def ranks_of(dense):
+    m = sp.csr_array(dense.astype(np.result_type(dense.dtype, np.float32)))
+    m.sort_indices()
+    indptr, rows, values = to_impact_order(m.indptr, m.indices, m.data.astype(dense.dtype), dense.shape[1])
+    return indptr, rows.astype(np.int64), values
+
+
+@settings(max_examples=30)
+@given(cases(max_rows=30, max_features=6), st.integers(1, 4))
+def test_scores_of_columns(case, n_concepts):
+    rng = np.random.default_rng(len(case.dense))
+    truth = random_truth(rng, len(case.dense), n_concepts)
+    ranked = rank(*ranks_of(case.dense), len(case.dense))
+    labels = sp.csr_array(truth)
+    assert_scores(score_all(ranked, find_hits(ranked, labels), truth.sum(axis=0)), case.dense, truth)
+
+
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0, -1.0]), min_size=2, max_size=12), st.data())
+def test_scores_of_any_small_column(column, data):
+    truth = np.array(data.draw(st.lists(st.booleans(), min_size=len(column), max_size=len(column))))[:, None]
+    dense = np.array(column, np.float32)[:, None]
+    ranked = rank(*ranks_of(dense), len(dense))
+    assert_scores(score_all(ranked, find_hits(ranked, sp.csr_array(truth)), truth.sum(axis=0)), dense, truth)
+
+
+@given(cases(max_rows=40, max_features=8))
+def test_item_maxima_are_those_of_the_dense_columns(case):
+    sizes = np.diff(case.item_ptr)
+    indptr, rows, values = ranks_of(case.dense)
+    found_ptr, items, found = item_maxima(indptr, case.item_of_sample[rows], values, sizes)
+    grid = np.zeros((case.n_items, case.n_features), case.dense.dtype)
+    grid[items, np.repeat(np.arange(case.n_features), np.diff(found_ptr))] = found
+    np.testing.assert_array_equal(grid, dense_items(case.dense, case.item_ptr, np.ones(len(case.dense), bool))[0])
+    for a, b in itertools.pairwise(found_ptr):
+        assert (np.diff(found[a:b].astype(np.float64)) <= 0).all()
+
+
+def dense_items(dense, item_ptr, kept):
+    """Maximum over the samples of every item that count, and which items have some."""
+    grid = np.zeros((len(item_ptr) - 1, dense.shape[1]), dense.dtype)
+    has = np.zeros(len(grid), bool)
+    for i, (a, b) in enumerate(itertools.pairwise(item_ptr)):
+        rows = dense[a:b][kept[a:b]]
+        has[i] = len(rows) > 0
+        if has[i]:
+            grid[i] = rows.max(axis=0)
+    return grid, has
+
+
+def test_the_mean_difference_of_large_close_values_is_not_lost():
+    rng = np.random.default_rng(3)
+    column = 1e8 + rng.normal(size=500)
+    truth = column + rng.normal(size=500) > 1e8
+    ranked = rank(*ranks_of(column[:, None]), 500)
+    found = score_all(ranked, find_hits(ranked, sp.csr_array(truth[:, None])), np.array([truth.sum()]))
+    exact = column.astype(np.longdouble)
+    difference = exact[truth].mean() - exact[~truth].mean()
+    assert found["mean_difference"].item() == pytest.approx(float(difference), rel=1e-7)
+    assert found["point_biserial"].item() == pytest.approx(scipy.stats.pointbiserialr(truth, column - 1e8)[0], rel=1e-7)
+
+
+# On a store
+
+
+def write_labelled(case, seed, level="item", n_concepts=3):
+    """A set in segments whose items or samples have some concepts, and which."""
+    rng = np.random.default_rng(seed)
+    truth = random_truth(rng, case.n_items if level == "item" else len(case.dense), n_concepts)
+    names = [f"concept {i}" for i in range(n_concepts)]
+    acts = write_complete(memory_store(), case)
+    acts.remove_concepts("color::red")
+    acts.add_concepts(truth, level, names=names)
+    return acts, truth, names
+
+
+def write_complete(store, case, upto=None):
+    """A set that is done but has its segments still, or its first rows."""
+    write_segments(store, case, upto=upto)
+    with SetWriter(store.root, PATH) as writer:
+        assert writer.attributes is not None
+        writer.commit(replace(writer.attributes, planned_samples=None))
+    return store[PATH]
+
+
+def assert_dataset(ds, dense, truth, names, level):
+    assert ds.attrs == {"level": level, "n": len(dense)}
+    assert ds["concept"].values.tolist() == names
+    assert ds["n_positive"].values.tolist() == truth.sum(axis=0).tolist()
+    assert ds["n_negative"].values.tolist() == (~truth).sum(axis=0).tolist()
+    assert ds["n_active"].values.tolist() == np.count_nonzero(dense, axis=0).tolist()
+    assert all(ds[name].dtype == np.float64 and ds[name].dims == ("concept", "feature") for name in SCORES)
+    assert_scores({name: ds[name].values.T for name in SCORES}, dense, truth)
+
+
+@FEW
+@given(
+    cases(max_rows=40, max_features=8),
+    st.integers(0, 1000),
+    st.sampled_from(["none", "mapping", "mask"]),
+    st.sampled_from(["item", "sample"]),
+)
+def test_scores_of_a_set_in_segments(case, seed, kind, level):
+    acts, truth, names = write_labelled(case, seed, level)
+    rng = np.random.default_rng(seed)
+    kept, where = np.ones(len(case.dense), bool), None
+    if kind == "mapping":
+        where = {"split": ["train", "test"]}
+        kept = np.isin(case.items["split"], ["train", "test"])[case.item_of_sample]
+    elif kind == "mask":
+        where = kept = rng.random(len(case.dense)) < 0.7
+    if level == "item":
+        dense, kept = dense_items(case.dense, case.item_ptr, kept)
+    else:
+        dense = case.dense
+    assert_dataset(acts.concept_scores(level, where=where), dense[kept], truth[kept], names, level)
+
+
+def test_samples_that_came_after_their_labels_are_left_out():
+    case = make_case(7, 40, 6, density=0.4, segment_rows=10)
+    store = memory_store()
+    acts = write_complete(store, case, upto=20)
+    truth = np.arange(20) % 3 == 0
+    acts.add_concepts({"third": truth}, "sample")
+    write_segments(store, case)
+    acts = store[PATH]
+    assert acts.shape[0] == 40
+    assert_dataset(acts.concept_scores("sample"), case.dense[:20], truth[:, None], ["third"], "sample")
+
+
+def test_items_whose_samples_are_not_there_yet_are_left_out():
+    case = make_case(7, 40, 6, density=0.4, segment_rows=10, ragged=False)
+    acts = write_segments(memory_store(), case, upto=20)
+    truth = np.arange(40) % 3 == 0
+    acts.add_concepts({"third": truth})
+    found = acts.concept_scores(concepts="third")
+    assert_dataset(found, case.dense[:20], truth[:20, None], ["third"], "item")
+
+
+def test_pieces_of_bounded_memory_give_the_same_bits():
+    case = make_case(4, 60, 12, density=0.5, palette="signed", segment_rows=25)
+    acts, _, _ = write_labelled(case, 4)
+    whole = acts.concept_scores()
+    with mock.patch("saestore.activations.scores._PIECE", 7), mock.patch("saestore.activations.units._BLOCK", 20):
+        pieces = acts.concept_scores()
+    assert whole.identical(pieces)
+
+
+def test_chosen_features_and_concepts_are_rows_and_columns_of_all():
+    case = make_case(5, 60, 12, palette="heavy")
+    acts, _, names = write_labelled(case, 1)
+    whole = acts.concept_scores()
+    some = acts.concept_scores(concepts=[names[2], names[0]], features=[7, 0, 7, -1])
+    assert some.identical(whole.isel(concept=[2, 0], feature=[7, 0, 7, 11]))
+    one = acts.concept_scores(concepts=names[1], features=3)
+    assert one.identical(whole.isel(concept=[1], feature=[3]))
+
+
+def test_what_is_asked_wrongly_is_named():
+    case = make_case(5, 30, 4)
+    acts, _, _ = write_labelled(case, 1)
+    with pytest.raises(InvalidInputError, match="level='items': use 'item' or 'sample'"):
+        acts.concept_scores("items")
+    with pytest.raises(NotFoundError, match=r"no concept of items 'red'\. There are concept 0, concept 1"):
+        acts.concept_scores(concepts="red")
+    with pytest.raises(TooLargeError, match="8 x 3 x 4"):
+        acts.concept_scores(max_bytes=100)
+    bare = memory_store().write(PATH, case.csr, case.item_ptr)
+    with pytest.raises(NotFoundError, match="no concepts on items"):
+        bare.concept_scores()
