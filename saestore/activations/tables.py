@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saestore.errors import MissingDependencyError
+
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 Array = np.ndarray[Any, Any]
 _SHOWN = 20
@@ -30,6 +33,20 @@ class Table:
         import pandas as pd
 
         return pd.DataFrame(self.columns())
+
+    def to_arrow(self) -> pa.Table:
+        """The table as a `pyarrow.Table`; numbers are not copied.
+
+        Raises
+        ------
+        MissingDependencyError
+            pyarrow is not installed.
+        """
+        try:
+            import pyarrow as pa
+        except ImportError as e:
+            raise MissingDependencyError(f"to_arrow() needs pyarrow ({e}); pip install 'saestore[arrow]'") from e
+        return pa.table({name: _plain(values) for name, values in self.columns().items()})
 
     def to_records(self) -> list[dict[str, Any]]:
         """Rows as dicts of Python values, for JSON."""
@@ -52,6 +69,11 @@ class Table:
         )
         more = f"<p>… {len(self) - _SHOWN} more rows</p>" if len(self) > _SHOWN else ""
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+
+
+def _plain(values: Array) -> Any:
+    """A column as other libraries take it: they know nothing of numpy's own type of text."""
+    return values.tolist() if values.dtype.kind == "T" else values
 
 
 def _text(value: Any) -> str:

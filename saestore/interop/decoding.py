@@ -1,0 +1,72 @@
+"""Embeddings again: what the SAE's decoder makes of stored activations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from saestore.activations.select import select
+from saestore.activations.slices import check_size
+from saestore.errors import InvalidInputError
+from saestore.saes import REGISTERED, LoadedSAE, load_sae
+from saestore.saes.forward import forward_of
+
+if TYPE_CHECKING:
+    from saestore.activations import ActivationSet
+
+Array = np.ndarray[Any, Any]
+
+_BATCH = 1 << 19  # non-zeros of a batch
+
+
+def decode(acts: ActivationSet, samples: Any, sae: Any, max_bytes: int) -> Array:
+    """See `ActivationSet.decode`."""
+    loaded = _load(acts, sae)
+    forward = forward_of(loaded.module)
+    if forward.norm_in is not None:
+        raise InvalidInputError(
+            f"the SAE {loaded.name} scales every embedding by its own norm ({loaded.info['normalize_activations']}), "
+            "which is not stored: its activations alone do not say how long the embedding was."
+        )
+    chosen = select(samples, acts.shape[0], "sample")
+    wide = np.float64 if forward.decode.weight.dtype == torch.float64 else np.float32
+    check_size((len(chosen), loaded.d_in), np.dtype(wide).itemsize, max_bytes, "Decode fewer samples at a time.")
+    out = np.empty((len(chosen), loaded.d_in), wide)
+    step = max(1, int(_BATCH * acts.shape[0] / max(1, acts.nnz)))
+    for start in range(0, len(chosen), step):
+        rows = acts.sparse(chosen.ids[start : start + step])
+        with torch.inference_mode():
+            decoded = forward.decode(rows.indptr[:-1].astype(np.int64), rows.indices, rows.data)
+        out[start : start + step] = decoded.to("cpu", torch.float64 if wide is np.float64 else torch.float32).numpy()
+    return out[0] if chosen.scalar else out
+
+
+def _load(acts: ActivationSet, sae: Any) -> LoadedSAE:
+    """The SAE, which must be the one that the set was made with."""
+    loaded = load_sae(_recorded(acts) if sae is None else sae, str(getattr(sae, "device", "cpu")))
+    if loaded.d_sae != acts.shape[1]:
+        raise InvalidInputError(
+            f"the SAE {loaded.name} has {loaded.d_sae:,} features, {acts.path} has {acts.shape[1]:,}; "
+            "give the SAE that the set was made with."
+        )
+    there = acts.attributes.sae.get("fingerprint")
+    if there is not None and there != loaded.fingerprint():
+        raise InvalidInputError(
+            f"the SAE {loaded.name} is not the one that {acts.path} was made with: its weights or its configuration "
+            f"differ (fingerprint {loaded.fingerprint()[:12]}, there {there[:12]})."
+        )
+    return loaded
+
+
+def _recorded(acts: ActivationSet) -> str:
+    """How the attributes of the set name its SAE."""
+    sae = acts.attributes.sae
+    if sae.get("name") in REGISTERED:
+        return str(sae["name"])
+    if sae.get("release") and sae.get("sae_id"):
+        return f"{sae['release']}:{sae['sae_id']}"
+    if sae.get("source"):
+        return str(sae["source"])
+    raise InvalidInputError(f"{acts.path} does not say which SAE it is of; give it: decode(samples, sae=…).")

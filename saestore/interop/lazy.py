@@ -1,0 +1,127 @@
+"""Arrays for xarray that read when they are indexed, and no more than is asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+from saestore.activations.slices import check_size
+from saestore.stats import Moments, statistics_table
+
+if TYPE_CHECKING:
+    from saestore.activations import ActivationSet
+    from saestore.interop.columns import Columns
+
+Array = np.ndarray[Any, Any]
+
+_INSTEAD = (
+    "Select samples or features first (isel, sel); ask the store itself, with .sae.stats() or .sae.top(feature), which "
+    "need no dense array; go through it piece by piece with chunks={}; or pass a larger max_bytes."
+)
+
+
+class LazyActivation(BackendArray):
+    """The activations as a dense array, samples x features.
+
+    Parameters
+    ----------
+    max_bytes
+        The largest array that indexing may make.
+    """
+
+    def __init__(self, acts: ActivationSet, max_bytes: int) -> None:
+        self.acts, self.max_bytes = acts, max_bytes
+        # As of now: a set that is being built may be longer where this is unpickled.
+        self.shape, self.dtype = acts.shape, acts.dtype
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Array:
+        """Read.
+
+        Raises
+        ------
+        TooLargeError
+            The answer is larger than `max_bytes`; nothing was read.
+        """
+        if isinstance(key, indexing.VectorizedIndexer):
+            return self._pointwise(*(_ids(k, n) for k, n in zip(key.tuple, self.shape, strict=True)))
+        rows, columns = (_ids(k, n) for k, n in zip(key.tuple, self.shape, strict=True))
+        self._check(rows.shape + columns.shape)
+        found = self.acts.dense(rows.reshape(-1), columns.reshape(-1), max_bytes=self.max_bytes)
+        return found.reshape(rows.shape + columns.shape)
+
+    def _pointwise(self, rows: Array, columns: Array) -> Array:
+        self._check(np.broadcast_shapes(rows.shape, columns.shape))
+        rows, columns = np.broadcast_arrays(rows, columns)
+        return self.acts.points(rows.reshape(-1), columns.reshape(-1)).reshape(rows.shape)
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        check_size(shape or (1,), self.dtype.itemsize, self.max_bytes, _INSTEAD)
+
+    def __dask_tokenize__(self) -> Any:
+        return self.acts.__dask_tokenize__(), self.shape, self.max_bytes
+
+
+class LazyColumn(BackendArray):
+    """One value for every sample."""
+
+    def __init__(self, columns: Columns, name: str, n_samples: int) -> None:
+        self.columns, self.name = columns, name
+        self.shape = (n_samples,)
+        self._column = columns.by_name.get(name) or columns.concepts[name]
+        self.dtype = self._column.dtype
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LazyColumn, (self.columns, self.name, self.shape[0])
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Array:
+        return self._column.at(_ids(key.tuple[0], self.shape[0]))
+
+    def __dask_tokenize__(self) -> Any:
+        return self.columns.acts.__dask_tokenize__(), self.shape, self.name
+
+
+class LazyStatistics:
+    """The statistics of all features, computed when the first of them is asked for. Memory: 72 bytes a feature."""
+
+    def __init__(self, acts: ActivationSet) -> None:
+        self.acts = acts
+        self._values: dict[str, Array] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LazyStatistics, (self.acts,)
+
+    def values(self, name: str) -> Array:
+        """One statistic, (n_features,)."""
+        if not self._values:
+            self._values = {str(k): v.to_numpy() for k, v in self.acts.stats().data_vars.items()}
+        return self._values[name]
+
+    def dtypes(self) -> dict[str, np.dtype[Any]]:
+        """Dtype of every statistic, without reading anything."""
+        table = statistics_table(Moments.zeros(1, 1, self.acts.dtype))
+        return {str(name): variable.dtype for name, variable in table.data_vars.items()}
+
+
+class LazyStatistic(BackendArray):
+    """One statistic of every feature."""
+
+    def __init__(self, statistics: LazyStatistics, name: str, dtype: np.dtype[Any]) -> None:
+        self.statistics, self.name, self.dtype = statistics, name, dtype
+        self.shape = (statistics.acts.shape[1],)
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Array:
+        return self.statistics.values(self.name)[_ids(key.tuple[0], self.shape[0])]
+
+    def __dask_tokenize__(self) -> Any:
+        return self.statistics.acts.__dask_tokenize__(), self.name
+
+
+def _ids(key: Any, size: int) -> Array:
+    """What an indexer names, as int64 of the indexer's own shape: none for an int, which drops its axis."""
+    if isinstance(key, slice):
+        return np.arange(*key.indices(size))
+    ids = np.asarray(key, np.int64)
+    return np.where(ids < 0, ids + size, ids)

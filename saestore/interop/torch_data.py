@@ -1,0 +1,129 @@
+"""Activations as torch tensors, and as batches for training."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from saestore.activations.select import select
+from saestore.activations.slices import DENSE_LIMIT, check_size
+from saestore.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import scipy.sparse
+
+    from saestore.activations import ActivationSet
+
+Array = np.ndarray[Any, Any]
+
+BLOCK_ROWS, BUFFER_ROWS = 1 << 12, 1 << 17
+
+
+class Batch(NamedTuple):
+    """Some rows and which they are.
+
+    Attributes
+    ----------
+    values
+        Activations, float32 or float64 (n, features): a sparse CSR tensor, or a dense one.
+    samples
+        Their samples, int64 (n,).
+    """
+
+    values: torch.Tensor
+    samples: torch.Tensor
+
+
+class Batches(IterableDataset[Batch]):
+    """Batches of rows; see `ActivationSet.torch_dataset`."""
+
+    def __init__(
+        self,
+        acts: ActivationSet,
+        batch_size: int,
+        samples: Any,
+        features: Any,
+        *,
+        shuffle: bool,
+        seed: int,
+        sparse: bool,
+        block_rows: int,
+        buffer_rows: int,
+    ) -> None:
+        numbers = {"batch_size": batch_size, "block_rows": block_rows, "buffer_rows": buffer_rows}
+        for name, number in numbers.items():
+            if number < 1:
+                raise InvalidInputError(f"{name}={number!r}: use 1 or more.")
+        self._acts, self._batch_size, self._sparse = acts, batch_size, sparse
+        self._rows = None if samples is None else select(samples, acts.shape[0], "sample").ids
+        self._n_rows = acts.shape[0] if self._rows is None else len(self._rows)
+        self._features = select(features, acts.shape[1], "feature").ids if features is not None else None
+        width = acts.shape[1] if self._features is None else len(self._features)
+        if not sparse:
+            check_size((batch_size, width), 4, DENSE_LIMIT, "Use a smaller batch_size, or sparse=True.")
+        self._shuffle, self._seed, self._epoch = shuffle, seed, 0
+        self._block = block_rows
+        # Of whole batches, so that only the last batch of all can be a short one, however many workers there are.
+        self._buffer = max(1, buffer_rows // batch_size) * batch_size
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return (self._n_rows + self._batch_size - 1) // self._batch_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Have the next iteration shuffle anew: the same `seed` and epoch give the same order."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        blocks = np.arange(-(-self._n_rows // self._block))
+        if self._shuffle:
+            np.random.default_rng([self._seed, self._epoch]).shuffle(blocks)
+        lengths = np.minimum(self._block, self._n_rows - blocks * self._block)
+        starts, ends = blocks * self._block, np.cumsum(lengths)
+        for buffer in range(first, -(-self._n_rows // self._buffer), step):
+            places = self._places(starts, ends, buffer)
+            yield from self._batches(places if self._rows is None else self._rows[places], buffer)
+
+    def _places(self, starts: Array, ends: Array, buffer: int) -> Array:
+        """Places among the rows asked for that lie in one buffer, from the order of the blocks."""
+        begin, stop = buffer * self._buffer, min((buffer + 1) * self._buffer, self._n_rows)
+        inside = range(int(np.searchsorted(ends, begin, "right")), int(np.searchsorted(ends, stop, "left")) + 1)
+        pieces = []
+        for i in inside:
+            first = int(ends[i - 1]) if i else 0
+            a, b = max(begin, first) - first, min(stop, int(ends[i])) - first
+            pieces.append(np.arange(starts[i] + a, starts[i] + b))
+        return np.concatenate(pieces)
+
+    def _batches(self, rows: Array, buffer: int) -> Iterator[Batch]:
+        if self._shuffle:
+            # Read in ascending order, in few requests, and only then mixed.
+            rows = np.sort(rows)
+            order = np.random.default_rng([self._seed, self._epoch, buffer + 1]).permutation(len(rows))
+        values = self._acts.sparse(rows, self._features)
+        for start in range(0, len(rows), self._batch_size):
+            part = slice(start, start + self._batch_size)
+            chosen = order[part] if self._shuffle else part
+            batch = values[chosen]
+            tensor = csr_tensor(batch) if self._sparse else torch.from_numpy(batch.toarray())
+            yield Batch(tensor, torch.from_numpy(np.ascontiguousarray(rows[chosen])))
+
+
+def csr_tensor(csr: scipy.sparse.csr_array) -> torch.Tensor:
+    """A scipy matrix as a torch sparse CSR tensor, with int64 ids."""
+    with warnings.catch_warnings():
+        # torch says of every CSR tensor that they are new; nothing that a caller could change.
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(csr.indptr.astype(np.int64)),
+            torch.from_numpy(csr.indices.astype(np.int64)),
+            torch.from_numpy(csr.data),
+            size=csr.shape,
+        )
