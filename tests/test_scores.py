@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import scipy.stats
+import xarray
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 from strategies import PATH, cases, make_case, memory_store, write_segments
 
+from saestore.concepts.bootstrap import WITH_INTERVAL
 from saestore.concepts.ranks import find_hits, item_maxima, rank
 from saestore.concepts.scores import SCORES, score_all
 from saestore.errors import InvalidInputError, NotFoundError, TooLargeError
@@ -258,3 +260,98 @@ def test_what_is_asked_wrongly_is_named():
     bare = memory_store().write(PATH, case.csr, case.item_ptr)
     with pytest.raises(NotFoundError, match="no concepts on items"):
         bare.concept_scores()
+
+
+# Intervals
+
+
+def score_of_draw(items, acts_dense, truth, ptr, threshold):
+    """Scores of the samples of some items, drawn with repetition, as scikit-learn and scipy give them."""
+    rows = np.concatenate([np.arange(ptr[i], ptr[i + 1]) for i in items])
+    column, true = acts_dense[rows].astype(np.float64), truth[rows]
+    predicted = column >= threshold
+    precision, recall, f1, _ = metrics.precision_recall_fscore_support(
+        true, predicted, average="binary", zero_division=np.nan
+    )
+    return [
+        metrics.roc_auc_score(true, column),
+        metrics.average_precision_score(true, column),
+        f1,
+        precision,
+        recall,
+        column[true].mean() - column[~true].mean(),
+        scipy.stats.pointbiserialr(true, column)[0],
+    ]
+
+
+@pytest.mark.parametrize("level", ["item", "sample"])
+@pytest.mark.parametrize("palette", ["ties", "signed"])
+def test_intervals_are_scipys_bootstrap_over_items(level, palette):
+    case = make_case(11, 150, 5, density=0.5, palette=palette, segment_rows=40)
+    rng = np.random.default_rng(2)
+    ptr = np.concatenate([[0, 0], np.sort(rng.choice(150, 29)), [150]])  # the first item has no sample
+    case = replace(case, item_ptr=ptr, split=rng.integers(0, 3, 31), red=rng.random(31) < 0.5)
+    truth = rng.random(31 if level == "item" else 150) < 0.4
+    acts = write_complete(memory_store(), case)
+    acts.add_concepts({"blue": truth}, level)
+    feature = int(np.flatnonzero(acts.stats()["n_active"].values > 20)[0])
+    found = acts.score_intervals([("blue", feature)], level, resamples=60, confidence=0.8, seed=5)
+    score = acts.concept_scores(level, concepts="blue", features=feature)
+    assert found["threshold"].item() == score["threshold"].item()
+    column = case.dense[:, feature]
+    if level == "item":
+        grid, has = dense_items(case.dense, ptr, np.ones(150, bool))
+        column, truth, ptr = grid[has, feature], truth[has], np.arange(has.sum() + 1)
+    ptr = np.unique(ptr)
+    expected = scipy.stats.bootstrap(
+        (np.arange(len(ptr) - 1),),
+        lambda items: score_of_draw(items, column, truth, ptr, found["threshold"].item()),
+        n_resamples=60,
+        vectorized=False,
+        confidence_level=0.8,
+        method="percentile",
+        rng=np.random.default_rng(5),
+    ).confidence_interval
+    assert found.attrs["n_items"] == len(ptr) - 1
+    for i, name in enumerate(WITH_INTERVAL):
+        assert found[name].item() == score[name].item()
+        assert found[f"{name}_low"].item() == pytest.approx(expected.low[i], rel=1e-12, abs=1e-12)
+        assert found[f"{name}_high"].item() == pytest.approx(expected.high[i], rel=1e-12, abs=1e-12)
+
+
+def test_intervals_do_not_depend_on_how_many_draws_are_made_at_once():
+    case = make_case(4, 60, 12, density=0.5, palette="signed", segment_rows=25)
+    acts, _, names = write_labelled(case, 4)
+    pairs = [(name, feature) for name in names for feature in range(12)]
+    whole = acts.score_intervals(pairs, resamples=40)
+    with mock.patch("saestore.concepts.bootstrap._CELLS", 100):
+        xarray.testing.assert_allclose(whole, acts.score_intervals(pairs, resamples=40), rtol=1e-12, atol=1e-13)
+    assert not whole.identical(acts.score_intervals(pairs, resamples=40, seed=1))
+
+
+def test_what_has_no_score_has_no_interval():
+    dense = np.array([[0, 1], [0, 2], [0, 0], [0, 3]], np.float32)
+    acts = memory_store().write(PATH, sp.csr_array(dense))
+    acts.add_concepts({"all": np.ones(4, bool), "some": np.array([True, False, False, True])})
+    found = acts.score_intervals([("all", 1), ("some", 0), ("some", 1)], resamples=20)
+    for name in (*SCORES, *(f"{score}_{end}" for score in WITH_INTERVAL for end in ("low", "high"))):
+        assert np.isnan(found[name].values).tolist() == [True, True, False], name
+    assert found["concept"].values.tolist() == ["all", "some", "some"]
+    assert found["feature"].values.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "options", "told"),
+    [
+        ([("some", 1)], {"confidence": 95}, "confidence=95: use a share"),
+        ([("some", 1)], {"resamples": 0}, "resamples=0"),
+        ([("some", 1)], {"seed": -1}, "seed=-1"),
+        ([], {}, r"pairs=\[\]: give \(concept, feature\) pairs"),
+        ([(1, "some")], {}, "pairs="),
+        ("some", {}, "pairs='some'"),
+    ],
+)
+def test_intervals_of_what_cannot_be_are_refused(pairs, options, told):
+    acts = memory_store().write(PATH, sp.csr_array(np.eye(3, dtype=np.float32)))
+    with pytest.raises(InvalidInputError, match=told):
+        acts.score_intervals(pairs, **options)
