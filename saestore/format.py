@@ -21,6 +21,7 @@ DATA_DTYPES = ("float16", "float32", "float64")
 SAMPLE_TYPES = ("patch", "token", "cls")
 CODECS = ("pcodec", "blosc")
 SET_LEVELS = ("dataset", "sample_type", "sae")  # the groups that make the path of an activation set
+LEVELS = ("item", "sample")  # what a label may be of
 
 # A chunk is what a query decodes: 16,384 values decode in 0.03 ms, less than the file system takes to hand them over.
 # Half as many would make writing a third slower, for a top-20 that is 0.05 ms faster.
@@ -91,6 +92,23 @@ class SegmentInfo:
         return {"start": self.start, "stop": self.stop, "nnz": self.nnz, "digest": self.digest}
 
 
+def document_digest(document: bytes) -> str:
+    """SHA-256, in hex, of the bytes of a metadata document."""
+    return hashlib.sha256(document).hexdigest()
+
+
+@dataclass(frozen=True)
+class LabelsInfo:
+    """What the set's attributes say of the labels of one level: the group they are in, and its digest."""
+
+    name: str
+    digest: str
+
+    def to_json(self) -> dict[str, str]:
+        """Entry of the attribute ``concepts``."""
+        return {"name": self.name, "digest": self.digest}
+
+
 @dataclass(frozen=True)
 class SetAttributes:
     """The attributes of an activation set; rewriting them is the only commit.
@@ -121,6 +139,8 @@ class SetAttributes:
         SHA-256 of the ``zarr.json`` of every group and array outside of the segments, by name.
     derived
         Names of the segments that the arrays at the set's root cover.
+    concepts
+        Labels that were given after the set was started, by level (`LEVELS`).
     """
 
     n_features: int
@@ -137,6 +157,7 @@ class SetAttributes:
     summary: Mapping[str, Any] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     derived: tuple[str, ...] = ()
+    concepts: Mapping[str, LabelsInfo] = field(default_factory=dict)
 
     @property
     def n_samples(self) -> int:
@@ -178,6 +199,8 @@ class SetAttributes:
             "digests": dict(self.digests),
             "derived": list(self.derived),
         }
+        if self.concepts:
+            body["concepts"] = {level: info.to_json() for level, info in self.concepts.items()}
         body = json.loads(canonical_json(body))  # what a reader will see, so that the checksum is of that
         return {**body, "checksum": digest(body)}
 
@@ -210,6 +233,10 @@ class SetAttributes:
                 summary=attrs["summary"],
                 digests=attrs["digests"],
                 derived=tuple(attrs["derived"]),
+                concepts={
+                    level: LabelsInfo(str(info["name"]), str(info["digest"]))
+                    for level, info in attrs.get("concepts", {}).items()
+                },
             )
             result._validate()
         except (KeyError, TypeError, ValueError) as e:
@@ -232,6 +259,8 @@ class SetAttributes:
         for name, value in (("item_size", self.item_size), ("planned_samples", self.planned_samples)):
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"{name} is {value!r}")
+        if not set(self.concepts) <= set(LEVELS):
+            raise ValueError(f"concepts are of the levels {', '.join(self.concepts)}")
         for mapping in (self.sae, self.source, self.summary, self.digests, self.dropped or {}):
             if not isinstance(mapping, Mapping):
                 raise TypeError(f"{mapping!r} is no object")

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import zarr
 
+from saestore.concepts.check import check_labels
 from saestore.errors import CorruptStoreError, SaestoreError
 from saestore.format import SetAttributes, digest
 from saestore.items.index import ITEMS, POINTERS, ItemIndex
+from saestore.items.labels import LABEL_ARRAYS, LABELS, StoredLabels
 from saestore.items.stored import CONCEPT, SPANS
 from saestore.segment import Segment
 from saestore.segment.check import check_segment
@@ -130,6 +132,10 @@ def _check_set(root: zarr.Group, path: str, progress: Progress) -> Iterator[Find
     progress(f"{path}: items and derived arrays")
     yield from noted(_guarded(f"{path}/{ITEMS}", _check_items(group, attributes, path)))
     yield from noted(_guarded(path, _check_derived(group, attributes, path, damaged)))
+    if attributes.concepts:
+        progress(f"{path}: labels")
+        yield from _check_document(root, f"{path}/{LABELS}", {})
+        yield from noted(_guarded(f"{path}/{LABELS}", _check_labels(root, attributes, path)))
     yield from _guarded(path, _check_leftovers(root, group, attributes, path, damaged))
 
 
@@ -214,6 +220,24 @@ def _check_items(group: zarr.Group, attributes: SetAttributes, path: str) -> Ite
         yield f"{path}/{ITEMS}/{POINTERS}", "does not lead from 0 to the number of samples"
 
 
+def _check_labels(root: zarr.Group, attributes: SetAttributes, path: str) -> Iterator[Finding]:
+    for level, info in attributes.concepts.items():
+        node = f"{path}/{LABELS}/{info.name}"
+        damaged = dict(_check_digests(root, {node: info.digest}))
+        with missing_as_error(node):
+            below: Any = root[node].attrs["digests"]
+        damaged |= dict(_check_digests(root, {f"{node}/{name}": below.get(name) for name in LABEL_ARRAYS}))
+        for name in LABEL_ARRAYS:
+            if f"{node}/{name}" not in damaged:
+                damaged |= dict(_check_array(root, f"{node}/{name}", None))
+        yield from damaged.items()
+        if not damaged:
+            labels = StoredLabels(SnapshotStore(root.store), f"{root.path}/{node}".strip("/"), info)
+            n_rows = attributes.n_items if level == "item" else attributes.n_samples
+            for name, what in check_labels(labels, n_rows):
+                yield f"{node}/{name}".rstrip("/"), what
+
+
 def _length(node: str, attributes: SetAttributes) -> int | None:
     """How long an array beside the segments has to be; None where nothing says it."""
     if node in SPANS or node == f"{ITEMS}/{CONCEPT}":
@@ -287,6 +311,9 @@ def _check_leftovers(
         segments: Any = group[SEGMENTS]
         for name in set(segments.group_keys()) - {s.name for s in attributes.segments}:
             yield f"{path}/{SEGMENTS}/{name}", "is named by no attributes; the next build removes it"
+        labels: Any = group.get(LABELS)
+        for name in set(() if labels is None else labels.group_keys()) - {i.name for i in attributes.concepts.values()}:
+            yield f"{path}/{LABELS}/{name}", "is named by no attributes; the next build removes it"
         return
     expected = _expected_files(group, attributes, {d.removeprefix(f"{path}/") for d in damaged})
     present = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()}
@@ -308,6 +335,9 @@ def _expected_files(group: zarr.Group, attributes: SetAttributes, damaged: set[s
         base = f"{SEGMENTS}/{info.name}"
         for name in ["", *segment_nodes()]:
             (groups if name in _GROUPS else arrays).append(f"{base}/{name}".rstrip("/"))
+    for labels in attributes.concepts.values():
+        groups += [LABELS, f"{LABELS}/{labels.name}"]
+        arrays += [f"{LABELS}/{labels.name}/{name}" for name in LABEL_ARRAYS]
     files = {f"{node}/zarr.json".lstrip("/") for node in groups + arrays}
     for name in arrays:
         if name not in damaged:

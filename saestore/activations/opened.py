@@ -14,6 +14,7 @@ from saestore.activations.select import Condition, condition, select
 from saestore.errors import CorruptStoreError, NotFoundError
 from saestore.format import SetAttributes
 from saestore.items.index import ITEMS, ItemIndex
+from saestore.items.labels import LABELS, StoredLabels
 from saestore.items.stored import SPANS, StoredItems
 from saestore.segment import Segment, warm_all
 from saestore.storage import SnapshotStore, missing_as_error, stored_bytes
@@ -60,6 +61,8 @@ class OpenSet:
         What the store says of the set, as of opening.
     """
 
+    _labels_held: dict[str, StoredLabels]
+
     def __init__(self, root: zarr.Group, path: str) -> None:
         self._root = root
         self.path = path
@@ -83,16 +86,28 @@ class OpenSet:
         self.attributes = attributes
         snapshot = SnapshotStore(self._root.store)
         prefix = f"{self._root.path}/{self.path}".strip("/")
+        self._snapshot, self._labels_held = snapshot, {}
+        self.__dict__.pop("items", None)  # which holds labels
         self._segments = [Segment(snapshot, f"{prefix}/{SEGMENTS}", info) for info in attributes.segments]
         self._index = ItemIndex.read(self.group, attributes, snapshot)
         eager = _EAGER_POINTERS // (8 * (attributes.n_features + 1))
         warm_all(self._segments[:eager])
 
     def _reopened(self) -> bool:
-        """Open anew; True if the segments differ from those before."""
-        before = self.attributes.segments
+        """Open anew; True if the segments or the labels differ from those before."""
+        before = self.attributes
         self._open()
-        return before != self.attributes.segments
+        return (before.segments, before.concepts) != (self.attributes.segments, self.attributes.concepts)
+
+    def _stored_labels(self, level: str) -> StoredLabels | None:
+        """Labels that were given after the set was started, None where none were."""
+        info = self.attributes.concepts.get(level)
+        if info is None:
+            return None
+        if level not in self._labels_held:
+            path = f"{self._root.path}/{self.path}/{LABELS}/{info.name}".strip("/")
+            self._labels_held[level] = StoredLabels(self._snapshot, path, info)
+        return self._labels_held[level]
 
     @property
     def group(self) -> zarr.Group:
@@ -104,7 +119,7 @@ class OpenSet:
     def items(self) -> StoredItems:
         """The images or texts of the dataset: key, split, labels."""
         group: Any = self.group[ITEMS]
-        return StoredItems(group)
+        return StoredItems(group, self._stored_labels("item"))
 
     @property
     def item_index(self) -> ItemIndex:

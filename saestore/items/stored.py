@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
 
 from saestore.errors import NotFoundError
 from saestore.items.index import ITEMS, POINTERS, ItemIndex
+from saestore.items.labels import StoredLabels, position_of
 from saestore.items.table import Items
 from saestore.storage import create_array, missing_as_error, write_array
+
+if TYPE_CHECKING:
+    import scipy.sparse
 
 Array = np.ndarray[Any, Any]
 
@@ -70,10 +74,20 @@ def _write_table(target: zarr.Group, items: Items, codec: str) -> list[str]:
 class StoredItems:
     """The items of a set, read when asked for.
 
+    Attributes
+    ----------
+    group
+        The group ``items``.
+    labels
+        Labels that replace those which the set was started with; None where none were given since.
+
+    Notes
+    -----
     Memory: the columns that were asked for, 8 to some 100 bytes an item each.
     """
 
     group: zarr.Group
+    labels: StoredLabels | None = None
 
     @cached_property
     def _columns(self) -> dict[str, str]:
@@ -104,17 +118,35 @@ class StoredItems:
     @cached_property
     def concept_names(self) -> list[str]:
         """Names of the concepts, in the order of their columns."""
+        if self.labels is not None:
+            return self.labels.names
         columns: Any = self.group.attrs.get("columns", [])
         return [str(name) for name in self._read(CONCEPT)] if CONCEPT in columns else []
 
     def concept(self, name: str) -> Array:
-        """Which items have a concept, bool (n_items,)."""
-        if name not in self.concept_names:
-            known = ", ".join(self.concept_names) or "none"
-            raise NotFoundError(f"The items have no concept {name!r}; they have {known}.")
+        """Which items have a concept, bool (n_items,).
+
+        Raises
+        ------
+        NotFoundError
+            There is none of that name.
+        """
+        if self.labels is not None:
+            return self.labels.mask(name)
+        place = position_of(name, self.concept_names, "concept of items")
         array: Any = self.group[CONCEPTS]
         with missing_as_error(f"{self.group.path}/{CONCEPTS}"):
-            return np.asarray(array[:, self.concept_names.index(name)])
+            return np.asarray(array[:, place])
+
+    def concept_matrix(self) -> scipy.sparse.csc_array:
+        """All labels of the items, bool, items x concepts."""
+        import scipy.sparse as sp
+
+        if self.labels is not None:
+            return self.labels.matrix()
+        if not self.concept_names:
+            return sp.csc_array((int(self.group.attrs["n_items"]), 0), dtype=bool)  # type: ignore[arg-type]
+        return sp.csc_array(self._read(CONCEPTS))
 
     def _read(self, name: str, rows: Array | None = None) -> Array:
         array: Any = self.group[name]

@@ -14,6 +14,7 @@ from zarr.storage import LocalStore
 
 from saestore.errors import InvalidInputError, StoreConflictError
 from saestore.format import SegmentInfo, SetAttributes
+from saestore.items.labels import LABELS
 from saestore.segment import Segment, limit_fan_in, merge_segments, plan_merges, write_segment
 from saestore.storage import SnapshotStore, local_folder, missing_as_error, write_errors
 from saestore.storage.open import PARTIAL
@@ -237,12 +238,14 @@ class SetWriter:
         found = self._root.get(self.path)
         if not isinstance(found, zarr.Group):
             return
-        named = {s.name for s in self.attributes.segments} if self.attributes is not None else set()
-        inside: Any = found if self.attributes is None else found.get(SEGMENTS)
-        keep = named | ({LOCK} if self.attributes is None else set())
-        for name in [] if inside is None else list(_child_names(inside)):
-            if name not in keep:
-                _remove(inside, name)
+        if self.attributes is None:
+            _remove_others(found, {LOCK})
+            return
+        _remove_others(found.get(SEGMENTS), {s.name for s in self.attributes.segments})
+        if self.attributes.concepts:
+            _remove_others(found.get(LABELS), {info.name for info in self.attributes.concepts.values()})
+        elif LABELS in _child_names(found):
+            _remove(found, LABELS)
 
 
 def read_attributes(root: zarr.Group, path: str) -> SetAttributes | None:
@@ -260,6 +263,13 @@ def _child_names(group: zarr.Group) -> set[str]:
     if folder is not None:
         return {p.name for p in folder.iterdir() if p.is_dir()} if folder.is_dir() else set()
     return set(group.keys())
+
+
+def _remove_others(group: Any, keep: set[str]) -> None:
+    """Remove the children of a group, if there is one, but for those to keep."""
+    for name in [] if group is None else list(_child_names(group)):
+        if name not in keep:
+            _remove(group, name)
 
 
 def _remove(group: zarr.Group, name: str) -> None:
