@@ -1,0 +1,12 @@
+"""Pictures of an activation set, by matplotlib."""
+
+from saestore.errors import MissingDependencyError
+
+try:
+    from saestore.plot.plots import Plots
+except ModuleNotFoundError as error:
+    if error.name != "matplotlib":
+        raise
+    raise MissingDependencyError("plots need matplotlib: `pip install 'saestore[plot]'`.") from error
+
+__all__ = ["Plots"]

@@ -1,0 +1,246 @@
+"""Images with the patches tinted on which a feature is active."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
+from saestore.plot.letters import Letters
+from saestore.plot.rows import Canvas, Row
+from saestore.plot.style import number, tints
+
+if TYPE_CHECKING:
+    from saestore.activations import ActivationSet
+
+Array = np.ndarray[Any, Any]
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+_COLUMNS, _GAP, _CAPTION = 4, 0.15, 0.34  # inches, as are those below
+_WIDE, _ALONE = 2.6, 5.2  # an image, and one that is alone
+_MAX_PIXELS = 640  # of the longer side: more than is seen
+# Embeddings under these names were made of images whose middle was cut out.
+_CROPPED = ("CLIP_SAE_patch_embeddings_", "CLIP_SAE_cls_embeddings_")
+
+
+def is_image(key: str) -> bool:
+    """Whether a key is the path of an image."""
+    return Path(key).suffix.lower() in _SUFFIXES
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in shares of an image, from its upper left corner."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @classmethod
+    def seen(cls, width: int, height: int, fit: str) -> Box:
+        """What a model that takes squares sees of an image."""
+        if fit == "squash":
+            return cls(0, 0, 1, 1)
+        x, y = (0.5 * (1 - min(width, height) / size) for size in (width, height))
+        return cls(x, y, 1 - x, 1 - y)
+
+    def part(self, row: float, column: float, rows: float, columns: float) -> Box:
+        """Where the shares `row` to `rows` down and `column` to `columns` across this box lie in the image."""
+        wide, high = self.right - self.left, self.bottom - self.top
+        return Box(self.left + column * wide, self.top + row * high, self.left + columns * wide, self.top + rows * high)
+
+
+class Pictures:
+    """A page of images.
+
+    Parameters
+    ----------
+    rows
+        What to show: keys are paths below `images`.
+    images, fit
+        As in `Plots.top`.
+    """
+
+    kind = "image"
+
+    def __init__(
+        self,
+        acts: ActivationSet,
+        rows: Sequence[Row],
+        images: str | os.PathLike[str] | None,
+        fit: str | None,
+        canvas: Canvas,
+    ) -> None:
+        self._rows = rows
+        self._side = _grid_side(acts)
+        known = fit or said_fit(acts)
+        self._fit = known or "squash"
+        self._pixels = [_read(acts, row.key, images) for row in rows]
+        self.letters = Letters([acts.path, *(row.key + row.split for row in rows)], canvas.dpi)
+        self._wide = _ALONE if len(rows) == 1 else _WIDE
+        self._high = self._wide * min(1.0, max(p.shape[0] / p.shape[1] for p in self._pixels))
+        self._columns = min(_COLUMNS, len(rows))
+        if canvas.size is not None:
+            self._columns = max(range(1, len(rows) + 1), key=lambda columns: canvas.zoom(self._size(columns)))
+        self.size = self._size(self._columns)
+        self.note = "" if self._side == 1 else "framed: the strongest patch"
+        if known is None and any(p.shape[0] != p.shape[1] for p in self._pixels):
+            self.note += "; images taken as squashed to a square"
+
+    def _size(self, columns: int) -> tuple[float, float]:
+        lines = -(-len(self._rows) // columns)
+        return columns * (self._wide + _GAP) - _GAP, lines * (self._high + _CAPTION)
+
+    def draw(self, ax: Axes, bottom: float, scale: float, strongest: float) -> None:
+        """Draw the images, line by line."""
+        for place, (row, pixels) in enumerate(zip(self._rows, self._pixels, strict=True)):
+            line, column = divmod(place, self._columns)
+            left = column * (self._wide + _GAP)
+            top = bottom + self.size[1] - line * (self._high + _CAPTION)
+            zoom = min(self._wide / pixels.shape[1], self._high / pixels.shape[0])
+            frame = Frame(ax, pixels, left, top, zoom * pixels.shape[1], zoom * pixels.shape[0], scale)
+            frame.show(Box(0, 0, 1, 1), pixels)
+            if self._side > 1:
+                self._draw_patches(frame, row, strongest)
+            self._draw_caption(ax, row, left, top - frame.high, scale)
+
+    def _draw_patches(self, frame: Frame, row: Row, strongest: float) -> None:
+        seen = Box.seen(frame.pixels.shape[1], frame.pixels.shape[0], self._fit)
+        frame.veil(seen)
+        side = self._side
+        activations = np.zeros(side * side, row.activations.dtype)
+        activations[: len(row.activations)] = row.activations
+        grid = activations.reshape(side, side)
+        frame.show(seen, tints(grid, strongest))
+        r, c = divmod(row.position, side)
+        frame.outline(seen.part(r / side, c / side, (r + 1) / side, (c + 1) / side))
+        rows, columns = np.nonzero(np.abs(grid) >= abs(row.strongest) / 4)
+        frame.lens(
+            seen.part(rows.min() / side, columns.min() / side, (rows.max() + 1) / side, (columns.max() + 1) / side)
+        )
+
+    def _draw_caption(self, ax: Axes, row: Row, left: float, bottom: float, scale: float) -> None:
+        size, y = 9.0, bottom - 0.16
+        value = number(row.strongest) + (f" · {row.split}" if row.split else "")
+        room = self._wide - self.letters.width(value, size) - 0.1
+        style: dict[str, Any] = {"va": "baseline", "fontsize": size * scale, "family": self.letters.families}
+        ax.text(left, y, self.letters.clip(Path(row.key).stem, size, room, start=True), **style)
+        ax.text(left + self._wide, y, self.letters.clean(value), ha="right", alpha=0.65, **style)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where an image stands in the Axes: its upper left corner and its size, in inches."""
+
+    ax: Axes
+    pixels: Array
+    left: float
+    top: float
+    wide: float
+    high: float
+    scale: float
+
+    def _extent(self, box: Box) -> tuple[float, float, float, float]:
+        return (
+            self.left + box.left * self.wide,
+            self.left + box.right * self.wide,
+            self.top - box.bottom * self.high,
+            self.top - box.top * self.high,
+        )
+
+    def show(self, box: Box, values: Array, **style: Any) -> None:
+        """Draw pixels or tints into a part of the image."""
+        smooth = "antialiased" if values is self.pixels else "nearest"
+        style = {"interpolation": smooth, "aspect": "equal", **style}
+        self.ax.imshow(values, extent=self._extent(box), **style)
+
+    def veil(self, seen: Box) -> None:
+        """Make pale what the model did not see."""
+        sides = Box(0, 0, seen.left, 1), Box(seen.right, 0, 1, 1), Box(0, 0, 1, seen.top), Box(0, seen.bottom, 1, 1)
+        for hidden in sides:
+            if hidden.right > hidden.left and hidden.bottom > hidden.top:
+                self._rectangle(hidden, facecolor="white", alpha=0.6, edgecolor="none", zorder=0.5)
+
+    def outline(self, box: Box, zorder: float = 1) -> None:
+        """Frame a part, dark on light so that it is seen on any image."""
+        for colour, width in (("white", 2.2), ("black", 1.0)):
+            self._rectangle(box, fill=False, edgecolor=colour, linewidth=width * self.scale, zorder=zorder)
+
+    def _rectangle(self, box: Box, **style: Any) -> None:
+        left, right, low, high = self._extent(box)
+        self.ax.add_patch(Rectangle((left, low), right - left, high - low, **style))
+
+    def lens(self, box: Box) -> None:
+        """Show a small part enlarged, without tint, in the lower corner that is further from it."""
+        high, wide = self.pixels.shape[:2]
+        reach = 0.65 * max((box.right - box.left) * wide, (box.bottom - box.top) * high)  # pixels to each side
+        if reach > 0.25 * min(high, wide):
+            return
+        reach = max(reach, 0.06 * min(high, wide))
+        x, y = (box.left + box.right) / 2 * wide, (box.top + box.bottom) / 2 * high
+        a, b, c, d = (
+            round(v) for v in (max(0, x - reach), min(wide, x + reach), max(0, y - reach), min(high, y + reach))
+        )
+        size = 0.4 * self.high
+        across, down = size * (b - a) / (2 * reach) / self.wide, size * (d - c) / (2 * reach) / self.high
+        left = 0.025 if x > wide / 2 else 0.975 - across
+        place = Box(left, 0.975 - down, left + across, 0.975)
+        self.show(place, self.pixels[c:d, a:b], interpolation="bicubic", zorder=1.5)
+        self.outline(place, zorder=2)
+
+
+def said_fit(acts: ActivationSet) -> str | None:
+    """How images became squares, as far as the set says it: ``"squash"``, ``"crop"`` or None."""
+    source = acts.attributes.source
+    if source.get("image_fit") in ("squash", "crop"):
+        return str(source["image_fit"])
+    return "crop" if Path(str(source.get("path", ""))).name.startswith(_CROPPED) else None
+
+
+def _grid_side(acts: ActivationSet) -> int:
+    """Patches in a row or column of an image."""
+    size = acts.item_index.item_size
+    side = math.isqrt(size or 0)
+    if not size or side * side != size:
+        raise InvalidInputError(
+            f"The items of {acts.path} have {size or 'different numbers of'} samples each, which make no square grid "
+            "of patches to draw."
+        )
+    return side
+
+
+def _read(acts: ActivationSet, key: str, images: str | os.PathLike[str] | None) -> Array:
+    """An image as RGB, uint8 (height, width, 3), no larger than is seen."""
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("drawing images needs pillow: `pip install 'saestore[plot]'`.") from error
+    path = _folder(acts, images) / key
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (_MAX_PIXELS, _MAX_PIXELS))  # of a JPEG, decodes no more than that
+            small = image.convert("RGB")
+            small.thumbnail((_MAX_PIXELS, _MAX_PIXELS))
+            return np.asarray(small)
+    except FileNotFoundError as error:
+        raise NotFoundError(
+            f"The image {path} is not there; give the folder that {key!r} starts in as images=."
+        ) from error
+    except (UnidentifiedImageError, OSError) as error:
+        raise InvalidInputError(f"{path} cannot be read as an image: {error}") from error
+
+
+def _folder(acts: ActivationSet, images: str | os.PathLike[str] | None) -> Path:
+    if images is not None:
+        return Path(images)
+    table = acts.attributes.source.get("items")
+    return Path(str(table)).parent if table else Path()
