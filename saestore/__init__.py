@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from saestore.activations import ActivationSet, Histogram, TopFeatures, TopSamples
     from saestore.building import build
+    from saestore.exporting import export
+    from saestore.importing import check_import, import_activations
     from saestore.store import Store, open
 
 __version__ = "0.1.0"
@@ -25,6 +27,9 @@ _WHERE = {
     "TopFeatures": "saestore.activations",
     "TopSamples": "saestore.activations",
     "build": "saestore.building",
+    "check_import": "saestore.importing",
+    "export": "saestore.exporting",
+    "import_activations": "saestore.importing",
     "open": "saestore.store",
 }
 
@@ -36,6 +41,9 @@ __all__ = [
     "TopSamples",
     "__version__",
     "build",
+    "check_import",
+    "export",
+    "import_activations",
     "open",
 ]
 

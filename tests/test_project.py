@@ -21,6 +21,9 @@ PUBLIC = [
     "TopSamples",
     "__version__",
     "build",
+    "check_import",
+    "export",
+    "import_activations",
     "open",
 ]
 

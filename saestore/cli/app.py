@@ -4,7 +4,10 @@ import click
 
 from saestore import __version__
 from saestore.cli.build import build
+from saestore.cli.concepts import concepts
+from saestore.cli.export import export
 from saestore.cli.group import DebugOption, ErrorGroup
+from saestore.cli.import_ import import_
 from saestore.cli.info import info
 from saestore.cli.stats import stats
 from saestore.cli.top import top_features, top_samples
@@ -17,5 +20,5 @@ def main() -> None:
     """Store the activations of sparse autoencoders, and ask what makes a feature fire."""
 
 
-for command in (build, info, top_samples, top_features, stats, verify, compact):
+for command in (build, info, top_samples, top_features, stats, concepts, verify, compact, export, import_):
     main.add_command(command)

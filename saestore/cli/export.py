@@ -1,0 +1,90 @@
+"""`saestore export`: a set, or a part of it, for another program."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from saestore.cli import keys, output
+from saestore.cli.group import command
+from saestore.cli.target import Target, json_option, store_option
+from saestore.cli.where import conditions, where_option
+
+# A copy of what saestore.exporting allows: that imports numpy, and help must not wait for it.
+FORMATS = ("auto", "scipy")
+
+KEYS = {
+    **keys.SET,
+    "format": "the format that was written",
+    "where": "the condition, or null",
+    "n_samples": "samples that were written",
+    "n_features": "features that were asked for",
+    "nnz": "activations that were written",
+    "files": "what was written",
+}
+
+
+@command("export", example="saestore export CLEVR/patch clevr.npz", keys=KEYS)
+@click.argument("set_path", metavar="SET")
+@click.argument("path", metavar="PATH")
+@click.option(
+    "--format",
+    "kind",
+    metavar="FORMAT",
+    type=click.Choice(FORMATS),
+    default="auto",
+    show_default=True,
+    help=f"{', '.join(FORMATS[1:])}; auto goes by the suffix of PATH.",
+)
+@where_option
+@click.option(
+    "--features",
+    metavar="N,N-N",
+    callback=lambda _, __, value: _numbers(value),
+    help="Only these features: numbers and ranges, both ends included, such as 3,17,100-199.  [default: all]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace what is there.")
+@store_option
+@json_option
+def export(
+    set_path: str,
+    path: str,
+    *,
+    kind: str,
+    where: list[tuple[str, str]],
+    features: list[int] | None,
+    location: str,
+    as_json: bool,
+    **how: Any,
+) -> None:
+    """Write a set, or the part of it that is asked for, as a file that another program reads.
+
+    Nothing appears under the name PATH before it is whole.
+    """
+    import saestore
+
+    acts = Target(location, set_path).activations()
+    condition = conditions(acts, where)
+    with output.Status() as status:
+        done = saestore.export(
+            acts, path, format=kind, where=condition, features=features, progress=status, **how
+        )  # fmt: skip
+    if as_json:
+        output.document({"set": acts.path, "where": condition, **done.to_json()})
+        return
+    shown = f"{done.files[0]}" + (f" and {len(done.files) - 1} more" if len(done.files) > 1 else "")
+    click.echo(f"{acts.path}: {done.n_samples:,} samples, {done.nnz:,} non-zeros as {done.format}: {shown}")
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    """Read ``3,17,100-199``."""
+    if text is None:
+        return None
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdecimal() or (last and not last.isdecimal()):
+            raise click.BadParameter(f"{part!r} is no feature; write numbers and ranges, such as 3,17,100-199.")
+        found += range(int(first), int(last or first) + 1)
+    return found

@@ -1,0 +1,171 @@
+"""`saestore import`: activations that other programs stored."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from saestore.cli import keys, output
+from saestore.cli.group import command
+from saestore.cli.info import overview
+from saestore.cli.table import pairs
+from saestore.cli.target import json_option, store_option
+
+if TYPE_CHECKING:
+    from saestore.importing import ImportReport
+
+# A copy of what saestore.importing allows: that imports numpy, and help must not wait for it.
+FORMATS = ("auto", "scipy")
+CODECS = ("pcodec", "blosc")
+
+_INTERRUPTED = "interrupted. What is committed is kept; give the same command again to go on from there."
+
+_FAULT = {
+    "kind": "a stable name of what was found, such as `not_finite`",
+    "severity": "`refused`, `corrected` or `recorded`",
+    "count": "rows, entries or columns that it touches",
+    "message": "what it is, where first, and what to do",
+}
+
+KEYS = {
+    "store": "the store",
+    "check": "true with `--check`, which writes nothing",
+    "report": "what reading the file showed",
+    "report.path": "path of the set",
+    "report.format": "format of the file",
+    "report.n_samples": "number of samples",
+    "report.n_features": "number of features",
+    "report.n_items": "number of items",
+    "report.nnz": "number of activations that can be used",
+    "report.dtype": "dtype in which they are stored",
+    "report.ok": "false when an import would be refused",
+    "report.faults": "everything that is wrong or worth knowing",
+    **{f"report.faults[].{key}": says for key, says in _FAULT.items()},
+    "report.faults[].details": "more of it where there is more, such as each wrong column; only with `--check`",
+    "set": "the set as it is now, with the keys of `saestore info`; null with `--check`",
+    **{f"set.{key}": says for key, says in keys.SET_INFO.items()},
+}
+
+
+@command("import", example="saestore import CLEVR/patch/copy clevr.npz --check", keys=KEYS)
+@click.argument("set_path", metavar="SET")
+@click.argument("path", metavar="PATH")
+@click.option(
+    "--format",
+    "kind",
+    metavar="FORMAT",
+    type=click.Choice(FORMATS),
+    default="auto",
+    show_default=True,
+    help=f"Layout of the file: {', '.join(FORMATS[1:])}; auto looks into it.",
+)
+@click.option("--items", metavar="CSV", help="metadata.csv of the images or texts: keys, split, concepts.")
+@click.option(
+    "--item-ptr",
+    metavar="PTR",
+    help="Which samples belong to which item: FILE.npy, FILE.npz:NAME, a token_counts .pt, or a number of samples an "
+    "item.  [default: as the file says, else the samples divide evenly among the items]",
+)
+@click.option(
+    "--token-spans",
+    metavar="FILE",
+    help="First character of every token in its text, and the one after its last: FILE.npy or FILE.npz:NAME.",
+)
+@click.option(
+    "--n-features", metavar="N", type=click.IntRange(1), help="Width of the SAE, where the file does not say it."
+)
+@click.option(
+    "--sparse",
+    metavar="FILE",
+    help="The sparse file that a filtered one was made from, to find out which feature each column is.",
+)
+@click.option("--pad-token", metavar="ID", type=int, help="Token id of padding in a Delphi cache, to be left out.")
+@click.option(
+    "--segment-rows",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Samples of a segment, the unit of commit.  [default: some two million non-zeros]",
+)
+@click.option(
+    "--codec",
+    metavar="CODEC",
+    type=click.Choice(CODECS),
+    default="pcodec",
+    show_default=True,
+    help="pcodec, or blosc for readers in other languages.",
+)
+@click.option("--check", is_flag=True, help="Only say what is wrong with the file; write nothing.")
+@click.option("--overwrite", is_flag=True, help="Replace a set of the same name that came from elsewhere.")
+@store_option
+@json_option
+@click.pass_context
+def import_(ctx: click.Context, /, set_path: str, path: str, location: str, as_json: bool, **how: Any) -> None:
+    """Take in activations that another program stored: the file or folder PATH becomes the set SET.
+
+    SET is DATASET/SAMPLE_TYPE/SAE; the name of the SAE may be left out where the file says it. Everything is read and
+    checked before anything is written. What was killed goes on where it was when the same command is given again.
+
+    With --check the exit status is 1 if an import would be refused, and 0 if not, whatever else there is to tell.
+    """
+    how["format"] = how.pop("kind")
+    if (how["item_ptr"] or "").isdecimal():
+        how["item_ptr"] = int(how["item_ptr"])
+    if how.pop("check"):
+        report = _checked(set_path, path, **{k: v for k, v in how.items() if k not in _WRITING})
+        if as_json:
+            output.document({"store": location, "check": True, "report": report.to_json(), "set": None})
+        else:
+            _show(report)
+        ctx.exit(0 if report.ok else 1)
+    found = _imported(set_path, path, store=location, **how)
+    faults = found["source"]["faults"]
+    if as_json:
+        output.document({"store": location, "check": False, "report": _report(found), "set": found})
+        return
+    output.title(found["path"])
+    click.echo("\n".join(pairs([*overview(found), *_lines(faults)], output.line_width())))
+
+
+_WRITING = ("segment_rows", "codec", "overwrite")
+
+
+def _checked(set_path: str, path: str, **how: Any) -> ImportReport:
+    import saestore
+
+    with output.Status() as status:
+        return saestore.check_import(set_path, path, progress=status, **how)
+
+
+def _imported(set_path: str, path: str, **how: Any) -> dict[str, Any]:
+    import saestore
+
+    try:
+        with output.Status() as status:
+            return saestore.import_activations(set_path, path, progress=status, **how).info()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_INTERRUPTED) from None
+
+
+def _report(found: dict[str, Any]) -> dict[str, Any]:
+    """What the set says of its import, in the shape of a report."""
+    names = ("path", "n_samples", "n_features", "n_items", "nnz", "dtype")
+    source = found["source"]
+    return {**{name: found[name] for name in names}, "format": source["format"], "ok": True, "faults": source["faults"]}
+
+
+def _show(report: ImportReport) -> None:
+    rows = [
+        ("format", report.format),
+        ("samples", f"{report.n_samples:,} of {report.n_items:,} items"),
+        ("features", f"{report.n_features:,}"),
+        ("non-zeros", f"{report.nnz:,}"),
+        *_lines([fault.to_json(details=False) for fault in report.faults]),
+        ("import", "possible" if report.ok else "refused, because of what is called refused above"),
+    ]
+    output.title(report.path)
+    click.echo("\n".join(pairs(rows, output.line_width())))
+
+
+def _lines(faults: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return [(fault["severity"], fault["message"]) for fault in faults] or [("faults", "none")]

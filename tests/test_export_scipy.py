@@ -1,0 +1,147 @@
+"""`saestore.export`: scipy's `.npz`, and what every export has in common."""
+
+import os
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from strategies import PATH, cases, make_case, memory_store, write_case, write_segments
+
+import saestore
+from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError, StoreWriteError
+
+
+def stored(case):
+    return write_case(memory_store(), case)
+
+
+@settings(max_examples=15)
+@given(case=cases())
+def test_scipy_loads_what_is_stored(case, tmp_path_factory):
+    acts = stored(case)
+    path = tmp_path_factory.mktemp("npz") / "x.npz"
+    done = saestore.export(acts, path)
+    matrix = sp.load_npz(path)
+    assert isinstance(matrix, sp.csr_array)
+    assert matrix.has_sorted_indices
+    assert matrix.dtype == np.result_type(case.dense.dtype, np.float32)
+    assert np.array_equal(matrix.toarray(), case.dense)
+    assert (done.format, done.n_samples, done.n_features, done.nnz) == ("scipy", *acts.shape, acts.nnz)
+    assert done.files == (path,)
+
+
+def test_out_and_in_again_is_the_same(tmp_path):
+    case = make_case(7, 40, 12, palette="signed")
+    acts = stored(case)
+    saestore.export(acts, tmp_path / "x.npz")
+    again = saestore.import_activations("Again/patch/sae", tmp_path / "x.npz", items=case.items, store=memory_store())
+    assert np.array_equal(again.dense(), case.dense)
+    assert np.array_equal(again.item_index.pointers(), acts.item_index.pointers())
+    assert again.attributes.source["faults"] == [] or (case.dense < 0).any()
+
+
+def test_blocks_and_selections(tmp_path, monkeypatch):
+    monkeypatch.setattr("saestore.exporting.selection.BLOCK", 23)
+    case = make_case(8, 60, 15, density=0.4)
+    acts = stored(case)
+    where, features = {"split": "train"}, [11, 3, 3, 4]
+    train = np.flatnonzero((case.split == 0)[case.item_of_sample])
+    assert 0 < len(train) < 60
+    done = saestore.export(acts, tmp_path / "x.npz", where=where, features=features)
+    assert np.array_equal(sp.load_npz(tmp_path / "x.npz").toarray(), case.dense[train][:, [3, 4, 11]])
+    with np.load(tmp_path / "x.npz") as archive:
+        assert archive["sample"].tolist() == train.tolist()
+        assert archive["feature"].tolist() == [3, 4, 11]
+        assert np.repeat(archive["item"], np.diff(archive["item_ptr"])).tolist() == case.item_of_sample[train].tolist()
+    assert done.nnz == np.count_nonzero(case.dense[train][:, [3, 4, 11]])
+    assert (done.n_samples, done.n_features) == (len(train), 3)
+
+
+def test_equal_sets_give_equal_bytes(tmp_path):
+    case = make_case(9, 30, 8)
+    for name in "ab":
+        saestore.export(stored(case), tmp_path / f"{name}.npz")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_nothing_is_overwritten_unless_told(tmp_path):
+    acts, path = stored(make_case(1, 10, 5)), tmp_path / "x.npz"
+    path.write_text("mine")
+    with pytest.raises(StoreConflictError, match=r"x.npz is there already; pass --overwrite"):
+        saestore.export(acts, path)
+    assert path.read_text() == "mine"
+    saestore.export(acts, path, overwrite=True)
+    assert sp.load_npz(path).nnz == acts.nnz
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.npz"]
+
+
+def killed_after(blocks):
+    """A progress that ends the process after so many blocks, as far as Python can."""
+
+    def progress(_):
+        nonlocal blocks
+        blocks -= 1
+        if not blocks:
+            os._exit(9)
+
+    return progress
+
+
+def test_killed_it_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("saestore.exporting.selection.BLOCK", 23)
+    acts, path = stored(make_case(2, 60, 9)), tmp_path / "x.npz"
+    saestore.export(acts, path)
+    whole = path.read_bytes()
+    for before in (None, b"older"):
+        path.unlink()
+        if before is not None:
+            path.write_bytes(before)
+        pid = os.fork()
+        if pid == 0:
+            saestore.export(acts, path, overwrite=True, progress=killed_after(3))
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+        assert path.exists() == (before is not None)
+        assert before is None or path.read_bytes() == before
+        saestore.export(acts, path, overwrite=True)
+        assert path.read_bytes() == whole
+        assert [p.name for p in tmp_path.iterdir()] == ["x.npz"]
+
+
+def test_an_error_leaves_nothing(tmp_path):
+    def fail(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        saestore.export(stored(make_case(2, 60, 9)), tmp_path / "x.npz", progress=fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_below_a_file_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    acts = stored(make_case(2, 6, 9))
+    with pytest.raises(StoreWriteError, match="a part of the path is a file"):
+        saestore.export(acts, tmp_path / "file" / "x.npz")
+
+
+def test_what_cannot_be_exported(tmp_path):
+    case = make_case(3, 40, 6, segment_rows=10)
+    acts = stored(case)
+    with pytest.raises(InvalidInputError, match="no sample of Shapes/patch/sae fulfils the condition"):
+        saestore.export(acts, tmp_path / "x.npz", where=np.zeros(40, bool))
+    with pytest.raises(NotFoundError, match="'colour'"):
+        saestore.export(acts, tmp_path / "x.npz", where={"colour": 1})
+    with pytest.raises(IndexError, match="feature 6 is out of range"):
+        saestore.export(acts, tmp_path / "x.npz", features=[6])
+    with pytest.raises(InvalidInputError, match="no feature was given"):
+        saestore.export(acts, tmp_path / "x.npz", features=[])
+    with pytest.raises(InvalidInputError, match=r"does not say which format.*known are \.npz"):
+        saestore.export(acts, tmp_path / "x.bin")
+    with pytest.raises(InvalidInputError, match="format 'csv': use one of"):
+        saestore.export(acts, tmp_path / "x.npz", format="csv")
+    store = memory_store()
+    write_segments(store, case, upto=20)
+    with pytest.raises(InvalidInputError, match="has 20 of 40 planned samples; finish it"):
+        saestore.export(store[PATH], tmp_path / "x.npz")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,92 @@
+"""`saestore import` and `saestore export` on the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from cli_stores import ask, ask_json, image_store, invoke, paths_in, refused
+
+import saestore
+from saestore.cli import export, import_
+from saestore.exporting import FORMATS as EXPORTS
+from saestore.importing import FORMATS as IMPORTS
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return image_store(tmp_path / "s.zarr")
+
+
+def test_formats_are_those_of_the_library():
+    """The command line has a copy, so that its help need not import numpy."""
+    assert ("auto", *IMPORTS) == import_.FORMATS
+    assert ("auto", *EXPORTS) == export.FORMATS
+
+
+def test_out_and_in(store):
+    said = ask("export", "Toy", "x.npz", "--where", "split=train", "--features", "0-3,7", store=store)
+    assert said == "Toy/patch/x: 27 samples, 52 non-zeros as scipy: x.npz\n" or "27 samples" in said
+    matrix = sp.load_npz("x.npz")
+    assert matrix.shape == (27, 5)
+    answer = ask("import", "Mine/patch/copy", "x.npz", store=store)
+    assert "Mine/patch/copy" in answer
+    assert "recorded" in answer  # the negative activations
+    assert np.array_equal(saestore.open(store.path)["Mine"].dense(), matrix.toarray())
+
+
+def test_json_has_the_documented_keys(store):
+    exported = ask_json("export", "Toy", "x.npz", store=store)
+    assert set(paths_in(exported)) == set(export.KEYS)
+    checked = ask_json("import", "Mine/patch/copy", "x.npz", "--check", store=store)
+    assert set(paths_in(checked)) <= {*import_.KEYS, "report.faults[].details"}
+    assert checked["set"] is None
+    assert checked["report"]["ok"]
+    assert "Mine/patch/copy" not in saestore.open(store.path)
+    done = ask_json("import", "Mine/patch/copy", "x.npz", store=store)
+    documented = set(import_.KEYS) - {"report.faults[].details"}
+    free = ("set.sae.", "set.source.", "set.summary.")
+    assert {p for p in paths_in(done) if not p.startswith(free)} == documented
+    assert done["report"]["nnz"] == checked["report"]["nnz"]
+
+
+def test_check_exits_with_1_where_an_import_would_be_refused(store):
+    matrix = sp.csr_array(np.array([[1, np.nan]], np.float32))
+    sp.save_npz("bad.npz", matrix)
+    result = invoke("import", "Mine/patch/copy", "bad.npz", "--check", store=store)
+    assert result.exit_code == 1
+    assert "refused  1 activation not finite: row 0, feature 1 is nan" in " ".join(result.stdout.split(" ")).replace(
+        "    ", "  "
+    )
+    assert "Mine" not in saestore.open(store.path)
+    line = refused("import", "Mine/patch/copy", "bad.npz", store=store)
+    assert "bad.npz: 1 activation not finite: row 0, feature 1 is nan. Nothing was written." in line
+
+
+def test_errors_take_one_line(store):
+    assert "no file" in refused("import", "Mine/patch/x", "missing.npz", store=store)
+    assert "'copy' is not the path" in refused("import", "copy", "missing.npz", store=store)
+    assert "3-x" in refused("export", "Toy", "x.npz", "--features", "3-x", store=store, status=2)
+    Path("x.npz").write_text("")
+    assert "x.npz is there already" in refused("export", "Toy", "x.npz", store=store)
+
+
+def test_neither_needs_torch(store):
+    """In a process of its own, where torch cannot be imported."""
+    code = "import sys; sys.modules['torch'] = None; from saestore.cli import main; main()"
+    environment = {
+        **os.environ,
+        "SAESTORE_PATH": str(store.path),
+        "PYTHONPATH": str(Path(saestore.__file__).parents[1]),
+    }
+    for words in (["export", "Toy", "x.npz"], ["import", "Mine/patch/copy", "x.npz", "--json"]):
+        run = subprocess.run(
+            [sys.executable, "-c", code, *words], env=environment, capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)["set"]["nnz"] == np.count_nonzero(store.dense)
