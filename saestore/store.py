@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
 
-from saestore.activations import ActivationSet
-from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError
+from saestore.activations import ActivationSet, html
+from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, StoreConflictError
 from saestore.format import (
     CODECS,
     DATA_DTYPES,
@@ -23,15 +24,17 @@ from saestore.items import Items, as_items, item_pointers
 from saestore.items.index import ItemIndex
 from saestore.items.stored import write_items
 from saestore.segment.write import document_digests
-from saestore.storage import find_sets, missing_as_error, open_root
+from saestore.storage import find_sets, missing_as_error, open_root, stored_bytes
 from saestore.verify import Report, verify_set, verify_store
 from saestore.writing import SetWriter
-from saestore.writing.writer import DEFAULT_MEMORY, Progress
+from saestore.writing.writer import DEFAULT_MEMORY, Progress, read_attributes
 
 if TYPE_CHECKING:
     import scipy.sparse
 
 Array = np.ndarray[Any, Any]
+
+_SHOWN = 20  # sets in a notebook
 
 
 def open(location: Any, mode: str = "r") -> Store:
@@ -67,6 +70,16 @@ class Store:
         return (
             f"<saestore.Store {self.root.store} with {len(self)} activation sets: {', '.join(self.sets()) or 'none'}>"
         )
+
+    def _repr_html_(self) -> str:
+        """A table of the sets; damage is shown, never raised: this is how one looks for it."""
+        found, damaged = find_sets(self.root)
+        rows = [_html_row(self.root, path) for path in found[:_SHOWN]]
+        head = ["set", "samples", "features", "non-zeros", "L0", "items", "size", "SAE", "state"]
+        more = f"<p>… {len(found) - _SHOWN:,} more sets</p>" if len(found) > _SHOWN else ""
+        broken = "".join(f"<p>Damaged: {escape(str(error))}</p>" for error in damaged.values())
+        body = html.table(head, rows, left=(0, 7, 8)) if found else "<p>No activation set yet.</p>"
+        return f"<strong>saestore.Store</strong> {escape(str(self.root.store))}{body}{more}{broken}"
 
     def sets(self) -> list[str]:
         """Paths of all activation sets, ``dataset/sample_type/sae``, sorted."""
@@ -215,6 +228,18 @@ class Store:
         with SetWriter(self.root, path) as writer:
             writer.clear()
         del self.root[path]
+
+
+def _html_row(root: zarr.Group, path: str) -> list[str]:
+    try:
+        a = read_attributes(root, path)
+        if a is None:
+            raise NotFoundError("deleted meanwhile")
+        numbers = [f"{a.n_samples:,}", f"{a.n_features:,}", f"{a.nnz:,}", html.l0(a), f"{a.n_items:,}"]
+        group: Any = root[path]
+        return [path, *numbers, html.size(stored_bytes(group)), html.sae_name(a), html.state(a)]
+    except (SaestoreError, KeyError) as error:
+        return [path, *[""] * 7, str(error)]
 
 
 def start_set(

@@ -1,6 +1,6 @@
 """What a notebook shows: plain HTML that takes its colours from the page, dark or light.
 
-Everything that comes from a store is escaped. Nothing is read: only what is open already is shown.
+Everything that comes from a store is escaped, and nothing is read.
 """
 
 from __future__ import annotations
@@ -77,6 +77,15 @@ def sae_name(attributes: SetAttributes) -> str:
     return ", ".join(said + ([f"k {sae['k']}"] if sae.get("k") else [])) or "-"
 
 
+def size(n_bytes: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if n_bytes < 999.5 or unit == "TB":
+            break
+        n_bytes /= 1000
+    return f"{n_bytes:.3g} {unit}"
+
+
 def of_set(path: str, attributes: SetAttributes) -> str:
     """An activation set: a summary, and its provenance folded below."""
     a = attributes
@@ -92,5 +101,5 @@ def of_set(path: str, attributes: SetAttributes) -> str:
     )  # fmt: skip
     dropped = "nothing" if a.dropped is None else dict(a.dropped)
     origin = {"sae": a.sae, "source": a.source, "build": a.summary, "dropped": dropped}
-    stored = {"stored as": f"{a.dtype}, {a.codec}, {len(a.segments)} segments"}
+    stored = {"codec": a.codec, "segments": len(a.segments)}
     return f"<strong>{escape(path)}</strong>{summary}{folded('Where it comes from', pairs({**stored, **origin}))}"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saestore.activations import html
 from saestore.errors import MissingDependencyError
 
 if TYPE_CHECKING:
@@ -62,13 +62,10 @@ class Table:
         return f"{type(self).__name__} of {len(self)} rows\n" + "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{escape(name)}</th>" for name in self.columns())
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escape(_text(v))}</td>" for v in row.values()) + "</tr>"
-            for row in self.to_records()[:_SHOWN]
-        )
-        more = f"<p>… {len(self) - _SHOWN} more rows</p>" if len(self) > _SHOWN else ""
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+        columns = {name: values[:_SHOWN].tolist() for name, values in self.columns().items()}
+        rows = [[_text(value) for value in row] for row in zip(*columns.values(), strict=True)]
+        more = f"<p>… {len(self) - _SHOWN:,} more rows</p>" if len(self) > _SHOWN else ""
+        return html.table(list(columns), rows) + more
 
 
 def _plain(values: Array) -> Any:

@@ -26,7 +26,7 @@ def histogram(acts: ActivationSet, feature: int, ax: Axes | None, bins: int | No
     n_samples = acts.stats(feature, where=where).attrs["n_samples"]
     ax = axes_or_new(ax, _SIZE)
     if not len(values):
-        says = f"active on none of {n_samples:,} samples" + ("" if where is None else " (where=)")
+        says = f"active on none of {n_samples:,} samples" + ("" if where is None else " selected")
         return nothing_to_show(ax, named(acts, feature), says)
     edges = _edges(values, bins or min(_BINS, max(10, round(2 * np.sqrt(len(values))))))
     counts = np.histogram(values, edges)[0]
@@ -36,7 +36,8 @@ def histogram(acts: ActivationSet, feature: int, ax: Axes | None, bins: int | No
             ax.stairs(counts[use], edges[use[0] : use[-1] + 2], fill=True, color=colour, alpha=0.85)
     _count_axis(ax, counts)
     ax.set(xlabel="activation, where active", ylabel="samples")
-    share = f"active on {len(values):,} of {n_samples:,} samples ({percent(len(values) / n_samples)})"
+    selected = "" if where is None else " selected"
+    share = f"active on {len(values):,} of {n_samples:,} samples{selected} ({percent(len(values) / n_samples)})"
     titled(ax, named(acts, feature), share)
     return ax
 

@@ -56,6 +56,7 @@ def draw(
     top: TopSamples,
     ax: Axes | None,
     *,
+    where: Any,
     images: str | os.PathLike[str] | None,
     fit: str | None,
 ) -> Axes:
@@ -76,7 +77,7 @@ def draw(
     ax.set(xlim=(0, size[0]), ylim=(0, size[1]), aspect="equal")
     page.draw(ax, foot.high, scale, max(high, -low))
     foot.draw(ax, scale)
-    lines = [page.letters.clip(line, _LARGE, size[0]) for line in _title(acts, feature, rows, page)]
+    lines = [page.letters.clip(line, _LARGE, size[0]) for line in _title(acts, feature, rows, page.kind, where)]
     ax.set_title("\n".join(lines), fontsize=_LARGE * scale, family=page.letters.families, parse_math=False)
     return ax
 
@@ -109,11 +110,12 @@ def _page(
     )
 
 
-def _title(acts: ActivationSet, feature: int, rows: Sequence[Row], page: Page) -> list[str]:
-    stats = acts.stats(feature)
+def _title(acts: ActivationSet, feature: int, rows: Sequence[Row], kind: str, where: Any) -> list[str]:
+    stats = acts.stats(feature, where=where)
     active, share = int(stats["n_active"].item()), float(stats["frac_nonzero"].item())
-    shown = f"{len(rows)} strongest {page.kind}s" if len(rows) > 1 else f"strongest {page.kind}"
-    return [named(acts, feature), f"{shown}; active on {active:,} of {acts.shape[0]:,} samples ({percent(share)})"]
+    shown = f"{len(rows)} strongest {kind}s" if len(rows) > 1 else f"strongest {kind}"
+    samples = f"{stats.attrs['n_samples']:,} samples" + ("" if where is None else " selected")
+    return [named(acts, feature), f"{shown}; active on {active:,} of {samples} ({percent(share)})"]
 
 
 class Foot:

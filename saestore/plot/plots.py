@@ -103,7 +103,7 @@ class Plots:
         if fit not in (None, "squash", "crop"):
             raise InvalidInputError(f"fit={fit!r}: use 'squash' or 'crop'.")
         top = self._acts.top_samples(self._one(feature), n, per=per, where=where)
-        return montage.draw(self._acts, int(feature), top, ax, images=images, fit=fit)
+        return montage.draw(self._acts, int(feature), top, ax, where=where, images=images, fit=fit)
 
     def _one(self, feature: Any) -> int:
         chosen = select(feature, self._acts.shape[1], "feature")
