@@ -50,6 +50,38 @@ STATS = {
     "rows[].sum_sq": "sum of its squared activations",
 }
 
+CONCEPTS = {
+    **SET,
+    "level": "`item` or `sample`: what was scored",
+    "n_scored": "how many of them",
+    "where": "the condition, or null",
+    "by": "the score that the rows are the best by",
+    "n": "rows for each concept at most",
+    "intervals": "null without `--intervals`",
+    "intervals.confidence": "share of the draws inside of an interval",
+    "intervals.resamples": "how often items were drawn",
+    "intervals.seed": "of the draws",
+    "rows": "the best features of each concept, best first",
+    "rows[].concept": "name of the concept",
+    "rows[].feature": "number of the feature",
+    "rows[].roc_auc": "area under the ROC curve",
+    "rows[].average_precision": "average precision",
+    "rows[].f1": "best F1 over all thresholds",
+    "rows[].threshold": "the highest activation at which F1 is best; as much or more is predicted positive",
+    "rows[].precision": "precision at the threshold",
+    "rows[].recall": "recall at the threshold",
+    "rows[].mean_difference": "mean activation where the concept is true minus where it is false",
+    "rows[].point_biserial": "correlation of activation and concept",
+    "rows[].n_positive": "items or samples that the concept is true of",
+    "rows[].n_negative": "items or samples that it is not",
+    "rows[].n_active": "items or samples where the feature is not 0",
+    **{
+        f"rows[].{name}_{end}": f"{end}er end of the interval of {name}, with `--intervals`"
+        for name in ("roc_auc", "average_precision", "f1", "precision", "recall", "mean_difference", "point_biserial")
+        for end in ("low", "high")
+    },
+}
+
 SET_INFO = {
     "path": "path of the set",
     "n_samples": "number of samples",

@@ -1,0 +1,152 @@
+"""`saestore concepts`: the best features for each concept."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from saestore.cli import keys, output
+from saestore.cli.group import command, note
+from saestore.cli.table import Column, decimals, numbers
+from saestore.cli.target import Target, json_option, with_target
+from saestore.cli.where import conditions, where_option
+
+if TYPE_CHECKING:
+    import xarray
+
+    from saestore.activations import ActivationSet
+
+_RANKED_BY = ("roc_auc", "average_precision", "f1")
+_SHOWN = ("roc_auc", "average_precision", "f1", "threshold", "precision", "recall")
+Row = dict[str, Any]
+
+
+@command("concepts", example="saestore concepts --dataset CLEVR --where split=test -n 3", keys=keys.CONCEPTS)
+@with_target
+@click.option("--concept", metavar="NAME", multiple=True, help="Of this concept only; may be repeated.")
+@click.option(
+    "--level",
+    metavar="[item|sample]",
+    type=click.Choice(["item", "sample"]),
+    default="item",
+    show_default=True,
+    help="Score samples with their own labels, or items, by their strongest sample.",
+)
+@where_option
+@click.option(
+    "--by",
+    metavar=f"[{'|'.join(_RANKED_BY)}]",
+    type=click.Choice(_RANKED_BY),
+    default=_RANKED_BY[0],
+    show_default=True,
+    help="What the best features are best at.",
+)
+@click.option("-n", metavar="N", type=click.IntRange(1), default=5, show_default=True, help="Rows for each concept.")
+@click.option("--intervals", is_flag=True, help="Add confidence intervals, by the bootstrap over items.")
+@click.option("--confidence", metavar="SHARE", type=float, default=0.95, show_default=True, help="Of the intervals.")
+@click.option(
+    "--resamples", metavar="N", type=int, default=1000, show_default=True, help="How often items are drawn for them."
+)
+@click.option("--seed", metavar="N", type=int, default=0, show_default=True, help="Of the draws.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@json_option
+def concepts(
+    target: Target,
+    *,
+    concept: tuple[str, ...],
+    level: Literal["item", "sample"],
+    where: Any,
+    by: str,
+    n: int,
+    intervals: bool,
+    as_csv: bool,
+    as_json: bool,
+    **draws: Any,
+) -> None:
+    """Show the best features for each concept: how well their activation tells where it is true."""
+    if as_csv and as_json:
+        raise click.UsageError("Choose one of --csv and --json.")
+    acts = target.activations()
+    condition = conditions(acts, where)
+    with output.Status() as status:
+        status(f"scoring {acts.shape[1]:,} features")
+        scores = acts.concept_scores(level, where=condition, concepts=list(concept) or None)
+        best = {str(name): _best(scores, i, by, n) for i, name in enumerate(scores["concept"].to_numpy())}
+        rows = _rows(scores, best)
+        if intervals and rows:
+            status(f"drawing {level}s {draws['resamples']:,} times")
+            _add_intervals(acts, rows, level, condition, draws)
+    if as_csv:
+        _write_csv(rows)
+    elif as_json:
+        about = {"set": acts.path, "level": level, "n_scored": scores.attrs["n"], "where": condition, "by": by, "n": n}
+        output.document({**about, "intervals": draws if intervals else None, "rows": rows})
+    else:
+        output.title(f"{acts.path}: best features by {by} over {scores.attrs['n']:,} {level}s")
+        if rows:
+            output.table(_columns(rows, by if intervals else None, draws["confidence"]))
+    _note_unscored(best, scores, level)
+
+
+def _best(scores: xarray.Dataset, concept: int, by: str, n: int) -> list[int]:
+    """Places of the best features, ties by ascending feature; none where there is no score."""
+    import numpy as np
+
+    values = scores[by].to_numpy()[concept]
+    order = np.argsort(-values, kind="stable")[:n]
+    return [int(place) for place in order if not np.isnan(values[place])]
+
+
+def _rows(scores: xarray.Dataset, best: dict[str, list[int]]) -> list[Row]:
+    rows = []
+    for concept, (name, places) in enumerate(best.items()):
+        chosen = scores.isel(concept=concept, feature=places)
+        columns = {key: chosen[key].to_numpy() for key in ("feature", *map(str, scores.data_vars))}
+        for i in range(len(places)):
+            row = {key: (values[i] if values.ndim else values).item() for key, values in columns.items()}
+            rows.append({"concept": name, **row})
+    return rows
+
+
+def _add_intervals(acts: ActivationSet, rows: list[Row], level: Any, where: Any, draws: dict[str, Any]) -> None:
+    pairs = [(row["concept"], row["feature"]) for row in rows]
+    found = acts.score_intervals(pairs, level, where=where, **draws)
+    for name in found.data_vars:
+        if str(name).endswith(("_low", "_high")):
+            for row, value in zip(rows, found[name].to_numpy().tolist(), strict=True):
+                row[str(name)] = value
+
+
+def _columns(rows: list[Row], interval_of: str | None, confidence: float) -> list[Column]:
+    # The name of a concept stands once, before its best feature.
+    names = [row["concept"] if i == 0 or rows[i - 1]["concept"] != row["concept"] else "" for i, row in enumerate(rows)]
+    columns = [Column("concept", names, cut="end"), numbers("feature", (row["feature"] for row in rows))]
+    # With its interval a score takes the place of the others.
+    shown = [name for name in _SHOWN if interval_of is None or name == interval_of or name not in _RANKED_BY]
+    for name in shown:
+        columns.append(decimals(name, (row[name] for row in rows)))
+        if name == interval_of:
+            ends = [f"{row[f'{name}_low']:.4f} to {row[f'{name}_high']:.4f}" for row in rows]
+            columns.append(Column(f"{100 * confidence:g}% interval", ends, right=True))
+    return columns
+
+
+def _write_csv(rows: list[Row]) -> None:
+    """Print every row: numbers as short as they are exact, nothing where there is none."""
+    import csv
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(rows[0] if rows else ("concept", "feature"))
+    writer.writerows(["" if value != value else value for value in row.values()] for row in rows)  # noqa: PLR0124
+    sys.stdout.flush()
+
+
+def _note_unscored(best: dict[str, list[int]], scores: xarray.Dataset, level: str) -> None:
+    """Say why a concept has no row, so that it is not taken for a mistake."""
+    for name, places in best.items():
+        if not places:
+            n_positive = int(scores["n_positive"].sel(concept=name))
+            why = "no feature is active" if 0 < n_positive < scores.attrs["n"] else f"{n_positive:,} {level}s have it"
+            note(f"concept {name!r} has no score: {why}, of {scores.attrs['n']:,}.")

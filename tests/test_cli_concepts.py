@@ -1,0 +1,123 @@
+"""`saestore concepts`: what it prints is what `concept_scores` and `score_intervals` answer."""
+
+import csv
+import io
+
+import cli_stores
+import numpy as np
+import pytest
+from cli_stores import ask, ask_json, invoke, paths_in, refused
+
+import saestore
+from saestore.cli import keys
+from saestore.concepts.scores import SCORES
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return cli_stores.image_store(tmp_path_factory.mktemp("cli") / "images.zarr")
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """The same images with concepts of their patches, and one that no item has."""
+    stored = cli_stores.image_store(tmp_path_factory.mktemp("cli") / "labelled.zarr")
+    acts = saestore.open(stored.path, mode="a")["Toy"]
+    rng = np.random.default_rng(1)
+    acts.add_concepts({f"part {i}": rng.random(acts.shape[0]) < 0.3 for i in range(3)}, "sample")
+    acts.add_concepts({"none": np.zeros(acts.n_items, bool)})
+    return stored
+
+
+@pytest.fixture(autouse=True)
+def no_store_of_ones_own(monkeypatch, tmp_path):
+    monkeypatch.delenv("SAESTORE_PATH", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def best(scores, by, n):
+    """Concept and feature of the best scores, ties by ascending feature."""
+    found = []
+    for name in scores["concept"].values:
+        values = scores[by].sel(concept=name).values
+        order = sorted(np.flatnonzero(~np.isnan(values)), key=lambda f: (-values[f], f))
+        found += [(name, int(f)) for f in order[:n]]
+    return found
+
+
+@pytest.mark.parametrize("by", ["roc_auc", "average_precision", "f1"])
+@pytest.mark.parametrize("level", ["item", "sample"])
+def test_rows_are_the_best_features_of_each_concept(labelled, by, level):
+    found = ask_json("concepts", "Toy", "--level", level, "--by", by, "-n", 3, store=labelled)
+    scores = saestore.open(labelled.path)["Toy"].concept_scores(level)
+    assert [(row["concept"], row["feature"]) for row in found["rows"]] == best(scores, by, 3)
+    for row in found["rows"]:
+        pair = scores.sel(concept=row["concept"], feature=row["feature"])
+        assert {name: row[name] for name in SCORES} == {
+            name: None if np.isnan(pair[name]) else pair[name].item() for name in SCORES
+        }
+        assert (row["n_positive"], row["n_negative"]) == (pair["n_positive"].item(), pair["n_negative"].item())
+    assert found["n_scored"] == scores.attrs["n"]
+    assert found["intervals"] is None
+    assert {key for key in keys.CONCEPTS if not key.endswith(("_low", "_high"))} == {
+        *paths_in(found), "intervals.confidence", "intervals.resamples", "intervals.seed"
+    }  # fmt: skip
+
+
+def test_intervals_are_those_of_score_intervals(labelled):
+    words = ["concepts", "Toy", "--concept", "color::red", "-n", 2, "--intervals", "--resamples", 50, "--seed", 3]
+    found = ask_json(*words, "--confidence", 0.5, store=labelled)
+    acts = saestore.open(labelled.path)["Toy"]
+    pairs = [(row["concept"], row["feature"]) for row in found["rows"]]
+    expected = acts.score_intervals(pairs, resamples=50, seed=3, confidence=0.5)
+    for i, row in enumerate(found["rows"]):
+        for name in row.keys() - {"concept", "feature"}:
+            assert row[name] == expected[name].values[i]
+    assert found["intervals"] == {"confidence": 0.5, "resamples": 50, "seed": 3}
+    assert set(paths_in(found)) == set(keys.CONCEPTS)
+    table = ask(*words, store=labelled)
+    assert "95% interval" in table
+    assert all(len(line) <= 100 for line in table.splitlines())
+
+
+def test_a_condition_narrows_what_is_scored(images):
+    found = ask_json("concepts", "Toy", "--where", "split=test", "-n", 8, store=images)
+    scores = saestore.open(images.path)["Toy"].concept_scores(where={"split": "test"})
+    assert found["n_scored"] == scores.attrs["n"] < cli_stores.N_ITEMS
+    assert [(row["concept"], row["feature"]) for row in found["rows"]] == best(scores, "roc_auc", 8)
+
+
+def test_the_table_names_a_concept_once(labelled):
+    title, head, *lines = ask("concepts", "Toy", "--level", "sample", "-n", 2, store=labelled).splitlines()
+    assert title == f"Toy/patch/x: best features by roc_auc over {len(labelled.dense)} samples"
+    assert head.split()[:3] == ["concept", "feature", "roc_auc"]
+    assert [line[:6].strip() for line in lines] == ["part 0", "", "part 1", "", "part 2", ""]
+
+
+def test_csv_has_every_figure(labelled):
+    text = ask("concepts", "Toy", "-n", 3, "--csv", store=labelled)
+    rows = ask_json("concepts", "Toy", "-n", 3, store=labelled)["rows"]
+    read = list(csv.DictReader(io.StringIO(text)))
+    assert [list(row) for row in read] == [list(row) for row in rows]
+    for given, row in zip(read, rows, strict=True):
+        assert given.pop("concept") == row.pop("concept")
+        assert {name: float(value) if value else None for name, value in given.items()} == row
+
+
+def test_a_concept_without_a_score_is_named_on_stderr(labelled):
+    result = invoke("concepts", "Toy", store=labelled)
+    assert result.exit_code == 0
+    assert "concept 'none' has no score: 0 items have it, of 6" in result.stderr
+    assert "none" not in result.stdout
+    only = invoke("concepts", "Toy", "--concept", "none", "--csv", "--intervals", store=labelled)
+    assert only.stdout == "concept,feature\n"
+
+
+def test_what_cannot_be_is_told_in_one_line(images, tmp_path):
+    assert "no concepts on samples" in refused("concepts", "Toy", "--level", "sample", store=images)
+    assert "'blue'" in refused("concepts", "Toy", "--concept", "blue", store=images)
+    assert "confidence=2.0" in refused("concepts", "--intervals", "--confidence", 2, store=images)
+    assert "--by" in refused("concepts", "--by", "luck", store=images, status=2)
+    refused("concepts", "--csv", "--json", store=images, status=2)
+    bare = cli_stores.several_sets(tmp_path / "several.zarr")
+    assert "no concepts on items" in refused("concepts", "Other", store=bare)
