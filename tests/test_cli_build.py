@@ -235,7 +235,7 @@ def test_wrong_usage_exits_2(words):
 
 def test_the_choices_are_those_of_the_build():
     from saestore import encode
-    from saestore.building.plan import DTYPES
+    from saestore.building.request import DTYPES
 
     assert set(module.SAMPLE_TYPES) == set(SAMPLE_TYPES)
     assert set(module.CODECS) == set(CODECS)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from saestore.activations import ActivationSet
 from saestore.building.pipeline import check_finite, encode_and_write
-from saestore.building.plan import Plan, Request, make_plan
+from saestore.building.plan import Plan, make_plan
 from saestore.building.progress import Bars
+from saestore.building.request import Request
 from saestore.errors import NotFoundError
 from saestore.format import SetAttributes
 from saestore.store import Store, start_set
@@ -32,6 +35,14 @@ def build(
     items: Any = None,
     item_ptr: Any = None,
     token_spans: Any = None,
+    images: Any = None,
+    texts: Any = None,
+    model: Any = None,
+    layer: int | None = None,
+    model_dtype: str = "float32",
+    batch_size: int | None = None,
+    max_tokens: int | None = None,
+    skip_bad: bool = False,
     device: str = "cpu",
     dtype: str | None = None,
     top_k: int | None = None,
@@ -41,7 +52,7 @@ def build(
     overwrite: bool = False,
     progress: bool = True,
 ) -> ActivationSet:
-    """Encode embeddings through an SAE and store the non-zeros; resumes what an earlier call left.
+    """Encode embeddings, or a model's hidden state, through an SAE and store the non-zeros; resumes what was left.
 
     Parameters
     ----------
@@ -63,8 +74,24 @@ def build(
         ``file.npz:name`` or a ``token_counts`` ``.pt``.
     token_spans
         First and last character (exclusive) of every token in its text, (n_samples, 2): an array or ``file.npz:name``.
+    images
+        In place of embeddings: a folder of images, to run through `model`. `items` may say which, and in what order.
+    texts
+        In place of embeddings: ``.txt`` (a text a line), ``.csv`` or ``.jsonl`` (with ``text``), or a list of str.
+    model
+        A folder or a name on the hub, of a model that transformers knows; by default what the SAE was trained on.
+    layer
+        Number of the block, counted from 0, whose output is encoded; by default what the SAE was trained on.
+    model_dtype
+        What the model's weights are held in: ``float32``, ``bfloat16``, ``float16``.
+    batch_size
+        Images or texts that run together; by default 16, and 64 on a GPU.
+    max_tokens
+        Longer texts are cut; by default where the SAE's training cut them, else the model's own limit.
+    skip_bad
+        Leave out images that cannot be read and texts without tokens, rather than refuse them; the set records which.
     device
-        Where to encode: ``cpu``, ``cuda``.
+        Where to encode, and to run the model: ``cpu``, ``cuda``.
     dtype
         ``float32`` keeps everything; ``float16`` is recorded with its largest relative error.
     top_k
@@ -100,35 +127,56 @@ def build(
     times.
     """
     request = Request(
-        dataset,
-        sample_type,
-        embeddings,
-        sae,
-        items,
-        item_ptr,
-        token_spans,
-        device,
-        dtype,
-        top_k,
-        segment_rows,
-        codec,
-        exact_encode,
+        dataset=dataset,
+        sample_type=sample_type,
+        embeddings=embeddings,
+        sae=sae,
+        items=items,
+        item_ptr=item_ptr,
+        token_spans=token_spans,
+        images=images,
+        texts=texts,
+        model=model,
+        layer=layer,
+        model_dtype=model_dtype,
+        batch_size=batch_size,
+        max_tokens=max_tokens,
+        skip_bad=skip_bad,
+        device=device,
+        dtype=dtype,
+        top_k=top_k,
+        segment_rows=segment_rows,
+        codec=codec,
+        exact_encode=exact_encode,
     )
     _peek(store, None)
-    plan = make_plan(request)
+    plan = _plan(request, progress)
     with Bars(plan.path, shown=progress) as bars:
         existing = _peek(store, plan.path)
         if overwrite:
             existing = None
         elif existing is not None:
             plan.refuse_other(existing)
-        bar = bars.bar("checking", plan.source.n_rows, first := existing.n_samples if existing else 0)
-        check_finite(plan, first, bar.advance)
-        bar.close()
+        if not plan.inputs.computed:
+            bar = bars.bar("checking", plan.source.n_rows, first := existing.n_samples if existing else 0)
+            check_finite(plan, first, bar.advance)
+            bar.close()
         opened = store if isinstance(store, Store) else open_store(store, mode="a")
         with SetWriter(opened.root, plan.path) as writer:
             _run(plan, writer, bars, overwrite=overwrite)
+        for line in plan.inputs.notes:
+            bars.say(f"{plan.path}: {line}")
     return opened[plan.path]
+
+
+def _plan(request: Request, progress: bool) -> Plan:
+    """What will be done, with a bar while images or texts are looked at."""
+    with ExitStack() as stack:
+
+        def looking(path: str) -> Callable[[int], None]:
+            return stack.enter_context(Bars(path, shown=progress)).bar("looking", None, unit=" items").advance
+
+        return make_plan(request, looking)
 
 
 def _peek(store: Any, path: str | None) -> SetAttributes | None:

@@ -2,48 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from saestore.encode import Encoder, make_encoder, usable_device
+from saestore.building.inputs import Inputs, embeddings_on_disk, from_model
+from saestore.building.request import Request
+from saestore.encode import Encoder, make_encoder
 from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError
-from saestore.format import CODECS, SAMPLE_TYPES, SetAttributes, digest, split_set_path
-from saestore.items import Items, as_items, item_pointers, token_spans
+from saestore.format import SetAttributes, split_set_path
+from saestore.items import Items
 from saestore.items.index import ItemIndex
 from saestore.saes import LoadedSAE, load_sae
-from saestore.sources import Dataset, EmbeddingSource, find_dataset, find_embeddings, find_items, open_embeddings
+from saestore.sources import Dataset, EmbeddingSource, find_dataset
 
 Array = np.ndarray[Any, Any]
 
-DTYPES = ("float16", "float32")
-_IMAGE_PATCHES = 256  # of the known image datasets: a grid of 16 x 16
-_COUNTS_FILE = "GT_Samples/{}/token_counts_inputsize_('text', 'text2').pt"
+# What the store's attribute `source` says of rows that came out of a model, and how to call it.
+_ABOUT_ROWS = {"model_fingerprint": "model weights", "layer": "layer", "transform": "image transform"}
 _MIN_ROWS, _MAX_ROWS, _SEGMENT_NONZEROS = 1 << 8, 1 << 16, 1 << 21
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the caller asked for; None where nothing was said."""
-
-    dataset: str
-    sample_type: str | None
-    embeddings: Any
-    sae: Any
-    items: Any
-    item_ptr: Any
-    token_spans: Any
-    device: str
-    dtype: str | None
-    top_k: int | None
-    segment_rows: int | None
-    codec: str
-    exact_encode: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -52,13 +31,29 @@ class Plan:
 
     request: Request
     path: str
-    source: EmbeddingSource
+    inputs: Inputs
     sae: LoadedSAE
     encoder: Encoder
-    items: Items | None
-    items_path: str | None
-    index: ItemIndex
-    spans: Array | None
+
+    @property
+    def source(self) -> EmbeddingSource:
+        """The rows to encode."""
+        return self.inputs.source
+
+    @property
+    def items(self) -> Items | None:
+        """The table of items, if there is one."""
+        return self.inputs.items
+
+    @property
+    def index(self) -> ItemIndex:
+        """Which rows belong to which item."""
+        return self.inputs.index
+
+    @property
+    def spans(self) -> Array | None:
+        """Characters of each token in its text, if known."""
+        return self.inputs.spans
 
     @property
     def dtype(self) -> str:
@@ -83,7 +78,7 @@ class Plan:
             planned_samples=self.source.n_rows,
             segment_rows=r.segment_rows or default_segment_rows(l0),
             sae={"name": self.sae.name, **self.sae.info, "fingerprint": self.sae.fingerprint()},
-            source=self.provenance,
+            source=self.inputs.provenance,
             dropped={"top_k": r.top_k, "dtype": self.dtype} if narrowed else None,
             summary={
                 "explained_variance": explained_variance if finite else None,
@@ -91,29 +86,14 @@ class Plan:
             },
         )
 
-    @cached_property
-    def provenance(self) -> dict[str, Any]:
-        """Where the samples come from, as the set's attributes record it."""
-        return {
-            "kind": "embeddings",
-            "path": self.source.path,
-            "layout": self.source.layout,
-            "n_rows": self.source.n_rows,
-            "d_in": self.source.d_in,
-            "dtype": self.source.dtype,
-            "fingerprint": self.source.fingerprint(),
-            "items": self.items_path,
-            "items_fingerprint": items_fingerprint(self.items, self.index),
-            "token_spans_fingerprint": None if self.spans is None else hashlib.sha256(self.spans.tobytes()).hexdigest(),
-        }
-
     def refuse_other(self, existing: SetAttributes) -> None:
         """Refuse a set that another build made, naming what differs."""
-        r, there, here = self.request, existing.source, self.provenance
+        r, there, here = self.request, existing.source, self.inputs.provenance
         dropped = existing.dropped or {}
         pairs = {
             "SAE weights": (existing.sae.get("fingerprint"), self.sae.fingerprint()),
-            "embeddings": (there.get("fingerprint"), here["fingerprint"]),
+            **{name: (there.get(key), here.get(key)) for key, name in _ABOUT_ROWS.items()},
+            here["kind"]: (there.get("fingerprint"), here["fingerprint"]),
             "items": (there.get("items_fingerprint"), here["items_fingerprint"]),
             "token_spans": (there.get("token_spans_fingerprint"), here["token_spans_fingerprint"]),
             "dtype": (existing.dtype, self.dtype),
@@ -129,108 +109,55 @@ class Plan:
             )
 
 
-def make_plan(request: Request) -> Plan:
-    """Resolve names, open the embeddings, load the SAE and check that all fits together."""
-    _check_options(request)
+def make_plan(request: Request, looking: Callable[[str], Callable[[int], None]]) -> Plan:
+    """Resolve names, open embeddings or load a model, load the SAE and check that all fits together.
+
+    Parameters
+    ----------
+    looking
+        Of the set's path makes what is called with the number of images or texts that were looked at.
+    """
+    request.check()
     dataset = _known(request)
     name = request.dataset if dataset is None else dataset.name
-    sample_type = request.sample_type or (dataset.sample_types[0] if dataset else "patch")
-    if dataset is not None and sample_type not in dataset.sample_types:
-        raise InvalidInputError(f"{name} has {' and '.join(dataset.sample_types)} samples, not {sample_type!r}.")
+    sample_type = _sample_type(request, dataset)
     split_set_path(f"{name}/{sample_type}/sae")  # a bad name is told before the SAE is loaded, which takes seconds
-    spec = request.embeddings
-    source = open_embeddings(find_embeddings(dataset, sample_type) if spec is None and dataset else spec)
-    items_from = request.items if request.items is not None else _default_items(dataset)
-    items = None if items_from is None else as_items(items_from)
-    index = _index(request, dataset, sample_type, items, source.n_rows)
-    spans = None if request.token_spans is None else token_spans(request.token_spans, source.n_rows)
+    inputs = None if request.runs_model else embeddings_on_disk(request, dataset, sample_type)
     if request.sae is None and dataset is None:
         raise InvalidInputError(f"no SAE given for {name}: pass --sae (sae=), a folder in sae_lens format for example.")
     sae = load_sae(request.sae if request.sae is not None else dataset.sae)  # type: ignore[union-attr]
-    if sae.d_in != source.d_in:
-        raise InvalidInputError(
-            f"the embeddings {source.path} have width {source.d_in}, the SAE {sae.name} takes {sae.d_in}; check that "
-            "they come from the model and layer that it was trained on. Nothing was written."
-        )
     path = f"{name}/{sample_type}/{sae.name}"
-    named = str(items_from) if isinstance(items_from, str | os.PathLike) else None
-    return Plan(
-        request, path, source, sae, make_encoder(sae, request.device, request.exact_encode), items, named, index, spans
-    )
-
-
-def _check_options(r: Request) -> None:
-    if r.sample_type is not None and r.sample_type not in SAMPLE_TYPES:
-        raise InvalidInputError(f"sample_type {r.sample_type!r}: use one of {', '.join(SAMPLE_TYPES)}.")
-    if r.dtype is not None and r.dtype not in DTYPES:
-        raise InvalidInputError(f"dtype {r.dtype!r}: use float32 (lossless) or float16.")
-    if r.codec not in CODECS:
-        raise InvalidInputError(f"codec {r.codec!r}: use one of {', '.join(CODECS)}.")
-    if r.top_k is not None and r.top_k < 1:
-        raise InvalidInputError(f"top_k {r.top_k}: keep at least 1 activation a sample.")
-    if r.segment_rows is not None and not 1 <= r.segment_rows < 1 << 32:
-        raise InvalidInputError(f"segment_rows {r.segment_rows}: use 1 to {(1 << 32) - 1}.")
-    usable_device(r.device)
+    if inputs is None:
+        inputs = from_model(request, sample_type, sae, looking(path))
+    if sae.d_in != inputs.source.d_in:
+        raise InvalidInputError(
+            f"the embeddings {inputs.source.path} have width {inputs.source.d_in}, the SAE {sae.name} takes "
+            f"{sae.d_in}; check that they come from the model and layer that it was trained on. Nothing was written."
+        )
+    return Plan(request, path, inputs, sae, make_encoder(sae, request.device, request.exact_encode))
 
 
 def _known(request: Request) -> Dataset | None:
-    """The known dataset of that name; None for one of the user's own, whose embeddings are given."""
+    """The known dataset of that name; None for one of the user's own, whose samples are given."""
     try:
         return find_dataset(request.dataset)
     except NotFoundError:
-        if request.embeddings is None:
+        if request.embeddings is None and not request.runs_model:
             raise
         return None
 
 
-def _default_items(dataset: Dataset | None) -> Path | None:
-    """``Data/<dataset>/metadata.csv`` under the scratch folder or here, where there is one."""
+def _sample_type(request: Request, dataset: Dataset | None) -> str:
+    """As asked, else patches of images and tokens of texts."""
+    first = "token" if request.texts is not None else "patch"
     if dataset is None:
-        return None
-    for base in (os.environ.get("SAESTORE_SCRATCH"), "."):
-        if base:
-            try:
-                return find_items(dataset, Path(base) / "Data")
-            except NotFoundError:
-                continue
-    return None
-
-
-def _index(request: Request, dataset: Dataset | None, sample_type: str, items: Items | None, n_rows: int) -> ItemIndex:
-    """How the rows belong to items: as told, else what the sample type and the known layouts imply."""
-    spec, n_items = request.item_ptr, None if items is None else len(items)
-    if spec is None and sample_type == "cls":
-        spec = 1
-    elif spec is None and sample_type == "token":
-        spec = _token_counts(dataset)
-        if spec is None and items is not None:
-            raise InvalidInputError(
-                f"which of the {n_rows:,} tokens belong to which of the {n_items:,} texts is not known: pass "
-                "--item-ptr (item_ptr=), a .npy, .npz:name or token_counts .pt file."
-            )
-    elif spec is None and items is None:
-        spec = _IMAGE_PATCHES if dataset is not None and n_rows % _IMAGE_PATCHES == 0 else 1
-    return ItemIndex.of(item_pointers(spec, n_items, n_rows))
-
-
-def _token_counts(dataset: Dataset | None) -> Path | None:
-    scratch = os.environ.get("SAESTORE_SCRATCH")
-    if dataset is None or not scratch:
-        return None
-    path = Path(scratch) / _COUNTS_FILE.format(dataset.name)
-    return path if path.exists() else None
-
-
-def items_fingerprint(items: Items | None, index: ItemIndex) -> str:
-    """Digest of the items and of which rows belong to which."""
-    table = None
-    if items is not None:
-        table = {
-            "key": items.key.tolist(),
-            "columns": {k: [str(x) for x in v.tolist()] for k, v in items.columns.items()},
-            "concepts": {k: np.packbits(v).tobytes().hex() for k, v in items.concepts.items()},
-        }
-    return digest([table, index.n_items, index.item_size, None if index.ptr is None else index.ptr.tolist()])
+        return request.sample_type or first
+    sample_type = request.sample_type or (first if request.runs_model else dataset.sample_types[0])
+    if sample_type not in dataset.sample_types:
+        raise InvalidInputError(
+            f"{dataset.name} has {' and '.join(dataset.sample_types)} samples, not {sample_type!r}."
+        )
+    return sample_type
 
 
 def default_segment_rows(l0: float) -> int:

@@ -32,9 +32,9 @@ class Bars:
         for bar in self._open:
             bar.close()
 
-    def bar(self, what: str, total: int, done: int) -> Bar:
-        """Open a bar over `total` rows of which `done` are behind us."""
-        bar = Bar(f"{self._label}: {what}", total, done, shown=self._shown)
+    def bar(self, what: str, total: int | None, done: int = 0, unit: str = " rows") -> Bar:
+        """Open a bar over `total` rows, if known, of which `done` are behind us."""
+        bar = Bar(f"{self._label}: {what}", total, done, unit, shown=self._shown)
         self._open.append(bar)
         return bar
 
@@ -49,14 +49,14 @@ class Bars:
 class Bar:
     """One bar: rows, rows a second, time left and, while encoding, active features a row."""
 
-    def __init__(self, label: str, total: int, done: int, *, shown: bool) -> None:
+    def __init__(self, label: str, total: int | None, done: int, unit: str, *, shown: bool) -> None:
         from tqdm.auto import tqdm
 
         self._bar: Any = tqdm(
             total=total,
             initial=done,
             desc=label,
-            unit=" rows",
+            unit=unit,
             unit_scale=True,
             disable=not shown,
             file=sys.stderr,

@@ -10,6 +10,7 @@ import click
 from saestore.cli import keys, output
 from saestore.cli.group import command, note
 from saestore.cli.info import overview
+from saestore.cli.model_options import model_options
 from saestore.cli.table import pairs
 from saestore.cli.target import json_option, store_option
 from saestore.errors import InvalidInputError, NotFoundError
@@ -26,7 +27,7 @@ ENCODINGS = ("auto", "float32", "bfloat16")
 _INTERRUPTED = "interrupted. What is committed is kept; give the same command again to go on from there."
 
 # Files that belong to one dataset; they cannot serve several.
-_OF_ONE_DATASET = ("embeddings", "items", "item_ptr", "token_spans")
+_OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "token_spans")
 
 
 @command("build", example="saestore build CLEVR", keys=keys.SETS)
@@ -61,7 +62,14 @@ _OF_ONE_DATASET = ("embeddings", "items", "item_ptr", "token_spans")
     metavar="FILE",
     help="First character of every token in its text, and the one after its last: FILE.npy or FILE.npz:NAME.",
 )
-@click.option("--device", metavar="DEVICE", default="cpu", show_default=True, help="Where to encode: cpu or cuda.")
+@model_options
+@click.option(
+    "--device",
+    metavar="DEVICE",
+    default="cpu",
+    show_default=True,
+    help="Where to encode, and to run the model: cpu or cuda.",
+)
 @click.option(
     "--dtype",
     metavar="DTYPE",
@@ -105,14 +113,16 @@ def build(
 ) -> None:
     """Encode embeddings through an SAE and store the non-zeros.
 
-    Without a name, all known datasets whose embeddings are found. What was killed goes on where it was when the same
-    command is given again; what is complete is left as it is.
+    Without a name, all known datasets whose embeddings are found. With --images or --texts the embeddings are a model's
+    hidden state, and never lie on disk. What was killed goes on where it was when the same command is given again; what
+    is complete is left as it is.
     """
     _check_for_one({"embeddings": embeddings, **how}, len(datasets))
     if (how["item_ptr"] or "").isdecimal():
         how["item_ptr"] = int(how["item_ptr"])
     found = []
-    for dataset, each in _jobs(datasets, sample_type, embeddings):
+    given = embeddings is not None or how["images"] is not None or how["texts"] is not None
+    for dataset, each in _jobs(datasets, sample_type, given=given):
         found.append(_build_one(dataset, store=location, sample_type=each, embeddings=embeddings, **how))
         if not as_json:
             output.title(found[-1]["path"])
@@ -137,11 +147,11 @@ def _build_one(dataset: str, **how: Any) -> dict[str, Any]:
         raise KeyboardInterrupt(_INTERRUPTED) from None
 
 
-def _jobs(names: tuple[str, ...], sample_type: str | None, embeddings: str | None) -> list[tuple[str, str | None]]:
+def _jobs(names: tuple[str, ...], sample_type: str | None, *, given: bool) -> list[tuple[str, str | None]]:
     """Which dataset and sample type to build, one after the other."""
     from saestore.sources import DATASETS, find_dataset
 
-    if embeddings is not None:
+    if given:
         return [(names[0], sample_type)]
     jobs: list[tuple[str, str | None]] = []
     for dataset in [find_dataset(name) for name in names] or DATASETS:

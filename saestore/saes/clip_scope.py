@@ -19,6 +19,7 @@ from saestore.files import load_pt
 from saestore.saes.loaded import LoadedSAE, name_from_path
 
 MODEL_NAME = "laion/CLIP-ViT-L-14-laion2B-s32B-b82K"
+TRANSFORM = {"resize": {"shortest_edge": 224}, "crop": [224, 224]}
 _LAYER_FOLDER = re.compile(r"(\d+)_resid")
 _SHAPE = (
     "a dict with k, n_features, d_in and model_state_dict = "
@@ -78,7 +79,7 @@ def load_clip_scope(path: str | os.PathLike[str], device: str = "cpu") -> Loaded
     }
     # The hub's own folders name the layer, <layer>_resid/<steps>.pt; the file's name there is a count of steps.
     name = f"clip-scope-{layer[1]}" if layer else name_from_path(file)
-    return LoadedSAE(name, info, config, sae.to(device))
+    return LoadedSAE(name, info, config, sae.to(device), {"transform": TRANSFORM} if layer else {})
 
 
 def _checked(loaded: object, file: Path) -> ClipScopeSAE:

@@ -197,7 +197,8 @@ def _loaded(lens: ModuleType, module: Any, name: str, info: Mapping[str, Any], w
     facts |= {key: config[key] for key in ("normalize_activations", "apply_b_dec_to_input")}
     facts |= {key: notes.get(key) for key in ("hook_name", "model_name")}
     facts |= {"release": None, "sae_id": None, "source": None}
-    return LoadedSAE(name, {**facts, **info}, config, module)
+    training = {key: notes[key] for key in ("prepend_bos", "context_size") if notes.get(key) is not None}
+    return LoadedSAE(name, {**facts, **info}, config, module, training)
 
 
 def _refuse(architecture: str, where: str) -> None:

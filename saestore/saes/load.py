@@ -75,7 +75,8 @@ def _load_file(path: Path, device: str) -> LoadedSAE:
 def _load_registered(name: str, where: Registered, device: str) -> LoadedSAE:
     if where.release is not None and where.sae_id is not None:
         hub_file(where.repo, where.file, download_advice(where.release, where.sae_id, name))
-        return replace(load_release(where.release, where.sae_id, device), name=name)
+        found = load_release(where.release, where.sae_id, device)
+        return replace(found, name=name, training={**found.training, "model": where.model})
     advice = (
         f"on a connected machine run `hf download {where.repo} {where.file} --local-dir .` and pass that file as the "
         f"SAE (--sae {where.file}), or copy its hub cache here and set HF_HOME"

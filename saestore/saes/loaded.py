@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,12 +37,16 @@ class LoadedSAE:
         What besides the weights decides the activations, and so goes into the fingerprint.
     module
         A sae_lens ``SAE``, or a `ClipScopeSAE`.
+    training
+        What it was trained on besides ``model_name`` and ``hook_name``, where it says so: ``model`` (the model's name on
+        the hub), ``prepend_bos``, ``context_size``, ``transform`` (``resize`` and ``crop`` of images).
     """
 
     name: str
     info: Mapping[str, Any]
     config: Mapping[str, Any]
     module: torch.nn.Module
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def d_in(self) -> int:

@@ -15,12 +15,15 @@ class Registered:
         The hub's repository, and the file in it that holds the weights.
     release, sae_id
         What sae_lens calls it; None for a CLIP-Scope checkpoint.
+    model
+        The hub's name of the model that it was trained on, where the SAE itself has another for it.
     """
 
     repo: str
     file: str
     release: str | None = None
     sae_id: str | None = None
+    model: str | None = None
 
 
 REGISTERED = {
@@ -30,5 +33,6 @@ REGISTERED = {
         "layer_34/width_16k/average_l0_114/params.npz",
         release="gemma-scope-9b-pt-res-canonical",
         sae_id="layer_34/width_16k/canonical",
+        model="google/gemma-2-9b",
     ),
 }

@@ -1,0 +1,109 @@
+"""Batches of images and of texts through a model, and the rows of them that are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from saestore.models.blocks import BlockModel
+from saestore.models.images import THREADS, read_image
+from saestore.models.texts import Tokenizer
+from saestore.models.transform import ImageTransform
+
+__all__ = ["RunImages", "RunTexts", "text_groups"]
+
+
+@dataclass
+class RunImages:
+    """Rows of images: their patches in row-major order, or their CLS tokens.
+
+    The images of the next batch are read while the model is at work on this one.
+
+    Attributes
+    ----------
+    model, transform
+        What runs, and what is done to an image before.
+    paths
+        Of all images.
+    rows
+        Which of the model's rows are stored.
+    """
+
+    model: BlockModel
+    transform: ImageTransform
+    paths: Sequence[Path]
+    rows: slice
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS), init=False)
+    _ahead: dict[tuple[int, int], list[Future[torch.Tensor]]] = field(default_factory=dict, init=False)
+
+    def __call__(self, first: int, stop: int) -> torch.Tensor:
+        """Return the stored rows of images ``first`` to ``stop``, on the CPU."""
+        futures = self._ahead.pop((first, stop), None) or self._start(first, stop)
+        self._ahead.clear()
+        following = stop, min(2 * stop - first, len(self.paths))
+        if following[0] < following[1]:
+            self._ahead[following] = self._start(*following)
+        hidden = self.model(pixel_values=torch.stack([future.result() for future in futures]))
+        return hidden[:, self.rows].flatten(0, 1).cpu()
+
+    def _start(self, first: int, stop: int) -> list[Future[torch.Tensor]]:
+        return [self._pool.submit(self._pixels, path) for path in self.paths[first:stop]]
+
+    def _pixels(self, path: Path) -> torch.Tensor:
+        return self.transform(read_image(path))
+
+
+@dataclass
+class RunTexts:
+    """Rows of texts: their tokens without special ones, or the mean over those.
+
+    Attributes
+    ----------
+    model, tokenizer
+        What runs, and what makes its input.
+    texts
+        All of them.
+    mean
+        One row a text rather than one a token.
+    """
+
+    model: BlockModel
+    tokenizer: Tokenizer
+    texts: Sequence[str]
+    mean: bool
+
+    def __call__(self, first: int, stop: int) -> torch.Tensor:
+        """Return the stored rows of texts ``first`` to ``stop``, on the CPU."""
+        tokens = self.tokenizer(list(self.texts[first:stop]))
+        longest = max(len(ids) for ids, *_ in tokens)
+        # Padding stands at the end, where no token of a causal model sees it, and is masked for the others.
+        ids = np.zeros((len(tokens), longest), np.int64)
+        mask = np.zeros((len(tokens), longest), np.int64)
+        for row, (own, *_) in enumerate(tokens):
+            ids[row, : len(own)], mask[row, : len(own)] = own, 1
+        hidden = self.model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
+        parts = []
+        for row, (own, stored, *_) in enumerate(tokens):
+            kept = hidden[row, : len(own)][torch.from_numpy(stored).to(hidden.device)]
+            parts.append(kept.float().mean(0, keepdim=True).to(kept.dtype) if self.mean else kept)
+        return torch.cat(parts).cpu()
+
+
+def text_groups(lengths: np.ndarray, batch: int, most_tokens: int) -> np.ndarray:
+    """Borders of groups of texts that run together, int64 (n_groups + 1,).
+
+    A group has at most `batch` texts, and at most `most_tokens` tokens once they are padded, unless a single text has
+    more. Texts that are appended later change no group but the last.
+    """
+    borders, longest = [0], 0
+    for i, length in enumerate(lengths.tolist()):
+        longest = max(longest, length)
+        if i > borders[-1] and (i - borders[-1] >= batch or longest * (i - borders[-1] + 1) > most_tokens):
+            borders.append(i)
+            longest = length
+    return np.array([*borders, len(lengths)], np.int64)

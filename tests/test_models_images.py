@@ -1,0 +1,73 @@
+"""Images through a model into an SAE: stored is what transformers and sae_lens give for each image by itself."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("PIL")
+
+import torch
+from build_helpers import assert_holds, clip_scope, clip_scope_dense, sae_lens_folder, unexplained
+from PIL import Image
+from tiny_models import VISION, WIDTH, image_states, pictures, vision_model
+
+import saestore
+
+SIZES = [(40, 32), (32, 50), (33, 33), (64, 48), (90, 31), (32, 32), (50, 40)]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    made = {}
+
+    def model(kind):
+        if kind not in made:
+            made[kind] = vision_model(kind, tmp_path_factory.mktemp("models") / kind)
+        return made[kind]
+
+    return model
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A folder of pictures."""
+    folder = tmp_path_factory.mktemp("images")
+    pictures(folder, SIZES)
+    return folder
+
+
+@pytest.fixture
+def sae(tmp_path):
+    return clip_scope(tmp_path / "tiny.pt", d_in=WIDTH)
+
+
+def build(tmp_path, **how):
+    with unexplained():
+        return saestore.build("Mine", store=tmp_path / "s.zarr", progress=False, **how)
+
+
+def opened(folder):
+    return [Image.open(path).convert("RGB") for path in sorted(folder.iterdir())]
+
+
+def test_a_clip_model_and_an_sae_of_sae_lens(tmp_path, models, images):
+    loaded = sae_lens_folder("topk", tmp_path / "own-sae", d_in=WIDTH)
+    acts = build(tmp_path, images=images, model=models("clip"), layer=1, sae=tmp_path / "own-sae", batch_size=3)
+    states = image_states(models("clip"), opened(images))[1]
+    assert states.shape == (len(SIZES), 17, WIDTH)
+    with torch.no_grad():
+        expected = loaded.encode(torch.from_numpy(states[:, 1:].reshape(-1, WIDTH)))
+    assert acts.path == "Mine/patch/own-sae"
+    assert_holds(acts, expected.numpy())
+    assert acts.items.column("key").tolist() == [f"{i:02}.png" for i in range(len(SIZES))]
+    np.testing.assert_array_equal(acts.items.column("width"), [w for w, _ in SIZES])
+    np.testing.assert_array_equal(acts.items.column("height"), [h for _, h in SIZES])
+
+
+@pytest.mark.parametrize("at", [(kind, layer) for kind in VISION for layer in (0, 2)], ids=str)
+def test_every_family_at_the_first_and_the_last_block(tmp_path, models, images, sae, at):
+    kind, layer = at
+    acts = build(tmp_path, images=images, model=models(kind), layer=layer, sae=sae)
+    patches = image_states(models(kind), opened(images))[layer][:, -16:]
+    assert_holds(acts, clip_scope_dense(sae, torch.from_numpy(patches.reshape(-1, WIDTH))))
