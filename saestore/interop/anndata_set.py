@@ -43,8 +43,6 @@ def _samples(acts: ActivationSet) -> pd.DataFrame:
     for name, column in (columns.by_name | columns.concepts).items():
         label = f"concept::{name}" if name in found else name
         found[label] = _of_items(acts, name, samples) if name in ("key", "split") else column.at(samples)
-        if column.dtype.kind == "T" and not isinstance(found[label], pd.Categorical):
-            found[label] = found[label].astype(object)
     return pd.DataFrame(found, index=samples.astype(str))
 
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-TEXT = np.dtypes.StringDType()
+# Not numpy's own type of text, which has no place for the missing values that xarray fills in when labels are aligned.
+TEXT = np.dtype(object)
 # Of so many concepts the mask over all items or samples is kept once it was read: of slice after slice, as dask asks
 # for them, each would read it anew.
 _HELD = 16
@@ -105,7 +106,7 @@ class Columns:
     def _of_item(self, name: str, samples: Array) -> Array:
         """A column of the items, of which only the chunks are read that the samples' items lie in."""
         items, back = np.unique(self._item(samples), return_inverse=True)
-        return self.acts.items.column(name, items)[back]
+        return self.acts.items.column(name, items).astype(TEXT)[back]  # one string for all samples of an item
 
     def _token(self, samples: Array) -> Array:
         spans = self.acts.spans(samples)
@@ -113,8 +114,7 @@ class Columns:
             raise RuntimeError("a column of tokens needs their spans")
         items, back = np.unique(self._item(samples), return_inverse=True)
         texts = self.acts.items.column("text", items).tolist()
-        cut = [texts[i][a:b] for i, (a, b) in zip(back.tolist(), spans.tolist(), strict=True)]
-        return np.array(cut, TEXT)
+        return np.array([texts[i][a:b] for i, (a, b) in zip(back.tolist(), spans.tolist(), strict=True)], TEXT)
 
     def _item_concept(self, name: str, samples: Array) -> Array:
         return np.asarray(self._mask(name, "item")[self._item(samples)])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 from xarray.core import indexing
 
 from saestore.format import FORMAT_VERSION, SetAttributes
-from saestore.interop.columns import Columns
+from saestore.interop.columns import TEXT, Columns
 from saestore.interop.lazy import LazyActivation, LazyColumn, LazyStatistic, LazyStatistics
 from saestore.interop.origin import KEY, Origin
 from saestore.stats import STATISTICS
@@ -43,7 +44,7 @@ def make_dataset(acts: ActivationSet, max_bytes: int) -> xr.Dataset:
         # Of indexes that are ranges nothing is stored, and nothing is searched when one is asked.
         SAMPLE: (SAMPLE, pd.RangeIndex(n_samples), {}, {KEY: origin}),
         FEATURE: (FEATURE, pd.RangeIndex(n_features), {}, {KEY: origin}),
-        SET: xr.Variable((), origin.address, {"long_name": "the activation set"}),
+        SET: xr.Variable((), np.array(origin.address, TEXT), {"long_name": "the activation set"}),
     }
     for name, column in (columns.by_name | columns.concepts).items():
         taken = name in variables or (name in coordinates)
