@@ -1,4 +1,4 @@
-"""`saestore concepts`: what it prints is what `concept_scores` and `score_intervals` answer."""
+"""`saestore concepts` and `saestore similar`: what they print is what the query API answers."""
 
 import csv
 import io
@@ -121,3 +121,22 @@ def test_what_cannot_be_is_told_in_one_line(images, tmp_path):
     refused("concepts", "--csv", "--json", store=images, status=2)
     bare = cli_stores.several_sets(tmp_path / "several.zarr")
     assert "no concepts on items" in refused("concepts", "Other", store=bare)
+
+
+@pytest.mark.parametrize("metric", ["jaccard", "cosine", "correlation"])
+def test_similar_prints_what_the_query_answers(images, metric):
+    found = ask_json("similar", "--feature", 3, "--metric", metric, "-n", 4, store=images)
+    assert found["rows"] == saestore.open(images.path)["Toy"].similar(3, 4, metric).to_records()
+    assert len(found["rows"]) == 4
+    assert set(paths_in(found)) == set(keys.SIMILAR)
+    title, head, *lines = ask("similar", "--feature", 3, "--metric", metric, store=images).splitlines()
+    assert title == "Toy/patch/x: features most similar to feature 3"
+    assert head.split()[:2] == ["feature", metric]
+    assert [int(line.split()[0]) for line in lines[:4]] == [row["feature"] for row in found["rows"]]
+
+
+def test_a_dead_feature_has_no_neighbour_and_says_so(images):
+    result = invoke("similar", "--feature", cli_stores.N_FEATURES - 1, store=images)
+    assert result.exit_code == 0
+    assert "no other feature is active on a sample with feature" in result.stderr
+    assert "out of range" in refused("similar", "--feature", cli_stores.N_FEATURES, store=images)

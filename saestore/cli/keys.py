@@ -82,6 +82,17 @@ CONCEPTS = {
     },
 }
 
+SIMILAR = {
+    **SET,
+    "feature": "number of the feature",
+    "metric": "`jaccard`, `cosine` or `correlation`",
+    "n": "rows at most",
+    "rows": "one for each feature, most similar first",
+    "rows[].feature": "number of the feature",
+    "rows[].score": "the metric",
+    "rows[].n_both": "samples on which both are active",
+}
+
 SET_INFO = {
     "path": "path of the set",
     "n_samples": "number of samples",
