@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from saestore.importing import ImportReport
 
 # A copy of what saestore.importing allows: that imports numpy, and help must not wait for it.
-FORMATS = ("auto", "scipy")
+FORMATS = (
+    "auto",
+    "superactivators-sparse",
+    "superactivators-dense",
+    "superactivators-filtered",
+    "superactivators-dense-filtered",
+    "encoder-output",
+    "delphi",
+    "scipy",
+    "anndata",
+)
 CODECS = ("pcodec", "blosc")
 
 _INTERRUPTED = "interrupted. What is committed is kept; give the same command again to go on from there."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saestore.activations.select import condition, select
+from saestore.activations.select import select
 from saestore.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -81,8 +81,7 @@ class Selected:
                 f"{acts.path} has {len(acts):,} of {acts.attributes.planned_samples:,} planned samples; finish it "
                 "before it is exported."
             )
-        found = condition(where, acts.shape[0], acts.item_index, acts.items)
-        samples = None if found is None else found.samples(acts.shape[0])
+        samples = None if where is None else acts.samples(where)
         if samples is not None and not len(samples):
             raise InvalidInputError(f"no sample of {acts.path} fulfils the condition; nothing was written.")
         chosen = None if features is None else np.unique(select(features, acts.shape[1], "feature").ids)

@@ -73,7 +73,8 @@ class Plan:
     def told(self, findings: Findings) -> list[Fault]:
         """What was met, and what was known before."""
         opened = self.opened
-        return [*self.faults, *findings.faults(padded=opened.full_row is not None, summed=opened.summed)]
+        met = findings.faults(padded=opened.full_row is not None, summed=opened.summed)
+        return [*self.faults, *met, *_cut_off(opened, findings)]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -244,6 +245,22 @@ def _calibration(items: Items | None, index: ItemIndex, opened: Opened) -> list[
             foreign,
         )
     ]
+
+
+def _cut_off(opened: Opened, findings: Findings) -> list[Fault]:
+    """Rows without a place left are cut off, unless the SAE itself gives as many for every row."""
+    k, full, known = opened.full_row, findings.full, opened.sae.get("architecture", UNKNOWN)
+    if k is None or not full or known == "topk" or (known == UNKNOWN and full == findings.rows):
+        return []
+    said = f"{full:,} of {findings.rows:,} rows fill all {k} places: what the SAE gave beyond them is gone for good"
+    if known == UNKNOWN:
+        said += ", unless it is a TopK SAE"
+    elif str(opened.sae.get("name", "")).startswith("gemma-scope"):
+        said += (
+            "; Gemma Scope gives some 114 a token, so about 44 % of its activations are missing. `saestore build` from "
+            "the embeddings has them all"
+        )
+    return [Fault("cut_to_k", "recorded", said, full)]
 
 
 def default_segment_rows(l0: float) -> int:
