@@ -163,6 +163,18 @@ def expand_pointers(indptr: Array, start: int, stop: int) -> Array:
     return np.repeat(np.arange(first, last, dtype=np.int64), np.diff(bounds))
 
 
+def runs_of(ids: Array) -> tuple[Array, Array]:
+    """Starts and stops of the runs of consecutive numbers among ascending distinct `ids`.
+
+    >>> runs_of(np.array([2, 3, 4, 7]))
+    (array([2, 7]), array([5, 8]))
+    """
+    if not len(ids):
+        return ids, ids
+    breaks = np.flatnonzero(np.diff(ids) != 1)
+    return ids[np.concatenate([[0], breaks + 1])], ids[np.concatenate([breaks, [len(ids) - 1]])] + 1
+
+
 def entry_hash(rows: Array, features: Array, data: Array) -> tuple[int, int]:
     """Order-independent 128-bit fingerprint of a set of entries: two sums, modulo 2**64, of mixed entries.
 

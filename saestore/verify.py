@@ -20,7 +20,7 @@ from saestore.format import SetAttributes, digest
 from saestore.items.index import ITEMS, POINTERS, ItemIndex
 from saestore.items.labels import LABEL_ARRAYS, LABELS, StoredLabels
 from saestore.items.stored import CONCEPT, SPANS
-from saestore.segment import Segment
+from saestore.segment import Segment, read_moments
 from saestore.segment.check import check_segment
 from saestore.segment.write import document_digests, segment_nodes
 from saestore.stats import STATISTICS, Moments
@@ -275,18 +275,25 @@ def _check_derived(
     if not current or any(True for _ in damaged):
         return
     segments = [Segment(SnapshotStore(group.store), f"{group.path}/{SEGMENTS}", info) for info in attributes.segments]
+    moments = read_moments(segments) if segments else Moments.zeros(attributes.n_features, 0, attributes.dtype)
     for name in DERIVED:
-        if name not in unreadable and not _agrees(group, name, attributes, segments):
+        if name in unreadable:
+            continue
+        in_samples = name in PER_SAMPLE
+        if not (_agrees(group, name, attributes, segments) if in_samples else _is_of(group, name, moments)):
             yield f"{path}/{name}", "does not agree with the segments"
 
 
-def _agrees(group: zarr.Group, name: str, attributes: SetAttributes, segments: list[Segment]) -> bool:
-    """Whether an array at the root says what the segments say."""
+def _is_of(group: zarr.Group, name: str, moments: Moments) -> bool:
+    """Whether a statistic at the root is that of these sums."""
     stored: Any = group[name]
-    if name not in PER_SAMPLE:
-        moments = sum((s.moments() for s in segments), Moments.zeros(attributes.n_features, 0, attributes.dtype))
-        (statistic,) = (s for s in STATISTICS if s.name == name)
-        return np.allclose(stored[...], statistic.of(moments), rtol=1e-9, atol=0, equal_nan=True)
+    (statistic,) = (s for s in STATISTICS if s.name == name)
+    return np.allclose(stored[...], statistic.of(moments), rtol=1e-9, atol=0, equal_nan=True)
+
+
+def _agrees(group: zarr.Group, name: str, attributes: SetAttributes, segments: list[Segment]) -> bool:
+    """Whether a per-sample array at the root says what the segments say."""
+    stored: Any = group[name]
     index = ItemIndex.read(group, attributes)
     for segment in segments:
         for start in range(segment.info.start, segment.info.stop, _ROWS):

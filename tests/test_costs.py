@@ -79,24 +79,24 @@ QUESTIONS: dict[str, Callable[[Any], Any]] = {
     "everything, sparse": lambda acts: acts.sparse(),
 }
 
-# At most so many requests, bytes and decoded chunks, in three segments and merged, in a set just opened. Newer zarr
-# versions join requests for neighbouring chunks; these are without.
+# At most so many requests, bytes and decoded chunks, in three segments and merged, in a set just opened. Chunks of rows
+# are a quarter of the others. Neighbouring chunks are one request, whatever version of zarr asks.
 PINNED = {
-    "open": ((28, 27_904, 9), (16, 21_348, 5)),
+    "open": ((22, 17_147, 3), (12, 13_310, 1)),
     "top 20": ((6, 11_291, 6), (2, 3840, 2)),
     "top 20 of a rare feature": ((6, 13_830, 6), (2, 4620, 2)),
     "top 20 items": ((6, 11_291, 6), (2, 3840, 2)),
-    "top 20 of ten features": ((54, 117_838, 54), (20, 44_025, 20)),
-    "top 20 of neighbouring features": ((30, 64_129, 30), (24, 51_370, 24)),
-    "top features of a sample": ((9, 8705, 3), (9, 9804, 3)),
-    "256 samples, dense": ((16, 25_828, 12), (18, 26_837, 12)),
-    "100 samples here and there": ((142, 409_955, 194), (66, 402_849, 192)),
-    "a whole feature": ((6, 11_291, 6), (6, 11_269, 6)),
-    "a column, dense": ((6, 11_291, 6), (6, 11_269, 6)),
+    "top 20 of ten features": ((30, 117_838, 54), (20, 44_025, 20)),
+    "top 20 of neighbouring features": ((6, 64_129, 30), (4, 51_370, 24)),
+    "top features of a sample": ((9, 8705, 3), (9, 13_116, 3)),
+    "256 samples, dense": ((9, 26_731, 36), (9, 31_179, 36)),
+    "100 samples here and there": ((218, 136_524, 224), (208, 134_089, 224)),
+    "a whole feature": ((6, 11_291, 6), (2, 11_269, 6)),
+    "a column, dense": ((6, 11_291, 6), (2, 11_269, 6)),
     "statistics of all features": ((30, 71_734, 15), (10, 23_857, 5)),
     "statistics of one feature": ((30, 71_734, 15), (10, 23_857, 5)),
-    "median of a feature": ((6, 11_291, 6), (6, 11_269, 6)),
-    "everything, sparse": ((18, 412_654, 198), (68, 406_280, 194)),
+    "median of a feature": ((6, 11_291, 6), (2, 11_269, 6)),
+    "everything, sparse": ((18, 445_915, 774), (10, 443_480, 774)),
 }
 BYTES_SLACK = 1.01  # versions of pcodec differ in their last bits
 
@@ -143,10 +143,10 @@ def test_the_bytes_of_a_set_and_what_compaction_reads_and_writes():
             writer.compact()
     merged = store.taken()
     found = [size / nnz for size in (written.bytes_written, merged.bytes_read, merged.bytes_written)]
-    pinned = [9.31, 9.27, 9.03]
+    pinned = [9.34, 9.93, 9.06]  # what a merge reads twice is 65,536 ids, to see how they are best encoded
     print(f"bytes a non-zero, written, read and written again: {found}, pinned {pinned}; {chunks['chunks']} chunks")
     assert all(size <= BYTES_SLACK * limit for size, limit in zip(found, pinned, strict=True))
-    assert chunks["chunks"] <= 36
+    assert chunks["chunks"] <= 90
 
 
 def test_a_merge_takes_no_more_steps_for_more_segments():

@@ -37,6 +37,10 @@ def segments_group(store=None):
     return zarr.create_group(MemoryStore() if store is None else store, path="segments")
 
 
+def whole(n_rows):
+    return np.array([0]), np.array([n_rows])
+
+
 def contents(store: MemoryStore, prefix: str) -> dict[str, bytes]:
     return {key: value.to_bytes() for key, value in store._store_dict.items() if key.startswith(prefix)}
 
@@ -81,7 +85,7 @@ def test_lists_are_in_impact_order_and_rows_in_feature_order(case):
         run = slice(pointers[feature], pointers[feature + 1])
         keys = list(zip((-data[run].astype(np.float64)).tolist(), samples[run].tolist(), strict=True))
         assert keys == sorted(keys)
-    indptr, ids, _ = segment.read_rows([(0, len(case.dense))])[0]
+    indptr, ids, _ = segment.read_rows(*whole(len(case.dense)))
     for start, stop in itertools.pairwise(indptr):
         assert (np.diff(ids[start:stop].astype(int)) > 0).all()
     assert list(check_segment(segment, case.n_features, case.dense.dtype)) == []
@@ -95,7 +99,7 @@ def test_feature_ids_are_as_narrow_as_they_can_be(n_features):
     segment = opened(parent, write(parent, case))
     assert segment.reader("by_sample/indices").dtype == ("uint16" if n_features <= 65_536 else "uint32")
     assert segment.reader("by_feature/indices").dtype == "uint32"
-    assert segment.read_rows([(2, 3)])[0][1].max() == n_features - 1
+    assert segment.read_rows(np.array([2]), np.array([3]))[1].max() == n_features - 1
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -103,7 +107,7 @@ def test_activations_keep_their_dtype_and_their_bits(dtype):
     case = make_case(1, 50, 20, palette="extreme", dtype=dtype)
     parent = segments_group()
     segment = opened(parent, write(parent, case))
-    _, _, data = segment.read_rows([(0, 50)])[0]
+    _, _, data = segment.read_rows(*whole(50))
     assert data.dtype == dtype
     assert data.tobytes() == csr_rows(case, 0, 50)[2].tobytes()
 

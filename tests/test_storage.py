@@ -14,7 +14,7 @@ from zarr.storage import LocalStore, MemoryStore
 import saestore
 from saestore.errors import CorruptStoreError, NotFoundError, SaestoreError, StoreFormatError, StoreWriteError
 from saestore.storage import ArrayReader, ShardWriter, SnapshotStore, create_array, read_all, write_array
-from saestore.storage.reader import LocalShards
+from saestore.storage.shards import LocalShards
 
 CODECS = ["pcodec", "blosc"]
 DTYPES = ["uint16", "uint32", "int32", "int64", "float16", "float32", "float64", "bool"]
@@ -163,7 +163,7 @@ def test_arrays_that_others_wrote_are_read_by_zarr(tmp_path):
     for name, how in layouts.items():
         array = group.create_array(name.replace(" ", "-"), shape=(50,), dtype="f4", **how)
         array[:] = values
-        assert LocalShards.of(snapshot, array) is None
+        assert LocalShards.of(snapshot, array.path) is None
         assert np.array_equal(ArrayReader(snapshot, array.path).read(7, 33), values[7:33])
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from saestore.activations.lists import iterate_lists
 from saestore.activations.select import Selection
 from saestore.errors import TooLargeError
+from saestore.kernels import runs_of
 from saestore.segment import Segment
 
 Array = np.ndarray[Any, Any]
@@ -30,7 +31,8 @@ def check_size(shape: tuple[int, ...], itemsize: int, limit: int, instead: str) 
 
 def prefers_features(segments: Sequence[Segment], rows: Array, features: Array) -> bool:
     """Whether the lists of these distinct features are shorter than these distinct rows are."""
-    lists = sum(int((s.feature_ptr[features + 1] - s.feature_ptr[features]).sum()) for s in segments)
+    starts, stops = runs_of(features)  # of all features one
+    lists = sum(int((s.feature_ptr[stops] - s.feature_ptr[starts]).sum()) for s in segments)
     total_rows = sum(s.info.n_rows for s in segments)
     nnz = sum(s.info.nnz for s in segments)
     return lists < len(rows) * nnz / max(1, total_rows)
@@ -56,12 +58,7 @@ def iterate_rows(
         step = max(1, int(block * info.n_rows / max(1, info.nnz)))
         for first in range(0, len(inside), step):
             part = inside[first : first + step]
-            breaks = np.flatnonzero(np.diff(part) != 1) + 1
-            starts, stops = part[np.r_[0, breaks]], part[np.r_[breaks, len(part)] - 1] + 1
-            pieces = segment.read_rows(list(zip(starts.tolist(), stops.tolist(), strict=True)))
-            lengths = np.concatenate([np.diff(p) for p, _, _ in pieces])
-            indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-            yield part, indptr, np.concatenate([i for _, i, _ in pieces]), np.concatenate([d for _, _, d in pieces])
+            yield part, *segment.read_rows(*runs_of(part))
 
 
 def dense(segments: Sequence[Segment], rows: Selection, features: Selection, dtype: Any) -> Array:

@@ -1,7 +1,16 @@
 """One segment: written once, read by slices, merged with its neighbours."""
 
 from saestore.segment.merge import limit_fan_in, merge_segments, plan_merges
-from saestore.segment.read import Segment, read_entries, warm_all
+from saestore.segment.read import Segment, read_entries, read_moments, warm_all
 from saestore.segment.write import write_segment
 
-__all__ = ["Segment", "limit_fan_in", "merge_segments", "plan_merges", "read_entries", "warm_all", "write_segment"]
+__all__ = [
+    "Segment",
+    "limit_fan_in",
+    "merge_segments",
+    "plan_merges",
+    "read_entries",
+    "read_moments",
+    "warm_all",
+    "write_segment",
+]

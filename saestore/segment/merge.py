@@ -16,7 +16,7 @@ import zarr
 from saestore.format import BY_FEATURE, BY_SAMPLE, MAX_ROWS_PER_SEGMENT, SegmentInfo
 from saestore.kernels import descending_bits, expand_pointers, merge_impact
 from saestore.segment.read import Segment
-from saestore.segment.write import create_segment, seal_segment, write_statistics
+from saestore.segment.write import SAMPLED_IDS, create_segment, seal_segment, write_statistics
 from saestore.stats import Moments, RunningMoments
 from saestore.storage import ShardWriter
 
@@ -65,12 +65,24 @@ def merge_segments(
     """
     first, last = segments[0].info, segments[-1].info
     nnz = sum(s.info.nnz for s in segments)
-    group, arrays = create_segment(parent, first.start, last.stop, nnz, n_features=n_features, dtype=dtype, codec=codec)
+    group, arrays = create_segment(
+        parent, first.start, last.stop, nnz, _first_ids(segments), n_features=n_features, dtype=dtype, codec=codec
+    )
     entries = max(1 << 10, memory // _BYTES_PER_ENTRY)
     _merge_rows(arrays[BY_SAMPLE], segments, entries)
     moments = _merge_lists(arrays[BY_FEATURE], segments, n_features, entries)
     write_statistics(group, moments, codec)
     return SegmentInfo(first.start, last.stop, nnz, seal_segment(group))
+
+
+def _first_ids(segments: Sequence[Segment]) -> Array:
+    """The first feature ids of the rows of all segments, as many as `create_segment` takes."""
+    parts, held = [], 0
+    for segment in segments:
+        reader = segment.reader(f"{BY_SAMPLE}/indices")
+        parts.append(reader.read(0, min(segment.info.nnz, SAMPLED_IDS - held)))
+        held += len(parts[-1])
+    return np.concatenate(parts)
 
 
 def _merge_rows(arrays: Mapping[str, zarr.Array[Any]], segments: Sequence[Segment], entries: int) -> None:
@@ -81,7 +93,7 @@ def _merge_rows(arrays: Mapping[str, zarr.Array[Any]], segments: Sequence[Segmen
         info = segment.info
         rows = max(1, min(info.n_rows, entries * info.n_rows // max(1, info.nnz)))
         for start in range(info.start, info.stop, rows):
-            pointers, ids, data = segment.read_rows([(start, min(start + rows, info.stop))])[0]
+            pointers, ids, data = segment.read_rows(np.array([start]), np.array([min(start + rows, info.stop)]))
             writers["indptr"].append(pointers[1:] + base)
             writers["indices"].append(ids)
             writers["data"].append(data)

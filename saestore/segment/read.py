@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from saestore.format import BY_FEATURE, BY_SAMPLE, SegmentInfo
+from saestore.kernels import runs_of
 from saestore.stats import Moments
-from saestore.storage import ArrayReader, SnapshotStore, read_all
+from saestore.storage import ArrayReader, SnapshotStore, at_once, read_all, read_ranges
 
 Array = np.ndarray[Any, Any]
+R = TypeVar("R")
 
 # Opening reads the shard indexes of segments up to this many shards (268 million non-zeros); of larger ones a query
 # reads those it needs.
 _WARM_SHARDS = 64
-_POOL_SIZE = 16
+# Segments whose sums are read at the same time: of 65,536 features 2.6 MB each.
+_MOMENTS_AT_ONCE = 16
+_LISTS = f"{BY_FEATURE}/indices", f"{BY_FEATURE}/data"
 
 
 class Segment:
@@ -40,10 +43,19 @@ class Segment:
         self.info = info
         self._store = store
         self._path = f"{path}/{info.name}"
+        self._readers: dict[str, ArrayReader] = {}
 
     def reader(self, name: str) -> ArrayReader:
-        """Slices of one array of the segment, such as ``by_sample/data``."""
-        return ArrayReader(self._store, f"{self._path}/{name}")
+        """Slices of one array of the segment, such as ``by_sample/data``; opened once."""
+        held = self._readers.get(name)
+        if held is None:
+            held = self._readers[name] = ArrayReader(self._store, f"{self._path}/{name}")
+        return held
+
+    @property
+    def is_local(self) -> bool:
+        """True where the segment lies in a local folder, where there is nothing to wait for."""
+        return self._store.folder is not None
 
     @cached_property
     def feature_ptr(self) -> Array:
@@ -51,45 +63,48 @@ class Segment:
         reader = self.reader(f"{BY_FEATURE}/indptr")
         return reader.read(0, reader.length)
 
-    @cached_property
+    @property
     def lists(self) -> tuple[ArrayReader, ArrayReader]:
         """Readers of the samples and of the activations of the feature lists."""
-        return self.reader(f"{BY_FEATURE}/indices"), self.reader(f"{BY_FEATURE}/data")
+        return self.reader(_LISTS[0]), self.reader(_LISTS[1])
 
-    @cached_property
-    def _rows(self) -> tuple[ArrayReader, ArrayReader, ArrayReader]:
-        indptr, indices, data = (self.reader(f"{BY_SAMPLE}/{name}") for name in ("indptr", "indices", "data"))
-        return indptr, indices, data
-
-    def warm(self) -> None:
-        """Read what every question about features needs, so that a query's first request is for its answer."""
-        _ = self.feature_ptr
-        for reader in self.lists:
-            if reader.n_shards <= _WARM_SHARDS:
-                reader.warm()
+    def warm(self, name: str) -> None:
+        """Read what every question about features needs of an array: all pointers, of the lists the shard indexes."""
+        if name not in _LISTS:
+            _ = self.feature_ptr
+        elif self.reader(name).n_shards <= _WARM_SHARDS:
+            self.reader(name).warm()
 
     def read_entries(self, slices: list[tuple[int, int]]) -> list[tuple[Array, Array]]:
         """Samples (int64) and activations of slices of the concatenated feature lists."""
         return read_entries([(self, a, b) for a, b in slices])
 
-    def read_rows(self, ranges: list[tuple[int, int]]) -> list[tuple[Array, Array, Array]]:
-        """CSR pieces (int64 indptr from 0, feature ids, activations) of ranges of samples."""
-        indptr, indices, data = self._rows
-        first = self.info.start
-        pointers = read_all([(indptr, a - first, b - first + 1) for a, b in ranges])
-        spans = [(int(p[0]), int(p[-1])) for p in pointers]
-        blocks = read_all([(indices, a, b) for a, b in spans] + [(data, a, b) for a, b in spans])
-        half = len(ranges)
-        return [(p - p[0], i, d) for p, i, d in zip(pointers, blocks[:half], blocks[half:], strict=True)]
+    def read_rows(self, starts: Array, stops: Array) -> tuple[Array, Array, Array]:
+        """Ascending ranges of samples, with gaps between them, as one CSR piece: int64 indptr, ids, activations."""
+        first, lengths = self.info.start, stops - starts
+        (pointers,) = read_ranges([self.reader(f"{BY_SAMPLE}/indptr")], starts - first, stops - first + 1)
+        ends = np.cumsum(lengths + 1)
+        counts = np.delete(np.diff(pointers), ends[:-1] - 1)  # what lies between two ranges is not theirs
+        spans = pointers[ends - lengths - 1], pointers[ends - 1]
+        readers = [self.reader(f"{BY_SAMPLE}/{name}") for name in ("indices", "data")]
+        indices, data = read_ranges(readers, *spans)
+        return np.concatenate([[0], np.cumsum(counts)]), indices, data
 
     def row_pointers(self, start: int, stop: int) -> Array:
         """Pointers of the samples `start` to `stop`, (stop - start + 1,)."""
-        return self._rows[0].read(start - self.info.start, stop - self.info.start + 1)
+        return self.reader(f"{BY_SAMPLE}/indptr").read(start - self.info.start, stop - self.info.start + 1)
 
     def moments(self) -> Moments:
         """The stored per-feature sums."""
-        readers = [self.reader(name) for name in Moments.names()]
-        return Moments(self.info.n_rows, *read_all([(r, 0, r.length) for r in readers]))
+        return read_moments([self])
+
+    def values_at(self, name: str, features: Array | None) -> Array:
+        """Values of a per-feature array, of all features or of ascending distinct ones."""
+        reader = self.reader(name)
+        if features is None or reader.length <= reader.chunk:  # then in one request
+            whole = reader.read(0, reader.length)
+            return whole if features is None else whole[features]
+        return read_ranges([reader], *runs_of(features))[0]
 
 
 def read_entries(slices: Sequence[tuple[Segment, int, int]]) -> list[tuple[Array, Array]]:
@@ -104,11 +119,33 @@ def read_entries(slices: Sequence[tuple[Segment, int, int]]) -> list[tuple[Array
     ]
 
 
+def read_moments(segments: Sequence[Segment], features: Array | None = None) -> Moments:
+    """The stored sums of one segment or of several together, of all features or of ascending distinct ones.
+
+    Memory: the sums of 16 segments.
+    """
+    total: Moments | None = None
+    names = Moments.names()
+    for first in range(0, len(segments), _MOMENTS_AT_ONCE):
+        some = segments[first : first + _MOMENTS_AT_ONCE]
+        parts = [(segment, name) for segment in some for name in names]
+        arrays = _of_all(parts, lambda part: part[0].values_at(part[1], features))
+        for i, segment in enumerate(some):
+            moments = Moments(segment.info.n_rows, *arrays[i * len(names) : (i + 1) * len(names)])
+            total = moments if total is None else total + moments
+    if total is None:
+        raise ValueError("there is no segment to read the sums of")
+    return total
+
+
 def warm_all(segments: Sequence[Segment]) -> None:
-    """Warm segments, at the same time where the store is remote."""
-    if len(segments) > 1 and not segments[0].lists[0].is_local:
-        with ThreadPoolExecutor(_POOL_SIZE) as pool:
-            list(pool.map(Segment.warm, segments))
-    else:
-        for segment in segments:
-            segment.warm()
+    """Read what every question about features needs, so that a query's first request is for its answer."""
+    parts = [(segment, name) for segment in segments for name in (f"{BY_FEATURE}/indptr", *_LISTS)]
+    _of_all(parts, lambda part: part[0].warm(part[1]))
+
+
+def _of_all(parts: Sequence[tuple[Segment, str]], work: Callable[[tuple[Segment, str]], R]) -> list[R]:
+    """What `work` makes of arrays of segments, at the same time where there is something to wait for."""
+    if parts and parts[0][0].is_local:
+        return [work(part) for part in parts]
+    return at_once(work, parts)

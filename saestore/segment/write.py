@@ -14,23 +14,41 @@ from saestore.errors import CorruptStoreError
 from saestore.format import BY_FEATURE, BY_SAMPLE, CSC_ATTRS, CSR_ATTRS, SegmentInfo, feature_dtype
 from saestore.kernels import to_impact_order
 from saestore.stats import Moments, RunningMoments
-from saestore.storage import SnapshotStore, create_array, write_array
-from saestore.storage.arrays import Delta
+from saestore.storage import Delta, SnapshotStore, create_array, packed_bytes, write_array
 
 Array = np.ndarray[Any, Any]
 
-# Feature ids ascend in a row and activations descend in a list. Samples of a list are in no order, unless activations
-# tie: of those pcodec finds out itself.
-_DELTAS: dict[str, dict[str, Delta]] = {
-    BY_SAMPLE: {"indices": "consecutive", "data": "none"},
-    BY_FEATURE: {"indices": "auto", "data": "consecutive"},
-}
+# Activations are in no order in a row, and descend in a list. Samples of a list are in no order, unless activations
+# tie: of those pcodec finds out itself. For feature ids in rows see `_delta_of_ids`.
+_DELTA_OF_ROWS: Delta = "none"
+_DELTAS_OF_LISTS: dict[str, Delta] = {"indices": "auto", "data": "consecutive"}
+
+# Rows are asked for one by one, lists by what lies at their head. A quarter of a chunk holds 128 rows of 32, decodes
+# in a quarter of the time, and takes 0.01 to 0.02 bytes a non-zero more. See docs/decisions/012-bytes-a-non-zero.md.
+_FINER_ROWS = 4
+# Ids that say how all of them are best encoded.
+SAMPLED_IDS = 1 << 16
+# Ids of earlier rows take twice as long to find again as differences to add up: not for less than a tenth.
+_WORTH_LOOKBACK = 0.9
 
 
 def create_segment(
-    parent: zarr.Group, start: int, stop: int, nnz: int, *, n_features: int, dtype: Any, codec: str
+    parent: zarr.Group,
+    start: int,
+    stop: int,
+    nnz: int,
+    first_ids: Array,
+    *,
+    n_features: int,
+    dtype: Any,
+    codec: str,
 ) -> tuple[zarr.Group, dict[str, dict[str, zarr.Array[Any]]]]:
     """Create the groups and empty arrays of a segment under the group ``segments``.
+
+    Parameters
+    ----------
+    first_ids
+        The first `SAMPLED_IDS` feature ids of its rows, or all.
 
     Returns
     -------
@@ -43,22 +61,30 @@ def create_segment(
     )
     arrays: dict[str, dict[str, zarr.Array[Any]]] = {}
     rows, shape = stop - start, [stop - start, n_features]
-    for name, attrs, length, ids in (
-        (BY_SAMPLE, CSR_ATTRS, rows, feature_dtype(n_features)),
-        (BY_FEATURE, CSC_ATTRS, n_features, np.dtype(np.uint32)),
+    row_deltas: dict[str, Delta] = {"indices": _delta_of_ids(first_ids, codec), "data": _DELTA_OF_ROWS}
+    for name, attrs, length, ids, deltas, finer in (
+        (BY_SAMPLE, CSR_ATTRS, rows, feature_dtype(n_features), row_deltas, _FINER_ROWS),
+        (BY_FEATURE, CSC_ATTRS, n_features, np.dtype(np.uint32), _DELTAS_OF_LISTS, 1),
     ):
-        deltas = _DELTAS[name]
         matrix = group.create_group(name, attributes={**attrs, "shape": shape})
         # The pointers of the features are read whole, once, when a set is opened: one chunk, one request.
         pointers = create_array(
-            matrix, "indptr", (length + 1,), np.int64, ("pointer",), codec, sharded=name == BY_SAMPLE
+            matrix, "indptr", (length + 1,), np.int64, ("pointer",), codec, sharded=name == BY_SAMPLE, finer=finer
         )
-        arrays[name] = {
-            "indptr": pointers,
-            "indices": create_array(matrix, "indices", (nnz,), ids, ("nonzero",), codec, delta=deltas["indices"]),
-            "data": create_array(matrix, "data", (nnz,), dtype, ("nonzero",), codec, delta=deltas["data"]),
-        }
+        arrays[name] = {"indptr": pointers}
+        for array, kind in (("indices", ids), ("data", dtype)):
+            arrays[name][array] = create_array(
+                matrix, array, (nnz,), kind, ("nonzero",), codec, delta=deltas[array], finer=finer
+            )
     return group, arrays
+
+
+def _delta_of_ids(ids: Array, codec: str) -> Delta:
+    """How ids of rows are encoded: they ascend in a row, but where rows share features, those before say more."""
+    if codec != "pcodec":
+        return "consecutive"
+    before, lookback = (packed_bytes(ids, delta, _FINER_ROWS) for delta in ("consecutive", "lookback"))
+    return "lookback" if lookback < _WORTH_LOOKBACK * before else "consecutive"
 
 
 def write_statistics(group: zarr.Group, moments: Moments, codec: str) -> None:
@@ -84,7 +110,9 @@ def write_segment(
     Memory: some 48 bytes a non-zero of the segment.
     """
     stop, nnz = start + len(indptr) - 1, len(indices)
-    group, arrays = create_segment(parent, start, stop, nnz, n_features=n_features, dtype=data.dtype, codec=codec)
+    group, arrays = create_segment(
+        parent, start, stop, nnz, indices[:SAMPLED_IDS], n_features=n_features, dtype=data.dtype, codec=codec
+    )
     by_sample = {"indptr": indptr.astype(np.int64, copy=False), "indices": indices, "data": data}
     _fill(arrays[BY_SAMPLE], by_sample)
     column_ptr, rows, values = to_impact_order(indptr, indices, data, n_features)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numcodecs.pcodec
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
@@ -21,15 +22,17 @@ _PCODEC_KINDS = "fiu"
 warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3")
 
 
-# How neighbouring values relate, as pcodec is told. Left to find out by itself ("auto") it compresses no better, and
-# takes two to three times as long.
-Delta = Literal["auto", "none", "consecutive"]
+# How neighbouring values relate, as pcodec is told. Left to find out by itself ("auto") it compresses no better, takes
+# two to three times as long, and never tries "lookback", which finds what came before, as LZ77 does.
+Delta = Literal["auto", "none", "consecutive", "lookback"]
 _PCODEC_DELTA: dict[Delta, dict[str, Any]] = {
     "auto": {},
     # Of order 0, which is none: what numcodecs calls "none" was renamed since, and a store must outlive that.
     "none": {"delta_spec": "try_consecutive", "delta_encoding_order": 0},
     "consecutive": {"delta_spec": "try_consecutive", "delta_encoding_order": 1},
+    "lookback": {"delta_spec": "try_lookback"},
 }
+_PCODEC_LEVEL = 8
 
 
 def codec_arguments(dtype: np.dtype[Any], codec: str, delta: Delta = "auto") -> dict[str, Any]:
@@ -42,7 +45,11 @@ def codec_arguments(dtype: np.dtype[Any], codec: str, delta: Delta = "auto") -> 
     if codec == "pcodec" and dtype.kind in _PCODEC_KINDS and dtype.itemsize > 1:
         from zarr.codecs.numcodecs import PCodec
 
-        return {"serializer": PCodec(level=8, **_PCODEC_DELTA[delta]), "compressors": [Crc32cCodec()], "filters": None}
+        return {
+            "serializer": PCodec(level=_PCODEC_LEVEL, **_PCODEC_DELTA[delta]),
+            "compressors": [Crc32cCodec()],
+            "filters": None,
+        }
     if codec == "blosc" and dtype.itemsize > 1:
         shuffled = BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle", typesize=dtype.itemsize)
         return {"serializer": BytesCodec(), "compressors": [shuffled, Crc32cCodec()], "filters": None}
@@ -63,6 +70,7 @@ def create_array(  # noqa: PLR0917
     codec: str,
     *,
     sharded: bool = True,
+    finer: int = 1,
     delta: Delta = "auto",
     attributes: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -73,13 +81,16 @@ def create_array(  # noqa: PLR0917
     ----------
     sharded
         False makes one chunk of the whole array, for what is always read whole.
+    finer
+        How many times smaller chunks are than others.
     delta
-        How neighbouring values relate: ``consecutive`` where they mostly ascend or descend, ``none`` where they do not.
+        How neighbouring values relate: ``consecutive`` where they mostly ascend or descend, ``none`` where they do not,
+        ``lookback`` where runs of them come again.
     """
     dtype = np.dtype(dtype) if not isinstance(dtype, np.dtype) else dtype
     length, rest = int(shape[0]), tuple(int(n) for n in shape[1:])
     width = max(1, int(np.prod(rest, dtype=np.int64)))
-    chunk = max(1, min(max(1, CHUNK // width), length)) if sharded else max(1, length)
+    chunk = max(1, min(max(1, CHUNK // finer // width), length)) if sharded else max(1, length)
     per_shard = max(1, min(SHARD // max(1, chunk * width), -(-length // chunk)))
     return group.create_array(
         name,
@@ -95,6 +106,12 @@ def create_array(  # noqa: PLR0917
         config={"write_empty_chunks": True},
         **codec_arguments(dtype, codec, delta),
     )
+
+
+def packed_bytes(values: np.ndarray[Any, Any], delta: Delta, finer: int = 1) -> int:
+    """What pcodec makes of values in so fine chunks, in bytes."""
+    codec, chunk = numcodecs.pcodec.PCodec(level=_PCODEC_LEVEL, **_PCODEC_DELTA[delta]), max(1, CHUNK // finer)
+    return sum(len(codec.encode(values[first : first + chunk])) for first in range(0, len(values), chunk))
 
 
 def write_array(

@@ -7,78 +7,28 @@ a short slice is one request. On a local folder, `LocalShards` reads the bytes i
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, TypeVar
 
-import google_crc32c
-import numcodecs
 import numpy as np
 import zarr
-from numcodecs.pcodec import PCodec as PCodecDecoder
-from zarr.abc.buffer import Buffer, BufferPrototype
-from zarr.abc.store import ByteRequest, Store, SuffixByteRequest
-from zarr.storage import LocalStore, WrapperStore
 
-from saestore.errors import CorruptStoreError
 from saestore.storage.open import missing_as_error
+from saestore.storage.shards import Job, Layout, LocalShards, bytes_of, has_index_at_end, parse_index
+from saestore.storage.snapshot import SnapshotStore
 
-_EMPTY = 2**64 - 1  # length of a chunk that a shard does not have
-# Reads of many separate slices overlap their waiting; more threads than this only queue in zarr's event loop.
-_POOL_SIZE = 16
+Array = np.ndarray[Any, Any]
+T = TypeVar("T")
+R = TypeVar("R")
 
-
-class SnapshotStore(WrapperStore[Store]):
-    """A store seen as a snapshot: shard indexes are read once, and a chunk that is missing is damage, not zeros.
-
-    Right for immutable arrays only. Memory: 16 bytes a chunk that was ever touched, a thousandth of the data.
-    `documents` keeps the bytes of every ``zarr.json`` that was read, for checksums.
-    """
-
-    def __init__(self, store: Store) -> None:
-        super().__init__(store)
-        self._indexes: dict[tuple[str, int], Buffer] = {}
-        self.documents: dict[str, bytes] = {}
-
-    @property
-    def inner(self) -> Store:
-        """The store itself."""
-        return self._store
-
-    @property
-    def read_only(self) -> bool:
-        """Always: zarr would wrap a writable store anew on every opening, and forget what this one remembers."""
-        return True
-
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """Read a key, shard indexes from memory where they were read before."""
-        if isinstance(byte_range, SuffixByteRequest):
-            held = self._indexes.get((key, byte_range.suffix))
-            if held is not None:
-                return held
-        value = await self._store.get(key, prototype, byte_range)
-        return self._remember(key, byte_range, value)
-
-    def get_sync(self, key: str, **kwargs: Any) -> Buffer | None:
-        """Same, for the codec pipelines of newer zarr versions that read without an event loop."""
-        byte_range = kwargs.get("byte_range")
-        if isinstance(byte_range, SuffixByteRequest):
-            held = self._indexes.get((key, byte_range.suffix))
-            if held is not None:
-                return held
-        return self._remember(key, byte_range, self._store.get_sync(key, **kwargs))  # type: ignore[attr-defined]
-
-    def _remember(self, key: str, byte_range: ByteRequest | None, value: Buffer | None) -> Buffer | None:
-        if value is None or not len(value):  # of an empty shard, too, zarr 3.1 would make zeros
-            if "/c/" in key:
-                raise CorruptStoreError(f"{key} is missing although a committed segment names it.")
-        elif isinstance(byte_range, SuffixByteRequest):
-            self._indexes[key, byte_range.suffix] = value
-        elif key.endswith("zarr.json"):
-            self.documents[key] = value.to_bytes()
-        return value
+# Requests overlap their waiting; more threads than this only queue in zarr's event loop.
+_REQUESTS_AT_ONCE = 16
+# Decoding overlaps as far as there are processors. Below so many values starting threads takes longer than it gains.
+_WORTH_THREADS = 1 << 20
 
 
 class ArrayReader:
@@ -97,52 +47,92 @@ class ArrayReader:
     def __init__(self, store: SnapshotStore, path: str) -> None:
         self.path = path
         with missing_as_error(path):
-            self._array: zarr.Array[Any] = zarr.open_array(store, path=path, mode="r", zarr_format=3)
-        self.length = int(self._array.shape[0])
-        self.chunk = int(self._array.chunks[0])
-        self.dtype: np.dtype[Any] = self._array.dtype
-        self._local = LocalShards.of(store, self._array)
+            self._how = LocalShards.of(store, path) or ZarrArray(store, path)
+        layout = self._how.layout
+        self.length, self.chunk, self.shard, self.dtype = layout.length, layout.chunk, layout.shard, layout.dtype
 
-    def read(self, start: int, stop: int) -> np.ndarray[Any, Any]:
+    def read(self, start: int, stop: int) -> Array:
         """Values ``start`` to ``stop``."""
         if stop <= start:
             return np.empty(0, self.dtype)
-        with missing_as_error(self.path):
-            if self._local is not None:
-                return self._local.read(start, stop)
-            return np.asarray(self._array[start:stop])
+        values, jobs = self.plan(start, stop)
+        for job in jobs:
+            job()
+        return values
+
+    def plan(self, start: int, stop: int) -> tuple[Array, list[Job]]:
+        """Memory for the values ``start`` to ``stop``, and the pieces of work that fill it, in any order."""
+        return self._how.plan(start, stop)
 
     @property
     def is_local(self) -> bool:
         """True where slices are read without zarr."""
-        return self._local is not None
-
-    def warm(self) -> None:
-        """Read the shard indexes, so that the first query need not. One or two requests a shard."""
-        per_shard = int((self._array.shards or self._array.chunks)[0])
-        firsts = np.arange(0, self.length, per_shard)
-        if self._local is None:
-            _read_parallel([(self, int(s), int(s) + 1) for s in firsts])
-            return
-        with missing_as_error(self.path):
-            for shard in range(len(firsts)):
-                self._local.index(shard)
+        return isinstance(self._how, LocalShards)
 
     @property
     def n_shards(self) -> int:
         """Number of shards."""
-        return -(-self.length // int((self._array.shards or self._array.chunks)[0]))
+        return -(-self.length // self.shard)
+
+    def warm(self) -> None:
+        """Read the shard indexes, so that the first query need not. One request a shard, two with newer versions."""
+        with missing_as_error(self.path):
+            for shard in range(self.n_shards):
+                self._how.index(shard)
 
 
-def read_all(wanted: Sequence[tuple[ArrayReader, int, int]]) -> list[np.ndarray[Any, Any]]:
+class ZarrArray:
+    """An array that zarr reads: of neighbouring chunks in one request, which zarr 3.1 would ask for one by one."""
+
+    def __init__(self, store: SnapshotStore, path: str) -> None:
+        self._store, self._path = store, path
+        self._array: zarr.Array[Any] = zarr.open_array(store, path=path, mode="r", zarr_format=3)
+        shard = int((self._array.shards or self._array.chunks)[0])
+        self.layout = Layout(int(self._array.shape[0]), self._array.dtype, int(self._array.chunks[0]), shard)
+        self._has_index = has_index_at_end(self._array.metadata.to_dict())
+
+    def plan(self, start: int, stop: int) -> tuple[Array, list[Job]]:
+        """Memory for the values `start` to `stop`, and what fills it."""
+        values = np.empty(stop - start, self.layout.dtype)
+
+        def fill() -> None:
+            with missing_as_error(self._path), ExitStack() as joined:
+                for shard in range(start // self.layout.shard, (stop - 1) // self.layout.shard + 1):
+                    self._join(shard, start, stop, joined)
+                values[:] = self._array[start:stop]
+
+        return values, [fill]
+
+    def _join(self, shard: int, start: int, stop: int, joined: ExitStack) -> None:
+        """Have what a slice needs of a shard requested at once; of a whole shard zarr does that."""
+        layout, base = self.layout, shard * self.layout.shard
+        first, last = max(0, start - base) // layout.chunk, -(-min(stop - base, layout.shard) // layout.chunk)
+        places = None if (last - first) * layout.chunk == layout.shard else self.index(shard)
+        if places is not None:
+            begin, end = bytes_of(places[first:last], self._key(shard))
+            joined.enter_context(self._store.joined(self._key(shard), begin, end))
+
+    def _key(self, shard: int) -> str:
+        return f"{self._path}/c/{shard}"
+
+    def index(self, shard: int) -> Array | None:
+        """Byte offset and length of every chunk of a shard, (chunks, 2) uint64; None where it is not needed."""
+        if not self._has_index or self.layout.shard == self.layout.chunk:
+            return None
+        first = shard * self.layout.shard
+        raw = self._store.index(self._key(shard), self.layout.index_size, lambda: self._array[first : first + 1])
+        return parse_index(raw)
+
+
+def read_all(wanted: Sequence[tuple[ArrayReader, int, int]]) -> list[Array]:
     """Read several slices, of one array or of several, in the order asked for.
 
-    Slices of one array that share a chunk, or lie in neighbouring chunks, are read as one; separate ones at the same
-    time where the store is remote.
+    Slices of one array that share a chunk, or lie in neighbouring chunks, are read as one, so that no chunk is decoded
+    twice; separate ones at the same time.
     """
     runs = _plan_runs(wanted)
-    values = _read_parallel([(reader, start, stop) for reader, start, stop, _ in runs])
-    out: list[np.ndarray[Any, Any]] = [np.empty(0)] * len(wanted)
+    values = _read_runs([(reader, start, stop) for reader, start, stop, _ in runs])
+    out: list[Array] = [np.empty(0)] * len(wanted)
     for (_, first, _, members), block in zip(runs, values, strict=True):
         for i in members:
             _, start, stop = wanted[i]
@@ -168,119 +158,56 @@ def _plan_runs(wanted: Sequence[tuple[ArrayReader, int, int]]) -> list[tuple[Arr
     return runs
 
 
-def _read_parallel(slices: Sequence[tuple[ArrayReader, int, int]]) -> list[np.ndarray[Any, Any]]:
-    if len(slices) <= 1 or all(reader.is_local for reader, _, _ in slices):
-        return [reader.read(start, stop) for reader, start, stop in slices]
-    with ThreadPoolExecutor(min(_POOL_SIZE, len(slices))) as pool:
-        return list(pool.map(lambda s: s[0].read(s[1], s[2]), slices))
+def read_ranges(readers: Sequence[ArrayReader], starts: Array, stops: Array) -> list[Array]:
+    """Read the same ranges of several arrays: of each array all ranges, one after the other.
 
+    As `read_all`, in fewer steps where there are many ranges.
 
-class LocalShards:
-    """A sharded array in a local folder, read with one ``pread`` a run of chunks.
-
-    Knows the codec chains that `saestore.storage.arrays` writes (pcodec or blosc, then CRC-32C, shard index at the
-    end); `of` returns None for any other, which zarr then reads.
+    Parameters
+    ----------
+    starts, stops
+        Ascending ranges that do not overlap; they may be empty.
     """
-
-    def __init__(self, folder: Path, array: zarr.Array[Any], decode: Callable[[bytes], np.ndarray[Any, Any]]) -> None:
-        self._chunks_folder = f"{folder}/c/"  # a plain string: joining paths costs as much as reading does
-        self._decode = decode
-        self._chunk = int(array.chunks[0])
-        self._shard = int((array.shards or array.chunks)[0])
-        self._sharded = array.shards is not None
-        self._dtype = array.dtype
-        self._indexes: dict[int, np.ndarray[Any, Any]] = {}
-
-    @classmethod
-    def of(cls, store: SnapshotStore, array: zarr.Array[Any]) -> LocalShards | None:
-        """Reader for `array`, or None where zarr has to read it."""
-        inner = store.inner
-        meta: dict[str, Any] = array.metadata.to_dict()
-        if type(inner) is not LocalStore or array.ndim != 1 or meta["chunk_key_encoding"]["name"] != "default":
-            return None
-        codecs = [_codec(c) for c in meta["codecs"]]
-        if array.shards is not None:
-            (name, conf), *more = codecs
-            index = [_codec(c)[0] for c in conf.get("index_codecs", ())]
-            if name != "sharding_indexed" or more or index != ["bytes", "crc32c"] or conf["index_location"] != "end":
-                return None
-            codecs = [_codec(c) for c in conf["codecs"]]
-        decode = _decoder(codecs, array.dtype)
-        return None if decode is None else cls(Path(inner.root) / array.path, array, decode)
-
-    def read(self, start: int, stop: int) -> np.ndarray[Any, Any]:
-        """Values ``start`` to ``stop``, checksums verified."""
-        pieces = []
-        for shard in range(start // self._shard, (stop - 1) // self._shard + 1):
-            base = shard * self._shard
-            first = (max(start, base) - base) // self._chunk
-            last = (min(stop, base + self._shard) - 1 - base) // self._chunk
-            pieces += self._chunks(shard, first, last + 1)
-        values = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-        offset = start // self._chunk * self._chunk
-        return values[start - offset : stop - offset]
-
-    def _chunks(self, shard: int, first: int, stop: int) -> list[np.ndarray[Any, Any]]:
-        path = f"{self._chunks_folder}{shard}"
-        if not self._sharded:
-            return [self._checked(Path(path).read_bytes())]
-        places = self.index(shard)[first:stop].tolist()
-        if any(size == _EMPTY for _, size in places):
-            raise CorruptStoreError(f"{path} lacks a chunk.")
-        lo, hi = min(o for o, _ in places), max(o + n for o, n in places)
-        block = _pread(path, lo, hi - lo)
-        return [self._checked(block[o - lo : o - lo + n]) for o, n in places]
-
-    def index(self, shard: int) -> np.ndarray[Any, Any]:
-        """Byte offset and length of every chunk of a shard, (chunks, 2) uint64."""
-        held = self._indexes.get(shard)
-        if held is None:
-            n = self._shard // self._chunk
-            raw = _pread(f"{self._chunks_folder}{shard}", -(16 * n + 4), 16 * n + 4)
-            held = np.frombuffer(_without_crc(raw), "<u8").reshape(n, 2)
-            self._indexes[shard] = held
-        return held
-
-    def _checked(self, raw: bytes) -> np.ndarray[Any, Any]:
-        return self._decode(_without_crc(raw))
+    filled = stops > starts
+    starts, stops = starts[filled], stops[filled]
+    if not len(starts):
+        return [np.empty(0, reader.dtype) for reader in readers]
+    runs, places = [], []
+    for reader in readers:
+        # Ranges in touching chunks make a run.
+        breaks = np.flatnonzero(starts[1:] // reader.chunk > (stops[:-1] - 1) // reader.chunk + 1) + 1
+        for a, b in itertools.pairwise([0, *breaks.tolist(), len(starts)]):
+            runs.append((reader, int(starts[a]), int(stops[b - 1])))
+            places.append(((starts[a:b] - starts[a]).tolist(), (stops[a:b] - starts[a]).tolist()))
+    pieces: dict[int, list[Array]] = {id(reader): [] for reader in readers}
+    for (reader, _, _), block, (begins, ends) in zip(runs, _read_runs(runs), places, strict=True):
+        pieces[id(reader)] += [block[a:b] for a, b in zip(begins, ends, strict=True)]
+    found = (pieces[id(reader)] for reader in readers)
+    return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in found]
 
 
-def _codec(spec: Any) -> tuple[str, dict[str, Any]]:
-    if isinstance(spec, str):
-        return spec, {}
-    return spec["name"], dict(spec.get("configuration") or {})
+def _read_runs(runs: Sequence[tuple[ArrayReader, int, int]]) -> list[Array]:
+    """Read slices, at the same time where they have to be waited for, or there is much to decode."""
+    plans = [reader.plan(start, stop) for reader, start, stop in runs]
+    jobs = [job for _, work in plans for job in work]
+    if not all(reader.is_local for reader, _, _ in runs):
+        at_once(_perform, [[job] for job in jobs])
+        return [values for values, _ in plans]
+    # A share of the jobs for each thread, because handing one over takes as long as decoding a chunk.
+    decoded = sum(-(-(stop - start) // reader.chunk) * reader.chunk for reader, start, stop in runs)
+    threads = min(_REQUESTS_AT_ONCE, os.cpu_count() or 1) if decoded >= _WORTH_THREADS else 1
+    at_once(_perform, [jobs[i::threads] for i in range(threads)])
+    return [values for values, _ in plans]
 
 
-def _decoder(
-    codecs: list[tuple[str, dict[str, Any]]], dtype: np.dtype[Any]
-) -> Callable[[bytes], np.ndarray[Any, Any]] | None:
-    names = [name for name, _ in codecs]
-    if names == ["numcodecs.pcodec", "crc32c"]:
-        pcodec = PCodecDecoder()  # decoding needs no parameter: the bytes say all
-        return lambda raw: np.asarray(pcodec.decode(raw)).view(dtype)
-    if names == ["bytes", "blosc", "crc32c"] and codecs[0][1].get("endian", "little") == "little":
-        blosc = numcodecs.Blosc()
-        return lambda raw: np.frombuffer(blosc.decode(raw), dtype)
-    return None
+def _perform(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        job()
 
 
-def _without_crc(raw: bytes) -> bytes:
-    body = raw[:-4]
-    if len(raw) < 4 or google_crc32c.value(body) != int.from_bytes(raw[-4:], "little"):
-        raise ValueError("stored and computed checksums do not match")
-    return body
-
-
-def _pread(path: str, offset: int, count: int) -> bytes:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        if offset < 0:
-            offset += os.fstat(fd).st_size
-            if offset < 0:
-                raise ValueError("the file is shorter than its shard index")
-        raw = os.pread(fd, count, offset)
-    finally:
-        os.close(fd)
-    if len(raw) != count:
-        raise ValueError(f"{path} is cut short: {len(raw)} of {count} bytes at {offset}")
-    return raw
+def at_once(work: Callable[[T], R], parts: Sequence[T]) -> list[R]:
+    """What `work` makes of each of the parts, in threads where there are several."""
+    if len(parts) <= 1:
+        return [work(part) for part in parts]
+    with ThreadPoolExecutor(min(_REQUESTS_AT_ONCE, len(parts))) as pool:
+        return list(pool.map(work, parts))
