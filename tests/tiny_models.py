@@ -125,3 +125,58 @@ def pictures(folder, sizes, seed=0):
         image.save(folder / f"{i:02}.png")
         made.append(image)
     return made
+
+
+TEXTS = [
+    "The cat sat on the mat.",
+    "Why, of course! I LOVE waiting for the bus in the rain…",
+    "naïve café 😀 señor",
+    "a",
+    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen",
+    "  two  spaces ",
+]
+
+
+def tokenizer(kind):
+    """A fast tokenizer of `TEXTS`: ``gpt2`` adds nothing, ``llama`` a BOS in front, ``bert`` [CLS] and [SEP]."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    if kind == "bert":
+        made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        made.normalizer = normalizers.BertNormalizer(lowercase=True)
+        made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+        made.train_from_iterator(TEXTS, trainers.WordPieceTrainer(vocab_size=120, special_tokens=names))
+        made.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, [("[CLS]", 2), ("[SEP]", 3)])
+        roles = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+        return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **roles)
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(
+        TEXTS, trainers.BpeTrainer(vocab_size=300, special_tokens=["<pad>", "<bos>"], initial_alphabet=alphabet)
+    )
+    if kind == "llama":
+        made.post_processor = processors.TemplateProcessing("<bos> $A", None, [("<bos>", 1)])
+    roles = {} if kind == "gpt2" else {"pad_token": "<pad>"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<bos>", **roles)
+
+
+def text_model(kind, folder):
+    """Save a text model and a tokenizer of its kind."""
+    torch.manual_seed(0)
+    made = tokenizer(kind if kind in ("gpt2", "bert") else "llama")
+    quietly(LANGUAGE[kind](len(made)).save_pretrained, folder)
+    made.save_pretrained(folder)
+    return folder
+
+
+def whole_text_model(folder):
+    model = quietly(transformers.AutoModel.from_pretrained, folder).eval()
+    return model.language_model if hasattr(model, "language_model") else model
+
+
+def text_states(folder, ids):
+    """Hidden states of one text by itself, by transformers' own list, one entry a block."""
+    with torch.no_grad():
+        return whole_text_model(folder)(torch.tensor([ids]), output_hidden_states=True).hidden_states[1:]

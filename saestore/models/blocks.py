@@ -127,11 +127,14 @@ def load_text_model(place: Pretrained, layer: int, dtype: str, device: str) -> t
             "one row of blocks, such as Gemma, Llama, GPT-2 or BERT"
         )
     cut = _cut(config, layer, place.name)
-    if config is not whole:
-        whole = copy.deepcopy(whole)
-        whole.text_config = cut
-    model = place.model("AutoModel", whole if config is not getattr(whole, "text_config", whole) else cut, dtype)
-    return BlockModel(model, layer, cut, device), config
+    if config is whole:
+        return BlockModel(place.model("AutoModel", cut, dtype), layer, cut, device), config
+    both = copy.deepcopy(whole)
+    both.text_config = cut
+    part = getattr(place.model("AutoModel", both, dtype), "language_model", None)
+    if part is None:
+        raise InvalidInputError(f"{place.name} ({whole.model_type}) has no text part that saestore can find")
+    return BlockModel(part, layer, cut, device), config
 
 
 def _cut(config: Any, layer: int, name: str) -> Any:

@@ -1,0 +1,123 @@
+"""Texts through a model into an SAE: stored is what transformers and sae_lens give for each text by itself."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("PIL")
+
+import torch
+from build_helpers import assert_holds, clip_scope, clip_scope_dense, sae_lens_folder, unexplained
+from tiny_models import LANGUAGE, N_BLOCKS, TEXTS, WIDTH, text_model, text_states, whole_text_model
+from transformers import AutoTokenizer
+
+import saestore
+from saestore.models.blocks import load_text_model
+from saestore.models.pretrained import Pretrained
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    made = {}
+
+    def model(kind):
+        if kind not in made:
+            made[kind] = text_model(kind, tmp_path_factory.mktemp("models") / kind)
+        return made[kind]
+
+    return model
+
+
+@pytest.fixture
+def sae(tmp_path):
+    return clip_scope(tmp_path / "tiny.pt", d_in=WIDTH)
+
+
+def build(tmp_path, texts=TEXTS, **how):
+    with unexplained():
+        return saestore.build("Mine", store=tmp_path / "s.zarr", texts=texts, progress=False, **how)
+
+
+def expected_rows(folder, layer, texts=TEXTS, **how):
+    """Of every text the states of its own tokens, (tokens, width) each, and where they stand."""
+    made = AutoTokenizer.from_pretrained(folder)
+    rows, spans = [], []
+    for text in texts:
+        one = made(text, return_offsets_mapping=True, return_special_tokens_mask=True, **how)
+        own = np.array(one["special_tokens_mask"]) == 0
+        rows.append(text_states(folder, one["input_ids"])[layer][0].numpy()[own])
+        spans.append(np.array(one["offset_mapping"])[own])
+    return rows, spans
+
+
+@pytest.mark.parametrize("kind", LANGUAGE)
+def test_every_family(tmp_path, models, sae, kind):
+    acts = build(tmp_path, model=models(kind), layer=1, sae=sae, batch_size=4)
+    rows, spans = expected_rows(models(kind), 1)
+    assert acts.path == "Mine/token/tiny"
+    assert_holds(acts, clip_scope_dense(sae, torch.from_numpy(np.concatenate(rows))))
+    np.testing.assert_array_equal(acts.spans(), np.concatenate(spans))
+    np.testing.assert_array_equal(np.diff(acts.item_index.pointers()), [len(own) for own in rows])
+    assert acts.items.column("text").tolist() == TEXTS
+
+
+@pytest.mark.parametrize("kind", LANGUAGE)
+def test_the_last_block_is_taken_before_the_final_norm(models, kind):
+    """transformers' list of hidden states ends with what the norm makes of it; BERT has no norm there."""
+    ids = [2, 5, 7, 3, 9, 4]
+    model, _ = load_text_model(Pretrained(str(models(kind))), N_BLOCKS - 1, "float32", "cpu")
+    ours = model(input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.int64))
+    whole = whole_text_model(models(kind))
+    norm = next((getattr(whole, name) for name in ("norm", "ln_f") if hasattr(whole, name)), torch.nn.Identity())
+    theirs = text_states(models(kind), ids)[-1]
+    with torch.no_grad():
+        torch.testing.assert_close(norm(ours), theirs)
+    assert kind == "bert" or not torch.allclose(ours, theirs, atol=1e-2)
+
+
+def test_cls_is_the_mean_of_a_texts_tokens(tmp_path, models, sae):
+    acts = build(tmp_path, model=models("gemma2"), layer=0, sae=sae, sample_type="cls")
+    rows, _ = expected_rows(models("gemma2"), 0)
+    means = np.stack([own.mean(axis=0) for own in rows])
+    assert acts.path == "Mine/cls/tiny"
+    assert_holds(acts, clip_scope_dense(sae, torch.from_numpy(means)))
+    assert acts.spans() is None
+
+
+def noted(folder, **notes):
+    """A sae_lens SAE that says what it was trained on."""
+    loaded = sae_lens_folder("jumprelu", folder, d_in=WIDTH)
+    config = json.loads((folder / "cfg.json").read_text())
+    config["metadata"] |= notes
+    (folder / "cfg.json").write_text(json.dumps(config))
+    return loaded
+
+
+def encoded(loaded, rows):
+    with torch.no_grad():
+        return loaded.encode(torch.from_numpy(np.concatenate(rows))).numpy()
+
+
+def test_layer_bos_and_length_are_those_of_the_sae(tmp_path, models):
+    """The tokenizer adds no BOS, the SAE wants one; it is seen by the model, and not stored."""
+    notes = {"hook_name": "blocks.2.hook_resid_pre", "prepend_bos": True, "context_size": 9, "model_name": "gpt2"}
+    loaded = noted(tmp_path / "noted", **notes)
+    acts = build(tmp_path, model=models("gpt2"), sae=tmp_path / "noted")
+    made = AutoTokenizer.from_pretrained(models("gpt2"))
+    rows = [text_states(models("gpt2"), [1, *made(text)["input_ids"][:8]])[1][0, 1:].numpy() for text in TEXTS]
+    assert_holds(acts, encoded(loaded, rows))
+    source = acts.attributes.source
+    assert (source["layer"], source["max_tokens"], source["not_stored"]) == (1, 9, ["<bos>", "padding"])
+    assert source["n_cut"] == sum(len(made(text)["input_ids"]) > 8 for text in TEXTS) > 0
+    assert "5" not in source["cut"] or len(made(TEXTS[5])["input_ids"]) > 8
+
+
+def test_a_bos_that_the_sae_does_not_want_is_left_out(tmp_path, models):
+    loaded = noted(tmp_path / "noted", hook_name="blocks.1.hook_resid_post", prepend_bos=False)
+    acts = build(tmp_path, model=models("llama"), sae=tmp_path / "noted")
+    rows, _ = expected_rows(models("llama"), 1, add_special_tokens=False)
+    assert_holds(acts, encoded(loaded, rows))
+    assert acts.attributes.source["not_stored"] == ["padding"]
