@@ -5,7 +5,7 @@ from saestore.errors import MissingDependencyError
 try:
     from saestore.plot.plots import Plots
 except ModuleNotFoundError as error:
-    if error.name != "matplotlib":
+    if (error.name or "").split(".")[0] != "matplotlib":
         raise
     raise MissingDependencyError("plots need matplotlib: `pip install 'saestore[plot]'`.") from error
 

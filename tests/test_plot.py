@@ -1,0 +1,537 @@
+"""The pictures: what is drawn is what the activations say. Whether it looks well was looked at, not tested."""
+
+import itertools
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import saestore
+from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
+from saestore.items.stored import SPANS
+
+matplotlib = pytest.importorskip("matplotlib")
+matplotlib.use("Agg")
+image_module = pytest.importorskip("PIL.Image")
+
+import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.colors import to_hex  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.patches import Rectangle, StepPatch  # noqa: E402
+
+from saestore.plot.distributions import _edges  # noqa: E402
+from saestore.plot.layout import Layout  # noqa: E402
+from saestore.plot.letters import Letters  # noqa: E402
+from saestore.plot.style import NEGATIVE, POSITIVE  # noqa: E402
+
+GRID = 4  # patches in a row
+
+
+@pytest.fixture(autouse=True)
+def leave_pyplot_as_it_was():
+    before = dict(matplotlib.rcParams)
+    yield
+    plt.close("all")
+    assert dict(matplotlib.rcParams) == before
+
+
+def write(matrix, **options):
+    store = saestore.open(zarr.storage.MemoryStore(), mode="a")
+    return store.write("D/patch/s", sp.csr_array(matrix), **options)
+
+
+def random_matrix(n, seed=0):
+    """Feature 0 is positive, 1 has both signs, 2 is dead, 3 negative, 4 active on one sample, 5 on all."""
+    rng = np.random.default_rng(seed)
+    dense = rng.normal(size=(n, 6)).astype(np.float32) * (rng.random((n, 6)) < 0.3)
+    dense[:, 0] = np.abs(dense[:, 0])
+    dense[:, 2], dense[:, 4] = 0, 0
+    dense[:, 3] = -np.abs(dense[:, 3])
+    dense[n // 2, 4] = 7
+    dense[:, 5] = 1 + rng.random(n)
+    return dense
+
+
+@pytest.fixture
+def acts():
+    return write(
+        random_matrix(200), items={"text_path": [f"t{i}.txt" for i in range(100)], "split": ["train", "test"] * 50}
+    )
+
+
+def new_axes(size=(6, 4)):
+    return Figure(figsize=size).add_subplot()
+
+
+def words_of(ax) -> str:
+    return " ".join(text.get_text() for text in ax.texts)
+
+
+# --- histogram
+
+
+def bars(ax):
+    """Counts, edges and colour of each histogram drawn."""
+    steps = [patch for patch in ax.patches if isinstance(patch, StepPatch)]
+    return [(*patch.get_data()[:2], to_hex(patch.get_facecolor())) for patch in steps]
+
+
+@pytest.mark.parametrize("feature", [0, 1, 3, 4, 5])
+def test_histogram_counts_the_active_samples(acts, feature):
+    column = acts.dense(features=feature)
+    active = column[column != 0]
+    ax = acts.plot.histogram(feature)
+    total = 0
+    for counts, edges, colour in bars(ax):
+        inside = (active > 0) if colour == POSITIVE else (active < 0)
+        assert edges[-1] <= 0 or edges[0] >= 0
+        np.testing.assert_array_equal(counts, np.histogram(active[inside], edges)[0])
+        total += counts.sum()
+    assert total == len(active)
+    assert {colour for *_, colour in bars(ax)} == {POSITIVE if sign > 0 else NEGATIVE for sign in np.sign(active)}
+    assert f"Feature {feature} of D/patch/s" in ax.get_title()
+    assert f"active on {len(active)} of 200 samples" in ax.get_title()
+
+
+@given(
+    values=st.lists(
+        st.floats(width=32, allow_nan=False, allow_infinity=False).filter(bool), min_size=1, max_size=30
+    ).map(np.array),
+    bins=st.integers(1, 60),
+)
+def test_every_value_has_a_bin_of_its_own_sign(values, bins):
+    edges = _edges(values, bins)
+    counts = np.histogram(values, edges)[0]
+    middles = (edges[1:] + edges[:-1]) / 2
+    assert counts[middles > 0].sum() == (values > 0).sum()
+    assert counts[middles < 0].sum() == (values < 0).sum()
+
+
+def test_histogram_of_huge_values():
+    values = np.array([3e38, -1e38, 1e-30, 5.0], np.float32)
+    ax = write(values[:, None]).plot.histogram(0)
+    ax.figure.canvas.draw()
+    assert {colour: counts.sum() for counts, _, colour in bars(ax)} == {POSITIVE: 3, NEGATIVE: 1}
+
+
+def test_histogram_has_the_bins_asked_for(acts):
+    ((counts, edges, _),) = bars(acts.plot.histogram(5, bins=17))
+    assert len(counts) == 17
+    column = acts.dense(features=5)
+    np.testing.assert_allclose(edges, np.linspace(column.min(), column.max(), 18))
+
+
+def test_histogram_of_uneven_counts_is_logarithmic_and_shows_a_single_sample():
+    dense = np.ones((1000, 1), np.float32)
+    dense[0] = 9
+    ax = write(dense).plot.histogram(0)
+    assert ax.get_yscale() == "log"
+    assert ax.get_ylim()[0] < 1
+    assert write(dense[:5]).plot.histogram(0).get_yscale() == "linear"
+
+
+def test_where_restricts_the_histogram(acts):
+    column = acts.dense(features=0)
+    test = np.repeat(np.array(["train", "test"] * 50) == "test", 2)
+    ax = acts.plot.histogram(0, where={"split": "test"})
+    ((counts, *_),) = bars(ax)
+    assert counts.sum() == np.count_nonzero(column[test])
+    assert f"active on {counts.sum():.0f} of 100 samples selected" in ax.get_title()
+    none = acts.plot.histogram(0, where=np.zeros(200, bool))
+    assert "active on none of 0 samples selected" in words_of(none)
+
+
+# --- density
+
+
+def test_density_counts_features_by_how_often_they_fire(acts):
+    dense = acts.dense()
+    share = (dense != 0).mean(axis=0)
+    ax = acts.plot.density(bins=7)
+    ((counts, edges, _),) = bars(ax)
+    assert ax.get_xscale() == "log"
+    np.testing.assert_array_equal(counts, np.histogram(share[share > 0], edges)[0])
+    assert counts.sum() == 5
+    steps = np.diff(np.log10(edges))
+    np.testing.assert_allclose(steps, steps[0])
+    assert "1 of 6 never fire (16.7 %)" in ax.get_title()
+
+
+def test_where_restricts_the_density(acts):
+    ax = acts.plot.density(where=np.arange(200) < 100)
+    assert sum(c.sum() for c, *_ in bars(ax)) == (acts.dense()[:100] != 0).any(axis=0).sum()
+    assert "share of 100 samples" in ax.get_xlabel()
+
+
+def test_density_without_any_activation():
+    assert "none fires on any of 3 samples" in words_of(write(np.zeros((3, 2), np.float32)).plot.density())
+
+
+# --- images
+
+
+def pictures(folder, sizes):
+    """Grey images of some sizes, and a set whose feature 0 is active on one patch of each, and feature 1 on all."""
+    for i, size in enumerate(sizes):
+        image_module.new("RGB", size, (128, 128, 128)).save(folder / f"image-{i}.png")
+    dense = np.zeros((len(sizes) * GRID**2, 4), np.float32)
+    place = 1 * GRID + 2  # row 1, column 2
+    dense[np.arange(len(sizes)) * GRID**2 + place, 0] = 10 - np.arange(len(sizes))
+    dense[:, 1] = 1 + np.arange(len(dense)) % 5
+    dense[:, 3] = -dense[:, 0]
+    return write(dense, items={"image_path": [f"image-{i}.png" for i in range(len(sizes))]})
+
+
+def tints_in(ax, points):
+    """Whether the picture is tinted at some points of the Axes: magenta takes away green (1), blue takes red (-1)."""
+    ax.figure.canvas.draw()
+    pixels = np.asarray(ax.figure.canvas.buffer_rgba()).astype(int)[..., :3]
+    places = ax.transData.transform(points)
+    columns, rows = np.floor(places[:, 0]).astype(int), pixels.shape[0] - 1 - np.floor(places[:, 1]).astype(int)
+    red, green, blue = pixels[rows, columns].T
+    return np.where(red - green > 15, 1, np.where(blue - red > 15, -1, 0))
+
+
+def image_box(ax):
+    """Left, right, lower and upper edge of the one image drawn, in inches of the Axes."""
+    return max((image.get_extent() for image in ax.images), key=lambda e: (e[1] - e[0]) * (e[3] - e[2]))
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop"])
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (240, 240)])
+@pytest.mark.parametrize(("feature", "sign"), [(0, 1), (3, -1)])
+def test_tint_lies_on_the_patch(tmp_path, size, fit, feature, sign):
+    """The corners and the middle of the active patch are tinted in the rendered picture, its surroundings are not."""
+    acts = pictures(tmp_path, [size])
+    figure = Figure(figsize=(6, 7), dpi=100)
+    matplotlib.backends.backend_agg.FigureCanvasAgg(figure)
+    ax = acts.plot.top(feature, ax=figure.add_subplot(), images=tmp_path, fit=fit)
+    left, right, low, high = image_box(ax)
+    assert (right - left) / (high - low) == pytest.approx(size[0] / size[1])
+    # What the model saw, by the transform itself: the middle square of the image, or all of it.
+    seen_wide, seen_high = (min(size), min(size)) if fit == "crop" else size
+    x0, y0 = (size[0] - seen_wide) / 2, (size[1] - seen_high) / 2
+
+    def point(column, row):
+        """The place of a point, given in patches from the upper left corner of what the model saw."""
+        x, y = x0 + column / GRID * seen_wide, y0 + row / GRID * seen_high
+        return left + x / size[0] * (right - left), high - y / size[1] * (high - low)
+
+    inside = [point(2 + dx, 1 + dy) for dx in (0.15, 0.5, 0.85) for dy in (0.15, 0.5, 0.85)]
+    outside = [point(*place) for place in [(1.85, 1.5), (3.15, 1.5), (2.5, 0.85), (2.5, 2.15), (0.5, 0.5), (3.5, 3.5)]]
+    assert tints_in(ax, inside).tolist() == [sign] * len(inside)
+    assert tints_in(ax, outside).tolist() == [0] * len(outside)
+
+
+def test_strength_is_opacity(tmp_path):
+    acts = pictures(tmp_path, [(64, 64)])
+    ax = acts.plot.top(1, images=tmp_path)
+    overlay = next(image.get_array() for image in ax.images if image.get_array().shape == (GRID, GRID, 4))
+    activations = acts.dense(features=1).reshape(GRID, GRID)
+    assert (
+        np.argsort(activations, axis=None, kind="stable") == np.argsort(overlay[..., 3], axis=None, kind="stable")
+    ).all()
+    assert overlay[..., 3].max() < 0.7  # the image stays visible
+
+
+def test_images_come_strongest_first_and_each_once(tmp_path):
+    acts = pictures(tmp_path, [(64, 48)] * 5)
+    ax = acts.plot.top(0, 3, images=tmp_path)
+    captions = [text.get_text() for text in ax.texts if text.get_text().startswith("image-")]
+    assert captions == ["image-0", "image-1", "image-2"]
+    assert "3 strongest images" in ax.get_title()
+    assert "active on 5 of 80 samples" in ax.get_title()
+    all_of_them = acts.plot.top(1, 8, images=tmp_path, per="sample")
+    assert len([t for t in all_of_them.texts if t.get_text().startswith("image-")]) == 8
+    assert len({t.get_text() for t in all_of_them.texts if t.get_text().startswith("image-")}) < 8
+
+
+def test_where_restricts_the_images(tmp_path):
+    acts = pictures(tmp_path, [(64, 48)] * 5)
+    ax = acts.plot.top(0, images=tmp_path, where=np.arange(5) >= 3)
+    assert [t.get_text() for t in ax.texts if t.get_text().startswith("image-")] == ["image-3", "image-4"]
+    assert "active on 2 of 32 samples selected" in ax.get_title()
+
+
+def test_keys_start_in_the_present_folder_where_nothing_else_is_said(tmp_path, monkeypatch):
+    acts = pictures(tmp_path, [(64, 48)])
+    monkeypatch.chdir(tmp_path)
+    assert len(acts.plot.top(0).images) > 1
+
+
+def test_missing_image_is_named(tmp_path):
+    acts = pictures(tmp_path, [(64, 48)] * 2)
+    (tmp_path / "image-1.png").unlink()
+    with pytest.raises(NotFoundError, match=rf"{re.escape(str(tmp_path / 'image-1.png'))}.*images="):
+        acts.plot.top(0, images=tmp_path)
+    assert not plt.get_fignums()
+    acts.plot.top(0, 1, images=tmp_path)
+
+
+def test_a_file_that_is_no_image(tmp_path):
+    acts = pictures(tmp_path, [(64, 48)])
+    (tmp_path / "image-0.png").write_text("no image")
+    with pytest.raises(InvalidInputError, match=r"image-0\.png cannot be read as an image"):
+        acts.plot.top(0, images=tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "CMYK", "I;16"])
+def test_images_of_every_mode(tmp_path, mode):
+    acts = pictures(tmp_path, [(64, 48)])
+    suffix = "tif" if mode == "CMYK" else "png"
+    image_module.new(mode, (64, 48)).save(tmp_path / "x", "tiff" if suffix == "tif" else "png")
+    (tmp_path / "x").rename(tmp_path / "image-0.png")
+    assert len(acts.plot.top(0, images=tmp_path).images) > 1
+
+
+def test_patches_that_make_no_square(tmp_path):
+    dense = np.ones((10, 1), np.float32)
+    acts = write(dense, items={"image_path": ["a.png", "b.png"]})
+    with pytest.raises(InvalidInputError, match="5 samples each, which make no square grid"):
+        acts.plot.top(0, images=tmp_path)
+
+
+def test_one_sample_an_image_has_no_patches_to_tint(tmp_path):
+    image_module.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    acts = write(np.ones((1, 1), np.float32), items={"image_path": ["a.png"]})
+    ax = acts.plot.top(0, images=tmp_path)
+    assert len(ax.images) == 2  # the image and the scale
+
+
+def test_items_that_are_neither_images_nor_texts(acts):
+    with pytest.raises(NotFoundError, match=r"no column 'text', and keys such as 't\d+.txt' are no images"):
+        acts.plot.top(0)
+    with pytest.raises(NotFoundError, match="nothing to show"):
+        write(np.ones((2, 1), np.float32)).plot.top(0)
+
+
+# --- texts
+
+
+def tokens(texts, active, spans=None):
+    """A set of texts, each word with the space before it a token, and feature 0 active on those that `active` says."""
+    found = [[m.span() for m in re.finditer(r"\s*\S+", text)] for text in texts]
+    ptr = np.cumsum([0, *map(len, found)])
+    rows = np.concatenate([np.array(f, np.int32).reshape(-1, 2) for f in found])
+    dense = np.zeros((len(rows), 2), np.float32)
+    for token, value in active.items():
+        dense[token, 0] = value
+    acts = write(dense, item_ptr=ptr, items={"text": texts})
+    for name, values in zip(SPANS, rows.T, strict=True):
+        acts.group.create_array(name, data=np.ascontiguousarray(values), dimension_names=("sample",))
+    return acts
+
+
+def shades(ax):
+    return [patch for patch in ax.patches if isinstance(patch, Rectangle)]
+
+
+def drawn_words(ax, text):
+    return [t for t in ax.texts if t.get_text() in text.split()]
+
+
+def test_active_tokens_are_shaded_where_they_stand():
+    text = "one two three four five six"
+    acts = tokens([text], {1: 2.0, 4: -4.0})
+    ax = acts.plot.top(0)
+    words = {t.get_text(): t for t in drawn_words(ax, text)}
+    assert list(words) == text.split()
+    assert words["one"].get_position()[0] < words["two"].get_position()[0]
+    two, five = sorted(shades(ax), key=lambda patch: patch.get_x())
+    assert (to_hex(two.get_facecolor()), to_hex(five.get_facecolor())) == (POSITIVE, NEGATIVE)
+    assert two.get_facecolor()[3] < five.get_facecolor()[3]
+    ax.figure.canvas.draw()
+    for patch, word in ((two, words["two"]), (five, words["five"])):
+        box = word.get_window_extent().transformed(ax.transData.inverted())
+        assert patch.get_x() == pytest.approx(box.x0, abs=0.03)
+        assert patch.get_x() + patch.get_width() == pytest.approx(box.x1, abs=0.03)
+        assert patch.get_y() <= box.y0
+        assert patch.get_y() + patch.get_height() >= box.y1
+    # The row is there for its strongest token, which is underlined; the negative one is larger, but last.
+    (line,) = ax.lines
+    assert line.get_xdata()[0] == pytest.approx(two.get_x())
+
+
+def test_long_texts_are_cut_around_the_strongest_token():
+    texts = [" ".join(f"w{i}" for i in range(4000)), "short one"]
+    acts = tokens(texts, {2500: 9.0, 4000: 1.0})
+    ax = acts.plot.top(0)
+    drawn = [t.get_text() for t in ax.texts]
+    assert "w2500" in drawn
+    assert "w0" not in drawn
+    assert drawn.count("…") == 2
+    assert len(drawn) < 200
+    assert "short" in drawn
+    ys = {round(t.get_position()[1], 3) for t in ax.texts if re.fullmatch(r"w\d+", t.get_text())}
+    assert len(ys) == 4
+
+
+def test_texts_without_known_tokens_are_shown_unshaded():
+    acts = write(np.ones((4, 1), np.float32), item_ptr=[0, 3, 4], items={"text": ["some words here", "x"]})
+    ax = acts.plot.top(0)
+    assert not shades(ax)
+    assert [t.get_text() for t in drawn_words(ax, "some words here")] == ["some", "words", "here"]
+    assert "not stored" in words_of(ax)
+
+
+ANY_TEXT = st.text(
+    st.characters(codec="utf-8", exclude_categories=("Cs",))
+    | st.sampled_from(" \n\tאבגمرحبこれ中文한글हि👍\u200d🏽🙃é$_^\\{"),
+    max_size=60,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=10)
+@given(
+    texts=st.lists(ANY_TEXT, min_size=1, max_size=3),
+    values=st.lists(st.floats(-(2.0**100), 2.0**100, width=32), max_size=8),
+)
+def test_any_text_can_be_drawn(texts, values):
+    """No character is missing from the fonts, which matplotlib would warn of, and nothing is read as a formula."""
+    ptr = np.arange(0, 9 * len(texts), 8)
+    dense = np.zeros((8 * len(texts), 1), np.float32)
+    dense[: len(values), 0] = values
+    dense[0] = dense[0] or 1
+    acts = write(dense, item_ptr=ptr, items={"text": np.array(texts, object), "id": list(range(len(texts)))})
+    rng = np.random.default_rng(0)
+    spans = np.sort(rng.integers(0, 1 + np.repeat([len(t) for t in texts], 8)[:, None], (len(dense), 2)), axis=1)
+    for name, places in zip(SPANS, spans.T.astype(np.int32), strict=True):
+        acts.group.create_array(name, data=np.ascontiguousarray(places), dimension_names=("sample",))
+    ax = acts.plot.top(0)
+    ax.figure.canvas.draw()
+    plt.close("all")
+
+
+@settings(max_examples=50)
+@given(text=ANY_TEXT, room=st.floats(0.5, 8), first=st.integers(0, 10**6))
+def test_layout_keeps_every_character_once_and_within_the_line(text, room, first):
+    letters = Letters([text], 100)
+    layout = Layout(text, first, letters, 11, room)
+    chars = [char for word in layout.words for char in word.chars]
+    assert chars == sorted(set(chars))
+    for place, char in enumerate(text):
+        assert (first + place in chars) == (letters.shown(char) != " ")
+    assert "".join(word.text for word in layout.words) == "".join(map(letters.shown, text)).replace(" ", "")
+    for word in layout.words:
+        alone = len(word.chars) == 1
+        assert word.x > -1e-9 or alone
+        assert word.x + word.width <= room + 1e-9 or alone
+        assert 0 <= word.line < layout.n_lines
+    for line in range(layout.n_lines):
+        on_line = sorted((w.x, w.x + w.width) for w in layout.words if w.line == line)
+        for (_, end), (start, _) in itertools.pairwise(on_line):
+            assert end <= start + 1e-6
+
+
+def test_right_to_left_text_is_read_from_the_right():
+    text = "שלום עולם two words סוף"
+    layout = Layout(text, 0, Letters([text], 100), 11, 8)
+    x = [word.x for word in layout.words]
+    # שלום at the right, then עולם; the English words in their own order; סוף at the left.
+    assert x[0] > x[1] > x[3] > x[2] > x[4]
+    first, second = layout.extents(0, 1)[0], layout.extents(1, 2)[0]
+    assert first[1] >= second[2] - 1e-9  # the second letter stands left of the first
+
+
+# --- what all have in common
+
+
+PLOTS = {
+    "histogram": lambda acts, **k: acts.plot.histogram(0, **k),
+    "density": lambda acts, **k: acts.plot.density(**k),
+    "top": lambda acts, **k: acts.plot.top(0, **k),
+}
+
+
+@pytest.fixture
+def texts():
+    return tokens(["one two three", "four five"], {0: 1.0, 4: 2.0})
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_axes_given_are_drawn_into_and_no_figure_is_made(texts, name):
+    ax = new_axes()
+    assert PLOTS[name](texts, ax=ax) is ax
+    assert not plt.get_fignums()
+    ax.figure.savefig("/dev/null", format="png")
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_without_axes_there_is_one_new_figure(texts, name):
+    ax = PLOTS[name](texts)
+    assert plt.get_fignums() == [ax.figure.number]
+
+
+@pytest.mark.parametrize("name", PLOTS)
+@pytest.mark.parametrize("size", [(2, 1.5), (14, 9)])
+def test_small_and_large_axes(texts, name, size):
+    ax = PLOTS[name](texts, ax=new_axes(size))
+    ax.figure.savefig("/dev/null", format="png")
+    title = ax.title.get_window_extent()
+    assert title.x0 > -0.1 * ax.figure.bbox.width
+    assert title.x1 < 1.1 * ax.figure.bbox.width
+
+
+@pytest.mark.parametrize("name", ["histogram", "top"])
+def test_dead_feature_says_so(texts, name):
+    ax = getattr(texts.plot, name)(1)
+    assert "active on none of 5 samples" in words_of(ax)
+    assert "Feature 1" in ax.get_title()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda p: p.histogram([0, 1]), InvalidInputError, "one feature"),
+        (lambda p: p.histogram(99), OutOfRangeError, "99"),
+        (lambda p: p.histogram(0, bins=0), InvalidInputError, "bins=0"),
+        (lambda p: p.density(bins="many"), InvalidInputError, "bins='many'"),
+        (lambda p: p.top(slice(3)), InvalidInputError, "one feature"),
+        (lambda p: p.top(0, fit="stretch"), InvalidInputError, "fit='stretch'.*'squash' or 'crop'"),
+        (lambda p: p.top(0, per="image"), InvalidInputError, "per='image'"),
+        (lambda p: p.top(0, -1), InvalidInputError, "n=-1"),
+    ],
+)
+def test_bad_arguments(texts, call, error, says):
+    with pytest.raises(error, match=says):
+        call(texts.plot)
+    assert not plt.get_fignums()
+
+
+def test_negative_feature_counts_from_the_end(texts):
+    assert "Feature 1 of" in texts.plot.histogram(-1).get_title()
+
+
+def test_without_matplotlib_the_extra_is_named():
+    code = """if True:
+        import sys
+        sys.modules["matplotlib"] = None  # what `import matplotlib` finds where it is not installed
+        import numpy as np, scipy.sparse as sp, saestore, saestore.errors, zarr
+        acts = saestore.open(zarr.storage.MemoryStore(), mode="a").write("D/patch/s", sp.csr_array(np.eye(2)))
+        try:
+            acts.plot
+        except saestore.errors.MissingDependencyError as error:
+            assert "saestore[plot]" in str(error), error
+        else:
+            raise AssertionError("no error")
+    """
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+# --- the examples
+
+
+def test_examples_are_shown_as_they_were_built(example_store, project_dir, monkeypatch):
+    monkeypatch.chdir(project_dir)
+    store = saestore.open(example_store)
+    for name in ("CLEVR", "iSarcasm"):
+        acts = store[name]
+        feature = int(acts.stats()["mean_active"].argmax("feature"))
+        for ax in (acts.plot.top(feature), acts.plot.histogram(feature), acts.plot.density()):
+            ax.figure.canvas.draw()
