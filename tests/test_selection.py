@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import basic_indices
 from strategies import make_case, memory_store, write_case
 
-from saestore.activations.select import condition, select
+from saestore.activations.select import select
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
 from saestore.items.index import ItemIndex
 
@@ -109,7 +109,7 @@ def acts():
 
 
 def kept(acts, where):
-    chosen = condition(where, acts.shape[0], acts.item_index, acts.items)
+    chosen = acts._condition(where)
     samples = chosen.samples(acts.shape[0])
     assert np.array_equal(chosen.keeps(np.arange(acts.shape[0])), np.isin(np.arange(acts.shape[0]), samples))
     return samples
@@ -157,6 +157,8 @@ def test_a_wrong_condition_is_told(acts):
     with pytest.raises(InvalidInputError, match="mapping"):
         kept(acts, [0, 1, 2])
     with pytest.raises(InvalidInputError, match="mapping"):
+        kept(acts, [[True], [True, False]])
+    with pytest.raises(NotFoundError, match="'test'"):
         kept(acts, "test")
 
 

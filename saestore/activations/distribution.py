@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from saestore.activations.lists import Lists, iterate_lists
+from saestore.activations.select import Condition
 from saestore.activations.slices import iterate_rows
 from saestore.errors import InvalidInputError
 from saestore.segment import Segment
@@ -63,7 +64,14 @@ def _from_rows(segments: Sequence[Segment], features: Array, n_features: int, ro
 
 
 def quantiles(
-    segments: Sequence[Segment], q: Array, features: Array, n_samples: int, dtype: Any, *, active: bool
+    segments: Sequence[Segment],
+    q: Array,
+    features: Array,
+    n_samples: int,
+    dtype: Any,
+    *,
+    active: bool,
+    where: Condition | None = None,
 ) -> Array:
     """Exact quantiles, float64 (len(q), len(features)), by linear interpolation as `numpy.quantile` does.
 
@@ -71,7 +79,10 @@ def quantiles(
     """
     out = np.full((len(q), len(features)), np.nan)
     place = 0
-    for lists in iterate_lists(segments, features, dtype):
+    if where is not None:
+        n_samples = len(where.samples(n_samples))
+    for whole in iterate_lists(segments, features, dtype):
+        lists = whole if where is None else whole.kept(where.keeps(whole.samples))
         for i in range(len(lists.features)):
             values = lists.data[lists.indptr[i] : lists.indptr[i + 1]]
             out[:, place + i] = _quantile_of_list(values, q, len(values) if active else n_samples)

@@ -12,7 +12,7 @@ from saestore.activations.opened import OpenSet, on_snapshot
 from saestore.concepts import add_labels, as_labels, remove_labels
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.format import LEVELS
-from saestore.items.labels import StoredLabels, position_of
+from saestore.items.labels import position_of
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -56,7 +56,7 @@ class Labels(OpenSet):
         _check_level(level)
         if level == "item":
             return self.items.concept(name)
-        labels = self._sample_labels()
+        labels = self._labels_of_all_samples()
         if labels is None:
             raise NotFoundError(f"The samples of {self.path} have no concept {name!r}; they have none at all.")
         return labels.mask(name)
@@ -72,7 +72,7 @@ class Labels(OpenSet):
         _check_level(level)
         if level == "item":
             return self.items.concept_matrix()
-        labels = self._sample_labels()
+        labels = self._labels_of_all_samples()
         return sp.csc_array((self.shape[0], 0), dtype=bool) if labels is None else labels.matrix()
 
     def add_concepts(
@@ -123,15 +123,6 @@ class Labels(OpenSet):
             _check_level(level)
         remove_labels(self._root, self.path, [names] if isinstance(names, str) else list(names), level)
         self._open()
-
-    def _sample_labels(self) -> StoredLabels | None:
-        labels = self._stored_labels("sample")
-        if labels is not None and labels.shape[0] != self.shape[0]:
-            raise InvalidInputError(
-                f"the labels of samples are of {labels.shape[0]:,} samples, but {self.path} has {self.shape[0]:,} now: "
-                "those of the new ones are unknown. Give them anew, with overwrite=True."
-            )
-        return labels
 
 
 def _check_level(level: str) -> None:

@@ -35,6 +35,11 @@ class Lists:
     samples: Array
     data: Array
 
+    def kept(self, keep: Array) -> Lists:
+        """Without the entries that a mask over them leaves out."""
+        indptr = np.concatenate([[0], np.cumsum(keep)])[self.indptr]
+        return Lists(self.features, indptr, self.samples[keep], self.data[keep])
+
 
 def iterate_lists(segments: Sequence[Segment], features: Array, dtype: Any, block: int = BLOCK) -> Iterator[Lists]:
     """The lists of distinct `features`, in that order, in blocks of about `block` entries.

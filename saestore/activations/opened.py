@@ -10,8 +10,9 @@ import numpy as np
 import zarr
 
 from saestore.activations import distribution
-from saestore.activations.select import Condition, condition, select
-from saestore.errors import CorruptStoreError, NotFoundError
+from saestore.activations.conditions import Known, condition
+from saestore.activations.select import Condition, select
+from saestore.errors import CorruptStoreError, InvalidInputError, NotFoundError
 from saestore.format import SetAttributes
 from saestore.items.index import ITEMS, ItemIndex
 from saestore.items.labels import LABELS, StoredLabels
@@ -203,6 +204,14 @@ class OpenSet:
         }
 
     def _condition(self, where: Any) -> Condition | None:
-        if where is None:
-            return None  # and the items need not be opened
-        return condition(where, self.shape[0], self._index, self.items)
+        known = Known(self.shape[0], self._index, lambda: self.items, self._labels_of_all_samples)
+        return condition(where, known)
+
+    def _labels_of_all_samples(self) -> StoredLabels | None:
+        labels = self._stored_labels("sample")
+        if labels is not None and labels.shape[0] != self.shape[0]:
+            raise InvalidInputError(
+                f"the labels of samples are of {labels.shape[0]:,} samples, but {self.path} has {self.shape[0]:,} now: "
+                "those of the new ones are unknown. Give them anew, with overwrite=True."
+            )
+        return labels

@@ -1,17 +1,15 @@
-"""What a caller may give as features, samples or a condition, turned into ids and masks by numpy's rules."""
+"""What a caller may give as features or samples, turned into ids by numpy's rules; and masks over samples."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
+from saestore.errors import InvalidInputError, OutOfRangeError
 from saestore.items.index import ItemIndex
-from saestore.items.stored import StoredItems
 
 Array = np.ndarray[Any, Any]
 
@@ -103,57 +101,3 @@ class Condition:
             return np.flatnonzero(self.mask)
         sizes = np.diff(np.minimum(self.index.pointers(), n_samples))
         return np.flatnonzero(np.repeat(self.mask, sizes))
-
-
-def condition(where: Any, n_samples: int, index: ItemIndex, items: StoredItems) -> Condition | None:
-    """Resolve ``where=``: None, a mapping of columns and concepts to values, or a mask per sample or per item.
-
-    A list of values means any of them. A mask whose length fits both is taken per sample.
-
-    Raises
-    ------
-    NotFoundError
-        A name that is neither a column nor a concept.
-    InvalidInputError
-        A mask of neither length, or something else altogether.
-    """
-    if where is None:
-        return None
-    if isinstance(where, Mapping):
-        mask = np.ones(index.n_items, bool)
-        for name, wanted in where.items():
-            mask &= _matches(str(name), wanted, items)
-        return Condition(mask, index)
-    mask = np.asarray(where)
-    if mask.dtype != bool or mask.ndim != 1:
-        raise InvalidInputError(
-            "where= takes a mapping such as {'split': 'test'} or a boolean mask per sample or per item, "
-            f"not {type(where).__name__} of dtype {mask.dtype}."
-        )
-    if len(mask) == n_samples:
-        return Condition(mask, None)
-    if len(mask) == index.n_items:
-        return Condition(mask, index)
-    raise InvalidInputError(
-        f"the mask in where= has {len(mask):,} values; there are {n_samples:,} samples and {index.n_items:,} items."
-    )
-
-
-def _matches(name: str, wanted: Any, items: StoredItems) -> Array:
-    if name in items.concept_names:
-        values = items.concept(name)
-    elif name in items.names():
-        values = items.column(name)
-    else:
-        known = ", ".join([*items.names(), *items.concept_names]) or "none"
-        raise NotFoundError(f"where= names {name!r}, which is neither a column nor a concept; there are {known}.")
-    options = list(wanted) if isinstance(wanted, list | tuple | set | frozenset | np.ndarray) else [wanted]
-    mask = np.zeros(len(values), bool)
-    for option in options:
-        text = values.dtype.kind == "T"
-        if text != isinstance(option, str):
-            raise InvalidInputError(
-                f"where= asks {name!r} for {option!r}, but it holds {'text' if text else values.dtype.name}."
-            )
-        mask |= values == option
-    return mask

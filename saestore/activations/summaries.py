@@ -28,8 +28,7 @@ class Summaries(Queries):
         Parameters
         ----------
         where
-            Over these samples only: a mapping, or a boolean mask per sample or per item. By default over all samples,
-            from sums that are stored.
+            Over the samples only that fulfil this; see `samples`. By default over all, from sums that are stored.
         """
         ids = select(features, self.shape[1], "feature").ids
         chosen = self._condition(where)
@@ -42,7 +41,9 @@ class Summaries(Queries):
         return statistics_table(moments, ids)
 
     @on_snapshot
-    def quantile(self, q: Any, features: Any = None, *, over: Literal["all", "active"] = "all") -> xarray.DataArray:
+    def quantile(
+        self, q: Any, features: Any = None, *, over: Literal["all", "active"] = "all", where: Any = None
+    ) -> xarray.DataArray:
         """Exact quantiles of features, by linear interpolation as `numpy.quantile`.
 
         Parameters
@@ -51,6 +52,8 @@ class Summaries(Queries):
             One or several probabilities.
         over
             ``"all"`` samples, zeros included, or the ``"active"`` ones; NaN where there is none.
+        where
+            Over the samples only that fulfil this; see `samples`.
 
         Returns
         -------
@@ -70,7 +73,13 @@ class Summaries(Queries):
         ids = select(features, self.shape[1], "feature").ids
         unique, back = np.unique(ids, return_inverse=True)
         values = distribution.quantiles(
-            self._segments, probabilities, unique, self.shape[0], self.dtype, active=over == "active"
+            self._segments,
+            probabilities,
+            unique,
+            self.shape[0],
+            self.dtype,
+            active=over == "active",
+            where=self._condition(where),
         )
         return xr.DataArray(
             values[:, back], dims=("quantile", "feature"), coords={"quantile": probabilities, "feature": ids}
@@ -84,13 +93,21 @@ class Summaries(Queries):
         *,
         range: tuple[float, float] | None = None,
         over: Literal["all", "active"] = "active",
+        where: Any = None,
     ) -> Histogram:
-        """Exact histogram of one feature, as `numpy.histogram`, over its ``"active"`` samples or over ``"all"``."""
+        """Exact histogram of one feature, as `numpy.histogram`, over its ``"active"`` samples or over ``"all"``.
+
+        Parameters
+        ----------
+        where
+            Over the samples only that fulfil this; see `samples`.
+        """
         if over not in ("all", "active"):
             raise InvalidInputError(f"over={over!r}: use 'all' or 'active'.")
         if isinstance(bins, str) and over == "all":
             raise InvalidInputError(f"bins={bins!r} needs over='active': how to bin all samples is for you to say.")
-        values = self.feature(feature).activation
-        zeros = self.shape[0] - len(values) if over == "all" else 0
+        values = self.feature(feature, where=where).activation
+        n_samples = self.shape[0] if where is None else len(self.samples(where))
+        zeros = n_samples - len(values) if over == "all" else 0
         counts, edges = distribution.histogram(values, zeros, bins, range)
         return Histogram(edges[:-1], edges[1:], counts.astype(np.int64))

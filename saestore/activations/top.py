@@ -62,8 +62,9 @@ def top_entries(
     the prefixes grow until `n` are certain. All prefixes are planned together and read at once. Memory:
     the prefixes.
     """
-    # Of none wanted there is nothing to read: as if the lists were empty.
-    lists = {int(f): _prefixes(segments, int(f)) if n else [] for f in features}
+    # Of none wanted, or none that may appear, there is nothing to read: as if the lists were empty.
+    nothing_to_find = n == 0 or (where is not None and not where.mask.any())
+    lists = {int(f): [] if nothing_to_find else _prefixes(segments, int(f)) for f in features}
     nothing = np.empty(0, np.int64), np.empty(0, dtype)
     results: dict[int, tuple[Array, Array]] = {f: nothing for f, prefixes in lists.items() if not prefixes}
     wanted = n if not per_item and where is None else _GROWTH * n

@@ -7,12 +7,12 @@ from typing import Any
 import click
 
 from saestore.cli import keys, output
-from saestore.cli.group import command
+from saestore.cli.group import command, note
 from saestore.cli.target import Target, json_option, store_option
 from saestore.cli.where import conditions, where_option
 
 # A copy of what saestore.exporting allows: that imports numpy, and help must not wait for it.
-FORMATS = ("auto", "scipy")
+FORMATS = ("auto", "scipy", "anndata", "parquet", "delphi", "superactivators-sparse", "superactivators-dense")
 
 KEYS = {
     **keys.SET,
@@ -22,6 +22,7 @@ KEYS = {
     "n_features": "features that were asked for",
     "nnz": "activations that were written",
     "files": "what was written",
+    "notes": "what was changed on the way, such as activations that float16 cannot hold",
 }
 
 
@@ -44,6 +45,22 @@ KEYS = {
     callback=lambda _, __, value: _numbers(value),
     help="Only these features: numbers and ranges, both ends included, such as 3,17,100-199.  [default: all]",
 )
+@click.option(
+    "--tokens",
+    metavar="FILE",
+    help="For delphi: the token id of every sample, FILE.npy or FILE.npz:NAME.  [default: --pad-token everywhere]",
+)
+@click.option(
+    "--pad-token",
+    metavar="ID",
+    type=int,
+    default=0,
+    show_default=True,
+    help="For delphi: what stands where an item has no token.",
+)
+@click.option(
+    "--clip", is_flag=True, help="For delphi: write what float16 cannot hold as 65,504, instead of refusing it."
+)
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
 @store_option
 @json_option
@@ -52,7 +69,7 @@ def export(
     path: str,
     *,
     kind: str,
-    where: list[tuple[str, str]],
+    where: tuple[str, ...],
     features: list[int] | None,
     location: str,
     as_json: bool,
@@ -74,6 +91,8 @@ def export(
         output.document({"set": acts.path, "where": condition, **done.to_json()})
         return
     shown = f"{done.files[0]}" + (f" and {len(done.files) - 1} more" if len(done.files) > 1 else "")
+    for said in done.notes:
+        note(f"{said}.")
     click.echo(f"{acts.path}: {done.n_samples:,} samples, {done.nnz:,} non-zeros as {done.format}: {shown}")
 
 

@@ -39,7 +39,7 @@ def stats(
     feature: tuple[int, ...],
     sort: str | None,
     n: int | None,
-    where: list[tuple[str, str]],
+    where: tuple[str, ...],
     as_csv: bool,
     as_json: bool,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -42,7 +43,7 @@ def top_samples(
     feature: tuple[int, ...],
     n: int,
     per: Literal["sample", "item"],
-    where: list[tuple[str, str]],
+    where: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Show the samples on which a feature is strongest."""
@@ -74,13 +75,13 @@ def _show_samples(acts: ActivationSet, feature: tuple[int, ...], per: str, rows:
 
 
 def _note_silent(
-    acts: ActivationSet, feature: tuple[int, ...], rows: list[dict[str, Any]], where: list[tuple[str, str]]
+    acts: ActivationSet, feature: tuple[int, ...], rows: list[dict[str, Any]], where: tuple[str, ...]
 ) -> None:
     """Say which features have no row, so that an empty answer is not taken for a mistake."""
     found = {r["feature"] for r in rows}
     silent = [str(f) for f in feature if f % acts.shape[1] not in found]
     if silent:
-        among = " that fulfils " + " ".join(f"--where {name}={value}" for name, value in where) if where else ""
+        among = " that fulfils " + " ".join(f"--where {shlex.quote(text)}" for text in where) if where else ""
         note(f"no sample{among} has feature {', '.join(silent)} active.")
 
 
