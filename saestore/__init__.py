@@ -11,7 +11,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from saestore.activations import ActivationSet, Histogram, TopFeatures, TopSamples
+    from saestore.activations import (
+        ActivationSet,
+        FeatureMatches,
+        Histogram,
+        SimilarFeatures,
+        TopFeatures,
+        TopSamples,
+    )
     from saestore.building import build
     from saestore.exporting import export
     from saestore.importing import check_import, import_activations
@@ -22,7 +29,9 @@ __version__ = "0.1.0"
 # Loaded when first asked for: zarr and numpy take half a second that `saestore --help` need not wait for.
 _WHERE = {
     "ActivationSet": "saestore.activations",
+    "FeatureMatches": "saestore.activations",
     "Histogram": "saestore.activations",
+    "SimilarFeatures": "saestore.activations",
     "Store": "saestore.store",
     "TopFeatures": "saestore.activations",
     "TopSamples": "saestore.activations",
@@ -35,7 +44,9 @@ _WHERE = {
 
 __all__ = [
     "ActivationSet",
+    "FeatureMatches",
     "Histogram",
+    "SimilarFeatures",
     "Store",
     "TopFeatures",
     "TopSamples",

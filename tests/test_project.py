@@ -15,7 +15,9 @@ import saestore
 # What users may import from `saestore`. A name added to `saestore.__all__` is a promise: make it here too.
 PUBLIC = [
     "ActivationSet",
+    "FeatureMatches",
     "Histogram",
+    "SimilarFeatures",
     "Store",
     "TopFeatures",
     "TopSamples",
