@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-# Not numpy's own type of text, which has no place for the missing values that xarray fills in when labels are aligned.
+# Not numpy's own type of text: it has no place for the missing values that xarray fills in when it aligns labels.
 TEXT = np.dtype(object)
 # Of so many concepts the mask over all items or samples is kept once it was read: of slice after slice, as dask asks
 # for them, each would read it anew.

@@ -38,6 +38,19 @@ class Batch(NamedTuple):
     values: torch.Tensor
     samples: torch.Tensor
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # torch's own way to send a CSR tensor to another process warns in that one.
+        if self.values.layout != torch.sparse_csr:
+            return Batch, tuple(self)
+        parts = self.values.crow_indices(), self.values.col_indices(), self.values.values()
+        return _batch, (*parts, tuple(self.values.shape), self.samples)
+
+
+def _batch(
+    pointers: torch.Tensor, ids: torch.Tensor, data: torch.Tensor, shape: tuple[int, int], samples: torch.Tensor
+) -> Batch:
+    return Batch(_csr(pointers, ids, data, shape), samples)
+
 
 class Batches(IterableDataset[Batch]):
     """Batches of rows; see `ActivationSet.torch_dataset`."""
@@ -118,12 +131,13 @@ class Batches(IterableDataset[Batch]):
 
 def csr_tensor(csr: scipy.sparse.csr_array) -> torch.Tensor:
     """A scipy matrix as a torch sparse CSR tensor, with int64 ids."""
+    pointers, ids = (torch.from_numpy(part.astype(np.int64)) for part in (csr.indptr, csr.indices))
+    return _csr(pointers, ids, torch.from_numpy(csr.data), csr.shape)
+
+
+def _csr(pointers: torch.Tensor, ids: torch.Tensor, data: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     with warnings.catch_warnings():
         # torch says of every CSR tensor that they are new; nothing that a caller could change.
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(csr.indptr.astype(np.int64)),
-            torch.from_numpy(csr.indices.astype(np.int64)),
-            torch.from_numpy(csr.data),
-            size=csr.shape,
-        )
+        # Checked, else a damaged store could make torch read where it must not.
+        return torch.sparse_csr_tensor(pointers, ids, data, size=shape, check_invariants=True)

@@ -1,0 +1,355 @@
+"""A set in other libraries: the same numbers as theirs, no more in memory than they need, and back to embeddings."""
+
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import PATH, cases, make_case, memory_store, write_case, write_segments
+
+import saestore
+from saestore.errors import InvalidInputError, MissingDependencyError, OutOfRangeError, TooLargeError
+
+CASE = make_case(41, 60, 14, density=0.3, palette="signed", segment_rows=25)
+
+
+@pytest.fixture(scope="module")
+def acts():
+    return write_segments(memory_store(), CASE)
+
+
+# --- points
+
+
+@settings(max_examples=20)
+@given(cases(), st.data())
+def test_points_are_numpys(case, data):
+    acts = write_segments(memory_store(), case)
+    n, m = case.dense.shape
+    pairs = data.draw(st.lists(st.tuples(st.integers(-n, n - 1), st.integers(-m, m - 1)), max_size=20))
+    rows, columns = np.array(pairs, np.int64).reshape(-1, 2).T
+    found = acts.points(rows, columns)
+    assert found.dtype == case.dense.dtype
+    assert np.array_equal(found, case.dense[rows, columns])
+
+
+def test_points_take_one_of_either_and_refuse_what_are_no_pairs(acts):
+    assert np.array_equal(acts.points(7, [0, 3, 3]), CASE.dense[7, [0, 3, 3]])
+    assert np.array_equal(acts.points([1, 2], 5), CASE.dense[[1, 2], 5])
+    assert acts.points([], []).shape == (0,)
+    with pytest.raises(InvalidInputError, match="2 samples and 3 features"):
+        acts.points([1, 2], [1, 2, 3])
+    with pytest.raises(OutOfRangeError):
+        acts.points([60], [0])
+
+
+# --- tables in pandas and Arrow
+
+
+def tables(acts):
+    feature = int(np.argmax(np.count_nonzero(CASE.dense, axis=0)))
+    return [acts.top_samples([feature, 1], 7), acts.top_features([3, 4], 5), acts.histogram(feature), acts.feature(1)]
+
+
+def test_every_table_is_the_same_in_pandas_and_in_arrow(acts):
+    pytest.importorskip("pyarrow")
+    for table in tables(acts):
+        arrow, frame = table.to_arrow(), table.to_pandas()
+        assert arrow.column_names == list(table.columns()) == list(frame.columns)
+        assert arrow.num_rows == len(table) > 0
+        assert arrow.to_pylist() == table.to_records() == frame.to_dict("records")
+        for name, values in table.columns().items():
+            assert arrow[name].to_numpy().dtype == values.dtype
+
+
+def test_arrow_that_is_missing_names_the_extra(acts, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingDependencyError, match=r"saestore\[arrow\]"):
+        acts.top_samples(1).to_arrow()
+
+
+# --- anndata
+
+
+def test_anndata_has_activations_labels_and_statistics(acts):
+    pytest.importorskip("anndata")
+    store = memory_store()
+    whole = write_case(store, CASE)
+    whole.add_concepts({"bright": np.arange(60) % 7 == 0}, level="sample")
+    for activations in (whole, acts):
+        adata = activations.to_anndata()
+        assert adata.shape == CASE.dense.shape
+        memory = adata.to_memory()
+        assert np.array_equal(memory.X.toarray(), CASE.dense)
+        assert adata.obs["item"].tolist() == CASE.item_of_sample.tolist()
+        assert adata.obs["split"].tolist() == np.array(CASE.items["split"])[CASE.item_of_sample].tolist()
+        assert adata.obs["key"].tolist() == np.array(CASE.items["image_path"])[CASE.item_of_sample].tolist()
+        assert adata.obs["color::red"].tolist() == CASE.red[CASE.item_of_sample].tolist()
+        assert np.array_equal(adata.var["n_active"], np.count_nonzero(CASE.dense, axis=0))
+        assert adata.uns["saestore"]["path"] == PATH
+        assert adata.obs_names.tolist() == [str(i) for i in range(60)]
+    assert whole.to_anndata().obs["bright"].tolist() == (np.arange(60) % 7 == 0).tolist()
+
+
+def test_anndata_of_one_segment_reads_what_is_sliced():
+    pytest.importorskip("anndata")
+    from test_requests import CountingStore
+
+    case = make_case(7, 4000, 30, density=0.3, segment_rows=4000, chunk=256, shard=1 << 22)
+    store = CountingStore()
+    acts = write_case(saestore.open(store, "a"), case)
+    store.taken()
+    adata = acts.to_anndata()
+    assert not any("/by_sample/data/c/" in key for key, _ in store.taken())
+    assert not isinstance(adata.X, sp.sparray | sp.spmatrix)
+    assert np.array_equal(adata[1000:1100].to_memory().X.toarray(), case.dense[1000:1100])
+    read = sum(n for key, n in store.taken() if "/by_sample/" in key)
+    stored = sum(len(v) for k, v in store._store_dict.items() if "/by_sample/" in k and "/c/" in k)
+    assert read < stored / 3
+    selected = adata[adata.obs["split"] == "test"]
+    mask = (np.array(case.items["split"]) == "test")[case.item_of_sample]
+    assert np.array_equal(selected.to_memory().X.toarray(), case.dense[mask])
+
+
+def test_anndata_reads_what_cannot_be_backed_within_the_limit(acts):
+    pytest.importorskip("anndata")
+    half = make_case(3, 30, 8, dtype="float16")
+    adata = write_case(memory_store(), half).to_anndata()
+    assert np.array_equal(adata.X.toarray(), half.dense.astype(np.float32))
+    with pytest.raises(TooLargeError):
+        acts.to_anndata(max_bytes=10)
+
+
+def test_anndata_can_be_written_and_read_back(tmp_path):
+    anndata = pytest.importorskip("anndata")
+    adata = write_case(memory_store(), CASE).to_anndata().to_memory()
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    back = anndata.read_h5ad(tmp_path / "a.h5ad")
+    assert np.array_equal(back.X.toarray(), CASE.dense)
+    assert back.uns["saestore"]["path"] == PATH
+
+
+def test_anndata_that_is_missing_names_the_extra(acts, monkeypatch):
+    monkeypatch.setitem(sys.modules, "anndata", None)
+    with pytest.raises(MissingDependencyError, match=r"saestore\[anndata\]"):
+        acts.to_anndata()
+
+
+# --- torch
+
+
+def test_torch_tensors_are_the_sparse_slices(acts):
+    torch = pytest.importorskip("torch")
+    half = write_case(memory_store(), make_case(3, 30, 8, dtype="float16"))
+    wide = write_case(memory_store(), make_case(3, 30, 8, dtype="float64"))
+    for activations in (acts, half, wide):
+        for samples, features in ((None, None), (slice(3, 20), [5, 1]), ([9, 2, 2], None), ([], None), (4, 5)):
+            tensor, expected = activations.torch(samples, features), activations.sparse(samples, features)
+            assert tensor.layout == torch.sparse_csr
+            assert tuple(tensor.shape) == expected.shape
+            assert tensor.values().numpy().dtype == expected.dtype
+            assert np.array_equal(tensor.to_dense().numpy(), expected.toarray())
+    weights = torch.ones(14, 3)
+    assert torch.allclose(acts.torch() @ weights, torch.from_numpy(CASE.dense) @ weights, atol=1e-5)
+
+
+def epoch(dataset, **loader):
+    from torch.utils.data import DataLoader
+
+    return list(DataLoader(dataset, batch_size=None, **loader))
+
+
+def assert_batches(batches, dense, batch_size, rows):
+    samples = [batch.samples.tolist() for batch in batches]
+    assert sorted(len(part) for part in samples)[1:] == [batch_size] * (len(samples) - 1)
+    assert sorted(itertools.chain(*samples)) == sorted(rows)
+    for batch in batches:
+        assert np.array_equal(batch.values.to_dense().numpy(), dense[batch.samples.numpy()])
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_have_every_row_once_whatever_the_workers(acts, sparse, workers):
+    torch = pytest.importorskip("torch")
+    for shuffle in (False, True):
+        dataset = acts.torch_dataset(7, shuffle=shuffle, sparse=sparse, block_rows=5, buffer_rows=16)
+        batches = epoch(dataset, num_workers=workers)
+        assert_batches(batches, CASE.dense, 7, range(60))
+        assert len(batches) == len(dataset) == 9
+        assert {batch.values.layout for batch in batches} == {torch.sparse_csr if sparse else torch.strided}
+        if not shuffle and not workers:
+            assert torch.cat([batch.samples for batch in batches]).tolist() == list(range(60))
+
+
+def test_shuffling_is_by_seed_and_epoch_and_not_by_workers(acts):
+    pytest.importorskip("torch")
+
+    def order(seed, epoch_number, workers=0):
+        dataset = acts.torch_dataset(6, shuffle=True, seed=seed, block_rows=5, buffer_rows=12)
+        dataset.set_epoch(epoch_number)
+        return [batch.samples.tolist() for batch in epoch(dataset, num_workers=workers)]
+
+    first = order(0, 0)
+    assert order(0, 0) == first
+    assert sorted(order(0, 0, workers=2)) == sorted(first)
+    orders = [first, order(0, 1), order(1, 0), order(0, 2)]
+    assert len({str(o) for o in orders}) == 4
+    flat = [s for part in first for s in part]
+    assert flat != sorted(flat)
+    # Rows are mixed within buffers of two blocks' length, which are pieces of three blocks at most.
+    for start in range(0, 60, 12):
+        assert len({s // 5 for s in flat[start : start + 12]}) <= 4
+
+
+@settings(max_examples=25)
+@given(
+    st.integers(1, 70), st.tuples(st.integers(1, 70), st.integers(1, 70)), st.booleans(),
+    st.none() | st.lists(st.integers(-60, 59), max_size=30),
+)  # fmt: skip
+def test_batches_of_any_size_have_every_row_once(acts, batch_size, buffers, shuffle, samples):
+    pytest.importorskip("torch")
+    block, buffer = buffers
+    dataset = acts.torch_dataset(
+        batch_size, samples=samples, features=[3, 0], shuffle=shuffle, block_rows=block, buffer_rows=buffer
+    )
+    batches = list(dataset)
+    rows = list(range(60)) if samples is None else [s % 60 for s in samples]
+    assert len(batches) == len(dataset) == -(-len(rows) // batch_size)
+    if rows:
+        assert_batches(batches, CASE.dense[:, [3, 0]], batch_size, rows)
+    if not shuffle:
+        assert [s for batch in batches for s in batch.samples.tolist()] == rows
+
+
+def test_batches_read_a_buffer_at_a_time():
+    pytest.importorskip("torch")
+    from test_requests import CountingStore
+
+    case = make_case(7, 4000, 30, density=0.3, segment_rows=4000, chunk=64, shard=1 << 22)
+    store = CountingStore()
+    acts = write_case(saestore.open(store, "a"), case)
+    dataset = acts.torch_dataset(100, shuffle=True, block_rows=100, buffer_rows=400)
+    acts.sparse([0])  # what is known of the shards then
+    store.taken()
+    next(iter(dataset))
+    stored = sum(len(v) for k, v in store._store_dict.items() if "/by_sample/" in k and "/c/" in k)
+    assert 0 < sum(n for _, n in store.taken()) < stored / 5
+
+
+def test_batches_go_to_spawned_workers(tmp_path):
+    pytest.importorskip("torch")
+    acts = write_case(saestore.open(tmp_path / "a.zarr", "a"), CASE)
+    batches = epoch(acts.torch_dataset(16, shuffle=True), num_workers=1, multiprocessing_context="spawn")
+    assert_batches(batches, CASE.dense, 16, range(60))
+
+
+def test_bad_batches_are_told(acts):
+    pytest.importorskip("torch")
+    for name in ("batch_size", "block_rows", "buffer_rows"):
+        with pytest.raises(InvalidInputError, match=f"{name}=0"):
+            acts.torch_dataset(**{name: 0})
+    with pytest.raises(TooLargeError, match="batch_size"):
+        acts.torch_dataset(10**9, sparse=False)
+    with pytest.raises(OutOfRangeError):
+        acts.torch_dataset(samples=[60])
+
+
+def test_torch_that_is_missing_names_the_extra(acts, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for ask in (acts.torch, acts.torch_dataset):
+        with pytest.raises(MissingDependencyError, match=r"saestore\[torch\]"):
+            ask()
+    with pytest.raises(MissingDependencyError, match=r"saestore\[sae\]"):
+        acts.decode(3)
+
+
+def test_what_needs_no_torch_imports_none(tmp_path):
+    write_case(saestore.open(tmp_path / "a.zarr", "a"), CASE)
+    code = f"""
+import sys, saestore
+acts = saestore.open({str(tmp_path / "a.zarr")!r})["sae"]
+acts.to_xarray().sae.top(3); acts.points(1, 2)
+print(*{{"torch", "anndata", "matplotlib", "sae_lens"}} & set(sys.modules))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == ""
+
+
+# --- decode
+
+
+def test_decoding_is_the_saes_own_decode(example_store, project_dir, monkeypatch):
+    lens = pytest.importorskip("sae_lens")
+    import torch
+
+    monkeypatch.chdir(project_dir)  # from where the store says that its SAEs come
+    store = saestore.open(example_store)
+    for name, folder in (("CLEVR", "clevr"), ("iSarcasm", "isarcasm")):
+        acts = store[name]
+        sae = lens.SAE.load_from_disk(project_dir / "examples" / folder / "sae")
+        samples = [5, 900, 17, 17]
+        with torch.inference_mode():
+            expected = sae.decode(torch.from_numpy(acts.dense(samples))).numpy()
+        for given_sae in (sae, project_dir / "examples" / folder / "sae"):
+            found = acts.decode(samples, given_sae)
+            assert found.dtype == np.float32
+            assert np.allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+        assert np.allclose(acts.decode(900), expected[1], rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+        embeddings = np.load(project_dir / "examples" / folder / "embeddings.npy").astype(np.float32)
+        whole = acts.decode()
+        explained = 1 - np.square(embeddings - whole).sum() / np.square(embeddings - embeddings.mean(axis=0)).sum()
+        assert explained > 0.6
+    with pytest.raises(InvalidInputError, match="features"):
+        store["CLEVR"].decode(3, project_dir / "examples" / "isarcasm" / "sae")
+    with pytest.raises(TooLargeError, match="fewer samples"):
+        store["CLEVR"].decode(sae=project_dir / "examples" / "clevr" / "sae", max_bytes=1000)
+
+
+def clip_scope(folder, seed=0):
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    path = folder / f"{seed}.pt"
+    weights = {"pre_b": (6,), "enc": (6, 14), "dec": (14, 6)}
+    state = {name: torch.randn(*shape, generator=generator) for name, shape in weights.items()}
+    torch.save({"k": 3, "n_features": 14, "d_in": 6, "model_state_dict": state}, path)
+    return path, state
+
+
+def test_decoding_a_clip_scope_sae_in_batches(acts, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    path, state = clip_scope(tmp_path)
+    expected = CASE.dense @ state["dec"].numpy() + state["pre_b"].numpy()
+    monkeypatch.setattr("saestore.interop.decoding._BATCH", 20)  # some four rows
+    assert np.allclose(acts.decode(sae=path), expected, atol=1e-5)
+    assert np.allclose(acts.decode(slice(None, None, -7), path), expected[::-7], atol=1e-5)
+    assert acts.decode([], path).shape == (0, 6)
+    with pytest.raises(InvalidInputError, match="does not say which SAE"):
+        acts.decode(3)
+
+
+def test_another_sae_than_the_sets_is_refused(tmp_path):
+    pytest.importorskip("torch")
+    (path, _), (other, _) = clip_scope(tmp_path), clip_scope(tmp_path, 1)
+    embeddings = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
+    with pytest.warns(UserWarning, match="variance"):  # of random embeddings an SAE of random weights explains none
+        saestore.build(
+            "Toy", store=tmp_path / "s.zarr", sample_type="patch", embeddings=embeddings, sae=path, progress=False
+        )
+    acts = saestore.open(tmp_path / "s.zarr")["Toy"]
+    assert acts.decode().shape == (20, 6)  # the file that the set names
+    with pytest.raises(InvalidInputError, match="not the one that"):
+        acts.decode(sae=other)
+
+
+def test_an_sae_that_scales_by_the_norm_of_its_input_is_refused(tmp_path):
+    lens = pytest.importorskip("sae_lens")
+    config = lens.StandardSAEConfig(d_in=6, d_sae=14, normalize_activations="layer_norm")
+    acts = write_case(memory_store(), CASE)
+    with pytest.raises(InvalidInputError, match="layer_norm"):
+        acts.decode(3, lens.StandardSAE(config))
