@@ -80,8 +80,9 @@ def test_intervals_are_those_of_score_intervals(labelled):
     assert all(len(line) <= 100 for line in table.splitlines())
 
 
-def test_a_condition_narrows_what_is_scored(images):
-    found = ask_json("concepts", "Toy", "--where", "split=test", "-n", 8, store=images)
+@pytest.mark.parametrize("where", ["split=test", 'split == "test"'])
+def test_a_condition_narrows_what_is_scored(images, where):
+    found = ask_json("concepts", "Toy", "--where", where, "-n", 8, store=images)
     scores = saestore.open(images.path)["Toy"].concept_scores(where={"split": "test"})
     assert found["n_scored"] == scores.attrs["n"] < cli_stores.N_ITEMS
     assert [(row["concept"], row["feature"]) for row in found["rows"]] == best(scores, "roc_auc", 8)

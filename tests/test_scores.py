@@ -257,9 +257,31 @@ def test_what_is_asked_wrongly_is_named():
         acts.concept_scores(concepts="red")
     with pytest.raises(TooLargeError, match="8 x 3 x 4"):
         acts.concept_scores(max_bytes=100)
+    with pytest.raises(NotFoundError, match=r"no concepts on samples, but on items \(level='item'\); give it"):
+        acts.concept_scores("sample")
     bare = memory_store().write(PATH, case.csr, case.item_ptr)
-    with pytest.raises(NotFoundError, match="no concepts on items"):
+    with pytest.raises(NotFoundError, match="no concepts on items; give it some"):
         bare.concept_scores()
+    bare.add_concepts({"red": np.ones(30, bool)}, "sample")
+    with pytest.raises(NotFoundError, match=r"on items, but on samples \(level='sample'\)"):
+        bare.concept_scores()
+
+
+@pytest.mark.parametrize("level", ["item", "sample"])
+def test_nothing_chosen_is_an_answer_of_that_size(level):
+    acts, _, names = write_labelled(make_case(5, 30, 4), 1, level)
+    nowhere = acts.concept_scores(level, where=np.zeros(30, bool))
+    assert nowhere.attrs["n"] == 0
+    assert all(nowhere[name].shape == (3, 4) and nowhere[name].isnull().all() for name in SCORES)
+    assert dict(acts.concept_scores(level, concepts=[]).sizes) == {"concept": 0, "feature": 4}
+    assert dict(acts.concept_scores(level, features=[]).sizes) == {"concept": 3, "feature": 0}
+    none = acts.score_intervals([(names[0], 1)], level, where=np.zeros(30, bool), resamples=3)
+    assert none["roc_auc_low"].isnull().all()
+
+
+def test_the_page_names_every_score(project_dir):
+    page = (project_dir / "docs" / "concepts.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in SCORES)
 
 
 # Intervals

@@ -48,7 +48,7 @@ class Scores(OpenSet):
             ``"sample"`` scores the activations of samples with their labels; ``"item"`` the maximum over an item's
             samples, inactive ones included as 0, with the labels of the items. Items without samples are left out.
         where
-            Over these samples or items only: a mapping, or a boolean mask per sample or per item.
+            Over these samples or items only, as in every query: a mapping, an expression, or a boolean mask.
         concepts
             Names; by default all.
         features
@@ -159,12 +159,19 @@ class Scores(OpenSet):
         else:
             raise InvalidInputError(f"level={level!r}: use 'item' or 'sample'.")
         if not known:
-            raise NotFoundError(f"{self.path} has no concepts on {level}s; give it some with add_concepts().")
+            raise NotFoundError(
+                f"{self.path} has no concepts on {level}s{self._elsewhere(level)}; give it some with add_concepts()."
+            )
         if concepts is None:
             return known, sp.csr_array(matrix)
         names = [concepts] if isinstance(concepts, str) else list(concepts)
         places = [position_of(name, known, f"concept of {level}s") for name in names]
         return names, sp.csr_array(matrix[:, places])
+
+    def _elsewhere(self, level: Level) -> str:
+        if level == "sample":
+            return ", but on items (level='item')" if self.items.concept_names else ""
+        return ", but on samples (level='sample')" if self._stored_labels("sample") else ""
 
     def _units(self, level: Level, labels: scipy.sparse.csr_array, where: Any) -> Units:
         condition = self._condition(where)
@@ -184,9 +191,10 @@ def _score_pieces(ranked: Ranked, units: Units) -> Iterator[tuple[slice, slice, 
         part = ranked.part(first, last)
         # Of one long list, some concepts at a time.
         pieces = -(-int(cost[last] - cost[first]) // (4 * _PIECE))
-        for concepts in np.array_split(np.arange(n_concepts), min(pieces, n_concepts)):
-            chosen = slice(int(concepts[0]), int(concepts[-1]) + 1)
-            labels = units.labels if len(concepts) == n_concepts else units.labels[:, chosen]
+        step = -(-n_concepts // max(1, pieces)) or 1
+        for start in range(0, n_concepts, step):
+            chosen = slice(start, min(start + step, n_concepts))
+            labels = units.labels if step >= n_concepts else units.labels[:, chosen]
             yield slice(first, last), chosen, score_all(part, find_hits(part, labels), units.n_positive[chosen])
         first = last
 
