@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saestore.errors import InvalidInputError
+from saestore.exporting.delphi import write_delphi
 from saestore.exporting.files import Output
-from saestore.exporting.scipy_npz import write_scipy
 from saestore.exporting.selection import Selected
+from saestore.exporting.tensors import names_of, write_dense, write_sparse
 
 if TYPE_CHECKING:
     from saestore.activations import ActivationSet
 
-FORMATS = ("scipy",)
-_SUFFIXES = {".npz": "scipy"}
+FORMATS = ("scipy", "anndata", "parquet", "delphi", "superactivators-sparse", "superactivators-dense")
+_SUFFIXES = {".npz": "scipy", ".h5ad": "anndata", ".zarr": "anndata", ".parquet": "parquet"}
 
 
 Progress = Callable[[str], None]
@@ -35,6 +36,8 @@ class Exported:
         What was written of the set.
     files
         The files or folders.
+    notes
+        What was changed on the way.
     """
 
     format: str
@@ -42,6 +45,7 @@ class Exported:
     n_features: int
     nnz: int
     files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able values."""
@@ -51,6 +55,7 @@ class Exported:
             "n_features": self.n_features,
             "nnz": self.nnz,
             "files": [str(path) for path in self.files],
+            "notes": list(self.notes),
         }
 
 
@@ -61,6 +66,9 @@ def export(
     format: str = "auto",
     where: Any = None,
     features: Any = None,
+    tokens: Any = None,
+    pad_token: int = 0,
+    clip: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Exported:
@@ -78,6 +86,12 @@ def export(
         Only samples that fulfil this, as in ``acts.top_samples``.
     features
         Only these: an int, a slice, a list or array of ints, or a boolean mask.
+    tokens
+        For ``delphi``: the token id of every sample of the set, an array, ``file.npy`` or ``file.npz:name``.
+    pad_token
+        For ``delphi``: what stands where an item has no token, and everywhere without `tokens`.
+    clip
+        For ``delphi``, which keeps float16: write what is beyond 65,504 as that, instead of refusing it.
     overwrite
         Replace what is there.
     progress
@@ -105,11 +119,38 @@ def export(
     """
     target = Path(path).expanduser()
     name = _format(format, target)
+    if name != "delphi" and (tokens is not None or pad_token != 0 or clip):
+        raise InvalidInputError(f"tokens, pad_token and clip belong to delphi caches; {target} is to be {name}.")
     selected = Selected.of(acts, where, features, progress)
-    with Output(target, [target], overwrite=overwrite) as output:
-        output.write(target.name, lambda place: write_scipy(selected, place))
-        files = output.publish([target.name])
-    return Exported(name, selected.n_samples, selected.n_features, selected.written, tuple(files))
+    base = target.name.removesuffix(".pt") if name.startswith("superactivators") else None
+    existing = [target] if base is None else names_of(target.parent, base)
+    notes: list[str] = []
+    with Output(target, existing, overwrite=overwrite) as output:
+        if base is not None:
+            write = write_sparse if name == "superactivators-sparse" else write_dense
+            files = output.publish(output.write_all(lambda folder: write(selected, folder, base)))
+        else:
+            if name == "delphi":
+                output.write(lambda place: notes.extend(write_delphi(selected, place, tokens, pad_token, clip=clip)))
+            else:
+                output.write(lambda place: _writer(name)(selected, place))
+            files = output.publish([target.name])
+    return Exported(name, selected.n_samples, selected.n_features, selected.written, tuple(files), tuple(notes))
+
+
+def _writer(name: str) -> Callable[[Selected, Path], None]:
+    """What writes a format of one file or folder; imported here, since most of them need a package of their own."""
+    if name == "scipy":
+        from saestore.exporting.scipy_npz import write_scipy
+
+        return write_scipy
+    if name == "parquet":
+        from saestore.exporting.parquet import write_parquet
+
+        return write_parquet
+    from saestore.exporting.annotated import write_anndata
+
+    return write_anndata
 
 
 def _format(name: str, target: Path) -> str:

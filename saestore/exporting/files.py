@@ -55,10 +55,15 @@ class Output:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def write(self, name: str, fill: Callable[[Path], None]) -> None:
-        """Write one file or folder of the output."""
-        with write_errors(str(self.target.with_name(name))):
-            fill(self.folder / name)
+    def write(self, fill: Callable[[Path], None]) -> None:
+        """Write the file or folder that is asked for."""
+        with write_errors(str(self.target)):
+            fill(self.folder / self.target.name)
+
+    def write_all(self, fill: Callable[[Path], list[str]]) -> list[str]:
+        """Write several files; returns their names, the one last that makes them look complete."""
+        with write_errors(str(self.target)):
+            return fill(self.folder)
 
     def publish(self, names: Iterable[str]) -> list[Path]:
         """Give everything its own name, in this order: the last one is what makes the output look complete."""

@@ -1,0 +1,239 @@
+"""Exports that other programs' own readers open: AnnData, Parquet, `.pt`; and back again."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import cases, make_case, memory_store, write_case
+
+import saestore
+from saestore.errors import InvalidInputError, StoreConflictError, StoreWriteError
+
+BACK = "Back/patch/sae"
+
+
+def stored(case):
+    return write_case(memory_store(), case)
+
+
+def back(path, store=None, set_path=BACK, **how):
+    return saestore.import_activations(set_path, path, store=store or memory_store(), **how)
+
+
+def dense_of(case):
+    """As the blocks of an export have it: float16 as float32."""
+    return case.dense.astype(np.result_type(case.dense.dtype, np.float32))
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr("saestore.exporting.selection.BLOCK", 23)
+    monkeypatch.setattr("saestore.exporting.annotated._CHUNK", 10)
+
+
+# AnnData
+
+
+@pytest.fixture(params=["h5ad", "zarr"])
+def suffix(request):
+    pytest.importorskip("anndata")
+    return request.param
+
+
+def read_anndata(path):
+    import anndata
+
+    return anndata.read_h5ad(path) if path.suffix == ".h5ad" else anndata.read_zarr(path)
+
+
+@settings(max_examples=8)
+@given(case=cases(), suffix=st.sampled_from(["h5ad", "zarr"]))
+def test_anndata_reads_what_is_stored(case, suffix, tmp_path_factory):
+    pytest.importorskip("anndata")
+    path = tmp_path_factory.mktemp("anndata") / f"x.{suffix}"
+    acts = stored(case)
+    saestore.export(acts, path)
+    adata = read_anndata(path)
+    assert np.array_equal(adata.X.toarray(), dense_of(case))
+    assert adata.obs["item"].to_numpy().tolist() == case.item_of_sample.tolist()
+    assert adata.obs["split"].tolist() == np.array(case.items["split"])[case.item_of_sample].tolist()
+    assert adata.obs["color::red"].tolist() == case.red[case.item_of_sample].tolist()
+    assert adata.obs_names.tolist() == [str(i) for i in range(len(case.dense))]
+    assert adata.var["n_active"].tolist() == np.count_nonzero(case.dense, axis=0).tolist()
+    assert adata.uns["saestore"]["path"] == acts.path
+
+
+def test_anndata_out_and_in(suffix, tmp_path, small_blocks):
+    case = make_case(4, 50, 11, density=0.3, palette="signed")
+    path = tmp_path / f"x.{suffix}"
+    acts = stored(case)
+    saestore.export(acts, path)
+    again = back(path, segment_rows=17)
+    assert np.array_equal(again.dense(), case.dense)
+    assert np.array_equal(again.item_index.pointers(), case.item_ptr)
+    assert again.items.column("key").tolist() == case.items["image_path"]
+    assert again.items.column("weight").tolist() == case.items["weight"]
+    assert again.items.concept("color::red").tolist() == case.red.tolist()
+
+
+def test_a_part_as_anndata(suffix, tmp_path, small_blocks):
+    case = make_case(8, 60, 15, density=0.4)
+    path = tmp_path / f"x.{suffix}"
+    saestore.export(stored(case), path, where={"split": "train"}, features=[3, 4, 11])
+    train = np.flatnonzero((case.split == 0)[case.item_of_sample])
+    adata = read_anndata(path)
+    assert np.array_equal(adata.X.toarray(), case.dense[train][:, [3, 4, 11]])
+    assert adata.var_names.tolist() == ["3", "4", "11"]
+    assert adata.obs_names.tolist() == train.astype(str).tolist()
+    assert not len(adata.var.columns)
+    again = back(path)
+    assert np.array_equal(again.dense(), case.dense[train][:, [3, 4, 11]])
+    assert again.attributes.source["faults"][0]["kind"] == "renumbered_features"
+
+
+# Parquet
+
+
+def read_parquet(path, shape, dtype):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.read_table(path)
+    dense = np.zeros(shape, dtype)
+    dense[table["sample"].to_numpy(), table["feature"].to_numpy()] = table["activation"].to_numpy()
+    return table, dense
+
+
+@settings(max_examples=10)
+@given(case=cases())
+def test_parquet_has_a_row_for_every_activation(case, tmp_path_factory):
+    pytest.importorskip("pyarrow")
+    path = tmp_path_factory.mktemp("parquet") / "x.parquet"
+    acts = stored(case)
+    done = saestore.export(acts, path)
+    table, dense = read_parquet(path, case.dense.shape, dense_of(case).dtype)
+    assert table.num_rows == np.count_nonzero(case.dense) == done.nnz
+    assert np.array_equal(dense, dense_of(case))
+    samples = table["sample"].to_numpy()
+    assert table["item"].to_pylist() == case.item_of_sample[samples].tolist()
+    assert table["position"].to_pylist() == (samples - case.item_ptr[case.item_of_sample[samples]]).tolist()
+    order = np.lexsort((table["feature"].to_numpy(), samples))
+    assert np.array_equal(order, np.arange(len(order)))
+    assert json.loads(table.schema.metadata[b"saestore"])["n_samples"] == len(case.dense)
+
+
+def test_a_part_as_parquet(tmp_path, small_blocks):
+    pytest.importorskip("pyarrow")
+    case = make_case(8, 60, 15, density=0.4)
+    saestore.export(stored(case), tmp_path / "x.parquet", where={"split": "train"}, features=[3, 4, 11])
+    _, dense = read_parquet(tmp_path / "x.parquet", case.dense.shape, np.float32)
+    expected = np.zeros_like(case.dense)
+    train = (case.split == 0)[case.item_of_sample]
+    expected[np.ix_(train, [3, 4, 11])] = case.dense[np.ix_(train, [3, 4, 11])]
+    assert np.array_equal(dense, expected)
+
+
+# SuperActivators' .pt
+
+
+def load_pt(path):
+    torch = pytest.importorskip("torch")
+    return torch.load(path, weights_only=True)
+
+
+def scattered(content, width):
+    """What that pipeline's own code makes of indices and values."""
+    torch = pytest.importorskip("torch")
+    rows = torch.zeros(len(content["indices"]), width)
+    return rows.scatter_add_(1, content["indices"], content["values"]).numpy()
+
+
+@settings(max_examples=8)
+@given(case=cases())
+def test_sparse_pt(case, tmp_path_factory):
+    pytest.importorskip("torch")
+    folder, acts = tmp_path_factory.mktemp("sparse"), stored(case)
+    how = {"format": "superactivators-sparse"}
+    if not np.array_equal(case.dense.astype(np.float32), case.dense):
+        with pytest.raises(InvalidInputError, match="no float32"):
+            saestore.export(acts, folder / "x.pt", **how)
+        assert list(folder.iterdir()) == []
+        return
+    saestore.export(acts, folder / "x.pt", **how)
+    content = load_pt(folder / "x.pt")
+    assert np.array_equal(scattered(content, case.n_features), case.dense.astype(np.float32))
+    assert content["topk"] == content["indices"].shape[1] == max(1, np.count_nonzero(case.dense, axis=1).max())
+    again = back(folder / "x.pt", n_features=case.n_features)
+    assert np.array_equal(again.dense(), case.dense)
+
+
+def test_sparse_pt_in_chunks(tmp_path, small_blocks, monkeypatch):
+    case = make_case(5, 100, 300, density=0.05, palette="signed", dtype="float32")
+    k = np.count_nonzero(case.dense, axis=1).max()
+    monkeypatch.setattr("saestore.exporting.tensors._CHUNK_BYTES", 12 * int(k) * 30)
+    done = saestore.export(stored(case), tmp_path / "x.pt", format="superactivators-sparse")
+    assert [p.name for p in done.files] == [*(f"x_chunk_{i}.pt" for i in range(4)), "x_chunks_info.json"]
+    info = json.loads((tmp_path / "x_chunks_info.json").read_text())
+    assert [(c["start_idx"], c["end_idx"]) for c in info["chunks"]] == [(0, 30), (30, 60), (60, 90), (90, 100)]
+    again = back(tmp_path / "x.pt")
+    assert np.array_equal(again.dense(), case.dense)
+    assert [f["kind"] for f in again.attributes.source["faults"] if f["severity"] != "recorded"] == ["unsorted"]
+    with pytest.raises(StoreConflictError, match=r"x_chunks_info.json is there already"):
+        saestore.export(stored(case), tmp_path / "x.pt", format="superactivators-sparse")
+    monkeypatch.undo()
+    saestore.export(stored(case), tmp_path / "x.pt", format="superactivators-sparse", overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]  # no chunk of the older one is left
+
+
+def test_dense_pt_with_a_unit_mapping_that_is_right(tmp_path, small_blocks, monkeypatch):
+    case = make_case(6, 100, 30, density=0.02, palette="heavy")
+    acts = stored(case)
+    active = np.flatnonzero(case.dense.any(axis=0))
+    assert len(active) < 30
+    monkeypatch.setattr("saestore.exporting.tensors._CHUNK_BYTES", 4 * len(active) * 30)
+    saestore.export(acts, tmp_path / "d.pt", format="superactivators-dense")
+    parts = [load_pt(tmp_path / f"d_chunk_{i}.pt").numpy() for i in range(4)]
+    assert np.array_equal(np.concatenate(parts), case.dense[:, active])
+    mapping = json.loads((tmp_path / "d_unit_mapping.json").read_text())
+    assert mapping["kept_units"] == active.tolist()
+    assert mapping["unit_id_to_new_idx"] == {str(unit): place for place, unit in enumerate(active.tolist())}
+    assert (mapping["n_original"], mapping["n_filtered"]) == (30, len(active))
+    saestore.export(acts, tmp_path / "s.pt", format="superactivators-sparse")
+    again = back(tmp_path / "d.pt", format="superactivators-dense-filtered", sparse=tmp_path / "s.pt", n_features=30)
+    assert np.array_equal(again.dense(), case.dense)
+    assert "wrong_unit_mapping" not in [f["kind"] for f in again.attributes.source["faults"]]
+
+
+def test_chosen_features_dense(tmp_path):
+    case = make_case(8, 60, 15, density=0.4)
+    saestore.export(
+        stored(case), tmp_path / "d.pt", format="superactivators-dense", where={"split": "train"}, features=[11, 3]
+    )
+    train = (case.split == 0)[case.item_of_sample]
+    assert np.array_equal(load_pt(tmp_path / "d.pt").numpy(), case.dense[train][:, [3, 11]])
+
+
+def test_dense_that_does_not_fit_the_disk(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setattr("saestore.exporting.tensors.shutil.disk_usage", lambda _: type("", (), {"free": 10}))
+    with pytest.raises(StoreWriteError, match=r"GB are free in .*; name fewer features"):
+        saestore.export(stored(make_case(8, 60, 15)), tmp_path / "d.pt", format="superactivators-dense")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_of_another_format(tmp_path):
+    with pytest.raises(InvalidInputError, match="tokens, pad_token and clip belong to delphi caches"):
+        saestore.export(stored(make_case(8, 6, 5)), tmp_path / "x.npz", clip=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [("x.h5ad", "anndata", "anndata"), ("x.parquet", "pyarrow", "arrow"), ("x.pt", "torch", "sae")],
+)
+def test_what_is_missing_is_named(tmp_path, monkeypatch, name, package, extra):
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    how = {"format": "superactivators-sparse"} if name == "x.pt" else {}
+    acts = stored(make_case(8, 6, 5))
+    with pytest.raises(saestore.errors.MissingDependencyError, match=rf"needs {package}.*saestore\[{extra}\]"):
+        saestore.export(acts, tmp_path / name, **how)
+    assert list(tmp_path.iterdir()) == []
