@@ -28,6 +28,7 @@ from matplotlib.patches import Rectangle, StepPatch  # noqa: E402
 from saestore.plot.distributions import _edges  # noqa: E402
 from saestore.plot.layout import Layout  # noqa: E402
 from saestore.plot.letters import Letters  # noqa: E402
+from saestore.plot.seen import Seen  # noqa: E402
 from saestore.plot.style import NEGATIVE, POSITIVE  # noqa: E402
 
 GRID = 4  # patches in a row
@@ -227,6 +228,47 @@ def test_tint_lies_on_the_patch(tmp_path, size, fit, feature, sign):
     outside = [point(*place) for place in [(1.85, 1.5), (3.15, 1.5), (2.5, 0.85), (2.5, 2.15), (0.5, 0.5), (3.5, 3.5)]]
     assert tints_in(ax, inside).tolist() == [sign] * len(inside)
     assert tints_in(ax, outside).tolist() == [0] * len(outside)
+
+
+@pytest.mark.parametrize("size", [(300, 200), (200, 320), (250, 250)])
+@pytest.mark.parametrize(
+    ("resize", "crop"),
+    [({"shortest_edge": 64}, [56, 56]), ({"height": 64, "width": 48}, None), ({"height": 64, "width": 64}, [32, 48])],
+)
+def test_patches_lead_back_to_their_pixels(size, resize, crop):
+    """By Pillow: an image whose colours are its coordinates is resized and cropped, and a patch of it read."""
+    wide, high = size
+    x, y = np.meshgrid((np.arange(wide) + 0.5) / wide, (np.arange(high) + 0.5) / high)
+    if "shortest_edge" in resize:
+        zoom = resize["shortest_edge"] / min(size)
+        new = round(wide * zoom), round(high * zoom)
+    else:
+        new = resize["width"], resize["height"]
+    planes = [np.asarray(image_module.fromarray(plane.astype(np.float32)).resize(new)) for plane in (x, y)]
+    if crop is not None:
+        top, left = (new[1] - crop[0]) // 2, (new[0] - crop[1]) // 2
+        planes = [plane[top : top + crop[0], left : left + crop[1]] for plane in planes]
+    acts = write(np.ones((32, 1), np.float32), items={"image_path": ["a.png", "b.png"]})
+    acts.attributes.source["transform"] = {"resize": resize, "crop": crop, "grid": [GRID, GRID]}
+    seen = Seen.of(acts, None)
+    assert not seen.assumed
+    box = seen.box(*size).part(1 / GRID, 2 / GRID, 2 / GRID, 3 / GRID)
+    rows, columns = planes[0].shape
+    at = slice(rows // GRID, 2 * rows // GRID), slice(2 * columns // GRID, 3 * columns // GRID)
+    centre = [float(plane[at].mean()) for plane in planes]
+    np.testing.assert_allclose(centre, [(box.left + box.right) / 2, (box.top + box.bottom) / 2], atol=0.012)
+    span = [float(np.ptp(plane[at])) for plane in planes]
+    np.testing.assert_allclose(span, [box.right - box.left, box.bottom - box.top], atol=0.04)
+
+
+def test_embeddings_of_cropped_images_are_known_by_their_name():
+    acts = write(np.ones((32, 1), np.float32), items={"image_path": ["a.png", "b.png"]})
+    assert Seen.of(acts, None).assumed
+    acts.attributes.source["path"] = "x/CLIP_SAE_patch_embeddings_percentthrumodel_92_chunks_info.json"
+    seen = Seen.of(acts, None)
+    assert not seen.assumed
+    box = seen.box(480, 320)
+    assert (box.left, box.top, box.right, box.bottom) == pytest.approx((1 / 6, 0, 5 / 6, 1))
 
 
 def test_strength_is_opacity(tmp_path):

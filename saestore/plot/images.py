@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
+from saestore.errors import InvalidInputError, MissingDependencyError
 from saestore.plot.letters import Letters
 from saestore.plot.rows import Canvas, Row
+from saestore.plot.seen import Box, Seen, find_image
 from saestore.plot.style import number, tints
 
 if TYPE_CHECKING:
@@ -27,36 +27,11 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", 
 _COLUMNS, _GAP, _CAPTION = 4, 0.15, 0.34  # inches, as are those below
 _WIDE, _ALONE = 2.6, 5.2  # an image, and one that is alone
 _MAX_PIXELS = 640  # of the longer side: more than is seen
-# Embeddings under these names were made of images whose middle was cut out.
-_CROPPED = ("CLIP_SAE_patch_embeddings_", "CLIP_SAE_cls_embeddings_")
 
 
 def is_image(key: str) -> bool:
     """Whether a key is the path of an image."""
     return Path(key).suffix.lower() in _SUFFIXES
-
-
-@dataclass(frozen=True)
-class Box:
-    """A rectangle in shares of an image, from its upper left corner."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-    @classmethod
-    def seen(cls, width: int, height: int, fit: str) -> Box:
-        """What a model that takes squares sees of an image."""
-        if fit == "squash":
-            return cls(0, 0, 1, 1)
-        x, y = (0.5 * (1 - min(width, height) / size) for size in (width, height))
-        return cls(x, y, 1 - x, 1 - y)
-
-    def part(self, row: float, column: float, rows: float, columns: float) -> Box:
-        """Where the shares `row` to `rows` down and `column` to `columns` across this box lie in the image."""
-        wide, high = self.right - self.left, self.bottom - self.top
-        return Box(self.left + column * wide, self.top + row * high, self.left + columns * wide, self.top + rows * high)
 
 
 class Pictures:
@@ -81,9 +56,7 @@ class Pictures:
         canvas: Canvas,
     ) -> None:
         self._rows = rows
-        self._side = _grid_side(acts)
-        known = fit or said_fit(acts)
-        self._fit = known or "squash"
+        self._seen = Seen.of(acts, fit)
         self._pixels = [_read(acts, row.key, images) for row in rows]
         self.letters = Letters([acts.path, *(row.key + row.split for row in rows)], canvas.dpi)
         self._wide = _ALONE if len(rows) == 1 else _WIDE
@@ -92,8 +65,9 @@ class Pictures:
         if canvas.size is not None:
             self._columns = max(range(1, len(rows) + 1), key=lambda columns: canvas.zoom(self._size(columns)))
         self.size = self._size(self._columns)
-        self.note = "" if self._side == 1 else "framed: the strongest patch"
-        if known is None and any(p.shape[0] != p.shape[1] for p in self._pixels):
+        self._patched = self._seen.grid != (1, 1)
+        self.note = "framed: the strongest patch" if self._patched else ""
+        if self._patched and self._seen.assumed and any(p.shape[0] != p.shape[1] for p in self._pixels):
             self.note += "; images taken as squashed to a square"
 
     def _size(self, columns: int) -> tuple[float, float]:
@@ -109,24 +83,26 @@ class Pictures:
             zoom = min(self._wide / pixels.shape[1], self._high / pixels.shape[0])
             frame = Frame(ax, pixels, left, top, zoom * pixels.shape[1], zoom * pixels.shape[0], scale)
             frame.show(Box(0, 0, 1, 1), pixels)
-            if self._side > 1:
+            if self._patched:
                 self._draw_patches(frame, row, strongest)
             self._draw_caption(ax, row, left, top - frame.high, scale)
 
     def _draw_patches(self, frame: Frame, row: Row, strongest: float) -> None:
-        seen = Box.seen(frame.pixels.shape[1], frame.pixels.shape[0], self._fit)
+        seen = self._seen.box(frame.pixels.shape[1], frame.pixels.shape[0])
         frame.veil(seen)
-        side = self._side
-        activations = np.zeros(side * side, row.activations.dtype)
+        n_rows, n_columns = self._seen.grid
+        activations = np.zeros(n_rows * n_columns, row.activations.dtype)
         activations[: len(row.activations)] = row.activations
-        grid = activations.reshape(side, side)
+        grid = activations.reshape(n_rows, n_columns)
         frame.show(seen, tints(grid, strongest))
-        r, c = divmod(row.position, side)
-        frame.outline(seen.part(r / side, c / side, (r + 1) / side, (c + 1) / side))
+
+        def box(r: int, c: int, rows: int, columns: int) -> Box:
+            return seen.part(r / n_rows, c / n_columns, rows / n_rows, columns / n_columns)
+
+        r, c = divmod(row.position, n_columns)
+        frame.outline(box(r, c, r + 1, c + 1))
         rows, columns = np.nonzero(np.abs(grid) >= abs(row.strongest) / 4)
-        frame.lens(
-            seen.part(rows.min() / side, columns.min() / side, (rows.max() + 1) / side, (columns.max() + 1) / side)
-        )
+        frame.lens(box(rows.min(), columns.min(), rows.max() + 1, columns.max() + 1))
 
     def _draw_caption(self, ax: Axes, row: Row, left: float, bottom: float, scale: float) -> None:
         size, y = 9.0, bottom - 0.16
@@ -198,49 +174,18 @@ class Frame:
         self.outline(place, zorder=2)
 
 
-def said_fit(acts: ActivationSet) -> str | None:
-    """How images became squares, as far as the set says it: ``"squash"``, ``"crop"`` or None."""
-    source = acts.attributes.source
-    if source.get("image_fit") in ("squash", "crop"):
-        return str(source["image_fit"])
-    return "crop" if Path(str(source.get("path", ""))).name.startswith(_CROPPED) else None
-
-
-def _grid_side(acts: ActivationSet) -> int:
-    """Patches in a row or column of an image."""
-    size = acts.item_index.item_size
-    side = math.isqrt(size or 0)
-    if not size or side * side != size:
-        raise InvalidInputError(
-            f"The items of {acts.path} have {size or 'different numbers of'} samples each, which make no square grid "
-            "of patches to draw."
-        )
-    return side
-
-
 def _read(acts: ActivationSet, key: str, images: str | os.PathLike[str] | None) -> Array:
     """An image as RGB, uint8 (height, width, 3), no larger than is seen."""
     try:
         from PIL import Image, UnidentifiedImageError
     except ModuleNotFoundError as error:
         raise MissingDependencyError("drawing images needs pillow: `pip install 'saestore[plot]'`.") from error
-    path = _folder(acts, images) / key
+    path = find_image(acts, key, images)
     try:
         with Image.open(path) as image:
             image.draft("RGB", (_MAX_PIXELS, _MAX_PIXELS))  # of a JPEG, decodes no more than that
             small = image.convert("RGB")
             small.thumbnail((_MAX_PIXELS, _MAX_PIXELS))
             return np.asarray(small)
-    except FileNotFoundError as error:
-        raise NotFoundError(
-            f"The image {path} is not there; give the folder that {key!r} starts in as images=."
-        ) from error
     except (UnidentifiedImageError, OSError) as error:
         raise InvalidInputError(f"{path} cannot be read as an image: {error}") from error
-
-
-def _folder(acts: ActivationSet, images: str | os.PathLike[str] | None) -> Path:
-    if images is not None:
-        return Path(images)
-    table = acts.attributes.source.get("items")
-    return Path(str(table)).parent if table else Path()
