@@ -15,6 +15,7 @@ sae_lens = pytest.importorskip("sae_lens")
 
 from saestore.encode import Dropped, SparseBatch, make_encoder, reduce_batch  # noqa: E402
 from saestore.saes import load_sae  # noqa: E402
+from saestore.saes.forward import Above  # noqa: E402
 from saestore.saes.topk import top_k, top_k_by_magnitude  # noqa: E402
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -275,6 +276,27 @@ def test_top_k_is_that_of_torch_on_wide_rows():
     dense = torch.randn(200, 16_384, generator=torch.Generator().manual_seed(0))
     dense[50:] = dense[50:].mul(8).round()  # every row of these has ties, more rows than are copied at once
     assert supports(top_k(dense, 32)) == supports(torch.topk(dense, 32, sorted=False))
+
+
+@given(
+    values=hnp.arrays(
+        np.float32,
+        st.tuples(st.integers(0, 4), st.sampled_from([1, 31, 32, 320, 1024])),
+        elements=st.sampled_from([0.0, -0.0, 1.0, 2.0, np.nan, np.inf, -np.inf]) | st.floats(-4, 4, width=32),
+        fill=st.sampled_from([-1.0, 0.0, 1.0]),
+    ),
+    seed=st.none() | st.integers(0, 99),
+)
+@settings(max_examples=100, deadline=None)
+def test_what_is_above_a_threshold_is_what_numpy_finds_there(values, seed):
+    """In few blocks, in many, and where a value equals its threshold; a NaN is kept, to be refused."""
+    m = values.shape[1]
+    threshold = np.float32(1) if seed is None else np.random.default_rng(seed).integers(0, 3, m).astype(np.float32)
+    rows, features = np.nonzero(~(values <= threshold))
+    counts, ids, found = Above(torch.from_numpy(np.asarray(threshold)))(torch.from_numpy(values))
+    assert counts.tolist() == np.bincount(rows, minlength=len(values)).tolist()
+    assert ids.tolist() == features.tolist()
+    np.testing.assert_array_equal(found.numpy(), values[rows, features])
 
 
 # What is refused.
