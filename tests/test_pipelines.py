@@ -1,0 +1,94 @@
+"""Every question gets the same answer whatever reads the chunks: saestore itself, or any of zarr's codec pipelines."""
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import zarr
+from strategies import PATH, layout, make_case, write_segments
+from zarr.storage import LocalStore, MemoryStore, WrapperStore
+
+import saestore
+
+PIPELINES = {
+    "batched": "zarr.core.codec_pipeline.BatchedCodecPipeline",
+    "fused": "zarr.core.codec_pipeline.FusedCodecPipeline",  # since zarr 3.2
+    "zarrs": "zarrs.ZarrsCodecPipeline",  # another package, in Rust
+}
+CASES = {
+    "pcodec": make_case(1, 300, 40, density=0.5, segment_rows=120, chunk=64, shard=256, palette="signed"),
+    "blosc": make_case(2, 300, 40, density=0.5, segment_rows=300, chunk=64, shard=512, codec="blosc"),
+}
+
+
+class ReadByZarr(WrapperStore):
+    """A local store of which saestore does not know that it is one."""
+
+
+def answers(acts):
+    return {
+        "shape": np.array(acts.shape),
+        "top 20": acts.top_samples([3, 0, 39, 7]),
+        "top 20 items": acts.top_samples(5, per="item"),
+        "top 20 where": acts.top_samples(5, where={"split": "test"}),
+        "a whole feature": acts.feature(11),
+        "top features": acts.top_features([250, 0, 3]),
+        "rows": acts.dense(samples=slice(100, 140)),
+        "rows here and there": acts.sparse(samples=[299, 0, 130, 131, 17]).toarray(),
+        "a column": acts.dense(features=4),
+        "everything": acts.sparse().toarray(),
+        "statistics": acts.stats(),
+        "statistics of some": acts.stats([5, 39, 5]),
+        "statistics where": acts.stats(3, where={"color::red": 1}),
+        "quantiles": acts.quantile([0.1, 0.9], [7, 8]),
+        "histogram": acts.histogram(9, bins=5),
+    }
+
+
+def arrays_of(answer):
+    if isinstance(answer, np.ndarray):
+        return [answer]
+    if dataclasses.is_dataclass(answer):
+        return [np.asarray(getattr(answer, f.name)) for f in dataclasses.fields(answer)]
+    if hasattr(answer, "data_vars"):
+        return [answer[name].values for name in answer.data_vars]
+    return [answer.values]
+
+
+@pytest.fixture(scope="module", params=CASES)
+def written(request, tmp_path_factory):
+    """A case in a folder, and in memory; what saestore itself reads from the folder."""
+    case, folder = CASES[request.param], tmp_path_factory.mktemp("pipelines") / "a.zarr"
+    memory = MemoryStore()
+    with layout(case):
+        for place in (folder, memory):
+            write_segments(saestore.open(place, "a"), case)
+    acts = saestore.open(folder)[PATH]
+    assert np.array_equal(acts.dense(), case.dense)
+    return {"folder": folder, "folder, by zarr": ReadByZarr(LocalStore(folder)), "memory": memory}, answers(acts)
+
+
+@pytest.mark.parametrize("place", ["folder", "folder, by zarr", "memory"])
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_every_question_has_the_same_answer(written, pipeline, place):
+    module, _, name = PIPELINES[pipeline].rpartition(".")
+    if not hasattr(pytest.importorskip(module), name):
+        pytest.skip(f"this version of zarr has no {name}")
+    places, expected = written
+    with zarr.config.set({"codec_pipeline.path": PIPELINES[pipeline]}):
+        acts = saestore.open(places[place])[PATH]
+        found = answers(acts)
+        # Whoever chose the pipeline finds it chosen still.
+        assert zarr.config.get("codec_pipeline.path") == PIPELINES[pipeline]
+    assert acts._segments[0].lists[0].is_local == (place == "folder")
+    for question, answer in expected.items():
+        for a, b in zip(arrays_of(answer), arrays_of(found[question]), strict=True):
+            assert a.dtype == b.dtype
+            assert np.array_equal(a, b, equal_nan=a.dtype.kind == "f"), question
+
+
+def test_asking_changes_no_setting_of_zarr(written):
+    before = copy.deepcopy(zarr.config.config)
+    answers(saestore.open(written[0]["folder, by zarr"])[PATH])
+    assert zarr.config.config == before
