@@ -163,7 +163,18 @@ def _items(obs: pd.DataFrame, root: Any, anndata: Any) -> tuple[Items, Any]:
             sizes = np.zeros(len(table), np.int64)
             sizes[runs[starts]] = np.diff(pointers)
             return _table(table), np.concatenate([[0], np.cumsum(sizes)])
-    return _table(obs.iloc[starts].drop(columns=["item", "position"], errors="ignore")), pointers
+    return _table(obs.iloc[starts][_constant(obs, pointers)]), pointers
+
+
+def _constant(obs: pd.DataFrame, pointers: Array) -> list[str]:
+    """The columns that say the same of all samples of an item; others are not of the item."""
+    first = np.repeat(pointers[:-1], np.diff(pointers))
+    found = []
+    for name in obs.columns.drop("item"):
+        values = obs[name].to_numpy()
+        if (values == values[first]).all():
+            found.append(str(name))
+    return found
 
 
 def _table(frame: pd.DataFrame) -> Items:

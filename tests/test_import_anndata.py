@@ -1,0 +1,111 @@
+"""AnnData that others wrote: every kind of X, and what obs says of the samples."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import cases, make_case, memory_store
+
+import saestore
+from saestore.errors import InvalidInputError
+
+anndata = pytest.importorskip("anndata")
+import pandas as pd  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+KINDS = {
+    "csr": sp.csr_matrix,
+    "csc": sp.csc_matrix,
+    "dense": lambda matrix: matrix.toarray(),
+}
+
+
+def save(folder, matrix, suffix="h5ad", **obs):
+    names = [f"cell-{i}" for i in range(matrix.shape[0])]
+    adata = anndata.AnnData(X=matrix, obs=pd.DataFrame(obs, index=names))
+    path = folder / f"x.{suffix}"
+    (adata.write_h5ad if suffix == "h5ad" else adata.write_zarr)(path)
+    return path
+
+
+def imported(path, **how):
+    return saestore.import_activations("Cells/cls/mine", path, store=memory_store(), **how)
+
+
+@settings(max_examples=8)
+@given(case=cases(), kind=st.sampled_from(sorted(KINDS)), suffix=st.sampled_from(["h5ad", "zarr"]))
+def test_every_kind_of_x(case, kind, suffix, tmp_path_factory):
+    path = save(tmp_path_factory.mktemp("anndata"), KINDS[kind](case.csr), suffix)
+    acts = imported(path, segment_rows=case.segment_rows)
+    assert np.array_equal(acts.dense(), case.csr.toarray())
+    assert acts.attributes.source["layout"] == f"anndata {kind}"
+    assert acts.n_items == len(case.dense)
+    assert acts.items.column("key").tolist() == [f"cell-{i}" for i in range(len(case.dense))]
+
+
+def test_obs_becomes_the_items(tmp_path):
+    case = make_case(3, 12, 7)
+    split = ["train", "cal", "test"] * 4
+    path = save(tmp_path, sp.csr_matrix(case.csr), split=pd.Categorical(split), red=[True, False] * 6, age=range(12))
+    acts = imported(path)
+    assert acts.items.column("split").tolist() == split
+    assert acts.items.column("age").tolist() == list(range(12))
+    assert acts.items.concept("red").tolist() == [True, False] * 6
+    other = imported(path, items={"image_path": list("abcdefghijkl")})
+    assert other.items.column("key").tolist() == list("abcdefghijkl")
+
+
+def test_samples_of_an_item_follow_each_other(tmp_path):
+    case = make_case(3, 6, 7)
+    matrix = sp.csr_matrix(case.csr)
+    path = save(tmp_path, matrix, item=[4, 4, 4, 9, 9, 2], color=list("aaabbc"), row=[0, 1, 2, 0, 1, 0])
+    acts = imported(path, item_ptr=None)
+    assert acts.item_index.pointers().tolist() == [0, 3, 5, 6]
+    assert acts.items.column("color").tolist() == ["a", "b", "c"]
+    assert "row" not in acts.items.names()  # not of the item: it differs between its samples
+    path = save(tmp_path, matrix, item=[4, 4, 2, 2, 4, 4])
+    with pytest.raises(InvalidInputError, match="comes back to an item after another"):
+        imported(path)
+
+
+def test_what_to_anndata_gave_comes_back(tmp_path):
+    """The file that a user wrote from `acts.to_anndata()`."""
+    case = make_case(5, 20, 7, palette="signed")
+    acts = memory_store().write("Toy/patch/sae", case.csr, case.item_ptr, case.items)
+    adata = acts.to_anndata()
+    adata.X = sp.csr_matrix(case.csr)
+    adata.write_h5ad(tmp_path / "x.h5ad")
+    again = saestore.import_activations("Toy/patch/again", tmp_path / "x.h5ad", store=memory_store())
+    assert np.array_equal(again.dense(), case.dense)
+    assert again.items.column("split").tolist() == [
+        case.items["split"][i] for i in range(case.n_items) if np.diff(case.item_ptr)[i]
+    ]
+
+
+def test_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr("saestore.importing.annotated.BLOCK", 17)
+    monkeypatch.setattr("saestore.importing.annotated._DENSE", 40)
+    case = make_case(6, 40, 9, density=0.5)
+    for kind, make in KINDS.items():
+        acts = imported(save(tmp_path, make(case.csr)), segment_rows=13)
+        assert np.array_equal(acts.dense(), case.dense), kind
+
+
+def test_damage(tmp_path):
+    path = save(tmp_path, sp.csr_matrix(make_case(6, 40, 9).csr))
+    path.write_bytes(path.read_bytes()[:900])
+    with pytest.raises(InvalidInputError, match="is damaged, or no AnnData file with an X"):
+        imported(path)
+    (tmp_path / "x.h5ad").write_text("hello")
+    with pytest.raises(InvalidInputError, match="is damaged, or no AnnData file with an X"):
+        imported(tmp_path / "x.h5ad")
+
+
+def test_features_that_are_a_part(tmp_path):
+    adata = anndata.AnnData(X=sp.csr_matrix(np.eye(3, dtype=np.float32)), var=pd.DataFrame(index=["5", "9", "11"]))
+    adata.write_h5ad(tmp_path / "x.h5ad")
+    (fault,) = imported(tmp_path / "x.h5ad").attributes.source["faults"]
+    assert (fault["kind"], fault["severity"]) == ("renumbered_features", "recorded")
+    assert "what var calls 5 is feature 0" in fault["message"]
