@@ -35,6 +35,9 @@ BY_SAMPLE, BY_FEATURE = "by_sample", "by_feature"
 CSR_ATTRS = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0"}
 CSC_ATTRS = {"encoding-type": "csc_matrix", "encoding-version": "0.1.0"}
 
+ITEMS = "items"  # the group of a set's items; items-<n_items> after some were appended
+_ITEMS = re.compile(r"items(-[0-9]+)?\Z")
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z")
 
 
@@ -141,6 +144,8 @@ class SetAttributes:
         Names of the segments that the arrays at the set's root cover.
     concepts
         Labels that were given after the set was started, by level (`LEVELS`).
+    items
+        Name of the group that holds the items; another one after items were appended.
     """
 
     n_features: int
@@ -158,6 +163,7 @@ class SetAttributes:
     digests: Mapping[str, str] = field(default_factory=dict)
     derived: tuple[str, ...] = ()
     concepts: Mapping[str, LabelsInfo] = field(default_factory=dict)
+    items: str = ITEMS
 
     @property
     def n_samples(self) -> int:
@@ -199,6 +205,8 @@ class SetAttributes:
             "digests": dict(self.digests),
             "derived": list(self.derived),
         }
+        if self.items != ITEMS:
+            body["items"] = self.items
         if self.concepts:
             body["concepts"] = {level: info.to_json() for level, info in self.concepts.items()}
         body = json.loads(canonical_json(body))  # what a reader will see, so that the checksum is of that
@@ -237,6 +245,7 @@ class SetAttributes:
                     level: LabelsInfo(str(info["name"]), str(info["digest"]))
                     for level, info in attrs.get("concepts", {}).items()
                 },
+                items=str(attrs.get("items", ITEMS)),
             )
             result._validate()
         except (KeyError, TypeError, ValueError) as e:
@@ -259,6 +268,8 @@ class SetAttributes:
         for name, value in (("item_size", self.item_size), ("planned_samples", self.planned_samples)):
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"{name} is {value!r}")
+        if not _ITEMS.match(self.items):
+            raise ValueError(f"items are in {self.items!r}")
         if not set(self.concepts) <= set(LEVELS):
             raise ValueError(f"concepts are of the levels {', '.join(self.concepts)}")
         for mapping in (self.sae, self.source, self.summary, self.digests, self.dropped or {}):

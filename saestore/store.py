@@ -253,6 +253,26 @@ def start_set(
     writer.start(attributes, fill)
 
 
+def extend_set(
+    writer: SetWriter, attributes: SetAttributes, items: Items | None, index: ItemIndex, spans: Array | None = None
+) -> None:
+    """Give a complete set more items, of which no samples are there yet.
+
+    Parameters
+    ----------
+    attributes
+        Of the set from then on; ``attributes.items`` is another group than before.
+    items, index, spans
+        Of the items before and the new ones.
+    """
+
+    def fill(group: zarr.Group) -> dict[str, str]:
+        names = write_items(group, items, index, attributes.codec, spans, name=attributes.items)
+        return document_digests(group, names)
+
+    writer.extend(attributes, fill)
+
+
 def item_index(item_ptr: Any, items: Items | None, n_rows: int) -> ItemIndex:
     """How rows belong to items: given, or divided evenly, or each row an item."""
     if item_ptr is None and items is None:

@@ -17,9 +17,9 @@ import zarr
 from saestore.concepts.check import check_labels
 from saestore.errors import CorruptStoreError, SaestoreError
 from saestore.format import SetAttributes, digest
-from saestore.items.index import ITEMS, POINTERS, ItemIndex
+from saestore.items.index import POINTERS, ItemIndex
 from saestore.items.labels import LABEL_ARRAYS, LABELS, StoredLabels
-from saestore.items.stored import CONCEPT, SPANS
+from saestore.items.stored import CONCEPT, SPANS, span_nodes
 from saestore.segment import Segment, read_moments
 from saestore.segment.check import check_segment
 from saestore.segment.write import document_digests, segment_nodes
@@ -130,7 +130,7 @@ def _check_set(root: zarr.Group, path: str, progress: Progress) -> Iterator[Find
         node = f"{path}/{SEGMENTS}/{info.name}"
         yield from noted(_guarded(node, _check_segment(root, node, segment, attributes)))
     progress(f"{path}: items and derived arrays")
-    yield from noted(_guarded(f"{path}/{ITEMS}", _check_items(group, attributes, path)))
+    yield from noted(_guarded(f"{path}/{attributes.items}", _check_items(group, attributes, path)))
     yield from noted(_guarded(path, _check_derived(group, attributes, path, damaged)))
     if attributes.concepts:
         progress(f"{path}: labels")
@@ -209,15 +209,16 @@ def _check_items(group: zarr.Group, attributes: SetAttributes, path: str) -> Ite
     nodes = [n for n in attributes.digests if n not in DERIVED]
     damaged = dict(_check_digests(group, {n: attributes.digests[n] for n in nodes}))
     for node in nodes:
-        if node != ITEMS and node not in damaged:
+        if node != attributes.items and node not in damaged:
             damaged |= dict(_check_array(group, node, _length(node, attributes)))
     for node, what in damaged.items():
         yield f"{path}/{node}", what
-    if f"{ITEMS}/{POINTERS}" in damaged:
+    pointers_node = f"{attributes.items}/{POINTERS}"
+    if pointers_node in damaged:
         return
     pointers = ItemIndex.read(group, attributes).pointers()
     if pointers[0] != 0 or (np.diff(pointers) < 0).any() or pointers[-1] < attributes.n_samples:
-        yield f"{path}/{ITEMS}/{POINTERS}", "does not lead from 0 to the number of samples"
+        yield f"{path}/{pointers_node}", "does not lead from 0 to the number of samples"
 
 
 def _check_labels(root: zarr.Group, attributes: SetAttributes, path: str) -> Iterator[Finding]:
@@ -240,9 +241,9 @@ def _check_labels(root: zarr.Group, attributes: SetAttributes, path: str) -> Ite
 
 def _length(node: str, attributes: SetAttributes) -> int | None:
     """How long an array beside the segments has to be; None where nothing says it."""
-    if node in SPANS or node == f"{ITEMS}/{CONCEPT}":
+    if node in (*SPANS, *span_nodes(attributes.items), f"{attributes.items}/{CONCEPT}"):
         return None
-    return attributes.n_items + (node == f"{ITEMS}/{POINTERS}")
+    return attributes.n_items + (node == f"{attributes.items}/{POINTERS}")
 
 
 def _check_array(group: zarr.Group, node: str, length: int | None) -> Iterator[Finding]:
@@ -337,7 +338,7 @@ def _expected_files(group: zarr.Group, attributes: SetAttributes, damaged: set[s
     groups: list[str] = ["", SEGMENTS]
     arrays: list[str] = []
     for node in attributes.digests:
-        (groups if node == ITEMS else arrays).append(node)
+        (groups if node == attributes.items else arrays).append(node)
     for info in attributes.segments:
         base = f"{SEGMENTS}/{info.name}"
         for name in ["", *segment_nodes()]:

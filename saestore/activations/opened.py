@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -14,9 +15,9 @@ from saestore.activations.conditions import Known, condition
 from saestore.activations.select import Condition, select
 from saestore.errors import CorruptStoreError, InvalidInputError, NotFoundError
 from saestore.format import SetAttributes
-from saestore.items.index import ITEMS, ItemIndex
+from saestore.items.index import ItemIndex
 from saestore.items.labels import LABELS, StoredLabels
-from saestore.items.stored import SPANS, StoredItems
+from saestore.items.stored import SPANS, StoredItems, span_nodes
 from saestore.segment import Segment, warm_all
 from saestore.storage import SnapshotStore, missing_as_error, stored_bytes
 from saestore.writing.writer import SEGMENTS, read_attributes
@@ -29,18 +30,29 @@ Self = TypeVar("Self", bound="OpenSet")
 # Opening reads the pointers of segments up to this many bytes in all; those of further ones come with the first query.
 _EAGER_POINTERS = 256 << 20
 
+_asking = threading.local()
+
 
 def on_snapshot(query: Callable[Concatenate[Self, P], R]) -> Callable[Concatenate[Self, P], R]:
-    """Ask again on the present segments when those that were opened are gone: compaction merged them meanwhile."""
+    """Ask again on the present segments and items when those that were opened are gone: merged, or replaced.
+
+    A question inside of another of the same set leaves that to the outer one, which has read of the old state already.
+    """
 
     @functools.wraps(query)
     def asked(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        outer = getattr(_asking, "set", None)
+        if outer is self:
+            return query(self, *args, **kwargs)
+        _asking.set = self
         try:
             return query(self, *args, **kwargs)
         except CorruptStoreError:
             if not self._reopened():
                 raise
             return query(self, *args, **kwargs)
+        finally:
+            _asking.set = outer
 
     return asked
 
@@ -117,9 +129,11 @@ class OpenSet:
         return group  # type: ignore[no-any-return]
 
     @functools.cached_property
+    @on_snapshot
     def items(self) -> StoredItems:
         """The images or texts of the dataset: key, split, labels."""
-        group: Any = self.group[ITEMS]
+        with missing_as_error(f"{self.path}/{self.attributes.items}"):
+            group: Any = self.group[self.attributes.items]
         return StoredItems(group, self._stored_labels("item"))
 
     @property
@@ -127,12 +141,16 @@ class OpenSet:
         """Which item a sample belongs to, and which place in it."""
         return self._index
 
+    @on_snapshot
     def spans(self, samples: Any = None) -> Array | None:
         """Characters of tokens in their texts: first, and the one after the last, int32 (n, 2); None where unknown."""
         ids = select(samples, self.shape[0], "sample").ids
-        if any(name not in self.group for name in SPANS):
+        nodes = span_nodes(self.attributes.items)
+        if any(node not in self.group for node in nodes):
+            if self.attributes.items not in self.group:
+                raise CorruptStoreError(f"{self.path}/{self.attributes.items} is gone: items were appended meanwhile.")
             return None
-        columns: list[Any] = [self.group[name] for name in SPANS]
+        columns: list[Any] = [self.group[node] for node in nodes]
         with missing_as_error(f"{self.path}/{' and '.join(SPANS)}"):
             return np.stack([np.asarray(column.oindex[ids]) for column in columns], axis=1)
 

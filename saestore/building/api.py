@@ -7,13 +7,17 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
+import zarr
+
 from saestore.activations import ActivationSet
+from saestore.building.append import appended_from, begin_append, check_prefix, grows
 from saestore.building.pipeline import check_finite, encode_and_write
 from saestore.building.plan import Plan, make_plan
 from saestore.building.progress import Bars
 from saestore.building.request import Request
 from saestore.errors import NotFoundError
 from saestore.format import SetAttributes
+from saestore.items.stored import KEY
 from saestore.store import Store, start_set
 from saestore.store import open as open_store
 from saestore.writing import SetLock, SetWriter
@@ -49,6 +53,7 @@ def build(
     segment_rows: int | None = None,
     codec: str = "pcodec",
     exact_encode: str = "auto",
+    append: bool = False,
     overwrite: bool = False,
     progress: bool = True,
 ) -> ActivationSet:
@@ -104,6 +109,9 @@ def build(
         ``float32`` computes every pre-activation in float32, ``bfloat16`` only those that a bfloat16 product with its
         error bounds leaves in question, ``auto`` whichever is likely to be quicker. The activations are the same;
         ``attributes.summary["encoding"]`` says which it was.
+    append
+        Add what is new to a complete set: further images, texts, or rows of embeddings with their items, after those
+        that are there, which must be the first and unchanged. Without such a set this is an ordinary build.
     overwrite
         Replace a set that another build made.
     progress
@@ -150,39 +158,39 @@ def build(
         exact_encode=exact_encode,
     )
     _peek(store, None)
-    plan = _plan(request, progress)
+    plan = _plan(request, progress, lambda path: [] if overwrite else _stored_keys(store, path))
     with Bars(plan.path, shown=progress) as bars:
         existing = _peek(store, plan.path)
         if overwrite:
             existing = None
         elif existing is not None:
-            plan.refuse_other(existing)
+            _refuse_other(plan, existing, _root(store), append=append)
         if not plan.inputs.computed:
             bar = bars.bar("checking", plan.source.n_rows, first := existing.n_samples if existing else 0)
             check_finite(plan, first, bar.advance)
             bar.close()
         opened = store if isinstance(store, Store) else open_store(store, mode="a")
         with SetWriter(opened.root, plan.path) as writer:
-            _run(plan, writer, bars, overwrite=overwrite)
+            _run(plan, writer, bars, overwrite=overwrite, append=append)
         for line in plan.inputs.notes:
             bars.say(f"{plan.path}: {line}")
     return opened[plan.path]
 
 
-def _plan(request: Request, progress: bool) -> Plan:
+def _plan(request: Request, progress: bool, known: Callable[[str], list[str]]) -> Plan:
     """What will be done, with a bar while images or texts are looked at."""
     with ExitStack() as stack:
 
         def looking(path: str) -> Callable[[int], None]:
             return stack.enter_context(Bars(path, shown=progress)).bar("looking", None, unit=" items").advance
 
-        return make_plan(request, looking)
+        return make_plan(request, looking, known)
 
 
 def _peek(store: Any, path: str | None) -> SetAttributes | None:
     """What the store holds at `path`, without writing to it; no store, or a set that is being written, is an error."""
     try:
-        root = store.root if isinstance(store, Store) else open_store(store).root
+        root = _root(store)
     except NotFoundError:
         return None
     if path is None:
@@ -191,16 +199,32 @@ def _peek(store: Any, path: str | None) -> SetAttributes | None:
     return read_attributes(root, path)
 
 
-def _run(plan: Plan, writer: SetWriter, bars: Bars, *, overwrite: bool) -> None:
+def _root(store: Any) -> zarr.Group:
+    return store.root if isinstance(store, Store) else open_store(store).root
+
+
+def _stored_keys(store: Any, path: str) -> list[str]:
+    """Keys of the items that the store has at `path`; none where there is no set, or one without keys."""
+    if _peek(store, path) is None:
+        return []
+    items = ActivationSet(_root(store), path).items
+    return [str(key) for key in items.column(KEY)] if KEY in items.names() else []
+
+
+def _refuse_other(plan: Plan, existing: SetAttributes, root: zarr.Group, *, append: bool) -> None:
+    if append and existing.complete and plan.source.n_rows != existing.n_samples:
+        check_prefix(plan, root, existing)
+    else:
+        plan.refuse_other(existing)
+
+
+def _run(plan: Plan, writer: SetWriter, bars: Bars, *, overwrite: bool, append: bool) -> None:
     """Start the set or take up the one that is there, and finish it."""
     if writer.attributes is not None and overwrite:
         writer.clear()
     if writer.attributes is None:
         _start(plan, writer)
-    attributes = writer.attributes
-    if attributes is None:
-        raise RuntimeError("the set was not started")
-    plan.refuse_other(attributes)  # once more, now that no other builder can change it
+    attributes = _taken_up(plan, writer, append=append)
     if attributes.complete:
         bars.say(f"{plan.path} is complete already ({attributes.n_samples:,} samples); nothing to do.")
         return
@@ -209,20 +233,38 @@ def _run(plan: Plan, writer: SetWriter, bars: Bars, *, overwrite: bool) -> None:
     bar = bars.bar("encoding", plan.source.n_rows, attributes.n_samples)
     encode_and_write(plan, writer, bar.encoded)
     bar.close()
-    writer.finish(memory=_MERGE_MEMORY, progress=bars.say)
+    writer.finish(first=appended_from(attributes), memory=_MERGE_MEMORY, progress=bars.say)
+
+
+def _taken_up(plan: Plan, writer: SetWriter, *, append: bool) -> SetAttributes:
+    """The set as it is, once more checked, now that no other builder can change it; or with more items planned."""
+    if writer.attributes is not None and append and grows(plan, writer.attributes):
+        check_prefix(plan, writer.root, writer.attributes)
+        _measure(plan, writer.attributes.n_samples)
+        begin_append(plan, writer)
+    if writer.attributes is None:
+        raise RuntimeError("the set was not started")
+    plan.refuse_other(writer.attributes)
+    return writer.attributes
 
 
 def _start(plan: Plan, writer: SetWriter) -> None:
     """Measure the first batch and create the set."""
-    count = min(plan.encoder.batch_rows, plan.source.n_rows)
-    block = plan.source.read(0, count)
+    l0, explained = _measure(plan, 0)
+    start_set(writer, plan.attributes(l0, explained), plan.items, plan.index, plan.spans)
+
+
+def _measure(plan: Plan, first: int) -> tuple[float, float]:
+    """Mean number of active features and explained variance of the batch from row `first` on; warns if that is low."""
+    count = min(plan.encoder.batch_rows, plan.source.n_rows - first)
+    block = plan.source.read(first, first + count)
     batch = plan.encoder.encode(block)
     explained = plan.encoder.explained_variance(block, batch)
     if explained < _LOW_VARIANCE:
         warnings.warn(
-            f"{plan.sae.name} explains {explained:.2f} of the variance of the first {count} embeddings; trained SAEs "
-            "explain 0.6 or more. A wrong layer or hook, or embeddings normalised otherwise than the SAE expects, "
-            "would look like this.",
-            stacklevel=4,
+            f"{plan.sae.name} explains {explained:.2f} of the variance of the first {count}{' new' if first else ''} "
+            "embeddings; trained SAEs explain 0.6 or more. A wrong layer or hook, or embeddings normalised otherwise "
+            "than the SAE expects, would look like this.",
+            stacklevel=5,
         )
-    start_set(writer, plan.attributes(batch.nnz / count, explained), plan.items, plan.index, plan.spans)
+    return batch.nnz / count, explained

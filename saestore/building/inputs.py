@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -87,8 +87,10 @@ def embeddings_on_disk(request: Request, dataset: Dataset | None, sample_type: s
     return Inputs(source, items, _named(items_from), index, spans)
 
 
-def from_model(request: Request, sample_type: str, sae: LoadedSAE, advance: Callable[[int], None]) -> Inputs:
-    """Load the model that makes the embeddings, and look at every image or text."""
+def from_model(
+    request: Request, sample_type: str, sae: LoadedSAE, advance: Callable[[int], None], known: Sequence[str]
+) -> Inputs:
+    """Load the model that makes the embeddings, and look at every image or text; `known` are the first images."""
     wanted = Wanted(
         sae.name,
         sae.d_in,
@@ -110,6 +112,7 @@ def from_model(request: Request, sample_type: str, sae: LoadedSAE, advance: Call
         batch_size=request.batch_size,
         max_tokens=request.max_tokens,
         skip_bad=request.skip_bad,
+        known=known,
     )
     ready = open_model_source(asked, wanted, advance)
     return Inputs(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,34 +88,59 @@ class Plan:
 
     def refuse_other(self, existing: SetAttributes) -> None:
         """Refuse a set that another build made, naming what differs."""
-        r, there, here = self.request, existing.source, self.inputs.provenance
-        dropped = existing.dropped or {}
-        pairs = {
-            "SAE weights": (existing.sae.get("fingerprint"), self.sae.fingerprint()),
-            **{name: (there.get(key), here.get(key)) for key, name in _ABOUT_ROWS.items()},
+        there, here = existing.source, self.inputs.provenance
+        rows = {
             here["kind"]: (there.get("fingerprint"), here["fingerprint"]),
             "items": (there.get("items_fingerprint"), here["items_fingerprint"]),
             "token_spans": (there.get("token_spans_fingerprint"), here["token_spans_fingerprint"]),
+        }
+        advice = "Pass --overwrite (overwrite=True) to replace it, or name another store"
+        if not existing.complete:
+            advice += "; what is unfinished goes on when it is given what it was begun with"
+        elif self.source.n_rows > existing.n_samples:
+            advice += "; or pass --append (append=True) if there are only further ones"
+        self._refuse({**self._settings(existing), **rows}, advice)
+
+    def refuse_other_settings(self, existing: SetAttributes) -> None:
+        """Refuse a set that was built from whatever rows with another SAE, another model or other options."""
+        self._refuse(
+            self._settings(existing),
+            "What is appended must be made in the same way; pass --overwrite (overwrite=True) to build all anew, or "
+            "name another store",
+        )
+
+    def _settings(self, existing: SetAttributes) -> dict[str, tuple[Any, Any]]:
+        r, there, here = self.request, existing.source, self.inputs.provenance
+        return {
+            "SAE weights": (existing.sae.get("fingerprint"), self.sae.fingerprint()),
+            **{name: (there.get(key), here.get(key)) for key, name in _ABOUT_ROWS.items()},
             "dtype": (existing.dtype, self.dtype),
-            "top_k": (dropped.get("top_k"), r.top_k),
+            "top_k": ((existing.dropped or {}).get("top_k"), r.top_k),
             "codec": (existing.codec, r.codec),
             "segment_rows": (existing.segment_rows, r.segment_rows or existing.segment_rows),
         }
+
+    def _refuse(self, pairs: dict[str, tuple[Any, Any]], advice: str) -> None:
         differ = [f"{name} ({_short(a)} there, {_short(b)} now)" for name, (a, b) in pairs.items() if a != b]
         if differ:
             raise StoreConflictError(
-                f"{self.path} is in the store from another build; these differ: {', '.join(differ)}. Pass --overwrite "
-                "(overwrite=True) to replace it, or name another store."
+                f"{self.path} is in the store from another build; these differ: {', '.join(differ)}. {advice}."
             )
 
 
-def make_plan(request: Request, looking: Callable[[str], Callable[[int], None]]) -> Plan:
+def make_plan(
+    request: Request,
+    looking: Callable[[str], Callable[[int], None]],
+    known: Callable[[str], Sequence[str]],
+) -> Plan:
     """Resolve names, open embeddings or load a model, load the SAE and check that all fits together.
 
     Parameters
     ----------
     looking
         Of the set's path makes what is called with the number of images or texts that were looked at.
+    known
+        Of the set's path gives the keys of the items that the store has under it.
     """
     request.check()
     dataset = _known(request)
@@ -128,7 +153,7 @@ def make_plan(request: Request, looking: Callable[[str], Callable[[int], None]])
     sae = load_sae(request.sae if request.sae is not None else dataset.sae)  # type: ignore[union-attr]
     path = f"{name}/{sample_type}/{sae.name}"
     if inputs is None:
-        inputs = from_model(request, sample_type, sae, looking(path))
+        inputs = from_model(request, sample_type, sae, looking(path), known(path))
     if sae.d_in != inputs.source.d_in:
         raise InvalidInputError(
             f"the embeddings {inputs.source.path} have width {inputs.source.d_in}, the SAE {sae.name} takes "

@@ -105,6 +105,11 @@ _OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "token_
     help="float32 computes every activation in float32; bfloat16 only those that a bfloat16 product with its error "
     "bounds leaves in question, with the same result; auto takes what is likely to be quicker.",
 )
+@click.option(
+    "--append",
+    is_flag=True,
+    help="Add what is new to a complete set: further images or texts, or rows of embeddings with their items.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a set of the same name that another build made.")
 @store_option
 @json_option

@@ -12,7 +12,6 @@ import zarr
 from saestore.concepts.given import NewLabels, as_labels
 from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError
 from saestore.format import LEVELS, SetAttributes
-from saestore.items.index import ITEMS
 from saestore.items.labels import LABELS, StoredLabels, listed
 from saestore.items.stored import StoredItems
 from saestore.storage import SnapshotStore
@@ -41,7 +40,7 @@ def add_labels(root: zarr.Group, path: str, given: NewLabels, *, overwrite: bool
         # Of the set as it is now, which may be another one than was opened.
         as_labels(given, given.level, attributes.n_items, attributes.n_samples)
         _check_growing(attributes, given.level, path)
-        _check_columns(writer.group, given.names)
+        _check_columns(writer.group, attributes, given.names)
         columns = stored_columns(writer.group, attributes, given.level)
         twice = [name for name in given.names if name in columns]
         if twice and not overwrite:
@@ -87,8 +86,8 @@ def _check_growing(attributes: SetAttributes, level: str, path: str) -> None:
         )
 
 
-def _check_columns(group: zarr.Group, names: Sequence[str]) -> None:
-    items: Any = group[ITEMS]
+def _check_columns(group: zarr.Group, attributes: SetAttributes, names: Sequence[str]) -> None:
+    items: Any = group[attributes.items]
     taken = [name for name in names if name in StoredItems(items).names()]
     if taken:
         raise InvalidInputError(f"the items have a column {taken[0]!r}; give the concept another name.")
@@ -103,7 +102,7 @@ def stored_columns(group: zarr.Group, attributes: SetAttributes, level: str) -> 
             return {}  # what they say of the samples that came since is unknown: nobody reads them any more
         names, counts, rows = labels.names, labels.counts().tolist(), labels.rows
     elif level == "item":
-        items: Any = group[ITEMS]
+        items: Any = group[attributes.items]
         names = StoredItems(items).concept_names
         given = NewLabels(names, StoredItems(items).concept_matrix(), level)
         counts, rows = np.diff(given.matrix.indptr).tolist(), given.rows

@@ -13,7 +13,6 @@ from saestore.storage import ArrayReader, SnapshotStore
 
 Array = np.ndarray[Any, Any]
 
-ITEMS = "items"
 POINTERS = "ptr"
 
 
@@ -48,7 +47,7 @@ class ItemIndex:
         """Of the set in `group`."""
         if attributes.item_size is not None:
             return cls(attributes.n_items, attributes.item_size)
-        reader = ArrayReader(store or SnapshotStore(group.store), f"{group.path}/{ITEMS}/{POINTERS}")
+        reader = ArrayReader(store or SnapshotStore(group.store), f"{group.path}/{attributes.items}/{POINTERS}")
         return cls(attributes.n_items, None, reader.read(0, reader.length))
 
     def locate(self, samples: Array) -> tuple[Array, Array]:

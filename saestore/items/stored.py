@@ -11,7 +11,8 @@ import numpy as np
 import zarr
 
 from saestore.errors import NotFoundError
-from saestore.items.index import ITEMS, POINTERS, ItemIndex
+from saestore.format import ITEMS
+from saestore.items.index import POINTERS, ItemIndex
 from saestore.items.labels import StoredLabels, position_of
 from saestore.items.table import Items
 from saestore.storage import create_array, missing_as_error, write_array
@@ -27,7 +28,15 @@ _RESERVED = (KEY, CONCEPTS, CONCEPT, POINTERS)
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*\Z")
 
 
-def write_items(group: zarr.Group, items: Items | None, index: ItemIndex, codec: str, spans: Array | None) -> list[str]:
+def write_items(
+    group: zarr.Group,
+    items: Items | None,
+    index: ItemIndex,
+    codec: str,
+    spans: Array | None,
+    *,
+    name: str = ITEMS,
+) -> list[str]:
     """Write items, their pointers and, for texts, every token's characters; returns the names of all nodes.
 
     Parameters
@@ -36,20 +45,28 @@ def write_items(group: zarr.Group, items: Items | None, index: ItemIndex, codec:
         The set's group.
     spans
         int32 (n_samples, 2): first character of a token in its text, and the one after its last.
+    name
+        Of the group. Beside `ITEMS` spans lie at the set's root; in any other they lie inside it, because those at the
+        root belong to the items before.
     """
-    target = group.create_group(ITEMS, attributes={"n_items": index.n_items})
+    target = group.create_group(name, attributes={"n_items": index.n_items})
     names = []
     if index.item_size is None:
         write_array(target, POINTERS, index.pointers(), ("item_pointer",), codec)
         names.append(POINTERS)
     if items is not None:
         names += _write_table(target, items, codec)
-    written = [ITEMS, *(f"{ITEMS}/{name}" for name in names)]
+    written = [name, *(f"{name}/{each}" for each in names)]
     if spans is not None:
-        for name, values in zip(SPANS, spans.T, strict=True):
-            write_array(group, name, np.ascontiguousarray(values), ("sample",), codec)
-            written.append(name)
+        for place, values in zip(span_nodes(name), spans.T, strict=True):
+            write_array(group, place, np.ascontiguousarray(values), ("sample",), codec)
+            written.append(place)
     return written
+
+
+def span_nodes(items: str) -> list[str]:
+    """Where the spans of tokens are, relative to the set, when the items are in the group `items`."""
+    return [name if items == ITEMS else f"{items}/{name}" for name in SPANS]
 
 
 def _write_table(target: zarr.Group, items: Items, codec: str) -> list[str]:

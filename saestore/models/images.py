@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,7 +51,12 @@ class ImageFiles:
 
 
 def find_images(
-    folder: str | os.PathLike[str], table: Any, *, skip_bad: bool, advance: Callable[[int], None]
+    folder: str | os.PathLike[str],
+    table: Any,
+    *,
+    skip_bad: bool,
+    advance: Callable[[int], None],
+    known: Sequence[str] = (),
 ) -> ImageFiles:
     """Find the images of a folder and look at each.
 
@@ -65,6 +70,8 @@ def find_images(
         Leave out what is no image that can be read, rather than refuse it.
     advance
         Called with the number of images that were looked at.
+    known
+        Keys that come first where no table says the order: images may come to a folder between those that are there.
 
     Raises
     ------
@@ -78,11 +85,10 @@ def find_images(
         raise NotFoundError(f"no folder of images {root}; {nearby(root) if not root.exists() else 'that is a file'}")
     items = None if table is None else as_items(table)
     if items is None:
-        paths = sorted(
-            (p for p in root.rglob("*") if _is_image(p.relative_to(root)) and p.is_file()),
-            key=lambda p: p.relative_to(root).as_posix(),
-        )
-        keys = [p.relative_to(root).as_posix() for p in paths]
+        found = {p.relative_to(root).as_posix(): p for p in root.rglob("*") if _is_image(p.relative_to(root))}
+        first = [key for key in known if key in found]
+        keys = [*first, *sorted(found.keys() - set(first))]
+        paths = [found[key] for key in keys]
     else:
         keys = items.key.tolist()
         paths = _named(keys, root, Path(table) if isinstance(table, str | os.PathLike) else None)
@@ -92,6 +98,7 @@ def find_images(
 
 
 def _is_image(relative: Path) -> bool:
+    # A folder may be called so too, but Pillow will say of it what it is.
     return relative.suffix.lower() in _SUFFIXES and not any(part.startswith(".") for part in relative.parts)
 
 

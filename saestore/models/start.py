@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,8 @@ class ModelRequest:
         Longer texts are cut.
     skip_bad
         Leave out what cannot be read or has no tokens.
+    known
+        Keys of the images that come first, whatever their names: those that a store has already.
     """
 
     images: Any = None
@@ -66,6 +68,7 @@ class ModelRequest:
     batch_size: int | None = None
     max_tokens: int | None = None
     skip_bad: bool = False
+    known: Sequence[str] = ()
 
     @property
     def batch(self) -> int:
@@ -156,7 +159,7 @@ def _images(
             "after the last block, and is not what an SAE on a block takes)"
         )
     wanted.warn_of_other_transform(transform.record)
-    files = find_images(request.images, request.items, skip_bad=request.skip_bad, advance=advance)
+    files = find_images(request.images, request.items, skip_bad=request.skip_bad, known=request.known, advance=advance)
     cls = request.sample_type == "cls"
     before = tower.n_before
     rows = slice(0, 1) if cls else slice(before, before + transform.n_patches)

@@ -54,8 +54,11 @@ class EmbeddingSource(Protocol):
         """Return rows ``start`` to ``stop`` on the CPU in their own dtype, (stop - start, d_in)."""
         ...
 
-    def fingerprint(self) -> str:
-        """Return a sha256 (hex) that is the same for the same embeddings in whatever layout."""
+    def fingerprint(self, n_rows: int | None = None) -> str:
+        """Return a sha256 (hex) that is the same for the same embeddings in whatever layout.
+
+        With `n_rows`, that of a source with just the first so many rows.
+        """
         ...
 
 
@@ -147,10 +150,17 @@ class PartedSource:
             row = until
         return out
 
-    def fingerprint(self) -> str:
-        """Return a sha256 (hex) over shape, dtype and 256 evenly spaced rows, the first and the last among them."""
-        digest = hashlib.sha256(f"{self.n_rows} x {self.d_in} {self.dtype}\n".encode())
-        for row in np.unique(np.linspace(0, self.n_rows - 1, _FINGERPRINT_ROWS).astype(np.int64)).tolist():
+    def fingerprint(self, n_rows: int | None = None) -> str:
+        """Return a sha256 (hex) over shape, dtype and 256 evenly spaced rows, the first and the last among them.
+
+        Parameters
+        ----------
+        n_rows
+            Of the first so many rows only, as a source of just those would have it.
+        """
+        n_rows = self.n_rows if n_rows is None else n_rows
+        digest = hashlib.sha256(f"{n_rows} x {self.d_in} {self.dtype}\n".encode())
+        for row in np.unique(np.linspace(0, n_rows - 1, _FINGERPRINT_ROWS).astype(np.int64)).tolist():
             digest.update(self.read(row, row + 1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 

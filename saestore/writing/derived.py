@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import zarr
 
-from saestore.format import SetAttributes
+from saestore.format import ITEMS, SetAttributes
 from saestore.items.index import ItemIndex
+from saestore.items.stored import SPANS, span_nodes
 from saestore.segment import Segment
 from saestore.segment.write import document_digests
 from saestore.stats import STATISTICS
@@ -46,10 +47,26 @@ def write_derived(group: zarr.Group, attributes: SetAttributes, segments: Sequen
             writers["l0"].append(np.diff(segment.row_pointers(start, stop)).astype(np.int32))
     for writer in writers.values():
         writer.close()
+    names = [*DERIVED, *_copy_spans(group, attributes)]
     moments = reduce(add, (s.moments() for s in segments))
     for statistic in STATISTICS:
         write_array(
             group, statistic.name, statistic.of(moments), ("feature",), codec,
             overwrite=True, attributes={"long_name": statistic.says},
         )  # fmt: skip
-    return document_digests(group, DERIVED)
+    return document_digests(group, names)
+
+
+def _copy_spans(group: zarr.Group, attributes: SetAttributes) -> list[str]:
+    """Copy the spans of tokens to the root, where they lie in the items' own group; returns their names."""
+    if attributes.items == ITEMS or any(node not in group for node in span_nodes(attributes.items)):
+        return []
+    for name, node in zip(SPANS, span_nodes(attributes.items), strict=True):
+        source: Any = group[node]
+        n = attributes.n_samples
+        target = create_array(group, name, (n,), source.dtype, ("sample",), attributes.codec, overwrite=True)
+        writer = ShardWriter(target)
+        for start in range(0, n, _ROWS):
+            writer.append(np.asarray(source[start : min(start + _ROWS, n)]))
+        writer.close()
+    return list(SPANS)

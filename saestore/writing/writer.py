@@ -13,8 +13,9 @@ import zarr
 from zarr.storage import LocalStore
 
 from saestore.errors import InvalidInputError, StoreConflictError
-from saestore.format import SegmentInfo, SetAttributes
+from saestore.format import ITEMS, SegmentInfo, SetAttributes
 from saestore.items.labels import LABELS
+from saestore.items.stored import SPANS
 from saestore.segment import Segment, limit_fan_in, merge_segments, plan_merges, write_segment
 from saestore.storage import SnapshotStore, local_folder, missing_as_error, write_errors
 from saestore.storage.open import PARTIAL
@@ -67,6 +68,11 @@ class SetWriter:
         return write_errors(f"{self._root.store}")
 
     @property
+    def root(self) -> zarr.Group:
+        """Root group of the store."""
+        return self._root
+
+    @property
     def group(self) -> zarr.Group:
         """The set's group; in a local folder as the root of a store of its own.
 
@@ -100,6 +106,23 @@ class SetWriter:
             digests = fill(group)
             group.create_group(SEGMENTS)
             self.commit(replace(attributes, digests=digests))
+
+    def extend(self, attributes: SetAttributes, fill: Callable[[zarr.Group], Mapping[str, str]]) -> None:
+        """Take further samples: from this commit on the set has other items, and plans more samples.
+
+        The group of the items before stays until the set is complete again, for those who opened the set before.
+
+        Parameters
+        ----------
+        attributes
+            Of the set from now on, with the segments that it has.
+        fill
+            Writes the items into a group that no attributes name yet, and returns the digests of its metadata.
+        """
+        before = self._attributes()
+        with self._errors():
+            digests = {name: sha for name, sha in before.digests.items() if name.split("/")[0] != before.items}
+            self.commit(replace(attributes, digests={**digests, **fill(self.group)}))
 
     def _create_groups(self) -> zarr.Group:
         """Create the set's group and those above it: a set whose parents are missing would not be found."""
@@ -160,27 +183,40 @@ class SetWriter:
             self.commit(replace(attributes.with_segments([*attributes.segments, info]), **changes))
         return info
 
-    def finish(self, *, memory: int = DEFAULT_MEMORY, progress: Progress | None = None, **changes: Any) -> None:
-        """Compact, write the arrays at the set's root, and mark the set complete with these changed attributes."""
+    def finish(
+        self, *, first: int = 0, memory: int = DEFAULT_MEMORY, progress: Progress | None = None, **changes: Any
+    ) -> None:
+        """Compact, write the arrays at the set's root, and mark the set complete with these changed attributes.
+
+        Parameters
+        ----------
+        first
+            Segments of samples before this one are left as they are.
+        """
         attributes = self._attributes()
         if attributes.planned_samples not in (None, attributes.n_samples):
             raise InvalidInputError(
                 f"{self.path} has {attributes.n_samples} of {attributes.planned_samples} planned samples."
             )
-        self.compact(memory=memory, progress=progress)
+        self.compact(first=first, memory=memory, progress=progress)
         attributes = self._attributes()
         self.commit(replace(attributes, planned_samples=None, **changes))
+        if attributes.items != ITEMS:
+            with self._errors():
+                self._remove_leftovers()  # the items before an append
 
-    def compact(self, *, memory: int = DEFAULT_MEMORY, progress: Progress | None = None) -> None:
+    def compact(self, *, first: int = 0, memory: int = DEFAULT_MEMORY, progress: Progress | None = None) -> None:
         """Merge all segments into as few as the format allows, then refresh the arrays at the root.
 
         Parameters
         ----------
+        first
+            Segments of samples before this one are left as they are.
         memory
             Bound in bytes; see `saestore.segment.merge_segments`.
         """
-        while any(len(run) > 1 for run in self._plan(memory)):
-            for run in self._plan(memory):
+        while any(len(run) > 1 for run in self._plan(memory, first)):
+            for run in self._plan(memory, first):
                 if len(run) > 1:
                     if progress is not None:
                         progress(f"merging {len(run)} segments ({run[0].name} … {run[-1].name})")
@@ -190,11 +226,12 @@ class SetWriter:
             with self._errors():
                 self._derive()
 
-    def _plan(self, memory: int) -> list[list[SegmentInfo]]:
+    def _plan(self, memory: int, first: int) -> list[list[SegmentInfo]]:
         attributes = self._attributes()
         # The pointers of all segments that are merged at once are in memory: a quarter of the bound is theirs.
         fan_in = max(2, memory // 4 // (8 * (attributes.n_features + 1)))
-        return [part for run in plan_merges(attributes.segments) for part in limit_fan_in(run, fan_in)]
+        segments = [s for s in attributes.segments if s.start >= first]
+        return [part for run in plan_merges(segments) for part in limit_fan_in(run, fan_in)]
 
     def _merge(self, run: list[SegmentInfo], memory: int) -> None:
         attributes = self._attributes()
@@ -217,7 +254,8 @@ class SetWriter:
 
     def _derive(self) -> None:
         attributes = self._attributes()
-        digests = {name: sha for name, sha in attributes.digests.items() if name not in DERIVED}
+        replaced = {*DERIVED, *(SPANS if attributes.items != ITEMS else ())}
+        digests = {name: sha for name, sha in attributes.digests.items() if name not in replaced}
         if attributes.derived:
             # From here until they are written anew the arrays at the root cover nothing.
             self.commit(replace(attributes, derived=(), digests=digests))
@@ -246,6 +284,9 @@ class SetWriter:
             _remove_others(found.get(LABELS), {info.name for info in self.attributes.concepts.values()})
         elif LABELS in _child_names(found):
             _remove(found, LABELS)
+        for name in _child_names(found):
+            if name.split("-")[0] == ITEMS and name != self.attributes.items:
+                _remove(found, name)
 
 
 def read_attributes(root: zarr.Group, path: str) -> SetAttributes | None:
