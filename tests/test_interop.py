@@ -95,6 +95,11 @@ def test_anndata_has_activations_labels_and_statistics(acts):
     assert whole.to_anndata().obs["bright"].tolist() == (np.arange(60) % 7 == 0).tolist()
 
 
+# anndata asks pandas 3 for options that it no longer has.
+options_of_pandas = pytest.mark.filterwarnings("ignore:The '.*' option is deprecated")
+
+
+@options_of_pandas
 def test_anndata_of_one_segment_reads_what_is_sliced():
     pytest.importorskip("anndata")
     from test_requests import CountingStore
@@ -124,6 +129,7 @@ def test_anndata_reads_what_cannot_be_backed_within_the_limit(acts):
         acts.to_anndata(max_bytes=10)
 
 
+@options_of_pandas
 def test_anndata_can_be_written_and_read_back(tmp_path):
     anndata = pytest.importorskip("anndata")
     adata = write_case(memory_store(), CASE).to_anndata().to_memory()
