@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from saestore.activations.opened import OpenSet, on_snapshot
-from saestore.concepts import add_labels, as_labels, remove_labels
+from saestore.concepts import (
+    THRESHOLD,
+    Fit,
+    MaskOptions,
+    add_labels,
+    as_labels,
+    from_masks,
+    from_metadata,
+    from_spans,
+    remove_labels,
+)
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.format import LEVELS
 from saestore.items.labels import position_of
@@ -22,7 +32,7 @@ Level = Literal["item", "sample"]
 
 
 class Labels(OpenSet):
-    """`concepts`, `concept`, `concept_matrix`, `add_concepts`, `remove_concepts`."""
+    """`concepts`, `concept`, `concept_matrix`, `add_concepts` and its like, `remove_concepts`."""
 
     @on_snapshot
     def concepts(self, level: Level | None = None) -> list[str]:
@@ -83,21 +93,26 @@ class Labels(OpenSet):
         names: Sequence[str] | None = None,
         overwrite: bool = False,
         partial: bool = False,
-    ) -> None:
+    ) -> list[str]:
         """Give items or samples labels. A reader sees all of them or none, whenever this is interrupted.
 
         Parameters
         ----------
         labels
             A mapping of names to masks (``{"color::red": mask}``: bool, or 0 and 1, one value for each item or
-            sample), a scipy sparse or 2-D matrix with `names`, what `saestore.concepts.from_masks` or `from_spans`
-            made, or the path of a ``metadata.csv``, whose rows are matched to the items by their keys.
+            sample), a scipy sparse or 2-D matrix with `names`, or the path of a ``metadata.csv``, whose rows are
+            matched to the items by their keys, else by the file names in them.
         level
             ``"item"`` or ``"sample"``: what the masks are over.
         overwrite
             Replace concepts that are there already.
         partial
             Pass over the rows of a ``metadata.csv`` that fit no item.
+
+        Returns
+        -------
+        list of str
+            Names of the concepts that were given.
 
         Raises
         ------
@@ -109,13 +124,97 @@ class Labels(OpenSet):
             The store was opened to read only, or another process writes the set.
         """
         if isinstance(labels, str | os.PathLike):
-            from saestore.concepts.metadata import from_metadata
-
             given = from_metadata(labels, self.items, self.n_items, partial=partial)
         else:
             given = as_labels(labels, level, self.n_items, self.shape[0], names)
         add_labels(self._root, self.path, given, overwrite=overwrite)
         self._open()
+        return list(given.names)
+
+    def add_concepts_from_masks(
+        self,
+        folder: str | os.PathLike[str],
+        concept: str | None = None,
+        *,
+        within: bool | Sequence[str] = False,
+        threshold: float = THRESHOLD,
+        fit: Fit | None = None,
+        missing: Literal["error", "empty"] = "error",
+        partial: bool = False,
+        overwrite: bool = False,
+        progress: Callable[[str], None] | None = None,
+    ) -> list[str]:
+        """Give patches labels from image masks: a patch has a concept where a mask covers enough of it.
+
+        Parameters
+        ----------
+        folder
+            ``<folder>/<concept>/<item>.png``, or with `concept` or `within` ``<folder>/<item>.png``. Files are matched
+            to the keys of the items without their suffix, by the whole path, else by the name where only one item has
+            it. A mask is where a pixel is neither black nor index 0 nor transparent; it is as large as the image, or in
+            its proportions.
+        concept
+            What the masks in `folder` show.
+        within
+            True, or some concepts of items: the label of a patch is that of its item, where the mask covers it. So one
+            mask of the object and the item's ``color::green`` make a ``color::green`` of patches.
+        threshold
+            A patch counts where more than this share of it is covered.
+        fit
+            How images became the squares that were cut into patches: ``"squash"``, or ``"crop"`` of the middle. By
+            default what the set says of it, else ``"squash"``.
+        missing
+            ``"empty"``: items without a mask have nothing to see. By default they are an error.
+        partial
+            Pass over masks that fit no item.
+        overwrite
+            Replace concepts that are there already.
+
+        Raises
+        ------
+        InvalidInputError, NotFoundError, MissingDependencyError
+            Samples that are no patches, files and items that do not fit one another, no such folder, no pillow.
+        """
+        options = MaskOptions(concept, threshold, fit, within, missing, partial)
+        given = from_masks(
+            folder, options, items=self.items, index=self._index, source=self.attributes.source, progress=progress
+        )
+        return self.add_concepts(given, overwrite=overwrite)
+
+    def add_concepts_from_spans(
+        self,
+        spans: Mapping[Any, Sequence[tuple[int, int, str]]] | str | os.PathLike[str],
+        *,
+        partial: bool = False,
+        overwrite: bool = False,
+    ) -> list[str]:
+        """Give tokens labels from spans of characters: a token has a concept where it shares a character with a span.
+
+        Parameters
+        ----------
+        spans
+            A mapping of items, by key or number, to ``[(start, stop, concept), …]``, or a CSV or JSONL file of ``key``,
+            ``start``, ``stop`` and ``concept``. Characters are counted from 0, `stop` is the one after the last. What
+            lies in no span does not have the concept.
+        partial
+            Pass over keys that are no item.
+        overwrite
+            Replace concepts that are there already.
+
+        Raises
+        ------
+        InvalidInputError
+            The set does not know the characters of its tokens; a key is no item; a span does not lie in its text.
+        """
+        given = from_spans(
+            spans,
+            self.items,
+            self._index,
+            lambda start, stop: self.spans(slice(start, stop)),
+            self.shape[0],
+            partial=partial,
+        )
+        return self.add_concepts(given, overwrite=overwrite)
 
     def remove_concepts(self, names: str | Sequence[str], level: Level | None = None) -> None:
         """Remove concepts, of both levels unless one is named."""

@@ -9,6 +9,7 @@ from saestore.cli.export import export
 from saestore.cli.group import DebugOption, ErrorGroup
 from saestore.cli.import_ import import_
 from saestore.cli.info import info
+from saestore.cli.label import label
 from saestore.cli.similar import similar
 from saestore.cli.stats import stats
 from saestore.cli.top import top_features, top_samples
@@ -21,5 +22,18 @@ def main() -> None:
     """Store the activations of sparse autoencoders, and ask what makes a feature fire."""
 
 
-for command in (build, info, top_samples, top_features, stats, concepts, similar, verify, compact, export, import_):
+for command in (
+    build,
+    info,
+    top_samples,
+    top_features,
+    stats,
+    concepts,
+    label,
+    similar,
+    verify,
+    compact,
+    export,
+    import_,
+):
     main.add_command(command)

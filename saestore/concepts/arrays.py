@@ -1,0 +1,84 @@
+"""Labels in files of arrays: ``.npy``, ``.npz`` of one array a concept, ``.npz`` of a scipy sparse matrix."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from saestore.errors import InvalidInputError
+from saestore.files import existing_file, load_npy
+
+if TYPE_CHECKING:
+    import scipy.sparse
+
+Array = np.ndarray[Any, Any]
+
+_SPARSE = {"format", "shape", "data"}  # what `scipy.sparse.save_npz` writes, whatever the format
+
+
+def read_arrays(
+    path: str | os.PathLike[str], names: Sequence[str]
+) -> Mapping[str, Array] | scipy.sparse.sparray | Array:
+    """Masks by name, or a matrix that `names` go with.
+
+    Parameters
+    ----------
+    names
+        Of the columns; for a ``.npz`` of one array a concept those to take, by default all.
+
+    Raises
+    ------
+    NotFoundError, InvalidInputError
+        There is no such file or array; it is none of these files, or holds pickled objects.
+    """
+    file = Path(path)
+    if file.suffix == ".npy":
+        values = load_npy(file)
+        if values.ndim == 1 and len(names) == 1:
+            return {names[0]: values}
+        if values.ndim != 2 or len(names) != values.shape[1]:
+            raise InvalidInputError(
+                f"{file} has shape {values.shape}; name its columns with --concept, one each: {len(names)} are named."
+            )
+        return np.asarray(values)
+    if file.suffix != ".npz":
+        raise InvalidInputError(f"{file} has the suffix {file.suffix!r}; labels are read from .npy and .npz files.")
+    arrays = _read(existing_file(file))
+    if set(arrays) >= _SPARSE:
+        return _sparse(file, names)
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise InvalidInputError(f"{file} has no array {missing[0]!r}; it has {', '.join(arrays)}.")
+    return {name: arrays[name] for name in names or arrays}
+
+
+def _read(file: Path) -> dict[str, Array]:
+    with file.open("rb") as stream:  # numpy forgets to close a file that is damaged
+        try:
+            if stream.read(2) != b"PK":
+                raise ValueError("it does not start like a zip archive")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, KeyError, RuntimeError) as e:
+            raise InvalidInputError(f"{file} is truncated, or not a .npz file of plain arrays ({e}).") from e
+
+
+def _sparse(file: Path, names: Sequence[str]) -> scipy.sparse.sparray:
+    import scipy.sparse as sp
+
+    try:
+        matrix = sp.coo_array(sp.load_npz(file))
+    except (ValueError, KeyError, NotImplementedError, TypeError) as e:
+        raise InvalidInputError(f"{file} is no sparse matrix of scipy.sparse.save_npz ({e}).") from e
+    if len(names) != matrix.shape[1]:
+        raise InvalidInputError(
+            f"{file} has shape {matrix.shape}; name its columns with --concept, one each: {len(names)} are named."
+        )
+    return matrix

@@ -1,0 +1,426 @@
+"""Labels from a metadata.csv, from image masks, from spans of characters and from files of arrays."""
+
+import csv
+import json
+import re
+
+import cli_stores
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from strategies import memory_store
+
+import saestore
+from saestore.concepts.arrays import read_arrays
+from saestore.concepts.patches import Patches
+from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError
+from saestore.items.index import ItemIndex
+
+N_ITEMS, GRID = 5, 3
+KEYS = [f"images/{'ab'[i % 2]}/scene_{i}.jpg" for i in range(N_ITEMS)]
+RED = np.array([1, 0, 1, 1, 0], bool)
+
+
+@pytest.fixture
+def acts():
+    """3 x 3 patches of five images."""
+    items = {"image_path": KEYS, "split": ["train"] * N_ITEMS, "color::red": RED.astype(int), "shape::cube": ~RED}
+    matrix = sp.csr_array(np.eye(N_ITEMS * GRID**2, 4, dtype=np.float32))
+    return memory_store().write("Toy/patch/x", matrix, items=items)
+
+
+def write_table(path, keys, **columns):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image_path", *columns])
+        writer.writerows(zip(keys, *columns.values(), strict=True))
+    return path
+
+
+# metadata.csv
+
+
+@pytest.mark.parametrize("shorten", [str, lambda key: key.rsplit("/", 1)[-1], lambda key: f"elsewhere\\{key}"])
+def test_rows_of_a_table_are_matched_by_their_keys(acts, tmp_path, shorten):
+    order = np.random.default_rng(0).permutation(N_ITEMS)
+    big = np.array([1, 1, 0, 0, 1])
+    table = write_table(tmp_path / "m.csv", [shorten(KEYS[i]) for i in order], big=big[order], split=["cal"] * N_ITEMS)
+    assert acts.add_concepts(table) == ["big"]
+    assert acts.concept("big").tolist() == big.astype(bool).tolist()
+    assert acts.concepts() == ["color::red", "shape::cube", "big"]
+
+
+def test_a_table_that_does_not_fit_is_told_by_name(acts, tmp_path):
+    def refused(keys, said, **how):
+        table = write_table(tmp_path / "m.csv", keys, big=[1] * len(keys))
+        with pytest.raises(InvalidInputError, match=said):
+            acts.add_concepts(table, **how)
+
+    refused(
+        ["x.jpg", *KEYS], r"1 row \('x.jpg'\) fits no item of the set, whose keys are such as 'images/a/scene_0.jpg'"
+    )
+    refused(KEYS[:-2], r"no row for 2 of 5 items: 'images/b/scene_3.jpg', 'images/a/scene_4.jpg'. Labels that are not")
+    refused(KEYS[:-2], "no row for 2 of 5 items", partial=True)
+    refused([*KEYS, "scene_4.jpg"], "both 'images/a/scene_4.jpg' and 'scene_4.jpg' are item 'images/a/scene_4.jpg'")
+    table = write_table(tmp_path / "m.csv", [*KEYS, *"stuvw"], big=[1, 0, 0, 0, 0, 1, 1, 1, 1, 1])
+    with pytest.raises(InvalidInputError, match=r"5 rows \('s', 't', 'u', …\) fit no item"):
+        acts.add_concepts(table)
+    acts.add_concepts(table, partial=True)
+    assert acts.concept("big").tolist() == [True, False, False, False, False]
+    with pytest.raises(StoreConflictError, match="big already"):
+        acts.add_concepts(table, partial=True)
+    with pytest.raises(InvalidInputError, match="no column of labels"):
+        acts.add_concepts(write_table(tmp_path / "m.csv", KEYS, size=[3, 4, 5, 6, 7]))
+    with pytest.raises(NotFoundError, match="no file"):
+        acts.add_concepts(tmp_path / "nothing.csv")
+
+
+def test_a_file_name_that_several_items_have_is_not_guessed_at(tmp_path):
+    keys = ["a/0.jpg", "b/0.jpg"]
+    acts = memory_store().write("Toy/patch/x", sp.csr_array(np.eye(2)), items={"image_path": keys})
+    with pytest.raises(InvalidInputError, match=r"'0.jpg' fits 2 items, such as 'a/0.jpg', 'b/0.jpg'; give their full"):
+        acts.add_concepts(write_table(tmp_path / "m.csv", ["0.jpg", "b/0.jpg"], big=[1, 0]))
+    acts.add_concepts(write_table(tmp_path / "m.csv", ["b/0.jpg", "a/0.jpg"], big=[1, 0]))
+    assert acts.concept("big").tolist() == [False, True]
+
+
+def test_texts_without_a_path_are_matched_by_themselves(tmp_path):
+    texts = ["one, two", "three", 'a "quote"']
+    acts = memory_store().write("Talk/token/x", sp.csr_array(np.eye(3)), items={"text": texts})
+
+    def table(texts, **columns):
+        path = tmp_path / "t.csv"
+        with path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([["text", *columns], *zip(texts, *columns.values(), strict=True)])
+        return path
+
+    acts.add_concepts(table(texts[::-1], rude=[1, 0, 0]))
+    assert acts.concept("rude").tolist() == [False, False, True]
+    with pytest.raises(InvalidInputError, match="1 row \\('four'\\) fits no item"):
+        acts.add_concepts(table(["four", "three", "one, two"], other=[1, 0, 0]))
+    images = memory_store().write("Toy/patch/x", sp.csr_array(np.eye(3)), items={"image_path": list("abc")})
+    with pytest.raises(InvalidInputError, match="no image_path or text_path, but the items have keys such as 'a'"):
+        images.add_concepts(table(texts, rude=[1, 0, 0]))
+
+
+# Masks
+
+
+def covered_by_repetition(mask, rows, columns):
+    """The share of each patch, exactly: every pixel is cut into rows x columns equal ones."""
+    fine = mask.repeat(rows, axis=0).repeat(columns, axis=1)
+    height, width = mask.shape
+    return fine.reshape(rows, height, columns, width).mean(axis=(1, 3))
+
+
+@given(
+    mask=hnp.arrays(bool, st.tuples(st.integers(1, 13), st.integers(1, 13))),
+    side=st.integers(2, 6),
+)
+def test_shares_of_squashed_patches_are_exact(mask, side):
+    grid = Patches.of(ItemIndex(1, side * side), {}, None)
+    np.testing.assert_allclose(grid.covered(mask), covered_by_repetition(mask, side, side), atol=2e-9)
+
+
+@given(mask=hnp.arrays(bool, (12, 20)), side=st.integers(2, 6), turned=st.booleans())
+def test_shares_of_cropped_patches_are_those_of_the_middle(mask, side, turned):
+    mask, middle = (mask.T, mask[:, 4:16].T) if turned else (mask, mask[:, 4:16])
+    for fit, source in (
+        ("crop", {}),
+        (None, {"transform": {"resize": {"shortest_edge": 224}, "crop": [224, 224], "grid": [side, side]}}),
+        (None, {"path": "Embeddings/CLEVR/CLIP_SAE_patch_embeddings_percentthrumodel_92.pt"}),
+    ):
+        grid = Patches.of(ItemIndex(1, side * side), source, fit)
+        np.testing.assert_allclose(grid.covered(mask), covered_by_repetition(middle, side, side), atol=2e-9)
+
+
+def test_a_crop_that_is_smaller_or_larger_than_the_image():
+    mask = np.ones((16, 32), bool)
+    resized = {"resize": {"shortest_edge": 8}, "grid": [2, 4]}
+    smaller = Patches.of(ItemIndex(1, 8), {"transform": {**resized, "crop": [4, 8]}}, None)
+    assert smaller.edges(16, 32)[0].tolist() == [4, 8, 12]
+    assert smaller.edges(16, 32)[1].tolist() == [8, 12, 16, 20, 24]
+    padded = Patches.of(ItemIndex(1, 8), {"transform": {**resized, "crop": [16, 16]}}, None)
+    assert padded.covered(mask).tolist() == [[0.5] * 4, [0.5] * 4]
+
+
+def test_the_shares_of_the_shipped_example(project_dir):
+    """Those were measured on masks with soft edges, of which the files keep black and white."""
+    image = pytest.importorskip("PIL.Image")
+    clevr = project_dir / "examples" / "clevr"
+    expected = np.load(clevr / "patch_object_fraction.npy").astype(float)
+    with (clevr / "metadata.csv").open(encoding="utf-8") as file:
+        names = [row["image_path"].split("/")[-1] for row in csv.DictReader(file)]
+    grid = Patches.of(ItemIndex(len(names), 256), {}, None)
+    found = []
+    for name in names:
+        with image.open(clevr / "masks" / name.replace(".jpg", ".png")) as opened:
+            found.append(grid.covered(np.asarray(opened)).ravel())
+    difference = np.abs(np.array(found) - expected)
+    assert difference.max() < 0.03
+    assert difference.mean() < 3e-4
+    assert ((np.array(found) > 0.25) != (expected > 0.25)).sum() <= 1  # of 9,216 patches
+
+
+@pytest.fixture
+def masks(tmp_path):
+    """A mask of every image, in many modes, and which patches each covers."""
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(1)
+    folder, modes = tmp_path / "masks", ["1", "L", "P", "RGB", "RGBA"]
+    found = np.zeros((N_ITEMS, GRID, GRID), bool)
+    for i, (key, mode) in enumerate(zip(KEYS, modes, strict=True)):
+        found[i] = rng.random((GRID, GRID)) < 0.4
+        pixels = found[i].repeat(7, axis=0).repeat(10, axis=1)
+        path = (folder / key).with_suffix(".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(image, pixels, mode).save(path)
+    return folder, found.reshape(-1)
+
+
+def picture(image, pixels, mode):
+    if mode == "P":
+        made = image.fromarray(pixels.astype(np.uint8) * 3, "L").convert("P")
+        made.putdata((pixels.astype(np.uint8) * 3).ravel().tolist())
+        return made
+    if mode == "RGB":
+        return image.fromarray(pixels.astype(np.uint8)[..., None] * np.array([0, 0, 9], np.uint8))
+    if mode == "RGBA":  # the colour is there everywhere, and seen in the mask only
+        return image.fromarray(np.stack([np.full(pixels.shape, 200)] * 3 + [pixels * 255], axis=2).astype(np.uint8))
+    return image.fromarray(pixels.astype(np.uint8) * 255).convert(mode)
+
+
+def test_patches_under_a_mask_have_its_concept(acts, masks):
+    folder, covered = masks
+    assert acts.add_concepts_from_masks(folder, "object") == ["object"]
+    assert np.array_equal(acts.concept("object", "sample"), covered)
+    flat = folder.parent / "flat"
+    flat.mkdir()
+    for path in folder.rglob("*.png"):
+        path.rename(flat / path.name)
+    acts.add_concepts_from_masks(flat, "again")
+    assert np.array_equal(acts.concept("again"), covered)
+
+
+def test_a_folder_of_masks_for_each_concept(acts, masks):
+    folder, covered = masks
+    both = folder.parent / "both"
+    both.mkdir()
+    folder.rename(both / "front")
+    (both / "traffic light").mkdir()
+    source = both / "front" / "images" / "a" / "scene_2.png"
+    (both / "traffic light" / "scene_3.png").write_bytes(source.read_bytes())
+    with pytest.raises(InvalidInputError, match=r"traffic light has no mask of 4 of 5 items: 'images/a/scene_0.jpg', "):
+        acts.add_concepts_from_masks(both)
+    assert acts.concepts("sample") == []
+    acts.add_concepts_from_masks(both, missing="empty")
+    assert acts.concepts("sample") == ["front", "traffic light"]
+    light = np.zeros(N_ITEMS * 9, bool)
+    light[27:36] = covered[18:27]
+    assert np.array_equal(acts.concept("traffic light"), light)
+    assert np.array_equal(acts.concept("front"), covered)
+
+
+def test_masks_and_labels_of_items_make_labels_of_patches(acts, masks):
+    folder, covered = masks
+    acts.add_concepts_from_masks(folder, within=True)
+    assert acts.concepts("sample") == ["color::red", "shape::cube"]
+    assert np.array_equal(acts.concept("color::red", "sample"), covered & RED.repeat(9))
+    assert np.array_equal(acts.concept("shape::cube", "sample"), covered & ~RED.repeat(9))
+    acts.add_concepts_from_masks(folder, "object", within=["color::red"], overwrite=True)
+    assert acts.concepts("sample") == ["color::red", "shape::cube", "object"]
+    with pytest.raises(NotFoundError, match=r"'color::rd'. Did you mean 'color::red'"):
+        acts.add_concepts_from_masks(folder, within=["color::rd"])
+
+
+def test_a_patch_counts_where_more_than_the_threshold_is_covered(acts, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    pixels = np.zeros((12, 12), np.uint8)
+    pixels[0:2, 0:2], pixels[4:8, 4:8], pixels[8, 8:11] = 1, 1, 1  # 4 of 16 pixels, all, 3
+    for key in KEYS:
+        image.fromarray(pixels * 255).save(tmp_path / f"{key.split('/')[-1][:-4]}.png")
+    for i, (threshold, expected) in enumerate([(0.25, [4]), (0.249, [0, 4]), (0.1875, [0, 4]), (0, [0, 4, 8])]):
+        acts.add_concepts_from_masks(tmp_path, f"c{i}", threshold=threshold)
+        assert np.flatnonzero(acts.concept(f"c{i}")[:9]).tolist() == expected
+
+
+def test_masks_that_do_not_fit_are_told(acts, masks, tmp_path):
+    folder, _ = masks
+
+    def refused(said, *words, error=InvalidInputError, **how):
+        with pytest.raises(error, match=said):
+            acts.add_concepts_from_masks(*words, **how)
+        assert acts.concepts("sample") == []
+
+    refused("there is no folder", tmp_path / "none", "x", error=NotFoundError)
+    refused("threshold=1.5", folder, "x", threshold=1.5)
+    refused("threshold=nan", folder, "x", threshold=float("nan"))
+    refused("fit='squish'", folder, "x", fit="squish")
+    refused("missing='no'", folder, "x", missing="no")
+    refused("within='red'", folder, within="red")
+    refused("cannot be called 'position'", folder, "position")
+    extra = folder / "extra.png"
+    extra.write_bytes((folder / "images/a/scene_0.png").read_bytes())
+    refused(r"1 mask \('extra.png'\) fits no item, whose keys are such as 'images/a/scene_0.jpg'", folder, "x")
+    refused("holds masks themselves: name what they show with --concept", folder)
+    extra.write_bytes(b"\x89PNG no more")
+    acts.add_concepts_from_masks(folder, "x", partial=True)
+    acts.remove_concepts("x")
+    extra.rename(folder / "scene_0.bmp")
+    refused(
+        "both 'images/a/scene_0' and 'scene_0' are item|both 'scene_0' and 'images/a/scene_0' are item", folder, "x"
+    )
+    (folder / "scene_0.bmp").unlink()
+    (folder / "images/a/scene_0.png").write_bytes(b"\x89PNG no more")
+    refused("scene_0.png is no image that can be read", folder, "x")
+    (folder / "images/a/scene_0.png").rename(folder / "images/a/scene_0.jpg")
+    refused("scene_0.jpg is a JPEG, in which edges are blurred", folder, "x")
+    (tmp_path / "empty").mkdir()
+    refused("empty has no folder of masks", tmp_path / "empty")
+    refused("empty holds no mask", tmp_path / "empty", "x")
+    flat = memory_store().write("Toy/cls/x", sp.csr_array(np.eye(4)), items={"image_path": list("abcd")})
+    with pytest.raises(InvalidInputError, match="have 1 samples each, which are no grid of patches"):
+        flat.add_concepts_from_masks(folder, "x")
+
+
+# Spans
+
+
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory):
+    """Tokens of texts with emoji, their characters known."""
+    stored = cli_stores.text_store(tmp_path_factory.mktemp("talk") / "a.zarr")
+    return saestore.open(stored.path, "a")["Talk/token"]
+
+
+def characters(spans, texts):
+    """Samples by brute force: each character of each token is looked up."""
+    found = {}
+    sample = 0
+    for item, tokens in enumerate(texts):
+        start = 0
+        for token in tokens:
+            places = set(range(start, start + len(token)))
+            for a, b, concept in spans.get(item, []):
+                if places & set(range(a, b)):
+                    found.setdefault(concept, set()).add(sample)
+            start += len(token)
+            sample += 1
+    return found
+
+
+@given(data=st.data())
+def test_tokens_that_share_a_character_with_a_span_have_its_concept(talk, data):
+    lengths = [len("".join(tokens)) for tokens in cli_stores.TEXTS]
+    spans = {}
+    for item in data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, unique=True)):
+        ends = st.lists(st.integers(0, lengths[item]), min_size=2, max_size=2, unique=True).map(sorted)
+        drawn = data.draw(st.lists(st.tuples(ends, st.sampled_from(["irony", "a pun"])), min_size=1, max_size=4))
+        spans[item] = [(a, b, concept) for (a, b), concept in drawn]
+    keyed = {str(item) if data.draw(st.booleans()) else item: found for item, found in spans.items()}
+    names = talk.add_concepts_from_spans(keyed, overwrite=True)
+    expected = characters(spans, cli_stores.TEXTS)
+    assert set(names) == {concept for found in spans.values() for *_, concept in found}
+    for name in names:
+        assert set(np.flatnonzero(talk.concept(name)).tolist()) == expected.get(name, set())
+
+
+def test_spans_are_read_from_csv_and_jsonl(talk, tmp_path):
+    spans = {0: [(3, 9, "file, one"), (9, 10, "b")], 2: [(0, 1, "b")]}
+    rows = [{"key": str(k), "start": a, "stop": b, "concept": c} for k, found in spans.items() for a, b, c in found]
+    lines = tmp_path / "spans.jsonl"
+    lines.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n", encoding="utf-8")
+    table = tmp_path / "spans.csv"
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["concept", "note", "stop", "key", "start"])
+        writer.writeheader()
+        writer.writerows({**row, "note": "x"} for row in rows)
+    expected = characters(spans, cli_stores.TEXTS)
+    for path in (lines, table):
+        assert talk.add_concepts_from_spans(path, overwrite=True) == ["file, one", "b"]
+        for name in ("file, one", "b"):
+            assert np.flatnonzero(talk.concept(name)).tolist() == sorted(expected[name])
+
+
+BAD_SPANS = [
+    ({"9": [(0, 1, "x")]}, r"1 key \('9'\) fits no item of the set, whose keys are such as '0'"),
+    ({9: [(0, 1, "x")]}, "item 9 is out of range: there are 5"),
+    ({0: [(3, 3, "x")]}, "0 <= start < stop"),
+    ({0: [(-1, 3, "x")]}, "0 <= start < stop"),
+    ({0: [(0, 1.5, "x")]}, "1.5 is no number of a character"),
+    ({0: [(0, True, "x")]}, "True is no number"),
+    ({0: [(0, 1)]}, r"span \(0, 1\) of 0: give \(start, stop, concept\)"),
+    ({0: "irony"}, "give a list"),
+    ({0: [(0, 1, "")]}, "'' is no name of a concept"),
+    ({0: [(0, 500, "x")]}, "the span 0 to 500 \\(x\\) of item 0 ends after its text, which has 24 characters"),
+    ({}, "holds no span"),
+    ([(0, 1, "x")], "spans cannot be a list"),
+]
+
+
+@pytest.mark.parametrize(("spans", "said"), BAD_SPANS, ids=[said for _, said in BAD_SPANS])
+def test_wrong_spans_are_told(talk, spans, said):
+    before = talk.attributes
+    with pytest.raises(InvalidInputError, match=said):
+        talk.add_concepts_from_spans(spans)
+    assert talk.attributes == before
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.csv", "key,start,concept\n0,1,x\n", "line 2 has no 'stop'"),
+        ("a.csv", "key,start,stop,concept\n0,1,two,x\n", "'two' is no number"),
+        ("a.csv", 'key,start,stop,concept\n0,1,2,"x\n', "is no CSV"),
+        ("a.jsonl", '{"key": "0", "start": 1}\n', "line 1 has no 'stop'"),
+        ("a.jsonl", "[1]\n", "line 1 is no object"),
+        ("a.jsonl", "\n{\n", "line 2 is no JSON"),
+        ("a.jsonl", b"\xff\xfe", "not in UTF-8"),
+    ],
+)
+def test_a_wrong_file_of_spans_is_told(talk, tmp_path, name, text, said):
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InvalidInputError, match=re.escape(said)):
+        talk.add_concepts_from_spans(tmp_path / name)
+
+
+def test_spans_need_a_set_that_knows_its_characters(acts):
+    with pytest.raises(InvalidInputError, match="does not know the characters of its tokens"):
+        acts.add_concepts_from_spans({0: [(0, 1, "x")]})
+
+
+# Files of arrays
+
+
+def test_arrays_are_read_with_their_names(tmp_path):
+    mask, grid = np.array([1, 0, 1]), np.array([[1, 0], [0, 0], [1, 1]], bool)
+    np.save(tmp_path / "one.npy", mask)
+    np.save(tmp_path / "two.npy", grid)
+    np.savez(tmp_path / "named.npz", **{"color::red": mask, "b": grid[:, 1]})
+    sp.save_npz(tmp_path / "sparse.npz", sp.csr_array(grid))
+    assert read_arrays(tmp_path / "one.npy", ["a"])["a"].tolist() == mask.tolist()
+    assert np.array_equal(read_arrays(tmp_path / "two.npy", ["a", "b"]), grid)
+    assert list(read_arrays(tmp_path / "named.npz", [])) == ["color::red", "b"]
+    assert list(read_arrays(tmp_path / "named.npz", ["b"])) == ["b"]
+    assert np.array_equal(read_arrays(tmp_path / "sparse.npz", ["a", "b"]).toarray(), grid)
+    for path, names, said in (
+        ("one.npy", [], "name its columns with --concept"),
+        ("two.npy", ["a"], "one each: 1 are named"),
+        ("named.npz", ["c"], "has no array 'c'; it has color::red, b"),
+        ("sparse.npz", ["a"], "one each: 1 are named"),
+        ("labels.txt", ["a"], "read from .npy and .npz"),
+    ):
+        with pytest.raises(InvalidInputError, match=re.escape(said)):
+            read_arrays(tmp_path / path, names)
+
+
+def test_pickles_and_damaged_archives_are_refused(tmp_path):
+    np.savez(tmp_path / "pickled.npz", a=np.array([{}], object))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "pickled.npz").read_bytes()[:60])
+    (tmp_path / "no.npz").write_bytes(b"hello")
+    for name in ("pickled.npz", "cut.npz", "no.npz"):
+        with pytest.raises(InvalidInputError, match=r"truncated, or not a .npz file of plain arrays"):
+            read_arrays(tmp_path / name, [])
