@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 NEWEST := .venv-newest
+BENCH := .venv-bench
 NEWEST_PYTHON ?= $(shell for p in python3.13 "$$HOME"/.pyenv/versions/3.13*/bin/python; do \
 	"$$p" -c pass >/dev/null 2>&1 && echo "$$p" && break; done)
 
@@ -17,7 +18,7 @@ help:
 	@echo "make test         lint, types, layers, tests, benchmarks once, code blocks of the documentation"
 	@echo "make test-newest  the tests on Python 3.13 with the newest zarr and xarray, without torch"
 	@echo "make lint         the first three of make test"
-	@echo "make bench        measure saestore beside its peers, some 15 minutes, and put the results into the pages"
+	@echo "make bench        measure saestore beside its peers, some 20 minutes, and put the results into the pages"
 	@echo "make clean        remove the environments and caches"
 
 demo: $(VENV)/demo.stamp
@@ -41,12 +42,13 @@ else
 	$(NEWEST)/bin/python $(PYTEST)
 endif
 
-bench: $(VENV)/test.stamp
-	$(VENV)/bin/python -m pytest benchmarks --full --benchmark-columns=median,iqr,rounds
-	$(VENV)/bin/python -m benchmarks.report
+bench: $(BENCH)/bench.stamp
+	$(BENCH)/bin/python -m pytest benchmarks --full --benchmark-columns=median,iqr,rounds
+	$(BENCH)/bin/python -m benchmarks.scale
+	$(BENCH)/bin/python -m benchmarks.report
 
 clean:
-	rm -rf $(VENV) $(NEWEST) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(NEWEST) $(BENCH) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # The stamps come last in each recipe: an installation that was cut short is taken up again by the next call.
 $(VENV)/demo.stamp: pyproject.toml
@@ -63,4 +65,12 @@ $(NEWEST)/test.stamp: pyproject.toml
 	@echo "Setting up $(NEWEST) with $(NEWEST_PYTHON)"
 	$(NEWEST_PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python $(PIP_INSTALL) --upgrade --upgrade-strategy eager -e '.[test]'
+	@touch $@
+
+# Apart from the tests' environment: the peers bring much that saestore has no use for.
+$(BENCH)/bench.stamp: pyproject.toml benchmarks/requirements/peers.txt benchmarks/requirements/delphi.txt
+	@echo "Setting up $(BENCH)"
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python $(PIP_INSTALL) -e '.[sae,plot,test]' -r benchmarks/requirements/peers.txt
+	$(BENCH)/bin/python $(PIP_INSTALL) --no-deps -r benchmarks/requirements/delphi.txt
 	@touch $@

@@ -1,4 +1,4 @@
-"""Timing several peers on the same queries, taking turns, in one process."""
+"""Timing several peers on the same queries, in one process, in an order that is drawn anew for each query."""
 
 import time
 from collections.abc import Sequence
@@ -9,13 +9,16 @@ import numpy as np
 from benchmarks.peers import Peer, Unsupported
 from benchmarks.tasks import Task, same
 
+FEWEST = 3  # queries that also the slowest peer is asked
+
 
 class Race:
-    """Asks every peer every query, in turns of a few queries, and checks that all answer alike.
+    """Asks every peer every query, in an order drawn anew for each, and checks that all answer as the first does.
 
     What disturbs one peer on a shared machine so disturbs the others as well: ratios of the times of the same query are
-    steady where the times are not. Turns are of a few queries, not of one, because a peer that scans everything leaves
-    nothing of the others in the processor's cache, and a warm query is one that follows another.
+    steady where the times are not. Before the query that is timed, a peer is asked another one, which is not: a peer
+    that scans everything leaves nothing of the others in the processor's cache, and a warm query is one that follows
+    another of the same peer.
 
     Parameters
     ----------
@@ -23,15 +26,19 @@ class Race:
         The question.
     peers
         Those that take part; the others are compared with the first.
+    budget
+        Seconds after which a peer is asked no more, once it was asked a few queries. Its times are compared with the
+        first's on the queries that it was asked.
     """
 
-    def __init__(self, task: Task, peers: Sequence[Peer]) -> None:
-        self.task = task
-        self.peers = list(peers)
-        self.seconds: dict[str, list[float]] = {peer.key: [] for peer in peers}
+    def __init__(self, task: Task, peers: Sequence[Peer], budget: float = 4.0) -> None:
+        self.task, self.peers, self.budget = task, list(peers), budget
+        self.first = self.peers[0].key
+        self.seconds: dict[str, list[float]] = {peer.key: [] for peer in peers}  # NaN where it was not asked
         self.cpu_seconds: dict[str, list[float]] = {peer.key: [] for peer in peers}  # of all threads
         self.unsupported: dict[str, str] = {}
-        self._turn = 0
+        self._spent = dict.fromkeys(self.seconds, 0.0)
+        self._rng = np.random.default_rng(0)
 
     def warm_up(self, query: Any) -> None:
         """Ask once without timing; who cannot answer drops out."""
@@ -43,37 +50,50 @@ class Race:
                 self.peers.remove(peer)
                 del self.seconds[peer.key]
 
-    def run(self, queries: Sequence[Any]) -> None:
-        """Ask these queries, one peer after the other, each all of them.
+    def run(self, before: Any, query: Any) -> None:
+        """Ask the peers this query, each right after another one.
 
-        Memory: the answers of two peers.
+        Memory: the answers of all peers.
         """
-        order = self.peers[self._turn :] + self.peers[: self._turn]
-        self._turn = (self._turn + 1) % len(self.peers)
-        expected: list[Any] = []
-        for peer in order:
-            answers = []
-            for query in queries:
-                started, cpu = time.perf_counter(), time.process_time()
-                answers.append(self.task.ask(peer, query))
-                self.cpu_seconds[peer.key].append(time.process_time() - cpu)
-                self.seconds[peer.key].append(time.perf_counter() - started)
-            expected = expected or answers
-            for query, one, other in zip(queries, expected, answers, strict=True):
-                if not same(self.task, one, other):
-                    raise AssertionError(f"{peer.key} answers {self.task.key} {query!r} otherwise than {order[0].key}")
+        answers = {}
+        for place in self._rng.permutation(len(self.peers)):
+            peer = self.peers[place]
+            if self._is_done(peer.key):
+                self._note(peer.key, np.nan, np.nan)
+            else:
+                answers[peer.key] = self._ask(peer, before, query)
+        for key, answer in answers.items():
+            if not same(self.task, answers[self.first], answer):
+                raise AssertionError(f"{key} answers {self.task.key} {query!r} otherwise than {self.first}")
+
+    def _is_done(self, key: str) -> bool:
+        return key != self.first and self._spent[key] > self.budget and len(self.seconds[key]) >= FEWEST
+
+    def _ask(self, peer: Peer, before: Any, query: Any) -> Any:
+        beginning = time.perf_counter()
+        self.task.ask(peer, before)
+        started, cpu = time.perf_counter(), time.process_time()
+        answer = self.task.ask(peer, query)
+        cpu, ended = time.process_time() - cpu, time.perf_counter()
+        self._note(peer.key, ended - started, cpu)
+        self._spent[peer.key] += ended - beginning
+        return answer
+
+    def _note(self, key: str, seconds: float, cpu_seconds: float) -> None:
+        self.seconds[key].append(seconds)
+        self.cpu_seconds[key].append(cpu_seconds)
 
     def results(self) -> dict[str, Any]:
         """Medians and 90th percentiles in ms; ``times``, the median over queries of how many times the first's."""
-        base = np.array(self.seconds[self.peers[0].key])
+        base = np.array(self.seconds[self.first])
         found: dict[str, Any] = {"queries": len(base), "peers": {}}
         for key, seconds in self.seconds.items():
-            ratio = np.array(seconds) / base
             found["peers"][key] = {
-                "median_ms": 1e3 * float(np.median(seconds)),
-                "p90_ms": 1e3 * float(np.quantile(seconds, 0.9)),
-                "cpu_ms": 1e3 * float(np.median(self.cpu_seconds[key])),
-                "times": float(np.median(ratio)),
+                "median_ms": 1e3 * float(np.nanmedian(seconds)),
+                "p90_ms": 1e3 * float(np.nanquantile(seconds, 0.9)),
+                "cpu_ms": 1e3 * float(np.nanmedian(self.cpu_seconds[key])),
+                "times": float(np.nanmedian(np.array(seconds) / base)),
+                "asked": int(np.isfinite(seconds).sum()),
             }
         found["peers"] |= {key: {"unsupported": reason} for key, reason in self.unsupported.items()}
         return found

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("saestore", "numpy", "scipy", "zarr", "numcodecs", "pcodec", "anndata", "torch", "sae_lens")
+PACKAGES = (
+    *("saestore", "numpy", "scipy", "zarr", "numcodecs", "pcodec", "anndata", "torch", "sae_lens", "scikit-learn"),
+    *("eai-delphi", "h5py", "tiledb", "duckdb", "polars"),
+)
 
 
 class Recorder:

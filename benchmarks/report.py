@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.goals import GOALS
 from benchmarks.peers import PEERS
 from benchmarks.recorder import RESULTS
 from benchmarks.tasks import TASKS
@@ -49,14 +50,25 @@ def figure(value: float) -> str:
 
 
 def questions(results: Results) -> str:
-    """Clustered data, all questions."""
-    found = {task: results["queries"][f"clustered {task}"] for task in TASKS}
-    keys = [key for key in PEERS if key != "saestore" and any(key in f["peers"] for f in found.values())]
-    head = ["", "saestore, ms", *(PEERS[key].label for key in keys)]
-    rows = []
-    for f in found.values():
-        cells = [_times(f["peers"].get(key)) for key in keys]
-        rows.append([f["label"], figure(f["peers"]["saestore"]["median_ms"]), *cells])
+    """Clustered data of CLEVR's shape: all questions."""
+    return _asked(results, "clustered")
+
+
+def coco(results: Results) -> str:
+    """The same of COCO's shape."""
+    return _asked(results, "coco")
+
+
+def _asked(results: Results, kind: str) -> str:
+    found = {t: results["queries"][f"{kind} {t}"] for t in TASKS}
+    found |= {t: f for t in ("scores",) if (f := results["queries"].get(f"{kind} {t}"))}
+    head = ["", *(f["label"] for f in found.values())]
+    rows = [["saestore, ms", *(figure(f["peers"]["saestore"]["median_ms"]) for f in found.values())]]
+    rows += [
+        [PEERS[key].label, *(_times(f["peers"].get(key)) for f in found.values())]
+        for key in PEERS
+        if key != "saestore" and any(key in f["peers"] for f in found.values())
+    ]
     return f"Data: {next(iter(found.values()))['shape']}.\n\n{table(head, rows)}"
 
 
@@ -73,28 +85,35 @@ def kinds(results: Results) -> str:
         for task in ("top20", "column", "rows"):
             f = results["queries"][f"{kind} {task}"]
             peers = f["peers"]
-            cells = [_times(peers.get(key)) for key in ("anndata", "limit")]
+            cells = [_times(peers.get(key)) for key in ("anndata", "delphi", "limit")]
             rows.append([f"{label}: {f['label']}", figure(peers["saestore"]["median_ms"]), *cells])
-    return table(["", "saestore, ms", PEERS["anndata"].label, PEERS["limit"].label], rows)
+    return table(["", "saestore, ms", *(PEERS[key].label for key in ("anndata", "delphi", "limit"))], rows)
+
+
+def _sized(results: Results) -> dict[str, Results]:
+    return {name: value for name, value in results["size"].items() if name not in ("machine", "versions")}
 
 
 def sizes(results: Results) -> str:
-    found = {name: value for name, value in results["size"].items() if name not in ("machine", "versions")}
-    head = ["bytes a non-zero", *found]
+    found = _sized(results)
     keys = [key for key in PEERS if any(key in f["bytes_per_nonzero"] for f in found.values())]
-    rows = [["samples x features", *(f["shape"].split(",  L0")[0].replace(", clustered", "") for f in found.values())]]
     rows = [["non-zeros", *(f"{f['nnz']:,}" for f in found.values())]]
     rows += [["**saestore, both matrices**", *(f"**{f['saestore_matrices']:.2f}**" for f in found.values())]]
+    rows += [["the same, `--dtype float16`", *(_bytes(f.get("saestore_float16")) for f in found.values())]]
     rows += [
-        [f"{PEERS[key].label}, all files", *(f"{f['bytes_per_nonzero'][key]:.2f}" for f in found.values())]
+        [f"{PEERS[key].label}, all files", *(_bytes(f["bytes_per_nonzero"].get(key)) for f in found.values())]
         for key in keys
     ]
     rows += [["entropy, both orders", *(f"{2 * f['entropy']['bits'] / 8:.2f}" for f in found.values())]]
-    return table(head, rows)
+    return table(["bytes a non-zero", *found], rows)
+
+
+def _bytes(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def bits(results: Results) -> str:
-    found = {name: value for name, value in results["size"].items() if name not in ("machine", "versions")}
+    found = _sized(results)
     names = {
         "by_sample/indices": "feature ids, by sample",
         "by_sample/data": "activations, by sample",
@@ -108,22 +127,26 @@ def bits(results: Results) -> str:
 
 
 def writing(results: Results) -> str:
-    found = results["size"]["clustered"]["write_ms"]
-    base = found["saestore"]
-    rows = [[PEERS[key].label, f"{ms / 1e3:.1f}", f"{figure(ms / base)} x"] for key, ms in found.items()]
-    return table(["writing 8.2 million non-zeros", "s", "of saestore's time"], rows)
+    found = {name: f for name, f in _sized(results).items() if "write_ms" in f}
+    rows = [["saestore, s", *(f"{f['write_ms']['saestore'] / 1e3:.1f}" for f in found.values())]]
+    for key in (key for key in PEERS if key != "saestore" and any(key in f["write_ms"] for f in found.values())):
+        taken = ((f["write_ms"].get(key), f["write_ms"]["saestore"]) for f in found.values())
+        rows.append([PEERS[key].label, *("" if ms is None else f"{figure(ms / ours)} x" for ms, ours in taken)])
+    return table(["", *(f"{name}, {f['nnz'] / 1e6:.1f} million non-zeros" for name, f in found.items())], rows)
 
 
 def processes(results: Results) -> str:
     found = results["process"]
     first = found["first answer"]["median_ms"]
-    tasks = [name for name in ("open", "top20", "dense", "stats") if f"peak {name}" in found]
-    head = ["", "first answer, s", *(f"peak of {found[f'peak {t}']['label']}, MB" for t in tasks)]
+    peaks = {name.removeprefix("peak "): f for name, f in found.items() if name.startswith("peak ")}
+    tasks = [task for task in TASKS if task in peaks]
     rows = [["`saestore top-samples`", f"{first['saestore-cli'] / 1e3:.2f}", *[""] * len(tasks)]]
     for key in (key for key in first if key in PEERS):
-        peaks = [f"{found[f'peak {t}']['peak_bytes'][key] / 1e6:,.0f}" for t in tasks]
-        rows.append([f"{PEERS[key].label}, in Python", f"{first[key] / 1e3:.2f}", *peaks])
-    return table(head, rows)
+        cells = [
+            f"{peaks[t]['peak_bytes'][key] / 1e6:,.0f}" if key in peaks[t]["peak_bytes"] else "cannot" for t in tasks
+        ]
+        rows.append([f"{PEERS[key].label}, in Python", f"{first[key] / 1e3:.2f}", *cells])
+    return table(["", "first answer, s", *(f"{peaks[t]['label']}, MB" for t in tasks)], rows)
 
 
 def building(results: Results) -> str:
@@ -140,23 +163,33 @@ def building(results: Results) -> str:
     )
 
 
+def encoding(results: Results) -> str:
+    return _encoded(results["encode"])
+
+
+def gpu(results: Results) -> str:
+    if "gpu" not in results:
+        return "Not measured: no machine with a GPU was at hand. `make bench` does it where torch sees a CUDA device."
+    found = results["gpu"]
+    return f"{next(f['gpu'] for f in found.values() if 'gpu' in f)}.\n\n{_encoded(found)}"
+
+
+def _encoded(found: Results) -> str:
+    rows = []
+    for f in (f for f in found.values() if "steps" in f):
+        rows.append([f"**{f['shape']}**, batches of {f['rows']:,}", figure(f["steps"]["product"]["ms"]), "", "", ""])
+        for mode in (mode for mode in f["steps"] if mode != "product"):
+            step, used = f["steps"][mode], f["encoding"][mode]
+            each = f"{used['candidates'] / used['rows']:.0f}" if used.get("rows") else ""
+            label = "float32 product" if mode == "float32" else f"`{mode}`: {used['mode']}"
+            ratios = [f"{step[name]:.2f}" for name in ("of_the_product", "of_the_product_cpu")]
+            rows.append([label, figure(step["ms"]), *ratios, each])
+    head = ["", "ms a batch", "of the product's speed", "by processor time", "candidates a row"]
+    return table(head, rows)
+
+
 def goals(results: Results) -> str:
-    top, size = results["queries"]["clustered top20"]["peers"], results["size"]
-    examples = ", ".join(f"{size[f'example {n}']['saestore_matrices']:.2f}" for n in ("clevr", "isarcasm"))
-    first = results["process"]["first answer"]["median_ms"]["saestore-cli"] / 1e3
-    speed = results["build"]["speed"]
-    build = f"{speed['of_the_product']:.0%}, further rows {speed['of_the_product_further_rows']:.0%}"
-    few, many = (p["private_bytes"] for p in results["build"]["peak"].values())
-    rows = [
-        ["top 20, warm, in-process", "under 2 ms", f"{figure(top['saestore']['median_ms'])} ms"],
-        ["top 20 beside anndata's column", "6 times faster", f"{figure(top['anndata']['times'])} times"],
-        ["top 20 beside the limit", "none yet", f"{figure(1 / top['limit']['times'])} times its time"],
-        ["both orders, lossless, the two examples", "8.5 bytes a non-zero", examples],
-        ["`saestore top-samples`, whole process", "under 1.5 s", f"{first:.2f} s"],
-        ["build, of the product's speed", "85 %", build],
-        ["build, private memory, ten times the samples", "no growth", f"{many / few:.2f} times"],
-    ]
-    return table(["", "to reach", "reached"], rows)
+    return table(["", "to reach", "reached", ""], [goal.row(results) for goal in GOALS])
 
 
 def peers(results: Results) -> str:
@@ -176,24 +209,31 @@ def headline(results: Results) -> str:
     """One paragraph for the README."""
     top = results["queries"]["clustered top20"]["peers"]
     size = results["size"]["example clevr"]["saestore_matrices"]
-    speed = results["build"]["speed"]["of_the_product"]
+    speed = results["build"]["speed"]["of_the_product_further_rows"]
     return (
         f"Of 256,000 samples and 65,536 features, the 20 strongest samples of a feature take "
-        f"{figure(top['saestore']['median_ms'])} ms, {figure(top['anndata']['times'])} times less than reading the "
-        f"feature's column from anndata's zarr matrix. Both orders together, lossless, take {size:.1f} bytes a "
-        f"non-zero on the CLEVR example. A build runs at {speed:.0%} of the speed of the bare matrix product."
+        f"{figure(top['saestore']['median_ms'])} ms. Reading the feature's column from anndata's zarr matrix takes "
+        f"{figure(top['anndata']['times'])} times as long, Delphi's loader {figure(top['delphi']['times'])} times. "
+        f"Both orders together, lossless, take {size:.1f} bytes a non-zero on the CLEVR example. A build runs at "
+        f"{speed:.0%} of the speed of the bare float32 matrix product."
     )
 
 
-_MAKERS: list[Callable[[Results], str]] = [goals, questions, kinds, sizes, bits, writing, processes, building, peers]
-BLOCKS = {make.__name__: make for make in [*_MAKERS, machine, headline]}
+_MAKERS: list[Callable[[Results], str]] = [
+    *(goals, questions, kinds, coco, sizes, bits, writing, processes, encoding, gpu, building, peers, machine, headline)
+]
+BLOCKS = {make.__name__: make for make in _MAKERS}
 
 
 def main() -> None:
+    from benchmarks import pictures, scale_report
+
     results = load()
     for path in PAGES:
         page = path.read_text(encoding="utf-8")
         path.write_text(render(page, results), encoding="utf-8")
+    pictures.draw(results)
+    scale_report.main()
 
 
 if __name__ == "__main__":

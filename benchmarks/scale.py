@@ -59,6 +59,9 @@ class Stream:
     def n_samples(self) -> int:
         return self.n_items * self.item_size
 
+    def __str__(self) -> str:
+        return f"{self.n_samples:,} samples x {self.n_features:,} features, L0 {self.l0}, clustered"
+
     @cached_property
     def pool(self) -> tuple[np.ndarray, np.ndarray]:
         """Ids and activations of the pool's samples, (samples, l0) each."""

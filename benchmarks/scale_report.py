@@ -150,7 +150,10 @@ def paper(results: Results) -> str:
     """10^9 and 10^10 samples, calculated."""
     large = list(sizes(results).values())[-1]
     n0, f = list(merged_sizes(results).items())[-1]
-    per_segment = large["segments"]["count"]["top20"]["last"]["requests"] / large["write"]["segments"]
+    segments = large["write"]["segments"]
+    per_segment = large["segments"]["count"]["top20"]["last"]["requests"] / segments
+    opening = large["segments"]["count"]["open"]["last"]["requests"] / segments
+    pointers = _peak(large, "segments") - _peak(large, "compacted")
     rows = {}
     for n in (10**9, 10**10):
         written = -(-n // DEFAULT_SEGMENT_ROWS)
@@ -160,6 +163,8 @@ def paper(results: Results) -> str:
         rows |= {
             (n, "store, both orders, GB"): f"{size / 1e9:,.0f}",
             (n, "segments as written, and merged"): f"{written:,}, {merged}",
+            (n, "reads of opening as written"): f"{written * opening:,.0f}",
+            (n, "memory of a process as written, GB"): f"{written * pointers / (segments - 1) / 1e9:,.0f}",
             (n, "reads of a top-20 as written"): f"{written * per_segment:,.0f}",
             (n, "reads of a top-20 merged, first and later"): f"{4 * merged}, {2 * merged}",
             **{
@@ -184,6 +189,10 @@ def paper(results: Results) -> str:
         }
     labels = list(dict.fromkeys(label for _, label in rows))
     return table(["", "10^9", "10^10"], [[label, rows[10**9, label], rows[10**10, label]] for label in labels])
+
+
+def _peak(result: Results, state: str) -> float:
+    return float(result[state]["count"]["top20"]["peak_bytes"])
 
 
 def passes(n_samples: int, memory: int) -> float:

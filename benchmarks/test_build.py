@@ -13,8 +13,11 @@ torch = pytest.importorskip("torch")
 from benchmarks.building import SaeShape, build, make  # noqa: E402  (imports torch)
 
 ROUNDS = 3
+MERGE = 256 << 20  # what `saestore.build` lets the merge at its end have
 CLIP_SCOPE = SaeShape(d_in=1_024, d_sae=65_536, k=32, rows=16_384)
-SMALL = [SaeShape(d_in=64, d_sae=4_096, k=32, rows=rows) for rows in (100_000, 1_000_000)]
+# A million rows of CLIP-Scope's would take twenty minutes. What is bounded does not know of d_in, and d_sae shows in it
+# only by what is kept of every feature.
+SMALL = [SaeShape(d_in=64, d_sae=16_384, k=32, rows=rows) for rows in (100_000, 1_000_000)]
 TINY = [SaeShape(d_in=16, d_sae=1_024, k=8, rows=rows) for rows in (600, 6_000)]
 
 
@@ -73,7 +76,7 @@ def check_first_rows(acts, folder, k):
 
 
 def test_peak_memory(full, tmp_path, recorder):
-    """Ten times the samples take no more memory."""
+    """Ten times the samples take no more memory than the merge at the end may, which few do not fill."""
     peaks = {}
     for shape in SMALL if full else TINY:
         folder = tmp_path / str(shape.rows)
@@ -84,5 +87,5 @@ def test_peak_memory(full, tmp_path, recorder):
         peaks[f"{shape.rows}"] = {"shape": str(shape), "seconds": seconds, **found}
         shutil.rmtree(folder)
     few, many = peaks.values()
-    assert many["private_bytes"] < 1.2 * few["private_bytes"] + (64 << 20)
+    assert many["private_bytes"] < few["private_bytes"] + MERGE + (32 << 20)
     recorder.add("build", "peak", peaks)

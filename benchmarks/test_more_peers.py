@@ -9,16 +9,11 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from benchmarks.labels import labels
 from benchmarks.peers import PEERS, Unsupported
-from benchmarks.peers.delphi import Delphi
-from benchmarks.peers.duckdb_parquet import DuckdbParquet
-from benchmarks.peers.hdf5_csc import Hdf5
-from benchmarks.peers.polars_parquet import PolarsParquet
-from benchmarks.peers.tiledb_sparse import TiledbSparse
 from benchmarks.tasks import TASKS, same
 
 ITEM = 8
-KINDS = PEERS | {kind.key: kind for kind in (Delphi, DuckdbParquet, Hdf5, PolarsParquet, TiledbSparse)}
 
 
 @pytest.fixture(scope="module")
@@ -31,15 +26,15 @@ def awkward():
     return sp.csr_array(values)
 
 
-@pytest.fixture(params=KINDS)
-def peer(request, awkward, tmp_path):
-    kind = KINDS[request.param]
+@pytest.fixture(scope="module", params=PEERS)
+def peer(request, awkward, tmp_path_factory):
+    kind, folder = PEERS[request.param], tmp_path_factory.mktemp(request.param)
     missing = [name for name in kind.needs if find_spec(name) is None]
     if missing:
         pytest.skip(f"{kind.label} needs {', '.join(missing)}: benchmarks/requirements says how")
     if kind.folder_of:
-        KINDS[kind.folder_of](tmp_path, ITEM).write(awkward)
-    made = kind(tmp_path, ITEM)
+        PEERS[kind.folder_of](folder, ITEM, labels(awkward.shape[0] // ITEM)).write(awkward)
+    made = kind(folder, ITEM, labels(awkward.shape[0] // ITEM))
     if kind.folder_of is None:
         made.write(awkward)
     made.open()
@@ -58,13 +53,27 @@ def test_entries_of_a_feature(awkward, peer, feature):
     column = awkward.toarray()[:, feature]
     samples = np.flatnonzero(column)
     strongest = samples[np.argsort(-column[samples], kind="stable")][:20]
-    assert same(TASKS["column"], ask(peer, "column", feature), (samples, column[samples]))
-    assert same(TASKS["top20"], ask(peer, "top20", feature), (strongest, column[strongest]))
+    assert same(TASKS["column"], (samples, column[samples]), ask(peer, "column", feature))
+    assert same(TASKS["top20"], (strongest, column[strongest]), ask(peer, "top20", feature))
 
 
-def test_dead_feature(peer):
-    samples, values = ask(peer, "top20", 33)
+@pytest.mark.parametrize(("task", "query"), [("top20", 33), ("top20_where", (33, "train"))])
+def test_dead_feature(peer, task, query):
+    samples, values = ask(peer, task, query)
     assert len(samples) == len(values) == 0
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_items_of_a_split(awkward, peer, split):
+    """Item by item on the dense column: its strongest sample, the first where several tie."""
+    column = awkward.toarray()[:, 5]
+    wanted = []
+    for item in np.flatnonzero(labels(len(column) // ITEM)["split"] == split).tolist():
+        active = [s for s in range(item * ITEM, (item + 1) * ITEM) if column[s]]
+        wanted += sorted(active, key=lambda s: -column[s])[:1]
+    samples = np.array(sorted(wanted, key=lambda s: -column[s]))
+    assert len(samples)
+    assert same(TASKS["top20_where"], (samples, column[samples]), ask(peer, "top20_where", (5, split)))
 
 
 def test_blocks_and_rows(awkward, peer):

@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 import scipy.sparse as sp
 
+from benchmarks.labels import Items
+
 Entries = tuple[np.ndarray, np.ndarray]
 
 
@@ -40,7 +42,9 @@ class Peer:
     folder
         Where its files are.
     item_size
-        Samples of an item, for those that know of items.
+        Samples of an item.
+    items
+        A table of items, as `benchmarks.labels` makes it. A peer without a place for it has it beside its files.
     """
 
     key: ClassVar[str]
@@ -49,9 +53,10 @@ class Peer:
     needs: ClassVar[tuple[str, ...]] = ()
     folder_of: ClassVar[str | None] = None
 
-    def __init__(self, folder: Path, item_size: int = 1) -> None:
+    def __init__(self, folder: Path, item_size: int = 1, items: Items | None = None) -> None:
         self.folder = folder
         self.item_size = item_size
+        self.items = items
 
     @classmethod
     def available(cls) -> bool:
@@ -68,6 +73,19 @@ class Peer:
         """The n strongest samples of a feature, strongest first, ties by ascending sample."""
         raise Unsupported("no such query")
 
+    def top_items(self, feature: int, split: str, n: int) -> Entries:
+        """The n strongest items of a split: of each its strongest sample, strongest first, ties by ascending sample.
+
+        Here for whoever has a whole feature, but cannot say which of its samples are wanted.
+        """
+        samples, values = self.column(feature)
+        item = samples // self.item_size
+        wanted = (self.items["split"] == split)[item]
+        samples, values, item = samples[wanted], values[wanted], item[wanted]
+        order = np.lexsort((samples, -values))
+        first = np.sort(np.unique(item[order], return_index=True)[1])[:n]
+        return samples[order[first]], values[order[first]]
+
     def column(self, feature: int) -> Entries:
         """All samples of a feature and their activations, in the order that the peer has them in."""
         raise Unsupported("no such query")
@@ -82,6 +100,10 @@ class Peer:
 
     def stats(self) -> dict[str, np.ndarray]:
         """Per feature n_active, mean and std over all samples, and max over the active ones, NaN if there is none."""
+        raise Unsupported("no such query")
+
+    def scores(self) -> Any:
+        """The ROC AUC of every feature with every concept of the items."""
         raise Unsupported("no such query")
 
     def stored_bytes(self) -> int:

@@ -1,12 +1,14 @@
 """The limit: `os.pread` of exactly the bytes that saestore reads, and their decoding."""
 
+# ruff: noqa: ARG002  (what it lacks)
+
 import json
 import os
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.peers.base import Entries, Peer
+from benchmarks.peers.base import Entries, Peer, Unsupported
 from benchmarks.peers.saestore_set import SET
 
 
@@ -31,6 +33,9 @@ class PreadAndDecode(Peer):
     def top_samples(self, feature: int, n: int) -> Entries:
         start, stop = self.indptr[feature : feature + 2].tolist()
         return self._entries(start, min(stop, start + n))
+
+    def top_items(self, feature: int, split: str, n: int) -> Entries:
+        raise Unsupported("what has to be read depends on what was read")
 
     def column(self, feature: int) -> Entries:
         return self._entries(*self.indptr[feature : feature + 2].tolist())

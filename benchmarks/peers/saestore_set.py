@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from benchmarks.peers.base import Entries, Peer
+from benchmarks.peers.base import Entries, Peer, Unsupported
 
 SET = "Synthetic/patch/sae"
 
@@ -14,7 +14,8 @@ class Saestore(Peer):
     key = "saestore"
     label = "saestore"
     how = (
-        "`Store.write`, then the methods of `ActivationSet`: `top_samples`, `feature`, `dense`, `sparse`, `stats`. "
+        "`Store.write`, then the methods of `ActivationSet`: `top_samples` (with `per` and `where` for items of a "
+        "split), `feature`, `dense`, `sparse`, `stats`, `concept_scores`. "
         "Both orders, lossless, default codec; a chunk's checksum is verified at every read."
     )
     codec = "pcodec"
@@ -23,7 +24,8 @@ class Saestore(Peer):
         import saestore
 
         pointers = np.arange(0, matrix.shape[0] + 1, self.item_size)
-        saestore.open(self.folder / "store.zarr", mode="a").write(SET, matrix, item_ptr=pointers, codec=self.codec)
+        store = saestore.open(self.folder / "store.zarr", mode="a")
+        store.write(SET, matrix, item_ptr=pointers, items=self.items, codec=self.codec)
 
     def open(self) -> None:
         import saestore
@@ -32,6 +34,10 @@ class Saestore(Peer):
 
     def top_samples(self, feature: int, n: int) -> Entries:
         top = self.acts.top_samples(feature, n)
+        return top.sample, top.activation
+
+    def top_items(self, feature: int, split: str, n: int) -> Entries:
+        top = self.acts.top_samples(feature, n, per="item", where={"split": split})
         return top.sample, top.activation
 
     def column(self, feature: int) -> Entries:
@@ -47,6 +53,11 @@ class Saestore(Peer):
     def stats(self) -> dict[str, np.ndarray]:
         table = self.acts.stats()
         return {name: table[name].values for name in ("n_active", "mean", "std", "max")}
+
+    def scores(self) -> Any:
+        if not hasattr(self.acts, "concept_scores"):
+            raise Unsupported("not in this version")
+        return self.acts.concept_scores(level="item")
 
 
 class SaestoreBlosc(Saestore):
