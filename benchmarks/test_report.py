@@ -25,6 +25,15 @@ def test_performance_page_has_every_block():
     assert names == set(BLOCKS) - {"headline"}
 
 
+def test_plot_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    from benchmarks.pictures import PATH, draw
+
+    assert draw(load(), tmp_path / "images" / PATH.name).read_bytes().startswith(b"\x89PNG")
+    assert f"(images/{PATH.name})" in PAGES[0].read_text(encoding="utf-8")
+    assert PATH.is_file()
+
+
 @pytest.mark.parametrize("kind", ["clustered", "jumprelu", "uniform"])
 def test_segments_of_any_size_are_the_same_data(kind):
     shape = replace(SHAPE, kind=kind)
