@@ -18,7 +18,7 @@ from benchmarks.counting import CountingStore, decoded
 from saestore.format import SegmentInfo, SetAttributes, feature_dtype
 from saestore.items.index import ItemIndex
 from saestore.segment import Segment, limit_fan_in, merge
-from saestore.storage import SnapshotStore
+from saestore.storage import SnapshotStore, stored_bytes
 from saestore.store import start_set
 from saestore.writing import SetWriter
 
@@ -130,6 +130,19 @@ def test_asked_again_a_question_reads_no_document_and_no_index(counted):
         with decoded() as chunks:
             QUESTIONS[name](acts)
         assert store.taken().requests <= chunks["chunks"] > 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("path", ["CLEVR", "iSarcasm"])
+def test_bytes_a_non_zero_of_real_activations(example_store, path, dtype):
+    """Both orders, every non-zero; beside them there are tables of features, which weigh less the more samples."""
+    matrix = saestore.open(example_store)[path].sparse()
+    matrix.data = matrix.data.astype(dtype).astype(np.float32)
+    group = saestore.open(MemoryStore(), "a").write(PATH, matrix, dtype=dtype).group
+    orders = [group[f"segments/0-{matrix.shape[0]}/{order}"] for order in ("by_sample", "by_feature")]
+    found = sum(stored_bytes(order) for order in orders) / matrix.nnz
+    print(f"{path}, {dtype}: {found:.3f} bytes a non-zero")
+    assert found < {"float32": 8.2, "float16": 5.2}[dtype]
 
 
 def test_the_bytes_of_a_set_and_what_compaction_reads_and_writes():

@@ -15,9 +15,11 @@ from saestore.kernels import (
     expand_pointers,
     from_descending_bits,
     merge_impact,
+    runs_of,
     segment_sums,
     to_impact_order,
 )
+from saestore.stats import Moments
 
 FLOATS = [np.dtype(name) for name in ("float16", "float32", "float64")]
 
@@ -122,6 +124,31 @@ def test_segment_sums_are_scipys_column_sums(counts, seed):
     values = np.random.default_rng(seed).integers(-5, 5, indptr[-1]).astype(np.float32)
     matrix = sp.csc_array((values, np.arange(len(values)), indptr), shape=(len(values) + 1, len(counts)))
     assert segment_sums(values, indptr).tolist() == matrix.sum(axis=0).tolist()
+
+
+@given(
+    counts=st.lists(st.integers(0, 4), min_size=1, max_size=20),
+    dtype=st.sampled_from(FLOATS),
+    seed=st.integers(0, 100),
+)
+def test_sums_of_entries_in_any_order_are_those_of_lists(counts, dtype, seed):
+    rng = np.random.default_rng(seed)
+    indptr = np.concatenate([[0], np.cumsum(counts)])
+    features = np.repeat(np.arange(len(counts)), counts).astype(np.uint16)
+    data = rng.normal(3, 100, len(features)).astype(dtype)
+    order = rng.permutation(len(features))
+    found = Moments.of_entries(features[order], data[order], len(counts), 7)
+    for name, values in Moments.of_lists(indptr, data, 7).arrays().items():
+        assert found.arrays()[name].dtype == values.dtype
+        np.testing.assert_allclose(found.arrays()[name], values, rtol=1e-12, atol=1e-12 * 100)
+
+
+@given(st.sets(st.integers(0, 60)))
+def test_runs_of_numbers_are_where_they_were(ids):
+    ascending = np.array(sorted(ids), np.int64)
+    starts, stops = runs_of(ascending)
+    assert [i for a, b in zip(starts, stops, strict=True) for i in range(a, b)] == ascending.tolist()
+    assert (starts[1:] > stops[:-1]).all()
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.data())

@@ -13,7 +13,7 @@ from zarr.storage import LocalStore, MemoryStore
 
 import saestore
 from saestore.errors import CorruptStoreError, NotFoundError, SaestoreError, StoreFormatError, StoreWriteError
-from saestore.storage import ArrayReader, ShardWriter, SnapshotStore, create_array, read_all, write_array
+from saestore.storage import ArrayReader, ShardWriter, SnapshotStore, create_array, read_all, read_ranges, write_array
 from saestore.storage.shards import LocalShards
 
 CODECS = ["pcodec", "blosc"]
@@ -132,6 +132,24 @@ def test_slices_that_are_read_together_are_those_that_were_asked_for(two_arrays,
     for (which, start, stop), block in zip(asked, found, strict=True):
         assert block.dtype == values[which].dtype
         assert np.array_equal(block, values[which][start:stop])
+
+
+@given(
+    bounds=st.lists(st.integers(0, 100), max_size=150).map(lambda n: np.sort(n[: len(n) // 2 * 2]).astype(np.int64)),
+    many=st.sampled_from([1, 64]),
+)
+@settings(max_examples=40)
+def test_ranges_of_several_arrays_are_those_that_were_asked_for(two_arrays, bounds, many):
+    from unittest import mock
+
+    readers, values = two_arrays
+    starts, stops = bounds[::2], bounds[1::2]
+    expected = np.concatenate([np.arange(a, b) for a, b in zip(starts, stops, strict=True)] or [[]]).astype(np.int64)
+    with mock.patch("saestore.storage.reader._MANY", many):
+        found = read_ranges(readers, starts, stops)
+    for block, whole in zip(found, values, strict=True):
+        assert block.dtype == whole.dtype
+        assert np.array_equal(block, whole[expected])
 
 
 @pytest.fixture(scope="module")

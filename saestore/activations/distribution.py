@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
-from operator import add
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,7 @@ from saestore.activations.lists import Lists, iterate_lists
 from saestore.activations.select import Condition
 from saestore.activations.slices import iterate_rows
 from saestore.errors import InvalidInputError
-from saestore.segment import Segment
+from saestore.segment import Segment, read_moments
 from saestore.stats import Moments
 
 Array = np.ndarray[Any, Any]
@@ -21,8 +19,11 @@ Array = np.ndarray[Any, Any]
 
 def all_moments(segments: Sequence[Segment], features: Array, n_features: int, dtype: Any) -> Moments:
     """Sums over all samples, from those that every segment stores."""
-    moments = reduce(add, (s.moments() for s in segments), Moments.zeros(n_features, 0, dtype))
-    return moments.take(features)
+    if not segments:
+        return Moments.zeros(len(features), 0, dtype)
+    distinct, back = np.unique(features, return_inverse=True)
+    moments = read_moments(segments, None if len(distinct) == n_features else distinct)
+    return moments if np.array_equal(distinct, features) else moments.take(back)
 
 
 def moments_where(segments: Sequence[Segment], features: Array, n_features: int, rows: Array, dtype: Any) -> Moments:
@@ -51,15 +52,9 @@ def _from_lists(segments: Sequence[Segment], features: Array, rows: Array, total
 
 
 def _from_rows(segments: Sequence[Segment], features: Array, n_features: int, rows: Array, dtype: Any) -> Moments:
-    import scipy.sparse as sp
-
     total = Moments.zeros(len(features), 0, dtype)
-    for part, indptr, ids, data in iterate_rows(segments, rows):
-        block = sp.csr_array(
-            (data.astype(np.result_type(dtype, np.float32), copy=False), ids, indptr), (len(part), n_features)
-        )
-        lists = block.tocsc()
-        total += Moments.of_lists(lists.indptr, lists.data, len(part)).take(features)
+    for part, _, ids, data in iterate_rows(segments, rows):
+        total += Moments.of_entries(ids, data, n_features, len(part)).take(features)
     return total
 
 
@@ -83,35 +78,39 @@ def quantiles(
         n_samples = len(where.samples(n_samples))
     for whole in iterate_lists(segments, features, dtype):
         lists = whole if where is None else whole.kept(where.keeps(whole.samples))
-        for i in range(len(lists.features)):
-            values = lists.data[lists.indptr[i] : lists.indptr[i + 1]]
-            out[:, place + i] = _quantile_of_list(values, q, len(values) if active else n_samples)
-        place += len(lists.features)
+        n = len(lists.features)
+        out[:, place : place + n] = _quantiles_of(lists, q, np.diff(lists.indptr) if active else np.full(n, n_samples))
+        place += n
     return out
 
 
-def _quantile_of_list(descending: Array, q: Array, count: int) -> Array:
-    """Quantiles of a descending list and ``count - len(descending)`` zeros between its positive and negative values."""
-    if not count:
-        return np.full(len(q), np.nan)
-    positive = int(np.searchsorted(-np.sign(descending), 0, "left"))
-    zeros = count - len(descending)
+def _quantiles_of(lists: Lists, q: Array, counts: Array) -> Array:
+    """Quantiles of descending lists, each filled up to so many values with zeros, which belong below the positive ones.
+
+    Returns
+    -------
+    Array
+        (len(q), lists), NaN where the count is 0.
+    """
+    starts, lengths = lists.indptr[:-1], np.diff(lists.indptr)
+    positive = np.diff(np.concatenate([[0], np.cumsum(lists.data > 0)])[lists.indptr])
+    zeros, last = counts - lengths, max(0, len(lists.data) - 1)
+    data = lists.data if len(lists.data) else np.zeros(1)
 
     def value(rank: Array) -> Array:
         """The rank-th smallest of all, rank from 0."""
-        from_top = count - 1 - rank
-        at = np.where(from_top < positive, from_top, np.maximum(from_top - zeros, 0))
-        found = descending[np.minimum(at, len(descending) - 1)] if len(descending) else np.zeros(len(rank))
+        from_top = counts - 1 - rank
         inside = (from_top >= positive) & (from_top < positive + zeros)
-        return np.where(inside, 0.0, found.astype(np.float64))
+        at = np.where(from_top < positive, from_top, np.maximum(from_top - zeros, 0))
+        return np.where(inside, 0.0, data[np.minimum(starts + at, last)].astype(np.float64))
 
-    place = q * (count - 1)
+    place = q[:, None] * (counts - 1)
     low = np.floor(place).astype(np.int64)
-    below, above = value(low), value(np.minimum(low + 1, count - 1))
+    below, above = value(low), value(np.minimum(low + 1, counts - 1))
     share = place - low
     # The form that numpy uses, which is exact at both ends.
-    found: Array = np.where(share >= 0.5, above - (above - below) * (1 - share), below + (above - below) * share)
-    return found
+    found = np.where(share >= 0.5, above - (above - below) * (1 - share), below + (above - below) * share)
+    return np.where(counts > 0, found, np.nan)
 
 
 def histogram(values: Array, zeros: int, bins: Any, value_range: tuple[float, float] | None) -> tuple[Array, Array]:

@@ -29,6 +29,8 @@ R = TypeVar("R")
 _REQUESTS_AT_ONCE = 16
 # Decoding overlaps as far as there are processors. Below so many values starting threads takes longer than it gains.
 _WORTH_THREADS = 1 << 20
+# From so many ranges on, of so many values or fewer, one index of all their values is quicker than slicing each.
+_MANY, _SHORT = 64, 256
 
 
 class ArrayReader:
@@ -178,12 +180,21 @@ def read_ranges(readers: Sequence[ArrayReader], starts: Array, stops: Array) -> 
         breaks = np.flatnonzero(starts[1:] // reader.chunk > (stops[:-1] - 1) // reader.chunk + 1) + 1
         for a, b in itertools.pairwise([0, *breaks.tolist(), len(starts)]):
             runs.append((reader, int(starts[a]), int(stops[b - 1])))
-            places.append(((starts[a:b] - starts[a]).tolist(), (stops[a:b] - starts[a]).tolist()))
+            places.append((starts[a:b] - starts[a], stops[a:b] - starts[a]))
     pieces: dict[int, list[Array]] = {id(reader): [] for reader in readers}
     for (reader, _, _), block, (begins, ends) in zip(runs, _read_runs(runs), places, strict=True):
-        pieces[id(reader)] += [block[a:b] for a, b in zip(begins, ends, strict=True)]
+        pieces[id(reader)] += _cut(block, begins, ends)
     found = (pieces[id(reader)] for reader in readers)
     return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in found]
+
+
+def _cut(block: Array, begins: Array, ends: Array) -> list[Array]:
+    """Ranges of a block, as pieces to be joined: one by one, or together where they are many and short."""
+    total = int((ends - begins).sum())
+    if len(begins) < _MANY or total > _SHORT * len(begins):
+        return [block[a:b] for a, b in zip(begins.tolist(), ends.tolist(), strict=True)]
+    lengths = ends - begins
+    return [block[np.arange(total) + np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)]]
 
 
 def _read_runs(runs: Sequence[tuple[ArrayReader, int, int]]) -> list[Array]:

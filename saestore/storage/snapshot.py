@@ -109,7 +109,7 @@ class SnapshotStore(WrapperStore[Store]):
         async def get_ranges(self, key: str, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
             """Read ranges of a shard."""
             self._want_chunks(key)
-            async for found in self._store.get_ranges(key, *args, **kwargs):
+            async for found in self._store.get_ranges(key, *args, **kwargs):  # type: ignore[attr-defined]
                 yield found
 
         def get_ranges_sync(self, key: str, *args: Any, **kwargs: Any) -> Any:
