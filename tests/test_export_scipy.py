@@ -49,6 +49,8 @@ def test_blocks_and_selections(tmp_path, monkeypatch):
     train = np.flatnonzero((case.split == 0)[case.item_of_sample])
     assert 0 < len(train) < 60
     done = saestore.export(acts, tmp_path / "x.npz", where=where, features=features)
+    saestore.export(acts, tmp_path / "same.npz", where='split == "train" and sample >= 0', features=features)
+    assert (tmp_path / "same.npz").read_bytes() == (tmp_path / "x.npz").read_bytes()
     assert np.array_equal(sp.load_npz(tmp_path / "x.npz").toarray(), case.dense[train][:, [3, 4, 11]])
     with np.load(tmp_path / "x.npz") as archive:
         assert archive["sample"].tolist() == train.tolist()
