@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -107,6 +108,11 @@ class Pretrained:
             raise InvalidInputError(
                 f"the weights of {self.name} are truncated or no safetensors file ({error}); fetch them again"
             ) from error
+        except pickle.UnpicklingError as error:
+            raise InvalidInputError(
+                f"the weights of {self.name} hold Python objects, which are not unpickled because that could run code; "
+                "save them as model.safetensors"
+            ) from error
         # transformers has no error of its own: a strange configuration comes as any of these.
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as error:
             if isinstance(error, SaestoreError):
@@ -145,15 +151,23 @@ class Pretrained:
         """What turns an image into the model's input, on Pillow, which gives the same with torchvision and without."""
         return self.load("image processor", self._library.AutoImageProcessor.from_pretrained, backend="pil")
 
-    def tokenizer(self) -> Any:
+    def tokenizer(self, vocab_size: int) -> Any:
         """The tokenizer.
 
         Raises
         ------
         InvalidInputError
-            If it is none that says where a token stands in the text.
+            If it is none that says where a token stands in the text, or has more tokens than the model.
         """
         tokenizer = self.load("tokenizer", self._library.AutoTokenizer.from_pretrained)
+        # Where there are no files of one, transformers makes one that knows no words.
+        if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
+            raise InvalidInputError(f"the tokenizer of {self.name} has no words: tokenizer.json is missing, or empty")
+        if max(tokenizer.get_vocab().values()) >= vocab_size:
+            raise InvalidInputError(
+                f"the tokenizer of {self.name} has {len(tokenizer):,} tokens, the model {vocab_size:,}; it is that of "
+                "another model"
+            )
         if not tokenizer.is_fast:
             raise InvalidInputError(
                 f"the tokenizer of {self.name} cannot say where its tokens stand in a text; it needs a tokenizer.json"

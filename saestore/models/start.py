@@ -188,7 +188,7 @@ def _texts(
     model, config = load_text_model(place, layer, request.dtype, request.device)
     wanted.check_width(place.name, model.width)
     wanted.warn_of_other_model(place.name)
-    made = place.tokenizer()
+    made = place.tokenizer(config.vocab_size)
     longest = _longest(request, wanted, config, made.model_max_length)
     tokenizer = Tokenizer.of(made, wanted.prepend_bos, longest)
     found = tokenize(find_texts(request.texts, request.items), tokenizer, skip_bad=request.skip_bad, advance=advance)
