@@ -11,9 +11,9 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from choosing import average_precision, best_detector, f1
-from pictures import draw_top_images
 
 import saestore
 from saestore import ActivationSet
@@ -76,15 +76,12 @@ def show_green(acts: ActivationSet) -> None:
         f"(saying yes to all gives {f1(np.ones(test.sum(), bool), positive[test]):.2f})."
     )
     run(f"top-samples --dataset CLEVR --feature {detector.feature} -n 10 --store {STORE}")
-    draw_top_images(
-        acts,
-        detector.feature,
-        detector.threshold,
-        folder=CLEVR,
-        title="What makes it fire: green objects",
-        subtitle=f"Feature {detector.feature} of {acts.path}, chosen by labels; F1 on held-out patches {held_out:.2f}",
-        path=PICTURE,
+    ax = acts.plot.top(detector.feature)
+    ax.set_title(
+        f"What makes it fire: green objects\n"
+        f"Feature {detector.feature} of {acts.path}, chosen by labels; F1 on held-out patches {held_out:.2f}"
     )
+    ax.figure.savefig(PICTURE, dpi=200)
 
 
 def show_sarcasm(acts: ActivationSet) -> None:
@@ -104,6 +101,7 @@ def show_sarcasm(acts: ActivationSet) -> None:
 def demo() -> None:
     """Run it all."""
     os.chdir(ROOT)
+    mpl.use("agg")  # a picture is written, no window opened
     STORE.parent.mkdir(exist_ok=True)
     build()
     store = saestore.open(STORE)
