@@ -171,7 +171,7 @@ def edges(folder):
     return sorted(tuple(map(int, path.stem.split("_"))) for path in folder.glob("*.safetensors"))
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(case=cases())
 def test_out_and_in_again(case, tmp_path_factory):
     """Ragged items are padded, and with the padding left out they are ragged again."""

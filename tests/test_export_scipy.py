@@ -16,7 +16,7 @@ def stored(case):
     return write_case(memory_store(), case)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(case=cases())
 def test_scipy_loads_what_is_stored(case, tmp_path_factory):
     acts = stored(case)

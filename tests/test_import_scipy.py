@@ -30,7 +30,7 @@ def faults(acts):
 
 
 @pytest.mark.filterwarnings("ignore::scipy.sparse.SparseEfficiencyWarning")
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(case=cases(), kind=st.sampled_from(FORMATS))
 def test_what_scipy_saves_is_what_is_stored(case, kind, tmp_path_factory):
     folder = tmp_path_factory.mktemp("npz")
