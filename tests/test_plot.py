@@ -335,7 +335,7 @@ def test_images_of_every_mode(tmp_path, mode):
 def test_patches_that_make_no_square(tmp_path):
     dense = np.ones((10, 1), np.float32)
     acts = write(dense, items={"image_path": ["a.png", "b.png"]})
-    with pytest.raises(InvalidInputError, match="5 samples each, which make no square grid"):
+    with pytest.raises(InvalidInputError, match="5 samples each, which are no grid of patches"):
         acts.plot.top(0, images=tmp_path)
 
 

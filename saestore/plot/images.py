@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from saestore.concepts.patches import Fit
 from saestore.errors import InvalidInputError, MissingDependencyError
 from saestore.plot.letters import Letters
 from saestore.plot.rows import Canvas, Row
@@ -52,7 +53,7 @@ class Pictures:
         acts: ActivationSet,
         rows: Sequence[Row],
         images: str | os.PathLike[str] | None,
-        fit: str | None,
+        fit: Fit | None,
         canvas: Canvas,
     ) -> None:
         self._rows = rows
@@ -65,9 +66,8 @@ class Pictures:
         if canvas.size is not None:
             self._columns = max(range(1, len(rows) + 1), key=lambda columns: canvas.zoom(self._size(columns)))
         self.size = self._size(self._columns)
-        self._patched = self._seen.grid != (1, 1)
-        self.note = "framed: the strongest patch" if self._patched else ""
-        if self._patched and self._seen.assumed and any(p.shape[0] != p.shape[1] for p in self._pixels):
+        self.note = "framed: the strongest patch" if self._seen.patches else ""
+        if self._seen.assumed and any(p.shape[0] != p.shape[1] for p in self._pixels):
             self.note += "; images taken as squashed to a square"
 
     def _size(self, columns: int) -> tuple[float, float]:
@@ -83,14 +83,14 @@ class Pictures:
             zoom = min(self._wide / pixels.shape[1], self._high / pixels.shape[0])
             frame = Frame(ax, pixels, left, top, zoom * pixels.shape[1], zoom * pixels.shape[0], scale)
             frame.show(Box(0, 0, 1, 1), pixels)
-            if self._patched:
-                self._draw_patches(frame, row, strongest)
+            if self._seen.patches is not None:
+                self._draw_patches(frame, row, self._seen.patches.grid, strongest)
             self._draw_caption(ax, row, left, top - frame.high, scale)
 
-    def _draw_patches(self, frame: Frame, row: Row, strongest: float) -> None:
+    def _draw_patches(self, frame: Frame, row: Row, shape: tuple[int, int], strongest: float) -> None:
         seen = self._seen.box(frame.pixels.shape[1], frame.pixels.shape[0])
         frame.veil(seen)
-        n_rows, n_columns = self._seen.grid
+        n_rows, n_columns = shape
         activations = np.zeros(n_rows * n_columns, row.activations.dtype)
         activations[: len(row.activations)] = row.activations
         grid = activations.reshape(n_rows, n_columns)

@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
+from saestore.concepts.patches import Fit
 from saestore.errors import NotFoundError
 from saestore.plot.images import Pictures, is_image
 from saestore.plot.letters import Letters
@@ -58,7 +59,7 @@ def draw(
     *,
     where: Any,
     images: str | os.PathLike[str] | None,
-    fit: str | None,
+    fit: Fit | None,
 ) -> Axes:
     """Draw what the rows of `top` are samples of."""
     if not len(top):
@@ -98,7 +99,7 @@ def _new_axes(size: tuple[float, float]) -> Axes:
 
 
 def _page(
-    acts: ActivationSet, rows: Sequence[Row], images: str | os.PathLike[str] | None, fit: str | None, canvas: Canvas
+    acts: ActivationSet, rows: Sequence[Row], images: str | os.PathLike[str] | None, fit: Fit | None, canvas: Canvas
 ) -> Page:
     if "text" in acts.items.names():
         return Paragraphs(acts, rows, canvas)

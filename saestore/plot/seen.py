@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from saestore.concepts.patches import Fit, Patches
 from saestore.errors import InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
     from saestore.activations import ActivationSet
 
-# What `fit` means, in the words of the record that a build from images keeps.
-_FITS: dict[str, dict[str, Any]] = {
-    "squash": {"resize": {"height": 1, "width": 1}, "crop": None},
-    "crop": {"resize": {"shortest_edge": 1}, "crop": [1, 1]},
-}
-# Embeddings under these names were made of images whose middle was cut out.
-_CROPPED = ("CLIP_SAE_patch_embeddings_", "CLIP_SAE_cls_embeddings_")
+# What is assumed where nothing says how images became squares.
+_SQUASHED = {"resize": {"height": 1, "width": 1}, "crop": None}
 
 
 @dataclass(frozen=True)
@@ -40,59 +34,38 @@ class Box:
 
 @dataclass(frozen=True)
 class Seen:
-    """What was done to images, and the patches that they were cut into.
+    """Which part of its images a model saw, in which patches.
 
     Attributes
     ----------
-    transform
-        ``resize``: ``{"shortest_edge": n}``, ``{"height": h, "width": w}`` or None; ``crop``: [height, width] from the
-        middle, or None.
-    grid
-        Rows and columns of patches.
+    patches
+        None where an image is a single sample.
     assumed
-        True where nothing says what was done.
+        True where nothing says what was done to the images.
     """
 
-    transform: Mapping[str, Any]
-    grid: tuple[int, int]
+    patches: Patches | None
     assumed: bool
 
     @classmethod
-    def of(cls, acts: ActivationSet, fit: str | None) -> Seen:
+    def of(cls, acts: ActivationSet, fit: Fit | None) -> Seen:
         """As `fit` says it, else the set, else squashed."""
         source = acts.attributes.source
-        said = source.get("transform")
-        said = said if isinstance(said, Mapping) else {}
-        if fit is None and not said and Path(str(source.get("path", ""))).name.startswith(_CROPPED):
-            fit = "crop"
-        assumed = fit is None and not said
-        return cls(_FITS[fit or "squash"] if fit or assumed else said, _grid(acts, said), assumed)
+        if acts.item_index.item_size == 1:
+            return cls(None, False)
+        try:
+            patches = Patches.of(acts.item_index, source, fit)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{acts.path} cannot be drawn on its images: {error}") from error
+        assumed = fit is None and not source.get("transform") and patches.transform == _SQUASHED
+        return cls(patches, assumed)
 
     def box(self, width: int, height: int) -> Box:
         """Which part of an image of `width` x `height` pixels the model saw; beyond its edges where it was padded."""
-        resize, crop = self.transform.get("resize") or {}, self.transform.get("crop")
-        if "shortest_edge" in resize:
-            zoom = resize["shortest_edge"] / min(width, height)
-            wide, high = width * zoom, height * zoom
-        else:
-            wide, high = resize.get("width", width), resize.get("height", height)
-        if crop is None:
+        if self.patches is None:
             return Box(0, 0, 1, 1)
-        x, y = 0.5 * crop[1] / wide, 0.5 * crop[0] / high
-        return Box(0.5 - x, 0.5 - y, 0.5 + x, 0.5 + y)
-
-
-def _grid(acts: ActivationSet, said: Mapping[str, Any]) -> tuple[int, int]:
-    size = acts.item_index.item_size or 0
-    rows, columns = said.get("grid") or (math.isqrt(size), math.isqrt(size))
-    if size == 1:
-        return 1, 1
-    if not size or rows * columns != size:
-        raise InvalidInputError(
-            f"The items of {acts.path} have {size or 'different numbers of'} samples each, which make no square grid "
-            "of patches to draw."
-        )
-    return int(rows), int(columns)
+        down, across = self.patches.edges(height, width)
+        return Box(across[0] / width, down[0] / height, across[-1] / width, down[-1] / height)
 
 
 def find_image(acts: ActivationSet, key: str, images: str | os.PathLike[str] | None) -> Path:
