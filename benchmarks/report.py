@@ -139,7 +139,7 @@ def processes(results: Results) -> str:
     found = results["process"]
     first = found["first answer"]["median_ms"]
     peaks = {name.removeprefix("peak "): f for name, f in found.items() if name.startswith("peak ")}
-    tasks = [task for task in TASKS if task in peaks]
+    tasks = [task for task in ("write", *TASKS) if task in peaks]
     rows = [["`saestore top-samples`", f"{first['saestore-cli'] / 1e3:.2f}", *[""] * len(tasks)]]
     for key in (key for key in first if key in PEERS):
         cells = [

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
+from benchmarks.one import WRITE, save_items
 from benchmarks.peers import Unsupported
 from benchmarks.peers.saestore_set import SET
 from benchmarks.tasks import TASKS, TOP
@@ -76,6 +78,29 @@ def test_peak_memory(data, full, task, recorder):
     peak = {key: found["peak_bytes"] for key, (_, found) in zip(peers, ran, strict=True)}
     assert all(10e6 < bytes_ < 8e9 for bytes_ in peak.values())
     recorder.add("process", f"peak {task}", {"label": TASKS[task].label, "peak_bytes": peak, "unsupported": cannot})
+
+
+@pytest.mark.parametrize("data", ["uniform"], indirect=True)
+def test_peak_memory_of_writing(data, full, tmp_path, recorder):
+    """The matrix to write is in memory, and so counted, for everyone."""
+    sp.save_npz(tmp_path / "matrix.npz", data.matrix, compressed=False)
+    save_items(tmp_path, data.item_size, data.items)
+
+    def peak_of(key):
+        folder = tmp_path / key
+        folder.mkdir()
+        return run(command_of(key, folder, WRITE, str(tmp_path / "matrix.npz")))[1]["peak_bytes"]
+
+    with ThreadPoolExecutor(2) as pool:
+        keys = list(data.write_seconds) if full else ["saestore"]
+        peak = dict(zip(keys, pool.map(peak_of, keys), strict=True))
+    written = data.peers["saestore"].stored_bytes()
+    assert sum(f.stat().st_size for f in (tmp_path / "saestore").rglob("*") if f.is_file()) == pytest.approx(
+        written, 0.01
+    )
+    label = f"writing {data.matrix.nnz / 1e6:.1f} million non-zeros"
+    cannot = {key: "only reads" for key in data.peers if key not in data.write_seconds}
+    recorder.add("process", f"peak {WRITE}", {"label": label, "peak_bytes": peak, "unsupported": cannot})
 
 
 def able(peers: dict[str, Any], task: str, query: Any) -> tuple[dict[str, Any], dict[str, str]]:
