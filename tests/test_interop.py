@@ -37,6 +37,13 @@ def test_points_are_numpys(case, data):
     assert np.array_equal(found, case.dense[rows, columns])
 
 
+def test_many_points_are_looked_for_in_blocks(acts, monkeypatch):
+    monkeypatch.setattr("saestore.activations.points._BLOCK", 7)
+    rng = np.random.default_rng(0)
+    rows, columns = rng.integers(-60, 60, 100), rng.integers(-14, 14, 100)
+    assert np.array_equal(acts.points(rows, columns), CASE.dense[rows, columns])
+
+
 def test_points_take_one_of_either_and_refuse_what_are_no_pairs(acts):
     assert np.array_equal(acts.points(7, [0, 3, 3]), CASE.dense[7, [0, 3, 3]])
     assert np.array_equal(acts.points([1, 2], 5), CASE.dense[[1, 2], 5])

@@ -120,6 +120,31 @@ def test_an_array_of_two_dimensions_beside_any_other_index(dataset, rows, column
     assert np.array_equal(found.values, CASE.dense[grid][..., columns])
 
 
+@given(indexers(ROWS), indexers(WIDTH), st.booleans())
+def test_a_transposed_array_is_numpys(dataset, rows, columns, first):
+    """xarray asks for it point by point; it must not be read so."""
+    if first and not isinstance(rows, int) | isinstance(columns, int):  # one point of it is beyond xarray
+        found = dataset["activation"].T.isel(sample=rows, feature=columns)
+    else:
+        found = dataset["activation"].isel(sample=rows, feature=columns).T
+    assert np.array_equal(found.values, orthogonal(CASE.dense, rows, columns).T)
+
+
+def test_a_grid_of_points_is_read_as_one(dataset, monkeypatch):
+    monkeypatch.setattr("saestore.activations.conversions.points", None)  # which would take ten times the memory
+    grid = np.arange(ROWS).reshape(3, 4, 5)
+    array = dataset["activation"]
+    a_b_c = {"sample": xr.DataArray(grid, dims=("a", "b", "c"))}
+    assert np.array_equal(array.isel(a_b_c).values, CASE.dense[grid])
+    assert np.array_equal(
+        array.isel(a_b_c).transpose("c", "feature", "a", "b").values, CASE.dense[grid].transpose(2, 3, 0, 1)
+    )
+    empty = xr.DataArray(np.empty((2, 0), int), dims=("a", "b"))
+    assert array.isel(sample=empty).shape == array.isel(sample=empty).values.shape == (2, 0, WIDTH)
+    both = array.isel(sample=xr.DataArray(grid[0], dims=("a", "b")), feature=xr.DataArray([[1, 2]], dims=("c", "d")))
+    assert np.array_equal(both.values, CASE.dense[grid[0]][..., [[1, 2]]])
+
+
 @given(indexers(ROWS))
 def test_what_lies_along_samples_is_numpys(dataset, rows):
     found = dataset.isel(sample=rows)
@@ -216,6 +241,8 @@ def test_a_concept_with_the_name_of_a_variable_has_another_one():
     dataset = store.write(PATH, case.csr, None, items).to_xarray()
     assert dataset["mean"].dims == ("feature",)
     assert dataset["concept::mean"].values.tolist() == [False, True] * 4
+    assert dataset["concept::key"].values.tolist() == [True, False] * 4
+    assert dataset["key"].values.tolist() == items["image_path"]
 
 
 # --- what is read

@@ -52,8 +52,8 @@ class Conversions(Queries):
 
         Notes
         -----
-        Memory: some 50 bytes a pair, and a block of some 4 million non-zeros; never the dense matrix of all the samples
-        and features that occur.
+        Memory: 12 bytes a pair, and blocks of some 4 million pairs and non-zeros, 400 MB; never the dense matrix of all
+        the samples and features that occur.
         """
         rows, columns = select(samples, self.shape[0], "sample").ids, select(features, self.shape[1], "feature").ids
         try:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from saestore.format import BY_SAMPLE
-from saestore.interop.columns import Columns
+from saestore.interop.columns import OF_ITEMS, Columns
 from saestore.interop.dataset import attributes_of
 from saestore.interop.optional import require
 
@@ -38,11 +38,11 @@ def _matrix(acts: ActivationSet, max_bytes: int) -> Any:
 
 
 def _samples(acts: ActivationSet) -> pd.DataFrame:
-    columns, samples = Columns(acts), np.arange(acts.shape[0])
-    found: dict[str, Any] = {}
-    for name, column in (columns.by_name | columns.concepts).items():
-        label = f"concept::{name}" if name in found else name
-        found[label] = _of_items(acts, name, samples) if name in ("key", "split") else column.at(samples)
+    samples = np.arange(acts.shape[0])
+    found = {
+        name: _of_items(acts, name, samples) if name in OF_ITEMS else column.at(samples)
+        for name, column in Columns(acts).by_name.items()
+    }
     return pd.DataFrame(found, index=samples.astype(str))
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+
+from saestore.stats import STATISTICS
 
 if TYPE_CHECKING:
     from saestore.activations import ActivationSet
@@ -20,7 +22,8 @@ TEXT = np.dtype(object)
 # Of so many concepts the mask over all items or samples is kept once it was read: of slice after slice, as dask asks
 # for them, each would read it anew.
 _HELD = 16
-_OF_ITEMS = {"key": "path or id of the item", "split": "split of the item"}
+_TAKEN = {"sample", "feature", "activation", "activation_set", *(s.name for s in STATISTICS)}
+OF_ITEMS = {"key": "path or id of the item", "split": "split of the item"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Column:
 
 
 class Columns:
-    """The columns of one activation set, without the concepts' names that others have: see `of`.
+    """The columns of one activation set.
 
     Pickles as the set does. Memory: a byte an item or sample for each of at most 16 concepts.
     """
@@ -59,42 +62,38 @@ class Columns:
 
     @functools.cached_property
     def by_name(self) -> dict[str, Column]:
-        """All columns, but for the concepts."""
+        """All columns: of places and items, then a boolean one for every concept.
+
+        A concept that items and samples both have is that of the items, and that of the samples is ``<name>@sample``;
+        one that has the name of something else is ``concept::<name>``.
+        """
+        found = {**self._places(), **self._of_items()}
+        of_items, of_samples = self.acts.concepts("item"), self.acts.concepts("sample")
+        concepts = {_label(name, found): self._concept(name, "item") for name in of_items}
+        for name in of_samples:
+            label = _label(f"{name}@sample" if name in of_items else name, found)
+            concepts[label] = self._concept(name, "sample")
+        return found | concepts
+
+    def _places(self) -> dict[str, Column]:
+        ints, side = np.dtype(np.int64), grid_side(self.acts)
         found = {
-            "item": Column(np.dtype(np.int64), "image or text that the sample is of", self._item),
-            "position": Column(np.dtype(np.int64), "which patch or token of its item the sample is", self._position),
+            "item": Column(ints, "image or text that the sample is of", self._item),
+            "position": Column(ints, "which patch or token of its item the sample is", self._position),
         }
-        side = grid_side(self.acts)
         if side is not None:
-            found["row"] = Column(
-                np.dtype(np.int64), "row of the patch in its image", lambda s: self._position(s) // side
-            )
-            found["col"] = Column(
-                np.dtype(np.int64), "column of the patch in its image", lambda s: self._position(s) % side
-            )
-        names = self.acts.items.names()
-        if "text" in names and self.acts.spans([]) is not None:
-            found["token"] = Column(TEXT, "text of the token", self._token)
-        for name, says in _OF_ITEMS.items():
-            if name in names:
-                found[name] = Column(TEXT, says, functools.partial(self._of_item, name))
+            found["row"] = Column(ints, "row of the patch in its image", lambda s: self._position(s) // side)
+            found["col"] = Column(ints, "column of the patch in its image", lambda s: self._position(s) % side)
         return found
 
-    @functools.cached_property
-    def concepts(self) -> dict[str, Column]:
-        """A boolean column for every concept. One that items and samples both have is that of the items.
-
-        That of the samples is then called ``<name>@sample``.
-        """
-        of_items, of_samples = self.acts.concepts("item"), self.acts.concepts("sample")
-        found = {
-            name: Column(np.dtype(bool), "concept of the item", functools.partial(self._item_concept, name))
-            for name in of_items
-        }
-        for name in of_samples:
-            label = f"{name}@sample" if name in found else name
-            values = functools.partial(self._sample_concept, name)
-            found[label] = Column(np.dtype(bool), "concept of the sample", values)
+    def _of_items(self) -> dict[str, Column]:
+        names = self.acts.items.names()
+        found = {}
+        if "text" in names and self.acts.spans([]) is not None:
+            found["token"] = Column(TEXT, "text of the token", self._token)
+        for name, says in OF_ITEMS.items():
+            if name in names:
+                found[name] = Column(TEXT, says, functools.partial(self._of_item, name))
         return found
 
     def _item(self, samples: Array) -> Array:
@@ -116,11 +115,16 @@ class Columns:
         texts = self.acts.items.column("text", items).tolist()
         return np.array([texts[i][a:b] for i, (a, b) in zip(back.tolist(), spans.tolist(), strict=True)], TEXT)
 
-    def _item_concept(self, name: str, samples: Array) -> Array:
-        return np.asarray(self._mask(name, "item")[self._item(samples)])
+    def _concept(self, name: str, level: Literal["item", "sample"]) -> Column:
+        def values(samples: Array) -> Array:
+            return np.asarray(self._mask(name, level)[self._item(samples) if level == "item" else samples])
 
-    def _sample_concept(self, name: str, samples: Array) -> Array:
-        return np.asarray(self._mask(name, "sample")[samples])
+        return Column(np.dtype(bool), f"concept of the {level}", values)
+
+
+def _label(name: str, columns: Container[str]) -> str:
+    """What a concept is called that shares its name with something else."""
+    return f"concept::{name}" if name in columns or name in _TAKEN else name
 
 
 def grid_side(acts: ActivationSet) -> int | None:

@@ -46,10 +46,8 @@ def make_dataset(acts: ActivationSet, max_bytes: int) -> xr.Dataset:
         FEATURE: (FEATURE, pd.RangeIndex(n_features), {}, {KEY: origin}),
         SET: xr.Variable((), np.array(origin.address, TEXT), {"long_name": "the activation set"}),
     }
-    for name, column in (columns.by_name | columns.concepts).items():
-        taken = name in variables or (name in coordinates)
-        lazy = LazyColumn(columns, name, n_samples)
-        coordinates[f"concept::{name}" if taken else name] = _lazy((SAMPLE,), lazy, per_sample, column.says)
+    for name, column in columns.by_name.items():
+        coordinates[name] = _lazy((SAMPLE,), LazyColumn(columns, name, n_samples), per_sample, column.says)
     dataset = xr.Dataset(variables, coordinates, attributes_of(acts))
     dataset.encoding["source"] = acts.location
     return dataset

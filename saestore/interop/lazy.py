@@ -45,17 +45,33 @@ class LazyActivation(BackendArray):
         TooLargeError
             The answer is larger than `max_bytes`; nothing was read.
         """
-        if isinstance(key, indexing.VectorizedIndexer):
-            return self._pointwise(*(_ids(k, n) for k, n in zip(key.tuple, self.shape, strict=True)))
         rows, columns = (_ids(k, n) for k, n in zip(key.tuple, self.shape, strict=True))
-        self._check(rows.shape + columns.shape)
-        found = self.acts.dense(rows.reshape(-1), columns.reshape(-1), max_bytes=self.max_bytes)
-        return found.reshape(rows.shape + columns.shape)
-
-    def _pointwise(self, rows: Array, columns: Array) -> Array:
-        self._check(np.broadcast_shapes(rows.shape, columns.shape))
+        if not isinstance(key, indexing.VectorizedIndexer):
+            self._check(rows.shape + columns.shape)
+            return self._dense(rows, columns).reshape(rows.shape + columns.shape)
+        shape = np.broadcast_shapes(rows.shape, columns.shape)
+        self._check(shape)
+        if 0 in shape:
+            return np.empty(shape, self.dtype)
         rows, columns = np.broadcast_arrays(rows, columns)
-        return self.acts.points(rows.reshape(-1), columns.reshape(-1)).reshape(rows.shape)
+        row_grid, column_grid = _narrow(rows), _narrow(columns)
+        if all(1 in sizes for sizes in zip(row_grid.shape, column_grid.shape, strict=True)):
+            grid = self._grid(row_grid, column_grid)
+            return grid if grid.shape == shape else np.broadcast_to(grid, shape).copy()
+        return self.acts.points(rows.reshape(-1), columns.reshape(-1)).reshape(shape)
+
+    def _dense(self, rows: Array, columns: Array) -> Array:
+        return self.acts.dense(rows.reshape(-1), columns.reshape(-1), max_bytes=self.max_bytes)
+
+    def _grid(self, rows: Array, columns: Array) -> Array:
+        """Points that are every row with every column: each axis is of the one or of the other.
+
+        So xarray asks for a transposed array, and for samples in an array of several dimensions.
+        """
+        axes = [i for i, n in enumerate(rows.shape) if n != 1] + [i for i, n in enumerate(columns.shape) if n != 1]
+        shape = np.broadcast_shapes(rows.shape, columns.shape)
+        grid = self._dense(rows, columns).reshape([shape[i] for i in axes])
+        return grid.transpose(np.argsort(axes)).reshape(shape)
 
     def _check(self, shape: tuple[int, ...]) -> None:
         check_size(shape or (1,), self.dtype.itemsize, self.max_bytes, _INSTEAD)
@@ -70,7 +86,7 @@ class LazyColumn(BackendArray):
     def __init__(self, columns: Columns, name: str, n_samples: int) -> None:
         self.columns, self.name = columns, name
         self.shape = (n_samples,)
-        self._column = columns.by_name.get(name) or columns.concepts[name]
+        self._column = columns.by_name[name]
         self.dtype = self._column.dtype
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -117,6 +133,15 @@ class LazyStatistic(BackendArray):
 
     def __dask_tokenize__(self) -> Any:
         return self.statistics.acts.__dask_tokenize__(), self.name
+
+
+def _narrow(ids: Array) -> Array:
+    """The same ids, with the axes along which they do not change made one long."""
+    for axis, size in enumerate(ids.shape):
+        first = ids.take([0], axis)
+        if size > 1 and (ids == first).all():
+            ids = first
+    return ids
 
 
 def _ids(key: Any, size: int) -> Array:
