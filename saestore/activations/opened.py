@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -97,6 +98,7 @@ class OpenSet:
 
     def _open_segments(self, attributes: SetAttributes) -> None:
         self.attributes = attributes
+        self._last_condition: tuple[str, Condition | None] | None = None
         snapshot = SnapshotStore(self._root.store)
         prefix = f"{self._root.path}/{self.path}".strip("/")
         self._snapshot, self._labels_held = snapshot, {}
@@ -222,6 +224,16 @@ class OpenSet:
         }
 
     def _condition(self, where: Any) -> Condition | None:
+        """Resolve ``where=``. What words say is kept until other words come: a byte for every item or sample."""
+        words = _words(where)
+        if words is None:
+            return self._resolved(where)
+        last = self._last_condition
+        if last is None or last[0] != words:
+            self._last_condition = last = words, self._resolved(where)
+        return last[1]
+
+    def _resolved(self, where: Any) -> Condition | None:
         known = Known(self.shape[0], self._index, lambda: self.items, self._labels_of_all_samples)
         return condition(where, known)
 
@@ -233,3 +245,13 @@ class OpenSet:
                 "those of the new ones are unknown. Give them anew, with overwrite=True."
             )
         return labels
+
+
+def _words(where: Any) -> str | None:
+    """What names a condition that is an expression or a mapping of plain values; None for any other."""
+    if not isinstance(where, str | Mapping):
+        return None
+    try:
+        return json.dumps(where if isinstance(where, str) else [[str(name), where[name]] for name in where])
+    except TypeError:
+        return None  # such as of numpy's values, which may change
