@@ -17,8 +17,6 @@ from saestore.interop.optional import require
 if TYPE_CHECKING:
     import pandas as pd
 
-    from saestore.interop.columns import Column
-
 Array = np.ndarray[Any, Any]
 
 _CHUNK = 1 << 16
@@ -88,15 +86,11 @@ def _write_blocks(selected: Selected, root: Any) -> None:
 
 def _obs_columns(selected: Selected, obs: Any) -> list[tuple[_Growing, Callable[[Array], Array]]]:
     """The arrays of ``obs``, still empty, and what fills them."""
-    known = Columns(selected.acts)
-    found: dict[str, Column] = dict(known.by_name)
-    for name, column in known.concepts.items():
-        found[f"concept::{name}" if name in found else name] = column
     arrays: list[tuple[_Growing, Callable[[Array], Array]]] = [
         (_Growing(obs, "_index", _TEXT), lambda samples: samples.astype(_TEXT))
     ]
     order = []
-    for name, column in found.items():
+    for name, column in Columns(selected.acts).by_name.items():
         label = name.replace("/", "|")  # a name with a slash would be a path
         if name in _SHARED:
             arrays.append(_shared(selected, obs, name))
