@@ -87,7 +87,7 @@ class ZarrArray:
     """An array that zarr reads: of neighbouring chunks in one request, which zarr 3.1 would ask for one by one."""
 
     def __init__(self, store: SnapshotStore, path: str) -> None:
-        self._store, self._path = store, path
+        self._store, self._path = store, path.strip("/")  # as zarr asks the store for it
         self._array: zarr.Array[Any] = zarr.open_array(store, path=path, mode="r", zarr_format=3)
         shard = int((self._array.shards or self._array.chunks)[0])
         self.layout = Layout(int(self._array.shape[0]), self._array.dtype, int(self._array.chunks[0]), shard)
