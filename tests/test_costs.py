@@ -173,7 +173,10 @@ def test_a_merge_takes_no_more_steps_for_more_segments():
             parent = writer.group["segments"]
             snapshot = SnapshotStore(parent.store)
             segments = [Segment(snapshot, parent.path, info) for info in writer.attributes.segments]
-        pieces = [len(samples) for samples, _ in merge._merged(segments, entries)]
+        with decoded() as chunks:
+            pieces = [len(samples) for samples, _ in merge._merged(segments, entries)]
+        # Pointers, samples and activations of each, though a block of each is a small part of its one chunk.
+        assert chunks["chunks"] == 3 * len(segments)
         assert sum(pieces) == matrix.nnz
         assert max(pieces) <= entries
         steps.append(len(pieces))

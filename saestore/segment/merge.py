@@ -60,8 +60,9 @@ def merge_segments(
     Parameters
     ----------
     memory
-        Bound in bytes, at least some 6 MiB; beside it stay the pointers of the features (8 bytes a feature and segment)
-        and the shards of the output while they are filled and written (some 100 MiB).
+        Bound in bytes, at least some 6 MiB. Beside it stay the pointers of the features (8 bytes a feature and
+        segment), a decoded chunk of each segment (130 kB), and the shards of the output while they are filled and
+        written (some 100 MiB).
     """
     first, last = segments[0].info, segments[-1].info
     nnz = sum(s.info.nnz for s in segments)
@@ -109,6 +110,7 @@ class _Stream:
         self._segment, self._block = segment, block
         self._chunk = segment.lists[0].chunk
         self._next, self._stop = 0, segment.info.nnz
+        self._read, self._rest = 0, (np.empty(0, np.uint32), np.empty(0, np.float32))
         self.features = np.empty(0, np.int64)
         self.bits = np.empty(0, np.uint32)
         self.samples = np.empty(0, np.int64)
@@ -128,12 +130,23 @@ class _Stream:
         if not self.has_more or 2 * held > self._block:
             return
         stop = min(self._next + self._block - held, self._stop)
-        if stop < self._stop and stop // self._chunk * self._chunk > self._next:
-            stop = stop // self._chunk * self._chunk  # so that no chunk is decoded twice
-        samples, data = self._segment.read_entries([(self._next, stop)])[0]
+        samples, data = self._entries(stop)
         features = expand_pointers(self._segment.feature_ptr, self._next, stop)
         self._append(features, descending_bits(data), samples, data)
         self._next = stop
+
+    def _entries(self, stop: int) -> tuple[Array, Array]:
+        """Samples and activations up to `stop`; whole chunks are read, so that none is decoded twice."""
+        first, (rows, data) = self._segment.info.start, self._rest
+        if stop > self._read:
+            end = min(-(-stop // self._chunk) * self._chunk, self._stop)
+            samples, more = self._segment.read_entries([(self._read, end)])[0]
+            rows = np.concatenate([rows, (samples - first).astype(np.uint32)])
+            data = np.concatenate([data, more]) if len(data) else more
+            self._read = end
+        count = stop - self._next
+        self._rest = rows[count:].copy(), data[count:].copy()
+        return rows[:count].astype(np.int64) + first, data[:count]
 
     def _append(self, features: Array, bits: Array, samples: Array, data: Array) -> None:
         if len(self.features):
