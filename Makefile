@@ -18,7 +18,7 @@ help:
 	@echo "make test         lint, types, layers, tests, benchmarks once, code blocks of the documentation"
 	@echo "make test-newest  the tests on Python 3.13 with the newest zarr and xarray, without torch"
 	@echo "make lint         the first three of make test"
-	@echo "make bench        measure saestore beside its peers, some 20 minutes, and put the results into the pages"
+	@echo "make bench        measure saestore beside its peers, some 25 minutes, and put the results into the pages"
 	@echo "make clean        remove the environments and caches"
 
 demo: $(VENV)/demo.stamp

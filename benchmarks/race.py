@@ -31,7 +31,7 @@ class Race:
         first's on the queries that it was asked.
     """
 
-    def __init__(self, task: Task, peers: Sequence[Peer], budget: float = 4.0) -> None:
+    def __init__(self, task: Task, peers: Sequence[Peer], budget: float = 3.0) -> None:
         self.task, self.peers, self.budget = task, list(peers), budget
         self.first = self.peers[0].key
         self.seconds: dict[str, list[float]] = {peer.key: [] for peer in peers}  # NaN where it was not asked
