@@ -184,6 +184,34 @@ def test_refuses_the_row_that_the_float32_product_refuses(kind, bad, tmp_path):
     assert messages[0] == messages[1]
 
 
+@pytest.mark.parametrize("size", [3.4e38, 2.0**127, 1e-45, 1.1e-38, -3.4e38])
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_number_that_bfloat16_does_not_hold(kind, size, tmp_path):
+    """It overflows or underflows, or its square does, where no feature looks: float32 sees nothing of it."""
+    loaded, x = sae_of(kind, tmp_path), rows_of("random")
+    with torch.no_grad():
+        weight = loaded.module.enc if kind == "clip_scope" else loaded.module.W_enc
+        weight[5] = 0
+    x[7, 5] = x[12, 5] = size
+    expected, batch, encoder = both(loaded, x)
+    assert_equal(batch, expected)
+    assert expected.indptr[8] > expected.indptr[7]
+    assert encoder.encoding["rows"] == ROWS
+
+
+def test_features_a_last_bit_apart_are_told_apart():
+    """Two hundred features whose activations are neighbouring float32 numbers; k cuts through them."""
+    loaded = spread_out(k=100)
+    x = rows_of("random")
+    with torch.no_grad():
+        steps = torch.arange(200, dtype=torch.float32).repeat_interleave(2) / 2**23
+        loaded.module.W_enc[:, 300:700] = (x[5] / x[5].norm()).unsqueeze(1) * (3 + 2 * steps[torch.randperm(400)])
+    expected, batch, _ = both(loaded, x)
+    assert_equal(batch, expected)
+    inside = expected.indices[expected.indptr[5] : expected.indptr[6]]
+    assert ((inside >= 300) & (inside < 700)).sum() == 100
+
+
 # Which rows take the float32 product.
 
 
