@@ -47,7 +47,9 @@ class ItemIndex:
         """Of the set in `group`."""
         if attributes.item_size is not None:
             return cls(attributes.n_items, attributes.item_size)
-        reader = ArrayReader(store or SnapshotStore(group.store), f"{group.path}/{attributes.items}/{POINTERS}")
+        reader = ArrayReader(
+            store or SnapshotStore(group.store), f"{group.path}/{attributes.items}/{POINTERS}".strip("/")
+        )
         return cls(attributes.n_items, None, reader.read(0, reader.length))
 
     def locate(self, samples: Array) -> tuple[Array, Array]:
