@@ -5,6 +5,7 @@ import click
 from saestore import __version__
 from saestore.cli.build import build
 from saestore.cli.concepts import concepts
+from saestore.cli.detect import detect
 from saestore.cli.export import export
 from saestore.cli.group import DebugOption, ErrorGroup
 from saestore.cli.import_ import import_
@@ -29,6 +30,7 @@ for command in (
     top_features,
     stats,
     concepts,
+    detect,
     label,
     similar,
     verify,

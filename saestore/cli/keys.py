@@ -82,6 +82,52 @@ CONCEPTS = {
     },
 }
 
+_METRICS = {
+    "precision": "of what was predicted positive, the share that is",
+    "recall": "share of the positives that was predicted",
+    "accuracy": "share that was predicted right",
+    "f1": "harmonic mean of precision and recall",
+    "tpr": "true positive rate, the same as recall",
+    "fpr": "share of the negatives that was predicted positive",
+    "tnr": "1 - fpr",
+    "fnr": "1 - tpr",
+    "roc_auc": "area under the ROC curve of the score",
+    "average_precision": "average precision of the score",
+}
+
+DETECT = {
+    **SET,
+    "settings": "all that was set, and the sizes of the splits",
+    "provenance": "the set, its SAE, its source, and the digests of its segments and labels",
+    "pruning": "the cuts, with the numbers that came from the data, and how many features each of them took",
+    "skipped": "concepts without a full result, and why",
+    "rows": "one for each concept and method, by concept",
+    "rows[].concept": "name of the concept",
+    "rows[].method": "`feature`: the best single one",
+    "rows[].feature": "number of the feature, null where the method has several or none",
+    "rows[].p": "share of the positive calibration samples that the threshold lets through, null where it is another",
+    "rows[].threshold": "what scores as much or more is predicted positive",
+    "rows[].cal_f1": "F1 on the calibration split, by which it was chosen",
+    "rows[].n_positive": "items or samples of test that the concept is true of",
+    "rows[].n_negative": "those that it is not",
+    **{f"rows[].{name}": f"{says}, on test" for name, says in _METRICS.items()},
+    **{f"rows[].{name}": f"{says}, on test" for name, says in (
+        ("tp", "positives that were predicted"), ("fp", "negatives that were predicted positive"),
+        ("tn", "negatives that were not"), ("fn", "positives that were missed"),
+    )},
+    **{f"rows[].{name}_{end}": f"{end}er end of its interval" for name in _METRICS for end in ("low", "high")},
+    "candidates": "the best features of each concept on the calibration split, best first",
+    "candidates[].concept": "name of the concept",
+    "candidates[].feature": "number of the feature",
+    "candidates[].p": "the share that is best for it",
+    "candidates[].threshold": "the threshold there",
+    "candidates[].cal_f1": "F1 on the calibration split",
+    "candidates[].cal_tp": "positives there that reach the threshold",
+    "candidates[].cal_predicted": "items or samples in all that do",
+    "candidates[].cal_n_rows": "positive calibration samples on which the feature is above 0",
+    "localisation": "where in detected items the concept is",
+}  # fmt: skip
+
 SIMILAR = {
     **SET,
     "feature": "number of the feature",

@@ -1,0 +1,404 @@
+"""Detection equals brute force on the dense tensor, and scikit-learn; nothing is chosen on the split it is told of."""
+
+import itertools
+from dataclasses import replace
+
+import brute_detect
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+from strategies import PATH, cases, make_case, memory_store, write_case, write_segments
+
+from saestore.detection.intervals import WITH_INTERVAL, Draws
+from saestore.detection.metrics import METRICS, evaluate
+from saestore.detection.pooling import Pooling
+from saestore.detection.prune import Cuts, choose, default_max_fraction
+from saestore.detection.thresholds import SHARES, count_reaching, list_quantiles
+from saestore.errors import InvalidInputError, NotFoundError
+from saestore.kernels import to_impact_order
+from saestore.writing import SetWriter
+
+FEW = settings(
+    max_examples=4,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+)
+ALL = {"min_active": 1, "max_fraction": 1.0, "weak_percentile": 0}
+
+
+def ragged(rng, lengths, values):
+    """Lists in descending order: pointers and values."""
+    indptr = np.append(0, np.cumsum(lengths))
+    found = values(rng, indptr[-1])
+    for a, b in itertools.pairwise(indptr):
+        found[a:b] = -np.sort(-found[a:b])
+    return indptr, found
+
+
+DRAWN = {
+    "heavy": lambda rng, n: np.exp(3 * rng.normal(size=n)),
+    "ties": lambda rng, n: rng.choice([0.25, 1.0, 1.5], n),
+    "neighbours": lambda rng, n: 1 + rng.integers(0, 3, n) * np.finfo(np.float32).eps,
+    "tiny": lambda rng, n: rng.integers(1, 5, n) * float(np.finfo(np.float32).smallest_subnormal),
+    "huge": lambda _, n: np.full(n, float(np.finfo(np.float32).max)),
+}
+
+
+# Pure functions
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_quantiles_are_numpys_bit_for_bit(kind, dtype):
+    rng = np.random.default_rng(1)
+    indptr, values = ragged(rng, rng.integers(1, 30, 50), lambda r, n: DRAWN[kind](r, n).astype(dtype))
+    q = 1 - np.array(SHARES)
+    expected = [np.quantile(values[a:b].astype(np.float64), q) for a, b in itertools.pairwise(indptr)]
+    np.testing.assert_array_equal(list_quantiles(indptr, values, q), expected)
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_what_reaches_a_threshold_is_counted_exactly(kind, dtype):
+    rng = np.random.default_rng(2)
+    with np.errstate(over="ignore"):
+        indptr, values = ragged(rng, rng.integers(0, 20, 40), lambda r, n: DRAWN[kind](r, n).astype(dtype))
+    if dtype == "float16":
+        values = np.clip(values, np.finfo(dtype).smallest_subnormal, np.finfo(dtype).max)
+    lists = rng.integers(0, 40, 200)
+    # At values, between neighbours, and a rounding of float64 away from both.
+    at = rng.choice(values, (200, 3)).astype(np.float64)
+    thresholds = np.concatenate([at, np.nextafter(at, np.inf), np.nextafter(at, 0), at * 0.75], axis=1)
+    thresholds = np.maximum(thresholds, np.finfo(np.float64).smallest_subnormal)
+    found = count_reaching(indptr, values, lists, thresholds)
+    for i, which in enumerate(lists):
+        own = values[indptr[which] : indptr[which + 1]].astype(np.float64)
+        np.testing.assert_array_equal(found[i], [(own >= t).sum() for t in thresholds[i]])
+
+
+@settings(max_examples=40)
+@given(cases(max_rows=30, max_features=6), st.sampled_from(["max", "mean", "top-1", "top-2", "top-7"]))
+def test_items_score_the_same_from_lists_and_from_columns(case, score):
+    matrix = case.csr
+    matrix.sort_indices()
+    data = matrix.data.astype(case.dense.dtype)
+    indptr, rows, values = to_impact_order(matrix.indptr, matrix.indices, data, case.n_features)
+    sizes = np.diff(case.item_ptr)
+    pooling = Pooling.of(score)
+    out_ptr, items, scores = pooling.of_lists(indptr, case.item_of_sample[rows.astype(np.int64)], values, sizes)
+    filled = np.flatnonzero(sizes)
+    for feature in range(case.n_features):
+        column = case.dense[:, feature]
+        expected = [brute_detect.score_of(column[case.item_of_sample == item], score) for item in filled]
+        np.testing.assert_array_equal(pooling.of_column(column.astype(float), case.item_ptr[filled]), expected)
+        part = slice(out_ptr[feature], out_ptr[feature + 1])
+        dense = np.zeros(len(sizes))
+        dense[items[part]] = scores[part]
+        np.testing.assert_array_equal(dense[filled], np.maximum(expected, 0))
+        assert (np.diff(scores[part].astype(np.float64)) <= 0).all()
+
+
+@given(st.lists(st.tuples(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), st.booleans()), min_size=1, max_size=12))
+@settings(max_examples=30)
+def test_metrics_are_those_of_scikit_learn(pairs):
+    scores, truth = (np.array(x) for x in zip(*pairs, strict=True))
+    predicted = scores >= 0.5
+    found = evaluate(scores, truth, predicted)
+    assert list(found) == list(METRICS)
+    tn, fp, fn, tp = sk.confusion_matrix(truth, predicted, labels=[False, True]).ravel()
+    assert (found["tn"], found["fp"], found["fn"], found["tp"]) == (tn, fp, fn, tp)
+    assert found["accuracy"] == sk.accuracy_score(truth, predicted)
+    expected = dict.fromkeys(
+        ("precision", "recall", "f1", "tpr", "fnr", "fpr", "tnr", "roc_auc", "average_precision"), np.nan
+    )
+    if truth.any():
+        expected["precision"] = sk.precision_score(truth, predicted, zero_division=0)
+        expected["recall"] = expected["tpr"] = sk.recall_score(truth, predicted)
+        expected["fnr"] = 1 - expected["tpr"]
+        expected["f1"] = sk.f1_score(truth, predicted)
+        expected["average_precision"] = sk.average_precision_score(truth, scores)
+    if not truth.all():
+        expected["tnr"] = sk.recall_score(~truth, ~predicted)
+        expected["fpr"] = 1 - expected["tnr"]
+    if truth.any() and not truth.all():
+        expected["roc_auc"] = sk.roc_auc_score(truth, scores)
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=1e-12, nan_ok=True), name
+
+
+def test_intervals_are_those_of_the_drawn_items():
+    """Each draw, item by item, with the metrics of scikit-learn's definition from the test above."""
+    rng = np.random.default_rng(3)
+    items = np.sort(rng.integers(0, 9, 40))
+    items = np.unique(items, return_inverse=True)[1]
+    n_items = items.max() + 1
+    scores, truth = rng.choice([0.0, 0.5, 1.0, 2.0], 40), rng.random(40) < 0.4
+    predicted = scores >= 1
+    found = Draws(items, n_items, 50, 0.9, 7).intervals(scores, truth, predicted)
+    drawn = {name: [] for name in WITH_INTERVAL}
+    rng = np.random.default_rng(7)
+    for picked in rng.integers(0, n_items, (50, n_items)):
+        rows = np.concatenate([np.flatnonzero(items == item) for item in picked])
+        values = evaluate(scores[rows], truth[rows], predicted[rows])
+        for name, each in drawn.items():
+            each.append(values[name])
+    for name, values in drawn.items():
+        low, high = np.nanquantile(values, [0.05, 0.95])
+        assert found[f"{name}_low"] == pytest.approx(low, abs=1e-12), name
+        assert found[f"{name}_high"] == pytest.approx(high, abs=1e-12), name
+    held = Draws(items, n_items, 50, 0.9, 7)
+    held._held = None  # as where the draws are too many to be kept
+    assert held.intervals(scores, truth, predicted) == found
+
+
+def test_cuts_take_what_they_say_and_count_it():
+    n_active = np.array([0, 1, 2, 50, 100, 60])
+    p99 = np.array([np.nan, 9.0, 5.0, 1.0, 8.0, 3.0])
+    pruned = choose(n_active, p99, 100, Cuts(2, 0.9, 50))
+    # 0 and 1 are dead, 4 is everywhere, 3 is below the median of 5, 1 and 3.
+    assert pruned.features.tolist() == [2, 5]
+    report = pruned.report
+    assert (report["never_active"], report["dead"], report["ubiquitous"], report["weak"], report["kept"]) == (
+        1,
+        2,
+        1,
+        1,
+        2,
+    )
+    assert report["min_p99"] == 3.0
+    assert choose(n_active, p99, 100, Cuts(1, 1.0, 0)).features.tolist() == [1, 2, 3, 4, 5]
+    assert choose(n_active, p99, 100, Cuts()).report["min_active"] == 2
+    assert choose(n_active, p99, 30_001, Cuts()).report["min_active"] == 4
+    fractions = np.exp([-5.0, -4.0, -3.0])  # quartiles -4.5 and -3.5
+    assert default_max_fraction(fractions) == pytest.approx(np.exp(-0.5))
+    assert choose(np.zeros(3, int), np.full(3, np.nan), 10, Cuts()).features.tolist() == []
+
+
+# Whole detections
+
+
+def planted(seed, *, n_items=24, palette="ties", dtype="float32", segment_rows=None, sample_labels=True):
+    """A store of a random case with concepts of items, some of samples too, and their truth."""
+    rng = np.random.default_rng(seed)
+    case = make_case(
+        seed, 90, 9, density=0.3, palette=palette, dtype=dtype, segment_rows=segment_rows, chunk=7, shard=28
+    )
+    store = memory_store()
+    write_segments(store, case)
+    with SetWriter(store.root, PATH) as writer:  # complete, in segments
+        writer.commit(replace(writer.attributes, planned_samples=None))
+    acts = store[PATH]
+    item_of, n_items = case.item_of_sample, case.n_items
+    items = {
+        "common": rng.random(n_items) < 0.5,
+        "rare": np.arange(n_items) == rng.integers(n_items),
+        "never": np.zeros(n_items, bool),
+        "always": np.ones(n_items, bool),
+    }
+    parts = {}
+    if sample_labels:
+        parts = {"common": items["common"][item_of] & (rng.random(90) < 0.6), "part": rng.random(90) < 0.2}
+    acts.add_concepts(items)
+    if parts:
+        acts.add_concepts(parts, "sample")
+    return case, acts, {"color::red": case.red, **items}, parts
+
+
+def check(case, acts, truth, rows_true, found, **how):
+    """Candidates are those of brute force, and so are the results of the first on test."""
+    split = np.array(["train", "cal", "test"])[case.split]
+    level, score = how.get("level", "item"), how.get("score", "max")
+    by_concept = {}
+    for c in found.candidates:
+        by_concept.setdefault(c["concept"], []).append(
+            (c["feature"], c["p"], c["threshold"], c["cal_f1"], c["cal_n_rows"])
+        )
+    rows = {row["concept"]: row for row in found.rows}
+    for name, positive in truth.items():
+        expected = brute_detect.candidates(case.dense, case.item_of_sample, split, positive, rows_true[name], **how)
+        assert by_concept.get(name, []) == expected[:9], name
+        assert (name in rows) == bool(expected)
+        if not expected:
+            assert name in found.skipped
+            continue
+        feature, p, threshold, f1, _ = expected[0]
+        scores, units = brute_detect.units_of(
+            case.dense[:, [feature]], case.item_of_sample, split, "test", level=level, score=score
+        )
+        values = evaluate(scores[:, 0], positive[units], scores[:, 0] >= threshold)
+        row = rows[name]
+        assert (row["feature"], row["p"], row["threshold"], row["cal_f1"]) == (feature, p, threshold, f1)
+        assert {k: row[k] for k in METRICS} == pytest.approx(values, nan_ok=True, abs=0), name
+        if not positive[units].any():
+            assert "'test'" in found.skipped[name]
+
+
+def usable(case):
+    """Whether both splits have a sample."""
+    filled = np.diff(case.item_ptr) > 0
+    return {1, 2} <= set(case.split[filled].tolist())
+
+
+@FEW
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["ties", "one", "signed", "heavy"]),
+    st.sampled_from(["float32", "float64", "float16"]),
+    st.sampled_from([None, 31]),
+)
+@example(3, "ties", "float32", 31)
+@example(4, "signed", "float64", None)
+def test_detection_equals_brute_force(seed, palette, dtype, segment_rows):
+    case, acts, truth, parts = planted(seed, palette=palette, dtype=dtype, segment_rows=segment_rows)
+    if not usable(case):
+        return
+    rows_true = {name: parts.get(name, positive[case.item_of_sample]) for name, positive in truth.items()}
+    for score in ("max", "mean", "top-2"):
+        found = acts.detect(score=score, n=9, resamples=5, **ALL)
+        check(case, acts, truth, rows_true, found, score=score)
+    found = acts.detect("sample", n=9, resamples=5, **ALL)
+    check(case, acts, parts, parts, found, level="sample")
+
+
+def stored(dense, item_ptr, split, concepts):
+    """A store of a dense array whose items have these splits and concepts."""
+    store = memory_store()
+    n_items = len(item_ptr) - 1
+    items = {"image_path": [f"{i}.png" for i in range(n_items)], "split": split}
+    acts = store.write("Toy/patch/x", sp.csr_array(np.asarray(dense, np.float32)), np.array(item_ptr), items)
+    acts.add_concepts({name: np.array(mask, bool) for name, mask in concepts.items()})
+    return acts
+
+
+def one_per_item(columns, split, concepts):
+    """One sample an item, so that an item scores what its sample does."""
+    dense = np.array(columns, np.float32).T
+    return stored(dense, np.arange(len(dense) + 1), split, concepts)
+
+
+HALVES = ["cal"] * 6 + ["test"] * 6
+
+
+def test_ties_at_the_threshold_are_predicted():
+    """All positives equal: every quantile is that value; what equals it is predicted, what is a hair less is not."""
+    hair = np.nextafter(np.float32(0.1), np.float32(0))
+    column = [0.1, 0.1, 0.1, hair, 0, 0, 0.1, 0.1, hair, 0.1, 0, 0]
+    truth = [1, 1, 1, 0, 0, 0] * 2
+    (row,) = one_per_item([column], HALVES, {"a": truth}).detect(resamples=5, **ALL).rows
+    assert row["threshold"] == float(np.float32(0.1))
+    assert (row["cal_f1"], row["tp"], row["fp"], row["fn"], row["tn"]) == (1.0, 2, 1, 1, 2)
+
+
+def test_a_single_positive_gives_a_threshold():
+    column = [0.7, 0.2, 0, 0, 0, 0, 0.8, 0.7, 0.1, 0, 0, 0]
+    truth = [1, 0, 0, 0, 0, 0] * 2
+    (row,) = one_per_item([column], HALVES, {"a": truth}).detect(resamples=5, **ALL).rows
+    assert (row["threshold"], row["p"], row["cal_f1"]) == (float(np.float32(0.7)), 0.4, 1.0)
+    assert (row["tp"], row["fp"], row["precision"]) == (1, 1, 0.5)
+
+
+def test_a_feature_that_never_fires_on_a_concept_is_not_chosen():
+    """With the threshold 0 it would fire everywhere, and win where most items are positive."""
+    silent = [0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 5]
+    weak = [1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0]
+    truth = [1, 1, 1, 1, 1, 0] * 2
+    acts = one_per_item([silent, weak], HALVES, {"a": truth})
+    found = acts.detect(resamples=5, **ALL)
+    assert [c["feature"] for c in found.candidates] == [1]
+    only_silent = one_per_item([silent], HALVES, {"a": truth}).detect(resamples=5, **ALL)
+    assert only_silent.rows == []
+    assert "above 0 where it is true" in only_silent.skipped["a"]
+
+
+def test_features_that_are_active_everywhere_and_negative_ones():
+    everywhere = [3, 3, 3, 1, 1, 1] * 2
+    negative = [-1, -1, -1, -5, -5, -5] * 2
+    truth = [1, 1, 1, 0, 0, 0] * 2
+    acts = one_per_item([negative, everywhere], HALVES, {"a": truth})
+    found = acts.detect(resamples=5, **ALL)
+    assert [(c["feature"], c["cal_f1"]) for c in found.candidates] == [(1, 1.0)]
+    cut = acts.detect(resamples=5, max_fraction=0.9)
+    assert cut.rows == []
+    assert (cut.pruning["ubiquitous"], cut.pruning["dead"]) == (1, 1)
+
+
+def test_concepts_absent_from_a_split_are_named():
+    column = [1, 1, 0, 0, 0, 0] * 2
+    acts = one_per_item(
+        [column], HALVES,
+        {"not in cal": [0] * 6 + [1] + [0] * 5, "not in test": [1] + [0] * 11, "nowhere": [0] * 12, "all": [1] * 12},
+    )  # fmt: skip
+    found = acts.detect(resamples=5, **ALL)
+    assert {row["concept"] for row in found.rows} == {"not in test", "all"}
+    assert set(found.skipped) == {"not in cal", "not in test", "nowhere"}
+    assert "'cal' nor of 'test'" in found.skipped["nowhere"]
+    rows = {row["concept"]: row for row in found.rows}
+    for name in ("precision", "recall", "f1", "roc_auc", "average_precision"):
+        assert np.isnan(rows["not in test"][name])
+        assert np.isnan(rows["not in test"].get(f"{name}_low", np.nan))
+    assert rows["not in test"]["fp"] == 2
+    assert np.isnan(rows["all"]["roc_auc"])
+    assert np.isnan(rows["all"]["fpr"])
+    assert rows["all"]["recall"] == 2 / 6
+
+
+@pytest.mark.parametrize("level", ["item", "sample"])
+@pytest.mark.parametrize("score", ["max", "mean"])
+def test_nothing_of_the_test_split_changes_a_choice(level, score):
+    """Other activations and other labels on test: the same features, thresholds, cuts and F1 on cal."""
+    rng = np.random.default_rng(5)
+    case, acts, _, parts = planted(11, palette="heavy")
+    test_items = case.split == 2
+    test_rows = test_items[case.item_of_sample]
+    assert usable(case)
+    assert test_items.sum() > 3
+    dense = case.dense.copy()
+    dense[test_rows] = rng.permutation(dense[test_rows].ravel()).reshape(dense[test_rows].shape)
+    red = np.where(test_items, rng.permutation(case.red), case.red)
+    other_store = memory_store()
+    other = write_case(other_store, replace(case, dense=dense, red=red))
+    matrix = acts.concept_matrix("item").toarray()
+    shuffled = matrix.copy()
+    shuffled[test_items] = rng.permutation(matrix[test_items])
+    names = [name for name in acts.concepts("item") if name != "color::red"]
+    columns = [acts.concepts("item").index(name) for name in names]
+    other.add_concepts(dict(zip(names, shuffled[:, columns].T, strict=True)))
+    other.add_concepts({n: np.where(test_rows, rng.permutation(m), m) for n, m in parts.items()}, "sample")
+    chosen = ("concept", "method", "feature", "p", "threshold", "cal_f1", "chosen")
+    found = [a.detect(level, score=score, resamples=5) for a in (acts, other)]
+    told = [[{key: row.get(key) for key in chosen} for row in each.rows] for each in found]
+    assert told[0] == told[1]
+    assert told[0]
+    assert found[0].candidates == found[1].candidates
+    assert found[0].pruning == found[1].pruning
+    assert [row["f1"] for row in found[0].rows] != [row["f1"] for row in found[1].rows]
+
+
+def test_what_cannot_be_detected_is_one_error():
+    column = [1, 1, 0, 0, 0, 0] * 2
+    acts = one_per_item([column], HALVES, {"a": [1, 0] * 6})
+    for arguments, says in [
+        ({"score": "median"}, "top-3"), ({"score": "top-0"}, "top-3"), ({"p": [1.5]}, "from 0 to 1"),
+        ({"p": []}, "from 0 to 1"), ({"min_active": 0}, "min_active"), ({"max_fraction": 0}, "max_fraction"),
+        ({"weak_percentile": 101}, "0 to 100"), ({"n": 0}, "1 or more"), ({"resamples": 0}, "1 or more"),
+        ({"level": "patch"}, "'item' or 'sample'"),
+    ]:  # fmt: skip
+        with pytest.raises(InvalidInputError, match=says):
+            acts.detect(**arguments)
+    with pytest.raises(NotFoundError, match="no concept"):
+        acts.detect(concepts="b")
+    with pytest.raises(NotFoundError, match="no concepts on samples"):
+        acts.detect("sample")
+    only_train = one_per_item([column], ["train"] * 6 + ["test"] * 6, {"a": [1, 0] * 6})
+    with pytest.raises(NotFoundError, match="the split 'cal'"):
+        only_train.detect()
+    bare = memory_store().write(
+        "Toy/patch/x", sp.csr_array(np.ones((3, 2), np.float32)), items={"image_path": list("abc")}
+    )
+    bare.add_concepts({"a": [1, 0, 1]})
+    with pytest.raises(NotFoundError, match="no column 'split'"):
+        bare.detect()
