@@ -18,14 +18,14 @@ CASE = make_case(41, 60, 14, density=0.3, palette="signed", segment_rows=25)
 
 
 @pytest.fixture(scope="module")
-def acts():
-    return write_segments(memory_store(), CASE)
+def acts(tmp_path_factory):
+    return write_segments(saestore.open(tmp_path_factory.mktemp("i") / "segments.zarr", "a"), CASE)
 
 
 # --- points
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(cases(), st.data())
 def test_points_are_numpys(case, data):
     acts = write_segments(memory_store(), case)

@@ -33,8 +33,9 @@ CASE = make_case(21, ROWS, WIDTH, density=0.35, palette="signed", segment_rows=1
 
 
 @pytest.fixture(scope="module")
-def acts():
-    return write_segments(memory_store(), CASE)
+def acts(tmp_path_factory):
+    """In a folder, where reading takes a tenth of the time that it takes in memory."""
+    return write_segments(saestore.open(tmp_path_factory.mktemp("x") / "segments.zarr", "a"), CASE)
 
 
 @pytest.fixture(scope="module")
@@ -468,7 +469,8 @@ def test_pickles_hold_no_data(folder):
     assert len(pickle.dumps(lazy)) < 2_000
 
 
-def test_a_set_in_memory_is_pickled_whole(acts):
+def test_a_set_in_memory_is_pickled_whole():
+    acts = write_segments(memory_store(), CASE)
     found = pickle.loads(pickle.dumps(acts.to_xarray()))
     same(found)
     assert found.sae.top(3).to_records() == acts.top_samples(3).to_records()
