@@ -51,7 +51,7 @@ def assert_labels(acts, level, masks):
 
 
 @given(case=cases(), data=st.data())
-@settings(max_examples=15)  # an example writes a store and verifies it
+@settings(max_examples=8)  # an example writes a store and verifies it
 def test_labels_are_read_as_they_were_given(case, data):
     acts = write_case(memory_store(), case)
     stored = {"item": {"color::red": case.red}, "sample": {}}

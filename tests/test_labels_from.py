@@ -8,7 +8,7 @@ import cli_stores
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from strategies import memory_store
@@ -312,6 +312,7 @@ def characters(spans, texts):
     return found
 
 
+@settings(max_examples=25)
 @given(data=st.data())
 def test_tokens_that_share_a_character_with_a_span_have_its_concept(talk, data):
     lengths = [len("".join(tokens)) for tokens in cli_stores.TEXTS]

@@ -146,7 +146,7 @@ def test_a_mask_is_over_samples_or_over_items(acts):
 
 def test_a_wrong_condition_is_told(acts):
     case, acts = acts
-    with pytest.raises(NotFoundError, match=r"'splt'.*there are key, split, weight, color::red"):
+    with pytest.raises(NotFoundError, match=r"'splt'.*There are key, split, weight, color::red"):
         kept(acts, {"splt": "test"})
     with pytest.raises(InvalidInputError, match="asks 'split' for 1, but it holds text"):
         kept(acts, {"split": 1})

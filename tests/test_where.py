@@ -138,7 +138,7 @@ def trees(values):
 JOIN = {"and": np.logical_and, "or": np.logical_or}
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_an_expression_is_what_numpy_makes_of_it(named, data):
     text, expected = data.draw(trees(named.values))
@@ -162,9 +162,9 @@ def test_and_binds_stronger_than_or_and_not_the_strongest(named, data):
 
 
 def test_long_and_flat_is_no_problem_and_deep_is_told(named):
-    assert len(named.acts.samples(" or ".join(["object"] * 20_000))) == named.values["object"].sum()
+    assert len(named.acts.samples(" or ".join(["object"] * 5_000))) == named.values["object"].sum()
     assert len(named.acts.samples("(" * 49 + "object" + ")" * 49)) == named.values["object"].sum()
-    for deep in ("(" * 100_000 + "object", "not " * 100_000 + "object", "(not " * 51 + "object" + ")" * 51):
+    for deep in ("(" * 10_000 + "object", "not " * 10_000 + "object", "(not " * 51 + "object" + ")" * 51):
         with pytest.raises(InvalidInputError, match="deeper than 50 here"):
             parse(deep)
 
@@ -267,7 +267,7 @@ def test_a_mapping_asks_concepts_of_samples_too(named):
         acts.samples({"weight": None})
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(case=cases(), data=st.data())
 def test_every_query_under_a_condition_equals_the_dense_tensor(case, data):
     acts, dense = write_case(memory_store(), case), case.dense

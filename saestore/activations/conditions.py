@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from typing import Any, TypeAlias
 
@@ -41,6 +41,7 @@ class Known:
     index: ItemIndex
     items: Callable[[], StoredItems]
     labels: Callable[[], StoredLabels | None]
+    _found: dict[tuple[str, str | None], _Column] = field(default_factory=dict)
 
     @cached_property
     def _labels(self) -> StoredLabels | None:
@@ -72,8 +73,11 @@ class Known:
 
     def column(self, name: str, level: str | None = None) -> _Column:
         """The same, or an error that says what there is."""
+        if (name, level) in self._found:
+            return self._found[name, level]
         found = self.find(name, level)
         if found is not None:
+            self._found[name, level] = found
             return found
         import difflib
 
