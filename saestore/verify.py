@@ -235,6 +235,10 @@ def _check_labels(root: zarr.Group, attributes: SetAttributes, path: str) -> Ite
         if not damaged:
             labels = StoredLabels(SnapshotStore(root.store), f"{root.path}/{node}".strip("/"), info)
             n_rows = attributes.n_items if level == "item" else attributes.n_samples
+            # Labels of samples stay those of the samples that there were, when others are appended.
+            appends: Any = attributes.source.get("appended", [])
+            if level == "sample" and labels.shape[0] in [each["n_samples"] for each in appends]:
+                n_rows = labels.shape[0]
             for name, what in check_labels(labels, n_rows):
                 yield f"{node}/{name}".rstrip("/"), what
 

@@ -12,7 +12,7 @@ import torch
 from build_helpers import clip_scope, clip_scope_dense, hashes, near, server, unexplained
 
 import saestore
-from saestore.errors import StoreConflictError
+from saestore.errors import InvalidInputError, StoreConflictError
 
 PATH = "Mine/token/tiny"
 N_ITEMS = (12, 20, 31)
@@ -258,3 +258,24 @@ def test_killed_anywhere_it_goes_on_and_readers_see_old_or_new(tmp_path, inputs)
     assert {items for items, _, _ in seen} == names
     assert (f"items-{N_ITEMS[1]}", False, False) in seen
     assert (f"items-{N_ITEMS[1]}", True, False) in seen
+
+
+def test_labels_that_were_given_later(tmp_path, inputs):
+    """Those of items must be in the table of all of them; those of samples are of the samples they were given for."""
+    store = tmp_path / "store"
+    old = build(store, inputs[0])
+    labels = np.arange(N_ITEMS[0]) % 3 == 0
+    saestore.open(store, mode="a")[PATH].add_concepts({"third": labels}, level="item")
+    saestore.open(store, mode="a")[PATH].add_concepts({"first": np.arange(len(old)) < 5}, level="sample")
+    with pytest.raises(StoreConflictError, match="have 'third', which for the new ones is not given"):
+        build(store, inputs[1], append=True)
+    rows = Path(inputs[1]["items"]).read_text().splitlines()
+    path = tmp_path / "with-labels.csv"
+    path.write_text("\n".join([rows[0] + ",third", *(f"{row},{int(i % 3 == 0)}" for i, row in enumerate(rows[1:]))]))
+    acts = build(store, {**inputs[1], "items": str(path)}, append=True)
+    np.testing.assert_array_equal(acts.items.concept("third"), np.arange(N_ITEMS[1]) % 3 == 0)
+    with pytest.raises(InvalidInputError, match=f"of {len(old)} samples, but {PATH} has {len(acts)} now"):
+        acts.top_samples(5, where={"first": True})
+    assert_sound(store)
+    saestore.open(store, mode="a").compact(PATH)
+    assert_sound(store)

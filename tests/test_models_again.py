@@ -13,7 +13,9 @@ from PIL import Image
 from tiny_models import TEXTS, WIDTH, image_states, pictures, text_model, vision_model
 
 import saestore
+from saestore.concepts.patches import Patches
 from saestore.errors import StoreConflictError
+from saestore.items.index import ItemIndex
 from saestore.models import ModelRequest, open_model_source
 from saestore.models.pretrained import Pretrained
 from saestore.models.transform import ImageTransform
@@ -166,30 +168,9 @@ def test_the_record_leads_from_a_patch_to_its_pixels(tmp_path, processor, size):
     ramp[..., 1] = ((np.arange(height) + 0.5) / height * 255)[:, None]
     seen = transform(Image.fromarray(ramp)).numpy()
     rows, columns = transform.record["grid"]
+    down, across = Patches.of(ItemIndex(1, rows * columns), {"transform": transform.record}, None).edges(height, width)
+    middles_down, middles_across = (down[1:] + down[:-1]) / 2, (across[1:] + across[:-1]) / 2
     for position in range(rows * columns):
-        top, left, bottom, right = pixels_of(transform.record, position, width, height)
         row, column = divmod(position, columns)
         mean = seen[:2, row * 8 : row * 8 + 8, column * 8 : column * 8 + 8].mean(axis=(1, 2))
-        np.testing.assert_allclose(mean, [(left + right) / 2 / width, (top + bottom) / 2 / height], atol=0.035)
-
-
-def pixels_of(transform, position, width, height):
-    """What docs/models.md says."""
-    rows, columns = transform["grid"]
-    seen_height, seen_width = transform["size"]
-    resize = transform["resize"] or {"height": height, "width": width}
-    if "shortest_edge" in resize:
-        scale = resize["shortest_edge"] / min(width, height)
-        resized_height, resized_width = int(height * scale), int(width * scale)
-    else:
-        resized_height, resized_width = resize["height"], resize["width"]
-    above, before = (resized_height - seen_height) // 2, (resized_width - seen_width) // 2
-    row, column = divmod(position, columns)
-    top = (row * seen_height / rows + above) * height / resized_height
-    left = (column * seen_width / columns + before) * width / resized_width
-    return (
-        top,
-        left,
-        top + seen_height / rows * height / resized_height,
-        left + seen_width / columns * width / resized_width,
-    )
+        np.testing.assert_allclose(mean, [middles_across[column] / width, middles_down[row] / height], atol=0.035)
