@@ -76,7 +76,7 @@ def show_green(acts: ActivationSet) -> None:
         f"(saying yes to all gives {f1(np.ones(test.sum(), bool), positive[test]):.2f})."
     )
     run(f"top-samples --dataset CLEVR --feature {detector.feature} -n 10 --store {STORE}")
-    ax = acts.plot.top(detector.feature)
+    ax = acts.plot.top(detector.feature, fit="squash")
     ax.set_title(
         f"What makes it fire: green objects\n"
         f"Feature {detector.feature} of {acts.path}, chosen by labels; F1 on held-out patches {held_out:.2f}"

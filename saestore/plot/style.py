@@ -13,9 +13,9 @@ from saestore.plot.letters import Letters
 
 Array = np.ndarray[Any, Any]
 
-# Told apart by all common kinds of colour vision, and rare in photographs.
-POSITIVE, NEGATIVE = "#e6007e", "#0072b2"
-_OPACITY = 0.6  # of the strongest activation: what lies below stays visible
+# Orange and blue: of the pairs tried, the furthest from each other and from grey for protan, deutan and tritan vision.
+POSITIVE, NEGATIVE = "#ff5a00", "#1f5fff"
+_OPACITY = 0.7  # of the strongest activation: what lies below stays visible
 _FAINTEST = 0.08  # of the weakest: to be seen at all
 
 
