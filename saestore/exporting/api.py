@@ -115,7 +115,7 @@ def export(
 
     Notes
     -----
-    Memory: a block of about a million non-zeros, and some 16 bytes a sample.
+    Memory: a block of about a million non-zeros, and some 40 bytes a sample.
     """
     target = Path(path).expanduser()
     name = _format(format, target)

@@ -23,7 +23,8 @@ def write_scipy(selected: Selected, path: Path) -> None:
 
     Notes
     -----
-    Memory: a block, and 16 bytes a sample. While it is written the uncompressed ids and values lie beside it, unnamed.
+    Memory: a block, and some 40 bytes a sample. While it is written the uncompressed ids and values
+    lie beside it, unnamed.
     """
     index = np.dtype(np.int32 if max(selected.acts.nnz, selected.n_features) < 1 << 31 else np.int64)
     with tempfile.TemporaryFile(dir=path.parent) as ids, tempfile.TemporaryFile(dir=path.parent) as values:

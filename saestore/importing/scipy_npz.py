@@ -97,8 +97,10 @@ def _csr(archive: Archive, n_rows: int, dtype: str) -> tuple[Any, int]:
     return read, _rows_of(n_rows, int(indptr[-1]))
 
 
-def _blocks(length: int, block: int = BLOCK) -> Iterator[tuple[int, int]]:
-    yield from ((start, min(start + block, length)) for start in range(0, length, block))
+def _blocks(length: int, size: int = 1) -> Iterator[tuple[int, int]]:
+    """Start and stop of runs of `length` things of which each has `size` entries."""
+    step = max(1, BLOCK // size)
+    yield from ((start, min(start + step, length)) for start in range(0, length, step))
 
 
 def _checked(rows: Array, n_rows: int, where: str) -> Array:
@@ -129,7 +131,7 @@ def _bsr_entries(archive: Archive, shape: tuple[int, int], dtype: str) -> Entrie
     data, indices = archive["data"], archive["indices"]
     _, height, width = data.shape
     indptr = _pointers_of_blocks(archive, shape[0] // height)
-    for start, stop in _blocks(indices.length, max(1, BLOCK // (height * width))):
+    for start, stop in _blocks(indices.length, height * width):
         row = expand_pointers(indptr, start, stop)
         values = data.read(start * height * width, stop * height * width)
         rows = (row * height)[:, None, None] + np.arange(height)[None, :, None] + np.zeros((1, 1, width), np.int64)
