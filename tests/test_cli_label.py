@@ -8,9 +8,10 @@ import cli_stores
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from cli_stores import ask, ask_json, invoke, refused
+from cli_stores import ask, ask_json, invoke, paths_in, refused
 
 import saestore
+from saestore.cli import main
 
 N = cli_stores.N_ITEMS * cli_stores.PATCHES
 BIG = [0, 1, 1, 0, 1, 0]
@@ -50,6 +51,16 @@ def test_concepts_are_listed(images):
     lines = ask("label", store=images).splitlines()
     assert lines[0] == "Toy/patch/x: 1 concept"
     assert lines[-1].split() == ["color::red", "item", "3", "6", "50.0%"]
+
+
+def test_the_keys_of_json_are_the_documented_ones(images):
+    assert set(paths_in(ask_json("label", store=images))) == set(main.commands["label"].keys)
+
+
+def test_info_names_the_concepts_of_both_levels(images, patches):
+    lines = [line.split() for line in ask("info", "Toy", store=images).splitlines()]
+    assert ["concepts", "color::red"] in lines
+    assert ["concepts", "of", "samples", "object"] in lines
 
 
 def test_items_are_labelled_from_a_table_in_any_order(images, table):

@@ -101,8 +101,10 @@ def _details(acts: ActivationSet, found: Info) -> list[tuple[str, str]]:
         ("segments", f"{len(found['segments'])}: {_listed(found['segments'])}" if found["segments"] else "none yet"),
         ("state", _state(found)),
         ("item columns", _listed(acts.items.names())),
-        ("concepts", _listed(acts.items.concept_names)),
+        ("concepts", _listed(acts.concepts("item"))),
     ]
+    if acts.concepts("sample"):
+        rows.append(("concepts of samples", _listed(acts.concepts("sample"))))
     figures = {k: v for k, v in found["summary"].items() if k != "explained_variance"}
     for label, values in (("build", figures), ("sae", found["sae"]), ("source", found["source"])):
         rows += [(f"{label} {name}", str(value)) for name, value in values.items() if value is not None]

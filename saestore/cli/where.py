@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from saestore.errors import InvalidInputError, SaestoreError
-from saestore.format import LEVELS
 
 if TYPE_CHECKING:
     from saestore.activations import ActivationSet
@@ -19,6 +18,7 @@ _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "
 _EQUALS = re.compile(r"(?P<name>[^=<>!\"'`()]*)=(?P<value>(?!=).*)", re.DOTALL)
 _JOINED = re.compile(r"\s(and|or)\s|^[\"'].*[\"']$", re.DOTALL)
 _NUMBERS = ("item", "position", "sample")
+_LEVELS = ("item", "sample")  # not those of `format`, for which --help would import numpy
 
 
 def _check(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
@@ -107,4 +107,4 @@ def _kind(acts: ActivationSet, name: str) -> str:
     if name in _NUMBERS:
         return "i"
     head, _, rest = name.partition(".")
-    return _kind(acts, rest) if head in LEVELS and rest else ""
+    return _kind(acts, rest) if head in _LEVELS and rest else ""
