@@ -402,3 +402,88 @@ def test_what_cannot_be_detected_is_one_error():
     bare.add_concepts({"a": [1, 0, 1]})
     with pytest.raises(NotFoundError, match="no column 'split'"):
         bare.detect()
+
+
+def test_combinations_equal_brute_force():
+    """OR and mean of the best k, k and threshold by F1 on cal, every threshold between two scores tried."""
+    rng = np.random.default_rng(8)
+    case = make_case(21, 300, 8, density=0.3, palette="heavy")
+    case = replace(case, item_ptr=np.arange(0, 301, 5), split=rng.integers(0, 3, 60), red=rng.random(60) < 0.4)
+    acts = write_case(memory_store(), case)
+    found = acts.detect(combine=4, resamples=5, **ALL)
+    split, truth = np.array(["train", "cal", "test"])[case.split], case.red
+    best = brute_detect.candidates(case.dense, case.item_of_sample, split, truth, truth[case.item_of_sample])[:4]
+    scores = {}
+    for name in ("cal", "test"):
+        whole, units = brute_detect.units_of(case.dense, case.item_of_sample, split, name, level="item", score="max")
+        scores[name] = np.array([whole[:, f] / t for f, _, t, _, _ in best]), truth[units]
+    rows = {row["method"]: row for row in found.rows}
+    assert list(rows) == ["feature", "or", "mean"]
+    for method, pool in (("or", np.max), ("mean", np.mean)):
+        tried = []
+        for k in (2, 3, 4):
+            cal = pool(scores["cal"][0][:k], axis=0)
+            cuts = [1.0] if method == "or" else np.unique(cal)
+            f1 = [brute_detect.f1_of(cal >= cut, scores["cal"][1]) for cut in cuts]
+            tried.append((max(f1), -k))
+        f1, k = max(tried)
+        row = rows[method]
+        assert (row["cal_f1"], row["features"]) == (f1, [f for f, *_ in best[:-k]])
+        test = pool(scores["test"][0][:-k], axis=0)
+        values = evaluate(test, scores["test"][1], test >= row["threshold"])
+        assert {name: row[name] for name in METRICS} == pytest.approx(values, abs=0)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_localisation_equals_brute_force(seed):
+    case, acts, _, parts = planted(seed, palette="heavy")
+    if not usable(case):
+        pytest.fail("choose another seed")
+    found = acts.detect(resamples=5, **ALL)
+    split, item_of = np.array(["train", "cal", "test"])[case.split], case.item_of_sample
+    (row,) = found.localisation  # of the one concept that items and samples have
+    (detector,) = [r for r in found.rows if r["concept"] == "common"]
+    assert (row["concept"], row["feature"], row["p"]) == ("common", detector["feature"], detector["p"])
+    column, true = case.dense[:, row["feature"]].astype(np.float64), parts["common"]
+    source = column[true & (column > 0) & (split[item_of] == "cal")]
+
+    def rows_of(name):
+        """Samples of the items that are detected in a split."""
+        items = [i for i in np.unique(item_of) if split[i] == name and column[item_of == i].max() >= row["threshold"]]
+        return np.isin(item_of, items)
+
+    shares = [p for p in SHARES if p >= row["p"]]
+    cuts = [np.quantile(source, 1 - p) for p in shares]
+    f1 = [sk.f1_score(true[rows_of("cal")], column[rows_of("cal")] >= cut) for cut in cuts]
+    best = brute_detect.middle([i for i, value in enumerate(f1) if value == max(f1)])
+    assert (row["p2"], row["threshold2"]) == (shares[best], cuts[best])
+    assert row["cal_f1"] == pytest.approx(max(f1))
+    inside = rows_of("test")
+    assert row["n_samples"] == inside.sum()
+    if true[inside].any():
+        predicted = column[inside] >= row["threshold2"]
+        assert row["iou"] == pytest.approx(sk.jaccard_score(true[inside], predicted, zero_division=0))
+        assert row["f1"] == pytest.approx(sk.f1_score(true[inside], predicted, zero_division=0))
+        assert row["precision"] == pytest.approx(sk.precision_score(true[inside], predicted, zero_division=0))
+        assert row["recall"] == pytest.approx(sk.recall_score(true[inside], predicted))
+    on_test = split[item_of] == "test"
+    active = np.sort(column[on_test & (column > 0)])[::-1]
+    if len(active):
+        last = active[int(np.ceil(len(active) / 10)) - 1]
+        assert row["top_10"] == pytest.approx(true[on_test & (column >= last)].mean())
+
+
+def test_a_probe_finds_what_two_features_say_together():
+    """Items are positive where both fire alike; the probe is fitted on train, and says which features it took."""
+    pytest.importorskip("sklearn")
+    rng = np.random.default_rng(4)
+    dense = np.abs(rng.normal(size=(300, 6))).astype(np.float32)
+    truth = dense[:, 1] + dense[:, 4] > 1.7
+    acts = stored(dense, np.arange(301), (["train"] * 4 + ["cal", "test"]) * 50, {"a": truth})
+    rows = {row["method"]: row for row in acts.detect(probe=True, resamples=5).rows}
+    assert {1, 4} <= set(rows["probe"]["features"])
+    assert rows["probe"]["roc_auc"] > 0.97 > rows["feature"]["roc_auc"]
+    bare = stored(dense, np.arange(301), ["cal", "test"] * 150, {"a": truth})
+    found = bare.detect(probe=True, resamples=5)
+    assert [row["method"] for row in found.rows] == ["feature"]
+    assert "a (probe)" in found.skipped

@@ -32,6 +32,9 @@ class Detect(Scores, OpenSet):
         max_fraction: float | None = None,
         weak_percentile: float | None = None,
         n: int = 5,
+        combine: int = 0,
+        probe: bool = False,
+        localise: bool = True,
         confidence: float = 0.95,
         resamples: int = 1000,
         seed: int = 0,
@@ -61,6 +64,14 @@ class Detect(Scores, OpenSet):
             only.
         n
             Candidates that are listed for each concept.
+        combine
+            Also combine up to so many of the best features, by OR and by their mean.
+        probe
+            Also fit a sparse (L1) logistic probe to the scores of all features, on ``train``: an upper bound. Needs
+            scikit-learn.
+        localise
+            Where samples have a concept, also tell which samples of detected items are the concept's, at a second
+            threshold that is chosen on ``cal`` too.
         confidence, resamples, seed
             Of the intervals, by the bootstrap over items.
 
@@ -90,6 +101,9 @@ class Detect(Scores, OpenSet):
             p=SHARES if p is None else p,
             cuts=Cuts(min_active, max_fraction, weakest),
             n=n,
+            combine=combine,
+            probe=probe,
+            localise=localise,
             confidence=confidence,
             resamples=resamples,
             seed=seed,

@@ -9,7 +9,7 @@ import click
 
 from saestore.cli import keys, output
 from saestore.cli.group import command, note
-from saestore.cli.table import Column, decimals
+from saestore.cli.table import Column, decimals, numbers
 from saestore.cli.target import Target, json_option, with_target
 
 if TYPE_CHECKING:
@@ -54,6 +54,14 @@ _SHOWN = ("threshold", "cal_f1", "f1", "precision", "recall", "roc_auc")
     help="Leave out features whose 99th percentile of activations there is below this percentile of all features'.",
 )  # fmt: skip
 @click.option("-n", metavar="N", type=int, default=5, show_default=True, help="Candidates that --json lists.")
+@click.option(
+    "--combine", metavar="N", type=int, default=0, show_default=True,
+    help="Also combine up to N of the best features, by OR and by their mean.",
+)  # fmt: skip
+@click.option("--probe", is_flag=True, help="Also fit a sparse logistic probe to all features, on train.")
+@click.option(
+    "--localise/--no-localise", default=True, help="Where samples have the concepts, also tell which they are."
+)
 @click.option("--confidence", metavar="SHARE", type=float, default=0.95, show_default=True, help="Of the intervals.")
 @click.option(
     "--resamples", metavar="N", type=int, default=1000, show_default=True, help="How often items are drawn for them."
@@ -99,6 +107,9 @@ def _show(found: Detection) -> None:
     )
     if found.rows:
         output.table(_columns(found.rows, settings["confidence"]))
+    if found.localisation:
+        output.title("Which samples of the detected items of test are the concept's")
+        output.table(_places(found.localisation))
     cuts = found.pruning
     note(
         f"{cuts['kept']:,} of {cuts['n_features']:,} features were looked at: {cuts['dead']:,} are above 0 on fewer "
@@ -110,14 +121,26 @@ def _show(found: Detection) -> None:
 def _columns(rows: list[Row], confidence: float) -> list[Column]:
     names = [row["concept"] if i == 0 or rows[i - 1]["concept"] != row["concept"] else "" for i, row in enumerate(rows)]
     columns = [Column("concept", names, cut="end")]
+    several = len({row["method"] for row in rows}) > 1
+    if several:
+        columns.append(Column("method", [row["method"] for row in rows]))
     columns.append(Column("feature", ["-" if r["feature"] is None else str(r["feature"]) for r in rows], right=True))
-    columns.append(Column("p", ["-" if r["p"] is None else f"{r['p']:g}" for r in rows], right=True))
-    for name in _SHOWN:
+    if not several:  # for which there is no room beside them
+        columns.append(Column("p", ["-" if r["p"] is None else f"{r['p']:g}" for r in rows], right=True))
+    for name in _SHOWN[several:]:
         columns.append(decimals(name, (row[name] for row in rows)))
         if name == "f1":
             ends = ["-" if r["f1_low"] != r["f1_low"] else f"{r['f1_low']:.3f} to {r['f1_high']:.3f}" for r in rows]
             columns.append(Column(f"{100 * confidence:g}% interval", ends, right=True))
     return columns
+
+
+def _places(rows: list[Row]) -> list[Column]:
+    columns = [Column("concept", [row["concept"] for row in rows], cut="end")]
+    columns += [numbers("feature", (row["feature"] for row in rows)), Column("p2", [f"{r['p2']:g}" for r in rows])]
+    columns.append(decimals("threshold2", (row["threshold2"] for row in rows)))
+    columns += [decimals(name, (row[name] for row in rows)) for name in ("precision", "recall", "f1", "iou")]
+    return [*columns, decimals("in top 5 %", (row["top_5"] for row in rows))]
 
 
 def _write_csv(rows: list[Row]) -> None:

@@ -103,8 +103,10 @@ DETECT = {
     "skipped": "concepts without a full result, and why",
     "rows": "one for each concept and method, by concept",
     "rows[].concept": "name of the concept",
-    "rows[].method": "`feature`: the best single one",
+    "rows[].method": "`feature`: the best single one; `or`, `mean`: of several; `probe`: of all",
     "rows[].feature": "number of the feature, null where the method has several or none",
+    "rows[].features": "numbers of the features that it is made of",
+    "rows[].setting": "what else was chosen, such as the strength of a probe, else null",
     "rows[].p": "share of the positive calibration samples that the threshold lets through, null where it is another",
     "rows[].threshold": "what scores as much or more is predicted positive",
     "rows[].cal_f1": "F1 on the calibration split, by which it was chosen",
@@ -125,7 +127,24 @@ DETECT = {
     "candidates[].cal_tp": "positives there that reach the threshold",
     "candidates[].cal_predicted": "items or samples in all that do",
     "candidates[].cal_n_rows": "positive calibration samples on which the feature is above 0",
-    "localisation": "where in detected items the concept is",
+    "localisation": "which samples of detected items are the concept's, one for each concept that samples have",
+    "localisation[].concept": "name of the concept",
+    "localisation[].feature": "number of the feature",
+    "localisation[].p": "share that the threshold of the detection lets through",
+    "localisation[].threshold": "that threshold",
+    "localisation[].p2": "share that the threshold of samples lets through, p or more",
+    "localisation[].threshold2": "that threshold",
+    "localisation[].cal_f1": "F1 over the samples of detected calibration items, by which it was chosen",
+    "localisation[].n_detected": "test items that are detected",
+    "localisation[].n_samples": "their samples",
+    "localisation[].tp": "samples of the concept that reach the threshold",
+    "localisation[].fp": "other samples that do",
+    "localisation[].fn": "samples of the concept that do not",
+    **{f"localisation[].{name}": f"{name} over these samples" for name in ("precision", "recall", "f1", "iou")},
+    **{f"localisation[].{name}_{end}": f"{end}er end of its interval"
+       for name in ("precision", "recall", "f1", "iou") for end in ("low", "high")},
+    **{f"localisation[].top_{n}": f"share of the concept's among the strongest {n} % of the active test samples"
+       for n in (1, 5, 10)},
 }  # fmt: skip
 
 SIMILAR = {

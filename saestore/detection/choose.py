@@ -158,7 +158,7 @@ def _evaluate(
     predicted = count_reaching(units.indptr, units.data, place, thresholds)
     tp = count_reaching(unit_ptr, unit_values, pairs, thresholds)
     f1 = 2 * tp / (predicted + split.n_positive[concept][:, None])
-    at = _middle_best(f1)
+    at = middle_best(f1)
     each = np.arange(len(pairs))
     return Candidates(
         concept, rows.features[place], p[at], thresholds[each, at], f1[each, at], tp[each, at], predicted[each, at],
@@ -166,7 +166,7 @@ def _evaluate(
     )  # fmt: skip
 
 
-def _middle_best(values: Array) -> Array:
+def middle_best(values: Array) -> Array:
     """Place of the largest value of every row; of equal ones that in their middle, the left of two."""
     tied = values == values.max(axis=1, keepdims=True)
     place = (tied.sum(axis=1) + 1) // 2

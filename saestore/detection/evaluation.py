@@ -30,6 +30,7 @@ class Evaluation:
             for i in np.flatnonzero(chosen.feature == feature):
                 about = {
                     "feature": int(feature),
+                    "features": [int(feature)],
                     "p": float(chosen.p[i]),
                     "threshold": float(chosen.threshold[i]),
                     "cal_f1": float(chosen.f1[i]),
@@ -52,6 +53,8 @@ class Evaluation:
             "concept": self.inputs.names[concept],
             "method": method,
             "feature": None,
+            "features": [],
+            "setting": None,
             "p": None,
             **chosen,
             "n_positive": int(truth.sum()),

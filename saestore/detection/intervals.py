@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,14 @@ class Draws:
                 for name in WITH_INTERVAL:
                     found[name].append(values[name])
         return self._ends({name: np.concatenate(values) for name, values in found.items()})
+
+    def ends_of(self, counts: Mapping[str, Array], measure: Callable[..., Mapping[str, Array]]) -> dict[str, float]:
+        """Intervals of what `measure` makes of counts, given for every item as float64 or int (n_items,)."""
+        found = [
+            measure(**{name: count.astype(np.float64) @ copies for name, count in counts.items()})
+            for copies in (self._draw() if self._held is None else self._held)
+        ]
+        return self._ends({name: np.concatenate([each[name] for each in found]) for name in found[0]})
 
     def _count(self, units: Array) -> Array:
         return np.bincount(self.items[units], minlength=self.n_items).astype(np.float64)

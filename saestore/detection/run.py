@@ -11,8 +11,11 @@ import numpy as np
 
 from saestore.activations.intervals import check
 from saestore.detection.choose import Candidates, best_on_calibration
+from saestore.detection.combine import combined
 from saestore.detection.evaluation import Evaluation
 from saestore.detection.inputs import CALIBRATION, TEST, Inputs
+from saestore.detection.localise import localise
+from saestore.detection.probe import probes
 from saestore.detection.prune import Cuts, Pruned, prune
 from saestore.detection.results import Detection, Row
 from saestore.detection.thresholds import SHARES, check_shares
@@ -33,6 +36,12 @@ class Options:
         Which features are left out.
     n
         Candidates of each concept that are listed.
+    combine
+        How many of the best features are combined, 0 for none.
+    probe
+        Whether a sparse logistic probe is fitted.
+    localise
+        Whether samples of detected items are told apart where samples are labelled.
     resamples, confidence, seed
         Of the intervals.
     """
@@ -40,6 +49,9 @@ class Options:
     p: Sequence[float] = SHARES
     cuts: Cuts = field(default_factory=Cuts)
     n: int = 5
+    combine: int = 0
+    probe: bool = False
+    localise: bool = True
     resamples: int = 1000
     confidence: float = 0.95
     seed: int = 0
@@ -47,6 +59,8 @@ class Options:
     def __post_init__(self) -> None:
         check_shares(self.p)
         check(self.confidence, self.resamples, self.seed)
+        if self.combine < 0 or self.combine == 1:
+            raise InvalidInputError(f"combine={self.combine!r}: use 2 features or more, or 0 for none.")
         if self.n < 1:
             raise InvalidInputError(f"n={self.n!r}: use 1 or more.")
 
@@ -61,14 +75,22 @@ def detect(inputs: Inputs, options: Options, about: dict[str, Any]) -> Detection
     """
     inputs.need(CALIBRATION, TEST)
     pruned = prune(inputs, options.cuts)
-    candidates = best_on_calibration(inputs, pruned.features, check_shares(options.p), options.n)
+    p = check_shares(options.p)
+    found = best_on_calibration(inputs, pruned.features, p, max(options.n, options.combine))
+    candidates, best = found.best(options.n), found.best(1)
+    skipped = _skipped(inputs, pruned, found)
     evaluation = Evaluation(inputs, options.resamples, options.confidence, options.seed)
-    rows = evaluation.of_features(candidates.best(1))
+    rows = evaluation.of_features(best)
+    if options.combine:
+        rows += combined(inputs, evaluation, found.best(options.combine))
+    if options.probe:
+        probed, without = probes(inputs, evaluation, pruned.features, options.seed)
+        rows, skipped = rows + probed, skipped | without
     return Detection(
         rows=sorted(rows, key=lambda row: inputs.names.index(row["concept"])),
         candidates=[_candidate(inputs, candidates, i) for i in range(len(candidates))],
-        localisation=[],
-        skipped=_skipped(inputs, pruned, candidates),
+        localisation=localise(inputs, evaluation, best, p) if options.localise else [],
+        skipped=skipped,
         settings=_settings(inputs, options),
         pruning=pruned.report,
         provenance={"saestore": _version(), **about},
