@@ -29,6 +29,7 @@ R = TypeVar("R")
 _REQUESTS_AT_ONCE = 16
 # Decoding overlaps as far as there are processors. Below so many values starting threads takes longer than it gains.
 _WORTH_THREADS = 1 << 20
+_FEW_JOBS = 4
 # From so many ranges on, of so many values or fewer, one index of all their values is quicker than slicing each.
 _MANY, _SHORT = 64, 256
 
@@ -50,6 +51,7 @@ class ArrayReader:
         self.path = path
         with missing_as_error(path):
             self._how = LocalShards.of(store, path) or ZarrArray(store, path)
+        self.is_local = isinstance(self._how, LocalShards)  # read without zarr
         layout = self._how.layout
         self.length, self.chunk, self.shard, self.dtype = layout.length, layout.chunk, layout.shard, layout.dtype
 
@@ -65,11 +67,6 @@ class ArrayReader:
     def plan(self, start: int, stop: int) -> tuple[Array, list[Job]]:
         """Memory for the values ``start`` to ``stop``, and the pieces of work that fill it, in any order."""
         return self._how.plan(start, stop)
-
-    @property
-    def is_local(self) -> bool:
-        """True where slices are read without zarr."""
-        return isinstance(self._how, LocalShards)
 
     @property
     def n_shards(self) -> int:
@@ -203,11 +200,13 @@ def _read_runs(runs: Sequence[tuple[ArrayReader, int, int]]) -> list[Array]:
     jobs = [job for _, work in plans for job in work]
     if not all(reader.is_local for reader, _, _ in runs):
         at_once(_perform, [[job] for job in jobs])
-        return [values for values, _ in plans]
-    # A share of the jobs for each thread, because handing one over takes as long as decoding a chunk.
-    decoded = sum(-(-(stop - start) // reader.chunk) * reader.chunk for reader, start, stop in runs)
-    threads = min(_REQUESTS_AT_ONCE, os.cpu_count() or 1) if decoded >= _WORTH_THREADS else 1
-    at_once(_perform, [jobs[i::threads] for i in range(threads)])
+    elif len(jobs) < _FEW_JOBS:
+        _perform(jobs)
+    else:
+        # A share of the jobs for each thread, because handing one over takes as long as decoding a chunk.
+        decoded = sum(-(-(stop - start) // reader.chunk) * reader.chunk for reader, start, stop in runs)
+        threads = min(_REQUESTS_AT_ONCE, os.cpu_count() or 1) if decoded >= _WORTH_THREADS else 1
+        at_once(_perform, [jobs[i::threads] for i in range(threads)])
     return [values for values, _ in plans]
 
 
