@@ -193,6 +193,7 @@ def test_batches_have_every_row_once_whatever_the_workers(acts, sparse, workers)
         batches = epoch(dataset, num_workers=workers)
         assert_batches(batches, CASE.dense, 7, range(60))
         assert len(batches) == len(dataset) == 9
+        assert repr(dataset) == f"<batches of {PATH}: 60 rows in 9 of 7>"
         assert {batch.values.layout for batch in batches} == {torch.sparse_csr if sparse else torch.strided}
         if not shuffle and not workers:
             assert torch.cat([batch.samples for batch in batches]).tolist() == list(range(60))

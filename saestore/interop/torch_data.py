@@ -88,6 +88,9 @@ class Batches(IterableDataset[Batch]):
         """Batches of an epoch."""
         return (self._n_rows + self._batch_size - 1) // self._batch_size
 
+    def __repr__(self) -> str:
+        return f"<batches of {self._acts.path}: {self._n_rows:,} rows in {len(self):,} of {self._batch_size:,}>"
+
     def set_epoch(self, epoch: int) -> None:
         """Have the next iteration shuffle anew: the same `seed` and epoch give the same order."""
         self._epoch = epoch
