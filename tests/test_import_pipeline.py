@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import memory_store
@@ -174,6 +175,8 @@ def test_rows_that_were_cut(tmp_path):
     message = next(f["message"] for f in acts.attributes.source["faults"] if f["kind"] == "cut_to_k")
     assert f"{full} of 90 rows fill all 6 places" in message
     assert "about 44 % of its activations are missing" in message
+    named = imported(save_sparse(tmp_path, dense, K, "mine"), "Sarcasm/cls/gemma-scope-x", n_features=WIDTH)
+    assert "about 44 %" in next(f["message"] for f in named.attributes.source["faults"] if f["kind"] == "cut_to_k")
     unknown = imported(save_sparse(tmp_path, dense, K, "mine"), n_features=WIDTH)
     assert "unless it is a TopK SAE" in next(
         f["message"] for f in unknown.attributes.source["faults"] if f["kind"] == "cut_to_k"
@@ -210,6 +213,8 @@ def test_dense_dtypes(tmp_path, dtype):
     assert np.array_equal(acts.dense().astype(np.float64), tensor.double().numpy())
     np.save(tmp_path / "x.npy", tensor.float().numpy())
     assert np.array_equal(imported(tmp_path / "x.npy").dense(), tensor.float().numpy())
+    zarr.save_array(tmp_path / "x.zarr", tensor.float().numpy())
+    assert np.array_equal(imported(tmp_path / "x.zarr").dense(), tensor.float().numpy())
 
 
 def test_dense_reads_stay_within_a_block(tmp_path, monkeypatch):

@@ -115,7 +115,8 @@ def export(
 
     Notes
     -----
-    Memory: a block of about a million non-zeros, and some 40 bytes a sample.
+    Memory: a block of about a million non-zeros, and some 40 bytes a sample; for ``.pt`` files 512 MiB, since torch
+    writes a tensor whole.
     """
     target = Path(path).expanduser()
     name = _format(format, target)

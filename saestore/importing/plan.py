@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -74,7 +75,7 @@ class Plan:
         """What was met, and what was known before."""
         opened = self.opened
         met = findings.faults(padded=opened.full_row is not None, summed=opened.summed)
-        return [*self.faults, *met, *_cut_off(opened, findings)]
+        return [*self.faults, *met, *_cut_off(opened, findings, self.path.split("/")[2])]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -124,7 +125,7 @@ class Plan:
                 "columns": {k: [str(x) for x in v.tolist()] for k, v in self.items.columns.items()},
                 "concepts": {k: np.packbits(v).tobytes().hex() for k, v in self.items.concepts.items()},
             }
-        spans = None if self.spans is None else digest(self.spans.tolist())
+        spans = None if self.spans is None else hashlib.sha256(self.spans.tobytes()).hexdigest()
         index = self.index
         return digest([table, index.n_items, index.item_size, None if index.ptr is None else index.ptr.tolist(), spans])
 
@@ -247,15 +248,17 @@ def _calibration(items: Items | None, index: ItemIndex, opened: Opened) -> list[
     ]
 
 
-def _cut_off(opened: Opened, findings: Findings) -> list[Fault]:
+def _cut_off(opened: Opened, findings: Findings, sae: str) -> list[Fault]:
     """Rows without a place left are cut off, unless the SAE itself gives as many for every row."""
-    k, full, known = opened.full_row, findings.full, opened.sae.get("architecture", UNKNOWN)
+    gemma = sae.startswith("gemma-scope") or str(opened.sae.get("name", "")).startswith("gemma-scope")
+    k, full = opened.full_row, findings.full
+    known = opened.sae.get("architecture", "jumprelu" if gemma else UNKNOWN)
     if k is None or not full or known == "topk" or (known == UNKNOWN and full == findings.rows):
         return []
     said = f"{full:,} of {findings.rows:,} rows fill all {k} places: what the SAE gave beyond them is gone for good"
     if known == UNKNOWN:
         said += ", unless it is a TopK SAE"
-    elif str(opened.sae.get("name", "")).startswith("gemma-scope"):
+    elif gemma:
         said += (
             "; Gemma Scope gives some 114 a token, so about 44 % of its activations are missing. `saestore build` from "
             "the embeddings has them all"
