@@ -239,7 +239,7 @@ def _check_labels(root: zarr.Group, attributes: SetAttributes, path: str) -> Ite
             appends: Any = attributes.source.get("appended", [])
             if level == "sample" and labels.shape[0] in [each["n_samples"] for each in appends]:
                 n_rows = labels.shape[0]
-            for name, what in check_labels(labels, n_rows):
+            for name, what in check_labels(labels, level, n_rows):
                 yield f"{node}/{name}".rstrip("/"), what
 
 

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from strategies import PATH, cases, layout, make_case, memory_store, write_case,
 
 import saestore
 from saestore.errors import CorruptStoreError, InvalidInputError, NotFoundError, StoreConflictError, StoreWriteError
+from saestore.writing import SetWriter
 
 
 def random_masks(n, seed=0, names=("object", "traffic light", "über::all", "nothing")):
@@ -216,19 +218,23 @@ def test_a_set_that_is_being_built_takes_labels_of_items_only(case):
     assert np.array_equal(acts.concept("x"), case.red)
 
 
-def test_labels_of_samples_that_came_later_are_not_made_up(acts):
-    from dataclasses import replace
-
-    from saestore.writing import SetWriter
-
+def test_labels_of_samples_that_came_later_are_not_made_up():
+    acts = memory_store().write(PATH, sp.csr_array(np.eye(40, 4)))
     acts.add_concepts({"x": M}, level="sample")
     with SetWriter(acts._root, acts.path) as writer:
-        info = writer.append(np.zeros(3, np.int64), np.empty(0, np.uint16), np.empty(0, np.float32))
+        info = writer.append(np.zeros(3, np.int64), np.empty(0, np.uint16), np.empty(0))
         assert info.stop == 42
-        writer.commit(replace(writer.attributes, n_items=34, item_size=None))
+        writer.commit(replace(writer.attributes, n_items=42))
     grown = type(acts)(acts._root, acts.path)
-    with pytest.raises(InvalidInputError, match=r"labels of samples are of 40 samples, but .* has 42 now"):
+    with pytest.raises(InvalidInputError, match=r"labels of samples are of 40 samples, but the set has 42 now"):
         grown.concept("x", "sample")
+    with pytest.raises(InvalidInputError, match=r"labels of samples are of 40 samples, but the set has 42 now"):
+        grown.samples("position == 0 and x")
+    assert grown.samples("position == 0 and sample >= 40").tolist() == [40, 41]
+    assert saestore.Store(acts._root).verify().ok
+    assert grown.concepts("sample") == ["x"]
+    grown.add_concepts({"x": np.ones(42, bool)}, level="sample")
+    assert grown.concept("x", "sample").all()
 
 
 def test_compaction_and_deletion_know_labels(case):

@@ -62,6 +62,7 @@ class Known:
             if name in items.concept_names:
                 return _Column(name, items.concept(name), None)
         if level in (None, "sample") and self._labels is not None and name in self._labels.names:
+            self._labels.check_covers(self.n_samples)
             mask = self._labels.mask(name)
             return _Column(name, None, lambda block: mask[block.start : block.stop], np.dtype(bool))
         if name == "item" and level in (None, "item"):

@@ -14,7 +14,7 @@ import zarr
 from saestore.activations import distribution
 from saestore.activations.conditions import Known, condition
 from saestore.activations.select import Condition, select
-from saestore.errors import CorruptStoreError, InvalidInputError, NotFoundError
+from saestore.errors import CorruptStoreError, NotFoundError
 from saestore.format import SetAttributes
 from saestore.items.index import ItemIndex
 from saestore.items.labels import LABELS, StoredLabels
@@ -123,6 +123,12 @@ class OpenSet:
             path = f"{self._root.path}/{self.path}/{LABELS}/{info.name}".strip("/")
             self._labels_held[level] = StoredLabels(self._snapshot, path, info)
         return self._labels_held[level]
+
+    def _labels_of_all_samples(self) -> StoredLabels | None:
+        labels = self._stored_labels("sample")
+        if labels is not None:
+            labels.check_covers(self.shape[0])
+        return labels
 
     @property
     def group(self) -> zarr.Group:
@@ -234,17 +240,8 @@ class OpenSet:
         return last[1]
 
     def _resolved(self, where: Any) -> Condition | None:
-        known = Known(self.shape[0], self._index, lambda: self.items, self._labels_of_all_samples)
+        known = Known(self.shape[0], self._index, lambda: self.items, lambda: self._stored_labels("sample"))
         return condition(where, known)
-
-    def _labels_of_all_samples(self) -> StoredLabels | None:
-        labels = self._stored_labels("sample")
-        if labels is not None and labels.shape[0] != self.shape[0]:
-            raise InvalidInputError(
-                f"the labels of samples are of {labels.shape[0]:,} samples, but {self.path} has {self.shape[0]:,} now: "
-                "those of the new ones are unknown. Give them anew, with overwrite=True."
-            )
-        return labels
 
 
 def _words(where: Any) -> str | None:

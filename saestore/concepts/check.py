@@ -9,13 +9,14 @@ import numpy as np
 from saestore.items.labels import StoredLabels
 
 
-def check_labels(labels: StoredLabels, n_rows: int) -> Iterator[tuple[str, str]]:
+def check_labels(labels: StoredLabels, level: str, n_rows: int) -> Iterator[tuple[str, str]]:
     """What is wrong with labels whose documents and chunks are sound: the array, and what it is.
 
     Memory: the rows of one concept.
     """
     n_concepts = labels.shape[1]
-    if labels.shape[0] != n_rows:
+    # Of samples there may be more since: those have no labels yet.
+    if labels.shape[0] > n_rows or (level == "item" and labels.shape[0] < n_rows):
         yield "", f"is of {labels.shape[0]} items or samples, but there are {n_rows}"
     if len(labels.names) != n_concepts or len(set(labels.names)) != n_concepts:
         yield "concept", f"does not hold {n_concepts} different names"

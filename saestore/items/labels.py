@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from saestore.errors import CorruptStoreError, NotFoundError
+from saestore.errors import CorruptStoreError, InvalidInputError, NotFoundError
 from saestore.format import CSC_ATTRS, LabelsInfo, document_digest
 from saestore.storage import ArrayReader, ShardWriter, SnapshotStore, create_array, missing_as_error, write_array
 
@@ -87,6 +87,14 @@ class StoredLabels:
     def counts(self) -> Array:
         """How many items or samples have each concept, int64."""
         return np.diff(self.pointers)
+
+    def check_covers(self, n_samples: int) -> None:
+        """Refuse labels of samples that were given before others came: of those nothing is known."""
+        if self.shape[0] != n_samples:
+            raise InvalidInputError(
+                f"the labels of samples are of {self.shape[0]:,} samples, but the set has {n_samples:,} now: those of "
+                "the new ones are unknown. Give them anew."
+            )
 
     def mask(self, name: str) -> Array:
         """Which items or samples have a concept, bool (n,)."""
