@@ -232,7 +232,7 @@ def test_concepts_of_samples_are_coordinates_too():
     dataset = acts.to_xarray()
     assert np.array_equal(dataset["bright"].values, np.arange(ROWS) % 3 == 0)
     assert np.array_equal(dataset["color::red"].values, CASE.red[CASE.item_of_sample])
-    assert np.array_equal(dataset["color::red@sample"].values, np.arange(ROWS) % 2 == 0)
+    assert np.array_equal(dataset["sample.color::red"].values, np.arange(ROWS) % 2 == 0)
 
 
 def test_a_concept_with_the_name_of_a_variable_has_another_one():

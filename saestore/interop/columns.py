@@ -64,14 +64,14 @@ class Columns:
     def by_name(self) -> dict[str, Column]:
         """All columns: of places and items, then a boolean one for every concept.
 
-        A concept that items and samples both have is that of the items, and that of the samples is ``<name>@sample``;
+        A concept that items and samples both have is that of the items, and that of the samples is ``sample.<name>``, as in ``where=``;
         one that has the name of something else is ``concept::<name>``.
         """
         found = {**self._places(), **self._of_items()}
         of_items, of_samples = self.acts.concepts("item"), self.acts.concepts("sample")
         concepts = {_label(name, found): self._concept(name, "item") for name in of_items}
         for name in of_samples:
-            label = _label(f"{name}@sample" if name in of_items else name, found)
+            label = _label(f"sample.{name}" if name in of_items else name, found)
             concepts[label] = self._concept(name, "sample")
         return found | concepts
 
