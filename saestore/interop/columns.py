@@ -64,7 +64,7 @@ class Columns:
     def by_name(self) -> dict[str, Column]:
         """All columns: of places and items, then a boolean one for every concept.
 
-        Of a concept that items and samples both have, that of the samples is called ``sample.<name>``, as in ``where=``;
+        Of a concept that items and samples both have, that of the samples is ``sample.<name>``, as ``where=`` does;
         one that has the name of something else is ``concept::<name>``.
         """
         found = {**self._places(), **self._of_items()}
