@@ -13,7 +13,7 @@ import numpy as np
 
 from saestore.errors import InvalidInputError
 from saestore.importing.faults import Fault
-from saestore.importing.rows import BLOCK, Opened, Rows, as_floats, stored_dtype
+from saestore.importing.rows import BLOCK, Opened, Rows, as_floats, nonzeros, stored_dtype
 from saestore.importing.spool import Spool
 from saestore.interop.optional import require
 from saestore.items import Items, as_items
@@ -128,9 +128,7 @@ def _read_csr(entries: _Values, indptr: Array, start: int, stop: int) -> Rows:
 
 def _read_dense(matrix: Any, dtype: str, where: str, start: int, stop: int) -> Rows:
     values = as_floats(np.asarray(matrix[start:stop]), dtype, where)
-    rows, ids = np.nonzero(values)
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=stop - start))]).astype(np.int64)
-    return Rows(indptr, ids, values[rows, ids])
+    return nonzeros(values)
 
 
 def _csc_entries(entries: _Values, indptr: Array, n_rows: int) -> Iterator[tuple[Array, Array, Array]]:

@@ -12,7 +12,7 @@ from saestore.errors import InvalidInputError, MissingDependencyError
 from saestore.importing.chunk_list import find_files
 from saestore.importing.faults import Fault
 from saestore.importing.pipeline_names import PipelineName, known_of
-from saestore.importing.rows import Opened, Rows
+from saestore.importing.rows import Opened, Rows, nonzeros
 
 if TYPE_CHECKING:
     from saestore.sources import EmbeddingSource
@@ -81,6 +81,4 @@ def _source(path: Path) -> tuple[EmbeddingSource, tuple[Path, ...], tuple[Fault,
 def _read(source: EmbeddingSource, start: int, stop: int) -> Rows:
     block: Any = source.read(start, stop)
     values = (block.float() if source.dtype == "bfloat16" else block).numpy()
-    rows, ids = np.nonzero(values)
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=stop - start))]).astype(np.int64)
-    return Rows(indptr, ids, values[rows, ids])
+    return nonzeros(values)
