@@ -1,6 +1,9 @@
 """Detection equals brute force on the dense tensor, and scikit-learn; nothing is chosen on the split it is told of."""
 
+import csv
+import io
 import itertools
+import json
 from dataclasses import replace
 
 import brute_detect
@@ -16,6 +19,7 @@ from saestore.detection.intervals import WITH_INTERVAL, Draws
 from saestore.detection.metrics import METRICS, evaluate
 from saestore.detection.pooling import Pooling
 from saestore.detection.prune import Cuts, choose, default_max_fraction
+from saestore.detection.report import compare
 from saestore.detection.thresholds import SHARES, count_reaching, list_quantiles
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.kernels import to_impact_order
@@ -487,3 +491,74 @@ def test_a_probe_finds_what_two_features_say_together():
     found = bare.detect(probe=True, resamples=5)
     assert [row["method"] for row in found.rows] == ["feature"]
     assert "a (probe)" in found.skipped
+
+
+# The report
+
+
+def result(concept, method, f1):
+    return {"concept": concept, "method": method, "f1": f1}
+
+
+def test_means_are_over_the_concepts_that_all_methods_have():
+    nan = float("nan")
+    rows = [
+        result("a", "x", 0.5), result("a", "y", 0.75), result("b", "x", 1.0), result("c", "x", 0.25),
+        result("c", "y", 0.25), result("d", "x", nan), result("d", "y", 0.5), result("e", "x", 0.0),
+        result("e", "y", 0.0),
+    ]  # fmt: skip
+    table, summary = compare(rows)
+    assert [row["best"] for row in table] == [["y"], ["x"], ["x", "y"], ["y"], []]
+    assert summary == {"n": 3, "mean": {"x": 0.25, "y": pytest.approx(1 / 3)}, "wins": {"x": 2, "y": 3}}
+
+
+@pytest.fixture(scope="module")
+def told():
+    """A detection with methods, localisation, a concept that is absent from test, and names that break tables."""
+    case, acts, _, _ = planted(1, palette="heavy")
+    acts.add_concepts({"a | b,\n": case.red})
+    return acts.detect(combine=3, resamples=20)
+
+
+def test_report_is_what_was_found(told, tmp_path):
+    written = told.save(tmp_path / "report")
+    by_name = {name.rsplit("/", 1)[1]: name for name in written}
+    assert {"detection.md", "detection.csv", "localisation.csv", "detection.json"} <= set(by_name)
+    document = json.loads((tmp_path / "report" / "detection.json").read_text())
+    assert document["provenance"]["segments"] == told.provenance["segments"]
+    assert document["settings"]["p"] == list(SHARES)
+    table = list(csv.DictReader(io.StringIO((tmp_path / "report" / "detection.csv").read_text())))
+    assert len(table) == len(document["rows"]) == len(told.rows)
+    for text, row, plain in zip(table, told.rows, document["rows"], strict=True):
+        assert text["concept"] == row["concept"] == plain["concept"]
+        for name in METRICS:
+            undefined = np.isnan(row[name])
+            assert plain[name] == (None if undefined else row[name])
+            assert text[name] == ("" if undefined else str(row[name]))
+        assert [int(f) for f in text["features"].split()] == row["features"] == plain["features"]
+    assert len(told.to_pandas()) == len(told.rows)
+
+
+def test_markdown_has_every_concept_and_marks_the_best(told):
+    text = told.to_markdown()
+    widths = [line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("|")]
+    _, rest = text.split("| concept |", 1)
+    head = rest.split("\n\n", 1)[0].splitlines()
+    assert len(set(widths[: len(head)])) == 1
+    assert len(head) == 2 + len(told.concepts) + 2
+    _, summary = compare(told.rows)
+    assert head[-1].split("|")[2:-1] == [f" {summary['wins'][m]} " for m in told.methods]
+    for line, row in zip(head[2:], compare(told.rows)[0], strict=False):
+        assert [("**" in cell) for cell in line.replace("\\|", "").split("|")[2:-1]] == [
+            m in row["best"] for m in told.methods
+        ]
+
+
+def test_picture_shows_every_result(told):
+    pytest.importorskip("matplotlib").use("Agg")
+    ax = told.plot()
+    shown = {line.get_label(): line.get_xdata() for line in ax.get_lines() if not line.get_label().startswith("_")}
+    assert list(shown) == told.methods
+    for method, f1 in shown.items():
+        np.testing.assert_array_equal(f1, [row["f1"] for row in told.rows if row["method"] == method])
+    assert [label.get_text() for label in ax.get_yticklabels()] == told.concepts

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -11,8 +12,10 @@ from saestore.cli import keys, output
 from saestore.cli.group import command, note
 from saestore.cli.table import Column, decimals, numbers
 from saestore.cli.target import Target, json_option, with_target
+from saestore.errors import NotFoundError
 
 if TYPE_CHECKING:
+    from saestore.activations import ActivationSet
     from saestore.detection.results import Detection, Row
 
 _SHOWN = ("threshold", "cal_f1", "f1", "precision", "recall", "roc_auc")
@@ -67,6 +70,12 @@ _SHOWN = ("threshold", "cal_f1", "f1", "precision", "recall", "roc_auc")
     "--resamples", metavar="N", type=int, default=1000, show_default=True, help="How often items are drawn for them."
 )
 @click.option("--seed", metavar="N", type=int, default=0, show_default=True, help="Of all that is drawn.")
+@click.option("--all", "every", is_flag=True, help="Every set of the store that has concepts and splits.")
+@click.option(
+    "--report", metavar="FOLDER", type=click.Path(file_okay=False),
+    help="Also write the results there, with all settings: Markdown, CSV, JSON and a picture.",
+)  # fmt: skip
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print the report in Markdown.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 @json_option
 def detect(
@@ -75,28 +84,63 @@ def detect(
     concept: tuple[str, ...],
     level: Literal["item", "sample"],
     p: tuple[float, ...],
-    as_csv: bool,
-    as_json: bool,
+    every: bool,
+    report: str | None,
     **options: Any,
 ) -> None:
     """Find the feature that detects each concept best, and say how well it does on items kept apart.
 
     Features and thresholds are chosen on the items of the split `cal`; the results are those on the items of `test`.
     """
-    if as_csv and as_json:
-        raise click.UsageError("Choose one of --csv and --json.")
-    acts = target.activations()
+    forms = {name: options.pop(f"as_{name}") for name in ("markdown", "csv", "json")}
+    if sum(forms.values()) > 1:
+        raise click.UsageError("Choose one of --markdown, --csv and --json.")
+    if every and target.named:
+        raise click.UsageError("Name a set, or give --all.")
+    results: list[Detection] = []
     with output.Status() as status:
-        status(f"looking for detectors among {acts.shape[1]:,} features")
-        found = acts.detect(level, concepts=list(concept) or None, p=p or None, **options)
-    if as_csv:
-        _write_csv(found.rows)
-    elif as_json:
-        output.document({"set": acts.path, **found.to_dict()})
+        for acts in _every(target, level) if every else [target.activations()]:
+            status(f"{acts.path}: looking for detectors among {acts.shape[1]:,} features")
+            results.append(acts.detect(level, concepts=list(concept) or None, p=p or None, **options))
+    _print(results, next((form for form, wanted in forms.items() if wanted), None), every)
+    for found in results:
+        if report is not None:
+            folder = Path(report, found.provenance["set"]) if every else Path(report)
+            note(f"wrote {', '.join(found.save(folder))}")
+        for name, why in found.skipped.items():
+            note(f"{found.provenance['set']}, concept {name!r}: {why}.")
+
+
+def _every(target: Target, level: Literal["item", "sample"]) -> Iterator[ActivationSet]:
+    """The sets of a store that have what detection needs."""
+    store, n = target.open(), 0
+    for path in store.sets():
+        acts = store[path]
+        if not acts.concepts(level):
+            note(f"{path} is passed over: it has no concepts on {level}s.")
+        elif "split" not in acts.items.names() or not {"cal", "test"} <= set(acts.items.column("split").tolist()):
+            note(f"{path} is passed over: its items have no splits 'cal' and 'test'.")
+        else:
+            n += 1
+            yield acts
+    if not n:
+        raise NotFoundError(f"The store {target.location} has no set with concepts on {level}s and splits.")
+
+
+def _print(results: list[Detection], form: str | None, every: bool) -> None:
+    if form == "json":
+        documents = [{"set": found.provenance["set"], **found.to_dict()} for found in results]
+        output.document({"sets": documents} if every else documents[0])
+    elif form == "csv":
+        rows = [{"set": found.provenance["set"], **row} for found in results for row in found.rows]
+        from saestore.detection.report import to_csv
+
+        click.echo(to_csv(rows), nl=False)
+    elif form == "markdown":
+        click.echo("\n".join(found.to_markdown() for found in results), nl=False)
     else:
-        _show(found)
-    for name, why in found.skipped.items():
-        note(f"concept {name!r}: {why}.")
+        for found in results:
+            _show(found)
 
 
 def _show(found: Detection) -> None:
@@ -107,6 +151,8 @@ def _show(found: Detection) -> None:
     )
     if found.rows:
         output.table(_columns(found.rows, settings["confidence"]))
+        if len(found.methods) > 1:
+            _show_means(found)
     if found.localisation:
         output.title("Which samples of the detected items of test are the concept's")
         output.table(_places(found.localisation))
@@ -115,6 +161,21 @@ def _show(found: Detection) -> None:
         f"{cuts['kept']:,} of {cuts['n_features']:,} features were looked at: {cuts['dead']:,} are above 0 on fewer "
         f"than {cuts['min_active']:,} of {cuts['n_rows']:,} cal samples, {cuts['ubiquitous']:,} on more than "
         f"{100 * cuts['max_fraction']:.3g} %, and {cuts['weak']:,} have a p99 below {cuts['min_p99']:.4g}."
+    )
+
+
+def _show_means(found: Detection) -> None:
+    from saestore.detection.report import compare
+
+    _, summary = compare(found.rows)
+    methods = found.methods
+    output.title(f"F1 over {summary['n']} concepts, and of how many of all {len(found.concepts)} a method is the best")
+    output.table(
+        [
+            Column("method", methods),
+            decimals("mean", (summary["mean"][m] for m in methods)),
+            numbers("best of", (summary["wins"][m] for m in methods)),
+        ]
     )
 
 
@@ -141,13 +202,3 @@ def _places(rows: list[Row]) -> list[Column]:
     columns.append(decimals("threshold2", (row["threshold2"] for row in rows)))
     columns += [decimals(name, (row[name] for row in rows)) for name in ("precision", "recall", "f1", "iou")]
     return [*columns, decimals("in top 5 %", (row["top_5"] for row in rows))]
-
-
-def _write_csv(rows: list[Row]) -> None:
-    """Print every row: numbers as short as they are exact, nothing where there is none."""
-    import csv
-
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(rows[0] if rows else ("concept", "method"))
-    writer.writerows(["" if v is None or v != v else v for v in row.values()] for row in rows)  # noqa: PLR0124
-    sys.stdout.flush()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from saestore.activations import html
+from saestore.detection import report
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 Row = dict[str, Any]
 
@@ -75,6 +78,34 @@ class Detection:
             "candidates": self.candidates,
             "localisation": self.localisation,
         }
+
+    def to_markdown(self) -> str:
+        """The report: concept x method with the best marked, how each was chosen, settings and provenance."""
+        return report.to_markdown(self)
+
+    def to_csv(self) -> str:
+        """The rows as CSV."""
+        return report.to_csv(self.rows)
+
+    def to_json(self) -> str:
+        """Everything as one JSON document; NaN is null."""
+        return report.to_json(self)
+
+    def save(self, folder: str | os.PathLike[str]) -> list[str]:
+        """Write the report into a folder as Markdown, CSV, JSON and, with matplotlib, a picture; returns the paths."""
+        return report.save(self, folder)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw F1 of every method on every concept, with its interval.
+
+        Raises
+        ------
+        MissingDependencyError
+            matplotlib is not installed.
+        """
+        from saestore.detection.picture import draw
+
+        return draw(self, ax)
 
     def __repr__(self) -> str:
         head = f"Detection in {self.provenance['set']}: {len(self.concepts)} concepts, {', '.join(self.methods)}"
