@@ -1,5 +1,7 @@
 """Images through a model into an SAE: stored is what transformers and sae_lens give for each image by itself."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -9,10 +11,12 @@ pytest.importorskip("PIL")
 
 import torch
 from build_helpers import assert_holds, clip_scope, clip_scope_dense, sae_lens_folder, unexplained
+from click.testing import CliRunner
 from PIL import Image
 from tiny_models import VISION, WIDTH, image_states, pictures, vision_model
 
 import saestore
+from saestore.cli import main
 
 SIZES = [(40, 32), (32, 50), (33, 33), (64, 48), (90, 31), (32, 32), (50, 40)]
 
@@ -71,3 +75,30 @@ def test_every_family_at_the_first_and_the_last_block(tmp_path, models, images, 
     acts = build(tmp_path, images=images, model=models(kind), layer=layer, sae=sae)
     patches = image_states(models(kind), opened(images))[layer][:, -16:]
     assert_holds(acts, clip_scope_dense(sae, torch.from_numpy(patches.reshape(-1, WIDTH))))
+
+
+@pytest.mark.parametrize("kind", ["clip", "dinov2-registers"])
+def test_cls(tmp_path, models, images, sae, kind):
+    acts = build(tmp_path, images=images, model=models(kind), layer=1, sae=sae, sample_type="cls")
+    cls = image_states(models(kind), opened(images))[1][:, 0]
+    assert acts.path == "Mine/cls/tiny"
+    assert_holds(acts, clip_scope_dense(sae, torch.from_numpy(cls)))
+
+
+def test_the_command(tmp_path, models, images, sae):
+    """With a table that says which images, and labels of them."""
+    table = tmp_path / "metadata.csv"
+    table.write_text("image_path,split,color::red\n05.png,test,1\n02.png,train,0\n")
+    words = ["build", "Mine", "--images", images, "--items", table, "--model", models("clip"), "--layer", "1"]
+    words += ["--sae", sae, "--store", tmp_path / "s.zarr", "--json"]
+    with unexplained():
+        result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    (found,) = json.loads(result.stdout)["sets"]
+    assert (found["n_items"], found["n_samples"], found["source"]["kind"]) == (2, 32, "images")
+    assert found["source"]["transform"]["grid"] == [4, 4]
+    acts = saestore.open(tmp_path / "s.zarr")["Mine"]
+    chosen = [Image.open(images / name).convert("RGB") for name in ("05.png", "02.png")]
+    patches = image_states(models("clip"), chosen)[1][:, 1:]
+    assert_holds(acts, clip_scope_dense(sae, torch.from_numpy(patches.reshape(-1, WIDTH))))
+    assert acts.items.concept("color::red").tolist() == [True, False]
