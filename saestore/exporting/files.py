@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -65,15 +65,18 @@ class Output:
         with write_errors(str(self.target)):
             return fill(self.folder)
 
-    def publish(self, names: Iterable[str]) -> list[Path]:
+    def publish(self, names: Sequence[str]) -> list[Path]:
         """Give everything its own name, in this order: the last one is what makes the output look complete."""
         done = []
         with write_errors(str(self.target)):
-            aside = self.folder / "replaced"
-            aside.mkdir()
-            for old in self._existing:
-                old.rename(aside / old.name)
+            # One file takes the place of another at once. Of folders and several files the old ones must go first, so
+            # that what is old and what is new are never seen together.
+            if not (len(names) == 1 and self._existing == [self.target] and self.target.is_file()):
+                aside = self.folder / "replaced"
+                aside.mkdir()
+                for old in self._existing:
+                    old.rename(aside / old.name)
             for name in names:
-                (self.folder / name).rename(self.target.with_name(name))
+                (self.folder / name).replace(self.target.with_name(name))
                 done.append(self.target.with_name(name))
         return done
