@@ -69,11 +69,13 @@ def test_embeddings_that_are_not_there(tmp_path, monkeypatch):
         find_embeddings(clevr, "patch")
 
 
-def test_metadata_is_found_by_name(tmp_path):
+def test_metadata_is_found_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # no Data/ here either
+    monkeypatch.delenv("SAESTORE_SCRATCH", raising=False)
     dataset = find_dataset("GoEmotions")
     with pytest.raises(NotFoundError, match=r"GoEmotions/metadata\.csv nor .*Augmented_GoEmotions.* give --items"):
         find_items(dataset, tmp_path)
     for folder in ("Augmented_GoEmotions", "GoEmotions"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "metadata.csv").write_text("text\nhello\n")
-        assert find_items(dataset, tmp_path) == tmp_path / folder / "metadata.csv"
+        (tmp_path / "Data" / folder).mkdir(parents=True)
+        (tmp_path / "Data" / folder / "metadata.csv").write_text("text\nhello\n")
+        assert find_items(dataset, tmp_path) == tmp_path / "Data" / folder / "metadata.csv"

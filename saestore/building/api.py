@@ -53,6 +53,7 @@ def build(
     segment_rows: int | None = None,
     codec: str = "pcodec",
     exact_encode: str = "auto",
+    data: str | None = None,
     append: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -69,7 +70,8 @@ def build(
         ``patch``, ``token`` or ``cls``; by default patches of images, tokens of texts.
     embeddings
         A file or folder (``.pt`` alone or in chunks, ``.npy``, ``.safetensors``, a zarr array) or an array,
-        samples x d_in. By default found by name under ``$SAESTORE_SCRATCH/Embeddings/<dataset>/``.
+        samples x d_in. By default found by name under `data`, then
+        ``$SAESTORE_SCRATCH``, in ``Embeddings/<dataset>/``.
     sae
         A folder in sae_lens format, ``release:sae_id``, a registered name, or a loaded sae_lens SAE.
     items
@@ -109,6 +111,9 @@ def build(
         ``float32`` computes every pre-activation in float32, ``bfloat16`` only those that a bfloat16 product with its
         error bounds leaves in question, ``auto`` whichever is likely to be quicker. The activations are the same;
         ``attributes.summary["encoding"]`` says which it was.
+    data
+        The folder that holds ``Embeddings/``, ``Data/`` and ``GT_Samples/`` of known data sets; what is not in it is
+        looked for under ``$SAESTORE_SCRATCH``.
     append
         Add what is new to a complete set: further images, texts, or rows of embeddings with their items, after those
         that are there, which must be the first and unchanged. Without such a set this is an ordinary build.
@@ -156,6 +161,7 @@ def build(
         segment_rows=segment_rows,
         codec=codec,
         exact_encode=exact_encode,
+        data=data,
     )
     _peek(store, None)
     plan = _plan(request, progress, lambda path: [] if overwrite else _stored_keys(store, path))

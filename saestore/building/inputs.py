@@ -20,12 +20,16 @@ from saestore.items.index import ItemIndex
 from saestore.models import ModelRequest, open_model_source
 from saestore.models.wanted import Wanted
 from saestore.saes import LoadedSAE
-from saestore.sources import Dataset, EmbeddingSource, find_embeddings, find_items, open_embeddings
+from saestore.sources import (
+    Dataset,
+    EmbeddingSource,
+    find_embeddings,
+    find_items,
+    find_token_counts,
+    open_embeddings,
+)
 
 Array = np.ndarray[Any, Any]
-
-_IMAGE_PATCHES = 256  # of the known image datasets: a grid of 16 x 16
-_COUNTS_FILE = "GT_Samples/{}/token_counts_inputsize_('text', 'text2').pt"
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,8 @@ class Inputs:
 def embeddings_on_disk(request: Request, dataset: Dataset | None, sample_type: str) -> Inputs:
     """Open embeddings: those that are given, else those of a known dataset."""
     spec = request.embeddings
-    source = open_embeddings(find_embeddings(dataset, sample_type) if spec is None and dataset else spec)
-    items_from = request.items if request.items is not None else _default_items(dataset)
+    source = open_embeddings(find_embeddings(dataset, sample_type, request.data) if spec is None and dataset else spec)
+    items_from = request.items if request.items is not None else _default_items(dataset, request.data)
     items = None if items_from is None else as_items(items_from)
     index = _index(request, dataset, sample_type, items, source.n_rows)
     spans = None if request.token_spans is None else token_spans(request.token_spans, source.n_rows)
@@ -131,17 +135,14 @@ def _named(items_from: Any) -> str | None:
     return str(items_from) if isinstance(items_from, str | os.PathLike) else None
 
 
-def _default_items(dataset: Dataset | None) -> Path | None:
-    """``Data/<dataset>/metadata.csv`` under the scratch folder or here, where there is one."""
+def _default_items(dataset: Dataset | None, data: str | None) -> Path | None:
+    """The ``metadata.csv`` of a known dataset, where there is one."""
     if dataset is None:
         return None
-    for base in (os.environ.get("SAESTORE_SCRATCH"), "."):
-        if base:
-            try:
-                return find_items(dataset, Path(base) / "Data")
-            except NotFoundError:
-                continue
-    return None
+    try:
+        return find_items(dataset, data)
+    except NotFoundError:
+        return None
 
 
 def _index(request: Request, dataset: Dataset | None, sample_type: str, items: Items | None, n_rows: int) -> ItemIndex:
@@ -149,24 +150,20 @@ def _index(request: Request, dataset: Dataset | None, sample_type: str, items: I
     spec, n_items = request.item_ptr, None if items is None else len(items)
     if spec is None and sample_type == "cls":
         spec = 1
+    elif spec is None and dataset is not None and dataset.item_ptr is not None:
+        spec = dataset.item_ptr
     elif spec is None and sample_type == "token":
-        spec = _token_counts(dataset)
+        spec = None if dataset is None else find_token_counts(dataset, request.data)
         if spec is None and items is not None:
             raise InvalidInputError(
                 f"which of the {n_rows:,} tokens belong to which of the {n_items:,} texts is not known: pass "
                 "--item-ptr (item_ptr=), a .npy, .npz:name or token_counts .pt file."
             )
+    elif spec is None and dataset is not None and request.embeddings is None:
+        spec = dataset.patches
     elif spec is None and items is None:
-        spec = _IMAGE_PATCHES if dataset is not None and n_rows % _IMAGE_PATCHES == 0 else 1
+        spec = dataset.patches if dataset is not None and n_rows % dataset.patches == 0 else 1
     return ItemIndex.of(item_pointers(spec, n_items, n_rows))
-
-
-def _token_counts(dataset: Dataset | None) -> Path | None:
-    scratch = os.environ.get("SAESTORE_SCRATCH")
-    if dataset is None or not scratch:
-        return None
-    path = Path(scratch) / _COUNTS_FILE.format(dataset.name)
-    return path if path.exists() else None
 
 
 def items_fingerprint(items: Items | None, index: ItemIndex) -> str:

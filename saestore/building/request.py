@@ -39,6 +39,8 @@ class Request:
     segment_rows: int | None = None
     codec: str = "pcodec"
     exact_encode: str = "auto"
+    data: str | None = None
+    ground_truth: str | bool | None = None
 
     @property
     def runs_model(self) -> bool:

@@ -42,13 +42,19 @@ _OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "token_
     "--embeddings",
     metavar="PATH",
     help="File or folder: .pt alone or in chunks, .npy, .safetensors, a zarr array.  [default: found by name under "
-    "$SAESTORE_SCRATCH/Embeddings/DATASET/]",
+    "Embeddings/DATASET/ in --data or $SAESTORE_SCRATCH]",
 )
 @click.option(
     "--sae",
     metavar="SAE",
     help="Folder in sae_lens format, RELEASE:SAE_ID, a CLIP-Scope checkpoint, or clip-scope-22 or "
     "gemma-scope-9b-34-16k.  [default: that of the dataset]",
+)
+@click.option(
+    "--data",
+    metavar="DIR",
+    help="Folder with Embeddings/, Data/ and GT_Samples/ of known datasets; what it lacks is looked for under "
+    "$SAESTORE_SCRATCH.",
 )
 @click.option("--items", metavar="CSV", help="metadata.csv of the images or texts: keys, split, concepts.")
 @click.option(
@@ -127,7 +133,7 @@ def build(
         how["item_ptr"] = int(how["item_ptr"])
     found = []
     given = embeddings is not None or how["images"] is not None or how["texts"] is not None
-    for dataset, each in _jobs(datasets, sample_type, given=given):
+    for dataset, each in _jobs(datasets, sample_type, how["data"], given=given):
         found.append(_build_one(dataset, store=location, sample_type=each, embeddings=embeddings, **how))
         if not as_json:
             output.title(found[-1]["path"])
@@ -152,15 +158,18 @@ def _build_one(dataset: str, **how: Any) -> dict[str, Any]:
         raise KeyboardInterrupt(_INTERRUPTED) from None
 
 
-def _jobs(names: tuple[str, ...], sample_type: str | None, *, given: bool) -> list[tuple[str, str | None]]:
+def _jobs(
+    names: tuple[str, ...], sample_type: str | None, data: str | None, *, given: bool
+) -> list[tuple[str, str | None]]:
     """Which dataset and sample type to build, one after the other."""
-    from saestore.sources import DATASETS, find_dataset
+    from saestore.sources import data_roots, find_dataset, known_datasets
 
+    data_roots(data)  # a folder that is not there is no reason to skip
     if given:
         return [(names[0], sample_type)]
     jobs: list[tuple[str, str | None]] = []
-    for dataset in [find_dataset(name) for name in names] or DATASETS:
-        tried = dict(_found(dataset, sample_type))
+    for dataset in [find_dataset(name) for name in names] or known_datasets():
+        tried = dict(_found(dataset, sample_type, data))
         jobs += [(dataset.name, each) for each, missing in tried.items() if missing is None]
         reasons = [missing for missing in tried.values() if missing is not None]
         if names and len(reasons) == len(tried):
@@ -169,19 +178,19 @@ def _jobs(names: tuple[str, ...], sample_type: str | None, *, given: bool) -> li
             note(f"skipping {dataset.name}: {reason}")
     if not jobs:
         raise NotFoundError(
-            "no embeddings of any known dataset were found: set SAESTORE_SCRATCH to the folder that holds "
-            "Embeddings/<dataset>/, or name a dataset and give its --embeddings."
+            "no embeddings of any known dataset were found: set SAESTORE_SCRATCH or --data to the folder that "
+            "holds Embeddings/<dataset>/, or name a dataset and give its --embeddings."
         )
     return jobs
 
 
-def _found(dataset: Dataset, sample_type: str | None) -> Iterator[tuple[str, Exception | None]]:
+def _found(dataset: Dataset, sample_type: str | None, data: str | None) -> Iterator[tuple[str, Exception | None]]:
     """Each sample type with the reason why its embeddings cannot be had, None where they can."""
     from saestore.sources import find_embeddings
 
     for each in (sample_type,) if sample_type else dataset.sample_types:
         try:
-            find_embeddings(dataset, each)
+            find_embeddings(dataset, each, data)
         except (NotFoundError, InvalidInputError) as e:
             yield each, e
         else:

@@ -1,23 +1,22 @@
-"""The data sets that are known by name: what they hold, which SAE they go with, where their files lie."""
+"""The data sets that are known by name: what they hold, and which SAE they go with. Users add theirs in a file."""
 
 from __future__ import annotations
 
 import difflib
-import os
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from saestore.errors import InvalidInputError, NotFoundError
-from saestore.sources.opening import locate
+from saestore.sources.own import CONFIG, read_config
 
-__all__ = ["DATASETS", "Dataset", "find_dataset", "find_embeddings", "find_items"]
+__all__ = ["DATASETS", "Dataset", "find_dataset", "known_datasets"]
 
 Modality = Literal["image", "text"]
 
-_SCRATCH = "SAESTORE_SCRATCH"
-_SAES = {"image": "clip-scope-22", "text": "gemma-scope-9b-34-16k"}
-_SAMPLE_TYPES = {"image": ("patch", "cls"), "text": ("token", "cls")}
+MODALITIES: tuple[Modality, ...] = ("image", "text")
+SAES: dict[str, str] = {"image": "clip-scope-22", "text": "gemma-scope-9b-34-16k"}
+SAMPLE_TYPES = {"image": ("patch", "cls"), "text": ("token", "cls")}
 # The files of texts say "patch" where tokens are meant.
 _BASES = {
     ("image", "patch"): "CLIP_SAE_patch_embeddings_percentthrumodel_92",
@@ -29,7 +28,7 @@ _BASES = {
 
 @dataclass(frozen=True)
 class Dataset:
-    """A collection of images or texts.
+    """A collection of images or texts. What is None is found by name, see `saestore.sources.places`.
 
     Attributes
     ----------
@@ -37,20 +36,35 @@ class Dataset:
         Its name in a store and in the folders of its files.
     modality : "image" or "text"
         What its items are.
+    sae : str
+        The SAE that its embeddings are made for: a registered name, or whatever `saestore.saes.load_sae` takes.
+    patches : int
+        Patches of an image, a square grid.
+    embeddings : mapping of str to str
+        Where the embeddings of a sample type lie.
+    items, item_ptr, ground_truth : str or None
+        Its ``metadata.csv``, what says which samples belong to which item, and the folder of its ground truth.
+    own : bool
+        Whether the user's file says something of it.
     """
 
     name: str
     modality: Modality
+    sae: str = ""
+    patches: int = 256
+    embeddings: Mapping[str, str] = field(default_factory=dict)
+    items: str | None = None
+    item_ptr: str | None = None
+    ground_truth: str | None = None
+    own: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sae", self.sae or SAES[self.modality])
 
     @property
     def sample_types(self) -> tuple[str, ...]:
         """What its samples can be, the many-per-item kind first."""
-        return _SAMPLE_TYPES[self.modality]
-
-    @property
-    def sae(self) -> str:
-        """Registered name of the SAE that its embeddings are made for."""
-        return _SAES[self.modality]
+        return SAMPLE_TYPES[self.modality]
 
     def embeddings_base(self, sample_type: str) -> str:
         """Return the name of its embeddings, without suffix.
@@ -78,6 +92,36 @@ DATASETS = (
 )
 
 
+def known_datasets() -> list[Dataset]:
+    """The data sets that saestore knows, then those of ``saestore.toml`` in the current folder.
+
+    A table of that file that is named as a known one changes what it says of it.
+
+    Raises
+    ------
+    InvalidInputError
+        The file cannot be read, or says what no data set has; names the key and what is allowed.
+    """
+    found = {dataset.name.casefold(): dataset for dataset in DATASETS}
+    for name, fields in read_config().items():
+        known = found.get(name.casefold())
+        modality = fields.pop("modality", known.modality if known else None)
+        if modality not in MODALITIES:
+            said = "has no modality" if modality is None else f"has modality = {modality!r}"
+            raise InvalidInputError(f'{CONFIG}: [datasets.{name}] {said}; allowed are "image" and "text".')
+        if known is not None and modality != known.modality:
+            raise InvalidInputError(f"{CONFIG}: {known.name} is of {known.modality}s; give yours another name.")
+        changed = replace(known or Dataset(name, modality), **fields, own=True)
+        for sample_type in changed.embeddings:
+            if sample_type not in changed.sample_types:
+                raise InvalidInputError(
+                    f"{CONFIG}: [datasets.{name}] has embeddings of {sample_type!r}; allowed for {modality}s are "
+                    f"{', '.join(changed.sample_types)}."
+                )
+        found[name.casefold()] = changed
+    return list(found.values())
+
+
 def find_dataset(name: str) -> Dataset:
     """Return the known data set of that name, in whatever case.
 
@@ -86,62 +130,14 @@ def find_dataset(name: str) -> Dataset:
     NotFoundError
         If there is none; names the nearest.
     """
-    folded = {dataset.name.casefold(): dataset for dataset in DATASETS}
+    folded = {dataset.name.casefold(): dataset for dataset in known_datasets()}
     found = folded.get(name.casefold())
     if found is not None:
         return found
     near = [folded[each].name for each in difflib.get_close_matches(name.casefold(), folded, cutoff=0.5)]
-    nearest = f"nearest: {', '.join(near)}" if near else f"known are {', '.join(each.name for each in DATASETS)}"
-    raise NotFoundError(f"no known dataset {name!r}; {nearest}. For one of your own give its --embeddings and --sae")
-
-
-def find_embeddings(dataset: Dataset, sample_type: str, scratch: str | os.PathLike[str] | None = None) -> Path:
-    """Find the embeddings of a known data set, for `open_embeddings`.
-
-    Parameters
-    ----------
-    dataset, sample_type
-        What to look for.
-    scratch
-        The folder with ``Embeddings/<dataset>/``; by default the environment variable ``SAESTORE_SCRATCH``.
-
-    Raises
-    ------
-    NotFoundError
-        If they are not there, or are there twice; says where it looked.
-    InvalidInputError
-        If the data set has no such samples.
-    """
-    base = dataset.embeddings_base(sample_type)
-    root = scratch if scratch is not None else os.environ.get(_SCRATCH)
-    if not root:
-        raise NotFoundError(
-            f"no embeddings given for {dataset.name}: give --embeddings, or set {_SCRATCH} to the folder that holds "
-            f"Embeddings/{dataset.name}/{base}*"
-        )
-    try:
-        return locate(Path(root) / "Embeddings" / dataset.name / base)
-    except NotFoundError as error:
-        raise NotFoundError(f"{error}. Put them there, or give --embeddings") from error
-
-
-def find_items(dataset: Dataset, data_dir: str | os.PathLike[str]) -> Path:
-    """Find the ``metadata.csv`` of a known data set, for `saestore.items.as_items`.
-
-    Parameters
-    ----------
-    dataset
-        What to look for.
-    data_dir
-        The folder with ``<dataset>/metadata.csv`` or ``Augmented_<dataset>/metadata.csv``.
-
-    Raises
-    ------
-    NotFoundError
-        If it is not there; says where it looked.
-    """
-    places = [Path(data_dir) / f"{prefix}{dataset.name}" / "metadata.csv" for prefix in ("", "Augmented_")]
-    for place in places:
-        if place.is_file():
-            return place
-    raise NotFoundError(f"no metadata for {dataset.name}: neither {places[0]} nor {places[1]} is there; give --items")
+    known = ", ".join(dataset.name for dataset in folded.values())
+    nearest = f"nearest: {', '.join(near)}" if near else f"known are {known}"
+    raise NotFoundError(
+        f"no known dataset {name!r}; {nearest}. For one of your own give its --embeddings and --sae, or say of it in "
+        f"{CONFIG} where they are"
+    )
