@@ -55,17 +55,18 @@ class Table:
 
     def __repr__(self) -> str:
         lines = ["  ".join(f"{name:>10}" for name in self.columns())]
-        rows = self.to_records()[:_SHOWN]
-        lines += ["  ".join(f"{_text(value):>10}" for value in row.values()) for row in rows]
+        lines += ["  ".join(f"{text:>10}" for text in row) for row in self._shown()]
         if len(self) > _SHOWN:
             lines.append(f"… {len(self) - _SHOWN} more rows")
         return f"{type(self).__name__} of {len(self)} rows\n" + "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        columns = {name: values[:_SHOWN].tolist() for name, values in self.columns().items()}
-        rows = [[_text(value) for value in row] for row in zip(*columns.values(), strict=True)]
         more = f"<p>… {len(self) - _SHOWN:,} more rows</p>" if len(self) > _SHOWN else ""
-        return html.table(list(columns), rows) + more
+        return html.table(list(self.columns()), self._shown()) + more
+
+    def _shown(self) -> list[list[str]]:
+        columns = [values[:_SHOWN].tolist() for values in self.columns().values()]
+        return [[_text(value) for value in row] for row in zip(*columns, strict=True)]
 
 
 def _plain(values: Array) -> Any:
