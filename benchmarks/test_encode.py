@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 from benchmarks.encoding import Made, SaeShape  # noqa: E402  (imports torch)
 from saestore.encode import make_encoder  # noqa: E402  (imports torch)
 
-WARM, ROUNDS = 1, 7
+WARM, ROUNDS = 1, 5
 # CLIP-Scope's and Gemma Scope's.
 FULL = {
     "topk": SaeShape("topk", 1_024, 65_536, 32),
