@@ -112,7 +112,8 @@ class StoredItems:
         found = {}
         for name in self.group.attrs.get("columns", []):  # type: ignore[union-attr]
             if name not in (POINTERS, CONCEPT, CONCEPTS):
-                attrs = self.group[str(name)].attrs
+                with missing_as_error(f"{self.group.path}/{name}"):
+                    attrs = self.group[str(name)].attrs
                 found[str(attrs.get("column", name))] = str(name)
         return found
 
@@ -151,8 +152,8 @@ class StoredItems:
         if self.labels is not None:
             return self.labels.mask(name)
         place = position_of(name, self.concept_names, "concept of items")
-        array: Any = self.group[CONCEPTS]
         with missing_as_error(f"{self.group.path}/{CONCEPTS}"):
+            array: Any = self.group[CONCEPTS]
             return np.asarray(array[:, place])
 
     def concept_matrix(self) -> scipy.sparse.csc_array:
@@ -166,6 +167,6 @@ class StoredItems:
         return sp.csc_array(self._read(CONCEPTS))
 
     def _read(self, name: str, rows: Array | None = None) -> Array:
-        array: Any = self.group[name]
-        with missing_as_error(f"{self.group.path}/{name}"):
+        with missing_as_error(f"{self.group.path}/{name}"):  # also of items that an append has replaced
+            array: Any = self.group[name]
             return np.asarray(array[...] if rows is None else array.oindex[rows])
