@@ -35,6 +35,8 @@ class Detect(Scores, OpenSet):
         combine: int = 0,
         probe: bool = False,
         localise: bool = True,
+        baselines: bool = False,
+        embeddings: Any = None,
         confidence: float = 0.95,
         resamples: int = 1000,
         seed: int = 0,
@@ -72,6 +74,12 @@ class Detect(Scores, OpenSet):
         localise
             Where samples have a concept, also tell which samples of detected items are the concept's, at a second
             threshold that is chosen on ``cal`` too.
+        baselines
+            Also ask the ways before SAEs, made from the embeddings on ``train``: difference of means, linear separators
+            (logistic, SVM), k-means clusters. Needs torch and scikit-learn.
+        embeddings
+            Those that the set was built from, as `saestore.build` takes them; by default where the set says. Given,
+            `baselines` need not be.
         confidence, resamples, seed
             Of the intervals, by the bootstrap over items.
 
@@ -92,6 +100,7 @@ class Detect(Scores, OpenSet):
 
         Memory: the labels, some 20 bytes a sample, 16 bytes a feature, and a few hundred MB for a block of lists.
         """
+        from saestore.detection.embedded import Embedded
         from saestore.detection.prune import WEAK_PERCENTILE, Cuts
         from saestore.detection.run import Options, detect
         from saestore.detection.thresholds import SHARES
@@ -104,11 +113,14 @@ class Detect(Scores, OpenSet):
             combine=combine,
             probe=probe,
             localise=localise,
+            baselines=baselines or embeddings is not None,
             confidence=confidence,
             resamples=resamples,
             seed=seed,
         )
-        return detect(self._detection_inputs(level, concepts, score), options, self._about())
+        inputs = self._detection_inputs(level, concepts, score)
+        source = self.attributes.source
+        return detect(inputs, options, self._about(), lambda: Embedded(embeddings, source, self.shape[0], self.path))
 
     def _detection_inputs(self, level: Level, concepts: Sequence[str] | str | None, score: str) -> Inputs:
         import scipy.sparse as sp

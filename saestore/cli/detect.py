@@ -65,6 +65,11 @@ _SHOWN = ("threshold", "cal_f1", "f1", "precision", "recall", "roc_auc")
 @click.option(
     "--localise/--no-localise", default=True, help="Where samples have the concepts, also tell which they are."
 )
+@click.option("--baselines", is_flag=True, help="Also ask the ways before SAEs, on the embeddings of the set.")
+@click.option(
+    "--embeddings", metavar="PATH",
+    help="Where these embeddings are, as for `build`. [default: where the set was built from]",
+)  # fmt: skip
 @click.option("--confidence", metavar="SHARE", type=float, default=0.95, show_default=True, help="Of the intervals.")
 @click.option(
     "--resamples", metavar="N", type=int, default=1000, show_default=True, help="How often items are drawn for them."
@@ -97,6 +102,8 @@ def detect(
         raise click.UsageError("Choose one of --markdown, --csv and --json.")
     if every and target.named:
         raise click.UsageError("Name a set, or give --all.")
+    if every and options["embeddings"] is not None:
+        raise click.UsageError("--embeddings are those of one set; --all takes them from where each was built.")
     results: list[Detection] = []
     with output.Status() as status:
         for acts in _every(target, level) if every else [target.activations()]:

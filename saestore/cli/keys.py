@@ -103,7 +103,7 @@ DETECT = {
     "skipped": "concepts without a full result, and why",
     "rows": "one for each concept and method, by concept",
     "rows[].concept": "name of the concept",
-    "rows[].method": "`feature`: the best single one; `or`, `mean`: of several; `probe`: of all",
+    "rows[].method": "`feature`: the best single one; `or`, `mean`: of several; `probe`: of all; else of embeddings",
     "rows[].feature": "number of the feature, null where the method has several or none",
     "rows[].features": "numbers of the features that it is made of",
     "rows[].setting": "what else was chosen, such as the strength of a probe, else null",

@@ -155,6 +155,15 @@ class Inputs:
         rows.sort_indices()
         return rows
 
+    def positive_rows(self, split: Split, concept: int) -> Array:
+        """Which rows of a split a concept's thresholds are set on, bool (n_rows,)."""
+        if self.level == "sample":
+            return split.truth(concept)
+        if not self.from_samples[concept] or self.sample_labels is None:
+            return split.truth(concept)[split.item_of_row]
+        found: Array = self.sample_labels[split.rows][:, [concept]].toarray()[:, 0]
+        return found
+
     def blocks(self, split: Split, features: Array) -> Iterator[Lists]:
         """The lists of ascending features over a split; samples are numbered by their place in its rows.
 

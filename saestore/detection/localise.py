@@ -42,17 +42,10 @@ def localise(inputs: Inputs, evaluation: Evaluation, chosen: Candidates, p: Arra
     return [found[i] for i in range(len(chosen))]
 
 
-def _truth(inputs: Inputs, split: Split, concept: int) -> Array:
-    """Which rows of a split are the concept's, bool."""
-    labels: Any = inputs.sample_labels
-    found: Array = labels[split.rows][:, [concept]].toarray()[:, 0]
-    return found
-
-
 def _second(inputs: Inputs, split: Split, scored: tuple[Array, Array], one: Candidates, p: Array) -> dict[str, float]:
     """The p and threshold of the samples, chosen on the calibration split."""
     column, scores = scored
-    truth = _truth(inputs, split, int(one.concept[0]))
+    truth = inputs.positive_rows(split, int(one.concept[0]))
     allowed = p[p >= one.p[0]]
     active = column[truth & (column > 0)]
     thresholds = np.quantile(active, 1 - allowed)
@@ -68,7 +61,7 @@ def _measure(
 ) -> Row:
     column, scores = scored
     split, concept = evaluation.split, int(one.concept[0])
-    truth = _truth(inputs, split, concept)
+    truth = inputs.positive_rows(split, concept)
     detected = scores >= one.threshold[0]
     item = split.item_of_row
     inside, predicted = detected[item], column >= second["threshold2"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from saestore.activations.intervals import check
+from saestore.detection.baselines import baselines
 from saestore.detection.choose import Candidates, best_on_calibration
 from saestore.detection.combine import combined
+from saestore.detection.embedded import Embedded
 from saestore.detection.evaluation import Evaluation
 from saestore.detection.inputs import CALIBRATION, TEST, Inputs
 from saestore.detection.localise import localise
@@ -42,6 +44,8 @@ class Options:
         Whether a sparse logistic probe is fitted.
     localise
         Whether samples of detected items are told apart where samples are labelled.
+    baselines
+        Whether the ways before SAEs are asked too.
     resamples, confidence, seed
         Of the intervals.
     """
@@ -52,6 +56,7 @@ class Options:
     combine: int = 0
     probe: bool = False
     localise: bool = True
+    baselines: bool = False
     resamples: int = 1000
     confidence: float = 0.95
     seed: int = 0
@@ -65,17 +70,22 @@ class Options:
             raise InvalidInputError(f"n={self.n!r}: use 1 or more.")
 
 
-def detect(inputs: Inputs, options: Options, about: dict[str, Any]) -> Detection:
+def detect(
+    inputs: Inputs, options: Options, about: dict[str, Any], embeddings: Callable[[], Embedded] | None = None
+) -> Detection:
     """Find a detector for each concept, and measure it.
 
     Parameters
     ----------
     about
         Provenance of the set, for the report.
+    embeddings
+        Opens those of the set, for the baselines.
     """
     inputs.need(CALIBRATION, TEST)
     pruned = prune(inputs, options.cuts)
     p = check_shares(options.p)
+    embedded = embeddings() if options.baselines and embeddings is not None else None
     found = best_on_calibration(inputs, pruned.features, p, max(options.n, options.combine))
     candidates, best = found.best(options.n), found.best(1)
     skipped = _skipped(inputs, pruned, found)
@@ -86,6 +96,10 @@ def detect(inputs: Inputs, options: Options, about: dict[str, Any]) -> Detection
     if options.probe:
         probed, without = probes(inputs, evaluation, pruned.features, options.seed)
         rows, skipped = rows + probed, skipped | without
+    if embedded is not None:
+        older, without = baselines(inputs, evaluation, embedded, p, options.seed)
+        rows, skipped = rows + older, skipped | without
+        about = {**about, "embeddings": {"path": embedded.path, "fingerprint": embedded.fingerprint}}
     return Detection(
         rows=sorted(rows, key=lambda row: inputs.names.index(row["concept"])),
         candidates=[_candidate(inputs, candidates, i) for i in range(len(candidates))],
