@@ -24,8 +24,8 @@ SET_LEVELS = ("dataset", "sample_type", "sae")  # the groups that make the path 
 LEVELS = ("item", "sample")  # what a label may be of
 
 # A chunk is what a query decodes: 16,384 values decode in 0.03 ms, less than the file system takes to hand them over.
-# Half as many would make writing a third slower, for a top-20 that is 0.05 ms faster. Rows, which are asked for one by one, are in
-# chunks of a quarter of it.
+# Half as many would make writing a third slower, for a top-20 that is 0.05 ms faster. Rows, which are asked for one by
+# one, lie in chunks of a quarter of it.
 CHUNK = 1 << 14
 # A shard is what a writer writes and an object store holds: some 10 MB compressed, 256 chunks, an index of 4 KiB.
 SHARD = 1 << 22
