@@ -23,7 +23,7 @@ _BATCH = 1 << 19  # non-zeros of a batch
 
 def decode(acts: ActivationSet, samples: Any, sae: Any, max_bytes: int) -> Array:
     """See `ActivationSet.decode`."""
-    loaded = _load(acts, sae)
+    loaded = sae_of(acts, sae)
     forward = forward_of(loaded.module)
     if forward.norm_in is not None:
         raise InvalidInputError(
@@ -43,7 +43,7 @@ def decode(acts: ActivationSet, samples: Any, sae: Any, max_bytes: int) -> Array
     return out[0] if chosen.scalar else out
 
 
-def _load(acts: ActivationSet, sae: Any) -> LoadedSAE:
+def sae_of(acts: ActivationSet, sae: Any) -> LoadedSAE:
     """The SAE, which must be the one that the set was made with."""
     loaded = load_sae(_recorded(acts) if sae is None else sae, str(getattr(sae, "device", "cpu")))
     if loaded.d_sae != acts.shape[1]:
