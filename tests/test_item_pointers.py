@@ -154,7 +154,7 @@ class TestTokenCounts:
                 [[1, 2], [400, 200], [3], [513]],
                 4,
                 1030,
-                ["counts 1,119 tokens", "1,030 rows", "text 1", "600", "512", "1 more"],
+                ["counts 1,119 tokens", "1,030 rows", "text 1", "600", "512", "3 (513)", "just what there is"],
             ),
             ([[1, 2], [2, 2], [3]], 3, 8, ["counts 10 tokens", "8 rows", "at text 2", "twice"]),
             ([[1, 2], [3]], 2, 9, ["counts 6 tokens", "9 rows", "left over"]),

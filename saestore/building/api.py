@@ -15,6 +15,7 @@ from saestore.building.pipeline import check_finite, encode_and_write
 from saestore.building.plan import Plan, make_plan
 from saestore.building.progress import Bars
 from saestore.building.request import Request
+from saestore.building.truth import give_truth
 from saestore.errors import NotFoundError
 from saestore.format import SetAttributes
 from saestore.items.stored import KEY
@@ -54,6 +55,7 @@ def build(
     codec: str = "pcodec",
     exact_encode: str = "auto",
     data: str | None = None,
+    ground_truth: str | bool | None = None,
     append: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -114,6 +116,9 @@ def build(
     data
         The folder that holds ``Embeddings/``, ``Data/`` and ``GT_Samples/`` of known data sets; what is not in it is
         looked for under ``$SAESTORE_SCRATCH``.
+    ground_truth
+        A folder with ``gt_samples_per_concept…pt`` and ``gt_patch_per_concept…pt``, which become concepts of items and
+        of samples. By default that of a known data set whose embeddings were found by name; False for none.
     append
         Add what is new to a complete set: further images, texts, or rows of embeddings with their items, after those
         that are there, which must be the first and unchanged. Without such a set this is an ordinary build.
@@ -162,6 +167,7 @@ def build(
         codec=codec,
         exact_encode=exact_encode,
         data=data,
+        ground_truth=ground_truth,
     )
     _peek(store, None)
     plan = _plan(request, progress, lambda path: [] if overwrite else _stored_keys(store, path))
@@ -180,7 +186,9 @@ def build(
             _run(plan, writer, bars, overwrite=overwrite, append=append)
         for line in plan.inputs.notes:
             bars.say(f"{plan.path}: {line}")
-    return opened[plan.path]
+        acts = opened[plan.path]
+        give_truth(acts, plan.truth, bars.say)
+    return acts
 
 
 def _plan(request: Request, progress: bool, known: Callable[[str], list[str]]) -> Plan:

@@ -5,6 +5,7 @@ import click
 from saestore import __version__
 from saestore.cli.build import build
 from saestore.cli.concepts import concepts
+from saestore.cli.datasets import datasets
 from saestore.cli.detect import detect
 from saestore.cli.export import export
 from saestore.cli.group import DebugOption, ErrorGroup
@@ -25,6 +26,7 @@ def main() -> None:
 
 for command in (
     build,
+    datasets,
     info,
     top_samples,
     top_features,

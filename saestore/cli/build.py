@@ -27,7 +27,7 @@ ENCODINGS = ("auto", "float32", "bfloat16")
 _INTERRUPTED = "interrupted. What is committed is kept; give the same command again to go on from there."
 
 # Files that belong to one dataset; they cannot serve several.
-_OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "token_spans")
+_OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "ground_truth", "token_spans")
 
 
 @command("build", example="saestore build CLEVR", keys=keys.SETS)
@@ -63,6 +63,13 @@ _OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "token_
     help="Which samples belong to which item: FILE.npy, FILE.npz:NAME, a token_counts .pt, or a number of samples an "
     "item.  [default: the samples divide evenly among the items]",
 )
+@click.option(
+    "--ground-truth",
+    metavar="DIR",
+    help="Folder with gt_samples_per_concept*.pt and gt_patch_per_concept*.pt: concepts of items, patches and tokens.  "
+    "[default: GT_Samples/DATASET/ beside embeddings that are found by name]",
+)
+@click.option("--no-ground-truth", is_flag=True, help="Build without it.")
 @click.option(
     "--token-spans",
     metavar="FILE",
@@ -129,6 +136,10 @@ def build(
     is complete is left as it is.
     """
     _check_for_one({"embeddings": embeddings, **how}, len(datasets))
+    if how.pop("no_ground_truth"):
+        if how["ground_truth"] is not None:
+            raise click.UsageError("--ground-truth and --no-ground-truth exclude one another.")
+        how["ground_truth"] = False
     if (how["item_ptr"] or "").isdecimal():
         how["item_ptr"] = int(how["item_ptr"])
     found = []

@@ -25,6 +25,12 @@ The exit status is 0 where all went well; 1 for an error, told in one line; 2 fo
 where in the code an error comes from, add `--debug`.
 """
 
+# Of the examples that do not run everywhere.
+_RULES = {
+    "build": "<!-- skip: needs embeddings in a scratch folder -->\n",
+    "datasets": "<!-- needs: torch -->\n",
+}
+
 
 def page() -> str:
     """The whole page, in Markdown."""
@@ -37,9 +43,7 @@ def _section(name: str, command: click.Command) -> str:
     if isinstance(command, Command):
         if command.keys:
             parts.append(_keys(command.keys))
-        # Building needs embeddings of one's own.
-        skip = "<!-- skip: needs embeddings in a scratch folder -->\n" if name == "build" else ""
-        parts.append(f"{skip}```console\n$ {command.example}\n```")
+        parts.append(f"{_RULES.get(name, '')}```console\n$ {command.example}\n```")
     return "\n\n".join(parts) + "\n"
 
 

@@ -26,7 +26,7 @@ KEYS = {
     "concepts[].n": "items or samples of the set",
 }
 _LEVELS: tuple[Literal["item", "sample"], ...] = ("item", "sample")
-_SOURCES = ("items", "masks", "spans", "array", "remove", "list")
+_SOURCES = ("items", "masks", "spans", "array", "ground_truth", "remove", "list")
 # Which options go with which source; one that does nothing would be taken for one that did.
 _GOES_WITH = {
     "concept": ("masks", "array"),
@@ -36,7 +36,7 @@ _GOES_WITH = {
     "fit": ("masks",),
     "missing": ("masks",),
     "partial": ("items", "masks", "spans"),
-    "overwrite": ("items", "masks", "spans", "array"),
+    "overwrite": ("items", "masks", "spans", "array", "ground_truth"),
 }
 
 
@@ -50,6 +50,11 @@ _GOES_WITH = {
 )
 @click.option("--spans", metavar="FILE", help="CSV or JSONL of key, start, stop, concept, in characters: label tokens.")
 @click.option("--array", metavar="FILE", help="A .npy or .npz of 0 and 1, dense or scipy sparse.")
+@click.option(
+    "--ground-truth",
+    metavar="DIR",
+    help="Folder with gt_samples_per_concept*.pt (label items) and gt_patch_per_concept*.pt (label patches or tokens).",
+)
 @click.option("--remove", metavar="NAME", multiple=True, help="Remove this concept; may be repeated.")
 @click.option("--list", "list_", is_flag=True, help="Show the concepts of the set; so does no option at all.")
 @click.option(
@@ -123,16 +128,20 @@ def _source(ctx: click.Context, options: dict[str, Any]) -> str:
     options["list"] = options.pop("list_")
     given = [name for name in _SOURCES if options[name]]
     if len(given) > 1:
-        raise click.UsageError(f"Choose one of {' and '.join(f'--{name}' for name in given)}.", ctx)
+        raise click.UsageError(f"Choose one of {' and '.join(map(_option, given))}.", ctx)
     source = given[0] if given else "list"
     for name, sources in _GOES_WITH.items():
         said = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
         if said and source not in sources:
-            allowed = " or ".join(f"--{each}" for each in sources)
-            raise click.UsageError(f"--{name.replace('_', '-')} goes with {allowed}.", ctx)
+            allowed = " or ".join(map(_option, sources))
+            raise click.UsageError(f"{_option(name)} goes with {allowed}.", ctx)
     if source == "masks" and len(options["concept"]) > 1:
         raise click.UsageError("One folder of masks shows one concept: give --concept once.", ctx)
     return source
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _add(acts: ActivationSet, source: str, options: dict[str, Any], status: output.Status) -> list[str]:
@@ -140,6 +149,8 @@ def _add(acts: ActivationSet, source: str, options: dict[str, Any], status: outp
     overwrite, partial = options["overwrite"], options["partial"]
     if source == "items":
         return acts.add_concepts(options["items"], partial=partial, overwrite=overwrite)
+    if source == "ground_truth":
+        return _add_ground_truth(acts, options["ground_truth"], overwrite=overwrite)
     if source == "spans":
         return acts.add_concepts_from_spans(options["spans"], partial=partial, overwrite=overwrite)
     if source == "masks":
@@ -160,6 +171,15 @@ def _add(acts: ActivationSet, source: str, options: dict[str, Any], status: outp
     labels = read_arrays(options["array"], options["concept"])
     names = None if isinstance(labels, dict) else options["concept"]
     return acts.add_concepts(labels, level, names=names, overwrite=overwrite)
+
+
+def _add_ground_truth(acts: ActivationSet, folder: str, *, overwrite: bool) -> list[str]:
+    from saestore.sources.ground_truth import expected_of, give_labels, read_ground_truth
+
+    truth = read_ground_truth(folder, expected_of(acts))
+    if not overwrite:
+        truth.check("Nothing was written. Correct one of them, or pass --overwrite to take the ground truth as it is")
+    return give_labels(acts, truth, overwrite=overwrite)
 
 
 def _rows(acts: ActivationSet) -> list[dict[str, Any]]:

@@ -58,6 +58,17 @@ def item_pointers(
     return _checked_pointers(where, values, n_items, n_rows)
 
 
+def token_totals(path: str | os.PathLike[str]) -> np.ndarray:
+    """Number of tokens that a ``token_counts….pt`` says each text has, int64 (n_texts,).
+
+    Raises
+    ------
+    NotFoundError, InvalidInputError
+        There is no such file, or it holds something else; the message names the text.
+    """
+    return _totals(str(path), _loaded_counts(path))
+
+
 def token_spans(spec: str | os.PathLike[str] | np.ndarray, n_rows: int) -> np.ndarray:
     """Read where each token starts and stops in its text.
 
@@ -100,12 +111,16 @@ def _read_array(spec: str | os.PathLike[str], ndim: int) -> tuple[str, np.ndarra
     if path.suffix == ".npy":
         return str(path), load_npy(path)
     if path.suffix == ".pt" and ndim == 1:
-        counts = load_pt(path)
-        if not isinstance(counts, list):
-            raise InvalidInputError(f"{path} holds a {type(counts).__name__}; token counts are a list of lists of int")
-        return str(path), counts
+        return str(path), _loaded_counts(path)
     known = ".npy, .npz (as file.npz:name)" + (" and .pt with token counts" if ndim == 1 else "")
     raise InvalidInputError(f"{path} has the suffix {path.suffix!r}; known are {known}")
+
+
+def _loaded_counts(path: str | os.PathLike[str]) -> list[Any]:
+    counts = load_pt(path)
+    if not isinstance(counts, list):
+        raise InvalidInputError(f"{path} holds a {type(counts).__name__}; token counts are a list of lists of int")
+    return counts
 
 
 def _even(n_items: int, n_rows: int) -> np.ndarray:
@@ -164,11 +179,7 @@ def _checked_pointers(where: str, values: np.ndarray, n_items: int | None, n_row
 
 
 def _from_counts(where: str, counts: list[Any], n_items: int | None, n_rows: int) -> np.ndarray:
-    totals = np.zeros(len(counts), dtype=np.int64)
-    for text, words in enumerate(counts):
-        if not isinstance(words, list) or not all(type(count) is int and count >= 0 for count in words):
-            raise InvalidInputError(f"{where}: text {text} is no list of token counts (ints from 0 up, one per word)")
-        totals[text] = sum(words)
+    totals = _totals(where, counts)
     if n_items is not None and len(counts) != n_items:
         raise InvalidInputError(f"{where} counts tokens of {len(counts):,} texts, but there are {n_items:,} items")
     pointers = np.concatenate([np.zeros(1, np.int64), np.cumsum(totals)])
@@ -180,14 +191,26 @@ def _from_counts(where: str, counts: list[Any], n_items: int | None, n_rows: int
     return pointers
 
 
+def _totals(where: str, counts: list[Any]) -> np.ndarray:
+    totals = np.zeros(len(counts), dtype=np.int64)
+    for text, words in enumerate(counts):
+        if not isinstance(words, list) or not all(type(count) is int and count >= 0 for count in words):
+            raise InvalidInputError(f"{where}: text {text} is no list of token counts (ints from 0 up, one per word)")
+        totals[text] = sum(words)
+    return totals
+
+
 def _culprit(totals: np.ndarray, n_rows: int) -> str:
     """Say which text is off, as far as the counts alone can tell."""
     long = np.flatnonzero(totals > _TOKEN_LIMIT)
     if long.size:
-        others = f" (and {long.size - 1} more texts)" if long.size > 1 else ""
+        others = ", ".join(f"{text} ({totals[text]:,})" for text in long[1:6])
+        also = f", so do {others}{' and more' if long.size > 6 else ''}" if others else ""
+        cut = np.minimum(totals, _TOKEN_LIMIT).sum()
+        fits = "just what there is" if cut == n_rows else "so another text is off as well"
         return (
-            f"text {long[0]}{others} likely: it counts {totals[long[0]]:,} tokens, and embedding cuts texts "
-            f"at {_TOKEN_LIMIT}"
+            f"text {long[0]} likely: it counts {totals[long[0]]:,} tokens{also}, and embedding cuts texts at "
+            f"{_TOKEN_LIMIT}; cut there, they would be {cut:,}, {fits}"
         )
     if totals.sum() > n_rows:
         ends = np.cumsum(totals)

@@ -1,0 +1,133 @@
+"""`saestore datasets`: which data sets are known, and what of them was found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from saestore.cli import output
+from saestore.cli.group import command
+from saestore.cli.table import Column
+from saestore.cli.target import json_option, store_option
+from saestore.errors import NotFoundError, SaestoreError
+
+if TYPE_CHECKING:
+    from saestore.sources import Dataset
+
+Found = dict[str, Any]
+
+KEYS = {
+    "store": "the store that was looked into",
+    "searched": "folders that were searched, the first first",
+    "datasets": "one for each, those of `saestore.toml` last",
+    "datasets[].name": "its name",
+    "datasets[].modality": "`image` or `text`",
+    "datasets[].sae": "the SAE that it is built with by default",
+    "datasets[].patches": "patches of an image; null for texts",
+    "datasets[].own": "whether `saestore.toml` says something of it",
+    "datasets[].items": "its metadata.csv, null where none was found",
+    "datasets[].ground_truth": "folder of its ground truth, null where none was found",
+    "datasets[].token_counts": "what says which samples are of which text; null where nothing was found, or for images",
+    "datasets[].samples": "one for each sample type that it can have",
+    "datasets[].samples[].sample_type": "`patch`, `token` or `cls`",
+    "datasets[].samples[].embeddings": "where they are, null where none were found",
+    "datasets[].samples[].missing": "why none were found, else null",
+    "datasets[].samples[].sets": "paths of the sets in the store that are of these samples",
+}
+
+
+@command("datasets", example="saestore datasets --data .", keys=KEYS)
+@click.option(
+    "--data",
+    metavar="DIR",
+    help="Folder with Embeddings/, Data/ and GT_Samples/ of known datasets; what it lacks is looked for under "
+    "$SAESTORE_SCRATCH.",
+)
+@store_option
+@json_option
+def datasets(location: str, data: str | None, as_json: bool) -> None:
+    """List the datasets that can be built by name, and what of each was found.
+
+    Known are seven, and those that a saestore.toml in the current folder tells of.
+    """
+    from saestore.sources import data_roots, known_datasets
+
+    searched = [str(root) for root in data_roots(data)]
+    stored = _stored(location)
+    found = [_look(dataset, data, stored) for dataset in known_datasets()]
+    if as_json:
+        output.document({"store": location, "searched": searched, "datasets": found})
+        return
+    output.title(f"searched: {', '.join(searched) or 'nothing; give --data, or set SAESTORE_SCRATCH'}")
+    output.table(_columns(found))
+
+
+def _stored(location: str) -> list[str]:
+    """Paths of the sets in the store; none where there is no store yet."""
+    import saestore
+
+    try:
+        return saestore.open(location).sets()
+    except NotFoundError:
+        return []
+
+
+def _look(dataset: Dataset, data: str | None, stored: list[str]) -> Found:
+    from saestore.sources import find_ground_truth, find_items, find_token_counts
+
+    text = dataset.modality == "text"
+    try:
+        items = _there(find_items(dataset, data))
+    except NotFoundError:
+        items = None
+    return {
+        "name": dataset.name,
+        "modality": dataset.modality,
+        "sae": dataset.sae,
+        "patches": None if text else dataset.patches,
+        "own": dataset.own,
+        "items": items,
+        "ground_truth": _there(find_ground_truth(dataset, data)),
+        "token_counts": (dataset.item_ptr or _there(find_token_counts(dataset, data))) if text else None,
+        "samples": [_look_for(dataset, each, data, stored) for each in dataset.sample_types],
+    }
+
+
+def _look_for(dataset: Dataset, sample_type: str, data: str | None, stored: list[str]) -> Found:
+    from saestore.sources import find_embeddings
+
+    embeddings = missing = None
+    try:
+        embeddings = str(find_embeddings(dataset, sample_type, data))
+    except SaestoreError as error:
+        missing = str(error)
+    prefix = f"{dataset.name}/{sample_type}/"
+    sets = [path for path in stored if path.startswith(prefix)]
+    return {"sample_type": sample_type, "embeddings": embeddings, "missing": missing, "sets": sets}
+
+
+def _there(path: Path | None) -> str | None:
+    return str(path) if path is not None and path.exists() else None
+
+
+def _columns(found: list[Found]) -> list[Column]:
+    return [
+        Column("dataset", [each["name"] for each in found], cut="end"),
+        Column("items", [f"{each['modality']}s" for each in found]),
+        Column("embeddings", [_types(each, "embeddings") for each in found]),
+        Column("metadata", [_yes(each["items"]) for each in found]),
+        Column("truth", [_yes(each["ground_truth"]) for each in found]),
+        Column("counts", ["" if each["patches"] else _yes(each["token_counts"]) for each in found]),
+        Column("SAE", [each["sae"] for each in found], cut="start"),
+        Column("stored", [_types(each, "sets") for each in found]),
+    ]
+
+
+def _types(each: Found, key: str) -> str:
+    return ", ".join(found["sample_type"] for found in each["samples"] if found[key]) or "-"
+
+
+def _yes(path: str | None) -> str:
+    return "-" if path is None else "yes"
