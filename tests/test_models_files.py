@@ -171,3 +171,54 @@ def test_what_identifies_an_image(tmp_path):
     (tmp_path / "a.bmp").rename(tmp_path / "b.bmp")
     (tmp_path / "b.bmp").write_bytes(content)
     assert (digests() != before).any()
+
+
+def texts_of(path, table=None):
+    from saestore.models.texts import find_texts
+
+    return find_texts(path, table)
+
+
+def test_texts_a_line(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffone\r\ntwo\u2028still two\n\nfour".encode())
+    assert texts_of(path).columns["text"].tolist() == ["one", "two\u2028still two", "", "four"]
+    path.write_text("one\n")
+    assert texts_of(path).columns["text"].tolist() == ["one"]
+
+
+def test_texts_of_tables(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('text,split,sarcasm\n"one, with a comma",train,1\nNA,test,0\n')
+    found = texts_of(path)
+    assert found.columns["text"].tolist() == ["one, with a comma", "NA"]
+    assert found.columns["split"].tolist() == ["train", "test"]
+    assert found.concepts["sarcasm"].tolist() == [True, False]
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one", "stars": 3}\n\n{"stars": 5, "text": "two\\nlines", "lang": "en"}\n')
+    found = texts_of(path)
+    assert found.columns["text"].tolist() == ["one", "two\nlines"]
+    assert found.columns["stars"].tolist() == [3, 5]
+    assert found.columns["lang"].tolist() == ["", "en"]
+
+
+def test_texts_in_files_of_their_own(tmp_path):
+    (tmp_path / "texts").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "texts" / f"{name}.txt").write_text(f"text {name}\n")
+    path = tmp_path / "metadata.csv"
+    path.write_text("text_path,split\ntexts/b.txt,train\ntexts/a.txt,test\n")
+    found = texts_of(path)
+    assert found.key.tolist() == ["texts/b.txt", "texts/a.txt"]
+    assert found.columns["text"].tolist() == ["text b\n", "text a\n"]
+    path.write_text("text_path\ntexts/c.txt\n")
+    with pytest.raises(NotFoundError, match=r"texts/c\.txt"):
+        texts_of(path)
+
+
+def test_texts_with_a_table_beside_them(tmp_path):
+    table = {"text_path": ["x", "y"], "split": ["train", "test"]}
+    found = texts_of(["one", "two"], table)
+    assert (found.key.tolist(), found.columns["text"].tolist()) == (["x", "y"], ["one", "two"])
+    with pytest.raises(InvalidInputError, match="the items have 2 rows, but there are 3 texts"):
+        texts_of(["one", "two", "three"], table)

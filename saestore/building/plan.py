@@ -10,7 +10,6 @@ import numpy as np
 
 from saestore.building.inputs import Inputs, embeddings_on_disk, from_model
 from saestore.building.request import Request
-from saestore.building.truth import planned_truth
 from saestore.encode import Encoder, make_encoder
 from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError
 from saestore.format import SetAttributes, split_set_path
@@ -18,12 +17,18 @@ from saestore.items import Items
 from saestore.items.index import ItemIndex
 from saestore.saes import LoadedSAE, load_sae
 from saestore.sources import Dataset, EmbeddingSource, find_dataset
-from saestore.sources.ground_truth import GroundTruth
 
 Array = np.ndarray[Any, Any]
 
-# What the store's attribute `source` says of rows that came out of a model, and how to call it.
-_ABOUT_ROWS = {"model_fingerprint": "model weights", "layer": "layer", "transform": "image transform"}
+# What the store's attribute `source` says of how rows came to be, and how to call it.
+_ABOUT_ROWS = {
+    "dtype": "dtype of the embeddings",
+    "model_fingerprint": "model weights",
+    "layer": "layer",
+    "transform": "image transform",
+    "special_tokens": "special tokens",
+    "max_tokens": "max_tokens",
+}
 _MIN_ROWS, _MAX_ROWS, _SEGMENT_NONZEROS = 1 << 8, 1 << 16, 1 << 21
 
 
@@ -36,7 +41,6 @@ class Plan:
     inputs: Inputs
     sae: LoadedSAE
     encoder: Encoder
-    truth: GroundTruth | None = None
 
     @property
     def source(self) -> EmbeddingSource:
@@ -162,8 +166,7 @@ def make_plan(
             f"the embeddings {inputs.source.path} have width {inputs.source.d_in}, the SAE {sae.name} takes "
             f"{sae.d_in}; check that they come from the model and layer that it was trained on. Nothing was written."
         )
-    truth = planned_truth(request, dataset, sample_type, inputs.items, inputs.index)
-    return Plan(request, path, inputs, sae, make_encoder(sae, request.device, request.exact_encode), truth)
+    return Plan(request, path, inputs, sae, make_encoder(sae, request.device, request.exact_encode))
 
 
 def _known(request: Request) -> Dataset | None:
