@@ -10,6 +10,7 @@ import numpy as np
 
 from saestore.building.inputs import Inputs, embeddings_on_disk, from_model
 from saestore.building.request import Request
+from saestore.building.truth import planned_truth
 from saestore.encode import Encoder, make_encoder
 from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError
 from saestore.format import SetAttributes, split_set_path
@@ -17,6 +18,7 @@ from saestore.items import Items
 from saestore.items.index import ItemIndex
 from saestore.saes import LoadedSAE, load_sae
 from saestore.sources import Dataset, EmbeddingSource, find_dataset
+from saestore.sources.ground_truth import GroundTruth
 
 Array = np.ndarray[Any, Any]
 
@@ -41,6 +43,7 @@ class Plan:
     inputs: Inputs
     sae: LoadedSAE
     encoder: Encoder
+    truth: GroundTruth | None = None
 
     @property
     def source(self) -> EmbeddingSource:
@@ -166,7 +169,8 @@ def make_plan(
             f"the embeddings {inputs.source.path} have width {inputs.source.d_in}, the SAE {sae.name} takes "
             f"{sae.d_in}; check that they come from the model and layer that it was trained on. Nothing was written."
         )
-    return Plan(request, path, inputs, sae, make_encoder(sae, request.device, request.exact_encode))
+    truth = planned_truth(request, dataset, sample_type, inputs.items, inputs.index)
+    return Plan(request, path, inputs, sae, make_encoder(sae, request.device, request.exact_encode), truth)
 
 
 def _known(request: Request) -> Dataset | None:
