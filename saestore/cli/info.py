@@ -18,7 +18,7 @@ _LISTED = 30  # names of concepts or segments that are listed one by one
 Info = dict[str, Any]
 
 
-@command("info", example="saestore info CLEVR/patch", keys={**keys.SETS, **keys.FIDELITY})
+@command("info", example="saestore info CLEVR/patch", keys={**keys.SETS})
 @with_target
 @click.option("--fidelity", is_flag=True, help="Look for signs of a wrong layer, a missing normalisation or BOS rows.")
 @click.option("--embeddings", metavar="PATH", help="With --fidelity: what was encoded.  [default: as the set says]")

@@ -187,25 +187,6 @@ SETS = {
     **{f"sets[].{key}": says for key, says in SET_INFO.items()},
 }
 
-FIDELITY = {
-    "fidelity": "with `--fidelity`, in place of `sets`: how faithful one set is, and the signs of what went wrong",
-    "fidelity.ok": "true where nothing was found",
-    "fidelity.set": "path of the set",
-    "fidelity.reconstruction": "explained variance, how it was measured, figures of the embeddings; null if unknown",
-    "fidelity.l0": "active features a sample: min, p25, median, p75, max, mean",
-    "fidelity.activations": "min, p50, p99, max of the active values; how many features have negative ones",
-    "fidelity.features": "how many are dead, how many active on more than half of the samples, and which these are",
-    "fidelity.positions": "samples that stand first in their item beside the others; null where items have one",
-    "fidelity.expected": "what the metadata of the SAE says",
-    "fidelity.left_out": "what could not be looked at, and why",
-    "fidelity.findings": "one for each sign that something is wrong",
-    "fidelity.findings[].sign": "which sign, such as `wrong-layer`, `normalisation` or `first-position`",
-    "fidelity.findings[].severity": "`error`, `warning` or `note`",
-    "fidelity.findings[].what": "what was seen, in words",
-    "fidelity.findings[].evidence": "the numbers behind it",
-    "fidelity.findings[].advice": "what to do",
-}
-
 VERIFY = {
     "ok": "true when nothing is wrong",
     "checked": "paths of the sets that were read",

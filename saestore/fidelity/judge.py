@@ -82,7 +82,7 @@ def _first_position(facts: Facts) -> Iterator[Finding]:
         seen.append(f"they have the same active features in every item (Jaccard index {p['alike']:.2f})")
     if p["share_of_strongest"] >= STRONGEST and p["share_of_strongest"] >= OVER * p["share"]:
         seen.append(
-            f"{p['share_of_strongest']:.0%} of the strongest activations are theirs, with {p['share']:.1%} of the samples"
+            f"{p['share_of_strongest']:.0%} of the strongest activations and {p['share']:.1%} of the samples are theirs"
         )
     seen += [
         f"their {name} is {p[key]:.3g} times that of the others"

@@ -112,7 +112,9 @@ def _open(acts: ActivationSet, embeddings: Any, sae: Any, left_out: list[str]) -
 
 def _expected(acts: ActivationSet, loaded: Any) -> dict[str, Any]:
     """What the SAE's metadata says there should be."""
-    sae, architecture = acts.attributes.sae, acts.attributes.sae.get("architecture")
+    said_of = {} if loaded is None else loaded.info
+    sae = {**said_of, **{name: value for name, value in acts.attributes.sae.items() if value is not None}}
+    architecture = sae.get("architecture")
     named = [_L0_IN_NAME.search(str(sae.get(key) or "")) for key in ("sae_id", "source", "name")]
     l0 = next((float(match[1]) for match in named if match), None)
     negative = False if architecture in _RELU else True if architecture == "clip_scope" else None

@@ -1,0 +1,410 @@
+"""The fidelity report: its numbers against numpy and sae_lens, each sign on a fault made on purpose, none without one.
+
+The faults are made with the shipped examples: real embeddings of real models, through SAEs trained on such embeddings.
+"""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from cli_stores import invoke
+from hypothesis import given
+from hypothesis import strategies as st
+
+import saestore
+from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
+from saestore.fidelity.stream import ValueCounts, quantile_of_counts
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+CLEVR, ISARCASM = EXAMPLES / "clevr", EXAMPLES / "isarcasm"
+PATCHES = 256
+
+
+def signs(found):
+    return [finding.sign for finding in found.findings]
+
+
+def embeddings(example):
+    return np.load(example / "embeddings.npy").astype(np.float32)
+
+
+def text_ptr():
+    with np.load(ISARCASM / "tokens.npz", allow_pickle=False) as tokens:
+        return tokens["text_ptr"].astype(np.int64)
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Builds one of the examples from other embeddings, which are often warned about."""
+    pytest.importorskip("torch", reason="building needs torch")
+
+    def built(example, x, item_ptr=None, **options):
+        np.save(tmp_path / "x.npy", x)
+        if item_ptr is None:
+            item_ptr = np.arange(0, len(x) + 1, PATCHES) if example == CLEVR else text_ptr()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".* of the variance of the first")
+            return saestore.build(
+                "Spoilt",
+                store=tmp_path / "s.zarr",
+                sample_type="patch" if example == CLEVR else "token",
+                embeddings=tmp_path / "x.npy",
+                sae=example / "sae",
+                item_ptr=item_ptr,
+                progress=False,
+                **options,
+            )
+
+    return built
+
+
+# Healthy
+
+
+@pytest.fixture(scope="module")
+def healthy(example_store):
+    store = saestore.open(example_store)
+    return {path.split("/")[0]: store[path] for path in store}
+
+
+@pytest.mark.parametrize("name", ["CLEVR", "iSarcasm"])
+def test_the_shipped_examples_give_no_finding(healthy, name):
+    found = healthy[name].fidelity()
+    assert found.findings == ()
+    assert found.left_out == ()
+    assert found.ok
+    assert found.reconstruction["agreement"] == 1
+
+
+@pytest.mark.parametrize(("name", "example"), [("CLEVR", CLEVR), ("iSarcasm", ISARCASM)])
+def test_reconstruction_is_that_of_sae_lens(healthy, name, example):
+    torch = pytest.importorskip("torch")
+    sae_lens = pytest.importorskip("sae_lens")
+    x = torch.from_numpy(embeddings(example))[:2500]
+    acts = healthy[name]
+    sae = sae_lens.SAE.load_from_disk(example / "sae")
+    with torch.no_grad():
+        back = sae.decode(sae.encode(x)).double().numpy()
+    x = x.double().numpy()
+    lost = ((x - back) ** 2).sum()
+    found = acts.fidelity(n_rows=acts.shape[0]).reconstruction
+    if len(x) == acts.shape[0]:  # all of it
+        assert found["explained_variance"] == pytest.approx(1 - lost / ((x - x.mean(0)) ** 2).sum(), abs=1e-6)
+        assert found["mse"] == pytest.approx(((x - back) ** 2).mean(), rel=1e-5)
+        cosine = (x * back).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(back, axis=1)
+        assert found["cosine"] == pytest.approx(cosine.mean(), abs=1e-6)
+    part = acts.fidelity().reconstruction
+    assert part["n_rows"] == 2048
+    assert part["explained_variance"] == pytest.approx(found["explained_variance"], abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["CLEVR", "iSarcasm"])
+def test_counts_are_those_of_the_matrix(healthy, name):
+    acts = healthy[name]
+    matrix, found = acts.sparse(), acts.fidelity()
+    counts, often = np.diff(matrix.indptr), np.bincount(matrix.indices, minlength=acts.shape[1])
+    low = found.l0
+    assert [low["min"], low["p25"], low["median"], low["p75"], low["max"]] == np.quantile(
+        counts, [0, 0.25, 0.5, 0.75, 1]
+    ).tolist()
+    assert low["mean"] == pytest.approx(counts.mean())
+    assert found.features["n_dead"] == (often == 0).sum()
+    assert sorted(found.features["always_on"]) == np.flatnonzero(often > len(counts) / 2).tolist()
+    values = found.activations
+    assert (values["min"], values["max"]) == (matrix.data.min(), matrix.data.max())
+    assert [values["p50"], values["p99"]] == pytest.approx(np.quantile(matrix.data, [0.5, 0.99]), rel=1e-3)
+    first = acts.item_index.pointers()[:-1]
+    norms = np.sqrt(np.asarray((matrix * matrix).sum(1)).ravel())
+    others = np.setdiff1d(np.arange(len(counts)), first)
+    assert found.positions["n_first"] == len(first)
+    assert found.positions["norm_ratio"] == pytest.approx(np.median(norms[first]) / np.median(norms[others]), rel=2e-3)
+    assert found.positions["l0_ratio"] == pytest.approx(np.median(counts[first]) / np.median(counts[others]))
+
+
+def test_expectations_come_from_the_sae(healthy):
+    assert healthy["CLEVR"].fidelity().expected == {
+        "architecture": "topk", "d_in": 384, "k": 32, "l0": None, "negative": False,
+    }  # fmt: skip
+    assert healthy["iSarcasm"].fidelity().expected["l0"] == pytest.approx(32, abs=1e-3)
+
+
+# A wrong layer
+
+
+@pytest.mark.parametrize("example", [CLEVR, ISARCASM], ids=["clevr", "isarcasm"])
+def test_columns_in_another_order_look_like_a_wrong_layer(build, example):
+    x = embeddings(example)[: 10 * PATCHES]
+    found = build(example, x[:, np.random.default_rng(0).permutation(x.shape[1])]).fidelity()
+    assert "wrong-layer" in signs(found)
+    assert not {"normalisation", "first-position", "other-activations"} & set(signs(found))
+    (finding,) = (f for f in found.findings if f.sign == "wrong-layer")
+    assert finding.evidence["explained_variance"] < 0
+    assert finding.evidence["best_of_any_scale"] < 0.5
+    assert "layer" in finding.advice
+
+
+def test_l0_far_from_that_of_training_is_told(build):
+    x = embeddings(ISARCASM)
+    found = build(ISARCASM, x[:, ::-1]).fidelity()
+    (finding,) = (f for f in found.findings if f.sign == "l0")
+    assert finding.evidence["l0"] == pytest.approx(found.l0["mean"])
+    assert finding.evidence["expected"] == pytest.approx(32, abs=1e-3)
+
+
+def test_a_low_share_that_only_the_build_measured_is_told_without_the_embeddings(build, tmp_path):
+    acts = build(CLEVR, embeddings(CLEVR)[:PATCHES, ::-1])
+    (tmp_path / "x.npy").unlink()
+    found = acts.fidelity()
+    assert found.reconstruction["measured"] == "first batch of the build"
+    assert "wrong-layer" in signs(found)
+    assert "x.npy" in found.left_out[0]
+
+
+# A missing normalisation
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+SPOILT = {
+    "twice": lambda x: 2 * x,
+    "a tenth": lambda x: x / 10,
+    "ten times": lambda x: 10 * x,
+    "centred, length 1": lambda x: unit(x - x.mean(0)),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+@pytest.mark.parametrize("example", [CLEVR, ISARCASM], ids=["clevr", "isarcasm"])
+def test_another_scale_is_told_with_the_factor_that_mends_it(build, example, how):
+    found = build(example, SPOILT[how](embeddings(example)[: 10 * PATCHES])).fidelity()
+    assert "normalisation" in signs(found)
+    assert "wrong-layer" not in signs(found)
+    (finding,) = (f for f in found.findings if f.sign == "normalisation")
+    assert finding.evidence["rescaled"] >= 0.5 > found.reconstruction["explained_variance"]
+    wanted = {"twice": 1 / 2, "a tenth": 10, "ten times": 1 / 10}.get(how)
+    assert finding.evidence["centred"] == ("scaled" if wanted else "centred")
+    if wanted:
+        assert wanted / 1.5 < finding.evidence["factor"] < wanted * 1.5
+
+
+# BOS rows
+
+
+def with_first(x, ptr, row):
+    """The embeddings with one more row at the start of every item, and the pointers of that."""
+    return np.insert(x, ptr[:-1], row, axis=0), ptr + np.arange(len(ptr))
+
+
+def test_massive_bos_rows_are_told(build):
+    x, ptr = embeddings(ISARCASM), text_ptr()
+    bos = np.zeros(x.shape[1], np.float32)
+    bos[[17, 203]] = 60_000, -60_000  # as models have them: a few dimensions, far beyond all others
+    found = build(ISARCASM, *with_first(x, ptr, bos)).fidelity()
+    assert signs(found) == ["first-position"]
+    evidence = found.findings[0].evidence
+    assert evidence["alike"] == 1
+    assert evidence["alike_second"] < 0.5
+    assert found.reconstruction["without_first"] > 0.7
+
+
+def test_one_and_the_same_first_row_of_ordinary_size_is_told(build):
+    x, ptr = embeddings(ISARCASM), text_ptr()
+    found = build(ISARCASM, *with_first(x, ptr, x[100])).fidelity()
+    assert signs(found) == ["first-position"]
+    assert "same active features" in found.findings[0].what
+
+
+def test_first_rows_that_hold_the_strongest_activations_are_told(build):
+    x = embeddings(CLEVR)[: 10 * PATCHES]
+    x[::PATCHES] += 40 * (x[1::PATCHES] - x.mean(0))  # each its own
+    found = build(CLEVR, x).fidelity()
+    assert "first-position" in signs(found)
+    assert found.positions["share_of_strongest"] > 0.5
+    assert "wrong-layer" not in signs(found)
+
+
+def test_texts_that_begin_alike_are_no_bos_rows(healthy, tmp_path):
+    """Of a template all first samples are alike, and so are the second ones."""
+    acts = healthy["iSarcasm"]
+    rows = np.concatenate([np.r_[3, 7, a:b] for a, b in np.lib.stride_tricks.sliding_window_view(text_ptr(), 2)])
+    ptr = text_ptr() + 2 * np.arange(len(text_ptr()))
+    store = saestore.open(tmp_path / "s.zarr", mode="a")
+    found = store.write("Template/token/x", acts.sparse(rows), item_ptr=ptr).fidelity()
+    assert found.positions["alike"] == found.positions["alike_second"] == 1
+    assert signs(found) == []
+
+
+# Activations that the SAE cannot have given
+
+
+@pytest.fixture
+def ready(healthy, tmp_path):
+    """Stores ready activations, made of CLEVR's, and looks at them beside its embeddings and SAE."""
+    pytest.importorskip("torch")
+
+    def looked_at(matrix, sae="sae", **options):
+        store = saestore.open(tmp_path / "s.zarr", mode="a")
+        acts = store.write("Ready/patch/x", sp.csr_array(matrix), **options)
+        return acts.fidelity(CLEVR / "embeddings.npy", CLEVR / sae)
+
+    return looked_at, healthy["CLEVR"].sparse()
+
+
+def test_ready_activations_of_the_sae_are_as_good_as_built_ones(ready):
+    look, matrix = ready
+    assert signs(look(matrix, item_ptr=PATCHES * np.arange(37), segment_rows=1000)) == []
+
+
+def test_rows_in_another_order_are_told(ready):
+    look, matrix = ready
+    found = look(matrix[::-1])
+    assert found.findings[0].sign == "other-activations"
+    assert found.findings[0].severity == "error"
+
+
+def test_filtered_activations_are_told_from_a_wrong_layer(ready):
+    look, matrix = ready
+    strongest = matrix.max(axis=1).toarray()
+    matrix.data[matrix.data < np.repeat(strongest, np.diff(matrix.indptr)) * 0.7] = 0
+    matrix.eliminate_zeros()
+    found = look(matrix)
+    assert "incomplete" in signs(found)
+    assert "below-k" in signs(found)
+    assert "wrong-layer" not in signs(found)
+
+
+def test_more_than_k_and_negative_ones_are_told(ready):
+    look, matrix = ready
+    more = matrix.tolil()
+    more[5, :40] = 1
+    more[6, 3] = -1
+    found = look(more.tocsr())
+    assert signs(found) == ["above-k", "negative"]
+    assert found.findings[0].evidence["max"] >= 40
+    assert found.findings[1].evidence["min"] == -1
+
+
+def test_what_the_threshold_would_have_cut_off_is_told(healthy, tmp_path):
+    pytest.importorskip("torch")
+    acts = healthy["iSarcasm"]
+    matrix = acts.sparse()
+    matrix.data[matrix.indices == 7] = 1e-3
+    store = saestore.open(tmp_path / "s.zarr", mode="a")
+    found = store.write("Ready/token/x", matrix, item_ptr=text_ptr()).fidelity(None, ISARCASM / "sae")
+    assert signs(found) == ["below-threshold"]
+    assert found.findings[0].evidence["features"] == [7]
+    assert "--embeddings" in found.left_out[0]
+
+
+def test_features_that_are_always_on_are_told(tmp_path):
+    rng = np.random.default_rng(0)
+    dense = (rng.random((500, 100)) < 0.02) * rng.random((500, 100))
+    dense[:, [3, 50, 77, 99]] = 1
+    found = saestore.open(tmp_path / "s.zarr", mode="a").write("On/cls/x", sp.csr_array(dense)).fidelity()
+    assert signs(found) == ["always-on"]
+    assert found.findings[0].evidence["features"] == [3, 50, 77, 99]
+
+
+def test_single_rows_far_beyond_the_others_are_noted(tmp_path):
+    rng = np.random.default_rng(0)
+    dense = (rng.random((600, 100)) < 0.1) * (1 + rng.random((600, 100)))
+    dense[[33, 444]] *= 50
+    store = saestore.open(tmp_path / "s.zarr", mode="a")
+    found = store.write("Out/token/x", sp.csr_array(dense), item_ptr=20 * np.arange(31)).fidelity()
+    assert [(f.sign, f.severity) for f in found.findings] == [("outlier-rows", "note")]
+    assert found.findings[0].evidence["n_samples"] == 2
+
+
+# What is not there, and what does not fit
+
+
+def test_without_torch_the_report_says_what_it_left_out(healthy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    found = healthy["CLEVR"].fidelity()
+    assert found.findings == ()
+    assert found.reconstruction["measured"] == "first batch of the build"
+    assert "saestore[sae]" in found.left_out[0]
+    with pytest.raises(MissingDependencyError, match="saestore\\[sae\\]"):
+        healthy["CLEVR"].fidelity(CLEVR / "embeddings.npy")
+
+
+def test_embeddings_that_are_not_those_of_the_set_are_refused(healthy, tmp_path):
+    acts = healthy["CLEVR"]
+    with pytest.raises(InvalidInputError, match="2,450 embeddings of width 640"):
+        acts.fidelity(ISARCASM / "embeddings.npy")
+    np.save(tmp_path / "other.npy", embeddings(CLEVR)[::-1])
+    with pytest.raises(InvalidInputError, match="other embeddings than those that CLEVR"):
+        acts.fidelity(tmp_path / "other.npy")
+    with pytest.raises(NotFoundError, match=r"nothing\.npy"):
+        acts.fidelity(tmp_path / "nothing.npy")
+    with pytest.raises(InvalidInputError, match="1,984"):
+        acts.fidelity(sae=CLEVR / "sae-512")
+    with pytest.raises(InvalidInputError, match="n_rows is 1"):
+        acts.fidelity(n_rows=1)
+
+
+def test_a_set_without_activations_is_refused(tmp_path):
+    acts = saestore.open(tmp_path / "s.zarr", mode="a").write("None/cls/x", sp.csr_array((4, 5)))
+    with pytest.raises(InvalidInputError, match="nothing to look at"):
+        acts.fidelity()
+
+
+# The command line and the notebook
+
+
+def test_the_command_prints_the_report(example_store):
+    out = invoke("info", "--fidelity", "CLEVR", "--store", example_store).stdout
+    assert out.startswith("CLEVR/patch/clevr-sae: fidelity\n  explained variance")
+    assert "findings            none" in out
+    document = json.loads(invoke("info", "--fidelity", "CLEVR", "--json", "--store", example_store).stdout)["fidelity"]
+    assert document == json.loads(json.dumps(saestore.open(example_store)["CLEVR"].fidelity().to_dict()))
+
+
+def test_the_command_prints_findings_and_what_to_do(build, tmp_path):
+    build(CLEVR, 2 * embeddings(CLEVR)[:PATCHES])
+    words = ("info", "--fidelity", "--embeddings", tmp_path / "x.npy", "--sae-from", CLEVR / "sae")
+    out = " ".join(invoke(*words, "--store", tmp_path / "s.zarr").stdout.split())
+    assert "warning The activations explain 0.36 of the variance" in out
+    assert "Encode the hidden states as the model gives them" in out
+
+
+def test_embeddings_without_the_report_are_wrong_usage(example_store):
+    result = invoke("info", "--embeddings", "x.npy", "--store", example_store)
+    assert result.exit_code == 2
+    assert "go with --fidelity" in result.output
+
+
+def test_a_notebook_shows_numbers_and_findings(tmp_path):
+    matrix = sp.csr_array(np.ones((20, 3)))
+    found = saestore.open(tmp_path / "s.zarr", mode="a").write("On/cls/x", matrix).fidelity()
+    shown = found._repr_html_()
+    assert "<table>" in shown
+    assert "warning" in shown
+    assert "active on more than half" in repr(found)
+
+
+# Counting
+
+
+@given(st.lists(st.integers(0, 50), min_size=1), st.floats(0, 1))
+def test_quantiles_of_counts_are_those_of_numpy(values, q):
+    assert quantile_of_counts(np.bincount(values), q) == pytest.approx(np.quantile(values, q))
+
+
+@given(
+    st.lists(st.floats(2**-60, 2**60, width=32) | st.floats(-(2**60), -(2**-60), width=32), min_size=1, max_size=60),
+    st.floats(0, 1),
+)
+def test_values_are_counted_to_within_half_a_bin(values, q):
+    counted = ValueCounts()
+    counted.add(np.array(values[:3], np.float32))
+    counted.add(np.array(values[3:], np.float32))
+    exact = np.quantile(values, q, method="inverted_cdf")
+    assert counted.quantile(q) == pytest.approx(exact, rel=2**-11)
+    assert counted.n_above(0.0) == sum(v > 0 for v in values)
