@@ -17,7 +17,12 @@ from hypothesis import strategies as st
 
 import saestore
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
+from saestore.fidelity import stream
 from saestore.fidelity.stream import ValueCounts, quantile_of_counts
+from saestore.format import SetAttributes
+from saestore.items.index import ItemIndex
+from saestore.store import start_set
+from saestore.writing import SetWriter
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 CLEVR, ISARCASM = EXAMPLES / "clevr", EXAMPLES / "isarcasm"
@@ -42,7 +47,7 @@ def build(tmp_path):
     """Builds one of the examples from other embeddings, which are often warned about."""
     pytest.importorskip("torch", reason="building needs torch")
 
-    def built(example, x, item_ptr=None, **options):
+    def built(example, x, item_ptr=None, sae=None):
         np.save(tmp_path / "x.npy", x)
         if item_ptr is None:
             item_ptr = np.arange(0, len(x) + 1, PATCHES) if example == CLEVR else text_ptr()
@@ -53,10 +58,9 @@ def build(tmp_path):
                 store=tmp_path / "s.zarr",
                 sample_type="patch" if example == CLEVR else "token",
                 embeddings=tmp_path / "x.npy",
-                sae=example / "sae",
+                sae=example / "sae" if sae is None else sae,
                 item_ptr=item_ptr,
                 progress=False,
-                **options,
             )
 
     return built
@@ -191,6 +195,23 @@ def test_another_scale_is_told_with_the_factor_that_mends_it(build, example, how
     assert finding.evidence["centred"] == ("scaled" if wanted else "centred")
     if wanted:
         assert wanted / 1.5 < finding.evidence["factor"] < wanted * 1.5
+
+
+def test_a_half_precision_sae_that_some_scales_overflow_is_judged_too(build, tmp_path):
+    torch = pytest.importorskip("torch")
+    sae_lens = pytest.importorskip("sae_lens")
+    sae = sae_lens.SAE.load_from_disk(CLEVR / "sae")
+    sae.cfg.dtype = "float16"
+    sae = sae.to(torch.float16)
+    x = 4 * embeddings(CLEVR)[: 2 * PATCHES]
+    found = build(CLEVR, x, sae=sae).fidelity(tmp_path / "x.npy", sae)
+    assert "normalisation" in signs(found)
+
+
+def test_embeddings_that_are_all_alike_are_told(build):
+    x = np.repeat(embeddings(CLEVR)[:1], PATCHES, axis=0)
+    found = build(CLEVR, x).fidelity()
+    assert "alike" in found.findings[0].what
 
 
 # BOS rows
@@ -387,6 +408,54 @@ def test_a_notebook_shows_numbers_and_findings(tmp_path):
     assert "<table>" in shown
     assert "warning" in shown
     assert "active on more than half" in repr(found)
+
+
+# What the SAE is called, and sets that are not one segment
+
+
+def with_attributes(path, dense, sae, sizes, finish):
+    """A set that names its SAE, as an import leaves it."""
+    attributes = SetAttributes(
+        n_features=dense.shape[1], dtype="float32", n_items=len(dense) // 5, item_size=5, sae=sae,
+        planned_samples=len(dense),
+    )  # fmt: skip
+    store = saestore.open(path, mode="a")
+    with SetWriter(store.root, "Named/token/x") as writer:
+        start_set(writer, attributes, None, ItemIndex(len(dense) // 5, 5), None)
+        for part in map(sp.csr_array, np.split(dense, np.cumsum(sizes)[:-1])):
+            writer.append(part.indptr.astype(np.int64), part.indices.astype(np.uint16), part.data)
+        if finish:
+            writer.finish()
+    return saestore.open(path)["Named"]
+
+
+@pytest.mark.parametrize("sae_id", ["layer_34/width_16k/average_l0_114", "layer_34/width_16k/canonical"])
+def test_gemma_scope_is_expected_to_have_the_l0_of_its_name(tmp_path, sae_id):
+    if "canonical" in sae_id:
+        pytest.importorskip("torch", reason="the table of registered SAEs comes with what loads them")
+    sae = {"name": "gemma-scope-9b-34-16k", "sae_id": sae_id, "architecture": "jumprelu", "source": str(tmp_path)}
+    dense = (np.random.default_rng(0).random((50, 400)) < 0.3).astype(np.float32)
+    dense *= np.random.default_rng(1).random(dense.shape, np.float32)
+    near = with_attributes(tmp_path / "near.zarr", dense, sae, [50], finish=True).fidelity()
+    assert near.expected["l0"] == 114
+    assert signs(near) == []
+    dense[:, 40:] = 0
+    far = with_attributes(tmp_path / "far.zarr", dense, sae, [50], finish=True).fidelity()
+    assert signs(far) == ["l0"]
+    assert far.findings[0].evidence["expected"] == 114
+
+
+def test_blocks_and_segments_count_as_the_whole(tmp_path, monkeypatch):
+    rng = np.random.default_rng(3)
+    dense = np.where(rng.random((90, 40)) < 0.2, rng.normal(size=(90, 40)), 0).astype(np.float32)
+    dense[20:30] = 0
+    whole = with_attributes(tmp_path / "one.zarr", dense, {}, [90], finish=True).fidelity()
+    monkeypatch.setattr(stream, "_ENTRIES", 5)
+    monkeypatch.setattr(stream, "_ROWS", 7)
+    parts = with_attributes(tmp_path / "parts.zarr", dense, {}, [31, 9, 50], finish=False).fidelity()
+    assert parts == whole
+    assert whole.l0["min"] == 0
+    assert whole.activations["n_negative"] == (dense.min(0) < 0).sum()
 
 
 # Counting

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,7 +52,7 @@ def measure(
 
         rows = variance.sample_rows(acts.shape[0], n_rows, seed)
         found = variance.compare(acts, opened, rows)
-        if judge.is_low(found):
+        if judge.is_low(found) and np.isfinite(found["explained_variance"]):
             scale = variance.best_scale(opened, rows)
     fidelity = Fidelity(
         set=acts.path,
@@ -115,8 +115,7 @@ def _expected(acts: ActivationSet, loaded: Any) -> dict[str, Any]:
     said_of = {} if loaded is None else loaded.info
     sae = {**said_of, **{name: value for name, value in acts.attributes.sae.items() if value is not None}}
     architecture = sae.get("architecture")
-    named = [_L0_IN_NAME.search(str(sae.get(key) or "")) for key in ("sae_id", "source", "name")]
-    l0 = next((float(match[1]) for match in named if match), None)
+    l0 = _l0_in_name(sae)
     negative = False if architecture in _RELU else True if architecture == "clip_scope" else None
     k = sae.get("k")
     expected = {"architecture": architecture, "d_in": sae.get("d_in"), "k": k, "l0": l0, "negative": negative}
@@ -124,12 +123,23 @@ def _expected(acts: ActivationSet, loaded: Any) -> dict[str, Any]:
         from saestore.fidelity.variance import said_by
 
         said = said_by(loaded)
-        expected["l0"] = expected["l0"] if said["l0"] is None else said["l0"]
+        expected["l0"] = said["l0"] if l0 is None else l0
         expected["negative"] = negative if said["negative"] is None else said["negative"]
         expected["thresholds"] = said["thresholds"]
     if k is not None:
         expected["l0"] = None  # k says it
     return expected
+
+
+def _l0_in_name(sae: Mapping[str, Any]) -> float | None:
+    """Gemma Scope calls its SAEs by their mean L0."""
+    names = [str(sae.get(key) or "") for key in ("sae_id", "source")]
+    if sae.get("name") and importlib.util.find_spec("torch") is not None:
+        from saestore.saes import REGISTERED
+
+        names += [REGISTERED[sae["name"]].file] if sae["name"] in REGISTERED else []
+    found = [_L0_IN_NAME.search(name) for name in names]
+    return next((float(match[1]) for match in found if match), None)
 
 
 def _recorded(acts: ActivationSet) -> dict[str, Any] | None:

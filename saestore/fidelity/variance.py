@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import torch
 from saestore.encode import SparseBatch, make_encoder
 from saestore.errors import InvalidInputError
 from saestore.interop.decoding import sae_of
-from saestore.saes import REGISTERED, LoadedSAE
+from saestore.saes import LoadedSAE
 from saestore.saes.forward import Above, Forward, TopK, forward_of
 from saestore.sources import EmbeddingSource, open_embeddings
 
@@ -24,7 +23,6 @@ Array = np.ndarray[Any, Any]
 _RUNS = 64
 _TRIED = 256  # embeddings that other scales are tried on
 _SAME = 1e-2  # relative difference of an activation that a narrower dtype or another device may make
-_L0_IN_NAME = re.compile(r"average_l0_(\d+)")
 
 
 @dataclass(frozen=True)
@@ -75,10 +73,8 @@ def said_by(sae: LoadedSAE) -> dict[str, Any]:
     select = forward_of(sae.module).select
     notes = getattr(getattr(sae.module, "cfg", None), "metadata", None)
     l0 = notes.to_dict().get("l0") if notes is not None else None
-    registered = REGISTERED.get(sae.name)
-    named = _L0_IN_NAME.search(registered.file) if registered else None
     return {
-        "l0": float(named[1]) if named else None if l0 is None else float(l0),
+        "l0": None if l0 is None else float(l0),
         "negative": not select.relu if isinstance(select, TopK) else False if isinstance(select, Above) else None,
         "thresholds": np.atleast_1d(select.threshold.cpu().double().numpy()) if isinstance(select, Above) else None,
     }
@@ -136,18 +132,21 @@ def best_scale(opened: Opened, rows: Array) -> dict[str, Any]:
     def attempt(kind: str, shift: Any, power: float) -> float:
         nonlocal best
         tried = (x * 2.0**power + shift).float()
-        with torch.inference_mode():
-            share = encoder.explained_variance(tried, encoder.encode(tried))
+        try:
+            with torch.inference_mode():
+                share = encoder.explained_variance(tried, encoder.encode(tried))
+        except InvalidInputError:  # a value that the SAE's dtype cannot hold
+            return -np.inf
         if share > best["explained_variance"]:
             best = {"explained_variance": share, "kind": kind, "factor": 2.0**power, "power": power}
         return share
 
     for kind, shift in shifts:
         coarse = np.arange(-16.0, 17.0, 2.0)
-        centre = coarse[int(np.nanargmax([attempt(kind, shift, power) for power in coarse]))]
+        centre = coarse[int(np.argmax([attempt(kind, shift, power) for power in coarse]))]
         for step in (1.0, 0.5, 0.25):
             near = [centre - step, centre, centre + step]
-            centre = near[int(np.nanargmax([attempt(kind, shift, power) for power in near]))]
+            centre = near[int(np.argmax([attempt(kind, shift, power) for power in near]))]
     return best
 
 
