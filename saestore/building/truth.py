@@ -65,3 +65,5 @@ def give_truth(acts: ActivationSet, truth: GroundTruth | None, say: Callable[[st
         given = give_labels(acts, truth, keep=True)
         if given:
             say(f"{acts.path}: {len(given)} concepts given from {truth.folder}.")
+            if truth.caveat:
+                say(f"{acts.path}: {truth.caveat}.")

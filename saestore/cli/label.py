@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from saestore.cli import output
-from saestore.cli.group import command
+from saestore.cli.group import command, note
 from saestore.cli.keys import SET
 from saestore.cli.table import Column, counts
 from saestore.cli.target import Target, json_option, with_target
@@ -179,7 +179,10 @@ def _add_ground_truth(acts: ActivationSet, folder: str, *, overwrite: bool) -> l
     truth = read_ground_truth(folder, expected_of(acts))
     if not overwrite:
         truth.check("Nothing was written. Correct one of them, or pass --overwrite to take the ground truth as it is")
-    return give_labels(acts, truth, overwrite=overwrite)
+    given = give_labels(acts, truth, overwrite=overwrite)
+    if given and truth.caveat:
+        note(truth.caveat)
+    return given
 
 
 def _rows(acts: ActivationSet) -> list[dict[str, Any]]:

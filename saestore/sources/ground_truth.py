@@ -28,6 +28,11 @@ Array = np.ndarray[Any, Any]
 
 _FILE = re.compile(r"gt_(?P<what>patch|patches|samples)_per_concept(_(?P<split>train|cal|test))?")
 _LISTED = 5
+# The pipeline resized masks to a square, and cut the middle out of the images that it embedded.
+_SQUASHED = (
+    "these labels of patches are of images squashed to squares; where the embeddings are of the middle of images that "
+    "are not square, they are beside the patches that they mean (`saestore label --masks` does better)"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,11 +78,14 @@ class GroundTruth:
         Level (``item``, ``sample``) -> concept -> ascending rows.
     disagreements
         Where they contradict the metadata or one another: a sentence each.
+    caveat
+        What no check can find but whoever uses the labels should know; empty where there is nothing.
     """
 
     folder: Path
     labels: dict[str, dict[str, Array]]
     disagreements: list[str]
+    caveat: str = ""
 
     def check(self, advice: str) -> None:
         """Refuse what contradicts the metadata.
@@ -143,7 +151,8 @@ def read_ground_truth(folder: str | os.PathLike[str], expected: Expected) -> Gro
         if of_level:
             labels[level] = _joined(of_level, expected, faults)
     faults += _against_items(labels, expected)
-    return GroundTruth(where, labels, faults)
+    squashed = expected.sample_type == "patch" and bool(labels.get("sample"))
+    return GroundTruth(where, labels, faults, _SQUASHED if squashed else "")
 
 
 def _suffix(folder: Path, sample_type: str) -> str:
