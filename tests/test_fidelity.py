@@ -5,6 +5,7 @@ The faults are made with the shipped examples: real embeddings of real models, t
 
 import json
 import sys
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -456,6 +457,22 @@ def test_blocks_and_segments_count_as_the_whole(tmp_path, monkeypatch):
     assert parts == whole
     assert whole.l0["min"] == 0
     assert whole.activations["n_negative"] == (dense.min(0) < 0).sum()
+
+
+def test_memory_does_not_grow_with_the_samples(tmp_path):
+    peaks = []
+    for n in (2_000, 300_000):
+        ids = np.tile(np.arange(8, dtype=np.int32), n) + np.repeat(np.arange(n, dtype=np.int32) % 500 * 8, 8)
+        values = np.random.default_rng(0).random(8 * n, np.float32)
+        matrix = sp.csr_array((values, ids, np.arange(0, 8 * n + 1, 8)), shape=(n, 4000))
+        acts = saestore.open(tmp_path / f"{n}.zarr", mode="a").write("Much/token/x", matrix, item_ptr=20)
+        acts.fidelity()  # imports what it needs
+        tracemalloc.start()
+        acts.fidelity()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert max(peaks) < 80e6 + 60 * 4000
+    assert peaks[1] - peaks[0] < 30e6  # a block; reading all at once takes 60 MB more
 
 
 # Counting
