@@ -28,8 +28,8 @@ def localise(inputs: Inputs, evaluation: Evaluation, chosen: Candidates, p: Arra
     """
     if inputs.sample_labels is None:
         return []
-    wanted = np.flatnonzero(inputs.from_samples[chosen.concept])
-    chosen = chosen.take(wanted)
+    # A feature may be chosen by the mean of items and still never be above 0 on the samples that are the concept's.
+    chosen = chosen.take(np.flatnonzero(inputs.from_samples[chosen.concept] & (chosen.n_rows > 0)))
     seconds: dict[int, dict[str, float]] = {}
     split = inputs.of(CALIBRATION)
     for feature, column, scores in inputs.columns(split, chosen.feature):
