@@ -133,10 +133,22 @@ def test_data_that_is_not_there_is_refused(sae):
 def test_counts_of_a_text_that_was_cut_are_refused_by_name(one, sae):
     _, truth = one("Sarcasm")
     torch.save(dataset_folders.counts(cut=None)[0], truth / f"token_counts{TEXT}")
-    line = refused_last(words("Sarcasm", sae))
+    line = refused_last(words("Sarcasm", sae, "--sample-type", "token"))
     for part in ("text 4", "600 tokens", "512", "just what there is", "--item-ptr"):
         assert part in line, line
     assert "Sarcasm" not in stored()
+
+
+def test_what_is_wrong_with_one_does_not_stop_the_others(one, sae):
+    _, truth = one("Sarcasm")
+    one("CLEVR")
+    torch.save(dataset_folders.counts(cut=None)[0], truth / f"token_counts{TEXT}")
+    result = invoke("build", "Sarcasm", "CLEVR", "--data", "d", "--sae", sae)
+    assert result.exit_code == 1
+    *_, last = result.stderr.splitlines()
+    assert last == "saestore: error: 1 of 4 were not built: Sarcasm (token); see above."
+    assert any("error: Sarcasm (token): " in line and "text 4" in line for line in result.stderr.splitlines())
+    assert stored() == "CLEVR/cls/tiny CLEVR/patch/tiny Sarcasm/cls/tiny"
 
 
 def test_pointers_and_counts_that_part_are_told_with_the_text(one, sae, tmp_path):

@@ -13,7 +13,7 @@ from saestore.cli.info import overview
 from saestore.cli.model_options import model_options
 from saestore.cli.table import pairs
 from saestore.cli.target import json_option, store_option
-from saestore.errors import InvalidInputError, NotFoundError
+from saestore.errors import InvalidInputError, LockedError, NotFoundError, StoreConflictError
 
 if TYPE_CHECKING:
     from saestore.sources import Dataset
@@ -25,6 +25,9 @@ CODECS = ("pcodec", "blosc")
 ENCODINGS = ("auto", "float32", "bfloat16")
 
 _INTERRUPTED = "interrupted. What is committed is kept; give the same command again to go on from there."
+
+# What is wrong with one of several datasets is no reason to leave out the others; a full disk would be.
+_OF_ONE_JOB = (InvalidInputError, NotFoundError, StoreConflictError, LockedError)
 
 # Files that belong to one dataset; they cannot serve several.
 _OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "ground_truth", "token_spans")
@@ -142,15 +145,25 @@ def build(
         how["ground_truth"] = False
     if (how["item_ptr"] or "").isdecimal():
         how["item_ptr"] = int(how["item_ptr"])
-    found = []
     given = embeddings is not None or how["images"] is not None or how["texts"] is not None
-    for dataset, each in _jobs(datasets, sample_type, how["data"], given=given):
-        found.append(_build_one(dataset, store=location, sample_type=each, embeddings=embeddings, **how))
+    jobs = _jobs(datasets, sample_type, how["data"], given=given)
+    found, failed = [], []
+    for dataset, each in jobs:
+        try:
+            found.append(_build_one(dataset, store=location, sample_type=each, embeddings=embeddings, **how))
+        except _OF_ONE_JOB as error:
+            if len(jobs) == 1:
+                raise
+            failed.append(f"{dataset} ({each})")
+            note(f"error: {failed[-1]}: {error}")
+            continue
         if not as_json:
             output.title(found[-1]["path"])
             click.echo("\n".join(pairs(overview(found[-1]), output.line_width())))
     if as_json:
         output.document({"store": location, "sets": found})
+    if failed:
+        raise InvalidInputError(f"{len(failed)} of {len(jobs)} were not built: {', '.join(failed)}; see above.")
 
 
 def _check_for_one(given: dict[str, Any], n_datasets: int) -> None:
