@@ -38,8 +38,8 @@ class LoadedSAE:
     module
         A sae_lens ``SAE``, or a `ClipScopeSAE`.
     training
-        What it was trained on besides ``model_name`` and ``hook_name``, where it says so: ``model`` (the model's name on
-        the hub), ``prepend_bos``, ``context_size``, ``transform`` (``resize`` and ``crop`` of images).
+        What it was trained on besides ``model_name`` and ``hook_name``, where it says so: ``model`` (the model's name
+        on the hub), ``prepend_bos``, ``context_size``, ``transform`` (``resize`` and ``crop`` of images).
     """
 
     name: str
