@@ -9,8 +9,8 @@ NEWEST_PYTHON ?= $(shell for p in python3.13 "$$HOME"/.pyenv/versions/3.13*/bin/
 	"$$p" -c pass >/dev/null 2>&1 && echo "$$p" && break; done)
 
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check
-# Two workers, or as many as there are processors up to four; each takes some 1.5 GB.
-PYTEST := -m pytest --benchmark-disable -n auto --maxprocesses=4
+# A worker for every processor, four at most: each takes some 1.5 GB.
+PYTEST := -m pytest --benchmark-disable -n logical --maxprocesses=4
 
 .PHONY: help demo test lint test-newest bench clean
 
