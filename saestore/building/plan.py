@@ -109,7 +109,7 @@ class Plan:
             advice += "; what is unfinished goes on when it is given what it was begun with"
         elif self.source.n_rows > existing.n_samples:
             advice += "; or pass --append (append=True) if there are only further ones"
-        self._refuse({**self._settings(existing), **rows}, advice)
+        self._refuse({**rows, **self._settings(existing)}, advice)
 
     def refuse_other_settings(self, existing: SetAttributes) -> None:
         """Refuse a set that was built from whatever rows with another SAE, another model or other options."""
