@@ -129,6 +129,48 @@ def test_aggregations():
     assert drawn == {(a, -1.0, b) for a in (1.0, 5.0, 2.0) for b in (7.0, 3.0)}
 
 
+@pytest.fixture(scope="module")
+def cls_world(world):
+    case, acts, _, _ = world
+    cls = np.random.default_rng(5).normal(1, 1, (N_ITEMS, WIDTH)).astype(np.float32)
+    cls[case.red, 3] += 2
+    return case, acts, cls
+
+
+def test_one_embedding_an_item(cls_world):
+    case, acts, cls = cls_world
+    found = acts.detect(cls_embeddings=cls, resamples=5)
+    assert [row["method"] for row in found.rows] == ["feature", "difference, cls"]
+    assert found.provenance["cls_embeddings"]["path"] == "numpy array"
+    row, wide = found.rows[1], cls.astype(np.float64)
+    train, cal, test = (case.split == i for i in range(3))
+    centre = wide[train].mean(axis=0)
+    direction = wide[train & case.red].mean(axis=0) - wide[train & ~case.red].mean(axis=0)
+    cosines = (wide - centre) @ direction / np.linalg.norm(wide - centre, axis=1) / np.linalg.norm(direction)
+    cosines = cosines.astype(np.float32).astype(np.float64)
+    assert row["cal_f1"] == best_f1(cosines[cal], case.red[cal])
+    values = evaluate(cosines[test], case.red[test], cosines[test] >= row["threshold"])
+    assert {name: row[name] for name in METRICS} == pytest.approx(values, abs=1e-12)
+    assert row["roc_auc"] > 0.7
+
+
+def test_nothing_of_the_test_split_changes_the_vector_of_cls(cls_world):
+    case, acts, cls = cls_world
+    other = cls.copy()
+    other[case.split == 2] = np.random.default_rng(6).normal(size=((case.split == 2).sum(), WIDTH))
+    one, two = (acts.detect(cls_embeddings=each, resamples=5).rows[1] for each in (cls, other))
+    assert (one["threshold"], one["cal_f1"]) == (two["threshold"], two["cal_f1"])
+    assert one["roc_auc"] != two["roc_auc"]
+
+
+def test_cls_embeddings_that_cannot_be(cls_world):
+    _, acts, cls = cls_world
+    with pytest.raises(InvalidInputError, match=f"has 59 rows, but .* has {N_ITEMS} items; give one embed"):
+        acts.detect(cls_embeddings=cls[1:])
+    with pytest.raises(InvalidInputError, match="cls_embeddings= are of items"):
+        acts.detect("sample", cls_embeddings=cls)
+
+
 def test_nothing_of_the_test_split_changes_a_baseline(world, found):
     case, acts, embeddings, _ = world
     other, test = embeddings.copy(), rows_of(case, "test")

@@ -9,6 +9,7 @@ import numpy as np
 
 from saestore.activations.opened import OpenSet, on_snapshot
 from saestore.activations.scores import Scores
+from saestore.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from saestore.detection.inputs import Inputs
@@ -37,6 +38,7 @@ class Detect(Scores, OpenSet):
         localise: bool = True,
         baselines: bool = False,
         embeddings: Any = None,
+        cls_embeddings: Any = None,
         confidence: float = 0.95,
         resamples: int = 1000,
         seed: int = 0,
@@ -80,6 +82,8 @@ class Detect(Scores, OpenSet):
         embeddings
             Those that the set was built from, as `saestore.build` takes them; by default where the set says. Given,
             `baselines` need not be.
+        cls_embeddings
+            One embedding of each item, that of its CLS token: also ask the difference of their means. Of items only.
         confidence, resamples, seed
             Of the intervals, by the bootstrap over items.
 
@@ -118,9 +122,17 @@ class Detect(Scores, OpenSet):
             resamples=resamples,
             seed=seed,
         )
+        if cls_embeddings is not None and level != "item":
+            raise InvalidInputError("cls_embeddings= are of items; they say nothing of samples. Use level='item'.")
         inputs = self._detection_inputs(level, concepts, score)
         source = self.attributes.source
-        return detect(inputs, options, self._about(), lambda: Embedded(embeddings, source, self.shape[0], self.path))
+        return detect(
+            inputs,
+            options,
+            self._about(),
+            lambda: Embedded(embeddings, source, self.shape[0], self.path),
+            None if cls_embeddings is None else lambda: Embedded(cls_embeddings, {}, self.n_items, self.path, "items"),
+        )
 
     def _detection_inputs(self, level: Level, concepts: Sequence[str] | str | None, score: str) -> Inputs:
         import scipy.sparse as sp

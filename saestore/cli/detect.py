@@ -70,6 +70,10 @@ _SHOWN = ("threshold", "cal_f1", "f1", "precision", "recall", "roc_auc")
     "--embeddings", metavar="PATH",
     help="Where these embeddings are, as for `build`. [default: where the set was built from]",
 )  # fmt: skip
+@click.option(
+    "--cls-embeddings", metavar="PATH",
+    help="One embedding of each item, that of its CLS token: also ask the difference of their means.",
+)  # fmt: skip
 @click.option("--confidence", metavar="SHARE", type=float, default=0.95, show_default=True, help="Of the intervals.")
 @click.option(
     "--resamples", metavar="N", type=int, default=1000, show_default=True, help="How often items are drawn for them."
@@ -102,8 +106,8 @@ def detect(
         raise click.UsageError("Choose one of --markdown, --csv and --json.")
     if every and target.named:
         raise click.UsageError("Name a set, or give --all.")
-    if every and options["embeddings"] is not None:
-        raise click.UsageError("--embeddings are those of one set; --all takes them from where each was built.")
+    if every and any(options[name] is not None for name in ("embeddings", "cls_embeddings")):
+        raise click.UsageError("embeddings are those of one set; --all takes them from where each was built.")
     results: list[Detection] = []
     with output.Status() as status:
         for acts in _every(target, level) if every else [target.activations()]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,8 +24,10 @@ class Embedded:
         What `saestore.build` takes as embeddings; None for those that the set was built from.
     source
         What the set says of where it came from.
-    n_samples, path
-        Samples of the set, and its path.
+    n_rows, path
+        How many there must be, and the path of the set.
+    of
+        What has an embedding each: samples, or items.
 
     Raises
     ------
@@ -37,7 +39,9 @@ class Embedded:
         torch is not installed.
     """
 
-    def __init__(self, spec: Any, source: Mapping[str, Any], n_samples: int, path: str) -> None:
+    def __init__(
+        self, spec: Any, source: Mapping[str, Any], n_rows: int, path: str, of: Literal["samples", "items"] = "samples"
+    ) -> None:
         try:
             from saestore.sources import open_embeddings
         except ImportError as e:
@@ -47,10 +51,10 @@ class Embedded:
             raise NotFoundError(f"{path} does not say where its embeddings are; name them with embeddings=.")
         self._rows = open_embeddings(spec)
         self.width, self.path = self._rows.d_in, self._rows.path
-        if self._rows.n_rows != n_samples:
+        if self._rows.n_rows != n_rows:
             raise InvalidInputError(
-                f"{self.path} has {self._rows.n_rows:,} rows, but {path} has {n_samples:,} samples; give the "
-                "embeddings that it was built from."
+                f"{self.path} has {self._rows.n_rows:,} rows, but {path} has {n_rows:,} {of}; give "
+                f"{'the embeddings that it was built from' if of == 'samples' else 'one embedding of each'}."
             )
         self.fingerprint = self._rows.fingerprint()
         if source.get("fingerprint") not in (None, self.fingerprint):

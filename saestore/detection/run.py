@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from saestore.activations.intervals import check
-from saestore.detection.baselines import baselines
+from saestore.detection.baselines import baselines, of_cls
 from saestore.detection.choose import Candidates, best_on_calibration
 from saestore.detection.combine import combined
 from saestore.detection.embedded import Embedded
@@ -71,7 +71,11 @@ class Options:
 
 
 def detect(
-    inputs: Inputs, options: Options, about: dict[str, Any], embeddings: Callable[[], Embedded] | None = None
+    inputs: Inputs,
+    options: Options,
+    about: dict[str, Any],
+    embeddings: Callable[[], Embedded] | None = None,
+    cls: Callable[[], Embedded] | None = None,
 ) -> Detection:
     """Find a detector for each concept, and measure it.
 
@@ -81,11 +85,14 @@ def detect(
         Provenance of the set, for the report.
     embeddings
         Opens those of the set, for the baselines.
+    cls
+        Opens one of each item, for one more.
     """
     inputs.need(CALIBRATION, TEST)
     pruned = prune(inputs, options.cuts)
     p = check_shares(options.p)
     embedded = embeddings() if options.baselines and embeddings is not None else None
+    of_items = cls() if cls is not None else None
     found = best_on_calibration(inputs, pruned.features, p, max(options.n, options.combine))
     candidates, best = found.best(options.n), found.best(1)
     skipped = _skipped(inputs, pruned, found)
@@ -100,6 +107,9 @@ def detect(
         older, without = baselines(inputs, evaluation, embedded, p, options.seed)
         rows, skipped = rows + older, skipped | without
         about = {**about, "embeddings": {"path": embedded.path, "fingerprint": embedded.fingerprint}}
+    if of_items is not None:
+        rows += of_cls(inputs, evaluation, of_items)
+        about = {**about, "cls_embeddings": {"path": of_items.path, "fingerprint": of_items.fingerprint}}
     return Detection(
         rows=sorted(rows, key=lambda row: inputs.names.index(row["concept"])),
         candidates=[_candidate(inputs, candidates, i) for i in range(len(candidates))],
