@@ -10,15 +10,17 @@ from benchmarks.peers import Peer, Unsupported
 from benchmarks.tasks import Task, same
 
 FEWEST = 3  # queries that also the slowest peer is asked
+WARM_UPS, WARM_SECONDS = 10, 0.005  # what is asked untimed before each query: so often, until so long has passed
 
 
 class Race:
     """Asks every peer every query, in an order drawn anew for each, and checks that all answer as the first does.
 
     What disturbs one peer on a shared machine so disturbs the others as well: ratios of the times of the same query are
-    steady where the times are not. Before the query that is timed, a peer is asked another one, which is not: a peer
-    that scans everything leaves nothing of the others in the processor's cache, and a warm query is one that follows
-    another of the same peer.
+    steady where the times are not. Before the query that is timed, a peer is asked another one, which is not, again
+    and again for some milliseconds: a peer that scans everything leaves nothing of the others in the processor's cache
+    and threads that come to rest only after its answer, and a warm query is one that follows others of the same
+    peer.
 
     Parameters
     ----------
@@ -71,7 +73,10 @@ class Race:
 
     def _ask(self, peer: Peer, before: Any, query: Any) -> Any:
         beginning = time.perf_counter()
-        self.task.ask(peer, before)
+        for _ in range(WARM_UPS):
+            self.task.ask(peer, before)
+            if time.perf_counter() - beginning > WARM_SECONDS:
+                break
         started, cpu = time.perf_counter(), time.process_time()
         answer = self.task.ask(peer, query)
         cpu, ended = time.process_time() - cpu, time.perf_counter()
