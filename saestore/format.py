@@ -47,6 +47,11 @@ def feature_dtype(n_features: int) -> np.dtype[Any]:
     return np.dtype(np.uint16 if n_features <= 1 << 16 else np.uint32)
 
 
+def default_segment_rows(l0: float) -> int:
+    """Rows of a segment of about two million non-zeros: a power of two from 256 to 65,536."""
+    return min(DEFAULT_SEGMENT_ROWS, max(1 << 8, 1 << int(np.log2((1 << 21) / max(1.0, l0)))))
+
+
 def split_set_path(path: str) -> tuple[str, str, str]:
     """Split ``dataset/sample_type/sae`` into its parts, refusing anything else."""
     parts = path.strip("/").split("/")

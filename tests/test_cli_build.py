@@ -236,9 +236,10 @@ def test_wrong_usage_exits_2(words):
 def test_the_choices_are_those_of_the_build():
     from saestore import encode
     from saestore.building.request import DTYPES
+    from saestore.cli import set_options
 
     assert set(module.SAMPLE_TYPES) == set(SAMPLE_TYPES)
-    assert set(module.CODECS) == set(CODECS)
+    assert set(set_options.CODECS) == set(CODECS)
     assert set(module.ENCODINGS) == set(encode.ENCODINGS)
     assert set(module.DTYPES) == set(DTYPES)
 

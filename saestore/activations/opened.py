@@ -59,21 +59,7 @@ def on_snapshot(query: Callable[Concatenate[Self, P], R]) -> Callable[Concatenat
 
 
 class OpenSet:
-    """What every theme of questions stands on.
-
-    Parameters
-    ----------
-    root
-        Root group of the store.
-    path
-        Full path of the set.
-
-    Attributes
-    ----------
-    path : str
-    attributes : SetAttributes
-        What the store says of the set, as of opening.
-    """
+    """What every theme of questions stands on; `ActivationSet` documents parameters and attributes."""
 
     _labels_held: dict[str, StoredLabels]
 

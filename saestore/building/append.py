@@ -9,11 +9,11 @@ import numpy as np
 import zarr
 
 from saestore.activations import ActivationSet
-from saestore.building.inputs import spans_fingerprint
 from saestore.building.plan import Plan
 from saestore.errors import StoreConflictError
 from saestore.format import SetAttributes
 from saestore.items import Items
+from saestore.items.fingerprint import spans_fingerprint
 from saestore.items.stored import KEY, StoredItems
 from saestore.store import extend_set
 from saestore.writing import SetWriter

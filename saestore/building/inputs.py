@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +13,8 @@ import numpy as np
 
 from saestore.building.request import Request
 from saestore.errors import InvalidInputError, NotFoundError
-from saestore.format import digest
 from saestore.items import Items, as_items, item_pointers, token_spans
+from saestore.items.fingerprint import items_fingerprint, spans_fingerprint
 from saestore.items.index import ItemIndex
 from saestore.models import ModelRequest, open_model_source
 from saestore.models.wanted import Wanted
@@ -164,20 +163,3 @@ def _index(request: Request, dataset: Dataset | None, sample_type: str, items: I
     elif spec is None and items is None:
         spec = dataset.patches if dataset is not None and n_rows % dataset.patches == 0 else 1
     return ItemIndex.of(item_pointers(spec, n_items, n_rows))
-
-
-def items_fingerprint(items: Items | None, index: ItemIndex) -> str:
-    """Digest of the items and of which rows belong to which."""
-    table = None
-    if items is not None:
-        table = {
-            "key": items.key.tolist(),
-            "columns": {k: [str(x) for x in v.tolist()] for k, v in items.columns.items()},
-            "concepts": {k: np.packbits(v).tobytes().hex() for k, v in items.concepts.items()},
-        }
-    return digest([table, index.n_items, index.item_size, None if index.ptr is None else index.ptr.tolist()])
-
-
-def spans_fingerprint(spans: Array) -> str:
-    """Digest of the characters of tokens."""
-    return hashlib.sha256(np.ascontiguousarray(spans).tobytes()).hexdigest()

@@ -13,7 +13,7 @@ from saestore.building.request import Request
 from saestore.building.truth import planned_truth
 from saestore.encode import Encoder, make_encoder
 from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError
-from saestore.format import SetAttributes, split_set_path
+from saestore.format import SetAttributes, default_segment_rows, split_set_path
 from saestore.items import Items
 from saestore.items.index import ItemIndex
 from saestore.saes import LoadedSAE, load_sae
@@ -31,7 +31,6 @@ _ABOUT_ROWS = {
     "special_tokens": "special tokens",
     "max_tokens": "max_tokens",
 }
-_MIN_ROWS, _MAX_ROWS, _SEGMENT_NONZEROS = 1 << 8, 1 << 16, 1 << 21
 
 
 @dataclass(frozen=True)
@@ -194,12 +193,6 @@ def _sample_type(request: Request, dataset: Dataset | None) -> str:
             f"{dataset.name} has {' and '.join(dataset.sample_types)} samples, not {sample_type!r}."
         )
     return sample_type
-
-
-def default_segment_rows(l0: float) -> int:
-    """Rows of a segment of about two million non-zeros: a power of two up to 65,536."""
-    rows = _SEGMENT_NONZEROS / max(1.0, l0)
-    return int(min(_MAX_ROWS, max(_MIN_ROWS, 1 << int(np.log2(rows)))))
 
 
 def _short(value: Any) -> str:

@@ -11,6 +11,7 @@ from saestore.cli import keys, output
 from saestore.cli.group import command, note
 from saestore.cli.info import overview
 from saestore.cli.model_options import model_options
+from saestore.cli.set_options import codec_option, item_ptr_option, segment_rows_option, token_spans_option
 from saestore.cli.table import pairs
 from saestore.cli.target import json_option, store_option
 from saestore.errors import InvalidInputError, LockedError, NotFoundError, StoreConflictError
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 # Copies of what saestore.format and saestore.building.plan allow: those import numpy, and help must not wait for that.
 SAMPLE_TYPES = ("patch", "token", "cls")
 DTYPES = ("float32", "float16")
-CODECS = ("pcodec", "blosc")
 ENCODINGS = ("auto", "float32", "bfloat16")
 
 _INTERRUPTED = "interrupted. What is committed is kept; give the same command again to go on from there."
@@ -60,12 +60,7 @@ _OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "ground
     "$SAESTORE_SCRATCH.",
 )
 @click.option("--items", metavar="CSV", help="metadata.csv of the images or texts: keys, split, concepts.")
-@click.option(
-    "--item-ptr",
-    metavar="PTR",
-    help="Which samples belong to which item: FILE.npy, FILE.npz:NAME, a token_counts .pt, or a number of samples an "
-    "item.  [default: the samples divide evenly among the items]",
-)
+@item_ptr_option("the samples divide evenly among the items")
 @click.option(
     "--ground-truth",
     metavar="DIR",
@@ -73,11 +68,7 @@ _OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "ground
     "[default: GT_Samples/DATASET/ beside embeddings that are found by name]",
 )
 @click.option("--no-ground-truth", is_flag=True, help="Build without it.")
-@click.option(
-    "--token-spans",
-    metavar="FILE",
-    help="First character of every token in its text, and the one after its last: FILE.npy or FILE.npz:NAME.",
-)
+@token_spans_option
 @model_options
 @click.option(
     "--device",
@@ -98,20 +89,8 @@ _OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "ground
     type=click.IntRange(1),
     help="Keep only the N strongest of each sample; what that drops is recorded.  [default: all]",
 )
-@click.option(
-    "--segment-rows",
-    metavar="N",
-    type=click.IntRange(1),
-    help="Samples of a segment, the unit of commit.  [default: some two million non-zeros]",
-)
-@click.option(
-    "--codec",
-    metavar="CODEC",
-    type=click.Choice(CODECS),
-    default="pcodec",
-    show_default=True,
-    help="pcodec, or blosc for readers in other languages.",
-)
+@segment_rows_option
+@codec_option
 @click.option(
     "--exact-encode",
     metavar="HOW",
@@ -143,8 +122,6 @@ def build(
         if how["ground_truth"] is not None:
             raise click.UsageError("--ground-truth and --no-ground-truth exclude one another.")
         how["ground_truth"] = False
-    if (how["item_ptr"] or "").isdecimal():
-        how["item_ptr"] = int(how["item_ptr"])
     given = embeddings is not None or how["images"] is not None or how["texts"] is not None
     jobs = _jobs(datasets, sample_type, how["data"], given=given)
     found, failed = [], []

@@ -9,6 +9,7 @@ import click
 from saestore.cli import keys, output
 from saestore.cli.group import command
 from saestore.cli.info import overview
+from saestore.cli.set_options import codec_option, item_ptr_option, segment_rows_option, token_spans_option
 from saestore.cli.table import pairs
 from saestore.cli.target import json_option, store_option
 
@@ -27,7 +28,6 @@ FORMATS = (
     "scipy",
     "anndata",
 )
-CODECS = ("pcodec", "blosc")
 
 _INTERRUPTED = "interrupted. What is committed is kept; give the same command again to go on from there."
 
@@ -71,17 +71,8 @@ KEYS = {
     help=f"Layout of the file: {', '.join(FORMATS[1:])}; auto looks into it.",
 )
 @click.option("--items", metavar="CSV", help="metadata.csv of the images or texts: keys, split, concepts.")
-@click.option(
-    "--item-ptr",
-    metavar="PTR",
-    help="Which samples belong to which item: FILE.npy, FILE.npz:NAME, a token_counts .pt, or a number of samples an "
-    "item.  [default: as the file says, else the samples divide evenly among the items]",
-)
-@click.option(
-    "--token-spans",
-    metavar="FILE",
-    help="First character of every token in its text, and the one after its last: FILE.npy or FILE.npz:NAME.",
-)
+@item_ptr_option("as the file says, else the samples divide evenly among the items")
+@token_spans_option
 @click.option(
     "--n-features", metavar="N", type=click.IntRange(1), help="Width of the SAE, where the file does not say it."
 )
@@ -91,20 +82,8 @@ KEYS = {
     help="The sparse file that a filtered one was made from, to find out which feature each column is.",
 )
 @click.option("--pad-token", metavar="ID", type=int, help="Token id of padding in a Delphi cache, to be left out.")
-@click.option(
-    "--segment-rows",
-    metavar="N",
-    type=click.IntRange(1),
-    help="Samples of a segment, the unit of commit.  [default: some two million non-zeros]",
-)
-@click.option(
-    "--codec",
-    metavar="CODEC",
-    type=click.Choice(CODECS),
-    default="pcodec",
-    show_default=True,
-    help="pcodec, or blosc for readers in other languages.",
-)
+@segment_rows_option
+@codec_option
 @click.option("--check", is_flag=True, help="Only say what is wrong with the file; write nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace a set of the same name that came from elsewhere.")
 @store_option
@@ -119,8 +98,6 @@ def import_(ctx: click.Context, /, set_path: str, path: str, location: str, as_j
     With --check the exit status is 1 if an import would be refused, and 0 if not, whatever else there is to tell.
     """
     how["format"] = how.pop("kind")
-    if (how["item_ptr"] or "").isdecimal():
-        how["item_ptr"] = int(how["item_ptr"])
     if how.pop("check"):
         report = _checked(set_path, path, **{k: v for k, v in how.items() if k not in _WRITING})
         if as_json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -13,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, StoreConflictError
-from saestore.format import CODECS, SAMPLE_TYPES, SetAttributes, digest, split_set_path
+from saestore.format import CODECS, SAMPLE_TYPES, SetAttributes, default_segment_rows, split_set_path
 from saestore.importing.faults import Fault, Findings
 from saestore.importing.fingerprint import fingerprint
 from saestore.importing.opening import open_input
 from saestore.importing.rows import Opened, Rows, clean
 from saestore.items import Items, as_items, item_pointers, token_spans
+from saestore.items.fingerprint import items_fingerprint, spans_fingerprint
 from saestore.items.index import ItemIndex
 
 Array = np.ndarray[Any, Any]
@@ -26,7 +26,6 @@ Progress = Callable[[str], None]
 
 UNKNOWN = "unknown"
 _PATCHES = 256  # of an image in the pipeline whose files these are: a grid of 16 x 16
-_MIN_ROWS, _MAX_ROWS, _SEGMENT_NONZEROS = 1 << 8, 1 << 16, 1 << 21
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class Plan:
                 "dtype": opened.dtype,
                 "fingerprint": self.fingerprint,
                 "items": self.items_path,
-                "items_fingerprint": self.items_fingerprint,
+                **self._about_items,
                 "faults": [fault.to_json(details=False) for fault in faults],
             },
         )
@@ -116,18 +115,12 @@ class Plan:
         return {**known, **missing}
 
     @cached_property
-    def items_fingerprint(self) -> str:
-        """Digest of the items, of which rows belong to which, and of token spans."""
-        table = None
-        if self.items is not None:
-            table = {
-                "key": self.items.key.tolist(),
-                "columns": {k: [str(x) for x in v.tolist()] for k, v in self.items.columns.items()},
-                "concepts": {k: np.packbits(v).tobytes().hex() for k, v in self.items.concepts.items()},
-            }
-        spans = None if self.spans is None else hashlib.sha256(self.spans.tobytes()).hexdigest()
-        index = self.index
-        return digest([table, index.n_items, index.item_size, None if index.ptr is None else index.ptr.tolist(), spans])
+    def _about_items(self) -> dict[str, str | None]:
+        """Digests of the items with which rows belong to which, and of token spans."""
+        return {
+            "items_fingerprint": items_fingerprint(self.items, self.index),
+            "token_spans_fingerprint": None if self.spans is None else spans_fingerprint(self.spans),
+        }
 
     def refuse_other(self, existing: SetAttributes) -> None:
         """Refuse a set that a build or another import made, naming what differs."""
@@ -136,7 +129,9 @@ class Plan:
         if there.get("kind") == "import":
             pairs = {
                 "files": (there.get("fingerprint"), self.fingerprint),
-                "items": (there.get("items_fingerprint"), self.items_fingerprint),
+                **{
+                    name.removesuffix("_fingerprint"): (there.get(name), now) for name, now in self._about_items.items()
+                },
                 "features": (existing.n_features, self.n_features),
                 "codec": (existing.codec, r.codec),
                 "segment_rows": (existing.segment_rows, r.segment_rows or existing.segment_rows),
@@ -264,12 +259,6 @@ def _cut_off(opened: Opened, findings: Findings, sae: str) -> list[Fault]:
             "the embeddings has them all"
         )
     return [Fault("cut_to_k", "recorded", said, full)]
-
-
-def default_segment_rows(l0: float) -> int:
-    """Rows of a segment of about two million non-zeros: a power of two up to 65,536."""
-    rows = _SEGMENT_NONZEROS / max(1.0, l0)
-    return int(min(_MAX_ROWS, max(_MIN_ROWS, 1 << int(np.log2(rows)))))
 
 
 def _short(value: Any) -> str:
