@@ -18,7 +18,7 @@ import torch
 
 import saestore
 from benchmarks.memory import peak_bytes, private_bytes
-from saestore.activations import ActivationSet
+from saestore.activation_set import ActivationSet
 
 ROWS_AT_ONCE = 1 << 14
 

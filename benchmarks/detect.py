@@ -20,9 +20,9 @@ from benchmarks.labels import CONCEPTS, Items, labels
 from benchmarks.memory import peak_bytes
 from benchmarks.scale import Stream
 from saestore.format import DEFAULT_SEGMENT_ROWS, SetAttributes
-from saestore.items import as_items
-from saestore.items.index import ItemIndex
 from saestore.store import start_set
+from saestore.tables import as_items
+from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter
 
 SET = "Coco/patch/synthetic"
@@ -100,7 +100,7 @@ def check(folder: Path, pairs: int) -> None:
     size = acts.shape[0] // acts.n_items
     for one in found.candidates[:: max(1, len(found.candidates) // pairs)]:
         column = sp.csc_array(acts.sparse(features=[one["feature"]])).toarray()[:, 0].reshape(-1, size)
-        true = acts.concept(one["concept"])
+        true = acts.concepts.mask(one["concept"])
         active = column[cal][true[cal]]
         threshold = np.quantile(active[active > 0].astype(np.float64), 1 - one["p"])
         predicted = column[cal].max(axis=1) >= threshold

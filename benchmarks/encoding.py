@@ -6,8 +6,8 @@ from typing import Literal
 
 import torch
 
-from saestore.saes import LoadedSAE, load_sae
-from saestore.saes.clip_scope import ClipScopeSAE
+from saestore.sae import LoadedSAE, load_sae
+from saestore.sae.clip_scope import ClipScopeSAE
 
 DIRECTIONS = 24  # of the dictionary, that an embedding is made of
 NOISE = 0.05  # of each coordinate beside them; a direction has length 1

@@ -29,11 +29,11 @@ from benchmarks.memory import STATUS, peak_bytes
 from benchmarks.recorder import Recorder
 from benchmarks.synthetic import Shape, segment
 from benchmarks.tasks import DENSE_ROWS, RANDOM_ROWS, TOP
-from saestore.activations import ActivationSet
+from saestore.activation_set import ActivationSet
 from saestore.format import DEFAULT_SEGMENT_ROWS, SetAttributes, feature_dtype
-from saestore.items.index import ItemIndex
 from saestore.storage import stored_bytes
 from saestore.store import start_set
+from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter
 
 ROOT = Path(__file__).parent.parent
@@ -210,7 +210,7 @@ def questions(stream: Stream, number: int) -> dict[str, Question]:
     return {
         "top20": Question(f"top {TOP} of a feature", lambda a, f: _columns(a.top_samples(f, TOP)), features),
         "top20_item": Question(
-            f"top {TOP} items of a feature", lambda a, f: _columns(a.top_samples(f, TOP, per="item")), features
+            f"top {TOP} items of a feature", lambda a, f: _columns(a.top_samples(f, TOP, level="item")), features
         ),
         "dense": Question(
             f"{DENSE_ROWS} samples, dense", lambda a, s: [a.dense(samples=slice(s, s + DENSE_ROWS))], blocks

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from benchmarks.encoding import Made, SaeShape  # noqa: E402  (imports torch)
-from saestore.encode import make_encoder  # noqa: E402  (imports torch)
+from saestore.sae.encode import make_encoder  # noqa: E402  (imports torch)
 
 WARM, ROUNDS = 1, 5
 # CLIP-Scope's and Gemma Scope's.

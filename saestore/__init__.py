@@ -11,34 +11,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from saestore.activations import (
-        ActivationSet,
-        FeatureMatches,
-        Histogram,
-        SimilarFeatures,
-        TopFeatures,
-        TopSamples,
-    )
-    from saestore.building import build
-    from saestore.exporting import export
-    from saestore.importing import check_import, import_activations
+    from saestore.activation_set import ActivationSet
+    from saestore.formats.export import export
+    from saestore.ingest.build import build
+    from saestore.ingest.import_ import check_import, import_activations
+    from saestore.query.results import FeatureMatches, Histogram, SimilarFeatures, TopFeatures, TopSamples
     from saestore.store import Store, open
 
 __version__ = "0.1.0"
 
 # Loaded when first asked for: zarr and numpy take half a second that `saestore --help` need not wait for.
 _WHERE = {
-    "ActivationSet": "saestore.activations",
-    "FeatureMatches": "saestore.activations",
-    "Histogram": "saestore.activations",
-    "SimilarFeatures": "saestore.activations",
+    "ActivationSet": "saestore.activation_set",
+    "FeatureMatches": "saestore.query.results",
+    "Histogram": "saestore.query.results",
+    "SimilarFeatures": "saestore.query.results",
     "Store": "saestore.store",
-    "TopFeatures": "saestore.activations",
-    "TopSamples": "saestore.activations",
-    "build": "saestore.building",
-    "check_import": "saestore.importing",
-    "export": "saestore.exporting",
-    "import_activations": "saestore.importing",
+    "TopFeatures": "saestore.query.results",
+    "TopSamples": "saestore.query.results",
+    "build": "saestore.ingest.build",
+    "check_import": "saestore.ingest.import_",
+    "export": "saestore.formats.export",
+    "import_activations": "saestore.ingest.import_",
     "open": "saestore.store",
 }
 

@@ -5,6 +5,8 @@ One small tree. Each error is also the builtin that a caller would expect (``Key
 A message is one sentence or two: the value that was given, what was allowed, what to do.
 """
 
+from collections.abc import Iterable
+
 __all__ = [
     "CorruptStoreError",
     "InvalidInputError",
@@ -17,11 +19,32 @@ __all__ = [
     "StoreFormatError",
     "StoreWriteError",
     "TooLargeError",
+    "did_you_mean",
 ]
 
 
 class SaestoreError(Exception):
-    """Base of every error that saestore raises on purpose."""
+    """Base of every error that saestore raises on purpose.
+
+    Parameters
+    ----------
+    message
+        What was given, what was allowed, what to do.
+    code
+        Stable name of what went wrong, such as ``"unknown-column"``; by default the code of the class.
+
+    Attributes
+    ----------
+    code : str
+        For programs and tests: it stays the same when the message is worded anew.
+    """
+
+    code = "error"
+
+    def __init__(self, message: object = "", *, code: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
 
     def __str__(self) -> str:
         # KeyError would show the repr of the message, quotes and all.
@@ -31,38 +54,66 @@ class SaestoreError(Exception):
 class NotFoundError(SaestoreError, KeyError):
     """A dataset, activation set, file or name that does not exist, or a name that fits several."""
 
+    code = "not-found"
+
 
 class InvalidInputError(SaestoreError, ValueError):
     """Input that cannot be used: wrong width, NaN, labels other than 0 and 1, an unreadable file."""
+
+    code = "invalid-input"
 
 
 class OutOfRangeError(SaestoreError, IndexError):
     """A feature, sample or item outside the activation set."""
 
+    code = "out-of-range"
+
 
 class StoreFormatError(SaestoreError, ValueError):
     """The path is no saestore store, or one of a format that this version cannot read."""
+
+    code = "store-format"
 
 
 class CorruptStoreError(SaestoreError, OSError):
     """Stored bytes that contradict their checksum, or that are missing although a committed segment names them."""
 
+    code = "corrupt-store"
+
 
 class StoreConflictError(SaestoreError, FileExistsError):
     """The store already holds something else under this name."""
+
+    code = "store-conflict"
 
 
 class LockedError(SaestoreError, BlockingIOError):
     """Another builder owns the activation set."""
 
+    code = "locked"
+
 
 class StoreWriteError(SaestoreError, OSError):
     """The store cannot be written: read-only, full, or the path is a file."""
+
+    code = "store-write"
 
 
 class TooLargeError(SaestoreError, MemoryError):
     """An answer that would not fit: the message says its shape, its bytes and what to ask for instead."""
 
+    code = "too-large"
+
 
 class MissingDependencyError(SaestoreError, ImportError):
     """An optional package is needed; the message names the extra that installs it."""
+
+    code = "missing-dependency"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``"Did you mean 'a' or 'b'? "`` with the names that are most like one, "" where none is."""
+    import difflib
+
+    near = difflib.get_close_matches(name, list(known), 3, 0.5)
+    return f"Did you mean {' or '.join(map(repr, near))}? " if near else ""

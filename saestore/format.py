@@ -15,13 +15,10 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, StoreFormatError
+from saestore.vocabulary import DATA_DTYPES, LEVELS
 
 FORMAT_VERSION = 1
-DATA_DTYPES = ("float16", "float32", "float64")
-SAMPLE_TYPES = ("patch", "token", "cls")
-CODECS = ("pcodec", "blosc")
 SET_LEVELS = ("dataset", "sample_type", "sae")  # the groups that make the path of an activation set
-LEVELS = ("item", "sample")  # what a label may be of
 
 # A chunk is what a query decodes: 16,384 values decode in 0.03 ms, less than the file system takes to hand them over.
 # Half as many would make writing a third slower, for a top-20 that is 0.05 ms faster. Rows, which are asked for one by

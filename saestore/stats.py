@@ -195,7 +195,7 @@ class Statistic:
     """One statistic: its name, what it says, and how it is computed from the sums."""
 
     name: str
-    says: str
+    description: str
     formula: Callable[[Moments], Array]
 
     def of(self, moments: Moments) -> Array:
@@ -246,5 +246,5 @@ def statistics_table(moments: Moments, features: Array | None = None) -> xarray.
     import xarray as xr
 
     ids = np.arange(len(moments.n_active)) if features is None else features
-    values = {s.name: ("feature", s.of(moments), {"long_name": s.says}) for s in STATISTICS}
+    values = {s.name: ("feature", s.of(moments), {"long_name": s.description}) for s in STATISTICS}
     return xr.Dataset(values, coords={"feature": ids}, attrs={"n_samples": moments.n_rows})

@@ -9,23 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from saestore.activations import ActivationSet, html
+from saestore.activation_set import ActivationSet
 from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, StoreConflictError
-from saestore.format import (
-    CODECS,
-    DATA_DTYPES,
-    DEFAULT_SEGMENT_ROWS,
-    MAX_ROWS_PER_SEGMENT,
-    SetAttributes,
-    feature_dtype,
-    split_set_path,
-)
-from saestore.items import Items, as_items, item_pointers
-from saestore.items.index import ItemIndex
-from saestore.items.stored import write_items
+from saestore.format import DEFAULT_SEGMENT_ROWS, MAX_ROWS_PER_SEGMENT, SetAttributes, feature_dtype, split_set_path
+from saestore.query import html
 from saestore.segment.write import document_digests
 from saestore.storage import find_sets, missing_as_error, open_root, stored_bytes
+from saestore.tables import Items, as_items, item_pointers
+from saestore.tables.item_index import ItemIndex
+from saestore.tables.stored_items import write_items
 from saestore.verify import Report, verify_set, verify_store
+from saestore.vocabulary import CODECS, DATA_DTYPES
 from saestore.writing import SetWriter
 from saestore.writing.writer import DEFAULT_MEMORY, Progress, read_attributes
 

@@ -14,18 +14,17 @@ from typing import Any
 import numpy as np
 import zarr
 
-from saestore.concepts.check import check_labels
 from saestore.errors import CorruptStoreError, SaestoreError
 from saestore.format import SetAttributes, digest
-from saestore.items.index import POINTERS, ItemIndex
-from saestore.items.labels import LABEL_ARRAYS, LABELS, StoredLabels
-from saestore.items.stored import CONCEPT, SPANS, span_nodes
 from saestore.segment import Segment, read_moments
 from saestore.segment.check import check_segment
 from saestore.segment.write import document_digests, segment_nodes
 from saestore.stats import STATISTICS, Moments
 from saestore.storage import SnapshotStore, find_sets, local_folder, missing_as_error
 from saestore.storage.open import ROOT_ATTRIBUTES
+from saestore.tables.item_index import POINTERS, ItemIndex
+from saestore.tables.stored_items import CONCEPT, SPANS, span_nodes
+from saestore.tables.stored_labels import LABEL_ARRAYS, LABELS, StoredLabels, check_labels
 from saestore.writing.derived import DERIVED, PER_SAMPLE
 from saestore.writing.lock import LOCK, holder_of
 from saestore.writing.writer import SEGMENTS, read_attributes

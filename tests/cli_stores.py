@@ -11,8 +11,8 @@ from click.testing import CliRunner
 import saestore
 from saestore.cli import main
 from saestore.format import SetAttributes
-from saestore.items import as_items
 from saestore.store import item_index, start_set
+from saestore.tables import as_items
 from saestore.writing import SetWriter
 
 N_ITEMS, PATCHES, N_FEATURES = 6, 9, 12

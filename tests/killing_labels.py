@@ -23,18 +23,18 @@ NEW = {"object": np.arange(N) % 5 == 0}
 def prepare(folder: Path) -> None:
     acts = write_case(saestore.open(folder, "a"), CASE)
     with layout(CASE):
-        acts.add_concepts(OLD, level="sample")
+        acts.concepts.add(OLD, level="sample")
 
 
 def add(folder: Path) -> None:
     with layout(CASE):
-        saestore.open(folder, "a")[PATH].add_concepts(NEW, level="sample", overwrite=True)
+        saestore.open(folder, "a")[PATH].concepts.add(NEW, level="sample", overwrite=True)
 
 
 def state(folder: Path) -> str:
     """Which labels a reader finds; anything but the old or the new ones is an error."""
     acts = saestore.open(folder)[PATH]
-    found = {name: acts.concept(name, "sample").tolist() for name in acts.concepts("sample")}
+    found = {name: acts.concepts.mask(name, "sample").tolist() for name in acts.concepts.names("sample")}
     old = {name: mask.tolist() for name, mask in OLD.items()}
     new = old | {name: mask.tolist() for name, mask in NEW.items()}
     assert found in (old, new), found

@@ -14,11 +14,11 @@ import scipy.sparse as sp
 from hypothesis import strategies as st
 
 import saestore
-from saestore.activations import ActivationSet
+from saestore.activation_set import ActivationSet
 from saestore.format import SetAttributes, feature_dtype
-from saestore.items import as_items
-from saestore.items.index import ItemIndex
 from saestore.store import Store, start_set
+from saestore.tables import as_items
+from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter
 
 PATH = "Shapes/patch/sae"

@@ -265,8 +265,8 @@ def test_labels_that_were_given_later(tmp_path, inputs):
     store = tmp_path / "store"
     old = build(store, inputs[0])
     labels = np.arange(N_ITEMS[0]) % 3 == 0
-    saestore.open(store, mode="a")[PATH].add_concepts({"third": labels}, level="item")
-    saestore.open(store, mode="a")[PATH].add_concepts({"first": np.arange(len(old)) < 5}, level="sample")
+    saestore.open(store, mode="a")[PATH].concepts.add({"third": labels}, level="item")
+    saestore.open(store, mode="a")[PATH].concepts.add({"first": np.arange(len(old)) < 5}, level="sample")
     with pytest.raises(StoreConflictError, match="have 'third', which for the new ones is not given"):
         build(store, inputs[1], append=True)
     rows = Path(inputs[1]["items"]).read_text().splitlines()

@@ -241,14 +241,14 @@ def test_from_bfloat16_candidates(tmp_path, processes, inputs, job):
         "token_spans": None,
     }
     for encode in ("float32", "bfloat16"):
-        ended = processes.run(job(tmp_path / encode, exact_encode=encode, **how))
+        ended = processes.run(job(tmp_path / encode, matmul_precision=encode, **how))
         if ended["exit"] and "cannot be encoded from bfloat16" in ended["message"]:
             pytest.skip(ended["message"])
         assert ended["exit"] == 0, ended
     half = ended["changes"] // 2
-    assert processes.run(job(tmp_path / "killed", exact_encode="bfloat16", **how), kill_at=half)["exit"] == -9
+    assert processes.run(job(tmp_path / "killed", matmul_precision="bfloat16", **how), kill_at=half)["exit"] == -9
     assert len(saestore.open(tmp_path / "killed")[PATH]) in (4500, 9000)
-    assert processes.run(job(tmp_path / "killed", exact_encode="bfloat16", **how))["exit"] == 0
+    assert processes.run(job(tmp_path / "killed", matmul_precision="bfloat16", **how))["exit"] == 0
     assert hashes(tmp_path / "killed") == hashes(tmp_path / "bfloat16")
     sets = [saestore.open(tmp_path / name)[PATH] for name in ("float32", "bfloat16")]
     assert [acts.attributes.summary["encoding"] for acts in sets] == ["float32", "bfloat16-candidates"]

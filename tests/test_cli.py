@@ -74,7 +74,7 @@ WHERE = {
 def test_top_samples_equal_a_sort_of_the_dense_column(images, per, where):
     given, kept, echoed = WHERE[where]
     options = [word for condition in given for word in ("--where", condition)]
-    found = ask_json("top-samples", "--feature", 3, "--feature", 0, "-n", 7, "--per", per, *options, store=images)
+    found = ask_json("top-samples", "--feature", 3, "--feature", 0, "-n", 7, "--level", per, *options, store=images)
     mask = None if kept is None else np.array(kept)
     for feature in (3, 0):
         samples, values = strongest(images.dense, feature, 7, per == "item", mask)
@@ -84,7 +84,7 @@ def test_top_samples_equal_a_sort_of_the_dense_column(images, per, where):
     assert [row["feature"] for row in found["rows"]] == sorted((r["feature"] for r in found["rows"]), reverse=True)
     assert {key: found[key] for key in ("set", "per", "n", "where")} == {
         "set": "Toy/patch/x",
-        "per": per,
+        "level": per,
         "n": 7,
         "where": echoed,
     }

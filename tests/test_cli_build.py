@@ -13,9 +13,7 @@ import pytest
 from cli_stores import invoke, refused
 
 import saestore
-from saestore.cli import build as module
 from saestore.cli import keys, main
-from saestore.format import CODECS, SAMPLE_TYPES
 
 torch = pytest.importorskip("torch", reason="building needs torch")
 
@@ -231,17 +229,6 @@ def test_what_cannot_be_built_is_refused_in_one_line(words, said):
 )
 def test_wrong_usage_exits_2(words):
     assert "Usage:" in refused("build", *words, status=2)
-
-
-def test_the_choices_are_those_of_the_build():
-    from saestore import encode
-    from saestore.building.request import DTYPES
-    from saestore.cli import set_options
-
-    assert set(module.SAMPLE_TYPES) == set(SAMPLE_TYPES)
-    assert set(set_options.CODECS) == set(CODECS)
-    assert set(module.ENCODINGS) == set(encode.ENCODINGS)
-    assert set(module.DTYPES) == set(DTYPES)
 
 
 # Stopping

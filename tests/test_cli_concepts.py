@@ -10,7 +10,7 @@ from cli_stores import ask, ask_json, invoke, paths_in, refused
 
 import saestore
 from saestore.cli import keys
-from saestore.concepts.scores import SCORES
+from saestore.scoring.scores import SCORES
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def labelled(tmp_path_factory):
     stored = cli_stores.image_store(tmp_path_factory.mktemp("cli") / "labelled.zarr")
     acts = saestore.open(stored.path, mode="a")["Toy"]
     rng = np.random.default_rng(1)
-    acts.add_concepts({f"part {i}": rng.random(acts.shape[0]) < 0.3 for i in range(3)}, "sample")
-    acts.add_concepts({"none": np.zeros(acts.n_items, bool)})
+    acts.concepts.add({f"part {i}": rng.random(acts.shape[0]) < 0.3 for i in range(3)}, "sample")
+    acts.concepts.add({"none": np.zeros(acts.n_items, bool)})
     return stored
 
 
@@ -49,7 +49,7 @@ def best(scores, by, n):
 @pytest.mark.parametrize("level", ["item", "sample"])
 def test_rows_are_the_best_features_of_each_concept(labelled, by, level):
     found = ask_json("concepts", "Toy", "--level", level, "--by", by, "-n", 3, store=labelled)
-    scores = saestore.open(labelled.path)["Toy"].concept_scores(level)
+    scores = saestore.open(labelled.path)["Toy"].concepts.scores(level)
     assert [(row["concept"], row["feature"]) for row in found["rows"]] == best(scores, by, 3)
     for row in found["rows"]:
         pair = scores.sel(concept=row["concept"], feature=row["feature"])
@@ -60,20 +60,20 @@ def test_rows_are_the_best_features_of_each_concept(labelled, by, level):
     assert found["n_scored"] == scores.attrs["n"]
     assert found["intervals"] is None
     assert {key for key in keys.CONCEPTS if not key.endswith(("_low", "_high"))} == {
-        *paths_in(found), "intervals.confidence", "intervals.resamples", "intervals.seed"
+        *paths_in(found), "intervals.confidence_level", "intervals.n_resamples", "intervals.seed"
     }  # fmt: skip
 
 
 def test_intervals_are_those_of_score_intervals(labelled):
-    words = ["concepts", "Toy", "--concept", "color::red", "-n", 2, "--intervals", "--resamples", 50, "--seed", 3]
-    found = ask_json(*words, "--confidence", 0.5, store=labelled)
+    words = ["concepts", "Toy", "--concept", "color::red", "-n", 2, "--intervals", "--n-resamples", 50, "--seed", 3]
+    found = ask_json(*words, "--confidence-level", 0.5, store=labelled)
     acts = saestore.open(labelled.path)["Toy"]
     pairs = [(row["concept"], row["feature"]) for row in found["rows"]]
-    expected = acts.score_intervals(pairs, resamples=50, seed=3, confidence=0.5)
+    expected = acts.concepts.intervals(pairs, n_resamples=50, seed=3, confidence_level=0.5)
     for i, row in enumerate(found["rows"]):
         for name in row.keys() - {"concept", "feature"}:
             assert row[name] == expected[name].values[i]
-    assert found["intervals"] == {"confidence": 0.5, "resamples": 50, "seed": 3}
+    assert found["intervals"] == {"confidence_level": 0.5, "n_resamples": 50, "seed": 3}
     assert set(paths_in(found)) == set(keys.CONCEPTS)
     table = ask(*words, store=labelled)
     assert "95% interval" in table
@@ -83,7 +83,7 @@ def test_intervals_are_those_of_score_intervals(labelled):
 @pytest.mark.parametrize("where", ["split=test", 'split == "test"'])
 def test_a_condition_narrows_what_is_scored(images, where):
     found = ask_json("concepts", "Toy", "--where", where, "-n", 8, store=images)
-    scores = saestore.open(images.path)["Toy"].concept_scores(where={"split": "test"})
+    scores = saestore.open(images.path)["Toy"].concepts.scores(where={"split": "test"})
     assert found["n_scored"] == scores.attrs["n"] < cli_stores.N_ITEMS
     assert [(row["concept"], row["feature"]) for row in found["rows"]] == best(scores, "roc_auc", 8)
 
@@ -117,7 +117,7 @@ def test_a_concept_without_a_score_is_named_on_stderr(labelled):
 def test_what_cannot_be_is_told_in_one_line(images, tmp_path):
     assert "no concepts on samples" in refused("concepts", "Toy", "--level", "sample", store=images)
     assert "'blue'" in refused("concepts", "Toy", "--concept", "blue", store=images)
-    assert "confidence=2.0" in refused("concepts", "--intervals", "--confidence", 2, store=images)
+    assert "confidence_level=2.0" in refused("concepts", "--intervals", "--confidence-level", 2, store=images)
     assert "--by" in refused("concepts", "--by", "luck", store=images, status=2)
     refused("concepts", "--csv", "--json", store=images, status=2)
     bare = cli_stores.several_sets(tmp_path / "several.zarr")

@@ -66,7 +66,7 @@ def test_info_names_the_concepts_of_both_levels(images, patches):
 def test_items_are_labelled_from_a_table_in_any_order(images, table):
     found = ask_json("label", "--items", table, store=images)
     assert (found["added"], [row["name"] for row in found["concepts"]]) == (["big"], ["color::red", "big"])
-    assert saestore.open(images.path)["Toy"].concept("big").tolist() == [bool(b) for b in BIG]
+    assert saestore.open(images.path)["Toy"].concepts.mask("big").tolist() == [bool(b) for b in BIG]
     assert "has big already" in refused("label", "--items", table, store=images)
     assert ask_json("label", "--items", table, "--overwrite", store=images)["added"] == ["big"]
 
@@ -85,12 +85,16 @@ def test_patches_are_labelled_from_masks(images, tmp_path):
     found = ask_json(*words, "--concept", "object", "--within-concepts", "--threshold", 0.5, store=images)
     assert found["added"] == ["object", "color::red"]
     acts = saestore.open(images.path)["Toy"]
-    assert np.array_equal(acts.concept("object"), covered.ravel())
+    assert np.array_equal(acts.concepts.mask("object"), covered.ravel())
     assert np.array_equal(
-        acts.concept("color::red", "sample"), (covered.reshape(6, 9).T & (np.array(cli_stores.RED) == 1)).T.ravel()
+        acts.concepts.mask("color::red", "sample"),
+        (covered.reshape(6, 9).T & (np.array(cli_stores.RED) == 1)).T.ravel(),
     )
     assert found["concepts"][-1] == {
-        "name": "color::red", "level": "sample", "n_positive": int(acts.concept("color::red", "sample").sum()), "n": N
+        "name": "color::red",
+        "level": "sample",
+        "n_positive": int(acts.concepts.mask("color::red", "sample").sum()),
+        "n": N,
     }  # fmt: skip
     removed = ask_json("label", "--remove", "color::red", "--level", "sample", store=images)
     assert removed["removed"] == ["color::red"]

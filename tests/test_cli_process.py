@@ -161,7 +161,7 @@ def test_the_keys_of_json_are_the_documented_ones(images, name):
 
 
 def test_the_keys_of_statistics_are_said_as_the_table_of_statistics_says_them():
-    said = {statistic.name: statistic.says.replace("NaN", "null") for statistic in STATISTICS}
+    said = {statistic.name: statistic.description.replace("NaN", "null") for statistic in STATISTICS}
     assert {name: keys.STATS[f"rows[].{name}"] for name in said} == said
 
 

@@ -169,7 +169,7 @@ def test_wrong_values_are_told_in_one_line(images, words, said):
         ["top-samples"],
         ["top-samples", "--feature", "one"],
         ["top-samples", "--feature", "1", "-n", "0"],
-        ["top-samples", "--feature", "1", "--per", "image"],
+        ["top-samples", "--feature", "1", "--level", "image"],
         ["top-samples", "--feature", "1", "--where", "split"],
         ["top-samples", "--feature", "1", "--where", "=test"],
         ["top-features"],

@@ -16,8 +16,8 @@ from zarr.storage import MemoryStore
 import saestore
 from saestore.errors import CorruptStoreError, NotFoundError
 from saestore.format import SegmentInfo, SetAttributes
-from saestore.items.index import ItemIndex
 from saestore.store import start_set
+from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter
 
 MIB = 1 << 20
@@ -79,7 +79,7 @@ def test_opening_while_the_segments_go_opens_those_that_came(store, monkeypatch)
     """A compaction ends between reading the attributes and reading the segments that they name."""
     case = make_case(3, 20, 10, segment_rows=5, density=0.4)
     write_segments(store, case)
-    from saestore.activations import opened
+    from saestore.query import open_set as opened
 
     read = opened.read_attributes
 

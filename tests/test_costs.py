@@ -16,10 +16,10 @@ from zarr.storage import MemoryStore
 import saestore
 from benchmarks.counting import CountingStore, decoded
 from saestore.format import SegmentInfo, SetAttributes, feature_dtype
-from saestore.items.index import ItemIndex
 from saestore.segment import Segment, limit_fan_in, merge
 from saestore.storage import SnapshotStore, stored_bytes
 from saestore.store import start_set
+from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter
 
 N, FEATURES, L0, ITEM, SEGMENT_ROWS = 6_000, 1_000, 16, 20, 2_000
@@ -65,7 +65,7 @@ QUESTIONS: dict[str, Callable[[Any], Any]] = {
     "open": lambda acts: acts,
     "top 20": lambda acts: acts.top_samples(POPULAR),
     "top 20 of a rare feature": lambda acts: acts.top_samples(RARE),
-    "top 20 items": lambda acts: acts.top_samples(POPULAR, per="item"),
+    "top 20 items": lambda acts: acts.top_samples(POPULAR, level="item"),
     "top 20 of ten features": lambda acts: acts.top_samples(range(0, 1000, 100)),
     "top 20 of neighbouring features": lambda acts: acts.top_samples(range(100, 200)),
     "top features of a sample": lambda acts: acts.top_features(3_000),

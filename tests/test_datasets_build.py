@@ -74,16 +74,16 @@ def test_each_of_the_seven_is_built_from_its_folder(everything, sae, name):
         expected = in_batches(lambda part: clip_scope_dense(sae, part), rows, acts.attributes.segment_rows)
         assert_holds(acts, expected)
         assert list(acts.items.column("split")) == list(laid.layout.splits)
-        assert acts.concepts("item") == list(laid.concepts)
+        assert acts.concepts.names("item") == list(laid.concepts)
         for concept, mask in laid.concepts.items():
-            np.testing.assert_array_equal(acts.concept(concept, "item"), mask)
+            np.testing.assert_array_equal(acts.concepts.mask(concept, "item"), mask)
         if sample_type == "cls":
-            assert (len(acts), acts.n_items, acts.concepts("sample")) == (N_ITEMS, N_ITEMS, [])
+            assert (len(acts), acts.n_items, acts.concepts.names("sample")) == (N_ITEMS, N_ITEMS, [])
             continue
         np.testing.assert_array_equal(acts.item_index.pointers(), laid.ptr)
-        assert acts.concepts("sample") == list(laid.samples)
+        assert acts.concepts.names("sample") == list(laid.samples)
         for concept, mask in laid.samples.items():
-            np.testing.assert_array_equal(acts.concept(concept, "sample"), mask)
+            np.testing.assert_array_equal(acts.concepts.mask(concept, "sample"), mask)
 
 
 def test_all_that_is_found_is_built_by_one_command(everything):
@@ -164,7 +164,7 @@ def test_pointers_and_counts_that_part_are_told_with_the_text(one, sae, tmp_path
     assert "iSarcasm" not in stored()
     given = ["--sample-type", "token", "--item-ptr", "ptr.npy", "--no-ground-truth"]
     assert invoke(*words("iSarcasm", sae, *given)).exit_code == 0
-    assert saestore.open("activations.zarr")["iSarcasm"].concepts("sample") == []
+    assert saestore.open("activations.zarr")["iSarcasm"].concepts.names("sample") == []
 
 
 def refused_last(command):
@@ -231,15 +231,15 @@ def test_a_set_is_labelled_afterwards_and_on_request_against_its_metadata(one, s
     change(truth / ITEMS.format("train"), lambda d: d["color::blue"].append(1))
     command = ["label", "CLEVR", "--ground-truth", truth]
     assert "first item 1" in refused(*command)
-    assert saestore.open("activations.zarr")["CLEVR"].concepts("sample") == []
+    assert saestore.open("activations.zarr")["CLEVR"].concepts.names("sample") == []
     assert json.loads(answer(*command, "--overwrite", "--json"))["added"] == ["color::blue", "shape::cube"]
     acts = saestore.open("activations.zarr")["CLEVR"]
-    np.testing.assert_array_equal(acts.concept("color::blue", "item"), [1, 1, 1, 0, 1, 0])
-    np.testing.assert_array_equal(acts.concept("shape::cube", "sample"), laid.samples["shape::cube"])
+    np.testing.assert_array_equal(acts.concepts.mask("color::blue", "item"), [1, 1, 1, 0, 1, 0])
+    np.testing.assert_array_equal(acts.concepts.mask("shape::cube", "sample"), laid.samples["shape::cube"])
     # A build of what is complete leaves labels as they are.
     change(truth / ITEMS.format("train"), lambda d: d["color::blue"].remove(1))
     assert invoke(*words("CLEVR", sae, "--sample-type", "patch")).exit_code == 0
-    assert saestore.open("activations.zarr")["CLEVR"].concept("color::blue", "item")[1]
+    assert saestore.open("activations.zarr")["CLEVR"].concepts.mask("color::blue", "item")[1]
 
 
 WRONG = {
@@ -275,7 +275,7 @@ def test_tensors_of_numbers_will_do(one, sae):
     assert result.exit_code == 0
     assert "squashed to squares" in result.stderr
     acts = saestore.open("activations.zarr")["CLEVR"]
-    np.testing.assert_array_equal(acts.concept("color::blue", "sample"), laid.samples["color::blue"])
+    np.testing.assert_array_equal(acts.concepts.mask("color::blue", "sample"), laid.samples["color::blue"])
 
 
 def test_a_split_without_its_file_is_refused(one, sae):
@@ -299,7 +299,7 @@ def test_appended_items_get_their_ground_truth(one, sae, monkeypatch):
     acts = saestore.open("activations.zarr")["Coco"]
     assert acts.n_items == N_ITEMS + 1
     for concept, mask in laid.samples.items():
-        np.testing.assert_array_equal(acts.concept(concept, "sample"), mask)
+        np.testing.assert_array_equal(acts.concepts.mask(concept, "sample"), mask)
 
 
 def _patches():

@@ -16,7 +16,8 @@ from build_helpers import assert_holds, clip_scope, clip_scope_dense, near  # no
 from dataset_folders import N_ITEMS, lay_out  # noqa: E402
 
 from saestore.errors import InvalidInputError, NotFoundError  # noqa: E402
-from saestore.sources import find_dataset, find_embeddings, known_datasets  # noqa: E402
+from saestore.superactivators.datasets import find_dataset, known_datasets  # noqa: E402
+from saestore.superactivators.search import find_embeddings  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +72,7 @@ def test_data_sets_of_ones_own_are_built_by_name(own, here):
     jokes = saestore.open("activations.zarr")["Jokes"]
     assert_holds(jokes, clip_scope_dense(sae, x))
     np.testing.assert_array_equal(jokes.item_index.pointers(), [0, 5, 5, 12])
-    np.testing.assert_array_equal(np.flatnonzero(jokes.concept("funny", "sample")), [1, 4, 6])
+    np.testing.assert_array_equal(np.flatnonzero(jokes.concepts.mask("funny", "sample")), [1, 4, 6])
     assert saestore.open("activations.zarr")["Photos"].attributes.item_size == 9
 
 
@@ -113,7 +114,7 @@ def test_the_file_may_say_where_a_known_one_lies(here):
     assert result.exit_code == 0, result.stderr
     acts = saestore.open("activations.zarr")["Coco/patch"]
     assert acts.n_items == N_ITEMS
-    assert acts.concepts("sample") == ["traffic light", "dog"]
+    assert acts.concepts.names("sample") == ["traffic light", "dog"]
 
 
 WRONG = {

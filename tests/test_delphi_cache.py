@@ -186,7 +186,7 @@ def test_out_and_in_again(case, tmp_path_factory):
 
 
 def test_the_layout_is_the_one_that_delphi_wants(tmp_path, monkeypatch):
-    monkeypatch.setattr("saestore.exporting.selection.BLOCK", 23)
+    monkeypatch.setattr("saestore.formats.selection.BLOCK", 23)
     case = half(make_case(4, 70, 23, density=0.2, palette="signed"))
     case.dense[:, 5:14] = 0  # what would be an empty file
     tokens = np.arange(100, 170)

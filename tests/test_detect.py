@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 from strategies import PATH, cases, make_case, memory_store, write_case, write_segments
 
-from saestore.detection.intervals import WITH_INTERVAL, Draws
-from saestore.detection.metrics import METRICS, evaluate
-from saestore.detection.pooling import Pooling
-from saestore.detection.prune import Cuts, choose, default_max_fraction
+from saestore.detection.prune import PruningRules, choose, default_max_fraction
 from saestore.detection.report import compare
-from saestore.detection.thresholds import SHARES, count_reaching, list_quantiles
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.kernels import to_impact_order
+from saestore.scoring.bootstrap import METRICS_WITH_INTERVAL, BootstrapSampler
+from saestore.scoring.metrics import METRICS, evaluate
+from saestore.scoring.pooling import Pooling
+from saestore.scoring.quantile_thresholds import SHARES, count_reaching, list_quantiles
 from saestore.writing import SetWriter
 
 FEW = settings(
@@ -31,7 +31,7 @@ FEW = settings(
     suppress_health_check=list(HealthCheck),
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
 )
-ALL = {"min_active": 1, "max_fraction": 1.0, "weak_percentile": 0}
+ALL = {"min_active": 1, "max_fraction": 1.0, "min_p99_percentile": 0}
 
 
 def ragged(rng, lengths, values):
@@ -142,8 +142,8 @@ def test_intervals_are_those_of_the_drawn_items():
     n_items = items.max() + 1
     scores, truth = rng.choice([0.0, 0.5, 1.0, 2.0], 40), rng.random(40) < 0.4
     predicted = scores >= 1
-    found = Draws(items, n_items, 50, 0.9, 7).intervals(scores, truth, predicted)
-    drawn = {name: [] for name in WITH_INTERVAL}
+    found = BootstrapSampler(items, n_items, 50, 0.9, 7).intervals(scores, truth, predicted)
+    drawn = {name: [] for name in METRICS_WITH_INTERVAL}
     rng = np.random.default_rng(7)
     for picked in rng.integers(0, n_items, (50, n_items)):
         rows = np.concatenate([np.flatnonzero(items == item) for item in picked])
@@ -154,7 +154,7 @@ def test_intervals_are_those_of_the_drawn_items():
         low, high = np.nanquantile(values, [0.05, 0.95])
         assert found[f"{name}_low"] == pytest.approx(low, abs=1e-12), name
         assert found[f"{name}_high"] == pytest.approx(high, abs=1e-12), name
-    held = Draws(items, n_items, 50, 0.9, 7)
+    held = BootstrapSampler(items, n_items, 50, 0.9, 7)
     held._held = None  # as where the draws are too many to be kept
     assert held.intervals(scores, truth, predicted) == found
 
@@ -162,7 +162,7 @@ def test_intervals_are_those_of_the_drawn_items():
 def test_cuts_take_what_they_say_and_count_it():
     n_active = np.array([0, 1, 2, 50, 100, 60])
     p99 = np.array([np.nan, 9.0, 5.0, 1.0, 8.0, 3.0])
-    pruned = choose(n_active, p99, 100, Cuts(2, 0.9, 50))
+    pruned = choose(n_active, p99, 100, PruningRules(2, 0.9, 50))
     # 0 and 1 are dead, 4 is everywhere, 3 is below the median of 5, 1 and 3.
     assert pruned.features.tolist() == [2, 5]
     report = pruned.report
@@ -174,12 +174,12 @@ def test_cuts_take_what_they_say_and_count_it():
         2,
     )
     assert report["min_p99"] == 3.0
-    assert choose(n_active, p99, 100, Cuts(1, 1.0, 0)).features.tolist() == [1, 2, 3, 4, 5]
-    assert choose(n_active, p99, 100, Cuts()).report["min_active"] == 2
-    assert choose(n_active, p99, 30_001, Cuts()).report["min_active"] == 4
+    assert choose(n_active, p99, 100, PruningRules(1, 1.0, 0)).features.tolist() == [1, 2, 3, 4, 5]
+    assert choose(n_active, p99, 100, PruningRules()).report["min_active"] == 2
+    assert choose(n_active, p99, 30_001, PruningRules()).report["min_active"] == 4
     fractions = np.exp([-5.0, -4.0, -3.0])  # quartiles -4.5 and -3.5
     assert default_max_fraction(fractions) == pytest.approx(np.exp(-0.5))
-    assert choose(np.zeros(3, int), np.full(3, np.nan), 10, Cuts()).features.tolist() == []
+    assert choose(np.zeros(3, int), np.full(3, np.nan), 10, PruningRules()).features.tolist() == []
 
 
 # Whole detections
@@ -206,14 +206,14 @@ def planted(seed, *, n_items=24, palette="ties", dtype="float32", segment_rows=N
     parts = {}
     if sample_labels:
         parts = {"common": items["common"][item_of] & (rng.random(90) < 0.6), "part": rng.random(90) < 0.2}
-    acts.add_concepts(items)
+    acts.concepts.add(items)
     if parts:
-        acts.add_concepts(parts, "sample")
+        acts.concepts.add(parts, "sample")
     return case, acts, {"color::red": case.red, **items}, parts
 
 
 def check(case, acts, truth, rows_true, found, **how):
-    """Candidates are those of brute force, and so are the results of the first on test."""
+    """FeatureThresholds are those of brute force, and so are the results of the first on test."""
     split = np.array(["train", "cal", "test"])[case.split]
     level, score = how.get("level", "item"), how.get("score", "max")
     by_concept = {}
@@ -262,9 +262,9 @@ def test_detection_equals_brute_force(seed, palette, dtype, segment_rows):
         return
     rows_true = {name: parts.get(name, positive[case.item_of_sample]) for name, positive in truth.items()}
     for score in ("max", "mean", "top-2"):
-        found = acts.detect(score=score, n=9, resamples=5, **ALL)
+        found = acts.detect(score=score, n=9, n_resamples=5, **ALL)
         check(case, acts, truth, rows_true, found, score=score)
-    found = acts.detect("sample", n=9, resamples=5, **ALL)
+    found = acts.detect("sample", n=9, n_resamples=5, **ALL)
     check(case, acts, parts, parts, found, level="sample")
 
 
@@ -274,7 +274,7 @@ def stored(dense, item_ptr, split, concepts):
     n_items = len(item_ptr) - 1
     items = {"image_path": [f"{i}.png" for i in range(n_items)], "split": split}
     acts = store.write("Toy/patch/x", sp.csr_array(np.asarray(dense, np.float32)), np.array(item_ptr), items)
-    acts.add_concepts({name: np.array(mask, bool) for name, mask in concepts.items()})
+    acts.concepts.add({name: np.array(mask, bool) for name, mask in concepts.items()})
     return acts
 
 
@@ -292,7 +292,7 @@ def test_ties_at_the_threshold_are_predicted():
     hair = np.nextafter(np.float32(0.1), np.float32(0))
     column = [0.1, 0.1, 0.1, hair, 0, 0, 0.1, 0.1, hair, 0.1, 0, 0]
     truth = [1, 1, 1, 0, 0, 0] * 2
-    (row,) = one_per_item([column], HALVES, {"a": truth}).detect(resamples=5, **ALL).rows
+    (row,) = one_per_item([column], HALVES, {"a": truth}).detect(n_resamples=5, **ALL).rows
     assert row["threshold"] == float(np.float32(0.1))
     assert (row["cal_f1"], row["tp"], row["fp"], row["fn"], row["tn"]) == (1.0, 2, 1, 1, 2)
 
@@ -300,7 +300,7 @@ def test_ties_at_the_threshold_are_predicted():
 def test_a_single_positive_gives_a_threshold():
     column = [0.7, 0.2, 0, 0, 0, 0, 0.8, 0.7, 0.1, 0, 0, 0]
     truth = [1, 0, 0, 0, 0, 0] * 2
-    (row,) = one_per_item([column], HALVES, {"a": truth}).detect(resamples=5, **ALL).rows
+    (row,) = one_per_item([column], HALVES, {"a": truth}).detect(n_resamples=5, **ALL).rows
     assert (row["threshold"], row["p"], row["cal_f1"]) == (float(np.float32(0.7)), 0.4, 1.0)
     assert (row["tp"], row["fp"], row["precision"]) == (1, 1, 0.5)
 
@@ -311,9 +311,9 @@ def test_a_feature_that_never_fires_on_a_concept_is_not_chosen():
     weak = [1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0]
     truth = [1, 1, 1, 1, 1, 0] * 2
     acts = one_per_item([silent, weak], HALVES, {"a": truth})
-    found = acts.detect(resamples=5, **ALL)
+    found = acts.detect(n_resamples=5, **ALL)
     assert [c["feature"] for c in found.candidates] == [1]
-    only_silent = one_per_item([silent], HALVES, {"a": truth}).detect(resamples=5, **ALL)
+    only_silent = one_per_item([silent], HALVES, {"a": truth}).detect(n_resamples=5, **ALL)
     assert only_silent.rows == []
     assert "above 0 where it is true" in only_silent.skipped["a"]
 
@@ -323,9 +323,9 @@ def test_features_that_are_active_everywhere_and_negative_ones():
     negative = [-1, -1, -1, -5, -5, -5] * 2
     truth = [1, 1, 1, 0, 0, 0] * 2
     acts = one_per_item([negative, everywhere], HALVES, {"a": truth})
-    found = acts.detect(resamples=5, **ALL)
+    found = acts.detect(n_resamples=5, **ALL)
     assert [(c["feature"], c["cal_f1"]) for c in found.candidates] == [(1, 1.0)]
-    cut = acts.detect(resamples=5, max_fraction=0.9)
+    cut = acts.detect(n_resamples=5, max_fraction=0.9)
     assert cut.rows == []
     assert (cut.pruning["ubiquitous"], cut.pruning["dead"]) == (1, 1)
 
@@ -336,7 +336,7 @@ def test_concepts_absent_from_a_split_are_named():
         [column], HALVES,
         {"not in cal": [0] * 6 + [1] + [0] * 5, "not in test": [1] + [0] * 11, "nowhere": [0] * 12, "all": [1] * 12},
     )  # fmt: skip
-    found = acts.detect(resamples=5, **ALL)
+    found = acts.detect(n_resamples=5, **ALL)
     assert {row["concept"] for row in found.rows} == {"not in test", "all"}
     assert set(found.skipped) == {"not in cal", "not in test", "nowhere"}
     assert "'cal' nor of 'test'" in found.skipped["nowhere"]
@@ -368,12 +368,12 @@ def test_nothing_of_the_test_split_changes_a_choice(level, score):
     matrix = acts.concept_matrix("item").toarray()
     shuffled = matrix.copy()
     shuffled[test_items] = rng.permutation(matrix[test_items])
-    names = [name for name in acts.concepts("item") if name != "color::red"]
-    columns = [acts.concepts("item").index(name) for name in names]
-    other.add_concepts(dict(zip(names, shuffled[:, columns].T, strict=True)))
-    other.add_concepts({n: np.where(test_rows, rng.permutation(m), m) for n, m in parts.items()}, "sample")
+    names = [name for name in acts.concepts.names("item") if name != "color::red"]
+    columns = [acts.concepts.names("item").index(name) for name in names]
+    other.concepts.add(dict(zip(names, shuffled[:, columns].T, strict=True)))
+    other.concepts.add({n: np.where(test_rows, rng.permutation(m), m) for n, m in parts.items()}, "sample")
     chosen = ("concept", "method", "feature", "p", "threshold", "cal_f1", "chosen")
-    found = [a.detect(level, score=score, resamples=5) for a in (acts, other)]
+    found = [a.detect(level, score=score, n_resamples=5) for a in (acts, other)]
     told = [[{key: row.get(key) for key in chosen} for row in each.rows] for each in found]
     assert told[0] == told[1]
     assert told[0]
@@ -388,7 +388,7 @@ def test_what_cannot_be_detected_is_one_error():
     for arguments, says in [
         ({"score": "median"}, "top-3"), ({"score": "top-0"}, "top-3"), ({"p": [1.5]}, "from 0 to 1"),
         ({"p": []}, "from 0 to 1"), ({"min_active": 0}, "min_active"), ({"max_fraction": 0}, "max_fraction"),
-        ({"weak_percentile": 101}, "0 to 100"), ({"n": 0}, "1 or more"), ({"resamples": 0}, "1 or more"),
+        ({"min_p99_percentile": 101}, "0 to 100"), ({"n": 0}, "1 or more"), ({"n_resamples": 0}, "1 or more"),
         ({"level": "patch"}, "'item' or 'sample'"),
     ]:  # fmt: skip
         with pytest.raises(InvalidInputError, match=says):
@@ -403,7 +403,7 @@ def test_what_cannot_be_detected_is_one_error():
     bare = memory_store().write(
         "Toy/patch/x", sp.csr_array(np.ones((3, 2), np.float32)), items={"image_path": list("abc")}
     )
-    bare.add_concepts({"a": [1, 0, 1]})
+    bare.concepts.add({"a": [1, 0, 1]})
     with pytest.raises(NotFoundError, match="no column 'split'"):
         bare.detect()
 
@@ -414,7 +414,7 @@ def test_combinations_equal_brute_force():
     case = make_case(21, 300, 8, density=0.3, palette="heavy")
     case = replace(case, item_ptr=np.arange(0, 301, 5), split=rng.integers(0, 3, 60), red=rng.random(60) < 0.4)
     acts = write_case(memory_store(), case)
-    found = acts.detect(combine=4, resamples=5, **ALL)
+    found = acts.detect(combine=4, n_resamples=5, **ALL)
     split, truth = np.array(["train", "cal", "test"])[case.split], case.red
     best = brute_detect.candidates(case.dense, case.item_of_sample, split, truth, truth[case.item_of_sample])[:4]
     scores = {}
@@ -443,7 +443,7 @@ def test_localisation_equals_brute_force(seed):
     case, acts, _, parts = planted(seed, palette="heavy")
     if not usable(case):
         pytest.fail("choose another seed")
-    found = acts.detect(resamples=5, **ALL)
+    found = acts.detect(n_resamples=5, **ALL)
     split, item_of = np.array(["train", "cal", "test"])[case.split], case.item_of_sample
     (row,) = found.localisation  # of the one concept that items and samples have
     (detector,) = [r for r in found.rows if r["concept"] == "common"]
@@ -484,11 +484,11 @@ def test_a_probe_finds_what_two_features_say_together():
     dense = np.abs(rng.normal(size=(300, 6))).astype(np.float32)
     truth = dense[:, 1] + dense[:, 4] > 1.7
     acts = stored(dense, np.arange(301), (["train"] * 4 + ["cal", "test"]) * 50, {"a": truth})
-    rows = {row["method"]: row for row in acts.detect(probe=True, resamples=5).rows}
+    rows = {row["method"]: row for row in acts.detect(probe=True, n_resamples=5).rows}
     assert {1, 4} <= set(rows["probe"]["features"])
     assert rows["probe"]["roc_auc"] > 0.97 > rows["feature"]["roc_auc"]
     bare = stored(dense, np.arange(301), ["cal", "test"] * 150, {"a": truth})
-    found = bare.detect(probe=True, resamples=5)
+    found = bare.detect(probe=True, n_resamples=5)
     assert [row["method"] for row in found.rows] == ["feature"]
     assert "a (probe)" in found.skipped
 
@@ -516,8 +516,8 @@ def test_means_are_over_the_concepts_that_all_methods_have():
 def told():
     """A detection with methods, localisation, a concept that is absent from test, and names that break tables."""
     case, acts, _, _ = planted(1, palette="heavy")
-    acts.add_concepts({"a | b,\n": case.red})
-    return acts.detect(combine=3, resamples=20)
+    acts.concepts.add({"a | b,\n": case.red})
+    return acts.detect(combine=3, n_resamples=20)
 
 
 def test_report_is_what_was_found(told, tmp_path):

@@ -10,11 +10,12 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.linear_model import LogisticRegression
 from strategies import make_case, memory_store, write_case
 
-from saestore.detection import vectors as made
+from saestore.detection import baselines as made
 from saestore.detection.baselines import AGGREGATIONS, METHODS, aggregate
-from saestore.detection.embedded import Embedded
-from saestore.detection.metrics import METRICS, evaluate
+from saestore.detection.embeddings import EmbeddingReader
+from saestore.detection.inputs import inputs_of
 from saestore.errors import InvalidInputError, NotFoundError
+from saestore.scoring.metrics import METRICS, evaluate
 
 pytest.importorskip("torch", reason="embeddings are read by torch")
 
@@ -33,14 +34,14 @@ def world():
     case = make_case(3, n, 6, density=0.3, palette="heavy")
     case = replace(case, item_ptr=np.arange(0, n + 1, SIZE), split=rng.integers(0, 3, N_ITEMS), red=red)
     acts = write_case(memory_store(), case)
-    acts.add_concepts({"color::red": part}, "sample")
+    acts.concepts.add({"color::red": part}, "sample")
     return case, acts, embeddings, part
 
 
 @pytest.fixture(scope="module")
 def found(world):
     _, acts, embeddings, _ = world
-    return acts.detect(embeddings=embeddings, resamples=5)
+    return acts.detect(embeddings=embeddings, n_resamples=5)
 
 
 def rows_of(case, name):
@@ -82,9 +83,9 @@ def test_difference_of_means_is_that_of_numpy(world, found):
 
 def test_separators_are_those_of_scikit_learn(world):
     case, acts, embeddings, part = world
-    inputs = acts._detection_inputs("item", None, "max")
+    inputs = inputs_of(acts, "item", None, "max")
     train = inputs.of("train")
-    embedded = Embedded(embeddings, {}, len(embeddings), "x")
+    embedded = EmbeddingReader(embeddings, {}, len(embeddings), "x")
     drawn = made.Drawn.of(embedded, train, inputs.row_labels(train), 0)
     mask = rows_of(case, "train")
     mean, deviation = embeddings[mask].mean(axis=0), embeddings[mask].std(axis=0)
@@ -139,7 +140,7 @@ def cls_world(world):
 
 def test_one_embedding_an_item(cls_world):
     case, acts, cls = cls_world
-    found = acts.detect(cls_embeddings=cls, resamples=5)
+    found = acts.detect(cls_embeddings=cls, n_resamples=5)
     assert [row["method"] for row in found.rows] == ["feature", "difference, cls"]
     assert found.provenance["cls_embeddings"]["path"] == "numpy array"
     row, wide = found.rows[1], cls.astype(np.float64)
@@ -158,7 +159,7 @@ def test_nothing_of_the_test_split_changes_the_vector_of_cls(cls_world):
     case, acts, cls = cls_world
     other = cls.copy()
     other[case.split == 2] = np.random.default_rng(6).normal(size=((case.split == 2).sum(), WIDTH))
-    one, two = (acts.detect(cls_embeddings=each, resamples=5).rows[1] for each in (cls, other))
+    one, two = (acts.detect(cls_embeddings=each, n_resamples=5).rows[1] for each in (cls, other))
     assert (one["threshold"], one["cal_f1"]) == (two["threshold"], two["cal_f1"])
     assert one["roc_auc"] != two["roc_auc"]
 
@@ -175,7 +176,7 @@ def test_nothing_of_the_test_split_changes_a_baseline(world, found):
     case, acts, embeddings, _ = world
     other, test = embeddings.copy(), rows_of(case, "test")
     other[test] = np.random.default_rng(1).normal(size=(test.sum(), WIDTH))
-    again = acts.detect(embeddings=other, resamples=5)
+    again = acts.detect(embeddings=other, n_resamples=5)
     for a, b in zip(found.rows, again.rows, strict=True):
         assert [a[k] for k in ("method", "p", "threshold", "cal_f1", "setting")] == [
             b[k] for k in ("method", "p", "threshold", "cal_f1", "setting")
@@ -186,7 +187,7 @@ def test_nothing_of_the_test_split_changes_a_baseline(world, found):
 
 def test_samples_have_baselines_too(world):
     _, acts, embeddings, _ = world
-    rows = {row["method"]: row for row in acts.detect("sample", embeddings=embeddings, resamples=5).rows}
+    rows = {row["method"]: row for row in acts.detect("sample", embeddings=embeddings, n_resamples=5).rows}
     assert set(rows) == {"feature", *METHODS}
     for method in ("difference", "logistic", "svm"):
         assert rows[method]["roc_auc"] > 0.9
@@ -197,9 +198,9 @@ def test_more_rows_than_are_held_are_drawn(world, monkeypatch):
     monkeypatch.setattr(made, "_ALL", 50)
     monkeypatch.setattr(made, "_ANY", 20)
     monkeypatch.setattr(made, "_POSITIVE", 10)
-    inputs = acts._detection_inputs("item", None, "max")
+    inputs = inputs_of(acts, "item", None, "max")
     train = inputs.of("train")
-    embedded = Embedded(embeddings, {}, len(embeddings), "x")
+    embedded = EmbeddingReader(embeddings, {}, len(embeddings), "x")
     drawn = made.Drawn.of(embedded, train, inputs.row_labels(train), 0)
     assert 20 <= len(drawn.rows) <= 30
     assert drawn.labels[:, 0].sum() >= 10
@@ -236,11 +237,11 @@ def test_documentation_has_the_numbers_of_the_examples(example_store, project_di
 
     shutil.copytree(example_store, tmp_path / "activations.zarr")
     store = saestore.open(tmp_path / "activations.zarr", mode="a")
-    store["CLEVR"].add_concepts_from_masks(project_dir / "examples" / "clevr" / "masks", within=True)
+    store["CLEVR"].concepts.add_masks(project_dir / "examples" / "clevr" / "masks", within=True)
     tables = tables_of((project_dir / "docs" / "detection.md").read_text(encoding="utf-8"))
     assert len(tables) == 2
     for table, name in zip(tables, ("CLEVR", "iSarcasm"), strict=True):
-        found = store[name].detect(baselines=True, probe=True, combine=5, resamples=1)
+        found = store[name].detect(baselines=True, probe=True, combine=5, n_resamples=1)
         rows = {(row["concept"], row["method"]): row["f1"] for row in found.rows}
         for concept in found.concepts:
             assert list(table[concept]) == found.methods

@@ -11,9 +11,9 @@ from cli_stores import ask, ask_json, invoke, refused
 
 import saestore
 from saestore.cli import keys
-from saestore.detection.metrics import METRICS
+from saestore.scoring.metrics import METRICS
 
-FEW = ["--resamples", 20, "--min-active", 1, "--max-fraction", 1]
+FEW = ["--n-resamples", 20, "--min-active", 1, "--max-fraction", 1]
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +21,8 @@ def images(tmp_path_factory):
     stored = cli_stores.image_store(tmp_path_factory.mktemp("cli") / "images.zarr")
     acts = saestore.open(stored.path, mode="a")["Toy"]
     rng = np.random.default_rng(1)
-    acts.add_concepts({"big": [0, 1, 1, 1, 0, 0], "never": [0] * 6})
-    acts.add_concepts({"big": np.repeat([0, 1, 1, 1, 0, 0], 9).astype(bool) & (rng.random(54) < 0.5)}, "sample")
+    acts.concepts.add({"big": [0, 1, 1, 1, 0, 0], "never": [0] * 6})
+    acts.concepts.add({"big": np.repeat([0, 1, 1, 1, 0, 0], 9).astype(bool) & (rng.random(54) < 0.5)}, "sample")
     return stored
 
 
@@ -34,7 +34,7 @@ def no_store_of_ones_own(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def found(images):
-    return saestore.open(images.path)["Toy"].detect(resamples=20, min_active=1, max_fraction=1.0, combine=2)
+    return saestore.open(images.path)["Toy"].detect(n_resamples=20, min_active=1, max_fraction=1.0, combine=2)
 
 
 def paths_in(document, prefix=""):

@@ -13,10 +13,13 @@ from saestore.errors import InvalidInputError
 torch = pytest.importorskip("torch")
 sae_lens = pytest.importorskip("sae_lens")
 
-from saestore.encode import Dropped, SparseBatch, make_encoder, reduce_batch  # noqa: E402
-from saestore.saes import load_sae  # noqa: E402
-from saestore.saes.forward import Above  # noqa: E402
-from saestore.saes.topk import top_k, top_k_by_magnitude  # noqa: E402
+from saestore.sae import load_sae  # noqa: E402
+from saestore.sae.encode import SparseBatch, TruncationStats, make_encoder, reduce_batch  # noqa: E402
+from saestore.sae.forward import (  # noqa: E402
+    Above,
+    top_k,
+    top_k_by_magnitude,
+)
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 D_IN, D_SAE, K = 24, 128, 6
@@ -405,19 +408,19 @@ def test_reduced_batch_is_numpy_on_the_dense_rows(dense, n, dtype):
 def test_reduced_batch_keeps_the_lower_feature_where_values_tie():
     batch, dropped = reduce_batch(sparse([[1, 2, 0, 2, 2, -9]]), top_k=2)
     np.testing.assert_array_equal(batch.indices, [1, 3])
-    assert dropped == Dropped(n_dropped=3, sum_dropped=12, sum_total=16)
+    assert dropped == TruncationStats(n_dropped=3, sum_dropped=12, sum_total=16)
 
 
 def test_dropped_adds_up():
-    parts = [reduce_batch(sparse([[1.1, 2.3], [0, 1e-9]]), 1, "float16")[1], Dropped(2, 3.0, 10.0, 0.5)]
-    assert sum(parts, Dropped()) == Dropped(4, parts[0].sum_dropped + 3, parts[0].sum_total + 10, 0.5)
+    parts = [reduce_batch(sparse([[1.1, 2.3], [0, 1e-9]]), 1, "float16")[1], TruncationStats(2, 3.0, 10.0, 0.5)]
+    assert sum(parts, TruncationStats()) == TruncationStats(4, parts[0].sum_dropped + 3, parts[0].sum_total + 10, 0.5)
 
 
 def test_refuses_what_float16_cannot_hold():
     batch = sparse([[1, 0, 0], [0, 0, 65_504], [2, 65_520, 0]])
     with pytest.raises(InvalidInputError, match=r"row 102: feature 1 has the activation 65,520.*float16.*float32"):
         reduce_batch(batch, dtype="float16", first_row=100)
-    assert reduce_batch(batch, top_k=None, dtype="float32")[1] == Dropped(sum_total=131_027)
+    assert reduce_batch(batch, top_k=None, dtype="float32")[1] == TruncationStats(sum_total=131_027)
     with pytest.raises(InvalidInputError, match="top_k is 0"):
         reduce_batch(batch, top_k=0)
 

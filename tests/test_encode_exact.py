@@ -12,12 +12,12 @@ from saestore.errors import InvalidInputError
 torch = pytest.importorskip("torch")
 sae_lens = pytest.importorskip("sae_lens")
 
-from saestore.encode import make_encoder  # noqa: E402
-from saestore.saes import load_sae  # noqa: E402
-from saestore.saes.candidates import Candidates  # noqa: E402
-from saestore.saes.forward import Above, Affine, TopK, forward_of  # noqa: E402
-from saestore.saes.rounding import RowBounds, as_bfloat16, prepare  # noqa: E402
-from saestore.saes.trial import fault, pays  # noqa: E402
+from saestore.sae import load_sae  # noqa: E402
+from saestore.sae.bf16.candidates import CandidateFilter  # noqa: E402
+from saestore.sae.bf16.error_bounds import RowBounds, as_bfloat16, prepare  # noqa: E402
+from saestore.sae.bf16.self_test import fault, pays  # noqa: E402
+from saestore.sae.encode import make_encoder  # noqa: E402
+from saestore.sae.forward import Above, Affine, TopK, forward_of  # noqa: E402
 
 D_IN, D_SAE, K, ROWS = 48, 2048, 4, 64
 KINDS = ("topk", "topk rescaled", "jumprelu", "standard", "clip_scope")
@@ -258,7 +258,7 @@ def test_a_batch_with_many_such_rows_falls_back_whole():
 
 @pytest.mark.parametrize("exact", ["auto", "bfloat16"])
 def test_auto_leaves_off_where_rows_keep_falling_back(exact, monkeypatch):
-    monkeypatch.setattr("saestore.encode.pays", lambda _: True)  # as it would of a larger SAE
+    monkeypatch.setattr("saestore.sae.encode.pays", lambda _: True)  # as it would of a larger SAE
     encoder = make_encoder(spread_out(), exact=exact)
     encoder.batch_rows = ROWS
     x = torch.zeros(ROWS * 80, D_IN)
@@ -294,7 +294,7 @@ def test_no_value_is_further_from_exact_or_float32_than_its_bound(d_in, data, ki
     scale = random(d_sae, seed=seed + 3).abs() if kind == "scaled" else None
     select = Above(random(d_sae, seed=seed + 4).abs()) if kind == "threshold" else TopK(3)
     affine = Affine(weight, None, bias, scale)
-    candidates = Candidates(affine, select)
+    candidates = CandidateFilter(affine, select)
     rows = RowBounds.of(shifted, candidates.bounds)
     bounds = candidates.bounds
     y = candidates.propose(shifted, torch.empty(16, d_sae)).float()
@@ -310,7 +310,7 @@ def test_no_value_is_further_from_exact_or_float32_than_its_bound(d_in, data, ki
 def test_the_bound_is_not_loose():
     """Random data reaches a tenth of it: a wider one would pass the test above, and propose too much."""
     weight, x = random(256, 4096) / 16, random(64, 256, seed=1)
-    candidates = Candidates(Affine(weight, None), TopK(3))
+    candidates = CandidateFilter(Affine(weight, None), TopK(3))
     y = candidates.propose(x, torch.empty(64, 4096)).float()
     bounds = candidates.bounds
     error = RowBounds.of(x, bounds).error(y, bounds.norm, bounds.lost, bounds.offset)
@@ -334,7 +334,7 @@ def test_bfloat16_weights_and_biases_lose_no_more_than_measured(size):
 # What it relies on is tried first.
 
 
-class AddsUpInBfloat16(Candidates):
+class AddsUpInBfloat16(CandidateFilter):
     def propose(self, shifted, buffer):
         half = self.d_in // 2
         ways = [torch.cat([shifted[:, :half], shifted[:, half:] * 0], 1), shifted]
@@ -342,7 +342,7 @@ class AddsUpInBfloat16(Candidates):
         return sum(super(AddsUpInBfloat16, self).propose(way, torch.empty_like(buffer)) for way in ways)
 
 
-class AddsUpInAnotherOrder(Candidates):
+class AddsUpInAnotherOrder(CandidateFilter):
     def scores(self, shifted, keys):
         row, feature = keys // self.d_sae, keys % self.d_sae
         return torch.cat([(a * b).sum(1) for a, b in self._pairs(shifted, row, feature)])
@@ -355,7 +355,7 @@ class AddsUpInAnotherOrder(Candidates):
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        (Candidates, None),
+        (CandidateFilter, None),
         (AddsUpInBfloat16, "does not add up in float32"),
         (AddsUpInAnotherOrder, "round otherwise than the whole"),
     ],
@@ -374,7 +374,7 @@ def test_trial_finds_a_setting_that_lets_float32_products_use_fewer_bits():
         error = (x @ weight - (x.double() @ weight.double())).abs().max()
         if error < 1e-3:
             pytest.skip("this processor's float32 product has no such setting")
-        assert "fewer bits" in fault(Candidates(Affine(weight, None), TopK(3)), torch.empty(64, 512))
+        assert "fewer bits" in fault(CandidateFilter(Affine(weight, None), TopK(3)), torch.empty(64, 512))
     finally:
         torch.backends.mkldnn.matmul.fp32_precision = before
 

@@ -44,7 +44,7 @@ def test_out_and_in_again_is_the_same(tmp_path):
 
 
 def test_blocks_and_selections(tmp_path, monkeypatch):
-    monkeypatch.setattr("saestore.exporting.selection.BLOCK", 23)
+    monkeypatch.setattr("saestore.formats.selection.BLOCK", 23)
     case = make_case(8, 60, 15, density=0.4)
     acts = stored(case)
     where, features = {"split": "train"}, [11, 3, 3, 4]

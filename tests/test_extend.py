@@ -10,9 +10,9 @@ from zarr.storage import MemoryStore
 
 import saestore
 from saestore.format import SetAttributes
-from saestore.items import as_items
-from saestore.items.index import ItemIndex
 from saestore.store import extend_set, start_set
+from saestore.tables import as_items
+from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter
 
 PATH = "Mine/token/some"

@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import saestore
+from saestore.diagnostics import stream
+from saestore.diagnostics.stream import ValueCounts, quantile_of_counts
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
-from saestore.fidelity import stream
-from saestore.fidelity.stream import ValueCounts, quantile_of_counts
 from saestore.format import SetAttributes
-from saestore.items.index import ItemIndex
 from saestore.store import start_set
+from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -78,7 +78,7 @@ def healthy(example_store):
 
 @pytest.mark.parametrize("name", ["CLEVR", "iSarcasm"])
 def test_the_shipped_examples_give_no_finding(healthy, name):
-    found = healthy[name].fidelity()
+    found = healthy[name].diagnose()
     assert found.findings == ()
     assert found.left_out == ()
     assert found.ok
@@ -96,13 +96,13 @@ def test_reconstruction_is_that_of_sae_lens(healthy, name, example):
         back = sae.decode(sae.encode(x)).double().numpy()
     x = x.double().numpy()
     lost = ((x - back) ** 2).sum()
-    found = acts.fidelity(n_rows=acts.shape[0]).reconstruction
+    found = acts.diagnose(n_rows=acts.shape[0]).reconstruction
     if len(x) == acts.shape[0]:  # all of it
         assert found["explained_variance"] == pytest.approx(1 - lost / ((x - x.mean(0)) ** 2).sum(), abs=1e-6)
         assert found["mse"] == pytest.approx(((x - back) ** 2).mean(), rel=1e-5)
         cosine = (x * back).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(back, axis=1)
         assert found["cosine"] == pytest.approx(cosine.mean(), abs=1e-6)
-    part = acts.fidelity().reconstruction
+    part = acts.diagnose().reconstruction
     assert part["n_rows"] == 2048
     assert part["explained_variance"] == pytest.approx(found["explained_variance"], abs=0.01)
 
@@ -110,7 +110,7 @@ def test_reconstruction_is_that_of_sae_lens(healthy, name, example):
 @pytest.mark.parametrize("name", ["CLEVR", "iSarcasm"])
 def test_counts_are_those_of_the_matrix(healthy, name):
     acts = healthy[name]
-    matrix, found = acts.sparse(), acts.fidelity()
+    matrix, found = acts.sparse(), acts.diagnose()
     counts, often = np.diff(matrix.indptr), np.bincount(matrix.indices, minlength=acts.shape[1])
     low = found.l0
     assert [low["min"], low["p25"], low["median"], low["p75"], low["max"]] == np.quantile(
@@ -131,10 +131,10 @@ def test_counts_are_those_of_the_matrix(healthy, name):
 
 
 def test_expectations_come_from_the_sae(healthy):
-    assert healthy["CLEVR"].fidelity().expected == {
+    assert healthy["CLEVR"].diagnose().expected == {
         "architecture": "topk", "d_in": 384, "k": 32, "l0": None, "negative": False,
     }  # fmt: skip
-    assert healthy["iSarcasm"].fidelity().expected["l0"] == pytest.approx(32, abs=1e-3)
+    assert healthy["iSarcasm"].diagnose().expected["l0"] == pytest.approx(32, abs=1e-3)
 
 
 # A wrong layer
@@ -143,7 +143,7 @@ def test_expectations_come_from_the_sae(healthy):
 @pytest.mark.parametrize("example", [CLEVR, ISARCASM], ids=["clevr", "isarcasm"])
 def test_columns_in_another_order_look_like_a_wrong_layer(build, example):
     x = embeddings(example)[: 10 * PATCHES]
-    found = build(example, x[:, np.random.default_rng(0).permutation(x.shape[1])]).fidelity()
+    found = build(example, x[:, np.random.default_rng(0).permutation(x.shape[1])]).diagnose()
     assert "wrong-layer" in signs(found)
     assert not {"normalisation", "first-position", "other-activations"} & set(signs(found))
     (finding,) = (f for f in found.findings if f.sign == "wrong-layer")
@@ -154,7 +154,7 @@ def test_columns_in_another_order_look_like_a_wrong_layer(build, example):
 
 def test_l0_far_from_that_of_training_is_told(build):
     x = embeddings(ISARCASM)
-    found = build(ISARCASM, x[:, ::-1]).fidelity()
+    found = build(ISARCASM, x[:, ::-1]).diagnose()
     (finding,) = (f for f in found.findings if f.sign == "l0")
     assert finding.evidence["l0"] == pytest.approx(found.l0["mean"])
     assert finding.evidence["expected"] == pytest.approx(32, abs=1e-3)
@@ -163,7 +163,7 @@ def test_l0_far_from_that_of_training_is_told(build):
 def test_a_low_share_that_only_the_build_measured_is_told_without_the_embeddings(build, tmp_path):
     acts = build(CLEVR, embeddings(CLEVR)[:PATCHES, ::-1])
     (tmp_path / "x.npy").unlink()
-    found = acts.fidelity()
+    found = acts.diagnose()
     assert found.reconstruction["measured"] == "first batch of the build"
     assert "wrong-layer" in signs(found)
     assert "x.npy" in found.left_out[0]
@@ -187,7 +187,7 @@ SPOILT = {
 @pytest.mark.parametrize("how", SPOILT)
 @pytest.mark.parametrize("example", [CLEVR, ISARCASM], ids=["clevr", "isarcasm"])
 def test_another_scale_is_told_with_the_factor_that_mends_it(build, example, how):
-    found = build(example, SPOILT[how](embeddings(example)[: 10 * PATCHES])).fidelity()
+    found = build(example, SPOILT[how](embeddings(example)[: 10 * PATCHES])).diagnose()
     assert "normalisation" in signs(found)
     assert "wrong-layer" not in signs(found)
     (finding,) = (f for f in found.findings if f.sign == "normalisation")
@@ -205,13 +205,13 @@ def test_a_half_precision_sae_that_some_scales_overflow_is_judged_too(build, tmp
     sae.cfg.dtype = "float16"
     sae = sae.to(torch.float16)
     x = 4 * embeddings(CLEVR)[: 2 * PATCHES]
-    found = build(CLEVR, x, sae=sae).fidelity(tmp_path / "x.npy", sae)
+    found = build(CLEVR, x, sae=sae).diagnose(tmp_path / "x.npy", sae)
     assert "normalisation" in signs(found)
 
 
 def test_embeddings_that_are_all_alike_are_told(build):
     x = np.repeat(embeddings(CLEVR)[:1], PATCHES, axis=0)
-    found = build(CLEVR, x).fidelity()
+    found = build(CLEVR, x).diagnose()
     assert "alike" in found.findings[0].what
 
 
@@ -227,7 +227,7 @@ def test_massive_bos_rows_are_told(build):
     x, ptr = embeddings(ISARCASM), text_ptr()
     bos = np.zeros(x.shape[1], np.float32)
     bos[[17, 203]] = 60_000, -60_000  # as models have them: a few dimensions, far beyond all others
-    found = build(ISARCASM, *with_first(x, ptr, bos)).fidelity()
+    found = build(ISARCASM, *with_first(x, ptr, bos)).diagnose()
     assert signs(found) == ["first-position"]
     evidence = found.findings[0].evidence
     assert evidence["alike"] == 1
@@ -237,7 +237,7 @@ def test_massive_bos_rows_are_told(build):
 
 def test_one_and_the_same_first_row_of_ordinary_size_is_told(build):
     x, ptr = embeddings(ISARCASM), text_ptr()
-    found = build(ISARCASM, *with_first(x, ptr, x[100])).fidelity()
+    found = build(ISARCASM, *with_first(x, ptr, x[100])).diagnose()
     assert signs(found) == ["first-position"]
     assert "same active features" in found.findings[0].what
 
@@ -245,7 +245,7 @@ def test_one_and_the_same_first_row_of_ordinary_size_is_told(build):
 def test_first_rows_that_hold_the_strongest_activations_are_told(build):
     x = embeddings(CLEVR)[: 10 * PATCHES]
     x[::PATCHES] += 40 * (x[1::PATCHES] - x.mean(0))  # each its own
-    found = build(CLEVR, x).fidelity()
+    found = build(CLEVR, x).diagnose()
     assert "first-position" in signs(found)
     assert found.positions["share_of_strongest"] > 0.5
     assert "wrong-layer" not in signs(found)
@@ -257,7 +257,7 @@ def test_texts_that_begin_alike_are_no_bos_rows(healthy, tmp_path):
     rows = np.concatenate([np.r_[3, 7, a:b] for a, b in np.lib.stride_tricks.sliding_window_view(text_ptr(), 2)])
     ptr = text_ptr() + 2 * np.arange(len(text_ptr()))
     store = saestore.open(tmp_path / "s.zarr", mode="a")
-    found = store.write("Template/token/x", acts.sparse(rows), item_ptr=ptr).fidelity()
+    found = store.write("Template/token/x", acts.sparse(rows), item_ptr=ptr).diagnose()
     assert found.positions["alike"] == found.positions["alike_second"] == 1
     assert signs(found) == []
 
@@ -273,7 +273,7 @@ def ready(healthy, tmp_path):
     def looked_at(matrix, sae="sae", **options):
         store = saestore.open(tmp_path / "s.zarr", mode="a")
         acts = store.write("Ready/patch/x", sp.csr_array(matrix), **options)
-        return acts.fidelity(CLEVR / "embeddings.npy", CLEVR / sae)
+        return acts.diagnose(CLEVR / "embeddings.npy", CLEVR / sae)
 
     return looked_at, healthy["CLEVR"].sparse()
 
@@ -318,7 +318,7 @@ def test_what_the_threshold_would_have_cut_off_is_told(healthy, tmp_path):
     matrix = acts.sparse()
     matrix.data[matrix.indices == 7] = 1e-3
     store = saestore.open(tmp_path / "s.zarr", mode="a")
-    found = store.write("Ready/token/x", matrix, item_ptr=text_ptr()).fidelity(None, ISARCASM / "sae")
+    found = store.write("Ready/token/x", matrix, item_ptr=text_ptr()).diagnose(None, ISARCASM / "sae")
     assert signs(found) == ["below-threshold"]
     assert found.findings[0].evidence["features"] == [7]
     assert "--embeddings" in found.left_out[0]
@@ -328,7 +328,7 @@ def test_features_that_are_always_on_are_told(tmp_path):
     rng = np.random.default_rng(0)
     dense = (rng.random((500, 100)) < 0.02) * rng.random((500, 100))
     dense[:, [3, 50, 77, 99]] = 1
-    found = saestore.open(tmp_path / "s.zarr", mode="a").write("On/cls/x", sp.csr_array(dense)).fidelity()
+    found = saestore.open(tmp_path / "s.zarr", mode="a").write("On/cls/x", sp.csr_array(dense)).diagnose()
     assert signs(found) == ["always-on"]
     assert found.findings[0].evidence["features"] == [3, 50, 77, 99]
 
@@ -338,7 +338,7 @@ def test_single_rows_far_beyond_the_others_are_noted(tmp_path):
     dense = (rng.random((600, 100)) < 0.1) * (1 + rng.random((600, 100)))
     dense[[33, 444]] *= 50
     store = saestore.open(tmp_path / "s.zarr", mode="a")
-    found = store.write("Out/token/x", sp.csr_array(dense), item_ptr=20 * np.arange(31)).fidelity()
+    found = store.write("Out/token/x", sp.csr_array(dense), item_ptr=20 * np.arange(31)).diagnose()
     assert [(f.sign, f.severity) for f in found.findings] == [("outlier-rows", "note")]
     assert found.findings[0].evidence["n_samples"] == 2
 
@@ -348,33 +348,33 @@ def test_single_rows_far_beyond_the_others_are_noted(tmp_path):
 
 def test_without_torch_the_report_says_what_it_left_out(healthy, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    found = healthy["CLEVR"].fidelity()
+    found = healthy["CLEVR"].diagnose()
     assert found.findings == ()
     assert found.reconstruction["measured"] == "first batch of the build"
     assert "saestore[sae]" in found.left_out[0]
     with pytest.raises(MissingDependencyError, match="saestore\\[sae\\]"):
-        healthy["CLEVR"].fidelity(CLEVR / "embeddings.npy")
+        healthy["CLEVR"].diagnose(CLEVR / "embeddings.npy")
 
 
 def test_embeddings_that_are_not_those_of_the_set_are_refused(healthy, tmp_path):
     acts = healthy["CLEVR"]
     with pytest.raises(InvalidInputError, match="2,450 embeddings of width 640"):
-        acts.fidelity(ISARCASM / "embeddings.npy")
+        acts.diagnose(ISARCASM / "embeddings.npy")
     np.save(tmp_path / "other.npy", embeddings(CLEVR)[::-1])
     with pytest.raises(InvalidInputError, match="other embeddings than those that CLEVR"):
-        acts.fidelity(tmp_path / "other.npy")
+        acts.diagnose(tmp_path / "other.npy")
     with pytest.raises(NotFoundError, match=r"nothing\.npy"):
-        acts.fidelity(tmp_path / "nothing.npy")
+        acts.diagnose(tmp_path / "nothing.npy")
     with pytest.raises(InvalidInputError, match="1,984"):
-        acts.fidelity(sae=CLEVR / "sae-512")
+        acts.diagnose(sae=CLEVR / "sae-512")
     with pytest.raises(InvalidInputError, match="n_rows is 1"):
-        acts.fidelity(n_rows=1)
+        acts.diagnose(n_rows=1)
 
 
 def test_a_set_without_activations_is_refused(tmp_path):
     acts = saestore.open(tmp_path / "s.zarr", mode="a").write("None/cls/x", sp.csr_array((4, 5)))
     with pytest.raises(InvalidInputError, match="nothing to look at"):
-        acts.fidelity()
+        acts.diagnose()
 
 
 # The command line and the notebook
@@ -385,7 +385,7 @@ def test_the_command_prints_the_report(example_store):
     assert out.startswith("CLEVR/patch/clevr-sae: fidelity\n  explained variance")
     assert "findings            none" in out
     document = json.loads(invoke("info", "--fidelity", "CLEVR", "--json", "--store", example_store).stdout)["fidelity"]
-    assert document == json.loads(json.dumps(saestore.open(example_store)["CLEVR"].fidelity().to_dict()))
+    assert document == json.loads(json.dumps(saestore.open(example_store)["CLEVR"].diagnose().to_dict()))
 
 
 def test_the_command_prints_findings_and_what_to_do(build, tmp_path):
@@ -404,7 +404,7 @@ def test_embeddings_without_the_report_are_wrong_usage(example_store):
 
 def test_a_notebook_shows_numbers_and_findings(tmp_path):
     matrix = sp.csr_array(np.ones((20, 3)))
-    found = saestore.open(tmp_path / "s.zarr", mode="a").write("On/cls/x", matrix).fidelity()
+    found = saestore.open(tmp_path / "s.zarr", mode="a").write("On/cls/x", matrix).diagnose()
     shown = found._repr_html_()
     assert "<table>" in shown
     assert "warning" in shown
@@ -437,11 +437,11 @@ def test_gemma_scope_is_expected_to_have_the_l0_of_its_name(tmp_path, sae_id):
     sae = {"name": "gemma-scope-9b-34-16k", "sae_id": sae_id, "architecture": "jumprelu", "source": str(tmp_path)}
     dense = (np.random.default_rng(0).random((50, 400)) < 0.3).astype(np.float32)
     dense *= np.random.default_rng(1).random(dense.shape, np.float32)
-    near = with_attributes(tmp_path / "near.zarr", dense, sae, [50], finish=True).fidelity()
+    near = with_attributes(tmp_path / "near.zarr", dense, sae, [50], finish=True).diagnose()
     assert near.expected["l0"] == 114
     assert signs(near) == []
     dense[:, 40:] = 0
-    far = with_attributes(tmp_path / "far.zarr", dense, sae, [50], finish=True).fidelity()
+    far = with_attributes(tmp_path / "far.zarr", dense, sae, [50], finish=True).diagnose()
     assert signs(far) == ["l0"]
     assert far.findings[0].evidence["expected"] == 114
 
@@ -450,10 +450,10 @@ def test_blocks_and_segments_count_as_the_whole(tmp_path, monkeypatch):
     rng = np.random.default_rng(3)
     dense = np.where(rng.random((90, 40)) < 0.2, rng.normal(size=(90, 40)), 0).astype(np.float32)
     dense[20:30] = 0
-    whole = with_attributes(tmp_path / "one.zarr", dense, {}, [90], finish=True).fidelity()
+    whole = with_attributes(tmp_path / "one.zarr", dense, {}, [90], finish=True).diagnose()
     monkeypatch.setattr(stream, "_ENTRIES", 5)
     monkeypatch.setattr(stream, "_ROWS", 7)
-    parts = with_attributes(tmp_path / "parts.zarr", dense, {}, [31, 9, 50], finish=False).fidelity()
+    parts = with_attributes(tmp_path / "parts.zarr", dense, {}, [31, 9, 50], finish=False).diagnose()
     assert parts == whole
     assert whole.l0["min"] == 0
     assert whole.activations["n_negative"] == (dense.min(0) < 0).sum()
@@ -466,9 +466,9 @@ def test_memory_does_not_grow_with_the_samples(tmp_path):
         values = np.random.default_rng(0).random(8 * n, np.float32)
         matrix = sp.csr_array((values, ids, np.arange(0, 8 * n + 1, 8)), shape=(n, 4000))
         acts = saestore.open(tmp_path / f"{n}.zarr", mode="a").write("Much/token/x", matrix, item_ptr=20)
-        acts.fidelity()  # imports what it needs
+        acts.diagnose()  # imports what it needs
         tracemalloc.start()
-        acts.fidelity()
+        acts.diagnose()
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert max(peaks) < 80e6 + 60 * 4000

@@ -14,8 +14,8 @@ from hypothesis import strategies as st  # noqa: E402
 
 import saestore  # noqa: E402
 from saestore.errors import InvalidInputError, NotFoundError  # noqa: E402
-from saestore.items.index import ItemIndex  # noqa: E402
-from saestore.sources.ground_truth import Expected, read_ground_truth  # noqa: E402
+from saestore.superactivators.ground_truth import Expected, read_ground_truth  # noqa: E402
+from saestore.tables.item_index import ItemIndex  # noqa: E402
 
 SPLIT = np.array(["train", "cal", "test", "train"])
 GRID = ItemIndex(4, 4)  # four images of four patches
@@ -105,10 +105,10 @@ def test_label_takes_it_and_gives_nothing_twice(tmp_path):
     assert "2 given" in result.stdout
     assert "squashed" in result.stderr
     acts = saestore.open(store)["Mine"]
-    assert (acts.concepts("item"), acts.concepts("sample")) == (["dog"], ["dog", "cat"])
-    np.testing.assert_array_equal(np.flatnonzero(acts.concept("dog", "sample")), [0, 9])
+    assert (acts.concepts.names("item"), acts.concepts.names("sample")) == (["dog"], ["dog", "cat"])
+    np.testing.assert_array_equal(np.flatnonzero(acts.concepts.mask("dog", "sample")), [0, 9])
     assert "given" not in invoke(*command).stdout
     save(tmp_path, "patches_per_concept", {"dog": [1], "cat": []})
     assert "dog" in refused(*command)
     assert invoke(*command, "--overwrite").exit_code == 0
-    np.testing.assert_array_equal(np.flatnonzero(saestore.open(store)["Mine"].concept("dog", "sample")), [1])
+    np.testing.assert_array_equal(np.flatnonzero(saestore.open(store)["Mine"].concepts.mask("dog", "sample")), [1])

@@ -96,8 +96,8 @@ def test_what_to_anndata_gave_comes_back(tmp_path):
 
 
 def test_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("saestore.importing.annotated.BLOCK", 17)
-    monkeypatch.setattr("saestore.importing.annotated._DENSE", 40)
+    monkeypatch.setattr("saestore.formats.anndata.BLOCK", 17)
+    monkeypatch.setattr("saestore.formats.anndata._DENSE", 40)
     case = make_case(6, 40, 9, density=0.5)
     for kind, make in KINDS.items():
         acts = imported(save(tmp_path, make(case.csr)), segment_rows=13)

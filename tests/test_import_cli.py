@@ -13,8 +13,8 @@ from cli_stores import ask, ask_json, image_store, invoke, paths_in, refused
 
 import saestore
 from saestore.cli import export, import_
-from saestore.exporting import FORMATS as EXPORTS
-from saestore.importing import FORMATS as IMPORTS
+from saestore.formats.export import FORMATS as EXPORTS
+from saestore.ingest.open_input import FORMATS as IMPORTS
 
 
 @pytest.fixture

@@ -218,7 +218,7 @@ def test_dense_dtypes(tmp_path, dtype):
 
 
 def test_dense_reads_stay_within_a_block(tmp_path, monkeypatch):
-    monkeypatch.setattr("saestore.importing.dense._BYTES", 4 * WIDTH * 7)
+    monkeypatch.setattr("saestore.formats.dense_tensors._BYTES", 4 * WIDTH * 7)
     dense = top_rows(90, WIDTH, K)
     assert np.array_equal(imported(save_dense(tmp_path, dense, sizes=[31, 59]), segment_rows=25).dense(), dense)
 

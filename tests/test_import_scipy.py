@@ -253,8 +253,8 @@ def test_the_input_may_move_and_is_known_again(tmp_path):
 def test_reads_stay_within_a_block(tmp_path, monkeypatch):
     """Segments and blocks that fit nothing evenly, and entries that a spool has to sort."""
     case = make_case(5, 47, 13, density=0.5)
-    monkeypatch.setattr("saestore.importing.scipy_npz.BLOCK", 29)
-    monkeypatch.setattr("saestore.importing.spool._BUCKET", 5)
+    monkeypatch.setattr("saestore.formats.scipy_npz.BLOCK", 29)
+    monkeypatch.setattr("saestore.formats.spool._BUCKET", 5)
     for kind in ("csr", "csc", "coo"):
         acts = imported(save(tmp_path, case.csr.asformat(kind)), segment_rows=11)
         assert np.array_equal(acts.dense(), case.dense)

@@ -32,26 +32,26 @@ def test_points_are_numpys(case, data):
     n, m = case.dense.shape
     pairs = data.draw(st.lists(st.tuples(st.integers(-n, n - 1), st.integers(-m, m - 1)), max_size=20))
     rows, columns = np.array(pairs, np.int64).reshape(-1, 2).T
-    found = acts.points(rows, columns)
+    found = acts.vindex(rows, columns)
     assert found.dtype == case.dense.dtype
     assert np.array_equal(found, case.dense[rows, columns])
 
 
 def test_many_points_are_looked_for_in_blocks(acts, monkeypatch):
-    monkeypatch.setattr("saestore.activations.points._BLOCK", 7)
+    monkeypatch.setattr("saestore.query.slices._BLOCK", 7)
     rng = np.random.default_rng(0)
     rows, columns = rng.integers(-60, 60, 100), rng.integers(-14, 14, 100)
-    assert np.array_equal(acts.points(rows, columns), CASE.dense[rows, columns])
+    assert np.array_equal(acts.vindex(rows, columns), CASE.dense[rows, columns])
 
 
 def test_points_take_one_of_either_and_refuse_what_are_no_pairs(acts):
-    assert np.array_equal(acts.points(7, [0, 3, 3]), CASE.dense[7, [0, 3, 3]])
-    assert np.array_equal(acts.points([1, 2], 5), CASE.dense[[1, 2], 5])
-    assert acts.points([], []).shape == (0,)
+    assert np.array_equal(acts.vindex(7, [0, 3, 3]), CASE.dense[7, [0, 3, 3]])
+    assert np.array_equal(acts.vindex([1, 2], 5), CASE.dense[[1, 2], 5])
+    assert acts.vindex([], []).shape == (0,)
     with pytest.raises(InvalidInputError, match="2 samples and 3 features"):
-        acts.points([1, 2], [1, 2, 3])
+        acts.vindex([1, 2], [1, 2, 3])
     with pytest.raises(OutOfRangeError):
-        acts.points([60], [0])
+        acts.vindex([60], [0])
 
 
 # --- tables in pandas and Arrow
@@ -86,7 +86,7 @@ def test_anndata_has_activations_labels_and_statistics(acts):
     pytest.importorskip("anndata")
     store = memory_store()
     whole = write_case(store, CASE)
-    whole.add_concepts({"bright": np.arange(60) % 7 == 0}, level="sample")
+    whole.concepts.add({"bright": np.arange(60) % 7 == 0}, level="sample")
     for activations in (whole, acts):
         adata = activations.to_anndata()
         assert adata.shape == CASE.dense.shape
@@ -286,7 +286,7 @@ def test_what_needs_no_torch_imports_none(tmp_path):
     code = f"""
 import sys, saestore
 acts = saestore.open({str(tmp_path / "a.zarr")!r})["sae"]
-acts.to_xarray().sae.top(3); acts.points(1, 2)
+acts.to_xarray().sae.top(3); acts.vindex(1, 2)
 print(*{{"torch", "anndata", "matplotlib", "sae_lens"}} & set(sys.modules))
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
-from saestore.items import item_pointers, token_spans
+from saestore.tables import item_pointers, token_spans
 
 
 @given(st.integers(1, 50), st.integers(1, 50))

@@ -38,7 +38,7 @@ def acts(case):
 
 
 def assert_labels(acts, level, masks):
-    assert acts.concepts(level) == list(masks)
+    assert acts.concepts.names(level) == list(masks)
     matrix = acts.concept_matrix(level)
     n = acts.n_items if level == "item" else acts.shape[0]
     assert isinstance(matrix, sp.csc_array)
@@ -47,7 +47,7 @@ def assert_labels(acts, level, masks):
     expected = np.stack(list(masks.values()), axis=1) if masks else np.zeros((n, 0), bool)
     assert np.array_equal(matrix.toarray(), expected)
     for name, mask in masks.items():
-        found = acts.concept(name, level)
+        found = acts.concepts.mask(name, level)
         assert found.dtype == bool
         assert np.array_equal(found, mask)
 
@@ -67,76 +67,76 @@ def test_labels_are_read_as_they_were_given(case, data):
         with layout(case):
             give(acts, masks, level, kind)
         stored[level] |= masks
-    for reader in (acts, type(acts)(acts._root, acts.path)):
+    for reader in (acts, type(acts)(acts.root, acts.path)):
         for level, masks in stored.items():
             assert_labels(reader, level, masks)
-    assert not saestore.Store(acts._root).verify().problems
+    assert not saestore.Store(acts.root).verify().problems
 
 
 def give(acts, masks, level, kind):
     if kind in ("sparse", "dense"):
         matrix = np.stack(list(masks.values()), axis=1)
         matrix = sp.coo_array(matrix) if kind == "sparse" else matrix.astype(float)
-        acts.add_concepts(matrix, level, names=list(masks), overwrite=True)
+        acts.concepts.add(matrix, level, names=list(masks), overwrite=True)
     else:
         how = {"masks": lambda m: m, "lists": lambda m: m.tolist(), "ints": lambda m: m.astype(np.uint8)}[kind]
-        acts.add_concepts({name: how(mask) for name, mask in masks.items()}, level, overwrite=True)
+        acts.concepts.add({name: how(mask) for name, mask in masks.items()}, level, overwrite=True)
 
 
 def test_both_levels_may_have_a_concept_of_one_name(acts, case):
     mask = random_masks(40)["object"]
-    acts.add_concepts({"color::red": mask, "object": mask}, level="sample")
-    assert acts.concepts() == ["color::red", "object"]
-    assert np.array_equal(acts.concept("color::red"), case.red)
-    assert np.array_equal(acts.concept("color::red", "sample"), mask)
-    assert np.array_equal(acts.concept("object"), mask)
+    acts.concepts.add({"color::red": mask, "object": mask}, level="sample")
+    assert acts.concepts.names() == ["color::red", "object"]
+    assert np.array_equal(acts.concepts.mask("color::red"), case.red)
+    assert np.array_equal(acts.concepts.mask("color::red", "sample"), mask)
+    assert np.array_equal(acts.concepts.mask("object"), mask)
 
 
 def test_concepts_are_removed_of_one_level_or_of_both(acts):
     masks = random_masks(40)
-    acts.add_concepts({**masks, "color::red": masks["object"]}, level="sample")
-    acts.remove_concepts("nothing")
-    acts.remove_concepts("color::red", level="item")
-    assert acts.concepts("item") == []
+    acts.concepts.add({**masks, "color::red": masks["object"]}, level="sample")
+    acts.concepts.remove("nothing")
+    acts.concepts.remove("color::red", level="item")
+    assert acts.concepts.names("item") == []
     assert acts.concept_matrix("item").shape == (acts.n_items, 0)
-    assert acts.concepts() == ["object", "traffic light", "über::all", "color::red"]
-    acts.remove_concepts(["color::red", "object"])
-    assert acts.concepts() == ["traffic light", "über::all"]
+    assert acts.concepts.names() == ["object", "traffic light", "über::all", "color::red"]
+    acts.concepts.remove(["color::red", "object"])
+    assert acts.concepts.names() == ["traffic light", "über::all"]
     with pytest.raises(
         NotFoundError, match=r"has no concept 'object'; there are traffic light, über::all. Nothing was"
     ):
-        acts.remove_concepts(["traffic light", "object"])
-    assert acts.concepts() == ["traffic light", "über::all"]
+        acts.concepts.remove(["traffic light", "object"])
+    assert acts.concepts.names() == ["traffic light", "über::all"]
 
 
 def test_an_opened_set_goes_on_with_the_labels_that_replaced_its_own(acts):
     masks = random_masks(40)
-    acts.add_concepts(masks, level="sample")
-    other = type(acts)(acts._root, acts.path)
-    fresh = type(acts)(acts._root, acts.path)
-    assert np.array_equal(other.concept("object"), masks["object"])
+    acts.concepts.add(masks, level="sample")
+    other = type(acts)(acts.root, acts.path)
+    fresh = type(acts)(acts.root, acts.path)
+    assert np.array_equal(other.concepts.mask("object"), masks["object"])
     for _ in range(2):
-        acts.add_concepts({"object": ~masks["object"]}, level="sample", overwrite=True)
+        acts.concepts.add({"object": ~masks["object"]}, level="sample", overwrite=True)
         for reader in (other, fresh):
-            assert np.array_equal(reader.concept("object"), ~masks["object"])
+            assert np.array_equal(reader.concepts.mask("object"), ~masks["object"])
         masks["object"] = ~masks["object"]
 
 
 def test_a_set_without_labels_has_none():
     acts = memory_store().write(PATH, sp.csr_array(np.eye(3)))
-    assert acts.concepts() == acts.concepts("sample") == []
+    assert acts.concepts.names() == acts.concepts.names("sample") == []
     assert acts.concept_matrix("item").shape == acts.concept_matrix("sample").shape == (3, 0)
     with pytest.raises(NotFoundError, match=r"no concept 'x'.*There are none"):
-        acts.concept("x")
+        acts.concepts.mask("x")
     with pytest.raises(NotFoundError, match="no concept 'x'; they have none"):
-        acts.concept("x", "sample")
-    acts.add_concepts({"x": [0, 1, 1]})
-    assert acts.concept("x").tolist() == [False, True, True]
+        acts.concepts.mask("x", "sample")
+    acts.concepts.add({"x": [0, 1, 1]})
+    assert acts.concepts.mask("x").tolist() == [False, True, True]
 
 
 def test_a_misspelt_concept_is_told_with_what_it_is_like(acts):
     with pytest.raises(NotFoundError, match=r"no concept 'colour::red'. Did you mean 'color::red'"):
-        acts.concept("colour::red")
+        acts.concepts.mask("colour::red")
 
 
 M = np.zeros(40, bool)
@@ -167,8 +167,8 @@ def test_bad_labels_are_told_and_nothing_is_written(acts, which):
     labels, said = BAD[which]
     before = acts.attributes
     with pytest.raises(InvalidInputError, match=said):
-        acts.add_concepts(labels)
-    again = type(acts)(acts._root, acts.path)
+        acts.concepts.add(labels)
+    again = type(acts)(acts.root, acts.path)
     assert again.attributes == before
     assert "concepts" not in again.group
 
@@ -187,84 +187,84 @@ def test_a_bad_matrix_is_told(acts):
         (np.zeros((32, 0)), [], "no concept in what was given"),
     ):
         with pytest.raises(InvalidInputError, match=said):
-            acts.add_concepts(bad, names=names)
+            acts.concepts.add(bad, names=names)
     with pytest.raises(InvalidInputError, match="level='items'"):
-        acts.add_concepts({"x": M}, "items")
+        acts.concepts.add({"x": M}, "items")
     with pytest.raises(InvalidInputError, match="level='both'"):
-        acts.concepts("both")
+        acts.concepts.names("both")
 
 
 def test_a_concept_is_not_replaced_unless_told_to(acts, case):
     with pytest.raises(StoreConflictError, match=re.escape("has color::red already (level 'item')")):
-        acts.add_concepts({"new": ~case.red, "color::red": ~case.red})
-    assert acts.concepts() == ["color::red"]
-    acts.add_concepts({"new": ~case.red, "color::red": ~case.red}, overwrite=True)
+        acts.concepts.add({"new": ~case.red, "color::red": ~case.red})
+    assert acts.concepts.names() == ["color::red"]
+    acts.concepts.add({"new": ~case.red, "color::red": ~case.red}, overwrite=True)
     assert_labels(acts, "item", {"color::red": ~case.red, "new": ~case.red})
 
 
 def test_a_store_that_is_read_only_is_left_alone(tmp_path, case):
     write_case(saestore.open(tmp_path / "a.zarr", "a"), case)
     with pytest.raises(StoreWriteError, match=r"read-only. Open it with mode='a'"):
-        saestore.open(tmp_path / "a.zarr")[PATH].add_concepts({"x": case.red})
+        saestore.open(tmp_path / "a.zarr")[PATH].concepts.add({"x": case.red})
 
 
 def test_a_set_that_is_being_built_takes_labels_of_items_only(case):
     store = memory_store()
     acts = write_segments(store, case, upto=22)
-    acts.add_concepts({"x": case.red})
+    acts.concepts.add({"x": case.red})
     with pytest.raises(InvalidInputError, match=r"still being built \(22 of 40 samples\)"):
-        acts.add_concepts({"x": np.zeros(22, bool)}, level="sample")
+        acts.concepts.add({"x": np.zeros(22, bool)}, level="sample")
     acts = write_segments(store, case)
-    assert np.array_equal(acts.concept("x"), case.red)
+    assert np.array_equal(acts.concepts.mask("x"), case.red)
 
 
 def test_labels_of_samples_that_came_later_are_not_made_up():
     acts = memory_store().write(PATH, sp.csr_array(np.eye(40, 4)))
-    acts.add_concepts({"x": M}, level="sample")
-    with SetWriter(acts._root, acts.path) as writer:
+    acts.concepts.add({"x": M}, level="sample")
+    with SetWriter(acts.root, acts.path) as writer:
         info = writer.append(np.zeros(3, np.int64), np.empty(0, np.uint16), np.empty(0))
         assert info.stop == 42
         writer.commit(replace(writer.attributes, n_items=42))
-    grown = type(acts)(acts._root, acts.path)
+    grown = type(acts)(acts.root, acts.path)
     with pytest.raises(InvalidInputError, match=r"labels of samples are of 40 samples, but the set has 42 now"):
-        grown.concept("x", "sample")
+        grown.concepts.mask("x", "sample")
     with pytest.raises(InvalidInputError, match=r"labels of samples are of 40 samples, but the set has 42 now"):
         grown.samples("position == 0 and x")
     assert grown.samples("position == 0 and sample >= 40").tolist() == [40, 41]
-    assert saestore.Store(acts._root).verify().ok
-    assert grown.concepts("sample") == ["x"]
-    grown.add_concepts({"x": np.ones(42, bool)}, level="sample")
-    assert grown.concept("x", "sample").all()
+    assert saestore.Store(acts.root).verify().ok
+    assert grown.concepts.names("sample") == ["x"]
+    grown.concepts.add({"x": np.ones(42, bool)}, level="sample")
+    assert grown.concepts.mask("x", "sample").all()
 
 
 def test_compaction_and_deletion_know_labels(case):
     store = memory_store()
     acts = write_segments(store, case)
-    acts.add_concepts({"x": ~case.red})
+    acts.concepts.add({"x": ~case.red})
     store.compact(PATH)
     assert_labels(store[PATH], "item", {"color::red": case.red, "x": ~case.red})
     assert store.verify().ok
     store.delete(PATH)
     acts = write_case(store, case)
-    assert acts.concepts() == ["color::red"]
+    assert acts.concepts.names() == ["color::red"]
     assert store.verify().ok
 
 
 def test_labels_do_not_outlive_a_set_that_is_written_anew(case):
     store = memory_store()
-    write_case(store, case).add_concepts({"x": ~case.red})
+    write_case(store, case).concepts.add({"x": ~case.red})
     old = store[PATH]
     acts = write_case(store, case, overwrite=True)
-    assert acts.concepts() == ["color::red"]
-    acts.add_concepts({"y": case.red})
-    assert old.concepts() == ["color::red", "y"]
+    assert acts.concepts.names() == ["color::red"]
+    acts.concepts.add({"y": case.red})
+    assert old.concepts.names() == ["color::red", "y"]
 
 
 def test_anndata_and_xarray_read_labels(tmp_path, case):
     anndata = pytest.importorskip("anndata")
     acts = write_case(saestore.open(tmp_path / "a.zarr", "a"), case)
     masks = random_masks(40)
-    acts.add_concepts(masks, level="sample")
+    acts.concepts.add(masks, level="sample")
     group = zarr.open_group(tmp_path / "a.zarr", mode="r", path=f"{PATH}/concepts/sample-1")
     for read in (anndata.io.read_elem(group), anndata.io.sparse_dataset(group).to_memory()):
         assert np.array_equal(read.toarray(), np.stack(list(masks.values()), axis=1))
@@ -279,7 +279,7 @@ def test_a_damaged_label_is_found_and_named(tmp_path, case):
     store = saestore.open(tmp_path / "a.zarr", "a")
     acts = write_case(store, case)
     with layout(case):
-        acts.add_concepts(random_masks(40), level="sample")
+        acts.concepts.add(random_masks(40), level="sample")
     folder = tmp_path / "a.zarr" / PATH / "concepts"
     files = [f for f in folder.rglob("*") if f.is_file()]
     assert len(files) > 2 + 4 + 4  # several shards
@@ -300,12 +300,12 @@ def test_a_damaged_label_is_found_and_named(tmp_path, case):
     (folder / "sample-9" / "zarr.json").write_bytes((folder / "sample-1" / "zarr.json").read_bytes())
     (problem,) = store.verify().problems
     assert str(problem) == f"{PATH}/concepts/sample-9/zarr.json: is named by no attributes; the next build removes it"
-    acts.add_concepts({"x": case.red})
+    acts.concepts.add({"x": case.red})
     assert store.verify().ok
 
 
 def whole(acts):
-    labels = acts._stored_labels("sample")
+    labels = acts.stored_labels("sample")
     return [labels.values(i).sum() for i, _ in enumerate(labels.names)]
 
 

@@ -14,10 +14,10 @@ from hypothesis.extra import numpy as hnp
 from strategies import memory_store
 
 import saestore
-from saestore.concepts.arrays import read_arrays
-from saestore.concepts.patches import Patches
 from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError
-from saestore.items.index import ItemIndex
+from saestore.labels.from_arrays import read_arrays
+from saestore.labels.patch_grid import Patches
+from saestore.tables.item_index import ItemIndex
 
 N_ITEMS, GRID = 5, 3
 KEYS = [f"images/{'ab'[i % 2]}/scene_{i}.jpg" for i in range(N_ITEMS)]
@@ -48,16 +48,16 @@ def test_rows_of_a_table_are_matched_by_their_keys(acts, tmp_path, shorten):
     order = np.random.default_rng(0).permutation(N_ITEMS)
     big = np.array([1, 1, 0, 0, 1])
     table = write_table(tmp_path / "m.csv", [shorten(KEYS[i]) for i in order], big=big[order], split=["cal"] * N_ITEMS)
-    assert acts.add_concepts(table) == ["big"]
-    assert acts.concept("big").tolist() == big.astype(bool).tolist()
-    assert acts.concepts() == ["color::red", "shape::cube", "big"]
+    assert acts.concepts.add(table) == ["big"]
+    assert acts.concepts.mask("big").tolist() == big.astype(bool).tolist()
+    assert acts.concepts.names() == ["color::red", "shape::cube", "big"]
 
 
 def test_a_table_that_does_not_fit_is_told_by_name(acts, tmp_path):
     def refused(keys, said, **how):
         table = write_table(tmp_path / "m.csv", keys, big=[1] * len(keys))
         with pytest.raises(InvalidInputError, match=said):
-            acts.add_concepts(table, **how)
+            acts.concepts.add(table, **how)
 
     refused(
         ["x.jpg", *KEYS], r"1 row \('x.jpg'\) fits no item of the set, whose keys are such as 'images/a/scene_0.jpg'"
@@ -67,24 +67,24 @@ def test_a_table_that_does_not_fit_is_told_by_name(acts, tmp_path):
     refused([*KEYS, "scene_4.jpg"], "both 'images/a/scene_4.jpg' and 'scene_4.jpg' are item 'images/a/scene_4.jpg'")
     table = write_table(tmp_path / "m.csv", [*KEYS, *"stuvw"], big=[1, 0, 0, 0, 0, 1, 1, 1, 1, 1])
     with pytest.raises(InvalidInputError, match=r"5 rows \('s', 't', 'u', …\) fit no item"):
-        acts.add_concepts(table)
-    acts.add_concepts(table, partial=True)
-    assert acts.concept("big").tolist() == [True, False, False, False, False]
+        acts.concepts.add(table)
+    acts.concepts.add(table, partial=True)
+    assert acts.concepts.mask("big").tolist() == [True, False, False, False, False]
     with pytest.raises(StoreConflictError, match="big already"):
-        acts.add_concepts(table, partial=True)
+        acts.concepts.add(table, partial=True)
     with pytest.raises(InvalidInputError, match="no column of labels"):
-        acts.add_concepts(write_table(tmp_path / "m.csv", KEYS, size=[3, 4, 5, 6, 7]))
+        acts.concepts.add(write_table(tmp_path / "m.csv", KEYS, size=[3, 4, 5, 6, 7]))
     with pytest.raises(NotFoundError, match="no file"):
-        acts.add_concepts(tmp_path / "nothing.csv")
+        acts.concepts.add(tmp_path / "nothing.csv")
 
 
 def test_a_file_name_that_several_items_have_is_not_guessed_at(tmp_path):
     keys = ["a/0.jpg", "b/0.jpg"]
     acts = memory_store().write("Toy/patch/x", sp.csr_array(np.eye(2)), items={"image_path": keys})
     with pytest.raises(InvalidInputError, match=r"'0.jpg' fits 2 items, such as 'a/0.jpg', 'b/0.jpg'; give their full"):
-        acts.add_concepts(write_table(tmp_path / "m.csv", ["0.jpg", "b/0.jpg"], big=[1, 0]))
-    acts.add_concepts(write_table(tmp_path / "m.csv", ["b/0.jpg", "a/0.jpg"], big=[1, 0]))
-    assert acts.concept("big").tolist() == [False, True]
+        acts.concepts.add(write_table(tmp_path / "m.csv", ["0.jpg", "b/0.jpg"], big=[1, 0]))
+    acts.concepts.add(write_table(tmp_path / "m.csv", ["b/0.jpg", "a/0.jpg"], big=[1, 0]))
+    assert acts.concepts.mask("big").tolist() == [False, True]
 
 
 def test_texts_without_a_path_are_matched_by_themselves(tmp_path):
@@ -97,13 +97,13 @@ def test_texts_without_a_path_are_matched_by_themselves(tmp_path):
             csv.writer(file).writerows([["text", *columns], *zip(texts, *columns.values(), strict=True)])
         return path
 
-    acts.add_concepts(table(texts[::-1], rude=[1, 0, 0]))
-    assert acts.concept("rude").tolist() == [False, False, True]
+    acts.concepts.add(table(texts[::-1], rude=[1, 0, 0]))
+    assert acts.concepts.mask("rude").tolist() == [False, False, True]
     with pytest.raises(InvalidInputError, match="1 row \\('four'\\) fits no item"):
-        acts.add_concepts(table(["four", "three", "one, two"], other=[1, 0, 0]))
+        acts.concepts.add(table(["four", "three", "one, two"], other=[1, 0, 0]))
     images = memory_store().write("Toy/patch/x", sp.csr_array(np.eye(3)), items={"image_path": list("abc")})
     with pytest.raises(InvalidInputError, match="no image_path or text_path, but the items have keys such as 'a'"):
-        images.add_concepts(table(texts, rude=[1, 0, 0]))
+        images.concepts.add(table(texts, rude=[1, 0, 0]))
 
 
 # Masks
@@ -195,14 +195,14 @@ def picture(image, pixels, mode):
 
 def test_patches_under_a_mask_have_its_concept(acts, masks):
     folder, covered = masks
-    assert acts.add_concepts_from_masks(folder, "object") == ["object"]
-    assert np.array_equal(acts.concept("object", "sample"), covered)
+    assert acts.concepts.add_masks(folder, "object") == ["object"]
+    assert np.array_equal(acts.concepts.mask("object", "sample"), covered)
     flat = folder.parent / "flat"
     flat.mkdir()
     for path in folder.rglob("*.png"):
         path.rename(flat / path.name)
-    acts.add_concepts_from_masks(flat, "again")
-    assert np.array_equal(acts.concept("again"), covered)
+    acts.concepts.add_masks(flat, "again")
+    assert np.array_equal(acts.concepts.mask("again"), covered)
 
 
 def test_a_folder_of_masks_for_each_concept(acts, masks):
@@ -214,26 +214,26 @@ def test_a_folder_of_masks_for_each_concept(acts, masks):
     source = both / "front" / "images" / "a" / "scene_2.png"
     (both / "traffic light" / "scene_3.png").write_bytes(source.read_bytes())
     with pytest.raises(InvalidInputError, match=r"traffic light has no mask of 4 of 5 items: 'images/a/scene_0.jpg', "):
-        acts.add_concepts_from_masks(both)
-    assert acts.concepts("sample") == []
-    acts.add_concepts_from_masks(both, missing="empty")
-    assert acts.concepts("sample") == ["front", "traffic light"]
+        acts.concepts.add_masks(both)
+    assert acts.concepts.names("sample") == []
+    acts.concepts.add_masks(both, missing="empty")
+    assert acts.concepts.names("sample") == ["front", "traffic light"]
     light = np.zeros(N_ITEMS * 9, bool)
     light[27:36] = covered[18:27]
-    assert np.array_equal(acts.concept("traffic light"), light)
-    assert np.array_equal(acts.concept("front"), covered)
+    assert np.array_equal(acts.concepts.mask("traffic light"), light)
+    assert np.array_equal(acts.concepts.mask("front"), covered)
 
 
 def test_masks_and_labels_of_items_make_labels_of_patches(acts, masks):
     folder, covered = masks
-    acts.add_concepts_from_masks(folder, within=True)
-    assert acts.concepts("sample") == ["color::red", "shape::cube"]
-    assert np.array_equal(acts.concept("color::red", "sample"), covered & RED.repeat(9))
-    assert np.array_equal(acts.concept("shape::cube", "sample"), covered & ~RED.repeat(9))
-    acts.add_concepts_from_masks(folder, "object", within=["color::red"], overwrite=True)
-    assert acts.concepts("sample") == ["color::red", "shape::cube", "object"]
+    acts.concepts.add_masks(folder, within=True)
+    assert acts.concepts.names("sample") == ["color::red", "shape::cube"]
+    assert np.array_equal(acts.concepts.mask("color::red", "sample"), covered & RED.repeat(9))
+    assert np.array_equal(acts.concepts.mask("shape::cube", "sample"), covered & ~RED.repeat(9))
+    acts.concepts.add_masks(folder, "object", within=["color::red"], overwrite=True)
+    assert acts.concepts.names("sample") == ["color::red", "shape::cube", "object"]
     with pytest.raises(NotFoundError, match=r"'color::rd'. Did you mean 'color::red'"):
-        acts.add_concepts_from_masks(folder, within=["color::rd"])
+        acts.concepts.add_masks(folder, within=["color::rd"])
 
 
 def test_a_patch_counts_where_more_than_the_threshold_is_covered(acts, tmp_path):
@@ -243,8 +243,8 @@ def test_a_patch_counts_where_more_than_the_threshold_is_covered(acts, tmp_path)
     for key in KEYS:
         image.fromarray(pixels * 255).save(tmp_path / f"{key.split('/')[-1][:-4]}.png")
     for i, (threshold, expected) in enumerate([(0.25, [4]), (0.249, [0, 4]), (0.1875, [0, 4]), (0, [0, 4, 8])]):
-        acts.add_concepts_from_masks(tmp_path, f"c{i}", threshold=threshold)
-        assert np.flatnonzero(acts.concept(f"c{i}")[:9]).tolist() == expected
+        acts.concepts.add_masks(tmp_path, f"c{i}", threshold=threshold)
+        assert np.flatnonzero(acts.concepts.mask(f"c{i}")[:9]).tolist() == expected
 
 
 def test_masks_that_do_not_fit_are_told(acts, masks, tmp_path):
@@ -252,8 +252,8 @@ def test_masks_that_do_not_fit_are_told(acts, masks, tmp_path):
 
     def refused(said, *words, error=InvalidInputError, **how):
         with pytest.raises(error, match=said):
-            acts.add_concepts_from_masks(*words, **how)
-        assert acts.concepts("sample") == []
+            acts.concepts.add_masks(*words, **how)
+        assert acts.concepts.names("sample") == []
 
     refused("there is no folder", tmp_path / "none", "x", error=NotFoundError)
     refused("threshold=1.5", folder, "x", threshold=1.5)
@@ -267,8 +267,8 @@ def test_masks_that_do_not_fit_are_told(acts, masks, tmp_path):
     refused(r"1 mask \('extra.png'\) fits no item, whose keys are such as 'images/a/scene_0.jpg'", folder, "x")
     refused("holds masks themselves: name what they show with --concept", folder)
     extra.write_bytes(b"\x89PNG no more")
-    acts.add_concepts_from_masks(folder, "x", partial=True)
-    acts.remove_concepts("x")
+    acts.concepts.add_masks(folder, "x", partial=True)
+    acts.concepts.remove("x")
     extra.rename(folder / "scene_0.bmp")
     refused(
         "both 'images/a/scene_0' and 'scene_0' are item|both 'scene_0' and 'images/a/scene_0' are item", folder, "x"
@@ -283,7 +283,7 @@ def test_masks_that_do_not_fit_are_told(acts, masks, tmp_path):
     refused("empty holds no mask", tmp_path / "empty", "x")
     flat = memory_store().write("Toy/cls/x", sp.csr_array(np.eye(4)), items={"image_path": list("abcd")})
     with pytest.raises(InvalidInputError, match="have 1 samples each, which are no grid of patches"):
-        flat.add_concepts_from_masks(folder, "x")
+        flat.concepts.add_masks(folder, "x")
 
 
 # Spans
@@ -322,11 +322,11 @@ def test_tokens_that_share_a_character_with_a_span_have_its_concept(talk, data):
         drawn = data.draw(st.lists(st.tuples(ends, st.sampled_from(["irony", "a pun"])), min_size=1, max_size=4))
         spans[item] = [(a, b, concept) for (a, b), concept in drawn]
     keyed = {str(item) if data.draw(st.booleans()) else item: found for item, found in spans.items()}
-    names = talk.add_concepts_from_spans(keyed, overwrite=True)
+    names = talk.concepts.add_spans(keyed, overwrite=True)
     expected = characters(spans, cli_stores.TEXTS)
     assert set(names) == {concept for found in spans.values() for *_, concept in found}
     for name in names:
-        assert set(np.flatnonzero(talk.concept(name)).tolist()) == expected.get(name, set())
+        assert set(np.flatnonzero(talk.concepts.mask(name)).tolist()) == expected.get(name, set())
 
 
 def test_spans_are_read_from_csv_and_jsonl(talk, tmp_path):
@@ -341,9 +341,9 @@ def test_spans_are_read_from_csv_and_jsonl(talk, tmp_path):
         writer.writerows({**row, "note": "x"} for row in rows)
     expected = characters(spans, cli_stores.TEXTS)
     for path in (lines, table):
-        assert talk.add_concepts_from_spans(path, overwrite=True) == ["file, one", "b"]
+        assert talk.concepts.add_spans(path, overwrite=True) == ["file, one", "b"]
         for name in ("file, one", "b"):
-            assert np.flatnonzero(talk.concept(name)).tolist() == sorted(expected[name])
+            assert np.flatnonzero(talk.concepts.mask(name)).tolist() == sorted(expected[name])
 
 
 BAD_SPANS = [
@@ -366,7 +366,7 @@ BAD_SPANS = [
 def test_wrong_spans_are_told(talk, spans, said):
     before = talk.attributes
     with pytest.raises(InvalidInputError, match=said):
-        talk.add_concepts_from_spans(spans)
+        talk.concepts.add_spans(spans)
     assert talk.attributes == before
 
 
@@ -385,12 +385,12 @@ def test_wrong_spans_are_told(talk, spans, said):
 def test_a_wrong_file_of_spans_is_told(talk, tmp_path, name, text, said):
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InvalidInputError, match=re.escape(said)):
-        talk.add_concepts_from_spans(tmp_path / name)
+        talk.concepts.add_spans(tmp_path / name)
 
 
 def test_spans_need_a_set_that_knows_its_characters(acts):
     with pytest.raises(InvalidInputError, match="does not know the characters of its tokens"):
-        acts.add_concepts_from_spans({0: [(0, 1, "x")]})
+        acts.concepts.add_spans({0: [(0, 1, "x")]})
 
 
 # Files of arrays

@@ -13,13 +13,13 @@ from PIL import Image
 from tiny_models import TEXTS, WIDTH, image_states, pictures, text_model, vision_model
 
 import saestore
-from saestore.concepts.patches import Patches
 from saestore.errors import StoreConflictError
-from saestore.items.index import ItemIndex
+from saestore.labels.patch_grid import Patches
 from saestore.models import ModelRequest, open_model_source
 from saestore.models.pretrained import Pretrained
+from saestore.models.training_spec import SAETrainingSpec
 from saestore.models.transform import ImageTransform
-from saestore.models.wanted import Wanted
+from saestore.tables.item_index import ItemIndex
 
 PATH = "Mine/patch/tiny"
 PART = 0.37  # of all changes of the file system: some segments are there, and none is merged
@@ -48,7 +48,7 @@ def build(**how):
 
 def test_rows_do_not_depend_on_how_they_are_asked_for(files):
     request = ModelRequest(images=files / "images", model=files / "clip", layer=1, batch_size=3)
-    ready = open_model_source(request, Wanted("an SAE", WIDTH), lambda _: None)
+    ready = open_model_source(request, SAETrainingSpec("an SAE", WIDTH), lambda _: None)
     whole = ready.source.read(0, 160)
     for start, stop in [(159, 160), (0, 1), (40, 80), (95, 97), (47, 49), (10, 150), (7, 7)]:
         assert torch.equal(ready.source.read(start, stop), whole[start:stop])

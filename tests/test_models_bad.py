@@ -20,7 +20,7 @@ from tiny_models import N_BLOCKS, TEXTS, WIDTH, pictures, text_model, vision_mod
 
 import saestore
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, SaestoreError
-from saestore.models.wanted import hook_layer
+from saestore.models.training_spec import hook_layer
 
 
 @pytest.fixture(scope="module")

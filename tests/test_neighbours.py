@@ -76,7 +76,7 @@ def test_similar_features_of_a_set_in_segments(case, metric):
 def test_cooccurrence_counts_samples(case, seed, width):
     acts = write_segments(memory_store(), case)
     features = np.random.default_rng(seed).integers(0, case.n_features, 10)
-    with mock.patch("saestore.activations.overlap._WIDTH", width):
+    with mock.patch("saestore.query.similarity._WIDTH", width):
         found = acts.cooccurrence(features)
     assert found.dims == ("feature", "other_feature")
     assert found["feature"].values.tolist() == found["other_feature"].values.tolist() == features.tolist()
@@ -95,7 +95,7 @@ def test_matches_in_another_set(case, seed, metric, width, n):
     other_case = replace(case, dense=mixed, segment_rows=max(1, len(case.dense) // 3))
     other = write_segments(store, other_case, OTHER)
     expected = scores_of(metric, case.dense, mixed)
-    with mock.patch("saestore.activations.overlap._WIDTH", width):
+    with mock.patch("saestore.query.similarity._WIDTH", width):
         found = acts.compare(other, metric, n)
     assert (np.diff(found.feature) >= 0).all()
     for feature in range(case.n_features):

@@ -30,7 +30,7 @@ def answers(acts):
     return {
         "shape": np.array(acts.shape),
         "top 20": acts.top_samples([3, 0, 39, 7]),
-        "top 20 items": acts.top_samples(5, per="item"),
+        "top 20 items": acts.top_samples(5, level="item"),
         "top 20 where": acts.top_samples(5, where={"split": "test"}),
         "a whole feature": acts.feature(11),
         "top features": acts.top_features([250, 0, 3]),
@@ -81,7 +81,7 @@ def test_every_question_has_the_same_answer(written, pipeline, place):
         found = answers(acts)
         # Whoever chose the pipeline finds it chosen still.
         assert zarr.config.get("codec_pipeline.path") == PIPELINES[pipeline]
-    assert acts._segments[0].lists[0].is_local == (place == "folder")
+    assert acts.segments[0].lists[0].is_local == (place == "folder")
     for question, answer in expected.items():
         for a, b in zip(arrays_of(answer), arrays_of(found[question]), strict=True):
             assert a.dtype == b.dtype

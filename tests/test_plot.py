@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 import saestore
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
 from saestore.format import feature_dtype
-from saestore.items import as_items
-from saestore.items.index import ItemIndex
-from saestore.items.stored import SPANS
 from saestore.store import start_set
+from saestore.tables import as_items
+from saestore.tables.item_index import ItemIndex
+from saestore.tables.stored_items import SPANS
 from saestore.writing import SetWriter
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -32,10 +32,9 @@ from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.patches import Rectangle, StepPatch  # noqa: E402
 
 from saestore.plot.distributions import _edges  # noqa: E402
-from saestore.plot.layout import Layout  # noqa: E402
-from saestore.plot.letters import Letters  # noqa: E402
-from saestore.plot.seen import Seen  # noqa: E402
+from saestore.plot.seen import ImageView  # noqa: E402
 from saestore.plot.style import NEGATIVE, POSITIVE  # noqa: E402
+from saestore.plot.text_layout import Layout, Letters  # noqa: E402
 
 GRID = 4  # patches in a row
 
@@ -256,7 +255,7 @@ def test_patches_lead_back_to_their_pixels(size, resize, crop):
         planes = [plane[top : top + crop[0], left : left + crop[1]] for plane in planes]
     acts = write(np.ones((32, 1), np.float32), items={"image_path": ["a.png", "b.png"]})
     acts.attributes.source["transform"] = {"resize": resize, "crop": crop, "grid": [GRID, GRID]}
-    seen = Seen.of(acts, None)
+    seen = ImageView.of(acts, None)
     assert not seen.assumed
     box = seen.box(*size).part(1 / GRID, 2 / GRID, 2 / GRID, 3 / GRID)
     rows, columns = planes[0].shape
@@ -269,9 +268,9 @@ def test_patches_lead_back_to_their_pixels(size, resize, crop):
 
 def test_embeddings_of_cropped_images_are_known_by_their_name():
     acts = write(np.ones((32, 1), np.float32), items={"image_path": ["a.png", "b.png"]})
-    assert Seen.of(acts, None).assumed
+    assert ImageView.of(acts, None).assumed
     acts.attributes.source["path"] = "x/CLIP_SAE_patch_embeddings_percentthrumodel_92_chunks_info.json"
-    seen = Seen.of(acts, None)
+    seen = ImageView.of(acts, None)
     assert not seen.assumed
     box = seen.box(480, 320)
     assert (box.left, box.top, box.right, box.bottom) == pytest.approx((1 / 6, 0, 5 / 6, 1))
@@ -295,7 +294,7 @@ def test_images_come_strongest_first_and_each_once(tmp_path):
     assert captions == ["image-0", "image-1", "image-2"]
     assert "3 strongest images" in ax.get_title()
     assert "active on 5 of 80 samples" in ax.get_title()
-    all_of_them = acts.plot.top(1, 8, images=tmp_path, per="sample")
+    all_of_them = acts.plot.top(1, 8, images=tmp_path, level="sample")
     assert len([t for t in all_of_them.texts if t.get_text().startswith("image-")]) == 8
     assert len({t.get_text() for t in all_of_them.texts if t.get_text().startswith("image-")}) < 8
 
@@ -560,7 +559,7 @@ def test_dead_feature_says_so(texts, name):
         (lambda p: p.density(bins="many"), InvalidInputError, "bins='many'"),
         (lambda p: p.top(slice(3)), InvalidInputError, "one feature"),
         (lambda p: p.top(0, fit="stretch"), InvalidInputError, "fit='stretch'.*'squash' or 'crop'"),
-        (lambda p: p.top(0, per="image"), InvalidInputError, "per='image'"),
+        (lambda p: p.top(0, level="image"), InvalidInputError, "level='image'"),
         (lambda p: p.top(0, -1), InvalidInputError, "n=-1"),
     ],
 )

@@ -76,9 +76,9 @@ def check_top_samples(acts, case: Case, features: list[int], rng) -> None:
     for where, keep in masks_of(case, rng):
         for per in ("sample", "item"):
             for n in (0, 1, 3, 10**6):
-                found = acts.top_samples(features, n, per=per, where=where)
-                assert_top_samples(found, case, features, n=n, per=per, keep=keep)
-    every = {"per": "sample", "keep": np.ones(len(case.dense), bool)}
+                found = acts.top_samples(features, n, level=per, where=where)
+                assert_top_samples(found, case, features, n=n, level=per, keep=keep)
+    every = {"level": "sample", "keep": np.ones(len(case.dense), bool)}
     for feature in features:
         assert_top_samples(acts.top_samples(feature), case, [feature], n=20, **every)
         assert_top_samples(acts.feature(feature), case, [feature], n=10**6, **every)
@@ -219,7 +219,7 @@ def test_negative_activations_come_last_and_zeros_never(small):
 def test_an_item_comes_once_with_its_strongest_sample(small):
     case, acts = small
     feature = int(np.argmax(np.count_nonzero(case.dense, axis=0)))
-    found = acts.top_samples(feature, 1000, per="item")
+    found = acts.top_samples(feature, 1000, level="item")
     assert len(set(found.item.tolist())) == len(found)
     for item, activation in zip(found.item, found.activation, strict=True):
         column = case.dense[case.item_of_sample == item, feature]
@@ -261,7 +261,7 @@ WRONG = [
     (lambda a: a.histogram(9), OutOfRangeError, "feature 9"),
     (lambda a: a.top_samples(1, -1), InvalidInputError, "n=-1"),
     (lambda a: a.top_features(1, -1), InvalidInputError, "n=-1"),
-    (lambda a: a.top_samples(1, per="image"), InvalidInputError, "per='image': use 'sample' or 'item'"),
+    (lambda a: a.top_samples(1, level="image"), InvalidInputError, "level='image': use 'sample' or 'item'"),
     (lambda a: a.feature([1, 2]), InvalidInputError, "top_samples for several"),
     (lambda a: a.histogram([1, 2]), InvalidInputError, "takes one int"),
     (lambda a: a.quantile(1.5), InvalidInputError, "q=1.5: quantiles are probabilities from 0 to 1"),

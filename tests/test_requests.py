@@ -75,7 +75,7 @@ def test_the_first_top_20_takes_at_most_four_requests_a_segment(case):
         requests = per_segment(reads)
         assert max(requests.values(), default=0) <= 4
         assert all("/by_feature/" in key for key, _ in reads)
-        starts = [int(segment.feature_ptr[feature]) for segment in acts._segments]
+        starts = [int(segment.feature_ptr[feature]) for segment in acts.segments]
         crossed += sum(start // case.chunk != (start + 19) // case.chunk for start in starts)
     assert crossed or case.chunk != 64, "some prefix must lie across a border, or this tests nothing"
 
@@ -117,7 +117,7 @@ def test_many_features_are_read_together_and_neighbours_once():
     store, acts = counting(case)
     acts.top_samples(range(10, 20), 10**6)
     reads = store.taken()
-    lists = acts._segments[0].feature_ptr
+    lists = acts.segments[0].feature_ptr
     chunks = -(-int(lists[20] - lists[10]) // 64) + 1
     assert len(reads) <= 2 * chunks
 

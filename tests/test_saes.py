@@ -15,8 +15,8 @@ sae_lens = pytest.importorskip("sae_lens")
 import huggingface_hub.constants  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from saestore.saes import REGISTERED, load_sae  # noqa: E402
-from saestore.saes.loaded import name_from_path, slug  # noqa: E402
+from saestore.sae import REGISTERED, load_sae  # noqa: E402
+from saestore.sae.loaded import name_from_path, slug  # noqa: E402
 
 D_IN, D_SAE, K = 8, 32, 4
 CLIP = REGISTERED["clip-scope-22"]

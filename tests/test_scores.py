@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from sklearn import metrics
 from strategies import PATH, cases, make_case, memory_store, write_segments
 
-from saestore.concepts.bootstrap import WITH_INTERVAL
-from saestore.concepts.ranks import find_hits, item_maxima, rank
-from saestore.concepts.scores import SCORES, score_all
 from saestore.errors import InvalidInputError, NotFoundError, TooLargeError
 from saestore.kernels import to_impact_order
+from saestore.scoring.bootstrap import WITH_INTERVAL
+from saestore.scoring.ranks import find_hits, item_maxima, rank
+from saestore.scoring.scores import SCORES, score_all
 from saestore.writing import SetWriter
 
 # Writing a store takes half a second: few examples, each compared in full.
@@ -161,8 +161,8 @@ def write_labelled(case, seed, level="item", n_concepts=3):
     truth = random_truth(rng, case.n_items if level == "item" else len(case.dense), n_concepts)
     names = [f"concept {i}" for i in range(n_concepts)]
     acts = write_complete(memory_store(), case)
-    acts.remove_concepts("color::red")
-    acts.add_concepts(truth, level, names=names)
+    acts.concepts.remove("color::red")
+    acts.concepts.add(truth, level, names=names)
     return acts, truth, names
 
 
@@ -205,7 +205,7 @@ def test_scores_of_a_set_in_segments(case, seed, kind, level):
         dense, kept = dense_items(case.dense, case.item_ptr, kept)
     else:
         dense = case.dense
-    assert_dataset(acts.concept_scores(level, where=where), dense[kept], truth[kept], names, level)
+    assert_dataset(acts.concepts.scores(level, where=where), dense[kept], truth[kept], names, level)
 
 
 def test_samples_that_came_after_their_labels_are_left_out():
@@ -213,38 +213,38 @@ def test_samples_that_came_after_their_labels_are_left_out():
     store = memory_store()
     acts = write_complete(store, case, upto=20)
     truth = np.arange(20) % 3 == 0
-    acts.add_concepts({"third": truth}, "sample")
+    acts.concepts.add({"third": truth}, "sample")
     write_segments(store, case)
     acts = store[PATH]
     assert acts.shape[0] == 40
-    assert_dataset(acts.concept_scores("sample"), case.dense[:20], truth[:, None], ["third"], "sample")
+    assert_dataset(acts.concepts.scores("sample"), case.dense[:20], truth[:, None], ["third"], "sample")
 
 
 def test_items_whose_samples_are_not_there_yet_are_left_out():
     case = make_case(7, 40, 6, density=0.4, segment_rows=10, ragged=False)
     acts = write_segments(memory_store(), case, upto=20)
     truth = np.arange(40) % 3 == 0
-    acts.add_concepts({"third": truth})
-    found = acts.concept_scores(concepts="third")
+    acts.concepts.add({"third": truth})
+    found = acts.concepts.scores(concepts="third")
     assert_dataset(found, case.dense[:20], truth[:20, None], ["third"], "item")
 
 
 def test_pieces_of_bounded_memory_give_the_same_bits():
     case = make_case(4, 60, 12, density=0.5, palette="signed", segment_rows=25)
     acts, _, _ = write_labelled(case, 4)
-    whole = acts.concept_scores()
-    with mock.patch("saestore.activations.scores._PIECE", 7), mock.patch("saestore.activations.units._BLOCK", 20):
-        pieces = acts.concept_scores()
+    whole = acts.concepts.scores()
+    with mock.patch("saestore.facade.scores._PIECE", 7), mock.patch("saestore.scoring.scored_observations._BLOCK", 20):
+        pieces = acts.concepts.scores()
     assert whole.identical(pieces)
 
 
 def test_chosen_features_and_concepts_are_rows_and_columns_of_all():
     case = make_case(5, 60, 12, palette="heavy")
     acts, _, names = write_labelled(case, 1)
-    whole = acts.concept_scores()
-    some = acts.concept_scores(concepts=[names[2], names[0]], features=[7, 0, 7, -1])
+    whole = acts.concepts.scores()
+    some = acts.concepts.scores(concepts=[names[2], names[0]], features=[7, 0, 7, -1])
     assert some.identical(whole.isel(concept=[2, 0], feature=[7, 0, 7, 11]))
-    one = acts.concept_scores(concepts=names[1], features=3)
+    one = acts.concepts.scores(concepts=names[1], features=3)
     assert one.identical(whole.isel(concept=[1], feature=[3]))
 
 
@@ -252,30 +252,30 @@ def test_what_is_asked_wrongly_is_named():
     case = make_case(5, 30, 4)
     acts, _, _ = write_labelled(case, 1)
     with pytest.raises(InvalidInputError, match="level='items': use 'item' or 'sample'"):
-        acts.concept_scores("items")
+        acts.concepts.scores("items")
     with pytest.raises(NotFoundError, match=r"no concept of items 'red'\. There are concept 0, concept 1"):
-        acts.concept_scores(concepts="red")
+        acts.concepts.scores(concepts="red")
     with pytest.raises(TooLargeError, match="8 x 3 x 4"):
-        acts.concept_scores(max_bytes=100)
+        acts.concepts.scores(max_bytes=100)
     with pytest.raises(NotFoundError, match=r"no concepts on samples, but on items \(level='item'\); give it"):
-        acts.concept_scores("sample")
+        acts.concepts.scores("sample")
     bare = memory_store().write(PATH, case.csr, case.item_ptr)
     with pytest.raises(NotFoundError, match="no concepts on items; give it some"):
-        bare.concept_scores()
-    bare.add_concepts({"red": np.ones(30, bool)}, "sample")
+        bare.concepts.scores()
+    bare.concepts.add({"red": np.ones(30, bool)}, "sample")
     with pytest.raises(NotFoundError, match=r"on items, but on samples \(level='sample'\)"):
-        bare.concept_scores()
+        bare.concepts.scores()
 
 
 @pytest.mark.parametrize("level", ["item", "sample"])
 def test_nothing_chosen_is_an_answer_of_that_size(level):
     acts, _, names = write_labelled(make_case(5, 30, 4), 1, level)
-    nowhere = acts.concept_scores(level, where=np.zeros(30, bool))
+    nowhere = acts.concepts.scores(level, where=np.zeros(30, bool))
     assert nowhere.attrs["n"] == 0
     assert all(nowhere[name].shape == (3, 4) and nowhere[name].isnull().all() for name in SCORES)
-    assert dict(acts.concept_scores(level, concepts=[]).sizes) == {"concept": 0, "feature": 4}
-    assert dict(acts.concept_scores(level, features=[]).sizes) == {"concept": 3, "feature": 0}
-    none = acts.score_intervals([(names[0], 1)], level, where=np.zeros(30, bool), resamples=3)
+    assert dict(acts.concepts.scores(level, concepts=[]).sizes) == {"concept": 0, "feature": 4}
+    assert dict(acts.concepts.scores(level, features=[]).sizes) == {"concept": 3, "feature": 0}
+    none = acts.concepts.intervals([(names[0], 1)], level, where=np.zeros(30, bool), n_resamples=3)
     assert none["roc_auc_low"].isnull().all()
 
 
@@ -315,10 +315,10 @@ def test_intervals_are_scipys_bootstrap_over_items(level, palette):
     case = replace(case, item_ptr=ptr, split=rng.integers(0, 3, 31), red=rng.random(31) < 0.5)
     truth = rng.random(31 if level == "item" else 150) < 0.4
     acts = write_complete(memory_store(), case)
-    acts.add_concepts({"blue": truth}, level)
+    acts.concepts.add({"blue": truth}, level)
     feature = int(np.flatnonzero(acts.stats()["n_active"].values > 20)[0])
-    found = acts.score_intervals([("blue", feature)], level, resamples=60, confidence=0.8, seed=5)
-    score = acts.concept_scores(level, concepts="blue", features=feature)
+    found = acts.concepts.intervals([("blue", feature)], level, n_resamples=60, confidence_level=0.8, seed=5)
+    score = acts.concepts.scores(level, concepts="blue", features=feature)
     assert found["threshold"].item() == score["threshold"].item()
     column = case.dense[:, feature]
     if level == "item":
@@ -345,17 +345,17 @@ def test_intervals_do_not_depend_on_how_many_draws_are_made_at_once():
     case = make_case(4, 60, 12, density=0.5, palette="signed", segment_rows=25)
     acts, _, names = write_labelled(case, 4)
     pairs = [(name, feature) for name in names for feature in range(12)]
-    whole = acts.score_intervals(pairs, resamples=40)
-    with mock.patch("saestore.concepts.bootstrap._CELLS", 100):
-        xarray.testing.assert_allclose(whole, acts.score_intervals(pairs, resamples=40), rtol=1e-12, atol=1e-13)
-    assert not whole.identical(acts.score_intervals(pairs, resamples=40, seed=1))
+    whole = acts.concepts.intervals(pairs, n_resamples=40)
+    with mock.patch("saestore.scoring.bootstrap._CELLS", 100):
+        xarray.testing.assert_allclose(whole, acts.concepts.intervals(pairs, n_resamples=40), rtol=1e-12, atol=1e-13)
+    assert not whole.identical(acts.concepts.intervals(pairs, n_resamples=40, seed=1))
 
 
 def test_what_has_no_score_has_no_interval():
     dense = np.array([[0, 1], [0, 2], [0, 0], [0, 3]], np.float32)
     acts = memory_store().write(PATH, sp.csr_array(dense))
-    acts.add_concepts({"all": np.ones(4, bool), "some": np.array([True, False, False, True])})
-    found = acts.score_intervals([("all", 1), ("some", 0), ("some", 1)], resamples=20)
+    acts.concepts.add({"all": np.ones(4, bool), "some": np.array([True, False, False, True])})
+    found = acts.concepts.intervals([("all", 1), ("some", 0), ("some", 1)], n_resamples=20)
     for name in (*SCORES, *(f"{score}_{end}" for score in WITH_INTERVAL for end in ("low", "high"))):
         assert np.isnan(found[name].values).tolist() == [True, True, False], name
     assert found["concept"].values.tolist() == ["all", "some", "some"]
@@ -365,8 +365,8 @@ def test_what_has_no_score_has_no_interval():
 @pytest.mark.parametrize(
     ("pairs", "options", "told"),
     [
-        ([("some", 1)], {"confidence": 95}, "confidence=95: use a share"),
-        ([("some", 1)], {"resamples": 0}, "resamples=0"),
+        ([("some", 1)], {"confidence_level": 95}, "confidence_level=95: use a share"),
+        ([("some", 1)], {"n_resamples": 0}, "n_resamples=0"),
         ([("some", 1)], {"seed": -1}, "seed=-1"),
         ([], {}, r"pairs=\[\]: give \(concept, feature\) pairs"),
         ([(1, "some")], {}, "pairs="),
@@ -376,4 +376,4 @@ def test_what_has_no_score_has_no_interval():
 def test_intervals_of_what_cannot_be_are_refused(pairs, options, told):
     acts = memory_store().write(PATH, sp.csr_array(np.eye(3, dtype=np.float32)))
     with pytest.raises(InvalidInputError, match=told):
-        acts.score_intervals(pairs, **options)
+        acts.concepts.intervals(pairs, **options)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import basic_indices
 from strategies import make_case, memory_store, write_case
 
-from saestore.activations.select import select
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
-from saestore.items.index import ItemIndex
+from saestore.query.selection import select
+from saestore.tables.item_index import ItemIndex
 
 INTS = [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64]
 
@@ -109,7 +109,7 @@ def acts():
 
 
 def kept(acts, where):
-    chosen = acts._condition(where)
+    chosen = acts.condition(where)
     samples = chosen.samples(acts.shape[0])
     assert np.array_equal(chosen.keeps(np.arange(acts.shape[0])), np.isin(np.arange(acts.shape[0]), samples))
     return samples

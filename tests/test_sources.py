@@ -15,8 +15,9 @@ safetensors_torch = pytest.importorskip("safetensors.torch")
 
 from embedding_files import LAYOUTS, rows, write_chunks  # noqa: E402 (what follows needs torch)
 
+from saestore.embeddings.base import EmbeddingSource  # noqa: E402
+from saestore.embeddings.opening import open_embeddings  # noqa: E402
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError  # noqa: E402
-from saestore.sources import EmbeddingSource, open_embeddings  # noqa: E402
 
 TORCH_DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 

@@ -17,8 +17,8 @@ safetensors_torch = pytest.importorskip("safetensors.torch")
 
 from embedding_files import LAYOUTS, change, rows, save_safetensors, write_chunks  # noqa: E402 (it needs torch)
 
+from saestore.embeddings.opening import open_embeddings  # noqa: E402
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError  # noqa: E402
-from saestore.sources import open_embeddings  # noqa: E402
 
 
 @pytest.mark.parametrize("name", ["pt", "safetensors", "npy", "numpy", "tensor", "zarr array", "zarr object"])

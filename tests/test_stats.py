@@ -80,4 +80,4 @@ def test_some_features_are_rows_of_the_table_of_all():
     assert some.attrs == {"n_samples": 30}
     for statistic in STATISTICS:
         assert np.array_equal(some[statistic.name], whole[statistic.name][ids], equal_nan=True)
-        assert some[statistic.name].attrs["long_name"] == statistic.says
+        assert some[statistic.name].attrs["long_name"] == statistic.description

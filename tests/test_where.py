@@ -13,8 +13,8 @@ from strategies import SPLITS, cases, make_case, memory_store, write_case
 
 import saestore
 from benchmarks.counting import decoded
-from saestore.activations.expression import parse, quote_name, quote_text
 from saestore.errors import InvalidInputError, NotFoundError
+from saestore.query.where_parser import parse, quote_name, quote_text
 
 ODD = "odd `name` and \\ 日本語"
 
@@ -33,8 +33,8 @@ def named() -> Named:
     acts = write_case(memory_store(), case)
     rng = np.random.default_rng(0)
     of_samples = {name: rng.random(40) < share for name, share in (("object", 0.4), ("color::red", 0.5), (ODD, 0.3))}
-    acts.add_concepts(of_samples, level="sample")
-    acts.add_concepts({"item.dot": ~case.red, "3d": case.red, "not": ~case.red, "traffic light": case.red})
+    acts.concepts.add(of_samples, level="sample")
+    acts.concepts.add({"item.dot": ~case.red, "3d": case.red, "not": ~case.red, "traffic light": case.red})
     item_of = case.item_of_sample
     values = {
         "split": SPLITS[case.split][item_of],
@@ -273,7 +273,7 @@ def test_every_query_under_a_condition_equals_the_dense_tensor(case, data):
     acts, dense = write_case(memory_store(), case), case.dense
     n, width = dense.shape
     mask = np.random.default_rng(n).random(n) < data.draw(st.sampled_from([0.1, 0.5, 1.0]))
-    acts.add_concepts({"marked": mask}, level="sample")
+    acts.concepts.add({"marked": mask}, level="sample")
     where, keep = data.draw(
         st.sampled_from(
             [
@@ -295,7 +295,7 @@ def test_every_query_under_a_condition_equals_the_dense_tensor(case, data):
     )
     for per in ("sample", "item"):
         for count in (1, 3, n):
-            top = acts.top_samples([feature], n=count, per=per, where=where)
+            top = acts.top_samples([feature], n=count, level=per, where=where)
             _, samples = brute.top_samples(
                 dense, [feature], count, case.item_of_sample, per_item=per == "item", keep=keep
             )
@@ -329,9 +329,9 @@ def test_a_selective_top_reads_the_list_only_as_far_as_it_must():
     for depth in (10, 1_000, 9_000):
         mask = np.arange(n) >= depth
         for per in ("sample", "item"):
-            fresh = type(acts)(acts._root, acts.path)
+            fresh = type(acts)(acts.root, acts.path)
             with decoded() as chunks:
-                top = fresh.top_samples(0, n=5, per=per, where=mask)
+                top = fresh.top_samples(0, n=5, level=per, where=mask)
             assert top.sample.tolist() == np.arange(depth, n, 2 if per == "item" else 1)[:5].tolist()
             # Samples and activations, of a prefix that may be four times as long as it must.
             assert chunks["chunks"] <= 2 * (4 * (depth + 10) // chunk + 2)

@@ -52,5 +52,5 @@ def test_other_words_and_masks_are_resolved_anew(counted):
 def test_labels_that_were_replaced_answer(counted):
     acts, _, _ = counted
     assert samples(acts, "red") == np.flatnonzero(ITEM % 3 == 0).tolist()
-    acts.add_concepts({"red": np.arange(10) == 1}, level="item", overwrite=True)
+    acts.concepts.add({"red": np.arange(10) == 1}, level="item", overwrite=True)
     assert samples(acts, "red") == [4, 5, 6, 7]

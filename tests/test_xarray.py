@@ -132,7 +132,7 @@ def test_a_transposed_array_is_numpys(dataset, rows, columns, first):
 
 
 def test_a_grid_of_points_is_read_as_one(dataset, monkeypatch):
-    monkeypatch.setattr("saestore.activations.conversions.points", None)  # which would take ten times the memory
+    monkeypatch.setattr("saestore.facade.conversions.points", None)  # which would take ten times the memory
     grid = np.arange(ROWS).reshape(3, 4, 5)
     array = dataset["activation"]
     a_b_c = {"sample": xr.DataArray(grid, dims=("a", "b", "c"))}
@@ -228,7 +228,7 @@ def test_tokens_have_their_text(example_store, project_dir):
 def test_concepts_of_samples_are_coordinates_too():
     store = memory_store()
     acts = write_case(store, CASE)
-    acts.add_concepts({"bright": np.arange(ROWS) % 3 == 0, "color::red": np.arange(ROWS) % 2 == 0}, level="sample")
+    acts.concepts.add({"bright": np.arange(ROWS) % 3 == 0, "color::red": np.arange(ROWS) % 2 == 0}, level="sample")
     dataset = acts.to_xarray()
     assert np.array_equal(dataset["bright"].values, np.arange(ROWS) % 3 == 0)
     assert np.array_equal(dataset["color::red"].values, CASE.red[CASE.item_of_sample])
@@ -530,7 +530,7 @@ def test_the_accessor_answers_of_the_samples_that_are_selected(acts, name):
     if mask.any():
         brute.assert_statistics(dataset.sae.stats(), CASE.dense[mask])
         assert dataset.sae.stats().attrs["n_samples"] == mask.sum()
-    per_item = dataset.sae.top(FEATURE, n=ROWS, per="item")
+    per_item = dataset.sae.top(FEATURE, n=ROWS, level="item")
     assert len(per_item) == len(np.unique(CASE.item_of_sample[found.sample]))
 
 

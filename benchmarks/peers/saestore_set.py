@@ -37,7 +37,7 @@ class Saestore(Peer):
         return top.sample, top.activation
 
     def top_items(self, feature: int, split: str, n: int) -> Entries:
-        top = self.acts.top_samples(feature, n, per="item", where={"split": split})
+        top = self.acts.top_samples(feature, n, level="item", where={"split": split})
         return top.sample, top.activation
 
     def column(self, feature: int) -> Entries:
@@ -57,7 +57,7 @@ class Saestore(Peer):
     def scores(self) -> Any:
         if not hasattr(self.acts, "concept_scores"):
             raise Unsupported("not in this version")
-        return self.acts.concept_scores(level="item")
+        return self.acts.concepts.scores(level="item")
 
 
 class SaestoreBlosc(Saestore):

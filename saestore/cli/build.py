@@ -17,12 +17,9 @@ from saestore.cli.target import json_option, store_option
 from saestore.errors import InvalidInputError, LockedError, NotFoundError, StoreConflictError
 
 if TYPE_CHECKING:
-    from saestore.sources import Dataset
+    from saestore.superactivators.datasets import Dataset
 
-# Copies of what saestore.format and saestore.building.plan allow: those import numpy, and help must not wait for that.
-SAMPLE_TYPES = ("patch", "token", "cls")
-DTYPES = ("float32", "float16")
-ENCODINGS = ("auto", "float32", "bfloat16")
+from saestore.vocabulary import BUILD_DTYPES, MATMUL_PRECISIONS, SAMPLE_TYPES
 
 _INTERRUPTED = "interrupted. What is committed is kept; give the same command again to go on from there."
 
@@ -80,7 +77,7 @@ _OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "ground
 @click.option(
     "--dtype",
     metavar="DTYPE",
-    type=click.Choice(DTYPES),
+    type=click.Choice(BUILD_DTYPES),
     help="float32 or float16, whose error is measured and recorded.  [default: that of the SAE, lossless]",
 )
 @click.option(
@@ -92,9 +89,9 @@ _OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "ground
 @segment_rows_option
 @codec_option
 @click.option(
-    "--exact-encode",
+    "--matmul-precision",
     metavar="HOW",
-    type=click.Choice(ENCODINGS),
+    type=click.Choice(MATMUL_PRECISIONS),
     default="auto",
     show_default=True,
     help="float32 computes every activation in float32; bfloat16 only those that a bfloat16 product with its error "
@@ -163,7 +160,8 @@ def _jobs(
     names: tuple[str, ...], sample_type: str | None, data: str | None, *, given: bool
 ) -> list[tuple[str, str | None]]:
     """Which dataset and sample type to build, one after the other."""
-    from saestore.sources import data_roots, find_dataset, known_datasets
+    from saestore.superactivators.datasets import find_dataset, known_datasets
+    from saestore.superactivators.search import data_roots
 
     data_roots(data)  # a folder that is not there is no reason to skip
     if given:
@@ -187,7 +185,7 @@ def _jobs(
 
 def _found(dataset: Dataset, sample_type: str | None, data: str | None) -> Iterator[tuple[str, Exception | None]]:
     """Each sample type with the reason why its embeddings cannot be had, None where they can."""
-    from saestore.sources import find_embeddings
+    from saestore.superactivators.search import find_embeddings
 
     for each in (sample_type,) if sample_type else dataset.sample_types:
         try:

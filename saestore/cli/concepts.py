@@ -16,7 +16,7 @@ from saestore.cli.where import conditions, where_option
 if TYPE_CHECKING:
     import xarray
 
-    from saestore.activations import ActivationSet
+    from saestore.activation_set import ActivationSet
 
 _RANKED_BY = ("roc_auc", "average_precision", "f1")
 _SHOWN = ("roc_auc", "average_precision", "f1", "threshold", "precision", "recall")
@@ -45,9 +45,16 @@ Row = dict[str, Any]
 )
 @click.option("-n", metavar="N", type=click.IntRange(1), default=5, show_default=True, help="Rows for each concept.")
 @click.option("--intervals", is_flag=True, help="Add confidence intervals, by the bootstrap over items.")
-@click.option("--confidence", metavar="SHARE", type=float, default=0.95, show_default=True, help="Of the intervals.")
 @click.option(
-    "--resamples", metavar="N", type=int, default=1000, show_default=True, help="How often items are drawn for them."
+    "--confidence-level", metavar="SHARE", type=float, default=0.95, show_default=True, help="Of the intervals."
+)
+@click.option(
+    "--n-n_resamples",
+    metavar="N",
+    type=int,
+    default=1000,
+    show_default=True,
+    help="How often items are drawn for them.",
 )
 @click.option("--seed", metavar="N", type=int, default=0, show_default=True, help="Of the draws.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
@@ -72,11 +79,11 @@ def concepts(
     condition = conditions(acts, where)
     with output.Status() as status:
         status(f"scoring {acts.shape[1]:,} features")
-        scores = acts.concept_scores(level, where=condition, concepts=list(concept) or None)
+        scores = acts.concepts.scores(level, where=condition, concepts=list(concept) or None)
         best = {str(name): _best(scores, i, by, n) for i, name in enumerate(scores["concept"].to_numpy())}
         rows = _rows(scores, best)
         if intervals and rows:
-            status(f"drawing {level}s {draws['resamples']:,} times")
+            status(f"drawing {level}s {draws['n_resamples']:,} times")
             _add_intervals(acts, rows, level, condition, draws)
     if as_csv:
         _write_csv(rows)
@@ -86,7 +93,7 @@ def concepts(
     else:
         output.title(f"{acts.path}: best features by {by} over {scores.attrs['n']:,} {level}s")
         if rows:
-            output.table(_columns(rows, by if intervals else None, draws["confidence"]))
+            output.table(_columns(rows, by if intervals else None, draws["confidence_level"]))
     _note_unscored(best, scores, level)
 
 
@@ -112,14 +119,14 @@ def _rows(scores: xarray.Dataset, best: dict[str, list[int]]) -> list[Row]:
 
 def _add_intervals(acts: ActivationSet, rows: list[Row], level: Any, where: Any, draws: dict[str, Any]) -> None:
     pairs = [(row["concept"], row["feature"]) for row in rows]
-    found = acts.score_intervals(pairs, level, where=where, **draws)
+    found = acts.concepts.intervals(pairs, level, where=where, **draws)
     for name in found.data_vars:
         if str(name).endswith(("_low", "_high")):
             for row, value in zip(rows, found[name].to_numpy().tolist(), strict=True):
                 row[str(name)] = value
 
 
-def _columns(rows: list[Row], interval_of: str | None, confidence: float) -> list[Column]:
+def _columns(rows: list[Row], interval_of: str | None, confidence_level: float) -> list[Column]:
     # The name of a concept stands once, before its best feature.
     names = [row["concept"] if i == 0 or rows[i - 1]["concept"] != row["concept"] else "" for i, row in enumerate(rows)]
     columns = [Column("concept", names, cut="end"), numbers("feature", (row["feature"] for row in rows))]
@@ -129,7 +136,7 @@ def _columns(rows: list[Row], interval_of: str | None, confidence: float) -> lis
         columns.append(decimals(name, (row[name] for row in rows)))
         if name == interval_of:
             ends = [f"{row[f'{name}_low']:.4f} to {row[f'{name}_high']:.4f}" for row in rows]
-            columns.append(Column(f"{100 * confidence:g}% interval", ends, right=True))
+            columns.append(Column(f"{100 * confidence_level:g}% interval", ends, right=True))
     return columns
 
 

@@ -14,7 +14,7 @@ from saestore.cli.target import json_option, store_option
 from saestore.errors import NotFoundError, SaestoreError
 
 if TYPE_CHECKING:
-    from saestore.sources import Dataset
+    from saestore.superactivators.datasets import Dataset
 
 Found = dict[str, Any]
 
@@ -52,7 +52,8 @@ def datasets(location: str, data: str | None, as_json: bool) -> None:
 
     Known are seven, and those that a saestore.toml in the current folder tells of.
     """
-    from saestore.sources import data_roots, known_datasets
+    from saestore.superactivators.datasets import known_datasets
+    from saestore.superactivators.search import data_roots
 
     searched = [str(root) for root in data_roots(data)]
     stored = _stored(location)
@@ -75,7 +76,7 @@ def _stored(location: str) -> list[str]:
 
 
 def _look(dataset: Dataset, data: str | None, stored: list[str]) -> Found:
-    from saestore.sources import find_ground_truth, find_items, find_token_counts
+    from saestore.superactivators.search import find_ground_truth, find_items, find_token_counts
 
     text = dataset.modality == "text"
     try:
@@ -96,7 +97,7 @@ def _look(dataset: Dataset, data: str | None, stored: list[str]) -> Found:
 
 
 def _look_for(dataset: Dataset, sample_type: str, data: str | None, stored: list[str]) -> Found:
-    from saestore.sources import find_embeddings
+    from saestore.superactivators.search import find_embeddings
 
     embeddings = missing = None
     try:

@@ -15,8 +15,8 @@ from saestore.cli.target import Target, json_option, with_target
 from saestore.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from saestore.activations import ActivationSet
-    from saestore.detection.results import Detection, Row
+    from saestore.activation_set import ActivationSet
+    from saestore.detection.report import Detection, Row
 
 _SHOWN = ("threshold", "cal_f1", "f1", "precision", "recall", "roc_auc")
 
@@ -74,9 +74,16 @@ _SHOWN = ("threshold", "cal_f1", "f1", "precision", "recall", "roc_auc")
     "--cls-embeddings", metavar="PATH",
     help="One embedding of each item, that of its CLS token: also ask the difference of their means.",
 )  # fmt: skip
-@click.option("--confidence", metavar="SHARE", type=float, default=0.95, show_default=True, help="Of the intervals.")
 @click.option(
-    "--resamples", metavar="N", type=int, default=1000, show_default=True, help="How often items are drawn for them."
+    "--confidence-level", metavar="SHARE", type=float, default=0.95, show_default=True, help="Of the intervals."
+)
+@click.option(
+    "--n-n_resamples",
+    metavar="N",
+    type=int,
+    default=1000,
+    show_default=True,
+    help="How often items are drawn for them.",
 )
 @click.option("--seed", metavar="N", type=int, default=0, show_default=True, help="Of all that is drawn.")
 @click.option("--all", "every", is_flag=True, help="Every set of the store that has concepts and splits.")
@@ -127,7 +134,7 @@ def _every(target: Target, level: Literal["item", "sample"]) -> Iterator[Activat
     store, n = target.open(), 0
     for path in store.sets():
         acts = store[path]
-        if not acts.concepts(level):
+        if not acts.concepts.names(level):
             note(f"{path} is passed over: it has no concepts on {level}s.")
         elif "split" not in acts.items.names() or not {"cal", "test"} <= set(acts.items.column("split").tolist()):
             note(f"{path} is passed over: its items have no splits 'cal' and 'test'.")
@@ -161,7 +168,7 @@ def _show(found: Detection) -> None:
         f"measured on {settings['n_test']:,} of test"
     )
     if found.rows:
-        output.table(_columns(found.rows, settings["confidence"]))
+        output.table(_columns(found.rows, settings["confidence_level"]))
         if len(found.methods) > 1:
             _show_means(found)
     if found.localisation:
@@ -190,7 +197,7 @@ def _show_means(found: Detection) -> None:
     )
 
 
-def _columns(rows: list[Row], confidence: float) -> list[Column]:
+def _columns(rows: list[Row], confidence_level: float) -> list[Column]:
     names = [row["concept"] if i == 0 or rows[i - 1]["concept"] != row["concept"] else "" for i, row in enumerate(rows)]
     columns = [Column("concept", names, cut="end")]
     several = len({row["method"] for row in rows}) > 1
@@ -203,7 +210,7 @@ def _columns(rows: list[Row], confidence: float) -> list[Column]:
         columns.append(decimals(name, (row[name] for row in rows)))
         if name == "f1":
             ends = ["-" if r["f1_low"] != r["f1_low"] else f"{r['f1_low']:.3f} to {r['f1_high']:.3f}" for r in rows]
-            columns.append(Column(f"{100 * confidence:g}% interval", ends, right=True))
+            columns.append(Column(f"{100 * confidence_level:g}% interval", ends, right=True))
     return columns
 
 

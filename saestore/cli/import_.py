@@ -14,7 +14,7 @@ from saestore.cli.table import pairs
 from saestore.cli.target import json_option, store_option
 
 if TYPE_CHECKING:
-    from saestore.importing import ImportReport
+    from saestore.ingest.import_ import ImportReport
 
 # A copy of what saestore.importing allows: that imports numpy, and help must not wait for it.
 FORMATS = (

@@ -12,7 +12,7 @@ from saestore.cli.table import Column, counts, pairs, size
 from saestore.cli.target import Target, json_option, with_target
 
 if TYPE_CHECKING:
-    from saestore.activations import ActivationSet
+    from saestore.activation_set import ActivationSet
 
 _LISTED = 30  # names of concepts or segments that are listed one by one
 Info = dict[str, Any]
@@ -55,7 +55,7 @@ def _fidelity(target: Target, embeddings: str | None, sae: str | None, *, as_jso
     acts = target.activations()
     with output.Status() as say:
         say(f"{acts.path}: reading {acts.nnz:,} activations")
-        found = acts.fidelity(embeddings, sae)
+        found = acts.diagnose(embeddings, sae)
     if as_json:
         output.document({"store": target.location, "fidelity": found.to_dict()})
         return
@@ -124,10 +124,10 @@ def _details(acts: ActivationSet, found: Info) -> list[tuple[str, str]]:
         ("segments", f"{len(found['segments'])}: {_listed(found['segments'])}" if found["segments"] else "none yet"),
         ("state", _state(found)),
         ("item columns", _listed(acts.items.names())),
-        ("concepts", _listed(acts.concepts("item"))),
+        ("concepts", _listed(acts.concepts.names("item"))),
     ]
-    if acts.concepts("sample"):
-        rows.append(("concepts of samples", _listed(acts.concepts("sample"))))
+    if acts.concepts.names("sample"):
+        rows.append(("concepts of samples", _listed(acts.concepts.names("sample"))))
     figures = {k: v for k, v in found["summary"].items() if k != "explained_variance"}
     for label, values in (("build", figures), ("sae", found["sae"]), ("source", found["source"])):
         rows += [(f"{label} {name}", str(value)) for name, value in values.items() if value is not None]

@@ -17,7 +17,6 @@ PLACE = {
 
 TOP_SAMPLES = {
     **SET,
-    "per": "`sample` or `item`",
     "n": "rows for each feature at most",
     "where": "the condition, or null",
     "rows": "one for each sample, strongest first",
@@ -58,8 +57,8 @@ CONCEPTS = {
     "by": "the score that the rows are the best by",
     "n": "rows for each concept at most",
     "intervals": "null without `--intervals`",
-    "intervals.confidence": "share of the draws inside of an interval",
-    "intervals.resamples": "how often items were drawn",
+    "intervals.confidence_level": "share of the draws inside of an interval",
+    "intervals.n_resamples": "how often items were drawn",
     "intervals.seed": "of the draws",
     "rows": "the best features of each concept, best first",
     "rows[].concept": "name of the concept",

@@ -13,7 +13,7 @@ from saestore.cli.table import Column, counts
 from saestore.cli.target import Target, json_option, with_target
 
 if TYPE_CHECKING:
-    from saestore.activations import ActivationSet
+    from saestore.activation_set import ActivationSet
 
 KEYS = {
     **SET,
@@ -99,14 +99,14 @@ def label(ctx: click.Context, /, target: Target, *, as_json: bool, **options: An
     source = _source(ctx, options)
     store = target.open() if source == "list" else _writable(target)
     acts = store[target.choose(store)]
-    before = {(level, name) for level in _LEVELS for name in acts.concepts(level)}
+    before = {(level, name) for level in _LEVELS for name in acts.concepts.names(level)}
     added: list[str] = []
     if source == "remove":
-        acts.remove_concepts(list(options["remove"]), options["level"])
+        acts.concepts.remove(list(options["remove"]), options["level"])
     elif source != "list":
         with output.Status() as status:
             added = _add(acts, source, options, status)
-    after = {(level, name) for level in _LEVELS for name in acts.concepts(level)}
+    after = {(level, name) for level in _LEVELS for name in acts.concepts.names(level)}
     removed = [name for _, name in sorted(before - after)]
     rows = _rows(acts)
     if as_json:
@@ -148,13 +148,13 @@ def _add(acts: ActivationSet, source: str, options: dict[str, Any], status: outp
     """Give the labels; returns the names of the concepts that were given."""
     overwrite, partial = options["overwrite"], options["partial"]
     if source == "items":
-        return acts.add_concepts(options["items"], partial=partial, overwrite=overwrite)
+        return acts.concepts.add(options["items"], partial=partial, overwrite=overwrite)
     if source == "ground_truth":
         return _add_ground_truth(acts, options["ground_truth"], overwrite=overwrite)
     if source == "spans":
-        return acts.add_concepts_from_spans(options["spans"], partial=partial, overwrite=overwrite)
+        return acts.concepts.add_spans(options["spans"], partial=partial, overwrite=overwrite)
     if source == "masks":
-        return acts.add_concepts_from_masks(
+        return acts.concepts.add_masks(
             options["masks"],
             options["concept"][0] if options["concept"] else None,
             within=options["within_concepts"],
@@ -165,16 +165,16 @@ def _add(acts: ActivationSet, source: str, options: dict[str, Any], status: outp
             overwrite=overwrite,
             progress=status,
         )
-    from saestore.concepts.arrays import read_arrays
+    from saestore.labels.from_arrays import read_arrays
 
     level: Literal["item", "sample"] = options["level"] or "item"
     labels = read_arrays(options["array"], options["concept"])
     names = None if isinstance(labels, dict) else options["concept"]
-    return acts.add_concepts(labels, level, names=names, overwrite=overwrite)
+    return acts.concepts.add(labels, level, names=names, overwrite=overwrite)
 
 
 def _add_ground_truth(acts: ActivationSet, folder: str, *, overwrite: bool) -> list[str]:
-    from saestore.sources.ground_truth import expected_of, give_labels, read_ground_truth
+    from saestore.superactivators.ground_truth import expected_of, give_labels, read_ground_truth
 
     truth = read_ground_truth(folder, expected_of(acts))
     if not overwrite:
@@ -190,7 +190,7 @@ def _rows(acts: ActivationSet) -> list[dict[str, Any]]:
     for level, n in zip(_LEVELS, (acts.n_items, acts.shape[0]), strict=True):
         matrix = acts.concept_matrix(level)
         positive = (matrix.indptr[1:] - matrix.indptr[:-1]).tolist()
-        for name, count in zip(acts.concepts(level), positive, strict=True):
+        for name, count in zip(acts.concepts.names(level), positive, strict=True):
             rows.append({"name": name, "level": level, "n_positive": count, "n": n})
     return rows
 

@@ -9,7 +9,7 @@ import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-# A copy of what saestore.models.start allows: that imports torch, and help must not wait for it.
+# A copy of what saestore.models.opening allows: that imports torch, and help must not wait for it.
 MODEL_DTYPES = ("float32", "bfloat16", "float16")
 
 _OPTIONS = (

@@ -10,10 +10,10 @@ import numpy as np
 
 from saestore.cli.table import Column, numbers
 from saestore.cli.text import Marked, clean
-from saestore.items.stored import KEY
+from saestore.tables.stored_items import KEY
 
 if TYPE_CHECKING:
-    from saestore.activations import ActivationSet
+    from saestore.activation_set import ActivationSet
 
 Array = np.ndarray[Any, Any]
 TEXT = "text"

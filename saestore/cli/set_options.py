@@ -9,8 +9,7 @@ import click
 
 Function = Callable[..., Any]
 
-# A copy of what saestore.format allows: that imports numpy, and help must not wait for it.
-CODECS = ("pcodec", "blosc")
+from saestore.vocabulary import CODECS
 
 token_spans_option = click.option(
     "--token-spans",

@@ -12,7 +12,7 @@ import click
 from saestore.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from saestore.activations import ActivationSet
+    from saestore.activation_set import ActivationSet
     from saestore.store import Store
 
 Function = Callable[..., Any]

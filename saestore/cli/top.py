@@ -14,21 +14,21 @@ from saestore.cli.target import Target, json_option, with_target
 from saestore.cli.where import conditions, where_option
 
 if TYPE_CHECKING:
-    from saestore.activations import ActivationSet
+    from saestore.activation_set import ActivationSet
 
 _NAMED = 5  # features that a heading names one by one
 
 
 @command(
     "top-samples",
-    example="saestore top-samples --dataset CLEVR --feature 1234 --per item --where split=test -n 5",
+    example="saestore top-samples --dataset CLEVR --feature 1234 --level item --where split=test -n 5",
     keys=keys.TOP_SAMPLES,
 )
 @with_target
 @click.option("--feature", metavar="N", type=int, multiple=True, required=True, help="The feature; may be repeated.")
 @click.option("-n", metavar="N", type=click.IntRange(1), default=20, show_default=True, help="Rows for each feature.")
 @click.option(
-    "--per",
+    "--level",
     metavar="[sample|item]",
     type=click.Choice(["sample", "item"]),
     default="sample",
@@ -42,7 +42,7 @@ def top_samples(
     *,
     feature: tuple[int, ...],
     n: int,
-    per: Literal["sample", "item"],
+    level: Literal["sample", "item"],
     where: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -51,23 +51,23 @@ def top_samples(
 
     acts = target.activations()
     condition = conditions(acts, where)
-    top = acts.top_samples(list(feature), n, per=per, where=condition)
+    top = acts.top_samples(list(feature), n, level=level, where=condition)
     rows = [
         {"feature": f, "activation": a, **place}
         for f, a, place in zip(top.feature.tolist(), top.activation.tolist(), places(acts, top.sample), strict=True)
     ]
     if as_json:
-        output.document({"set": acts.path, "per": per, "n": n, "where": condition, "rows": rows})
+        output.document({"set": acts.path, "level": level, "n": n, "where": condition, "rows": rows})
     else:
-        _show_samples(acts, feature, per, rows)
+        _show_samples(acts, feature, level, rows)
     _note_silent(acts, feature, rows, where)
 
 
-def _show_samples(acts: ActivationSet, feature: tuple[int, ...], per: str, rows: list[dict[str, Any]]) -> None:
+def _show_samples(acts: ActivationSet, feature: tuple[int, ...], level: str, rows: list[dict[str, Any]]) -> None:
     from saestore.cli.places import place_columns
 
     named = ", ".join(map(str, feature[:_NAMED])) + (", …" if len(feature) > _NAMED else "")
-    output.title(f"{acts.path}: strongest {per}s of feature{'s' * (len(feature) > 1)} {named}")
+    output.title(f"{acts.path}: strongest {level}s of feature{'s' * (len(feature) > 1)} {named}")
     if rows:
         columns = [numbers("feature", (r["feature"] for r in rows))] if len(feature) > 1 else []
         columns.append(decimals("activation", (r["activation"] for r in rows)))

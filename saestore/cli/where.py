@@ -11,7 +11,7 @@ import click
 from saestore.errors import InvalidInputError, SaestoreError
 
 if TYPE_CHECKING:
-    from saestore.activations import ActivationSet
+    from saestore.activation_set import ActivationSet
 
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 # One =, before any other operator, quote or parenthesis.
@@ -22,7 +22,7 @@ _LEVELS = ("item", "sample")  # not those of `format`, for which --help would im
 
 
 def _check(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
-    from saestore.activations.expression import parse
+    from saestore.query.where_parser import parse
 
     for text in given:
         equals = _EQUALS.fullmatch(text)
@@ -77,7 +77,7 @@ def conditions(acts: ActivationSet, where: Sequence[str]) -> dict[str, Any] | st
 
 
 def _as_expression(name: str, values: Sequence[Any]) -> str:
-    from saestore.activations.expression import quote_name, quote_text
+    from saestore.query.where_parser import quote_name, quote_text
 
     shown = [quote_text(v) if isinstance(v, str) else str(v).lower() for v in values]
     return f"{quote_name(name)} in ({', '.join(shown)})"
@@ -102,7 +102,7 @@ def _kind(acts: ActivationSet, name: str) -> str:
     """Kind of a dtype, "" for what is unknown: the query says which names there are."""
     if name in acts.items.names():
         return str(acts.items.column(name).dtype.kind)
-    if name in acts.concepts():
+    if name in acts.concepts.names():
         return "b"
     if name in _NUMBERS:
         return "i"

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saestore.activations.lists import Lists
-from saestore.concepts.ranks import find_hits, rank
 from saestore.detection.inputs import CALIBRATION, Inputs, Split
-from saestore.detection.thresholds import count_reaching, list_quantiles
+from saestore.query.posting_lists import PostingLists
+from saestore.scoring.quantile_thresholds import count_reaching, list_quantiles, middle_best
+from saestore.scoring.ranks import find_hits, rank
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -22,7 +22,7 @@ _PIECE = 1 << 18  # positive rows, or pairs of feature and concept, that are wor
 
 
 @dataclass(frozen=True)
-class Candidates:
+class FeatureThresholds:
     """The best of each concept on the calibration split, best first: one threshold for each feature.
 
     Attributes
@@ -51,24 +51,24 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.concept)
 
-    def take(self, places: Array) -> Candidates:
+    def take(self, places: Array) -> FeatureThresholds:
         """Some of them."""
-        return Candidates(*(getattr(self, f.name)[places] for f in fields(self)))
+        return FeatureThresholds(*(getattr(self, f.name)[places] for f in fields(self)))
 
-    def of(self, concept: int) -> Candidates:
+    def of(self, concept: int) -> FeatureThresholds:
         """Those of one concept."""
         return self.take(np.flatnonzero(self.concept == concept))
 
-    def __add__(self, other: Candidates) -> Candidates:
-        return Candidates(*(np.append(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
+    def __add__(self, other: FeatureThresholds) -> FeatureThresholds:
+        return FeatureThresholds(*(np.append(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
 
     @classmethod
-    def none(cls) -> Candidates:
+    def none(cls) -> FeatureThresholds:
         """No candidates."""
         ids, values = np.empty(0, np.int64), np.empty(0)
         return cls(ids, ids, values, values, values, ids, ids, ids)
 
-    def best(self, n: int) -> Candidates:
+    def best(self, n: int) -> FeatureThresholds:
         """The `n` best of each concept.
 
         By F1; of equal ones the feature that is active on more of the concept's calibration rows, since its threshold
@@ -80,7 +80,7 @@ class Candidates:
         return self.take(order[place < n])
 
 
-def best_on_calibration(inputs: Inputs, features: Array, p: Array, n: int) -> Candidates:
+def best_on_calibration(inputs: Inputs, features: Array, p: Array, n: int) -> FeatureThresholds:
     """The `n` best (feature, p) of each concept by F1 on the calibration split; each feature with its best p.
 
     A threshold is the ``1 - p`` quantile of the activations above 0 of the concept's positive rows. A feature with none
@@ -101,7 +101,7 @@ def best_on_calibration(inputs: Inputs, features: Array, p: Array, n: int) -> Ca
     """
     split = inputs.of(CALIBRATION)
     row_labels, unit_labels = inputs.row_labels(split), split.labels.tocsr()
-    found = Candidates.none()
+    found = FeatureThresholds.none()
     for lists in inputs.blocks(split, features):
         for rows, units in _pieces(inputs, split, lists, row_labels):
             found = (found + _evaluate(inputs, split, rows, units, (row_labels, unit_labels), p=p)).best(n)
@@ -109,8 +109,8 @@ def best_on_calibration(inputs: Inputs, features: Array, p: Array, n: int) -> Ca
 
 
 def _pieces(
-    inputs: Inputs, split: Split, lists: Lists, row_labels: scipy.sparse.csr_array
-) -> Iterator[tuple[Lists, Lists]]:
+    inputs: Inputs, split: Split, lists: PostingLists, row_labels: scipy.sparse.csr_array
+) -> Iterator[tuple[PostingLists, PostingLists]]:
     """Some features at a time: their lists over rows, above 0, and over units."""
     n_concepts = row_labels.shape[1]
     labelled = np.concatenate([[0], np.cumsum(np.diff(row_labels.indptr)[lists.samples])])[lists.indptr]
@@ -119,7 +119,7 @@ def _pieces(
     while first < len(lists.features):
         last = max(first + 1, int(np.searchsorted(cost, cost[first] + _PIECE, "right")) - 1)
         a, b = lists.indptr[first], lists.indptr[last]
-        part = Lists(
+        part = PostingLists(
             lists.features[first:last], lists.indptr[first : last + 1] - a, lists.samples[a:b], lists.data[a:b]
         )
         rows = part.kept(part.data > 0)
@@ -127,7 +127,7 @@ def _pieces(
         if inputs.level == "item":
             sizes = np.diff(split.starts, append=len(split.rows))
             items = split.item_of_row[part.samples]
-            units = Lists(part.features, *inputs.pooling.of_lists(part.indptr, items, part.data, sizes))
+            units = PostingLists(part.features, *inputs.pooling.of_lists(part.indptr, items, part.data, sizes))
         yield rows, units
         first = last
 
@@ -135,12 +135,12 @@ def _pieces(
 def _evaluate(
     inputs: Inputs,
     split: Split,
-    rows: Lists,
-    units: Lists,
+    rows: PostingLists,
+    units: PostingLists,
     labels: tuple[scipy.sparse.csr_array, scipy.sparse.csr_array],
     *,
     p: Array,
-) -> Candidates:
+) -> FeatureThresholds:
     """Every concept with every feature of a piece, at its best p."""
     row_ptr, row_values = _of_pairs(rows, labels[0])
     unit_ptr, unit_values = _of_pairs(units, labels[1])
@@ -152,7 +152,7 @@ def _evaluate(
     lengths = np.diff(from_ptr)
     pairs = np.flatnonzero((lengths > 0) & (np.tile(split.n_positive, len(rows.features)) > 0))
     if not len(pairs):
-        return Candidates.none()
+        return FeatureThresholds.none()
     place, concept = np.divmod(pairs, n_concepts)
     thresholds = _quantiles_of(from_ptr, from_values, pairs, 1 - p)
     predicted = count_reaching(units.indptr, units.data, place, thresholds)
@@ -160,21 +160,13 @@ def _evaluate(
     f1 = 2 * tp / (predicted + split.n_positive[concept][:, None])
     at = middle_best(f1)
     each = np.arange(len(pairs))
-    return Candidates(
+    return FeatureThresholds(
         concept, rows.features[place], p[at], thresholds[each, at], f1[each, at], tp[each, at], predicted[each, at],
         np.diff(row_ptr)[pairs],
     )  # fmt: skip
 
 
-def middle_best(values: Array) -> Array:
-    """Place of the largest value of every row; of equal ones that in their middle, the left of two."""
-    tied = values == values.max(axis=1, keepdims=True)
-    place = (tied.sum(axis=1) + 1) // 2
-    found: Array = (np.cumsum(tied, axis=1) == place[:, None]).argmax(axis=1)
-    return found
-
-
-def _of_pairs(lists: Lists, labels: scipy.sparse.csr_array) -> tuple[Array, Array]:
+def _of_pairs(lists: PostingLists, labels: scipy.sparse.csr_array) -> tuple[Array, Array]:
     """For every feature and concept the values of its positives, descending: pointers and values."""
     hits = find_hits(rank(lists.indptr, lists.samples, lists.data, labels.shape[0]), labels)
     return hits.indptr.astype(np.int64), lists.data[hits.entries]

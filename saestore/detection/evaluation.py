@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from saestore.detection.choose import Candidates
+from saestore.detection.choose import FeatureThresholds
 from saestore.detection.inputs import TEST, Inputs
-from saestore.detection.intervals import Draws
-from saestore.detection.metrics import evaluate
-from saestore.detection.results import Row
+from saestore.detection.report import Row
+from saestore.scoring.bootstrap import BootstrapSampler
+from saestore.scoring.metrics import evaluate
 
 Array = np.ndarray[Any, Any]
 
@@ -18,12 +18,12 @@ Array = np.ndarray[Any, Any]
 class Evaluation:
     """The test split, and the draws that all results share."""
 
-    def __init__(self, inputs: Inputs, resamples: int, confidence: float, seed: int) -> None:
+    def __init__(self, inputs: Inputs, n_resamples: int, confidence_level: float, seed: int) -> None:
         self.inputs = inputs
         self.split = inputs.of(TEST)
-        self.draws = Draws(self.split.draws_of(), len(self.split.items), resamples, confidence, seed)
+        self.draws = BootstrapSampler(self.split.draws_of(), len(self.split.items), n_resamples, confidence_level, seed)
 
-    def of_features(self, chosen: Candidates) -> list[Row]:
+    def of_features(self, chosen: FeatureThresholds) -> list[Row]:
         """A row for each candidate. Memory: a column of the split at a time."""
         rows = []
         for feature, _, scores in self.inputs.columns(self.split, chosen.feature):

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from saestore.activations.lists import Lists, iterate_lists
-from saestore.detection.pooling import Pooling
 from saestore.errors import InvalidInputError, NotFoundError
-from saestore.items.index import ItemIndex
+from saestore.query.posting_lists import PostingLists, iterate_lists
+from saestore.query.reader import SetReader
+from saestore.scoring.concept_scores import labels_of
+from saestore.scoring.pooling import Pooling
 from saestore.segment import Segment
+from saestore.tables.item_index import ItemIndex
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -41,7 +43,7 @@ class Split:
     units
         What is predicted: `items`, or at the level of samples `rows`.
     labels
-        Units x concepts, bool CSC.
+        ScoredObservations x concepts, bool CSC.
     """
 
     name: str
@@ -59,7 +61,7 @@ class Split:
 
     @property
     def n_positive(self) -> Array:
-        """Units that each concept is true of, int64 (n_concepts,)."""
+        """ScoredObservations that each concept is true of, int64 (n_concepts,)."""
         counts: Array = np.diff(self.labels.indptr).astype(np.int64)
         return counts
 
@@ -82,7 +84,7 @@ class Inputs:
     names
         The concepts.
     labels
-        Units x concepts, bool CSR: items, or samples.
+        ScoredObservations x concepts, bool CSR: items, or samples.
     sample_labels
         Samples x concepts, bool CSR, empty for concepts that only items have; None at the level of samples.
     from_samples
@@ -164,7 +166,7 @@ class Inputs:
         found: Array = self.sample_labels[split.rows][:, [concept]].toarray()[:, 0]
         return found
 
-    def blocks(self, split: Split, features: Array) -> Iterator[Lists]:
+    def blocks(self, split: Split, features: Array) -> Iterator[PostingLists]:
         """The lists of ascending features over a split; samples are numbered by their place in its rows.
 
         Memory: a block of a million entries or the longest list, and 8 bytes a sample.
@@ -173,7 +175,7 @@ class Inputs:
         place[split.rows] = np.arange(len(split.rows))
         for lists in iterate_lists(self.segments, features, self.dtype, _BLOCK):
             at = place[lists.samples]
-            kept = Lists(lists.features, lists.indptr, at, lists.data).kept(at >= 0)
+            kept = PostingLists(lists.features, lists.indptr, at, lists.data).kept(at >= 0)
             yield kept
 
     def columns(self, split: Split, features: Array) -> Iterator[tuple[int, Array, Array]]:
@@ -209,3 +211,54 @@ def check_splits(split: Any, path: str) -> Array:
     if found.dtype.kind not in "TUO":
         raise InvalidInputError(f"The column 'split' of {path} is {found.dtype}; it must say train, cal or test.")
     return found
+
+
+def inputs_of(reader: SetReader, level: Level, concepts: Sequence[str] | str | None, score: str) -> Inputs:
+    """What detection asks of a set, read once."""
+    import scipy.sparse as sp
+
+    names, labels = labels_of(reader, level, concepts)
+    split = check_splits(reader.items.column("split") if "split" in reader.items.names() else None, reader.path)
+    stored = reader.labels_of_all_samples() if level == "sample" or reader.stored_labels("sample") else None
+    known = [] if stored is None else list(stored.names)
+    of_samples = None
+    if stored is not None and level == "item" and set(known) & set(names):
+        # The columns of concepts that samples have, others empty.
+        place = {name: i for i, name in enumerate(known)}
+        there = [(place[name], i) for i, name in enumerate(names) if name in place]
+        rows, columns = map(list, zip(*there, strict=True))
+        chooser = sp.csr_array((np.ones(len(there), bool), (rows, columns)), shape=(len(known), len(names)))
+        of_samples = sp.csr_array(stored.matrix().tocsr() @ chooser)
+    elif level == "item":
+        of_samples = sp.csr_array((reader.shape[0], len(names)), dtype=bool)
+    return Inputs(
+        path=reader.path,
+        level=level,
+        pooling=Pooling.of(score),
+        names=names,
+        labels=sp.csr_array(labels),
+        sample_labels=of_samples,
+        from_samples=np.array([level == "sample" or name in known for name in names]),
+        split=split,
+        index=reader.item_index,
+        segments=reader.segments,
+        shape=reader.shape,
+        dtype=reader.dtype,
+    )
+
+
+def about(reader: SetReader) -> dict[str, Any]:
+    """Which set a result is of, in what state."""
+    a = reader.attributes
+    return {
+        "set": reader.path,
+        "n_samples": reader.shape[0],
+        "n_features": reader.shape[1],
+        "n_items": reader.n_items,
+        "nnz": reader.nnz,
+        "sae": dict(a.sae),
+        "source": dict(a.source),
+        "dropped": None if a.dropped is None else dict(a.dropped),
+        "segments": {segment.name: segment.digest for segment in a.segments},
+        "labels": {level: info.digest for level, info in a.concepts.items()},
+    }

@@ -6,18 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from saestore.detection.choose import Candidates, middle_best
-from saestore.detection.dense import f1_at
+from saestore.detection.choose import FeatureThresholds
 from saestore.detection.evaluation import Evaluation
 from saestore.detection.inputs import CALIBRATION, Inputs, Split
-from saestore.detection.results import Row
+from saestore.detection.report import Row
+from saestore.scoring.quantile_thresholds import f1_at, middle_best
 
 Array = np.ndarray[Any, Any]
 
 STRONGEST = (1, 5, 10)  # percent of the samples on which a feature is above 0
 
 
-def localise(inputs: Inputs, evaluation: Evaluation, chosen: Candidates, p: Array) -> list[Row]:
+def localise(inputs: Inputs, evaluation: Evaluation, chosen: FeatureThresholds, p: Array) -> list[Row]:
     """A row for each chosen feature whose concept is labelled on samples.
 
     In the items that the feature detects, the samples at or above a second threshold are said to be the concept's. It
@@ -42,7 +42,9 @@ def localise(inputs: Inputs, evaluation: Evaluation, chosen: Candidates, p: Arra
     return [found[i] for i in range(len(chosen))]
 
 
-def _second(inputs: Inputs, split: Split, scored: tuple[Array, Array], one: Candidates, p: Array) -> dict[str, float]:
+def _second(
+    inputs: Inputs, split: Split, scored: tuple[Array, Array], one: FeatureThresholds, p: Array
+) -> dict[str, float]:
     """The p and threshold of the samples, chosen on the calibration split."""
     column, scores = scored
     truth = inputs.positive_rows(split, int(one.concept[0]))
@@ -57,7 +59,11 @@ def _second(inputs: Inputs, split: Split, scored: tuple[Array, Array], one: Cand
 
 
 def _measure(
-    inputs: Inputs, evaluation: Evaluation, scored: tuple[Array, Array], one: Candidates, second: dict[str, float]
+    inputs: Inputs,
+    evaluation: Evaluation,
+    scored: tuple[Array, Array],
+    one: FeatureThresholds,
+    second: dict[str, float],
 ) -> Row:
     column, scores = scored
     split, concept = evaluation.split, int(one.concept[0])

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saestore.detection.dense import Cut, best_split
 from saestore.detection.evaluation import Evaluation
 from saestore.detection.inputs import CALIBRATION, TRAIN, Inputs, Split
-from saestore.detection.results import Row
+from saestore.detection.report import Row
 from saestore.errors import MissingDependencyError
+from saestore.scoring.quantile_thresholds import Cut, best_split
 
 if TYPE_CHECKING:
     import scipy.sparse

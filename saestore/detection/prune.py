@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 
 from saestore.detection.inputs import CALIBRATION, Inputs
-from saestore.detection.thresholds import list_quantiles
 from saestore.errors import InvalidInputError
+from saestore.scoring.quantile_thresholds import list_quantiles
 
 Array = np.ndarray[Any, Any]
 
-WEAK_PERCENTILE = 5.0
+MIN_P99_PERCENTILE = 5.0
 _FENCE = 3.0  # interquartile ranges above the upper quartile, in the logarithm: Tukey's "far out"
 
 
 @dataclass(frozen=True)
-class Cuts:
+class PruningRules:
     """What a feature must fulfil; None is taken from the data.
 
     Attributes
@@ -27,26 +27,26 @@ class Cuts:
         Calibration rows on which it is above 0, at least.
     max_fraction
         Share of the calibration rows on which it is, at most.
-    weak_percentile
+    min_p99_percentile
         The 99th percentile of its activations above 0 is at least this percentile of those of all features. 0 cuts
         nothing.
     """
 
     min_active: int | None = None
     max_fraction: float | None = None
-    weak_percentile: float = WEAK_PERCENTILE
+    min_p99_percentile: float = MIN_P99_PERCENTILE
 
     def __post_init__(self) -> None:
         if self.min_active is not None and self.min_active < 1:
             raise InvalidInputError(f"min_active={self.min_active!r}: use 1 (a feature that never fires) or more.")
         if self.max_fraction is not None and not 0 < self.max_fraction <= 1:
             raise InvalidInputError(f"max_fraction={self.max_fraction!r}: use a share of the rows, above 0, up to 1.")
-        if not 0 <= self.weak_percentile <= 100:
-            raise InvalidInputError(f"weak_percentile={self.weak_percentile!r}: use 0 to 100.")
+        if not 0 <= self.min_p99_percentile <= 100:
+            raise InvalidInputError(f"min_p99_percentile={self.min_p99_percentile!r}: use 0 to 100.")
 
 
 # Leaves out dead features only, which could not be chosen anyway.
-KEEP_ALL = Cuts(1, 1.0, 0.0)
+KEEP_ALL = PruningRules(1, 1.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Pruned:
     report: dict[str, Any]
 
 
-def prune(inputs: Inputs, cuts: Cuts) -> Pruned:
+def prune(inputs: Inputs, cuts: PruningRules) -> Pruned:
     """Measure every feature on the calibration rows, and leave out what the cuts say.
 
     Memory: 16 bytes a feature and a block.
@@ -88,14 +88,14 @@ def prune(inputs: Inputs, cuts: Cuts) -> Pruned:
     return choose(n_active, p99, len(split.rows), cuts)
 
 
-def choose(n_active: Array, p99: Array, n_rows: int, cuts: Cuts) -> Pruned:
+def choose(n_active: Array, p99: Array, n_rows: int, cuts: PruningRules) -> Pruned:
     """Apply the cuts to what was measured."""
     fraction = n_active / n_rows
     min_active = default_min_active(n_rows) if cuts.min_active is None else cuts.min_active
     alive = n_active >= min_active
     max_fraction = default_max_fraction(fraction[alive]) if cuts.max_fraction is None else cuts.max_fraction
     usual = alive & (fraction <= max_fraction)
-    weakest = float(np.percentile(p99[usual], cuts.weak_percentile)) if usual.any() else float("nan")
+    weakest = float(np.percentile(p99[usual], cuts.min_p99_percentile)) if usual.any() else float("nan")
     kept = usual & (p99 >= weakest)
     report = {
         "split": CALIBRATION,
@@ -103,7 +103,7 @@ def choose(n_active: Array, p99: Array, n_rows: int, cuts: Cuts) -> Pruned:
         "n_features": len(n_active),
         "min_active": min_active,
         "max_fraction": max_fraction,
-        "weak_percentile": cuts.weak_percentile,
+        "min_p99_percentile": cuts.min_p99_percentile,
         "min_p99": weakest,
         "never_active": int((n_active == 0).sum()),
         "dead": int((~alive).sum()),

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from saestore.plot.style import axes_or_new, nothing_to_show
+from saestore.query import html
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+
 import csv
 import io
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+Row = dict[str, Any]
 
-if TYPE_CHECKING:
-    from saestore.detection.results import Detection, Row
-
+_SHOWN = ("concept", "method", "feature", "p", "threshold", "cal_f1", "f1", "precision", "recall", "roc_auc")
 NAMES = ("detection.md", "detection.csv", "localisation.csv", "detection.json", "detection.png")
 
 
@@ -52,8 +63,9 @@ def to_markdown(found: Detection) -> str:
     lines = [
         f"# Concept detection in {found.provenance['set']}",
         f"Features, thresholds and methods were chosen on {settings['n_cal']:,} {settings['level']}s of the split "
-        f"`cal`; the numbers are those of {settings['n_test']:,} of `test`, with {100 * settings['confidence']:g} % "
-        f"intervals by the bootstrap over items ({settings['resamples']:,} draws, seed {settings['seed']}).",
+        f"`cal`; the numbers are those of {settings['n_test']:,} of `test`, with "
+        f"{100 * settings['confidence_level']:g} % "
+        f"intervals by the bootstrap over items ({settings['n_resamples']:,} draws, seed {settings['seed']}).",
         _comparison(found),
         _by_method(found),
     ]
@@ -66,7 +78,7 @@ def to_markdown(found: Detection) -> str:
         f"{cuts['kept']:,} of {cuts['n_features']:,}. On the {cuts['n_rows']:,} calibration samples {cuts['dead']:,} "
         f"are above 0 on fewer than {cuts['min_active']:,} ({cuts['never_active']:,} on none), {cuts['ubiquitous']:,} "
         f"on a share of more than {cuts['max_fraction']:.4g}, and {cuts['weak']:,} have a 99th percentile of "
-        f"activations below {cuts['min_p99']:.6g}, which is percentile {cuts['weak_percentile']:g} of all.",
+        f"activations below {cuts['min_p99']:.6g}, which is percentile {cuts['min_p99_percentile']:g} of all.",
         "## Settings and provenance",
         "```json\n" + json.dumps(plain({"settings": settings, "provenance": found.provenance}), indent=2) + "\n```",
     ]
@@ -181,8 +193,154 @@ def save(found: Detection, folder: str | os.PathLike[str]) -> list[str]:
             (into / name).write_text(text, encoding="utf-8")
             written.append(str(into / name))
     if found.rows and find_spec("matplotlib") is not None:
-        from saestore.detection.picture import draw_to_file
-
         draw_to_file(found, into / NAMES[-1])
         written.append(str(into / NAMES[-1]))
     return written
+
+
+# Of Okabe and Ito, told apart by all common kinds of colour vision; a marker each, for print.
+_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000", "#999999")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_ROW = 0.16  # inches of height for each concept and method
+
+
+def draw(found: Detection, ax: Axes | None = None) -> Axes:
+    """F1 of every method on every concept, one row a concept."""
+    methods, concepts = found.methods, found.concepts
+    height = 1.3 + max(0.25, _ROW * len(methods)) * len(concepts)
+    ax = axes_or_new(ax, (7.5, height))
+    title = f"Concept detection in {found.provenance['set']}"
+    if not found.rows:
+        return nothing_to_show(ax, title, "no concept has a result")
+    rows = {(row["concept"], row["method"]): row for row in found.rows}
+    spread = np.linspace(-0.35, 0.35, len(methods)) if len(methods) > 1 else np.zeros(1)
+    for i, method in enumerate(methods):
+        there = [(y, rows[c, method]) for y, c in enumerate(concepts) if (c, method) in rows]
+        at = np.array([y for y, _ in there]) + spread[i]
+        colour, marker = _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]
+        f1, low, high = (np.array([row[name] for _, row in there]) for name in ("f1", "f1_low", "f1_high"))
+        ax.hlines(at, low, high, color=colour, linewidth=1.2, alpha=0.6)
+        ax.plot(f1, at, marker, color=colour, markersize=4.5, label=method, clip_on=False)
+    for y in range(1, len(concepts)):
+        ax.axhline(y - 0.5, color="0.9", linewidth=0.8, zorder=0)
+    ax.set_yticks(range(len(concepts)), concepts, parse_math=False)
+    ax.set_ylim(len(concepts) - 0.5, -0.5)
+    ax.set_xlim(-0.02, 1.02)
+    ax.set_xlabel(f"F1 on test, with {100 * found.settings['confidence_level']:g} % interval")
+    ax.set_title(title, fontsize="medium", parse_math=False)
+    if len(methods) > 1:
+        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize="small")
+    return ax
+
+
+def draw_to_file(found: Detection, path: str | os.PathLike[str]) -> None:
+    """The picture in a file, without a pyplot window."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    height = 1.3 + max(0.25, _ROW * len(found.methods)) * len(found.concepts)
+    figure = Figure(figsize=(7.5, height), layout="constrained")
+    draw(found, figure.add_subplot())
+    FigureCanvasAgg(figure).print_figure(os.fspath(path), dpi=150)
+
+
+@dataclass(frozen=True, repr=False)
+class Detection:
+    """Results of detection on the test split, chosen on the calibration split.
+
+    Attributes
+    ----------
+    rows
+        One for each concept and method, by concept: ``concept``, ``method``, what was chosen (``feature``, ``p``,
+        ``threshold``, ``chosen``), ``cal_f1``, and `saestore.scoring.metrics.METRICS` on test with ``f1_low``,
+        ``f1_high`` and so on.
+    candidates
+        The best features of each concept on the calibration split, best first.
+    localisation
+        Where in detected items the concept is; a row for each concept whose samples are labelled.
+    skipped
+        Concepts without a result, and why.
+    settings, pruning
+        All that was set and all that was cut, with the numbers that came from the data.
+    provenance
+        The set, its SAE, its source and its digests.
+    """
+
+    rows: list[Row]
+    candidates: list[Row]
+    localisation: list[Row]
+    skipped: dict[str, str]
+    settings: dict[str, Any]
+    pruning: dict[str, Any]
+    provenance: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def methods(self) -> list[str]:
+        """Names of the methods, in the order in which they were asked."""
+        return list(dict.fromkeys(row["method"] for row in self.rows))
+
+    @property
+    def concepts(self) -> list[str]:
+        """Names of the concepts that have a result."""
+        return list(dict.fromkeys(row["concept"] for row in self.rows))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The rows as a pandas DataFrame."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON takes it but for NaN."""
+        return {
+            "settings": self.settings,
+            "provenance": self.provenance,
+            "pruning": self.pruning,
+            "skipped": self.skipped,
+            "rows": self.rows,
+            "candidates": self.candidates,
+            "localisation": self.localisation,
+        }
+
+    def to_markdown(self) -> str:
+        """The report: concept x method with the best marked, how each was chosen, settings and provenance."""
+        return to_markdown(self)
+
+    def to_csv(self) -> str:
+        """The rows as CSV."""
+        return to_csv(self.rows)
+
+    def to_json(self) -> str:
+        """Everything as one JSON document; NaN is null."""
+        return to_json(self)
+
+    def save(self, folder: str | os.PathLike[str]) -> list[str]:
+        """Write the report into a folder as Markdown, CSV, JSON and, with matplotlib, a picture; returns the paths."""
+        return save(self, folder)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw F1 of every method on every concept, with its interval.
+
+        Raises
+        ------
+        MissingDependencyError
+            matplotlib is not installed.
+        """
+        return draw(self, ax)
+
+    def __repr__(self) -> str:
+        head = f"Detection in {self.provenance['set']}: {len(self.concepts)} concepts, {', '.join(self.methods)}"
+        lines = ["  ".join(f"{_shown(row[name]):>14}" for name in _SHOWN) for row in self.rows]
+        return "\n".join([head, "  ".join(f"{name:>14}" for name in _SHOWN), *lines])
+
+    def _repr_html_(self) -> str:
+        return html.table(list(_SHOWN), [[_shown(row[name]) for name in _SHOWN] for row in self.rows])
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

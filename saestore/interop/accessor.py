@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
-from saestore.activations.select import select
 from saestore.errors import InvalidInputError, OutOfRangeError
 from saestore.interop.origin import KEY, Origin
+from saestore.query.selection import select
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from saestore.activations import ActivationSet, TopSamples
+    from saestore.plot.plots import Plots as SetPlots
+    from saestore.query.reader import SetReader
+    from saestore.query.results import TopSamples
 
 Array = np.ndarray[Any, Any]
 
@@ -34,7 +36,7 @@ class SAEAccessor:
         self._dataset = dataset
 
     @property
-    def acts(self) -> ActivationSet:
+    def acts(self) -> SetReader:
         """The activation set, of which all samples and features can be asked."""
         return self._origin().acts
 
@@ -43,14 +45,14 @@ class SAEAccessor:
         """Pictures of the selected samples: ``histogram(feature)``, ``top(feature)``, ``density()``."""
         return Plots(self)
 
-    def top(self, feature: Any, n: int = 20, *, per: Literal["sample", "item"] = "sample") -> TopSamples:
+    def top(self, feature: Any, n: int = 20, *, level: Literal["sample", "item"] = "sample") -> TopSamples:
         """The selected samples on which a feature, or each of several, is strongest.
 
         Parameters
         ----------
         feature
             Its number, or several; they must be among those of the Dataset.
-        n, per
+        n, level
             As in `ActivationSet.top_samples`.
 
         Returns
@@ -59,7 +61,7 @@ class SAEAccessor:
             Strongest first; samples have the numbers that the coordinate ``sample`` has.
         """
         self._check_features(feature)
-        return self.acts.top_samples(feature, n, per=per, where=self.where())
+        return self.acts.top_samples(feature, n, level=level, where=self.where())
 
     def stats(self) -> xr.Dataset:
         """Exact statistics of the selected features over the selected samples, on dimension ``feature``."""
@@ -149,18 +151,23 @@ class Plots:
     def histogram(self, feature: int, **options: Any) -> Axes:
         """How strong a feature is where it is active; options as for `ActivationSet.plot.histogram`."""
         self._sae._check_features(feature)  # noqa: SLF001 (the other half of the accessor)
-        return self._sae.acts.plot.histogram(feature, **self._with_where(options))
+        return self._plots().histogram(feature, **self._with_where(options))
 
     def top(self, feature: int, **options: Any) -> Axes:
         """The images or texts on which a feature is strongest; options as for `ActivationSet.plot.top`."""
         self._sae._check_features(feature)  # noqa: SLF001
-        return self._sae.acts.plot.top(feature, **self._with_where(options))
+        return self._plots().top(feature, **self._with_where(options))
 
     def density(self, **options: Any) -> Axes:
         """On which share of the samples features fire; options as for `ActivationSet.plot.density`."""
         if self._sae._features().size != self._sae.acts.shape[1]:  # noqa: SLF001
             raise InvalidInputError("density() is a picture of all features: ask a Dataset that has all of them.")
-        return self._sae.acts.plot.density(**self._with_where(options))
+        return self._plots().density(**self._with_where(options))
+
+    def _plots(self) -> SetPlots:
+        from saestore.plot import Plots as SetPlots
+
+        return SetPlots(self._sae.acts)
 
     def _with_where(self, options: dict[str, Any]) -> dict[str, Any]:
         if "where" in options:

@@ -11,13 +11,14 @@ import xarray as xr
 from xarray.core import indexing
 
 from saestore.format import FORMAT_VERSION, SetAttributes
-from saestore.interop.columns import TEXT, Columns
 from saestore.interop.lazy import LazyActivation, LazyColumn, LazyStatistic, LazyStatistics
+from saestore.interop.optional import require
 from saestore.interop.origin import KEY, Origin
+from saestore.query.sample_coords import TEXT, Columns
 from saestore.stats import STATISTICS
 
 if TYPE_CHECKING:
-    from saestore.activations import ActivationSet
+    from saestore.query.reader import SetReader
 
 Chunks = dict[str, tuple[int, ...]]
 
@@ -25,7 +26,7 @@ ACTIVATION, SAMPLE, FEATURE, SET = "activation", "sample", "feature", "activatio
 CHUNK_BYTES = 128 << 20  # of a dask chunk at most: what dask itself aims at
 
 
-def make_dataset(acts: ActivationSet, max_bytes: int) -> xr.Dataset:
+def make_dataset(acts: SetReader, max_bytes: int) -> xr.Dataset:
     """Describe the set as a Dataset; reads documents, and nothing per sample or per feature."""
     n_samples, n_features = acts.shape
     origin, along = Origin.of(acts), row_chunks(acts.attributes)
@@ -36,7 +37,7 @@ def make_dataset(acts: ActivationSet, max_bytes: int) -> xr.Dataset:
     statistics = LazyStatistics(acts)
     dtypes = statistics.dtypes()
     variables = {ACTIVATION: activation} | {
-        s.name: _lazy((FEATURE,), LazyStatistic(statistics, s.name, dtypes[s.name]), per_feature, s.says)
+        s.name: _lazy((FEATURE,), LazyStatistic(statistics, s.name, dtypes[s.name]), per_feature, s.description)
         for s in STATISTICS
     }
     columns = Columns(acts)
@@ -47,7 +48,7 @@ def make_dataset(acts: ActivationSet, max_bytes: int) -> xr.Dataset:
         SET: xr.Variable((), np.array(origin.address, TEXT), {"long_name": "the activation set"}),
     }
     for name, column in columns.by_name.items():
-        coordinates[name] = _lazy((SAMPLE,), LazyColumn(columns, name, n_samples), per_sample, column.says)
+        coordinates[name] = _lazy((SAMPLE,), LazyColumn(columns, name, n_samples), per_sample, column.description)
     dataset = xr.Dataset(variables, coordinates, attributes_of(acts))
     dataset.encoding["source"] = acts.location
     return dataset
@@ -70,7 +71,7 @@ def row_chunks(attributes: SetAttributes) -> tuple[int, ...]:
     return tuple(sizes) or (0,)
 
 
-def attributes_of(acts: ActivationSet) -> dict[str, Any]:
+def attributes_of(acts: SetReader) -> dict[str, Any]:
     """What is known of where the activations come from, as a flat mapping of scalars that any file format can hold."""
     a = acts.attributes
     found: dict[str, Any] = {"path": acts.path, "format": FORMAT_VERSION, "nnz": a.nnz, "n_items": a.n_items}
@@ -86,3 +87,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bool):
         return int(value)
     return value if isinstance(value, int | float | str) else json.dumps(value)
+
+
+def open_set(acts: SetReader, chunks: Any, max_bytes: int) -> xr.Dataset:
+    """Open a set that is open already; see `ActivationSet.to_xarray`."""
+    if chunks is not None:
+        require("dask", "dask", "chunks=")
+    opened: Any = acts  # which the engine takes in place of a path; named, since it lies above: it opens stores
+    return xr.open_dataset(opened, engine="saestore", chunks=chunks, max_bytes=max_bytes)

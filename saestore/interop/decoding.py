@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from saestore.activations.select import select
-from saestore.activations.slices import check_size
 from saestore.errors import InvalidInputError
-from saestore.saes import REGISTERED, LoadedSAE, load_sae
-from saestore.saes.forward import forward_of
+from saestore.query.selection import select
+from saestore.query.slices import check_size
+from saestore.sae import REGISTERED, LoadedSAE, load_sae
+from saestore.sae.forward import forward_of
 
 if TYPE_CHECKING:
-    from saestore.activations import ActivationSet
+    from saestore.query.reader import SetReader
 
 Array = np.ndarray[Any, Any]
 
 _BATCH = 1 << 19  # non-zeros of a batch
 
 
-def decode(acts: ActivationSet, samples: Any, sae: Any, max_bytes: int) -> Array:
+def decode(acts: SetReader, samples: Any, sae: Any, max_bytes: int) -> Array:
     """See `ActivationSet.decode`."""
     loaded = sae_of(acts, sae)
     forward = forward_of(loaded.module)
@@ -43,7 +43,7 @@ def decode(acts: ActivationSet, samples: Any, sae: Any, max_bytes: int) -> Array
     return out[0] if chosen.scalar else out
 
 
-def sae_of(acts: ActivationSet, sae: Any) -> LoadedSAE:
+def sae_of(acts: SetReader, sae: Any) -> LoadedSAE:
     """The SAE, which must be the one that the set was made with."""
     loaded = load_sae(_recorded(acts) if sae is None else sae, str(getattr(sae, "device", "cpu")))
     if loaded.d_sae != acts.shape[1]:
@@ -60,7 +60,7 @@ def sae_of(acts: ActivationSet, sae: Any) -> LoadedSAE:
     return loaded
 
 
-def _recorded(acts: ActivationSet) -> str:
+def _recorded(acts: SetReader) -> str:
     """How the attributes of the set name its SAE."""
     sae = acts.attributes.sae
     if sae.get("name") in REGISTERED:

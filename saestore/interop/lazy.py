@@ -8,12 +8,12 @@ import numpy as np
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from saestore.activations.slices import check_size
+from saestore.query.slices import check_size
 from saestore.stats import Moments, statistics_table
 
 if TYPE_CHECKING:
-    from saestore.activations import ActivationSet
-    from saestore.interop.columns import Columns
+    from saestore.query.reader import SetReader
+    from saestore.query.sample_coords import Columns
 
 Array = np.ndarray[Any, Any]
 
@@ -32,7 +32,7 @@ class LazyActivation(BackendArray):
         The largest array that indexing may make.
     """
 
-    def __init__(self, acts: ActivationSet, max_bytes: int) -> None:
+    def __init__(self, acts: SetReader, max_bytes: int) -> None:
         self.acts, self.max_bytes = acts, max_bytes
         # As of now: a set that is being built may be longer where this is unpickled.
         self.shape, self.dtype = acts.shape, acts.dtype
@@ -58,7 +58,7 @@ class LazyActivation(BackendArray):
         if all(1 in sizes for sizes in zip(row_grid.shape, column_grid.shape, strict=True)):
             grid = self._grid(row_grid, column_grid)
             return grid if grid.shape == shape else np.broadcast_to(grid, shape).copy()
-        return self.acts.points(rows.reshape(-1), columns.reshape(-1)).reshape(shape)
+        return self.acts.vindex(rows.reshape(-1), columns.reshape(-1)).reshape(shape)
 
     def _dense(self, rows: Array, columns: Array) -> Array:
         return self.acts.dense(rows.reshape(-1), columns.reshape(-1), max_bytes=self.max_bytes)
@@ -102,7 +102,7 @@ class LazyColumn(BackendArray):
 class LazyStatistics:
     """The statistics of all features, computed when the first of them is asked for. Memory: 72 bytes a feature."""
 
-    def __init__(self, acts: ActivationSet) -> None:
+    def __init__(self, acts: SetReader) -> None:
         self.acts = acts
         self._values: dict[str, Array] = {}
 

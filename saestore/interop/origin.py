@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from saestore.activations import ActivationSet
+    from saestore.query.reader import SetReader
 
 KEY = "saestore"
 
@@ -24,10 +24,10 @@ class Origin:
     """
 
     address: str
-    acts: ActivationSet = field(compare=False, repr=False)
+    acts: SetReader = field(compare=False, repr=False)
 
     @classmethod
-    def of(cls, acts: ActivationSet) -> Origin:
+    def of(cls, acts: SetReader) -> Origin:
         """Of an opened set."""
         return cls(f"{acts.location}/{acts.path}", acts)
 

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from saestore.activations.select import select
-from saestore.activations.slices import DENSE_LIMIT, check_size
 from saestore.errors import InvalidInputError
+from saestore.query.selection import select
+from saestore.query.slices import DENSE_LIMIT, check_size
 
 if TYPE_CHECKING:
     import scipy.sparse
 
-    from saestore.activations import ActivationSet
+    from saestore.query.reader import SetReader
 
 Array = np.ndarray[Any, Any]
 
@@ -57,7 +57,7 @@ class Batches(IterableDataset[Batch]):
 
     def __init__(
         self,
-        acts: ActivationSet,
+        acts: SetReader,
         batch_size: int,
         samples: Any,
         features: Any,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from saestore.items import Items
+from saestore.tables import Items
 
 __all__ = ["chosen", "some"]
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.files import nearby
-from saestore.items import Items, as_items
 from saestore.models.common import chosen, some
+from saestore.tables import Items, as_items
 
 __all__ = ["ImageFiles", "find_images", "read_image"]
 

@@ -17,7 +17,7 @@ import torch
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, SaestoreError
 from saestore.files import nearby
 from saestore.format import canonical_json
-from saestore.saes.hub import require_hub
+from saestore.sae.hub import require_hub
 
 __all__ = ["Pretrained", "import_transformers", "weights_fingerprint"]
 

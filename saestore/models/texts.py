@@ -14,8 +14,8 @@ import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.files import existing_file
-from saestore.items import Items, as_items
 from saestore.models.common import chosen, some
+from saestore.tables import Items, as_items
 
 __all__ = ["TextTokens", "Tokenizer", "find_texts", "tokenize"]
 

@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from saestore.plot.style import NEGATIVE, POSITIVE, axes_or_new, named, nothing_to_show, percent, titled
 
 if TYPE_CHECKING:
-    from saestore.activations import ActivationSet
+    from saestore.query.reader import SetReader
 
 Array = np.ndarray[Any, Any]
 
@@ -20,7 +20,7 @@ _UNEVEN = 30  # counts that differ by more than this factor are drawn on a logar
 _BINS, _BINS_A_DECADE = 50, 5
 
 
-def histogram(acts: ActivationSet, feature: int, ax: Axes | None, bins: int | None, where: Any) -> Axes:
+def histogram(acts: SetReader, feature: int, ax: Axes | None, bins: int | None, where: Any) -> Axes:
     """Draw the histogram of the active values of one feature."""
     values = acts.top_samples(feature, acts.shape[0], where=where).activation.astype(np.float64)
     n_samples = acts.stats(feature, where=where).attrs["n_samples"]
@@ -58,7 +58,7 @@ def _edges(values: Array, bins: int) -> Array:
     return np.array([low - around, high + around])
 
 
-def density(acts: ActivationSet, ax: Axes | None, bins: int | None, where: Any) -> Axes:
+def density(acts: SetReader, ax: Axes | None, bins: int | None, where: Any) -> Axes:
     """Draw how many features fire on which share of the samples."""
     stats = acts.stats(where=where)
     share = stats["frac_nonzero"].to_numpy()

@@ -12,15 +12,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from saestore.concepts.patches import Fit
 from saestore.errors import InvalidInputError, MissingDependencyError
-from saestore.plot.letters import Letters
-from saestore.plot.rows import Canvas, Row
-from saestore.plot.seen import Box, Seen, find_image
+from saestore.labels.patch_grid import Fit
+from saestore.plot.seen import Box, ImageView, find_image
 from saestore.plot.style import number, tints
+from saestore.plot.text_layout import Letters
+from saestore.plot.top_rows import Canvas, Row
 
 if TYPE_CHECKING:
-    from saestore.activations import ActivationSet
+    from saestore.query.reader import SetReader
 
 Array = np.ndarray[Any, Any]
 
@@ -50,14 +50,14 @@ class Pictures:
 
     def __init__(
         self,
-        acts: ActivationSet,
+        acts: SetReader,
         rows: Sequence[Row],
         images: str | os.PathLike[str] | None,
         fit: Fit | None,
         canvas: Canvas,
     ) -> None:
         self._rows = rows
-        self._seen = Seen.of(acts, fit)
+        self._seen = ImageView.of(acts, fit)
         self._pixels = [_read(acts, row.key, images) for row in rows]
         self.letters = Letters([acts.path, *(row.key + row.split for row in rows)], canvas.dpi)
         self._wide = _ALONE if len(rows) == 1 else _WIDE
@@ -174,7 +174,7 @@ class Frame:
         self.outline(place, zorder=2)
 
 
-def _read(acts: ActivationSet, key: str, images: str | os.PathLike[str] | None) -> Array:
+def _read(acts: SetReader, key: str, images: str | os.PathLike[str] | None) -> Array:
     """An image as RGB, uint8 (height, width, 3), no larger than is seen."""
     try:
         from PIL import Image, UnidentifiedImageError

@@ -10,16 +10,17 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
-from saestore.concepts.patches import Fit
 from saestore.errors import NotFoundError
+from saestore.labels.patch_grid import Fit
 from saestore.plot.images import Pictures, is_image
-from saestore.plot.letters import Letters
-from saestore.plot.rows import Canvas, Row, rows_of
 from saestore.plot.style import axes_or_new, figure_of, named, nothing_to_show, number, percent, tints
+from saestore.plot.text_layout import Letters
 from saestore.plot.texts import Paragraphs
+from saestore.plot.top_rows import Canvas, Row, rows_of
 
 if TYPE_CHECKING:
-    from saestore.activations import ActivationSet, TopSamples
+    from saestore.query.reader import SetReader
+    from saestore.query.results import TopSamples
 
 _TITLE, _EDGE = 0.5, 0.1  # inches above for two lines, and around all
 _FOOT, _LINE, _SCALE = 0.36, 0.2, 1.6  # below for the scale, a further line of it, its length
@@ -52,7 +53,7 @@ class Page(Protocol):
 
 
 def draw(
-    acts: ActivationSet,
+    acts: SetReader,
     feature: int,
     top: TopSamples,
     ax: Axes | None,
@@ -99,7 +100,7 @@ def _new_axes(size: tuple[float, float]) -> Axes:
 
 
 def _page(
-    acts: ActivationSet, rows: Sequence[Row], images: str | os.PathLike[str] | None, fit: Fit | None, canvas: Canvas
+    acts: SetReader, rows: Sequence[Row], images: str | os.PathLike[str] | None, fit: Fit | None, canvas: Canvas
 ) -> Page:
     if "text" in acts.items.names():
         return Paragraphs(acts, rows, canvas)
@@ -111,7 +112,7 @@ def _page(
     )
 
 
-def _title(acts: ActivationSet, feature: int, rows: Sequence[Row], kind: str, where: Any) -> list[str]:
+def _title(acts: SetReader, feature: int, rows: Sequence[Row], kind: str, where: Any) -> list[str]:
     stats = acts.stats(feature, where=where)
     active, share = int(stats["n_active"].item()), float(stats["frac_nonzero"].item())
     shown = f"{len(rows)} strongest {kind}s" if len(rows) > 1 else f"strongest {kind}"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from saestore.activations.select import select
 from saestore.errors import InvalidInputError
 from saestore.plot import distributions, montage
+from saestore.query.selection import select
 
 if TYPE_CHECKING:
     import os
 
     from matplotlib.axes import Axes
 
-    from saestore.activations import ActivationSet
+    from saestore.query.reader import SetReader
 
 
 class Plots:
@@ -22,7 +22,7 @@ class Plots:
     Every method draws into `ax`, or into a new pyplot figure where none is given, and returns that one Axes.
     """
 
-    def __init__(self, acts: ActivationSet) -> None:
+    def __init__(self, acts: SetReader) -> None:
         self._acts = acts
 
     def __repr__(self) -> str:
@@ -68,7 +68,7 @@ class Plots:
         n: int = 8,
         ax: Axes | None = None,
         *,
-        per: Literal["sample", "item"] = "item",
+        level: Literal["sample", "item"] = "item",
         where: Any = None,
         images: str | os.PathLike[str] | None = None,
         fit: Literal["squash", "crop"] | None = None,
@@ -83,7 +83,7 @@ class Plots:
         ----------
         n
             Images or texts at most.
-        per
+        level
             ``"item"`` shows an item once; ``"sample"`` shows it for each of its samples that is among the `n`.
         where
             These samples only.
@@ -102,7 +102,7 @@ class Plots:
         """
         if fit not in (None, "squash", "crop"):
             raise InvalidInputError(f"fit={fit!r}: use 'squash' or 'crop'.")
-        top = self._acts.top_samples(self._one(feature), n, per=per, where=where)
+        top = self._acts.top_samples(self._one(feature), n, level=level, where=where)
         return montage.draw(self._acts, int(feature), top, ax, where=where, images=images, fit=fit)
 
     def _one(self, feature: Any) -> int:

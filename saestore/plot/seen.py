@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saestore.concepts.patches import Fit, Patches
 from saestore.errors import InvalidInputError, NotFoundError
+from saestore.labels.patch_grid import Fit, Patches
 
 if TYPE_CHECKING:
-    from saestore.activations import ActivationSet
+    from saestore.query.reader import SetReader
 
 # What is assumed where nothing says how images became squares.
 _SQUASHED = {"resize": {"height": 1, "width": 1}, "crop": None}
@@ -33,7 +33,7 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ImageView:
     """Which part of its images a model saw, in which patches.
 
     Attributes
@@ -48,7 +48,7 @@ class Seen:
     assumed: bool
 
     @classmethod
-    def of(cls, acts: ActivationSet, fit: Fit | None) -> Seen:
+    def of(cls, acts: SetReader, fit: Fit | None) -> ImageView:
         """As `fit` says it, else the set, else squashed."""
         source = acts.attributes.source
         if acts.item_index.item_size == 1:
@@ -68,7 +68,7 @@ class Seen:
         return Box(across[0] / width, down[0] / height, across[-1] / width, down[-1] / height)
 
 
-def find_image(acts: ActivationSet, key: str, images: str | os.PathLike[str] | None) -> Path:
+def find_image(acts: SetReader, key: str, images: str | os.PathLike[str] | None) -> Path:
     """The file of an image: below `images`, else where the build found it.
 
     Raises

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.font_manager import FontProperties
 
-from saestore.plot.letters import Letters
+from saestore.plot.text_layout import Letters
 
 Array = np.ndarray[Any, Any]
 

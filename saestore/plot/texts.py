@@ -9,13 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from saestore.plot.layout import Layout
-from saestore.plot.letters import Letters
-from saestore.plot.rows import Canvas, Row
 from saestore.plot.style import number, tints
+from saestore.plot.text_layout import Layout, Letters
+from saestore.plot.top_rows import Canvas, Row
 
 if TYPE_CHECKING:
-    from saestore.activations import ActivationSet
+    from saestore.query.reader import SetReader
 
 Array = np.ndarray[Any, Any]
 
@@ -36,7 +35,7 @@ class Paragraphs:
 
     kind = "text"
 
-    def __init__(self, acts: ActivationSet, rows: Sequence[Row], canvas: Canvas) -> None:
+    def __init__(self, acts: SetReader, rows: Sequence[Row], canvas: Canvas) -> None:
         texts = acts.items.column("text", np.array([row.item for row in rows])).tolist()
         samples = [row.start + np.arange(len(row.activations)) for row in rows]
         spans = acts.spans(np.concatenate(samples))

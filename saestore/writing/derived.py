@@ -14,12 +14,12 @@ import numpy as np
 import zarr
 
 from saestore.format import ITEMS, SetAttributes
-from saestore.items.index import ItemIndex
-from saestore.items.stored import SPANS, span_nodes
 from saestore.segment import Segment
 from saestore.segment.write import document_digests
 from saestore.stats import STATISTICS
 from saestore.storage import ShardWriter, create_array, write_array
+from saestore.tables.item_index import ItemIndex
+from saestore.tables.stored_items import SPANS, span_nodes
 
 PER_SAMPLE = ("item", "position", "l0")
 DERIVED = (*PER_SAMPLE, *(s.name for s in STATISTICS))
@@ -52,7 +52,7 @@ def write_derived(group: zarr.Group, attributes: SetAttributes, segments: Sequen
     for statistic in STATISTICS:
         write_array(
             group, statistic.name, statistic.of(moments), ("feature",), codec,
-            overwrite=True, attributes={"long_name": statistic.says},
+            overwrite=True, attributes={"long_name": statistic.description},
         )  # fmt: skip
     return document_digests(group, names)
 

@@ -14,11 +14,11 @@ from zarr.storage import LocalStore
 
 from saestore.errors import InvalidInputError, StoreConflictError
 from saestore.format import ITEMS, SegmentInfo, SetAttributes
-from saestore.items.labels import LABELS
-from saestore.items.stored import SPANS
 from saestore.segment import Segment, limit_fan_in, merge_segments, plan_merges, write_segment
 from saestore.storage import SnapshotStore, local_folder, missing_as_error, write_errors
 from saestore.storage.open import PARTIAL
+from saestore.tables.stored_items import SPANS
+from saestore.tables.stored_labels import LABELS
 from saestore.writing.derived import DERIVED, write_derived
 from saestore.writing.lock import DOCUMENT, LOCK, SetLock, publish
 

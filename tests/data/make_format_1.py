@@ -12,9 +12,9 @@ import scipy.sparse as sp
 
 import saestore
 from saestore.format import SetAttributes
-from saestore.items import as_items
-from saestore.items.index import ItemIndex
 from saestore.store import start_set
+from saestore.tables import as_items
+from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter
 
 HERE = Path(__file__).parent

@@ -1,0 +1,377 @@
+"""One activation set, as users hold it: every question, its concepts, pictures, and doors to other libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from saestore.concepts_namespace import Concepts
+from saestore.errors import InvalidInputError
+from saestore.query import html
+from saestore.query.open_set import retry_on_stale_snapshot
+from saestore.query.reader import Level, SetReader
+from saestore.query.slices import DENSE_LIMIT
+
+if TYPE_CHECKING:
+    import anndata
+    import torch
+    import xarray
+
+    from saestore.detection.report import Detection
+    from saestore.diagnostics.report import Fidelity
+    from saestore.interop.torch_data import Batches
+    from saestore.plot.plots import Plots
+
+Array = np.ndarray[Any, Any]
+
+
+class ActivationSet(SetReader):
+    """The activations of one SAE over one sample type of one dataset.
+
+    Features and samples are given as an int, a slice, a list or array of ints, or a boolean mask, by numpy's rules.
+
+    Parameters
+    ----------
+    root
+        Root group of the store.
+    path
+        Full path of the set.
+
+    Attributes
+    ----------
+    path : str
+    attributes : SetAttributes
+        What the store says of the set, as of opening.
+    """
+
+    @property
+    def concepts(self) -> Concepts:
+        """Labels of items and samples: ``names``, ``add``, ``scores`` and more."""
+        return Concepts(self)
+
+    @property
+    def plot(self) -> Plots:
+        """Pictures: ``plot.histogram(feature)``, ``plot.density()``, ``plot.top(feature)``; each returns its Axes.
+
+        Raises
+        ------
+        MissingDependencyError
+            matplotlib is not installed.
+        """
+        from saestore.plot.plots import Plots
+
+        return Plots(self)
+
+    def _repr_html_(self) -> str:
+        return html.of_set(self.path, self.attributes)
+
+    @retry_on_stale_snapshot
+    def detect(
+        self,
+        level: Level = "item",
+        *,
+        concepts: Sequence[str] | str | None = None,
+        score: str = "max",
+        p: Sequence[float] | None = None,
+        min_active: int | None = None,
+        max_fraction: float | None = None,
+        min_p99_percentile: float | None = None,
+        n: int = 5,
+        combine: int = 0,
+        probe: bool = False,
+        localise: bool = True,
+        baselines: bool = False,
+        embeddings: Any = None,
+        cls_embeddings: Any = None,
+        confidence_level: float = 0.95,
+        n_resamples: int = 1000,
+        seed: int = 0,
+    ) -> Detection:
+        """Find for each concept the feature and threshold that detect it, and say how well they do on test.
+
+        All is chosen on the items whose ``split`` is ``cal``; those of ``test`` are looked at once, for the results.
+
+        Parameters
+        ----------
+        level
+            ``"item"`` detects concepts of items by the `score` of their samples, ``"sample"`` those of samples.
+        concepts
+            Names; by default all of the level.
+        score
+            Of an item: ``"max"``, ``"mean"`` or ``"top-N"``, the mean of its N strongest samples; samples that are not
+            active count 0.
+        p
+            Thresholds let through these shares of the concept's positive calibration samples on which the feature is
+            above 0: they are their exact ``1 - p`` quantiles. By default 0.02, 0.05, 0.1, 0.2 … 0.9, 0.95. The positive
+            samples are those labelled so, or where only items have the concept, all samples of its items. With a
+            `score` that is a mean, thresholds are quantiles of the positive items' scores instead.
+        min_active, max_fraction, min_p99_percentile
+            Features are left out that are above 0 on fewer calibration samples, or on a larger share of them, or whose
+            99th percentile of activations above 0 is below this percentile of all features'. By default 2, or one in
+            10,000 samples; the far-out fence of the features' shares; 5. ``1``, ``1.0`` and ``0`` leave out the dead
+            only.
+        n
+            Candidates that are listed for each concept.
+        combine
+            Also combine up to so many of the best features, by OR and by their mean.
+        probe
+            Also fit a sparse (L1) logistic probe to the scores of all features, on ``train``: an upper bound. Needs
+            scikit-learn.
+        localise
+            Where samples have a concept, also tell which samples of detected items are the concept's, at a second
+            threshold that is chosen on ``cal`` too.
+        baselines
+            Also ask the ways before SAEs, made from the embeddings on ``train``: difference of means, linear separators
+            (logistic, SVM), k-means clusters. Needs torch and scikit-learn.
+        embeddings
+            Those that the set was built from, as `saestore.build` takes them; by default where the set says. Given,
+            `baselines` need not be.
+        cls_embeddings
+            One embedding of each item, that of its CLS token: also ask the difference of their means. Of items only.
+        confidence_level, n_resamples, seed
+            Of the intervals, by the bootstrap over items.
+
+        Returns
+        -------
+        Detection
+            A row for each concept that a feature fires on.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such concept, no column ``split``, or a split without items.
+
+        Notes
+        -----
+        A concept with no positive in ``cal`` has no threshold; one with none in ``test`` has NaN where positives are
+        needed. ``detection.skipped`` names both.
+
+        Memory: the labels, some 20 bytes a sample, 16 bytes a feature, and a few hundred MB for a block of lists.
+        """
+        from saestore.detection.embeddings import EmbeddingReader
+        from saestore.detection.inputs import about, inputs_of
+        from saestore.detection.prune import MIN_P99_PERCENTILE, PruningRules
+        from saestore.detection.run import Options, detect
+        from saestore.scoring.quantile_thresholds import SHARES
+
+        weakest = MIN_P99_PERCENTILE if min_p99_percentile is None else min_p99_percentile
+        options = Options(
+            p=SHARES if p is None else p,
+            cuts=PruningRules(min_active, max_fraction, weakest),
+            n=n,
+            combine=combine,
+            probe=probe,
+            localise=localise,
+            baselines=baselines or embeddings is not None,
+            confidence_level=confidence_level,
+            n_resamples=n_resamples,
+            seed=seed,
+        )
+        if cls_embeddings is not None and level != "item":
+            raise InvalidInputError("cls_embeddings= are of items; they say nothing of samples. Use level='item'.")
+        inputs = inputs_of(self, level, concepts, score)
+        source = self.attributes.source
+        return detect(
+            inputs,
+            options,
+            about(self),
+            lambda: EmbeddingReader(embeddings, source, self.shape[0], self.path),
+            None
+            if cls_embeddings is None
+            else lambda: EmbeddingReader(cls_embeddings, {}, self.n_items, self.path, "items"),
+        )
+
+    @retry_on_stale_snapshot
+    def diagnose(self, embeddings: Any = None, sae: Any = None, *, n_rows: int = 2048, seed: int = 0) -> Fidelity:
+        """Look for signs of a wrong layer, a missing normalisation, or BOS rows among the samples.
+
+        Parameters
+        ----------
+        embeddings
+            What was encoded, in any form that `build` takes; by default where the set says that they lay.
+        sae
+            The SAE; by default where the set says that it came from.
+        n_rows
+            Samples that are decoded and compared with their embeddings.
+        seed
+            Which: 64 runs of consecutive ones, spread over the set.
+
+        Returns
+        -------
+        Fidelity
+            With ``findings``, none where all is as expected. What could not be looked at, because embeddings, the SAE
+            or torch are not there, is named in ``left_out``; explained variance is then that of the build's first
+            batch.
+
+        Raises
+        ------
+        SaestoreError
+            `embeddings` or `sae` were given, and cannot be read or are not those of this set.
+
+        Notes
+        -----
+        Every activation is read once. Memory: some 80 MB and 60 bytes a feature whatever the number of samples; with
+        embeddings also the SAE, 128 MiB of pre-activations and ``n_rows`` embeddings eight times.
+        """
+        from saestore.diagnostics.measure import measure
+
+        return measure(self, self.segments, embeddings, sae, n_rows=n_rows, seed=seed)
+
+    def to_xarray(self, chunks: Any = None, *, max_bytes: int = DENSE_LIMIT) -> xarray.Dataset:
+        """A lazy Dataset: ``activation(sample, feature)`` as if it were dense, labels, statistics, provenance.
+
+        Coordinates along ``sample`` are ``item``, ``position``, ``row`` and ``col`` in a square grid of patches,
+        ``token``, its text, ``key`` and ``split`` of the item, and a boolean for every concept; variables on
+        ``feature`` are the statistics. The accessor ``.sae`` asks the store about the samples and features selected.
+
+        Parameters
+        ----------
+        chunks
+            As in `xarray.open_dataset`; ``{}`` gives dask arrays whose chunks follow the segments.
+        max_bytes
+            The largest dense array that is made at once. What needs a larger one raises `TooLargeError` instead.
+
+        Raises
+        ------
+        MissingDependencyError
+            `chunks` is given and dask is not installed.
+
+        Notes
+        -----
+        Opening reads no activation and nothing per sample. A slice reads the lists of its features or the rows of its
+        samples, whichever is less.
+        """
+        from saestore.interop.dataset import open_set
+
+        return open_set(self, chunks, max_bytes)
+
+    def torch(self, samples: Any = None, features: Any = None, *, max_bytes: int = DENSE_LIMIT) -> torch.Tensor:
+        """A slice as a torch sparse CSR tensor, the same matrix as `sparse` gives.
+
+        Raises
+        ------
+        TooLargeError
+            As `sparse`.
+        MissingDependencyError
+            torch is not installed.
+        """
+        from saestore.interop.optional import require
+
+        require("torch", "torch", "torch()")
+        from saestore.interop.torch_data import csr_tensor
+
+        return csr_tensor(self.sparse(samples, features, max_bytes=max_bytes))
+
+    def torch_dataset(
+        self,
+        batch_size: int = 1024,
+        *,
+        samples: Any = None,
+        features: Any = None,
+        shuffle: bool = False,
+        seed: int = 0,
+        sparse: bool = True,
+        block_rows: int = 1 << 12,
+        buffer_rows: int = 1 << 17,
+    ) -> Batches:
+        """Batches of rows and the samples they are, for ``torch.utils.data.DataLoader(…, batch_size=None)``.
+
+        Parameters
+        ----------
+        batch_size
+            Rows of a batch; the last one of an epoch may be shorter.
+        samples, features
+            These only.
+        shuffle
+            Blocks of `block_rows` consecutive rows come in a random order, and the rows of as many blocks as fit into
+            `buffer_rows` are mixed. Every row comes once an epoch. ``set_epoch(n)`` gives another order each epoch.
+        seed
+            The same seed and epoch give the same batches, with any number of workers.
+        sparse
+            Sparse CSR tensors, or dense ones.
+
+        Returns
+        -------
+        torch.utils.data.IterableDataset
+            Of named tuples (values, samples). Workers take turns of `buffer_rows` rows each.
+
+        Notes
+        -----
+        Memory in each worker: the non-zeros of `buffer_rows` rows three times, a batch, and 8 bytes for each of
+        `samples` where they are given.
+        """
+        from saestore.interop.optional import require
+
+        require("torch", "torch", "torch_dataset()")
+        from saestore.interop.torch_data import Batches
+
+        return Batches(
+            self,
+            batch_size,
+            samples,
+            features,
+            shuffle=shuffle,
+            seed=seed,
+            sparse=sparse,
+            block_rows=block_rows,
+            buffer_rows=buffer_rows,
+        )
+
+    def to_anndata(self, *, max_bytes: int = DENSE_LIMIT) -> anndata.AnnData:
+        """An `anndata.AnnData`, samples x features: labels in ``obs``, statistics in ``var``, provenance in ``uns``.
+
+        ``X`` is backed by the stored matrix where the set is one segment, as it is once it was built: slices are read
+        when they are taken, and ``adata.to_memory()`` reads all. Of several segments, and of float16, which scipy does
+        not have, ``X`` is read into memory.
+
+        Raises
+        ------
+        TooLargeError
+            ``X`` has to be read and holds more than `max_bytes` (4 GiB) of ids and activations.
+        MissingDependencyError
+            anndata is not installed.
+
+        Notes
+        -----
+        Memory: ``obs``, some 40 bytes a sample and one for each concept.
+        """
+        from saestore.formats.anndata_write import to_anndata
+
+        return to_anndata(self, max_bytes)
+
+    def decode(self, samples: Any = None, sae: Any = None, *, max_bytes: int = DENSE_LIMIT) -> Array:
+        """Embeddings as the SAE reconstructs them from the stored activations.
+
+        Parameters
+        ----------
+        sae
+            The SAE that the set was made with, in any form that `build` takes; by default where the set says that it
+            came from.
+
+        Returns
+        -------
+        ndarray
+            float32, or float64 of such an SAE, (n, d_in); an int as `samples` drops the first axis. Where activations
+            were dropped when the set was built, what is left is decoded.
+
+        Raises
+        ------
+        InvalidInputError
+            It is another SAE, or one that scales each embedding by its own norm, which is not stored.
+        TooLargeError
+            The answer would be larger than `max_bytes` (4 GiB); nothing was read.
+        MissingDependencyError
+            torch, or sae_lens where the SAE is of its format, is not installed.
+
+        Notes
+        -----
+        Memory: the SAE, the answer, and a batch of some half a million non-zeros.
+        """
+        from saestore.interop.optional import require
+
+        require("torch", "sae", "decode()")
+        from saestore.interop.decoding import decode
+
+        return decode(self, samples, sae, max_bytes)

@@ -1,0 +1,1 @@
+"""Activations in the formats of other programs: a file for each, reading and writing."""

@@ -1,0 +1,1 @@
+"""Build and import: from what a user names to rows, and from rows to a set."""

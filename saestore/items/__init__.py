@@ -1,6 +1,0 @@
-"""The images or texts that samples come from, and which samples come from which."""
-
-from saestore.items.rows import item_pointers, token_spans
-from saestore.items.table import SPLITS, Items, as_items
-
-__all__ = ["SPLITS", "Items", "as_items", "item_pointers", "token_spans"]

@@ -1,0 +1,182 @@
+"""Labels of patches from image masks: the share of each patch that a mask covers."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+
+from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
+from saestore.labels.item_keys import first_of, match_keys, some
+from saestore.labels.label_matrix import LabelMatrix, check_names
+from saestore.labels.patch_grid import Fit, Patches
+from saestore.tables.item_index import ItemIndex
+from saestore.tables.stored_items import KEY, StoredItems
+from saestore.tables.stored_labels import position_of
+
+Array = np.ndarray[Any, Any]
+
+THRESHOLD = 0.25
+_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+# Of these the values around an edge are not those that were drawn: "not 0" would be far more than the mask.
+_LOSSY = (".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class MaskOptions:
+    """How masks become labels; see `from_masks`."""
+
+    concept: str | None = None
+    threshold: float = THRESHOLD
+    fit: Fit | None = None
+    within: bool | Sequence[str] = False
+    missing: Literal["error", "empty"] = "error"
+    partial: bool = False
+
+
+def from_masks(
+    folder: str | os.PathLike[str],
+    options: MaskOptions,
+    *,
+    items: StoredItems,
+    index: ItemIndex,
+    source: Mapping[str, Any],
+    progress: Callable[[str], None] | None = None,
+) -> LabelMatrix:
+    """Labels of patches from a folder of masks.
+
+    Parameters
+    ----------
+    source
+        What the set says of its embeddings: how images were made square, where it is known.
+    options
+        As `saestore.facade.labels.Labels.add_concepts_from_masks` explains them.
+
+    Raises
+    ------
+    NotFoundError, InvalidInputError, MissingDependencyError
+        No such folder; samples that are no patches, a mask that fits no item, an item without a mask, a file that is
+        no image; pillow is not installed. Nothing was written.
+
+    Notes
+    -----
+    Memory: one mask, and 8 bytes for each patch that has a concept.
+    """
+    _check_options(options)
+    grid = Patches.of(index, source, options.fit)
+    folders, size = _folders(Path(folder), options), math.prod(grid.grid)
+    within = _within(items, options)
+    rows: dict[str, list[Array]] = {name: [] for name in [*(n for n in folders if n), *within]}
+    check_names(list(rows))
+    for concept, place in folders.items():
+        for item, path in _files(place, items, index.n_items, options):
+            if progress is not None:
+                progress(str(path))
+            patches = np.flatnonzero(grid.covered(read_mask(path)) > options.threshold) + item * size
+            for name in [concept] if concept else []:
+                rows[name].append(patches)
+            for name, has_concept in within.items():
+                if has_concept[item]:
+                    rows[name].append(patches)
+    joined = {name: np.concatenate([np.empty(0, np.int64), *parts]) for name, parts in rows.items()}
+    return LabelMatrix.of_rows(joined, index.n_items * size, "sample")
+
+
+def read_mask(path: Path) -> Array:
+    """Where an image is neither black, nor index 0, nor transparent: bool (height, width)."""
+    try:
+        from PIL import Image
+    except ModuleNotFoundError as e:
+        raise MissingDependencyError("reading masks needs pillow: pip install 'saestore[plot]'.") from e
+    try:
+        with Image.open(path) as image:
+            if image.mode in ("RGBA", "LA", "PA"):
+                alpha = np.asarray(image.getchannel("A")) > 0
+                return _any_channel(np.asarray(image.convert("RGB"))) & alpha
+            return _any_channel(np.asarray(image))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
+        raise InvalidInputError(f"{path} is no image that can be read ({e}).") from e
+
+
+def _any_channel(pixels: Array) -> Array:
+    return np.asarray(pixels > 0 if pixels.ndim == 2 else (pixels > 0).any(axis=2))
+
+
+def _check_options(options: MaskOptions) -> None:
+    if not 0 <= options.threshold < 1:
+        raise InvalidInputError(f"threshold={options.threshold}: use a share of the patch from 0 up to, not with, 1.")
+    if options.missing not in ("error", "empty"):
+        raise InvalidInputError(f"missing={options.missing!r}: use 'error' or 'empty'.")
+
+
+def _within(items: StoredItems, options: MaskOptions) -> dict[str, Array]:
+    """Concepts of items that masks say the place of."""
+    if isinstance(options.within, str):
+        raise InvalidInputError(f"within={options.within!r}: give True, or a list of concepts of items.")
+    if not options.within:
+        return {}
+    names = items.concept_names if options.within is True else list(options.within)
+    if not names:
+        raise InvalidInputError("the items have no concepts that masks could show the place of.")
+    for name in names:
+        position_of(name, items.concept_names, "concept of items")
+    return {name: items.concept(name) for name in names}
+
+
+def _folders(folder: Path, options: MaskOptions) -> dict[str, Path]:
+    """Folders of masks by concept; one of no concept has the key ""."""
+    if not folder.is_dir():
+        raise NotFoundError(f"there is no folder {folder}.")
+    if options.concept is not None or options.within:
+        return {options.concept or "": folder}
+    inside = sorted(path for path in folder.iterdir() if path.is_dir())
+    if any(path.suffix.lower() in (*_SUFFIXES, *_LOSSY) for path in folder.iterdir() if path.is_file()):
+        raise InvalidInputError(
+            f"{folder} holds masks themselves: name what they show with --concept NAME (concept=), or use them for the "
+            "labels of items with --within-concepts (within=True)."
+        )
+    if not inside:
+        raise InvalidInputError(
+            f"{folder} has no folder of masks: one for each concept, {folder}/<concept>/<item>.png."
+        )
+    return {path.name: path for path in inside}
+
+
+def _files(folder: Path, items: StoredItems, n_items: int, options: MaskOptions) -> Iterator[tuple[int, Path]]:
+    """The mask of every item, in the order of the items."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    paths = [path for path in found if path.suffix.lower() in _SUFFIXES]
+    lossy = [path for path in found if path.suffix.lower() in _LOSSY]
+    if lossy:
+        raise InvalidInputError(f"{lossy[0]} is a JPEG, in which edges are blurred; give masks as PNG.")
+    if not paths:
+        raise InvalidInputError(f"{folder} holds no mask ({', '.join(_SUFFIXES)}).")
+    if KEY not in items.names():
+        raise InvalidInputError("the set has no keys of items to match masks to; build it with --items metadata.csv.")
+    stored = [_without_suffix(key) for key in items.column(KEY).tolist()]
+    given = [_without_suffix(path.relative_to(folder).as_posix()) for path in paths]
+    item_of = match_keys(given, stored, str(folder))
+    strangers = [path.name for path, item in zip(paths, item_of, strict=True) if item is None]
+    if strangers and not options.partial:
+        raise InvalidInputError(
+            f"{folder}: {some(strangers, 'mask')} no item, whose keys are such as {items.column(KEY)[0]!r}. Rename "
+            "them, or pass over such files with --partial (partial=True)."
+        )
+    chosen = {item: path for path, item in zip(paths, item_of, strict=True) if item is not None}
+    without = [items.column(KEY)[item] for item in range(n_items) if item not in chosen]
+    if without and options.missing == "error":
+        raise InvalidInputError(
+            f"{folder} has no mask of {len(without):,} of {n_items:,} items: {first_of(without)}. Add them, or say "
+            "with --missing empty (missing='empty') that nothing is there to see."
+        )
+    return iter(sorted(chosen.items()))
+
+
+def _without_suffix(key: str) -> str:
+    path = PurePosixPath(key.replace("\\", "/"))
+    return path.with_suffix("").as_posix() if path.name else key

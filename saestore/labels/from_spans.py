@@ -1,0 +1,208 @@
+"""Labels of tokens from spans of characters: a token has a concept where it shares a character with a span."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from saestore.errors import InvalidInputError
+from saestore.files import existing_file
+from saestore.labels.item_keys import match_keys, some
+from saestore.labels.label_matrix import LabelMatrix, check_names
+from saestore.tables.item_index import ItemIndex
+from saestore.tables.stored_items import KEY, StoredItems
+
+Array = np.ndarray[Any, Any]
+Span = tuple[int, int, str]
+Given = Mapping[Any, Any]  # of sequences of `Span`, which is yet to be checked
+
+_BLOCK = 1 << 20  # tokens at a time
+_COLUMNS = ("key", "start", "stop", "concept")
+_TEXT = "text"
+
+
+def from_spans(
+    given: Given | str | os.PathLike[str],
+    items: StoredItems,
+    index: ItemIndex,
+    spans_of: Callable[[int, int], Array | None],
+    n_samples: int,
+    *,
+    partial: bool = False,
+) -> LabelMatrix:
+    """Labels of tokens from spans of characters.
+
+    Parameters
+    ----------
+    given
+        A mapping of keys or numbers of items to (start, stop, concept), or a CSV or JSONL file of key, start, stop and
+        concept; `stop` is the character after the last.
+    spans_of
+        Returns the characters of the tokens from one sample to before another, int32 (n, 2), or None.
+
+    Raises
+    ------
+    InvalidInputError
+        The set does not know the characters of its tokens, a key is no item, or a span lies outside of its text.
+
+    Notes
+    -----
+    Memory: the spans, and some 32 bytes for each of a million tokens.
+    """
+    where = str(given) if isinstance(given, str | os.PathLike) else "spans"
+    if spans_of(0, min(1, n_samples)) is None:
+        raise InvalidInputError(
+            "the set does not know the characters of its tokens, so spans cannot be matched to them; build it with "
+            "--token-spans, or give masks over samples."
+        )
+    entries = list(_read(given) if isinstance(given, str | os.PathLike) else _of_mapping(given))
+    check_names(list(dict.fromkeys(concept for _, _, _, concept in entries)))
+    by_item = _by_item(entries, items, index.n_items, where, partial=partial)
+    if not by_item:
+        raise InvalidInputError(f"{where} holds no span of an item of the set.")
+    _check_ends(by_item, items, where)
+    rows: dict[str, list[Array]] = {concept: [] for spans in by_item.values() for _, _, concept in spans}
+    for start, tokens in _blocks(spans_of, n_samples):
+        _mark(by_item, index, start, tokens, rows)
+    found = {name: np.unique(np.concatenate([np.empty(0, np.int64), *parts])) for name, parts in rows.items()}
+    return LabelMatrix.of_rows(found, n_samples, "sample")
+
+
+def _blocks(spans_of: Callable[[int, int], Array | None], n_samples: int) -> Iterator[tuple[int, Array]]:
+    for start in range(0, n_samples, _BLOCK):
+        tokens = spans_of(start, min(start + _BLOCK, n_samples))
+        if tokens is not None:
+            yield start, tokens
+
+
+def _mark(
+    by_item: Mapping[int, Sequence[Span]], index: ItemIndex, start: int, tokens: Array, rows: dict[str, list[Array]]
+) -> None:
+    """Add the tokens of one block that share a character with a span."""
+    pointers = index.pointers()
+    for item, spans in by_item.items():
+        first, last = max(int(pointers[item]), start), min(int(pointers[item + 1]), start + len(tokens))
+        if first >= last:
+            continue
+        begins, ends = tokens[first - start : last - start].T
+        for a, b, concept in spans:
+            # Of a token without characters none is shared.
+            shared = np.maximum(begins, a) < np.minimum(ends, b)
+            rows[concept].append(first + np.flatnonzero(shared))
+
+
+def _of_mapping(given: Given) -> Iterator[tuple[Any, int, int, str]]:
+    if not isinstance(given, Mapping):
+        raise InvalidInputError(
+            f"spans cannot be a {type(given).__name__}; give {{key: [(start, stop, concept), …]}}, or the path of a "
+            "CSV or JSONL file."
+        )
+    for key, spans in given.items():
+        if not isinstance(spans, list | tuple):
+            raise InvalidInputError(f"spans of {key!r} are {spans!r}; give a list of (start, stop, concept).")
+        for span in spans:
+            if not isinstance(span, tuple | list) or len(span) != 3:
+                raise InvalidInputError(f"span {span!r} of {key!r}: give (start, stop, concept).")
+            start, stop, concept = span
+            yield key, *_ends(start, stop, f"span {span!r} of {key!r}"), concept
+
+
+def _ends(start: Any, stop: Any, what: str) -> tuple[int, int]:
+    for end in (start, stop):
+        if isinstance(end, bool) or not isinstance(end, int | np.integer):
+            raise InvalidInputError(f"{what}: {end!r} is no number of a character.")
+    if not 0 <= start < stop:
+        raise InvalidInputError(f"{what}: a span needs 0 <= start < stop, the character after its last.")
+    return int(start), int(stop)
+
+
+def _read(path: str | os.PathLike[str]) -> Iterator[tuple[str, int, int, str]]:
+    file = existing_file(path)
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise InvalidInputError(f"{file} is not in UTF-8: {e}.") from e
+    records = _csv_records(text, file) if file.suffix.lower() == ".csv" else _json_records(text, file)
+    for line, record in records:
+        missing = [column for column in _COLUMNS if record.get(column) is None]
+        if missing:
+            raise InvalidInputError(f"{file} line {line} has no {missing[0]!r}; each needs {', '.join(_COLUMNS)}.")
+        start, stop = (_number(record[end]) for end in ("start", "stop"))
+        yield str(record["key"]), *_ends(start, stop, f"{file} line {line}"), record["concept"]
+
+
+def _number(value: Any) -> Any:
+    try:
+        return int(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _csv_records(text: str, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+        for record in reader:
+            yield reader.line_num, record
+    except csv.Error as e:
+        raise InvalidInputError(f"{file} is no CSV file: {e}.") from e
+
+
+def _json_records(text: str, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as e:
+            raise InvalidInputError(f"{file} line {number} is no JSON: {e}; spans are read from CSV or JSONL.") from e
+        if not isinstance(record, dict):
+            raise InvalidInputError(f"{file} line {number} is no object with {', '.join(_COLUMNS)}.")
+        yield number, record
+
+
+def _by_item(
+    entries: Sequence[tuple[Any, int, int, str]], items: StoredItems, n_items: int, where: str, *, partial: bool
+) -> dict[int, list[Span]]:
+    """Spans of every item that has some; keys are matched, numbers are those of the items."""
+    keys = list(dict.fromkeys(str(key) for key, *_ in entries if not _is_number(key)))
+    stored = items.column(KEY).tolist() if KEY in items.names() else [str(i) for i in range(n_items)]
+    item_of: dict[Any, int | None] = dict(zip(keys, match_keys(keys, stored, where), strict=True))
+    strangers = [key for key, item in item_of.items() if item is None]
+    if strangers and not partial:
+        raise InvalidInputError(
+            f"{where}: {some(strangers, 'key')} no item of the set, whose keys are such as {stored[0]!r}. Correct "
+            "them, or pass over such spans with --partial (partial=True)."
+        )
+    found: dict[int, list[Span]] = {}
+    for key, start, stop, concept in entries:
+        item = int(key) if _is_number(key) else item_of[str(key)]
+        if item is None:
+            continue
+        if not 0 <= item < n_items:
+            raise InvalidInputError(f"{where}: item {item} is out of range: there are {n_items:,}.")
+        found.setdefault(item, []).append((start, stop, concept))
+    return found
+
+
+def _is_number(key: Any) -> bool:
+    return isinstance(key, int | np.integer) and not isinstance(key, bool)
+
+
+def _check_ends(by_item: Mapping[int, Sequence[Span]], items: StoredItems, where: str) -> None:
+    """Refuse spans that run past the end of their text, where the texts are known."""
+    if _TEXT not in items.names():
+        return
+    numbers = np.array(sorted(by_item))
+    for item, text in zip(numbers.tolist(), items.column(_TEXT, numbers).tolist(), strict=True):
+        for start, stop, concept in by_item[item]:
+            if stop > len(text):
+                raise InvalidInputError(
+                    f"{where}: the span {start} to {stop} ({concept}) of item {item} ends after its text, which has "
+                    f"{len(text):,} characters. Characters are counted as Python does, not in bytes."
+                )

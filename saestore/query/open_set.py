@@ -1,0 +1,241 @@
+"""An activation set opened: its segments, items and pointers as of then, and what there is to say of it."""
+
+from __future__ import annotations
+
+import functools
+import json
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import numpy as np
+import zarr
+
+from saestore.errors import CorruptStoreError, NotFoundError
+from saestore.format import SetAttributes
+from saestore.query import distribution
+from saestore.query.selection import Condition, select
+from saestore.query.where import Known, condition
+from saestore.segment import Segment, warm_all
+from saestore.storage import SnapshotStore, missing_as_error, stored_bytes
+from saestore.tables.item_index import ItemIndex
+from saestore.tables.stored_items import SPANS, StoredItems, span_nodes
+from saestore.tables.stored_labels import LABELS, StoredLabels
+from saestore.writing.writer import SEGMENTS, read_attributes
+
+Array = np.ndarray[Any, Any]
+P = ParamSpec("P")
+R = TypeVar("R")
+Self = TypeVar("Self", bound="OpenSet")
+
+# Opening reads the pointers of segments up to this many bytes in all; those of further ones come with the first query.
+_EAGER_POINTERS = 256 << 20
+
+_asking = threading.local()
+
+
+def retry_on_stale_snapshot(query: Callable[Concatenate[Self, P], R]) -> Callable[Concatenate[Self, P], R]:
+    """Ask again on the present segments and items when those that were opened are gone: merged, or replaced.
+
+    A question inside of another of the same set leaves that to the outer one, which has read of the old state already.
+    """
+
+    @functools.wraps(query)
+    def asked(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        outer = getattr(_asking, "set", None)
+        if outer is self:
+            return query(self, *args, **kwargs)
+        _asking.set = self
+        try:
+            return query(self, *args, **kwargs)
+        except CorruptStoreError:
+            if not self.reopen():
+                raise
+            return query(self, *args, **kwargs)
+        finally:
+            _asking.set = outer
+
+    return asked
+
+
+class OpenSet:
+    """What every theme of questions stands on; `ActivationSet` documents parameters and attributes."""
+
+    _labels_held: dict[str, StoredLabels]
+
+    def __init__(self, root: zarr.Group, path: str) -> None:
+        self.root = root
+        self.path = path
+        self._open()
+
+    def _open(self) -> None:
+        attributes = read_attributes(self.root, self.path)
+        while True:
+            if attributes is None:
+                raise NotFoundError(f"There is no activation set {self.path} in the store.")
+            try:
+                self._open_segments(attributes)
+                return
+            except CorruptStoreError:
+                # A compaction may have merged the segments just after they were named.
+                before, attributes = attributes, read_attributes(self.root, self.path)
+                if attributes == before:
+                    raise
+
+    def _open_segments(self, attributes: SetAttributes) -> None:
+        self.attributes = attributes
+        self._last_condition: tuple[str, Condition | None] | None = None
+        snapshot = SnapshotStore(self.root.store)
+        prefix = f"{self.root.path}/{self.path}".strip("/")
+        self._snapshot, self._labels_held = snapshot, {}
+        self.__dict__.pop("items", None)  # which holds labels
+        self.segments = [Segment(snapshot, f"{prefix}/{SEGMENTS}", info) for info in attributes.segments]
+        self._index = ItemIndex.read(self.group, attributes, snapshot)
+        eager = _EAGER_POINTERS // (8 * (attributes.n_features + 1))
+        warm_all(self.segments[:eager])
+
+    def reopen(self) -> bool:
+        """Open anew; True if the segments or the labels differ from those before."""
+        before = self.attributes
+        self._open()
+        return (before.segments, before.concepts) != (self.attributes.segments, self.attributes.concepts)
+
+    def stored_labels(self, level: str) -> StoredLabels | None:
+        """Labels that were given after the set was started, None where none were."""
+        info = self.attributes.concepts.get(level)
+        if info is None:
+            return None
+        if level not in self._labels_held:
+            path = f"{self.root.path}/{self.path}/{LABELS}/{info.name}".strip("/")
+            self._labels_held[level] = StoredLabels(self._snapshot, path, info)
+        return self._labels_held[level]
+
+    def labels_of_all_samples(self) -> StoredLabels | None:
+        """Labels of samples, of which every sample must have them; None where none were given."""
+        labels = self.stored_labels("sample")
+        if labels is not None:
+            labels.check_covers(self.shape[0])
+        return labels
+
+    @property
+    def group(self) -> zarr.Group:
+        """The set's Zarr group."""
+        group: Any = self.root[self.path]
+        return group  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    @retry_on_stale_snapshot
+    def items(self) -> StoredItems:
+        """The images or texts of the dataset: key, split, labels."""
+        with missing_as_error(f"{self.path}/{self.attributes.items}"):
+            group: Any = self.group[self.attributes.items]
+        return StoredItems(group, self.stored_labels("item"))
+
+    @property
+    def item_index(self) -> ItemIndex:
+        """Which item a sample belongs to, and which place in it."""
+        return self._index
+
+    @retry_on_stale_snapshot
+    def spans(self, samples: Any = None) -> Array | None:
+        """Characters of tokens in their texts: first, and the one after the last, int32 (n, 2); None where unknown."""
+        ids = select(samples, self.shape[0], "sample").ids
+        nodes = span_nodes(self.attributes.items)
+        if any(node not in self.group for node in nodes):
+            if self.attributes.items not in self.group:
+                raise CorruptStoreError(f"{self.path}/{self.attributes.items} is gone: items were appended meanwhile.")
+            return None
+        columns: list[Any] = [self.group[node] for node in nodes]
+        with missing_as_error(f"{self.path}/{' and '.join(SPANS)}"):
+            return np.stack([np.asarray(column.oindex[ids]) for column in columns], axis=1)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Samples x features."""
+        return self.attributes.n_samples, self.attributes.n_features
+
+    @property
+    def nnz(self) -> int:
+        """Number of non-zeros."""
+        return self.attributes.nnz
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the activations."""
+        return np.dtype(self.attributes.dtype)
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+        return self.attributes.n_items
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        state = "" if self.attributes.complete else f", building: {self.attributes.planned_samples:,} planned"
+        return (
+            f"<{type(self).__name__} {self.path}: {self.shape[0]:,} samples x {self.shape[1]:,} features, "
+            f"{self.nnz:,} non-zeros ({self.nnz / max(1, self.shape[0]):.1f} a sample), {self.dtype}, "
+            f"{self.n_items:,} items{state}>"
+        )
+
+    @retry_on_stale_snapshot
+    def info(self) -> dict[str, Any]:
+        """What there is to say of the set, as JSON-able values: sizes, provenance, what was dropped.
+
+        Returns
+        -------
+        dict
+            ``stored_bytes`` are those of all arrays of the set, ``dense_bytes`` those of a float32 tensor, ``ratio`` is
+            dense to stored; ``l0`` is the mean number of active features a sample.
+        """
+        a, (n_samples, n_features) = self.attributes, self.shape
+        moments = distribution.all_moments(self.segments, np.arange(n_features), n_features, self.dtype)
+        stored, dense = stored_bytes(self.group), 4 * n_samples * n_features
+        return {
+            "path": self.path,
+            "n_samples": n_samples,
+            "n_features": n_features,
+            "n_items": a.n_items,
+            "nnz": a.nnz,
+            "l0": a.nnz / n_samples if n_samples else None,
+            "dead_features": int((moments.n_active == 0).sum()),
+            "stored_bytes": stored,
+            "dense_bytes": dense,
+            "ratio": dense / stored,
+            "bytes_per_nonzero": stored / a.nnz if a.nnz else None,
+            "dtype": a.dtype,
+            "codec": a.codec,
+            "segments": [s.name for s in a.segments],
+            "complete": a.complete,
+            "planned_samples": a.planned_samples,
+            "sae": dict(a.sae),
+            "source": dict(a.source),
+            "dropped": None if a.dropped is None else dict(a.dropped),
+            "summary": dict(a.summary),
+        }
+
+    def condition(self, where: Any) -> Condition | None:
+        """Resolve ``where=``. What words say is kept until other words come: a byte for every item or sample."""
+        words = _words(where)
+        if words is None:
+            return self._resolved(where)
+        last = self._last_condition
+        if last is None or last[0] != words:
+            self._last_condition = last = words, self._resolved(where)
+        return last[1]
+
+    def _resolved(self, where: Any) -> Condition | None:
+        known = Known(self.shape[0], self._index, lambda: self.items, lambda: self.stored_labels("sample"))
+        return condition(where, known)
+
+
+def _words(where: Any) -> str | None:
+    """What names a condition that is an expression or a mapping of plain values; None for any other."""
+    if not isinstance(where, str | Mapping):
+        return None
+    try:
+        return json.dumps(where if isinstance(where, str) else [[str(name), where[name]] for name in where])
+    except TypeError:
+        return None  # such as of numpy's values, which may change

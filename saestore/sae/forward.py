@@ -1,0 +1,284 @@
+"""What an SAE does to a batch of embeddings, cut into the steps that an encoder takes.
+
+Every step is the same floating-point operation, in the same order, as in sae_lens's ``encode``: a product that rounds
+otherwise would choose another feature where two are nearly tied. What is left out is what changes nothing (a bias of
+zeros, decoder norms of one), and what is constant is computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from saestore.sae.clip_scope import ClipScopeSAE
+
+# The selected entries of a dense batch: how many each row has, then features (ascending in a row) and values in order.
+Entries = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+_ALL = slice(None)
+# Features that one maximum stands for, and the share of such blocks from which on searching them gains nothing.
+_BLOCK, _MOST_BLOCKS = 32, 10
+_NORMALISING = ("constant_norm_rescale", "layer_norm")
+
+
+@dataclass(frozen=True)
+class Affine:
+    """``((x - shift) @ weight + bias) * scale``; None where that would change nothing."""
+
+    weight: torch.Tensor
+    shift: torch.Tensor | None
+    bias: torch.Tensor | None = None
+    scale: torch.Tensor | None = None
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """Compute the pre-activations of (n, d_in) into `out` (n, d_sae)."""
+        # Not addmm: it fuses the bias into the product, and rounds once where sae_lens rounds twice.
+        return self.finish(torch.mm(self.shifted(x), self.weight, out=out))
+
+    def shifted(self, x: torch.Tensor) -> torch.Tensor:
+        """What of (n, d_in) goes into the product."""
+        return x if self.shift is None else x - self.shift
+
+    def finish(self, product: torch.Tensor, features: torch.Tensor | slice = _ALL) -> torch.Tensor:
+        """Add the bias and scale, in place, whatever `features` the last axis of `product` has."""
+        if self.bias is not None:
+            product.add_(self.bias[features])
+        if self.scale is not None:
+            product.mul_(self.scale[features])
+        return product
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """``norm_out((activations * scale) @ weight + bias)``; None where that would change nothing."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    scale: torch.Tensor | None = None
+    norm_out: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    def __call__(self, starts: np.ndarray, ids: np.ndarray, values: np.ndarray) -> torch.Tensor:
+        """Reconstruct rows from their entries: row i has those from ``starts[i]`` up to the next row's."""
+        # embedding_bag takes no half precision everywhere; widening loses nothing.
+        weight = self.weight if self.weight.itemsize >= 4 else self.weight.float()
+        features = torch.from_numpy(ids.astype(np.int64)).to(weight.device)
+        activations = torch.from_numpy(values).to(weight.device, weight.dtype)
+        if self.scale is not None:
+            activations = activations * self.scale[features]
+        offsets = torch.from_numpy(starts).to(weight.device)
+        out = torch.nn.functional.embedding_bag(features, weight, offsets, mode="sum", per_sample_weights=activations)
+        if self.bias is not None:
+            out = out + self.bias
+        return out if self.norm_out is None else self.norm_out(out)
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Selects the k largest pre-activations of a row, by value or by magnitude."""
+
+    k: int
+    relu: bool = True
+    by_magnitude: bool = False
+
+    def __call__(self, dense: torch.Tensor) -> Entries:
+        """Select, dropping zeros; with `relu` also what is below."""
+        return self.entries(*(top_k_by_magnitude if self.by_magnitude else top_k)(dense, self.k))
+
+    def entries(self, values: torch.Tensor, ids: torch.Tensor) -> Entries:
+        """Make entries of the k largest values of every row (n, k), in any order."""
+        ids, order = ids.sort(dim=-1)
+        values = values.gather(1, order)
+        keep = (values <= 0).logical_not_() if self.relu else values != 0  # so that NaN stays, to be refused
+        return keep.sum(-1), ids[keep], values[keep]
+
+
+@dataclass(frozen=True)
+class Above:
+    """Selects the pre-activations above a threshold: one number, or one for every feature."""
+
+    threshold: torch.Tensor
+
+    def __call__(self, dense: torch.Tensor) -> Entries:
+        """Select.
+
+        Where few blocks of features reach the lowest of their thresholds, which takes a quarter of the time of holding
+        every value against its own, only those are searched.
+        """
+        n, m = dense.shape
+        if not n or m % _BLOCK:
+            return _entries(dense, self.keep(dense))
+        threshold = self.threshold.expand(m).view(-1, _BLOCK)
+        maxima = dense.view(n, -1, _BLOCK).amax(-1)
+        where = places((maxima <= threshold.amin(1)).logical_not_())  # so that a block with a NaN is searched
+        if len(where) * _MOST_BLOCKS > maxima.numel():
+            return _entries(dense, self.keep(dense))
+        row, block = where // maxima.shape[1], where % maxima.shape[1]
+        values = dense.view(-1, _BLOCK)[where]
+        hit = places((values <= threshold[block]).logical_not_())
+        entry = hit // _BLOCK
+        return row[entry].bincount(minlength=n), block[entry] * _BLOCK + hit % _BLOCK, values.view(-1)[hit]
+
+    def keep(self, values: torch.Tensor, features: torch.Tensor | slice = _ALL) -> torch.Tensor:
+        """Which of the values are selected, whatever `features` their last axis has."""
+        threshold = self.threshold[features] if self.threshold.ndim else self.threshold
+        return (values <= threshold).logical_not_()  # so that NaN stays, to be refused
+
+
+@dataclass(frozen=True)
+class OwnEncode:
+    """Lets sae_lens encode the embeddings, and selects what is not zero."""
+
+    sae: Any
+
+    def __call__(self, x: torch.Tensor) -> Entries:
+        """Encode and select."""
+        # An SAE on attention heads flattens (heads, d_head) itself, so it gets its flat rows as one head.
+        dense = self.sae.encode(x.unsqueeze(1) if self.sae.cfg.reshape_activations == "hook_z" else x)
+        return _entries(dense, dense != 0)
+
+
+@dataclass(frozen=True)
+class Forward:
+    """The steps of one SAE.
+
+    Attributes
+    ----------
+    dtype
+        What embeddings are cast to first.
+    norm_in
+        Normalises embeddings, or None; the SAE keeps what `decode` needs to take it back.
+    affine
+        Pre-activations, or None where `select` takes embeddings as they come and does it all.
+    select
+        Makes entries of pre-activations.
+    decode
+        Makes embeddings of entries.
+    """
+
+    dtype: torch.dtype
+    norm_in: Callable[[torch.Tensor], torch.Tensor] | None
+    affine: Affine | None
+    select: Callable[[torch.Tensor], Entries]
+    decode: Decoder
+
+
+def forward_of(module: Any) -> Forward:
+    """Cut an SAE into steps: the quick ones where it is exactly of a kind that has them, else sae_lens's own."""
+    if isinstance(module, ClipScopeSAE):
+        shift = _unless(module.pre_b, 0)
+        affine, select = Affine(module.enc, shift), TopK(module.k, relu=False)
+        return Forward(module.enc.dtype, None, affine, select, Decoder(module.dec, shift))
+    quick = _quick(module)
+    norm_in = module.run_time_activation_norm_fn_in if module.cfg.normalize_activations in _NORMALISING else None
+    if quick is None:
+        return Forward(module.dtype, norm_in, None, OwnEncode(module), _decoder(module))
+    return Forward(module.dtype, norm_in, *quick, _decoder(module))
+
+
+def _quick(sae: Any) -> tuple[Affine, Callable[[torch.Tensor], Entries]] | None:
+    import sae_lens
+
+    # Exact types, because a subclass may have another encode. Not every sae_lens that we take has all four.
+    kinds = {getattr(sae_lens, name, None): name for name in ("StandardSAE", "JumpReLUSAE", "TopKSAE", "AbsTopKSAE")}
+    kind = kinds.get(type(sae))
+    if kind is None:
+        return None
+    scale = None
+    select: Callable[[torch.Tensor], Entries]
+    if kind in ("TopKSAE", "AbsTopKSAE"):
+        select = TopK(sae.cfg.k, relu=kind == "TopKSAE", by_magnitude=kind == "AbsTopKSAE")
+        scale = _unless(sae.W_dec.norm(dim=-1), 1) if sae.cfg.rescale_acts_by_decoder_norm else None
+    elif kind == "JumpReLUSAE":
+        # ReLU comes before the threshold, so one below zero lets nothing more through.
+        select = Above(sae.threshold.detach().clamp(min=0))
+    else:
+        select = Above(torch.zeros((), dtype=sae.dtype, device=sae.W_enc.device))
+    shift = _unless(sae.b_dec, 0) if sae.cfg.apply_b_dec_to_input else None
+    return Affine(sae.W_enc.detach(), shift, _unless(sae.b_enc, 0), scale), select
+
+
+def _decoder(sae: Any) -> Decoder:
+    weight = sae.W_dec.detach()
+    scale = 1 / weight.norm(dim=-1) if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False) else None
+    # Matching pursuit has one set of weights for both ways, and adds on the way back only what it took off.
+    tied = sae.cfg.architecture() == "matching_pursuit" and not sae.cfg.apply_b_dec_to_input
+    norm_out = sae.run_time_activation_norm_fn_out if sae.cfg.normalize_activations in _NORMALISING else None
+    return Decoder(weight, None if tied else _unless(sae.b_dec, 0), scale, norm_out)
+
+
+def _unless(values: torch.Tensor, neutral: float) -> torch.Tensor | None:
+    return None if bool((values == neutral).all()) else values.detach()
+
+
+def places(mask: torch.Tensor) -> torch.Tensor:
+    """Flat places of what is set, ascending."""
+    flat = mask.view(-1)
+    # numpy finds the few set places of a mask several times faster than torch does on a CPU.
+    return torch.from_numpy(np.flatnonzero(flat.numpy())) if flat.device.type == "cpu" else flat.nonzero().squeeze(1)
+
+
+def _entries(dense: torch.Tensor, keep: torch.Tensor) -> Entries:
+    where = places(keep)
+    n, m = dense.shape
+    ends = torch.searchsorted(where, torch.arange(n + 1, device=dense.device) * m)
+    return ends.diff(), where % m, dense.view(-1)[where]
+
+
+# 32 values are two cache lines; smaller blocks leave more maxima to search, larger ones more candidates.
+# Below this many blocks for each value sought, searching maxima and candidates costs as much as searching the row.
+_MIN_BLOCKS_PER_K = 16
+# Rows that are copied at once where a copy is needed: bounds it to a sliver of the batch.
+_ROWS_AT_ONCE = 64
+
+
+def top_k(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find the k largest values of each row, in no particular order.
+
+    The k largest lie in the k blocks whose maxima are the largest, so only those blocks are searched. Where values tie
+    for the last place, which of them count is what ``torch.topk`` says: such rows are given to it whole.
+
+    Parameters
+    ----------
+    values
+        Dense matrix of shape (n, m), contiguous. It is read, and never copied but for rows with ties, a few at a time.
+    k
+        At most m.
+
+    Returns
+    -------
+    values, ids
+        Tensors of shape (n, k); ids are int64.
+    """
+    n, m = values.shape
+    n_blocks = m // _BLOCK
+    if m % _BLOCK or n_blocks < _MIN_BLOCKS_PER_K * k or n == 0:
+        found = torch.topk(values, k, dim=-1, sorted=False)
+        return found.values, found.indices
+    maxima = values.view(n, n_blocks, _BLOCK).amax(-1)
+    best = torch.topk(maxima, k, dim=-1, sorted=False)
+    first_block = torch.arange(n, device=values.device).unsqueeze(1) * n_blocks
+    candidates = values.view(n * n_blocks, _BLOCK)[(best.indices + first_block).view(-1)].view(n, k * _BLOCK)
+    found = torch.topk(candidates, k, dim=-1, sorted=False)
+    top, place = found.values, found.indices
+    ids = best.indices.gather(1, place // _BLOCK) * _BLOCK + place % _BLOCK
+    last = top.amin(-1, keepdim=True)
+    tied = (candidates >= last).sum(-1) > k
+    tied |= (maxima >= last).sum(-1) > (best.values >= last).sum(-1)
+    for rows in torch.split(tied.nonzero().squeeze(1), _ROWS_AT_ONCE):
+        exact = torch.topk(values[rows], k, dim=-1, sorted=False)
+        top[rows], ids[rows] = exact.values, exact.indices
+    return top, ids
+
+
+def top_k_by_magnitude(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find the k values of each row that are furthest from zero, with their signs.
+
+    Same arguments and results as `top_k`; magnitudes are made for a few rows at a time.
+    """
+    ids = torch.cat(
+        [torch.topk(part.abs(), k, dim=-1, sorted=False).indices for part in torch.split(values, _ROWS_AT_ONCE)]
+    )
+    return values.gather(1, ids), ids

@@ -1,0 +1,1 @@
+"""How well features tell concepts: ranks, scores, thresholds, and their intervals."""

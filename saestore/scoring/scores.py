@@ -1,0 +1,199 @@
+"""How well features tell concepts: scores of every feature with every concept, exact. Pure array functions.
+
+Every score comes from the hits of a feature and a concept: the entries of the feature's list that the concept is true
+of. A threshold matters only where it takes in a hit, and all rows that are zero are one tie, so that nothing has to be
+computed for the rows in between.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from saestore.kernels import segment_sums
+from saestore.scoring.ranks import Hits, Ranked
+
+Array = np.ndarray[Any, Any]
+
+# Name -> what it says. The dataset of scores, its documentation and its tests iterate over this table.
+SCORES: dict[str, str] = {
+    "roc_auc": "area under the ROC curve, as `sklearn.metrics.roc_auc_score`",
+    "average_precision": "as `sklearn.metrics.average_precision_score`",
+    "f1": "best F1 over all thresholds",
+    "threshold": "the highest activation at which F1 is best: what scores as much or more is predicted positive",
+    "precision": "precision at that threshold",
+    "recall": "recall at that threshold",
+    "mean_difference": "mean activation where the concept is true minus where it is false, zeros included",
+    "point_biserial": "correlation of activation and concept, as `scipy.stats.pointbiserialr`",
+}
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Thresholds that take in hits: the runs of equal activations among the hits of a feature and a concept.
+
+    Attributes
+    ----------
+    indptr
+        int64 (n_features * n_concepts + 1,).
+    pair
+        Which feature and concept a run is of.
+    gain
+        Hits in it.
+    tp, k
+        Hits, and rows in all, that a threshold at its activation predicts positive.
+    start
+        Place of the run's first row in the column.
+    values
+        The activation.
+    """
+
+    indptr: Array
+    pair: Array
+    gain: Array
+    tp: Array
+    k: Array
+    start: Array
+    values: Array
+
+
+def score_all(ranked: Ranked, hits: Hits, n_positive: Array) -> dict[str, Array]:
+    """Score every feature with every concept.
+
+    Parameters
+    ----------
+    n_positive
+        Rows of the whole column that each concept is true of, int64 (n_concepts,).
+
+    Returns
+    -------
+    dict
+        Each of `SCORES`, float64 (n_features, n_concepts). NaN for a feature without entries, and for a concept that is
+        true of no row, or of all.
+
+    Notes
+    -----
+    Memory: some 80 bytes a hit and 200 bytes for each feature and concept.
+    """
+    shape = len(ranked), len(n_positive)
+    n_hits = np.diff(hits.indptr).reshape(shape)
+    runs = _runs(ranked, hits, n_positive - n_hits)
+    negative = runs.values < 0
+    negative_hits = np.bincount(runs.pair[negative], runs.gain[negative], n_hits.size).reshape(shape)
+    # What a threshold of 0 takes in: all that is not negative.
+    at_zero = (n_positive - negative_hits).astype(np.int64), (ranked.n_positive + ranked.n_zero)[:, None]
+    scores: dict[str, Array] = {}
+    # What is nowhere defined is set to NaN at the end.
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        scores["roc_auc"] = _roc_auc(ranked, runs, n_hits, n_positive)
+        scores["average_precision"] = _average_precision(ranked, runs, n_hits, n_positive, at_zero)
+        scores |= _best_f1(ranked, runs, n_positive, at_zero)
+        scores |= _means(ranked, hits, n_hits, n_positive)
+    undefined = (ranked.n_active == 0)[:, None] | (n_positive == 0) | (n_positive == ranked.n)
+    for values in scores.values():
+        values[undefined] = np.nan
+    return scores
+
+
+def _runs(ranked: Ranked, hits: Hits, zero_hits: Array) -> Runs:
+    counts = np.diff(hits.indptr)
+    stop = ranked.stop[hits.entries]
+    last = np.ones(len(stop), bool)
+    np.not_equal(stop[1:], stop[:-1], out=last[:-1])
+    last[hits.indptr[1:][counts > 0] - 1] = True
+    ends = np.flatnonzero(last)
+    indptr = np.searchsorted(ends, hits.indptr)
+    pair = np.repeat(np.arange(len(counts)), np.diff(indptr))
+    entries = hits.entries[ends]
+    values = ranked.values[entries]
+    tp = ends + 1 - hits.indptr[pair]
+    negative = values < 0
+    if negative.any():
+        tp[negative] += zero_hits.reshape(-1)[pair[negative]]
+    return Runs(indptr, pair, np.diff(ends, prepend=-1), tp, stop[ends], ranked.start[entries], values)
+
+
+def _integer_sums(values: Array, indptr: Array) -> Array:
+    sums = np.zeros(len(indptr) - 1, np.int64)
+    filled = np.flatnonzero(np.diff(indptr))
+    if len(filled):
+        sums[filled] = np.add.reduceat(values, indptr[filled])
+    return sums
+
+
+def _roc_auc(ranked: Ranked, runs: Runs, n_hits: Array, n_positive: Array) -> Array:
+    """The rank sum of the positives (Mann and Whitney), ties with their mean rank; twice that, so that it is whole."""
+    twice = _integer_sums(runs.gain * (2 * ranked.n + 1 - runs.start - runs.k), runs.indptr).reshape(n_hits.shape)
+    zeros = 2 * ranked.n + 1 - 2 * ranked.n_positive - ranked.n_zero
+    twice += (n_positive - n_hits) * zeros[:, None]
+    auc: Array = (twice - n_positive * (n_positive + 1)) / (2 * n_positive * (ranked.n - n_positive))
+    return auc
+
+
+def _average_precision(
+    ranked: Ranked, runs: Runs, n_hits: Array, n_positive: Array, at_zero: tuple[Array, Array]
+) -> Array:
+    """Precision at each threshold, weighted with the recall that it gains."""
+    total = segment_sums(runs.gain * (runs.tp / runs.k), runs.indptr).reshape(n_hits.shape)
+    tp, k = at_zero
+    total += np.where(ranked.n_zero[:, None] > 0, (n_positive - n_hits) * (tp / k), 0)
+    return total / n_positive
+
+
+def _best_f1(ranked: Ranked, runs: Runs, n_positive: Array, at_zero: tuple[Array, Array]) -> dict[str, Array]:
+    """The highest threshold with the best F1. Between hits F1 only falls, hence the runs and 0 are all there is."""
+    shape = len(ranked), len(n_positive)
+    f1 = 2 * runs.tp / (runs.k + n_positive[runs.pair % len(n_positive)])
+    lengths = np.diff(runs.indptr)
+    filled = np.flatnonzero(lengths)
+    highest = np.maximum.reduceat(f1, runs.indptr[filled]) if len(filled) else f1
+    best = np.flatnonzero(f1 == np.repeat(highest, lengths[filled]))[::-1]
+    chosen = np.zeros(len(lengths), np.int64)
+    chosen[runs.pair[best]] = best  # written last: the first of a pair, which has the highest threshold
+
+    def found(values: Array, otherwise: float) -> Array:
+        grid = np.full(len(lengths), otherwise)
+        grid[filled] = values[chosen[filled]]
+        return grid.reshape(shape)
+
+    scores, threshold = found(f1, -1.0), found(runs.values, np.inf)
+    tp, k = found(runs.tp, 0), found(runs.k, 1)
+    zero_tp, zero_k = at_zero
+    zero_f1 = 2 * zero_tp / (zero_k + n_positive)
+    zero_wins = (zero_f1 > scores) | ((zero_f1 == scores) & (threshold < 0))
+    zero_wins &= ranked.n_zero[:, None] > 0
+    tp, k = np.where(zero_wins, zero_tp, tp), np.where(zero_wins, zero_k, k)
+    return {
+        "f1": np.where(zero_wins, zero_f1, scores),
+        "threshold": np.where(zero_wins, 0.0, threshold),
+        "precision": tp / k,
+        "recall": tp / n_positive,
+    }
+
+
+def _means(ranked: Ranked, hits: Hits, n_hits: Array, n_positive: Array) -> dict[str, Array]:
+    """Mean difference and correlation, from deviations of the active values from their mean.
+
+    Sums of plain products would cancel where the mean is large beside the deviation; these do not. A power of two is
+    taken out of every feature first, so that no square leaves float64.
+    """
+    n, n_active, features = ranked.n, ranked.n_active, len(ranked)
+    some = np.flatnonzero(n_active)
+    first, last = np.zeros((2, features))
+    first[some], last[some] = ranked.values[ranked.indptr[some]], ranked.values[ranked.indptr[some + 1] - 1]
+    exponent = np.frexp(np.maximum(np.abs(first), np.abs(last)))[1]
+    values = np.ldexp(ranked.values.astype(np.float64), np.repeat(-exponent, n_active))
+    mean = segment_sums(values, ranked.indptr) / n_active
+    values -= np.repeat(mean, n_active)
+    squares = segment_sums(values**2, ranked.indptr) + mean**2 * (n_active * (ranked.n_zero / n))
+    squares[(first == last) & (n_active == n)] = np.nan  # a constant correlates with nothing
+    # Sum over the positives of what they are above the mean of the column.
+    above = segment_sums(values[hits.entries], hits.indptr).reshape(n_hits.shape)
+    above += mean[:, None] * ((n_hits * n - n_positive * n_active[:, None]) / n)
+    spread = n_positive * ((n - n_positive) / n)
+    return {
+        "mean_difference": np.ldexp(above / spread, exponent[:, None]),
+        "point_biserial": above / np.sqrt(spread * squares[:, None]),
+    }

@@ -1,0 +1,1 @@
+"""All that knows one research pipeline: its file names, data sets, ground truth and unit mappings."""

@@ -1,0 +1,369 @@
+"""Ground truth of the research pipeline: which items and samples have a concept, checked before it is believed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from saestore.errors import InvalidInputError, NotFoundError
+from saestore.files import load_pt, nearby
+from saestore.labels.commit import add_labels
+from saestore.labels.label_matrix import LabelMatrix, check_names
+from saestore.superactivators.search import SUFFIXES, TOKEN_COUNTS
+from saestore.tables.item_index import ItemIndex
+from saestore.tables.item_pointers import token_totals
+from saestore.tables.items import SPLITS
+
+if TYPE_CHECKING:
+    from saestore.query.reader import SetReader
+
+__all__ = ["Expected", "GroundTruth", "expected_of", "give_labels", "read_ground_truth"]
+
+Array = np.ndarray[Any, Any]
+
+_FILE = re.compile(r"gt_(?P<what>patch|patches|samples)_per_concept(_(?P<split>train|cal|test))?")
+_LISTED = 5
+# The pipeline resized masks to a square, and cut the middle out of the images that it embedded.
+_SQUASHED = (
+    "these labels of patches are of images squashed to squares; where the embeddings are of the middle of images that "
+    "are not square, they are beside the patches that they mean (`saestore label --masks` does better)"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """What is known of the set that the ground truth is of.
+
+    Attributes
+    ----------
+    sample_type
+        ``patch``, ``token`` or ``cls``.
+    index
+        Which samples belong to which item.
+    concepts
+        bool (n_items,), labels of items that the metadata gives.
+    split
+        Split of each item, (n_items,), None where unknown.
+    """
+
+    sample_type: str
+    index: ItemIndex
+    concepts: Mapping[str, Array] = field(default_factory=dict)
+    split: Array | None = None
+
+    @property
+    def n_samples(self) -> int:
+        """Number of samples."""
+        return int(self.index.pointers()[-1])
+
+    def size(self, level: str) -> int:
+        """Number of items or samples."""
+        return self.index.n_items if level == "item" else self.n_samples
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """Labels as the files give them, every number in range.
+
+    Attributes
+    ----------
+    folder
+        Where they lie.
+    labels
+        Level (``item``, ``sample``) -> concept -> ascending rows.
+    disagreements
+        Where they contradict the metadata or one another: a sentence each.
+    caveat
+        What no check can find but whoever uses the labels should know; empty where there is nothing.
+    """
+
+    folder: Path
+    labels: dict[str, dict[str, Array]]
+    disagreements: list[str]
+    caveat: str = ""
+
+    def check(self, advice: str) -> None:
+        """Refuse what contradicts the metadata.
+
+        Raises
+        ------
+        InvalidInputError
+            Names the first disagreements, and `advice`.
+        """
+        if self.disagreements:
+            more = len(self.disagreements) - _LISTED
+            said = "; ".join(self.disagreements[:_LISTED]) + (f"; and {more} more" if more > 0 else "")
+            raise InvalidInputError(f"the ground truth in {self.folder} and the metadata disagree: {said}. {advice}")
+
+
+@dataclass(frozen=True, eq=False)
+class _File:
+    """One dictionary: concept -> rows, of all splits or of one."""
+
+    path: Path
+    level: str
+    split: str | None
+    rows: dict[str, Array]
+
+
+def read_ground_truth(folder: str | os.PathLike[str], expected: Expected) -> GroundTruth:
+    """Read ``gt_samples_per_concept…pt`` (items) and ``gt_patch_per_concept…pt`` (samples) and check them.
+
+    Parameters
+    ----------
+    folder
+        ``GT_Samples/<dataset>``. Of its files those of images count for patches, those of texts for tokens, and for
+        ``cls`` those of items, whichever there are.
+    expected
+        What is known of the set.
+
+    Returns
+    -------
+    GroundTruth
+        With what disagrees; nothing is left out of its labels for it.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such folder or no such file in it.
+    InvalidInputError
+        A file is damaged; a number is no integer, negative, too large or there twice; splits are missing; or the token
+        counts are of other texts than the set's. The message names file, concept and number.
+
+    Notes
+    -----
+    Memory: the dictionaries, which are lists of Python integers, and 8 bytes a label.
+    """
+    where = Path(folder)
+    suffix = _suffix(where, expected.sample_type)
+    if expected.sample_type == "token":
+        _check_counts(where / TOKEN_COUNTS, expected.index)
+    files = list(_read(where, suffix, expected))
+    labels: dict[str, dict[str, Array]] = {}
+    faults: list[str] = []
+    for level in ("item", "sample"):
+        of_level = [file for file in files if file.level == level]
+        if of_level:
+            labels[level] = _joined(of_level, expected, faults)
+    faults += _against_items(labels, expected)
+    squashed = expected.sample_type == "patch" and bool(labels.get("sample"))
+    return GroundTruth(where, labels, faults, _SQUASHED if squashed else "")
+
+
+def _suffix(folder: Path, sample_type: str) -> str:
+    """What the names of the files end in."""
+    if not folder.is_dir():
+        raise NotFoundError(f"no folder {folder} with ground truth; {nearby(folder)}")
+    kinds = {"patch": ("image",), "token": ("text",)}.get(sample_type, ("image", "text"))
+    found = [SUFFIXES[kind] for kind in kinds if any(_names(folder, SUFFIXES[kind], sample_type))]
+    if len(found) == 1:
+        return found[0]
+    wanted = " or ".join(f"gt_samples_per_concept*{SUFFIXES[kind]}" for kind in kinds)
+    if found:
+        raise InvalidInputError(f"{folder} has ground truth of images and of texts; keep one of them there")
+    raise NotFoundError(f"no ground truth in {folder}: it has no {wanted}; {nearby(folder / wanted)}")
+
+
+def _names(folder: Path, suffix: str, sample_type: str) -> Iterator[tuple[Path, str, str | None]]:
+    """Files with level and split; for ``cls`` those of items only, whose rows are not those of patches."""
+    for path in sorted(folder.iterdir()):
+        match = _FILE.fullmatch(path.name.removesuffix(suffix)) if path.name.endswith(suffix) else None
+        if match is not None:
+            level = "item" if match["what"] == "samples" else "sample"
+            if level == "item" or sample_type != "cls":
+                yield path, level, match["split"]
+
+
+def _read(folder: Path, suffix: str, expected: Expected) -> Iterator[_File]:
+    for path, level, split in _names(folder, suffix, expected.sample_type):
+        loaded = load_pt(path)
+        if not isinstance(loaded, dict):
+            raise InvalidInputError(f"{path} holds a {type(loaded).__name__}; ground truth is concept -> row numbers")
+        check_names(list(loaded))
+        size = expected.size(level)
+        yield _File(path, level, split, {name: _rows(path, name, v, level, size) for name, v in loaded.items()})
+
+
+def _rows(path: Path, concept: str, values: Any, level: str, size: int) -> Array:
+    """Row numbers of one concept, ascending."""
+    where = f"{path}, concept {concept!r}"
+    if hasattr(values, "numpy"):
+        values = values.numpy()
+    if not isinstance(values, list | tuple | np.ndarray):
+        raise InvalidInputError(f"{where} is a {type(values).__name__}; allowed is a list of {level} numbers")
+    if isinstance(values, np.ndarray):
+        whole = values.ndim == 1 and values.dtype.kind in "iu"
+        stranger: Any = f"{values.dtype} of shape {values.shape}"
+    else:
+        stranger = next((value for value in values if type(value) is not int), None)
+        whole = stranger is None
+    if not whole:
+        raise InvalidInputError(f"{where} has {stranger!r}; allowed are {level} numbers, integers from 0 to {size - 1}")
+    wrong = [value for value in (min(values), max(values)) if not 0 <= value < size] if len(values) else []
+    if wrong:
+        raise InvalidInputError(
+            f"{where} has {level} {wrong[0]}; the set has {size:,}, numbered 0 to {size - 1}. It is of other data, or "
+            "of rows counted otherwise"
+        )
+    rows, count = np.unique(np.asarray(values, np.int64), return_counts=True)
+    if len(rows) < len(values):
+        raise InvalidInputError(f"{where} has {level} {rows[count > 1][0]} {count.max()} times; each may be there once")
+    return rows
+
+
+def _check_counts(path: Path, index: ItemIndex) -> None:
+    """Refuse token counts that place the rows in other texts than the set has them in: its ground truth is shifted."""
+    if not path.is_file():
+        return
+    counted, stored = token_totals(path), np.diff(index.pointers())
+    if len(counted) != len(stored):
+        raise InvalidInputError(f"{path} counts tokens of {len(counted):,} texts, but the set has {len(stored):,}")
+    differ = np.flatnonzero(counted != stored)
+    if differ.size:
+        text = int(differ[0])
+        raise InvalidInputError(
+            f"{path} and the set part at text {text}, which counts {counted[text]:,} tokens and has {stored[text]:,} "
+            f"rows; {differ.size:,} of {len(stored):,} texts differ. Ground truth numbers rows as the counts do, "
+            "so it is off by that much from there on: correct both for these texts"
+        )
+
+
+def _joined(files: list[_File], expected: Expected, faults: list[str]) -> dict[str, Array]:
+    """Labels of one level from the files of its splits, or from the one of all."""
+    wholes = [file for file in files if file.split is None]
+    parts = [file for file in files if file.split is not None]
+    if len(wholes) > 1:
+        raise InvalidInputError(f"{wholes[0].path} and {wholes[1].path.name} say the same; keep one of them")
+    for file in parts:
+        faults += _of_other_splits(file, expected)
+    joined: dict[str, Array] = {}
+    for file in parts:
+        for name, rows in file.rows.items():
+            before = joined.get(name, np.empty(0, np.int64))
+            both = np.intersect1d(before, rows)
+            if both.size:
+                faults.append(f"{file.path.name}: {name!r} has {file.level} {both[0]}, which is in another split too")
+            joined[name] = np.union1d(before, rows)
+    if not wholes:
+        _check_all_splits(files, expected)
+        return joined
+    for name, rows in joined.items():
+        apart = np.setxor1d(rows, wholes[0].rows.get(name, np.empty(0, np.int64)))
+        if apart.size and len(parts) == len(SPLITS):
+            faults.append(
+                f"{wholes[0].path.name} and the files of the splits have other {file.level}s for {name!r}: "
+                f"{apart.size:,}, first {apart[0]}"
+            )
+    return wholes[0].rows
+
+
+def _check_all_splits(files: list[_File], expected: Expected) -> None:
+    """Refuse labels of some splits only: in the others a concept would be taken for absent, which nobody said."""
+    wanted = set(SPLITS) if expected.split is None else {str(each) for each in np.unique(expected.split)}
+    missing = sorted(wanted - {str(file.split) for file in files})
+    if missing:
+        raise InvalidInputError(
+            f"{files[0].path.parent} has {files[0].path.name} and none for {' and '.join(missing)}: nothing is known "
+            "of those items. Put it there too"
+        )
+
+
+def _of_other_splits(file: _File, expected: Expected) -> Iterator[str]:
+    if expected.split is None:
+        return
+    for name, rows in file.rows.items():
+        items = rows if file.level == "item" else expected.index.locate(rows)[0]
+        strange = items[expected.split[items] != file.split]
+        if strange.size:
+            found = expected.split[strange[0]]
+            yield (
+                f"{file.path.name}: {strange.size:,} of {len(rows):,} {file.level}s of {name!r} are of another split, "
+                f"first item {strange[0]}, which is {str(found)!r}"
+            )
+
+
+def _against_items(labels: Mapping[str, Mapping[str, Array]], expected: Expected) -> Iterator[str]:
+    """What the labels of items in the metadata contradict."""
+    n_items = expected.index.n_items
+    for name, rows in labels.get("item", {}).items():
+        if name in expected.concepts:
+            mask = np.zeros(n_items, bool)
+            mask[rows] = True
+            differ = np.flatnonzero(mask != expected.concepts[name])
+            if differ.size:
+                first = int(differ[0])
+                says = ("has it here and not there", "has it there and not here")[int(expected.concepts[name][first])]
+                yield f"{differ.size:,} items differ in {name!r}, first item {first}, which {says}"
+    for name, rows in labels.get("sample", {}).items():
+        if name in expected.concepts and rows.size:
+            items = expected.index.locate(rows)[0]
+            without = items[~expected.concepts[name][items]]
+            if without.size:
+                yield (
+                    f"{without.size:,} of {len(rows):,} {expected.sample_type} rows of {name!r} lie in items without "
+                    f"it, first in item {without[0]}"
+                )
+
+
+def expected_of(acts: SetReader) -> Expected:
+    """What a set knows of its items. Memory: 1 byte for each item and concept."""
+    names = acts.items.names()
+    return Expected(
+        acts.path.split("/")[1],
+        acts.item_index,
+        {name: acts.items.concept(name) for name in acts.concept_names("item")},
+        acts.items.column("split") if "split" in names else None,
+    )
+
+
+def give_labels(acts: SetReader, truth: GroundTruth, *, overwrite: bool = False, keep: bool = False) -> list[str]:
+    """Give a set the labels of the ground truth that it does not have yet.
+
+    Parameters
+    ----------
+    overwrite
+        Replace concepts that are there and say something else.
+    keep
+        Leave these as they are, rather than refuse.
+
+    Returns
+    -------
+    list of str
+        Names of what was given: none where all of it was there.
+
+    Raises
+    ------
+    StoreConflictError
+        A concept is there and says something else.
+    """
+    given: dict[str, None] = {}
+    for level, size in (("item", acts.n_items), ("sample", acts.shape[0])):
+        there = _stored(acts, level)
+        wanted = {
+            name: rows
+            for name, rows in truth.labels.get(level, {}).items()
+            if name not in there or not (keep or np.array_equal(there[name], rows))
+        }
+        if wanted:
+            add_labels(acts.root, acts.path, LabelMatrix.of_rows(wanted, size, level), overwrite=overwrite)
+            acts.reopen()
+            given |= dict.fromkeys(wanted)
+    return list(given)
+
+
+def _stored(acts: SetReader, level: str) -> dict[str, Array]:
+    """Rows of the concepts that a set has; none where its samples became more since they were given."""
+    if level == "item":
+        matrix, names = acts.items.concept_matrix(), acts.concept_names("item")
+    else:
+        try:
+            matrix, names = acts.concept_matrix("sample"), acts.concept_names("sample")
+        except InvalidInputError:
+            return {}
+    return {name: np.sort(matrix.indices[matrix.indptr[i] : matrix.indptr[i + 1]]) for i, name in enumerate(names)}

@@ -1,0 +1,31 @@
+"""Digests of what a set is built with beside its rows, by which a build knows its own."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from saestore.format import digest
+from saestore.tables.item_index import ItemIndex
+from saestore.tables.items import Items
+
+Array = np.ndarray[Any, Any]
+
+
+def items_fingerprint(items: Items | None, index: ItemIndex) -> str:
+    """Digest of the items and of which rows belong to which."""
+    table = None
+    if items is not None:
+        table = {
+            "key": items.key.tolist(),
+            "columns": {k: [str(x) for x in v.tolist()] for k, v in items.columns.items()},
+            "concepts": {k: np.packbits(v).tobytes().hex() for k, v in items.concepts.items()},
+        }
+    return digest([table, index.n_items, index.item_size, None if index.ptr is None else index.ptr.tolist()])
+
+
+def spans_fingerprint(spans: Array) -> str:
+    """Digest of the characters of tokens."""
+    return hashlib.sha256(np.ascontiguousarray(spans).tobytes()).hexdigest()
