@@ -1,4 +1,4 @@
-"""Some rows of a sparse matrix: the one value that carries rows from inputs to segments and from segments to answers."""
+"""Some rows of a sparse matrix: the value that carries rows from inputs to segments and from segments to answers."""
 
 from __future__ import annotations
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
+from saestore.vocabulary import CODECS
+
 Function = Callable[..., Any]
 
-from saestore.vocabulary import CODECS
 
 token_spans_option = click.option(
     "--token-spans",
