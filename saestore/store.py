@@ -13,11 +13,11 @@ from saestore.activation_set import ActivationSet
 from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, StoreConflictError
 from saestore.format import DEFAULT_SEGMENT_ROWS, MAX_ROWS_PER_SEGMENT, SetAttributes, feature_dtype, split_set_path
 from saestore.query import html
-from saestore.segment.write import document_digests
+from saestore.sparse_rows import SparseRows
 from saestore.storage import find_sets, missing_as_error, open_root, stored_bytes
 from saestore.tables import Items, as_items, item_pointers
 from saestore.tables.item_index import ItemIndex
-from saestore.tables.stored_items import write_items
+from saestore.tables.table_writer import write_tables
 from saestore.verify import Report, verify_set, verify_store
 from saestore.vocabulary import CODECS, DATA_DTYPES
 from saestore.writing import SetWriter
@@ -187,7 +187,7 @@ class Store:
             planned_samples=csr.shape[0],
             source={"kind": "matrix"},
         )
-        ids = csr.indices.astype(feature_dtype(csr.shape[1]))
+        rows = SparseRows(csr.indptr.astype(np.int64), csr.indices.astype(feature_dtype(csr.shape[1])), data)
         with SetWriter(self.root, path) as writer:
             existing = writer.attributes
             if existing is not None:
@@ -198,8 +198,7 @@ class Store:
             start_set(writer, attributes, items, index)
             for start in range(0, csr.shape[0], segment_rows):
                 stop = min(start + segment_rows, csr.shape[0])
-                a, b = int(csr.indptr[start]), int(csr.indptr[stop])
-                writer.append(csr.indptr[start : stop + 1].astype(np.int64) - a, ids[a:b], data[a:b])
+                writer.append(rows[start:stop])
             writer.finish(memory=memory, progress=progress)
         return self[path]
 
@@ -240,11 +239,7 @@ def start_set(
     writer: SetWriter, attributes: SetAttributes, items: Items | None, index: ItemIndex, spans: Array | None = None
 ) -> None:
     """Create a set with its items; `spans` are the characters of every token, int32 (n_samples, 2)."""
-
-    def fill(group: zarr.Group) -> dict[str, str]:
-        return document_digests(group, write_items(group, items, index, attributes.codec, spans))
-
-    writer.start(attributes, fill)
+    writer.start(attributes, lambda batch, a: write_tables(batch, a, items, index, spans))
 
 
 def extend_set(
@@ -255,16 +250,11 @@ def extend_set(
     Parameters
     ----------
     attributes
-        Of the set from then on; ``attributes.items`` is another group than before.
+        Of the set from then on.
     items, index, spans
         Of the items before and the new ones.
     """
-
-    def fill(group: zarr.Group) -> dict[str, str]:
-        names = write_items(group, items, index, attributes.codec, spans, name=attributes.items)
-        return document_digests(group, names)
-
-    writer.extend(attributes, fill)
+    writer.extend(attributes, lambda batch, a: write_tables(batch, a, items, index, spans))
 
 
 def item_index(item_ptr: Any, items: Items | None, n_rows: int) -> ItemIndex:

@@ -172,7 +172,7 @@ def _items(selected: Selected) -> pd.DataFrame | None:
         values = items.column(name)
         table["image_path" if name == "key" else name] = values.astype(object) if values.dtype.kind == "T" else values
     for name in items.concept_names:
-        table[name] = items.concept(name)
+        table[name] = items.column(name)
     return pd.DataFrame(table, index=np.arange(len(values)).astype(str).astype(object))
 
 

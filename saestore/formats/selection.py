@@ -81,7 +81,7 @@ class Selected:
                 f"{acts.path} has {len(acts):,} of {acts.attributes.planned_samples:,} planned samples; finish it "
                 "before it is exported."
             )
-        samples = None if where is None else acts.samples(where)
+        samples = None if where is None else acts.samples.where(where)
         if samples is not None and not len(samples):
             raise InvalidInputError(f"no sample of {acts.path} fulfils the condition; nothing was written.")
         chosen = None if features is None else np.unique(select(features, acts.shape[1], "feature").ids)

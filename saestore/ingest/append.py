@@ -10,12 +10,12 @@ import zarr
 
 from saestore.activation_set import ActivationSet
 from saestore.errors import StoreConflictError
-from saestore.format import SetAttributes
+from saestore.format import KEY, SetAttributes
 from saestore.ingest.build_plan import Plan
+from saestore.query.set_table import SetTable
 from saestore.store import extend_set
 from saestore.tables import Items
 from saestore.tables.fingerprint import spans_fingerprint
-from saestore.tables.stored_items import KEY, StoredItems
 from saestore.writing import SetWriter
 
 __all__ = ["appended_from", "begin_append", "check_prefix", "grows"]
@@ -71,7 +71,7 @@ def check_prefix(plan: Plan, root: zarr.Group, existing: SetAttributes) -> None:
         )
 
 
-def _check_items(stored: StoredItems, given: Items | None, n_items: int, path: str) -> None:
+def _check_items(stored: SetTable, given: Items | None, n_items: int, path: str) -> None:
     """The first items of the table must be those of the set; columns and concepts may have come to it."""
     if not stored.names():
         return
@@ -91,7 +91,7 @@ def _check_items(stored: StoredItems, given: Items | None, n_items: int, path: s
             _check_column(name, stored.column(name), None if column is None else column[:n_items], path)
     for name in stored.concept_names:
         labels = given.concepts.get(name)
-        _check_column(name, stored.concept(name), None if labels is None else labels[:n_items], path)
+        _check_column(name, stored.column(name), None if labels is None else labels[:n_items], path)
 
 
 def _check_column(name: str, there: np.ndarray, now: np.ndarray | None, path: str) -> None:
@@ -120,9 +120,6 @@ def begin_append(plan: Plan, writer: SetWriter) -> None:
         planned_samples=plan.source.n_rows,
         n_items=plan.index.n_items,
         item_size=plan.index.item_size,
-        items=f"items-{plan.index.n_items}",
         source={**plan.inputs.provenance, "appended": [*appends, step]},
-        # Labels of items that were given later are columns of the new table, else they would have been refused.
-        concepts={level: info for level, info in existing.concepts.items() if level != "item"},
     )
     extend_set(writer, attributes, plan.items, plan.index, plan.spans)

@@ -12,6 +12,7 @@ import torch
 from saestore.errors import InvalidInputError
 from saestore.ingest.build_plan import Plan
 from saestore.sae.encode import SparseBatch, TruncationStats, reduce_batch
+from saestore.sparse_rows import SparseRows
 from saestore.writing import SetWriter
 
 OnBatch = Callable[[int, int], None]
@@ -123,16 +124,13 @@ def encode_batch(plan: Plan, block: Any, first_row: int) -> tuple[SparseBatch, T
 
 
 def _write(writer: SetWriter, parts: list[SparseBatch], dropped: TruncationStats) -> None:
-    offsets = np.cumsum([0, *(p.nnz for p in parts)])
-    indptr = np.concatenate([[0], *(p.indptr[1:] + o for p, o in zip(parts, offsets[:-1], strict=True))])
-    indices = np.concatenate([p.indices for p in parts])
-    data = np.concatenate([p.data for p in parts])
+    rows = SparseRows.concat([SparseRows(p.indptr, p.indices, p.data) for p in parts])
     parts.clear()
     attributes = writer.attributes
     changes: dict[str, Any] = {}
     if attributes is not None and attributes.dropped is not None:
         changes["dropped"] = add_dropped(dict(attributes.dropped), dropped)
-    writer.append(indptr.astype(np.int64), indices, data, **changes)
+    writer.append(rows, **changes)
 
 
 def add_dropped(record: dict[str, Any], dropped: TruncationStats) -> dict[str, Any]:

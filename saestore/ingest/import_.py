@@ -15,6 +15,7 @@ from saestore.formats.base import Rows
 from saestore.formats.issues import Issue, refusal
 from saestore.ingest.import_options import Progress, Request
 from saestore.ingest.import_plan import Plan, make_plan
+from saestore.sparse_rows import SparseRows
 from saestore.store import Store, start_set
 from saestore.store import open as open_store
 from saestore.writing import SetLock, SetWriter
@@ -246,7 +247,7 @@ def _write(plan: Plan, writer: SetWriter, attributes: SetAttributes, progress: P
         segment = _joined(list(plan.rows(start, stop, findings)))
         if refusal(plan.told(findings)) is not None:
             raise InvalidInputError(f"{plan.opened.path} changed while it was imported: it has faults that it had not.")
-        writer.append(segment.indptr, segment.ids, segment.values)
+        writer.append(SparseRows(segment.indptr, segment.ids, segment.values))
         _say(progress, f"{plan.path}: {stop:,} of {n:,} samples written")
 
 

@@ -11,7 +11,7 @@ import zarr
 
 from saestore.activation_set import ActivationSet
 from saestore.errors import NotFoundError
-from saestore.format import SetAttributes
+from saestore.format import KEY, SetAttributes
 from saestore.ingest.append import appended_from, begin_append, check_prefix, grows
 from saestore.ingest.build_options import Request
 from saestore.ingest.build_plan import Plan, make_plan
@@ -20,7 +20,6 @@ from saestore.ingest.ground_truth import add_ground_truth
 from saestore.ingest.progress import Bars
 from saestore.store import Store, start_set
 from saestore.store import open as open_store
-from saestore.tables.stored_items import KEY
 from saestore.writing import SetLock, SetWriter
 from saestore.writing.writer import read_attributes
 

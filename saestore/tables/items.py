@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SPLITS", "Items", "as_items"]
 
-SPLITS = ("train", "cal", "test")
+SPLITS = ("train", "cal", "val", "test", "none")
 
-_KEYS = ("image_path", "text_path")
+_KEYS = ("key", "image_path", "text_path")
 # Text even where a value looks like a number; never a concept.
 _TEXT = (*_KEYS, "text", "split", "class")
 # Never a concept, though a column of them may happen to hold nothing but 0 and 1.
@@ -53,7 +53,7 @@ class Items:
     columns : dict of str to ndarray, each (n_items,)
         Every other column as it was, text (``StringDType``), int64, float64 or bool; ``split`` is one of `SPLITS`.
     concepts : dict of str to ndarray of bool, each (n_items,)
-        Labels, in the order of the file.
+        Labels, in the order of the file; a masked array where some are unknown.
     """
 
     key: np.ndarray
@@ -208,25 +208,30 @@ def _check_split(table: dict[str, np.ndarray], where: str) -> None:
 
 
 def _labels(name: str, column: np.ndarray, where: str) -> np.ndarray | None:
-    """Return a concept as bool, None for another column; refuse one that is a concept with something else in it."""
+    """Return a concept as bool, masked where cells are empty, and None for another column.
+
+    A column with mostly 0 and 1 in it is a concept with a mistake, which is refused.
+    """
     if name in _TEXT or name in _NUMBERS:
         return None
     if column.dtype.kind in "biuf":
-        valid = (column == 0) | (column == 1)
-        labels = column == 1
+        valid, labels = (column == 0) | (column == 1), column == 1
+        empty = np.isnan(column) if column.dtype.kind == "f" else np.zeros(len(column), bool)
     else:
         valid = np.array([value in _LABEL_WORDS for value in column])
         labels = np.array([_LABEL_WORDS.get(value, False) for value in column])
-    if valid.all():
-        return np.asarray(labels)
+        empty = column == ""
+    if (valid | empty).all() and valid.any():
+        return np.ma.MaskedArray(labels, empty) if empty.any() else np.asarray(labels)
     if "::" not in name and valid.mean() < _MOSTLY:
         return None
-    row = int(np.flatnonzero(~valid)[0])
+    row = int(np.flatnonzero(~valid & ~empty)[0]) if not empty.all() else 0
     value = column.tolist()[row]
-    shown = "missing" if value == "" or value != value else repr(value)  # noqa: PLR0124 (only NaN differs from itself)
+    shown = "missing" if empty[row] else repr(value)
     raise InvalidInputError(
-        f"{where}: concept {name!r} is {shown} in row {row} (counting from 0); labels are 0 or 1. "
-        f"Correct it, or leave the column out"
+        f"{where}: concept {name!r} is {shown} in row {row} (counting from 0); labels are 0, 1 or an empty cell. "
+        "Correct it, or leave the column out",
+        code="invalid-label",
     )
 
 
