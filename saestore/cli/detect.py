@@ -78,7 +78,7 @@ _SHOWN = ("threshold", "cal_f1", "f1", "precision", "recall", "roc_auc")
     "--confidence-level", metavar="SHARE", type=float, default=0.95, show_default=True, help="Of the intervals."
 )
 @click.option(
-    "--n-n_resamples",
+    "--n-resamples",
     metavar="N",
     type=int,
     default=1000,
