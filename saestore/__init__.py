@@ -8,9 +8,11 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
+    from saestore import errors as errors
     from saestore.activations import (
         ActivationSet,
         FeatureMatches,
@@ -60,12 +62,33 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WHERE:
+    if name == "errors":
+        return importlib.import_module("saestore.errors")
+    if name not in _WHERE:
+        raise AttributeError(f"module 'saestore' has no attribute {name!r}")
+    from saestore.errors import MissingDependencyError
+
+    try:
         value = getattr(importlib.import_module(_WHERE[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'saestore' has no attribute {name!r}")
+    except MissingDependencyError as error:
+        # Without torch the package is still usable: `help`, `dir` and `import *` find the name, a call is the error.
+        return _unavailable(name, error)
+    globals()[name] = value
+    return value
+
+
+def _unavailable(name: str, error: ImportError) -> Callable[..., NoReturn]:
+    """A stand-in for a function whose packages are not installed: calling it raises the error that names the extra."""
+    arguments, kind = error.args, type(error)
+
+    def unavailable(*_args: Any, **_kwargs: Any) -> NoReturn:
+        raise kind(*arguments)
+
+    unavailable.__name__ = unavailable.__qualname__ = name
+    unavailable.__doc__ = f"Not available here: {error}"
+    unavailable.__module__ = "saestore"
+    return unavailable
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "errors"})
