@@ -219,8 +219,23 @@ def headline(results: Results) -> str:
     )
 
 
+def beside(results: Results) -> str:
+    """The table of the README: some peers, some questions, and the size."""
+    tasks = {t: results["queries"][f"clustered {t}"] for t in ("top20", "top20_where", "column", "rows", "stats")}
+    sizes = results["size"]["clustered"]["bytes_per_nonzero"]
+    rows = []
+    for key in ("saestore", "anndata", "delphi", "pt", "scipy", "hdf5", "duckdb"):
+        if key == "saestore":
+            times = [f"{figure(f['peers'][key]['median_ms'])} ms" for f in tasks.values()]
+        else:
+            times = [_times(f["peers"].get(key)) for f in tasks.values()]
+        rows.append([PEERS[key].label, *times, _bytes(sizes[key])])
+    return table(["", *(f["label"] for f in tasks.values()), "bytes per non-zero"], rows)
+
+
 _MAKERS: list[Callable[[Results], str]] = [
-    *(goals, questions, kinds, coco, sizes, bits, writing, processes, encoding, gpu, building, peers, machine, headline)
+    *(goals, questions, kinds, coco, sizes, bits, writing, processes, encoding, gpu, building, peers, machine),
+    *(headline, beside),
 ]
 BLOCKS = {make.__name__: make for make in _MAKERS}
 
