@@ -15,8 +15,11 @@ from packaging.version import Version
 
 pytest.importorskip("setuptools", minversion="77", reason="what pyproject.toml builds with")
 
-# What setuptools puts beside the files of the checkout.
-MADE = re.compile(r"^(PKG-INFO|setup\.cfg)$|\.egg-info/|^\.git$")
+# What setuptools, tests and `make` put beside the files of the checkout.
+MADE = re.compile(
+    r"^(PKG-INFO|setup\.cfg|\.git)$|\.egg-info/|(^|/)__pycache__/"
+    r"|^(\.git|\.venv[^/]*|\.\w+_cache|\.hypothesis|\.benchmarks|build|dist|demo|site|shared)/"
+)
 BUILD = "import sys\nfrom setuptools import build_meta\nprint(build_meta.build_{}(sys.argv[1]))"
 
 
@@ -30,11 +33,12 @@ def build(kind: str, source: Path, folder: Path) -> Path:
 
 
 def committed(project_dir: Path) -> set[str]:
-    """The files of the checkout. Without git, as in an unpacked sdist, all that are there."""
+    """The files of the checkout: those that git knows. Where there is no git, as in an unpacked sdist, all of them."""
     if (project_dir / ".git").exists() and shutil.which("git"):
-        run = subprocess.run(["git", "ls-files", "-z"], cwd=project_dir, capture_output=True, text=True, check=True)
-        return {name for name in run.stdout.split("\0") if name and (project_dir / name).is_file()}
-    return {name for name in files_in(project_dir) if "__pycache__" not in name and not MADE.search(name)}
+        run = subprocess.run(["git", "ls-files", "-z"], cwd=project_dir, capture_output=True, text=True, check=False)
+        if run.returncode == 0:
+            return {name for name in run.stdout.split("\0") if name and (project_dir / name).is_file()}
+    return {name for name in files_in(project_dir) if not MADE.search(name)}
 
 
 def files_in(folder: Path) -> set[str]:

@@ -129,6 +129,7 @@ def test_unknown_name_is_an_attribute_error():
 def test_version_is_the_one_of_pyproject(project_dir):
     project = tomllib.loads((project_dir / "pyproject.toml").read_text())["project"]
     assert saestore.__version__ == project["version"]
+    assert f"\nversion: {saestore.__version__}\n" in (project_dir / "CITATION.cff").read_text()
 
 
 def test_cli_py_runs_in_a_checkout(project_dir):
