@@ -215,6 +215,20 @@ def headline(results: Results) -> str:
     )
 
 
+def beside(results: Results) -> str:
+    """The table of the README: some peers, some questions, and the size."""
+    tasks = {t: results["queries"][f"clustered {t}"] for t in ("top20", "top20_where", "column", "rows", "stats")}
+    sizes = results["size"]["clustered"]["bytes_per_nonzero"]
+    rows = []
+    for key in ("saestore", "anndata", "delphi", "pt", "hdf5", "duckdb"):
+        if key == "saestore":
+            times = [f"{figure(f['peers'][key]['median_ms'])} ms" for f in tasks.values()]
+        else:
+            times = [_times(f["peers"].get(key)) for f in tasks.values()]
+        rows.append([PEERS[key].label, *times, _bytes(sizes[key])])
+    return table(["", *(f["label"] for f in tasks.values()), "bytes per non-zero"], rows)
+
+
 # --- docs/scale.md ------------------------------------------------------------------------------------------------
 
 
@@ -318,7 +332,9 @@ def scale_machine(results: Results) -> str:
 
 _PERFORMANCE = (goals, questions, kinds, coco, sizes, writing, processes, encoding, gpu, building, peers, machine)
 _SCALE = (scale_times, scale_requests, scale_peaks, scale_writing, scale_beyond, scale_machine)
-BLOCKS: dict[str, Callable[[Results], str]] = {make.__name__: make for make in (*_PERFORMANCE, *_SCALE, headline)}
+BLOCKS: dict[str, Callable[[Results], str]] = {
+    make.__name__: make for make in (*_PERFORMANCE, *_SCALE, headline, beside)
+}
 
 
 # --- plots --------------------------------------------------------------------------------------------------------
