@@ -21,7 +21,7 @@ from saestore.segment import Segment, read_moments
 from saestore.segment.check import check_segment
 from saestore.segment.write import segment_nodes
 from saestore.stats import STATISTICS, Moments
-from saestore.storage import DOCUMENT, SnapshotStore, find_sets, local_folder, missing_as_error, stored_bytes
+from saestore.storage import DOCUMENT, SnapshotStore, find_sets, local_folder, missing_as_error
 from saestore.storage.open import ROOT_ATTRIBUTES
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.stored_table import MATRIX, StoredTable
@@ -140,9 +140,6 @@ def _check_segment(root: zarr.Group, node: str, segment: Segment, attributes: Se
     yield from _check_digests(root, {node: segment.info.digest})
     with missing_as_error(node):
         below: Any = root[node].attrs["digests"]
-        size = stored_bytes(root[node])  # type: ignore[arg-type]
-    if size != segment.info.n_bytes:
-        yield node, f"has arrays of {size:,} bytes; the set's attributes record {segment.info.n_bytes:,}"
     found = dict(_check_digests(root, {f"{node}/{name}": below.get(name) for name in segment_nodes()}))
     yield from found.items()
     damaged = {name.removeprefix(f"{node}/") for name in found}

@@ -74,7 +74,7 @@ def assert_same(acts, whole):
     for name in whole.items.names():
         np.testing.assert_array_equal(acts.items.column(name), whole.items.column(name))
     for name in whole.items.concept_names:
-        np.testing.assert_array_equal(acts.items.concept(name), whole.items.concept(name))
+        np.testing.assert_array_equal(acts.items.column(name), whole.items.column(name))
     for feature in (0, 5, 17):
         found = [each.top_samples(feature, n=20, where={"split": "test"}) for each in (acts, whole)]
         np.testing.assert_array_equal(found[0].sample, found[1].sample)
@@ -273,7 +273,7 @@ def test_labels_that_were_given_later(tmp_path, inputs):
     path = tmp_path / "with-labels.csv"
     path.write_text("\n".join([rows[0] + ",third", *(f"{row},{int(i % 3 == 0)}" for i, row in enumerate(rows[1:]))]))
     acts = build(store, {**inputs[1], "items": str(path)}, append=True)
-    np.testing.assert_array_equal(acts.items.concept("third"), np.arange(N_ITEMS[1]) % 3 == 0)
+    np.testing.assert_array_equal(acts.items.column("third"), np.arange(N_ITEMS[1]) % 3 == 0)
     with pytest.raises(InvalidInputError, match=f"of {len(old)} samples, but .* has {len(acts)} now"):
         acts.top_samples(5, where={"first": True})
     assert_sound(store)

@@ -207,7 +207,7 @@ def test_patches_per_item_are_inferred(tmp_path, build, saes):
     assert (acts.n_items, acts.attributes.item_size) == (10, 9)
     assert list(acts.items.column("key")) == [f"{i}.x" for i in range(10)]
     assert list(acts.items.column("split"))[:4] == ["train", "cal", "test", "train"]
-    np.testing.assert_array_equal(acts.items.concept("color::red"), np.arange(10) % 2 == 1)
+    np.testing.assert_array_equal(acts.items.column("color::red"), np.arange(10) % 2 == 1)
     best = acts.top_samples(int(acts.top_features(0, n=1).feature[0]), n=90)
     np.testing.assert_array_equal(best.item, best.sample // 9)
     np.testing.assert_array_equal(best.position, best.sample % 9)

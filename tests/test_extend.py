@@ -10,6 +10,7 @@ from zarr.storage import MemoryStore
 
 import saestore
 from saestore.format import SetAttributes
+from saestore.sparse_rows import SparseRows
 from saestore.store import extend_set, start_set
 from saestore.tables import as_items
 from saestore.tables.item_index import ItemIndex
@@ -31,7 +32,7 @@ def table(n):
 
 def add(writer, start, stop):
     rows = DENSE[start:stop]
-    writer.append(rows.indptr.astype(np.int64), rows.indices.astype(np.uint16), rows.data)
+    writer.append(SparseRows(rows.indptr.astype(np.int64), rows.indices.astype(np.uint16), rows.data))
 
 
 def begin(root, n_items, stops):
@@ -57,7 +58,7 @@ def extend(writer, n_items):
 def check(acts, n_items, n_samples):
     assert (acts.n_items, len(acts)) == (n_items, n_samples)
     assert acts.items.column("text").tolist() == TEXTS[:n_items]
-    assert acts.items.concept("odd").tolist() == [False, True] * (n_items // 2)
+    assert acts.items.column("odd").tolist() == [False, True] * (n_items // 2)
     np.testing.assert_array_equal(acts.sparse().toarray(), DENSE[:n_samples].toarray())
     np.testing.assert_array_equal(acts.spans(), SPANS[:n_samples])
     np.testing.assert_array_equal(acts.item_index.pointers(), PTR[: n_items + 1])

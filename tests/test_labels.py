@@ -18,6 +18,7 @@ from strategies import PATH, cases, layout, make_case, memory_store, write_case,
 
 import saestore
 from saestore.errors import CorruptStoreError, InvalidInputError, NotFoundError, StoreConflictError, StoreWriteError
+from saestore.sparse_rows import SparseRows
 from saestore.writing import SetWriter
 
 
@@ -222,15 +223,15 @@ def test_labels_of_samples_that_came_later_are_not_made_up():
     acts = memory_store().write(PATH, sp.csr_array(np.eye(40, 4)))
     acts.concepts.add({"x": M}, level="sample")
     with SetWriter(acts.root, acts.path) as writer:
-        info = writer.append(np.zeros(3, np.int64), np.empty(0, np.uint16), np.empty(0))
+        info = writer.append(SparseRows(np.zeros(3, np.int64), np.empty(0, np.uint16), np.empty(0)))
         assert info.stop == 42
         writer.commit(replace(writer.attributes, n_items=42))
     grown = type(acts)(acts.root, acts.path)
     with pytest.raises(InvalidInputError, match=r"labels of samples are of 40 samples, but the set has 42 now"):
         grown.concepts.mask("x", "sample")
     with pytest.raises(InvalidInputError, match=r"labels of samples are of 40 samples, but the set has 42 now"):
-        grown.samples("position == 0 and x")
-    assert grown.samples("position == 0 and sample >= 40").tolist() == [40, 41]
+        grown.samples.where("position == 0 and x")
+    assert grown.samples.where("position == 0 and sample >= 40").tolist() == [40, 41]
     assert saestore.Store(acts.root).verify().ok
     assert grown.concepts.names("sample") == ["x"]
     grown.concepts.add({"x": np.ones(42, bool)}, level="sample")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import saestore
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
 from saestore.format import feature_dtype
+from saestore.sparse_rows import SparseRows
 from saestore.store import start_set
 from saestore.tables import as_items
 from saestore.tables.item_index import ItemIndex
@@ -353,7 +354,7 @@ def test_the_last_image_of_a_set_that_is_being_built_is_there_in_part(tmp_path):
     rows = sp.csr_array(dense)
     with SetWriter(store.root, "D/patch/s") as writer:
         start_set(writer, attributes, as_items({"image_path": ["image-0.png", "image-1.png"]}), ItemIndex(2, 16))
-        writer.append(rows.indptr.astype(np.int64), rows.indices.astype(feature_dtype(4)), rows.data)
+        writer.append(SparseRows(rows.indptr.astype(np.int64), rows.indices.astype(feature_dtype(4)), rows.data))
     acts = store["D/patch/s"]
     assert acts.shape == (20, 4)
     ax = acts.plot.top(0, images=tmp_path)

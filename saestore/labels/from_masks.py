@@ -57,7 +57,7 @@ def from_masks(
         What the set says of its embeddings: how images were made square, where it is known.
     options
 <<<<<<< HEAD
-        As `Concepts.add_masks` explains them.
+        As `saestore.concepts_namespace.Concepts.add_masks` explains them.
 =======
         As `saestore.concepts_namespace.Concepts.add_masks` explains them.
 >>>>>>> main
