@@ -100,8 +100,7 @@ def _mask_of(mask: Any, what: str, level: str, sizes: Mapping[str, int]) -> Arra
         length = len(mask)
     except TypeError as e:
         raise InvalidInputError(f"{what} is not a mask: {e}.", code="invalid-mask") from e
-    if np.ndim(mask) == 1 or length != sizes[level]:
-        _check_length(length, what, level, sizes)
+    _check_length(length, what, level, sizes)
     return _labels(mask, what)
 
 

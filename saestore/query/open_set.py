@@ -113,7 +113,7 @@ class OpenSet:
     def labels(self, level: str) -> LabelMatrix:
         """All concepts of a level, `item` or `sample`."""
         check_level(level)
-        return self.table(LEVEL_TABLES[level]).labels
+        return self.table(LEVEL_TABLES[level]).labels()
 
     @property
     def group(self) -> zarr.Group:

@@ -473,7 +473,8 @@ class SetReader(OpenSet):
             level = "sample" if name in self.concept_names("sample") else "item"
             level = "item" if name in self.concept_names("item") else level
             position_of(name, self.concept_names())
-        return self.labels(level).mask(name)
+        position_of(name, self.concept_names(level), f"concept of {level}s")
+        return np.ma.filled(self.read_column(LEVEL_TABLES[level], name).array(), False)
 
     def concept_matrix(self, level: Level = "item") -> scipy.sparse.csc_array:
         """All labels of a level that are true, bool, items or samples x concepts in the order of ``concept_names``.

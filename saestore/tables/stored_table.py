@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,7 +37,7 @@ class StoredTable:
 
     Notes
     -----
-    Memory: the answers, and all concepts once one of them was asked for (5 bytes per positive label).
+    Memory: the answers, and 8 bytes per concept.
     """
 
     def __init__(self, store: SnapshotStore, path: str, name: str, attributes: SetAttributes) -> None:
@@ -46,6 +45,7 @@ class StoredTable:
         self.name, self.n_rows = name, attributes.n_rows(name)
         self.info: TableInfo = attributes.table(name)
         self._readers: dict[str, ArrayReader] = {}
+        self._read_pointers: dict[str, Array] = {}
 
     def reader(self, node: str) -> ArrayReader:
         """Slices of one array of the table; opened once."""
@@ -71,8 +71,7 @@ class StoredTable:
             There is none of that name.
         """
         if name in self.concept_names:
-            whole = Column(self.labels.mask(name), self.labels.unknown_mask(name))
-            return whole if rows is None else whole.at(rows)
+            return self._concept(name) if rows is None else self._concept(name).at(rows)
         arrays = [self.reader(node) for node in self._arrays(name)]
         if rows is None:
             rows = slice(0, self.n_rows)
@@ -92,9 +91,26 @@ class StoredTable:
             )
         return self.info.columns[name]
 
-    @cached_property
+    def _concept(self, name: str) -> Column:
+        info = self.info.concepts
+        if info is None:
+            raise RuntimeError(f"{self._path} has no concepts")
+        column = info.names.index(name)
+        masks = [np.zeros(info.n_rows, bool) for _ in range(1 if info.unknown is None else 2)]
+        for group, mask in zip((info.true, info.unknown), masks, strict=False):
+            pointers = self._pointers(str(group))
+            mask[self.reader(f"{group}/indices").read(int(pointers[column]), int(pointers[column + 1]))] = True
+        unknown = masks[1] if len(masks) > 1 and masks[1].any() else None
+        return Column(masks[0], unknown).resized(self.n_rows)
+
+    def _pointers(self, group: str) -> Array:
+        if group not in self._read_pointers:
+            reader = self.reader(f"{group}/indptr")
+            self._read_pointers[group] = reader.read(0, reader.length)
+        return self._read_pointers[group]
+
     def labels(self) -> LabelMatrix:
-        """All concepts of the table."""
+        """All concepts of the table. Memory: 5 bytes per positive label."""
         info, level = self.info.concepts, self.name.removesuffix("s")
         if info is None:
             return LabelMatrix.of_rows({}, self.n_rows, level)
@@ -105,7 +121,7 @@ class StoredTable:
     def _matrix(self, group: str, shape: tuple[int, int]) -> scipy.sparse.csc_array:
         import scipy.sparse as sp
 
-        readers = [self.reader(f"{group}/{name}") for name in ("indices", "indptr")]
-        indices, indptr = (reader.read(0, reader.length) for reader in readers)
+        reader, indptr = self.reader(f"{group}/indices"), self._pointers(group)
+        indices = reader.read(0, reader.length)
         dtype = np.int32 if max(shape[0], len(indices)) < 1 << 31 else np.int64
         return sp.csc_array((np.ones(len(indices), bool), indices.astype(dtype), indptr.astype(dtype)), shape=shape)

@@ -102,7 +102,7 @@ def add_labels(root: zarr.Group, path: str, labels: LabelMatrix, *, overwrite: b
             raise InvalidInputError(
                 f"the {table} have a column {taken[0]!r}; give the concept another name.", code="name-taken"
             )
-        stored = _stored(writer, table).labels
+        stored = _stored(writer, table).labels()
         twice = [name for name in labels.names if name in stored.names]
         if twice and not overwrite:
             raise StoreConflictError(
@@ -140,7 +140,7 @@ def _remove(writer: SetWriter, names: Mapping[str, Sequence[str]]) -> None:
     for table, gone in names.items():
         concepts = writer.require().table(table).concepts
         if concepts is not None and set(gone) & set(concepts.names):
-            left[table] = _stored(writer, table).labels.without(gone)
+            left[table] = _stored(writer, table).labels().without(gone)
     _set_concepts(writer, left, names)
 
 
