@@ -105,7 +105,7 @@ def test_patches_are_labelled_from_masks(images, tmp_path):
     (tmp_path / "masks" / "scene_000000.png").unlink()
     line = refused(*words, "--concept", "new", store=images)
     assert f"has no mask of 1 of 6 items: '{cli_stores.IMAGES[0]}'" in line
-    assert ask_json(*words, "--concept", "new", "--missing", "empty", store=images)["added"] == ["new"]
+    assert ask_json(*words, "--concept", "new", "--missing", "negative", store=images)["added"] == ["new"]
 
 
 def test_tokens_are_labelled_from_spans(tmp_path):

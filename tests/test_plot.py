@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 
 import saestore
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
-from saestore.format import feature_dtype
+from saestore.format import TOKEN_SPANS, feature_dtype
 from saestore.sparse_rows import SparseRows
 from saestore.store import start_set
 from saestore.tables import as_items
 from saestore.tables.item_index import ItemIndex
-from saestore.tables.stored_items import SPANS
 from saestore.writing import SetWriter
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -389,8 +388,8 @@ def tokens(texts, active, spans=None):
     for token, value in active.items():
         dense[token, 0] = value
     acts = write(dense, item_ptr=ptr, items={"text": texts})
-    for name, values in zip(SPANS, rows.T, strict=True):
-        acts.group.create_array(name, data=np.ascontiguousarray(values), dimension_names=("sample",))
+    for name, values in zip(TOKEN_SPANS, rows.T, strict=True):
+        acts.samples.set(name, values)
     return acts
 
 
@@ -467,8 +466,8 @@ def test_any_text_can_be_drawn(texts, values):
     acts = write(dense, item_ptr=ptr, items={"text": np.array(texts, object), "id": list(range(len(texts)))})
     rng = np.random.default_rng(0)
     spans = np.sort(rng.integers(0, 1 + np.repeat([len(t) for t in texts], 8)[:, None], (len(dense), 2)), axis=1)
-    for name, places in zip(SPANS, spans.T.astype(np.int32), strict=True):
-        acts.group.create_array(name, data=np.ascontiguousarray(places), dimension_names=("sample",))
+    for name, places in zip(TOKEN_SPANS, spans.T, strict=True):
+        acts.samples.set(name, places)
     ax = acts.plot.top(0)
     ax.figure.canvas.draw()
     plt.close("all")
