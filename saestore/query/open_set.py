@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -15,7 +14,7 @@ from saestore.errors import CorruptStoreError, NotFoundError
 from saestore.format import SetAttributes
 from saestore.query import distribution
 from saestore.query.selection import Condition, select
-from saestore.query.where import Known, condition
+from saestore.query.where import Names, as_tree, bind, of_mask
 from saestore.segment import Segment, warm_all
 from saestore.storage import SnapshotStore, missing_as_error, stored_bytes
 from saestore.tables.item_index import ItemIndex
@@ -84,7 +83,7 @@ class OpenSet:
 
     def _open_segments(self, attributes: SetAttributes) -> None:
         self.attributes = attributes
-        self._last_condition: tuple[str, Condition | None] | None = None
+        self._last_condition: tuple[str, Condition] | None = None
         snapshot = SnapshotStore(self.root.store)
         prefix = f"{self.root.path}/{self.path}".strip("/")
         self._snapshot, self._labels_held = snapshot, {}
@@ -217,25 +216,15 @@ class OpenSet:
         }
 
     def condition(self, where: Any) -> Condition | None:
-        """Resolve ``where=``. What words say is kept until other words come: a byte for every item or sample."""
-        words = _words(where)
-        if words is None:
-            return self._resolved(where)
-        last = self._last_condition
-        if last is None or last[0] != words:
-            self._last_condition = last = words, self._resolved(where)
-        return last[1]
+        """The samples that fulfil ``where=``; see `samples`.
 
-    def _resolved(self, where: Any) -> Condition | None:
-        known = Known(self.shape[0], self._index, lambda: self.items, lambda: self.stored_labels("sample"))
-        return condition(where, known)
-
-
-def _words(where: Any) -> str | None:
-    """What names a condition that is an expression or a mapping of plain values; None for any other."""
-    if not isinstance(where, str | Mapping):
-        return None
-    try:
-        return json.dumps(where if isinstance(where, str) else [[str(name), where[name]] for name in where])
-    except TypeError:
-        return None  # such as of numpy's values, which may change
+        The last expression or mapping is remembered: a byte per item or sample.
+        """
+        tree = as_tree(where)
+        if tree is None:
+            return of_mask(where, self.shape[0], self._index)
+        key = repr(tree)  # which tells 1 from True, as == does not
+        if self._last_condition is None or self._last_condition[0] != key:
+            names = Names(self.shape[0], self._index, lambda: self.items, lambda: self.stored_labels("sample"))
+            self._last_condition = key, bind(tree, names)
+        return self._last_condition[1]
