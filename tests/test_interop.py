@@ -66,10 +66,10 @@ def test_every_table_is_the_same_in_pandas_and_in_arrow(acts):
     pytest.importorskip("pyarrow")
     for table in tables(acts):
         arrow, frame = table.to_arrow(), table.to_pandas()
-        assert arrow.column_names == list(table.columns()) == list(frame.columns)
+        assert arrow.column_names == list(table.columns) == list(frame.columns)
         assert arrow.num_rows == len(table) > 0
-        assert arrow.to_pylist() == table.to_records() == frame.to_dict("records")
-        for name, values in table.columns().items():
+        assert arrow.to_pylist() == list(table) == frame.to_dict("records")
+        for name, values in table.columns.items():
             assert arrow[name].to_numpy().dtype == values.dtype
 
 

@@ -410,11 +410,11 @@ def test_a_process_that_knows_nothing_of_saestore_has_the_engine_and_the_accesso
 import sys, xarray as xr
 assert not any(name.startswith("saestore") for name in sys.modules)
 ds = xr.open_dataset({str(folder)!r}, engine="saestore", group="Shapes/patch")
-print(ds.sae.top(3, n=2).to_records())
+print(list(ds.sae.top(3, n=2)))
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == str(saestore.open(folder)[PATH].top_samples(3, 2).to_records())
+    assert run.stdout.strip() == str(list(saestore.open(folder)[PATH].top_samples(3, 2)))
 
 
 def test_a_slice_can_be_written_and_read_back(dataset, tmp_path):
@@ -432,7 +432,7 @@ def test_a_slice_can_be_written_and_read_back(dataset, tmp_path):
 
 
 def in_other_process(dataset):
-    return dataset["activation"][3:40:5].values, dataset["split"].values.tolist(), dataset.sae.top(3, n=4).to_records()
+    return dataset["activation"][3:40:5].values, dataset["split"].values.tolist(), list(dataset.sae.top(3, n=4))
 
 
 def test_a_dataset_goes_to_a_spawned_process_and_is_opened_there(folder):
@@ -442,7 +442,7 @@ def test_a_dataset_goes_to_a_spawned_process_and_is_opened_there(folder):
         values, split, top = pool.apply(in_other_process, (part,))
     assert np.array_equal(values, CASE.dense[2:50][3:40:5])
     assert split == part["split"].values.tolist()
-    assert top == part.sae.top(3, n=4).to_records()
+    assert top == list(part.sae.top(3, n=4))
 
 
 def test_pickles_hold_no_data(folder):
@@ -452,7 +452,7 @@ def test_pickles_hold_no_data(folder):
     dataset["activation"][0:3].load()
     again = pickle.loads(pickle.dumps(acts))
     assert again.attributes == acts.attributes
-    assert again.top_samples(3).to_records() == acts.top_samples(3).to_records()
+    assert list(again.top_samples(3)) == list(acts.top_samples(3))
     for original in (
         acts.to_xarray(),
         dataset["activation"],
@@ -473,7 +473,7 @@ def test_a_set_in_memory_is_pickled_whole():
     acts = write_segments(memory_store(), CASE)
     found = pickle.loads(pickle.dumps(acts.to_xarray()))
     same(found)
-    assert found.sae.top(3).to_records() == acts.top_samples(3).to_records()
+    assert list(found.sae.top(3)) == list(acts.top_samples(3))
 
 
 # --- the accessor
@@ -580,7 +580,7 @@ def test_the_accessor_refuses_what_two_sets_were_put_together_into(acts, dim):
 
 def test_features_are_those_of_the_dataset(acts):
     dataset = acts.to_xarray().sel(feature=[7, FEATURE])
-    assert dataset.sae.top(FEATURE).to_records() == acts.top_samples(FEATURE).to_records()
+    assert list(dataset.sae.top(FEATURE)) == list(acts.top_samples(FEATURE))
     stats = dataset.sae.stats()
     assert stats["feature"].values.tolist() == [7, FEATURE]
     assert np.array_equal(stats["n_active"], np.count_nonzero(CASE.dense[:, [7, FEATURE]], axis=0))

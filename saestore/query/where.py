@@ -127,7 +127,7 @@ def as_tree(where: Any) -> Node | None:
     """
     if isinstance(where, str):
         return parse(where)
-    if isinstance(where, Mapping) and where:
+    if isinstance(where, Mapping):
         return Join("and", tuple(Compare(Name(str(name)), "==", _values(values)) for name, values in where.items()))
     return where if isinstance(where, Node) else None
 
@@ -163,7 +163,7 @@ def bind(tree: Node, names: Names) -> Condition:
 
 def of_mask(where: Any, n_samples: int, index: ItemIndex) -> Condition | None:
     """The samples of a boolean mask per sample or per item; a mask whose length fits both is per sample."""
-    if where is None or (isinstance(where, Mapping) and not where):
+    if where is None:
         return None
     try:
         mask = np.asarray(where)
@@ -186,6 +186,8 @@ def of_mask(where: Any, n_samples: int, index: ItemIndex) -> Condition | None:
 
 def _bound(node: Node, names: Names) -> _Values:
     match node:
+        case Join(_, ()):
+            return np.ones(names.index.n_items, bool)
         case Join(word, terms):
             return _joined(operator.and_ if word == "and" else operator.or_, (_bound(t, names) for t in terms))
         case Not(term):
