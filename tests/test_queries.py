@@ -74,10 +74,10 @@ def assert_top_samples(found, case: Case, features: Sequence[int], *, n: int, le
 
 def check_top_samples(acts, case: Case, features: list[int], rng) -> None:
     for where, keep in masks_of(case, rng):
-        for per in ("sample", "item"):
+        for level in ("sample", "item"):
             for n in (0, 1, 3, 10**6):
-                found = acts.top_samples(features, n, level=per, where=where)
-                assert_top_samples(found, case, features, n=n, level=per, keep=keep)
+                found = acts.top_samples(features, n, level=level, where=where)
+                assert_top_samples(found, case, features, n=n, level=level, keep=keep)
     every = {"level": "sample", "keep": np.ones(len(case.dense), bool)}
     for feature in features:
         assert_top_samples(acts.top_samples(feature), case, [feature], n=20, **every)
