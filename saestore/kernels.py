@@ -1,7 +1,7 @@
 """Pure array functions: orders, merges, per-feature sums. No store, no state.
 
-Impact order is the order of a feature's list: activation descending, ties by ascending sample. It is made with one sort
-of plain uint64 keys, which numpy does with SIMD instructions, many times faster than an argsort of the same keys.
+Impact order is the order of a feature's list: activation descending, ties by ascending sample. One sort of
+plain uint64 keys makes it: numpy sorts them with SIMD instructions, many times faster than an argsort of the same keys.
 """
 
 from __future__ import annotations

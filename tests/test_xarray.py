@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from raising import raises
 from strategies import PATH, cases, make_case, memory_store, write_case, write_segments
 from test_requests import CountingStore
 from zarr.storage import MemoryStore
@@ -325,10 +326,8 @@ def test_what_would_densify_beyond_the_limit_is_refused_before_anything_is_read(
         lambda d: d.where(d["color::red"]),
         lambda d: d["activation"].isel(sample=xr.DataArray(np.zeros((200, 9), int), dims=("a", "b"))).load(),
     ):
-        with pytest.raises(TooLargeError, match=r"60 x 15.*chunks=\{\}|200 x 9 x 15") as raised:
+        with raises(TooLargeError, "too-large", " x 15", "chunks={}", ".sae.stats()", ".sae.top("):
             reduction(dataset)
-        assert ".sae.stats()" in str(raised.value)
-        assert ".sae.top(" in str(raised.value)
     assert not any("/by_" in key for key, _ in store.taken())
     assert dataset["activation"][:-1].shape == dataset["activation"][:-1].values.shape
     with pytest.raises(MemoryError):  # what xarray and others may catch
@@ -424,7 +423,7 @@ def test_a_slice_can_be_written_and_read_back(dataset, tmp_path):
     assert np.array_equal(back["activation"].values, CASE.dense[5:9])
     assert back["split"].values.tolist() == part["split"].values.tolist()
     assert back.attrs == dataset.attrs
-    with pytest.raises(InvalidInputError, match="activation"):
+    with raises(InvalidInputError, "not-a-selection", "activation"):
         back.sae.top(1)
 
 
@@ -561,8 +560,9 @@ CHANGED = {
 def test_the_accessor_refuses_what_is_no_selection(acts, name):
     dataset = CHANGED[name](acts.to_xarray())
     for ask in (lambda: dataset.sae.top(1), dataset.sae.stats, lambda: dataset.sae.plot.histogram(1)):
-        with pytest.raises((InvalidInputError, OutOfRangeError), match=r"Dataset|\.sae"):
+        with pytest.raises((InvalidInputError, OutOfRangeError)) as caught:
             ask()
+        assert caught.value.code in ("not-a-selection", "repeated-samples", "out-of-range")
 
 
 @pytest.mark.parametrize("dim", ["sample", "feature", "sae"])
@@ -572,7 +572,7 @@ def test_the_accessor_refuses_what_two_sets_were_put_together_into(acts, dim):
     if dim != "sample":
         second = other.to_xarray().isel(sample=slice(0, 5))
     together = xr.concat([first, second], dim, join="outer", data_vars="all", coords="different", compat="equals")
-    with pytest.raises(InvalidInputError, match=r"several|dimensions"):
+    with raises(InvalidInputError, "not-a-selection"):
         together.sae.top(FEATURE)
     # Sets may be computed with together, of course.
     assert (first["mean"] - second["mean"]).shape == (WIDTH,)
@@ -585,9 +585,9 @@ def test_features_are_those_of_the_dataset(acts):
     assert stats["feature"].values.tolist() == [7, FEATURE]
     assert np.array_equal(stats["n_active"], np.count_nonzero(CASE.dense[:, [7, FEATURE]], axis=0))
     missing = next(f for f in range(WIDTH) if f not in (7, FEATURE))
-    with pytest.raises(OutOfRangeError, match=f"feature {missing} is not among the 2 features"):
+    with raises(OutOfRangeError, "out-of-range", f"feature {missing}", "2 features"):
         dataset.sae.top([7, missing])
-    with pytest.raises(OutOfRangeError, match="there are 15"):
+    with raises(OutOfRangeError, "out-of-range", "there are 15"):
         dataset.sae.top(WIDTH)
     assert acts.to_xarray().isel(feature=4).sae.stats()["feature"].values.tolist() == [4]
     assert acts.to_xarray().sae.acts is acts
@@ -603,9 +603,9 @@ def test_plots_are_of_the_selected_samples(acts):
     assert drawn == wanted
     assert drawn != [patch.get_path().vertices.tolist() for patch in acts.plot.histogram(FEATURE, bins=7).patches]
     assert dataset.sae.plot.density() is not None
-    with pytest.raises(InvalidInputError, match="where="):
+    with raises(InvalidInputError, "unexpected-where", "where="):
         part.sae.plot.histogram(FEATURE, where={"split": "test"})
-    with pytest.raises(InvalidInputError, match="all features"):
+    with raises(InvalidInputError, "missing-features", "all features"):
         part.isel(feature=[1]).sae.plot.density()
     with pytest.raises(OutOfRangeError):
         part.isel(feature=[1]).sae.plot.top(2)
@@ -637,6 +637,6 @@ def test_an_empty_set_opens():
 
 def test_chunks_without_dask_name_the_extra(acts, monkeypatch):
     monkeypatch.setitem(sys.modules, "dask", None)  # what `import dask` finds where it is not installed
-    with pytest.raises(MissingDependencyError, match=r"saestore\[dask\]"):
+    with raises(MissingDependencyError, "missing-dependency", "saestore[dask]"):
         acts.to_xarray(chunks={})
     assert issubclass(MissingDependencyError, SaestoreError)

@@ -91,7 +91,7 @@ def score(metric: Metric, one: Sizes, other: Sizes, n_both: Array, dot: Array) -
 def overlap_of_list(segments: Sequence[Segment], lists: PostingLists, n_features: int) -> tuple[Array, Array]:
     """Samples that every feature shares with one list, and the sums of the products of the activations there.
 
-    Memory: the list, a block of about 4 million non-zeros, and 16 bytes a feature.
+    Memory: the list, a block of about 4 million non-zeros, and 16 bytes per feature.
     """
     order = np.argsort(lists.samples)
     rows, values = lists.samples[order], lists.data[order].astype(np.float64)
