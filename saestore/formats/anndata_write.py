@@ -10,7 +10,7 @@ import pandas as pd
 from saestore.format import BY_SAMPLE
 from saestore.interop.dataset import attributes_of
 from saestore.interop.optional import require
-from saestore.query.sample_coords import OF_ITEMS, Columns
+from saestore.query.sample_coords import OF_ITEMS, SampleCoordinates
 
 if TYPE_CHECKING:
     import anndata
@@ -101,7 +101,7 @@ def _obs_columns(selected: Selected, obs: Any) -> list[tuple[_Growing, Callable[
         (_Growing(obs, "_index", _TEXT), lambda samples: samples.astype(_TEXT))
     ]
     order = []
-    for name, column in Columns(selected.acts).by_name.items():
+    for name, column in SampleCoordinates(selected.acts).by_name.items():
         label = name.replace("/", "|")  # a name with a slash would be a path
         if name in _SHARED:
             arrays.append(_shared(selected, obs, name))
@@ -210,7 +210,7 @@ def _samples(acts: SetReader) -> pd.DataFrame:
     samples = np.arange(acts.shape[0])
     found = {
         name: _of_items(acts, name, samples) if name in OF_ITEMS else column.at(samples)
-        for name, column in Columns(acts).by_name.items()
+        for name, column in SampleCoordinates(acts).by_name.items()
     }
     return pd.DataFrame(found, index=samples.astype(str))
 

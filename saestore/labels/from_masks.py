@@ -56,12 +56,8 @@ def from_masks(
     source
         What the set says of its embeddings: how images were made square, where it is known.
     options
-    <<<<<<< HEAD
-        As `saestore.concepts_namespace.Concepts.add_masks` explains them.
-    =======
-        As `saestore.concepts_namespace.Concepts.add_masks` explains them.
-    >>>>>>> main
-
+            As `saestore.concepts_namespace.Concepts.add_masks` explains them.
+    
     Raises
     ------
     NotFoundError, InvalidInputError, MissingDependencyError

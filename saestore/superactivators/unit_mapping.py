@@ -18,6 +18,7 @@ from saestore.errors import InvalidInputError
 from saestore.files import existing_file
 from saestore.formats.base import Opened, Rows
 from saestore.formats.issues import Issue
+from saestore.kernels import mix64
 
 Array = np.ndarray[Any, Any]
 
@@ -143,21 +144,13 @@ class _Signatures:
         bits = values.view(np.uint64)
         np.add.at(self.count, ids, 1)
         with np.errstate(over="ignore"):
-            mixed = _mix(_mix(row + np.uint64(0x9E3779B97F4A7C15)) ^ bits)
+            mixed = mix64(mix64(row + np.uint64(0x9E3779B97F4A7C15)) ^ bits)
             np.add.at(self._sums[0], ids, mixed)
-            np.add.at(self._sums[1], ids, _mix(mixed + np.uint64(0xD6E8FEB86659FD93)))
+            np.add.at(self._sums[1], ids, mix64(mixed + np.uint64(0xD6E8FEB86659FD93)))
 
     def keys(self) -> list[tuple[int, int, int]]:
         """One key a column; equal keys mean equal columns."""
         return list(zip(self.count.tolist(), self._sums[0].tolist(), self._sums[1].tolist(), strict=True))
-
-
-def _mix(z: Array) -> Array:
-    """The finaliser of splitmix64."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: Array = z ^ (z >> np.uint64(31))
-    return mixed
 
 
 def _matched(columns: _Signatures, features: _Signatures, said: Array | None, path: str) -> Array:
