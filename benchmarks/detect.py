@@ -20,7 +20,7 @@ from benchmarks.labels import CONCEPTS, Items, labels
 from benchmarks.memory import peak_bytes
 from benchmarks.scale import Stream
 from saestore.format import DEFAULT_SEGMENT_ROWS, SetAttributes
-from saestore.store import start_set
+from saestore.writing.pipeline import start_set
 from saestore.tables import as_items
 from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter

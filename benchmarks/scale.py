@@ -32,7 +32,7 @@ from benchmarks.tasks import DENSE_ROWS, RANDOM_ROWS, TOP
 from saestore.activation_set import ActivationSet
 from saestore.format import DEFAULT_SEGMENT_ROWS, SetAttributes, feature_dtype
 from saestore.storage import stored_bytes
-from saestore.store import start_set
+from saestore.writing.pipeline import start_set
 from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter
 

@@ -13,15 +13,13 @@ from saestore.formats.atomic_output import Output
 from saestore.formats.delphi_write import write_delphi
 from saestore.formats.selection import Selected
 from saestore.formats.write_tensors import names_of, write_dense, write_sparse
+from saestore.progress import Progress, ProgressOption
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
 
 FORMATS = ("scipy", "anndata", "parquet", "delphi", "superactivators-sparse", "superactivators-dense")
 _SUFFIXES = {".npz": "scipy", ".h5ad": "anndata", ".zarr": "anndata", ".parquet": "parquet"}
-
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def export(
     pad_token: int = 0,
     clip: bool = False,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressOption = False,
 ) -> Exported:
     """Write an activation set, or the part that is asked for, in another program's format.
 
@@ -95,7 +93,7 @@ def export(
     overwrite
         Replace what is there.
     progress
-        Called with a line of text now and then.
+        True shows lines on stderr, False shows nothing, a function receives every line.
 
     Returns
     -------
@@ -122,7 +120,7 @@ def export(
     name = _format(format, target)
     if name != "delphi" and (tokens is not None or pad_token != 0 or clip):
         raise InvalidInputError(f"tokens, pad_token and clip belong to delphi caches; {target} is to be {name}.")
-    selected = Selected.of(acts, where, features, progress)
+    selected = Selected.of(acts, where, features, Progress(progress).line)
     base = target.name.removesuffix(".pt") if name.startswith("superactivators") else None
     existing = [target] if base is None else names_of(target.parent, base)
     notes: list[str] = []

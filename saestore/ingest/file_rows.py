@@ -1,0 +1,116 @@
+"""A foreign file as a row source: every row is cleaned on the way, and its faults are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from saestore.errors import InvalidInputError
+from saestore.formats.base import Opened, clean, fingerprint
+from saestore.formats.issues import Issue, IssueCollector, refusal
+from saestore.sparse_rows import Advance, SparseRows
+
+__all__ = ["FileRows"]
+
+
+@dataclass
+class FileRows:
+    """A `RowSource` over a file that another program wrote.
+
+    Attributes
+    ----------
+    opened
+        The file.
+    n_features
+        Width of the SAE.
+    faults
+        Known before a row was read.
+    remarks
+        Gives the faults that the counts of all rows show.
+    reported
+        The faults that the last `check` found; the set records them.
+    """
+
+    opened: Opened
+    n_features: int
+    faults: Sequence[Issue]
+    remarks: Callable[[IssueCollector], list[Issue]]
+    reported: Sequence[Issue] = ()
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return self.opened.n_rows
+
+    @cached_property
+    def _collector(self) -> IssueCollector:
+        """Counts the faults of all rows that `read` gave."""
+        return self._new_collector()
+
+    def _new_collector(self) -> IssueCollector:
+        return IssueCollector(self.n_features, self.opened.row_capacity)
+
+    def check(self, first: int, advance: Advance) -> IssueCollector:
+        """Read the rows from `first` on and report their faults; none is refused yet."""
+        collector = self._new_collector()
+        for start in range(first, self.n_rows, self.opened.step):
+            rows = self._block(start, min(start + self.opened.step, self.n_rows), collector)
+            advance(len(rows), rows.nnz)
+        self.reported = self._faults(collector)
+        return collector
+
+    def read(self, start: int, stop: int, advance: Advance | None = None) -> SparseRows:
+        """Rows `start` to `stop`.
+
+        Raises
+        ------
+        InvalidInputError
+            They have faults that `check` did not find.
+        """
+        parts = []
+        for first in range(start, stop, self.opened.step):
+            parts.append(self._block(first, min(first + self.opened.step, stop), self._collector))
+            if advance is not None:
+                advance(len(parts[-1]), parts[-1].nnz)
+        if refusal(self._faults(self._collector)) is not None:
+            raise InvalidInputError(
+                f"{self.opened.path} changed during the import: it has new faults.", code="changed-file"
+            )
+        return parts[0] if len(parts) == 1 else SparseRows.concat(parts)
+
+    def fingerprint(self, n_rows: int | None = None) -> str:
+        """Digest of the files; they cannot tell their first rows from the others."""
+        if n_rows not in (None, self.n_rows):
+            raise ValueError("a file has a fingerprint of all its rows only")
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return fingerprint(self.opened.files)
+
+    def provenance(self) -> dict[str, Any]:
+        """Which file it is, and its faults."""
+        opened = self.opened
+        return {
+            "kind": "import",
+            "format": opened.format,
+            "path": opened.path,
+            **opened.source,
+            "n_rows": opened.n_rows,
+            "dtype": opened.dtype,
+            "faults": [fault.to_json(details=False) for fault in self.reported],
+        }
+
+    def _block(self, start: int, stop: int, collector: IssueCollector) -> SparseRows:
+        opened = self.opened
+        rows = clean(opened.read(start, stop), start, collector, opened.dtype, summed=opened.summed)
+        return SparseRows(rows.indptr, rows.ids, np.asarray(rows.values))
+
+    def _faults(self, collector: IssueCollector) -> list[Issue]:
+        opened = self.opened
+        met = collector.faults(padded=opened.row_capacity is not None, summed=opened.summed)
+        return [*self.faults, *met, *self.remarks(collector)]
