@@ -260,7 +260,7 @@ def _recorded_source(source: Mapping[str, Any] | None, images: Any) -> dict[str,
             code="reserved-name",
         )
     try:
-        given = json.loads(canonical_json(given))
+        given = dict(json.loads(canonical_json(given)))
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"source must hold JSON-able values ({error}).", code="bad-source") from error
     if images is None:

@@ -28,6 +28,7 @@ from build_helpers import (  # noqa: E402 (what follows needs torch)
     unexplained,
 )
 from embedding_files import LAYOUTS, rows, write_chunks  # noqa: E402
+from raising import raises  # noqa: E402
 
 ARCHITECTURES = ("standard", "topk", "batchtopk", "matryoshka_batchtopk", "jumprelu", "gated")
 LOW = "ignore:.* of the variance of the first:UserWarning"  # an SAE of random weights explains nothing
@@ -305,7 +306,7 @@ def test_texts_are_found_by_name(scratch, build, saes):
     x = near(saes["tiny"], 30).half()
     torch.save(x, scratch("Embeddings", "Sarcasm") / "Gemma_SAE_patch_embeddings_percentthrumodel_81.pt")
     metadata(scratch("Data", "Sarcasm"), 5, key="text_path")
-    with pytest.raises(InvalidInputError, match=r"which of the 30 tokens belong to which of the 5 texts.*--item-ptr"):
+    with raises(InvalidInputError, "missing-item-ptr", "30 tokens", "5 texts", "--item-ptr"):
         build("Sarcasm")
     torch.save(COUNTS, scratch("GT_Samples", "Sarcasm") / "token_counts_inputsize_('text', 'text2').pt")
     acts = build("Sarcasm")
@@ -484,8 +485,8 @@ def test_another_build_is_refused_and_overwrites_when_told(what, different, tmp_
 
 def test_all_that_differs_is_named(tmp_path, build, saes):
     build(embeddings=near(saes["tiny"], 60))
-    with pytest.raises(
-        StoreConflictError, match=r"differ: embeddings \(.*dtype \(float32 there, float16 now\), top_k \(None"
+    with raises(
+        StoreConflictError, "different-content", "embeddings (", "dtype (float32 there, float16 now)", "top_k (None"
     ):
         build(embeddings=near(saes["tiny"], 61), dtype="float16", top_k=1)
 

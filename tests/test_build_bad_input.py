@@ -441,12 +441,12 @@ def test_file_system_is_read_only(read_only_disk, build, x):
 # Memory.
 
 PEAK = """
-import sys, warnings, saestore.ingest.run_build, saestore.ingest.encode_pipeline
+import sys, warnings, saestore.ingest.encoded_rows, saestore.writing.pipeline
 import saestore.sae.encode, saestore.embeddings.base
 import saestore.storage.arrays
 warnings.simplefilter("ignore")
-saestore.ingest.run_build._MERGE_MEMORY = 8 << 20
-saestore.ingest.encode_pipeline._CHECK_BYTES = saestore.sae.encode._BATCH_BYTES = 1 << 20
+saestore.writing.pipeline.MERGE_MEMORY = 8 << 20
+saestore.ingest.encoded_rows._CHECK_BYTES = saestore.sae.encode._BATCH_BYTES = 1 << 20
 saestore.embeddings.base._REMAP_BYTES = 1 << 20
 saestore.storage.arrays.SHARD = 1 << 17
 folder, n = sys.argv[1], sys.argv[2]

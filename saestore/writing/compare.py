@@ -52,15 +52,10 @@ def refuse_other(plan: WritePlan, existing: SetAttributes) -> None:
     _refuse(plan, {**pairs, **_settings(plan, existing)}, advice)
 
 
-def check_prefix(plan: WritePlan, group: zarr.Group, existing: SetAttributes) -> None:
+def check_prefix(plan: WritePlan, root: zarr.Group, existing: SetAttributes) -> None:
     """Refuse to append unless the set is the beginning of the plan, and name what was removed or changed.
 
     Memory: the items of the set, one column at a time.
-
-    Parameters
-    ----------
-    group
-        The set's group.
 
     Raises
     ------
@@ -75,6 +70,7 @@ def check_prefix(plan: WritePlan, group: zarr.Group, existing: SetAttributes) ->
         )
     _refuse(plan, _settings(plan, existing), f"Appended samples must be made in the same way. {_REPLACE}")
     n_items, n_rows, table = existing.n_items, existing.n_samples, plan.table
+    group: Any = root[plan.path]
     _check_items(stored_items(group, existing), table.items, n_items, plan.path)
     pointers = ItemIndex.read(group, existing).pointers()
     if table.index.n_items < n_items or not np.array_equal(pointers, table.index.pointers()[: n_items + 1]):

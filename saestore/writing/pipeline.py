@@ -213,7 +213,7 @@ def write_set(
     *,
     append: bool = False,
     overwrite: bool = False,
-    memory: int = MERGE_MEMORY,
+    memory: int | None = None,
 ) -> zarr.Group:
     """Write a set, or finish the one that an earlier call of the same content left.
 
@@ -224,7 +224,7 @@ def write_set(
     overwrite
         Replace a set of other content.
     memory
-        Bound in bytes on the merge at the end.
+        Bound in bytes on the merge at the end, by default 256 MiB.
 
     Returns
     -------
@@ -262,14 +262,14 @@ def write_set(
         elif writer.attributes.complete:
             _plan_more(plan, writer, writer.attributes)
         first = _append_segments(plan, writer, progress)
-        writer.finish(first=first, memory=memory, progress=progress.line)
+        writer.finish(first=first, memory=memory or MERGE_MEMORY, progress=progress.line)
     return root
 
 
 def _is_done(plan: WritePlan, root: zarr.Group, existing: SetAttributes, *, append: bool) -> bool:
     """Refuse a set of other content; True when the set is complete and nothing is left to do."""
     if append and existing.complete and plan.rows.n_rows != existing.n_samples:
-        check_prefix(plan, root[plan.path], existing)
+        check_prefix(plan, root, existing)
         return False
     refuse_other(plan, existing)
     return existing.complete
