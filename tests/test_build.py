@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 import saestore
 from saestore.errors import InvalidInputError, LockedError, NotFoundError, StoreConflictError
@@ -499,6 +500,32 @@ def test_sets_side_by_side(tmp_path, build, saes):
     store = saestore.open(tmp_path / "store")
     assert list(store) == ["Mine/cls/tiny", "Mine/patch/tiny", "Other/patch/tiny"]
     assert store.verify().ok
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_the_store_is_opened_once(there, tmp_path, build, saes, monkeypatch):
+    """Where there is none, it is looked for once, and created by the first write."""
+    if there:
+        build("Other", embeddings=near(saes["tiny"], 40))
+    attempts, opened, open_group = [], [], zarr.open_group
+
+    def counting(store, *args, **kwargs):
+        if str(store) == str(tmp_path / "store"):
+            attempts.append(kwargs.get("mode"))
+            group = open_group(store, *args, **kwargs)
+            opened.append(group)
+            return group
+        return open_group(store, *args, **kwargs)
+
+    monkeypatch.setattr(zarr, "open_group", counting)
+    with pytest.raises(InvalidInputError):
+        build(embeddings=torch.full((5, D_IN), float("nan")))
+    assert (len(attempts), len(opened)) == (1, int(there))
+    assert (tmp_path / "store").exists() == there
+    assert build(embeddings=near(saes["tiny"], 40)).attributes.complete
+    assert len(opened) == 2 * there
+    build(embeddings=near(saes["tiny"], 40))
+    assert len(opened) == 2 * there + 1
 
 
 def test_a_second_builder_is_refused_while_the_first_lives(tmp_path, build, saes):

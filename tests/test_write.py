@@ -17,6 +17,7 @@ from zarr.storage import LocalStore
 
 import saestore
 from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError, StoreWriteError
+from saestore.plot.seen import find_image
 from saestore.writing import SetWriter
 
 FORMATS = ["coo", "csr", "csc", "lil", "dok", "bsr", "dia"]
@@ -296,6 +297,8 @@ def test_spans_source_sae_and_images_are_recorded(tmp_path):
     source = acts.attributes.source
     assert (source["kind"], source["model"], source["layers"]) == ("matrix", "gemma", [3, 4])
     assert source["images"] == str(tmp_path / "images")
+    (tmp_path / "images" / "a.png").write_bytes(b"")
+    assert find_image(acts, "a.png", None) == tmp_path / "images" / "a.png"
 
 
 def test_an_sae_that_is_not_at_hand_is_recorded_by_its_name(tmp_path):
