@@ -31,8 +31,8 @@ class FileRows:
         Known before a row was read.
     remarks
         Gives the faults that the counts of all rows show.
-    reported
-        The faults that the last `check` found; the set records them.
+    reported, density
+        The faults and the activations per row that the last `check` found.
     """
 
     opened: Opened
@@ -40,6 +40,7 @@ class FileRows:
     faults: Sequence[Issue]
     remarks: Callable[[IssueCollector], list[Issue]]
     reported: Sequence[Issue] = ()
+    density: float = 0.0
 
     @property
     def n_rows(self) -> int:
@@ -60,7 +61,7 @@ class FileRows:
         for start in range(first, self.n_rows, self.opened.step):
             rows = self._block(start, min(start + self.opened.step, self.n_rows), collector)
             advance(len(rows), rows.nnz)
-        self.reported = self._faults(collector)
+        self.reported, self.density = self._faults(collector), collector.nnz / max(1, collector.rows)
         return collector
 
     def read(self, start: int, stop: int, advance: Advance | None = None) -> SparseRows:

@@ -51,17 +51,8 @@ class ImportReport:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able values."""
-        return {
-            "path": self.path,
-            "format": self.format,
-            "n_samples": self.n_samples,
-            "n_features": self.n_features,
-            "n_items": self.n_items,
-            "nnz": self.nnz,
-            "dtype": self.dtype,
-            "ok": self.ok,
-            "faults": [fault.to_json() for fault in self.faults],
-        }
+        known = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**known, "ok": self.ok, "faults": [fault.to_json() for fault in self.faults]}
 
 
 def import_activations(
