@@ -96,7 +96,7 @@ def test_what_to_anndata_gave_comes_back(tmp_path):
 
 
 def test_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("saestore.formats.anndata.BLOCK", 17)
+    monkeypatch.setattr("saestore.formats.base.BLOCK", 17)
     monkeypatch.setattr("saestore.formats.anndata._DENSE", 40)
     case = make_case(6, 40, 9, density=0.5)
     for kind, make in KINDS.items():
@@ -119,5 +119,5 @@ def test_features_that_are_a_part(tmp_path):
         adata = anndata.AnnData(X=sp.csr_matrix(np.eye(3, dtype=np.float32)), var=pd.DataFrame(index=["5", "9", "11"]))
         adata.write_h5ad(tmp_path / "x.h5ad")
     (fault,) = imported(tmp_path / "x.h5ad").attributes.source["faults"]
-    assert (fault["kind"], fault["severity"]) == ("renumbered_features", "recorded")
+    assert (fault["kind"], fault["severity"]) == ("renumbered_features", "info")
     assert "what var calls 5 is feature 0" in fault["message"]

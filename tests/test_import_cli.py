@@ -36,7 +36,7 @@ def test_out_and_in(store):
     assert np.array_equal(matrix.toarray(), store.dense[[*range(18), *range(45, 54)]][:, [0, 1, 2, 3, 7]])
     answer = ask("import", "Mine/patch/copy", "x.npz", store=store)
     assert "Mine/patch/copy" in answer
-    assert "recorded" in answer  # the negative activations
+    assert "info" in answer  # the negative activations
     assert np.array_equal(saestore.open(store.path)["Mine"].dense(), matrix.toarray())
 
 

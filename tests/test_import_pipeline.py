@@ -68,8 +68,8 @@ def test_what_is_known_and_what_is_not(tmp_path):
     assert (sae["architecture"], sae["k"], sae["layer"], sae["d_sae"]) == ("topk", K, 22, 1 << 16)
     assert sae["fingerprint"] == sae["hook_name"] == "unknown"
     assert kinds(acts) == {
-        "padding": ("recorded", 512 * K - np.count_nonzero(dense)),
-        "negative": ("recorded", int((dense < 0).sum())),
+        "padding": ("info", 512 * K - np.count_nonzero(dense)),
+        "negative": ("info", int((dense < 0).sum())),
         "unsorted": kinds(acts)["unsorted"],
     }
 
@@ -103,7 +103,7 @@ def test_the_end_of_a_chunk_is_not_believed(tmp_path):
     for path in (info, tmp_path / "mine", tmp_path / "mine.pt"):
         acts = imported(path)
         assert np.array_equal(acts.dense(), dense)
-        assert kinds(acts)["wrong_end_idx"] == ("corrected", 2)
+        assert kinds(acts)["wrong_end_idx"] == ("fixed", 2)
     report = saestore.check_import("Some/cls/sae", info)
     (fault,) = [f for f in report.faults if f.kind == "wrong_end_idx"]
     assert "wrong rows for 2 of 3 chunks: chunk 0 says 0 to 37 and is 0 to 40; n_samples is right" in fault.message
@@ -171,7 +171,7 @@ def test_rows_that_were_cut(tmp_path):
     path = save_sparse(tmp_path, dense, K, "gemmascope_patch_sparse_layer34")
     acts = saestore.import_activations("Sarcasm/token", path, store=memory_store(), item_ptr=1)
     assert acts.path == "Sarcasm/token/gemma-scope-9b-34-16k"
-    assert kinds(acts)["cut_to_k"] == ("recorded", full)
+    assert kinds(acts)["cut_to_k"] == ("info", full)
     message = next(f["message"] for f in acts.attributes.source["faults"] if f["kind"] == "cut_to_k")
     assert f"{full} of 90 rows fill all 6 places" in message
     assert "about 44 % of its activations are missing" in message
@@ -235,8 +235,8 @@ def test_the_unit_mapping_is_checked_against_the_sparse_file(tmp_path):
             assert acts.path == "CLEVR/patch/clip-scope-22"
             assert acts.shape[1] == 1 << 16
             found = kinds(acts)
-            assert found["wrong_unit_mapping"] == ("corrected", 4)
-            assert found["filtered"] == ("recorded", (1 << 16) - 4)
+            assert found["wrong_unit_mapping"] == ("fixed", 4)
+            assert found["filtered"] == ("info", (1 << 16) - 4)
             assert ("negatives_dropped" in found) == positive
         assert found.get("negatives_dropped", (0, 0))[1] == (int((kept < 0).sum()) if positive else 0)
     report = saestore.check_import("CLEVR/patch", made_dense)
@@ -267,10 +267,10 @@ def test_a_mapping_that_is_missing_or_another(tmp_path):
     _, filtered, made_dense = pipeline(tmp_path, dense, K)
     mapping = filtered.with_name("clipscope_patch_filtered_unit_mapping.json")
     save_mapping(filtered.parent, "clipscope_patch_filtered", [1, 2, 3], WIDTH)
-    assert kinds(imported(made_dense, "A/patch/b"))["wrong_unit_mapping"] == ("corrected", 4)
+    assert kinds(imported(made_dense, "A/patch/b"))["wrong_unit_mapping"] == ("fixed", 4)
     mapping.unlink()
     acts = imported(made_dense, "A/patch/b")
-    assert kinds(acts)["no_unit_mapping"] == ("corrected", 1)
+    assert kinds(acts)["no_unit_mapping"] == ("fixed", 1)
     assert np.array_equal(acts.dense(features=KEPT), np.maximum(dense[:, KEPT], 0))
     mapping.write_text("{}")
     with pytest.raises(InvalidInputError, match="is no unit mapping"):
@@ -303,7 +303,7 @@ def test_calibration_rows_that_are_not_only_calibration(tmp_path):
     dense = top_rows(6, WIDTH, K)
     path = save_sparse(tmp_path, dense, K, "clipscope_cls_sparse_layer22")
     items = {"image_path": list("abcdef"), "split": ["train", "cal", "test", "train", "cal", "test"]}
-    assert kinds(imported(path, items=items))["calibration_range"] == ("recorded", 2)
+    assert kinds(imported(path, items=items))["calibration_range"] == ("info", 2)
     items["split"] = ["train", "train", "cal", "cal", "test", "test"]
     assert "calibration_range" not in kinds(imported(path, items=items))
 

@@ -91,10 +91,10 @@ def test_faults_are_counted_and_told(tmp_path):
     assert np.array_equal(acts.dense(), [[0, 0, -2, 0, 1], [0] * 5, [5, 0, 0, 3, 0]])
     found = faults(acts)
     assert {kind: (f["severity"], f["count"]) for kind, f in found.items()} == {
-        "explicit_zeros": ("recorded", 1),
-        "negative": ("recorded", 1),
-        "unsorted": ("corrected", 1),
-        "duplicates": ("corrected", 1),
+        "explicit_zeros": ("info", 1),
+        "negative": ("info", 1),
+        "unsorted": ("fixed", 1),
+        "duplicates": ("fixed", 1),
     }
     assert "row 2 has feature 3 more than once; added up, as scipy does" in found["duplicates"]["message"]
 
@@ -115,7 +115,7 @@ def test_what_would_change_answers_is_refused(tmp_path, indices, data, kind, mes
     assert not (tmp_path / "s.zarr").exists()
     report = saestore.check_import(PATH, path)
     assert not report.ok
-    assert [(f.kind, f.severity) for f in report.faults] == [(kind, "refused")]
+    assert [(f.kind, f.severity) for f in report.faults] == [(kind, "error")]
     assert message in report.faults[0].message
 
 
@@ -253,7 +253,7 @@ def test_the_input_may_move_and_is_known_again(tmp_path):
 def test_reads_stay_within_a_block(tmp_path, monkeypatch):
     """Segments and blocks that fit nothing evenly, and entries that a spool has to sort."""
     case = make_case(5, 47, 13, density=0.5)
-    monkeypatch.setattr("saestore.formats.scipy_npz.BLOCK", 29)
+    monkeypatch.setattr("saestore.formats.base.BLOCK", 29)
     monkeypatch.setattr("saestore.formats.spool._BUCKET", 5)
     for kind in ("csr", "csc", "coo"):
         acts = imported(save(tmp_path, case.csr.asformat(kind)), segment_rows=11)

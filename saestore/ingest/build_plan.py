@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,10 +17,12 @@ from saestore.ingest.embedding_input import Inputs, embeddings_on_disk, from_mod
 from saestore.ingest.ground_truth import planned_truth
 from saestore.sae import LoadedSAE, load_sae
 from saestore.sae.encode import Encoder, make_encoder
-from saestore.superactivators.datasets import Dataset, find_dataset
-from saestore.superactivators.ground_truth import GroundTruth
 from saestore.tables import Items
 from saestore.tables.item_index import ItemIndex
+
+if TYPE_CHECKING:
+    from saestore.superactivators.datasets import Dataset
+    from saestore.superactivators.ground_truth import GroundTruth
 
 Array = np.ndarray[Any, Any]
 
@@ -174,7 +177,12 @@ def make_plan(
 
 
 def _known(request: Request) -> Dataset | None:
-    """The known dataset of that name; None for one of the user's own, whose samples are given."""
+    """The known dataset of that name; None for a dataset of the user's own, whose samples are given."""
+    in_memory = request.embeddings is not None and not isinstance(request.embeddings, str | os.PathLike)
+    if in_memory and request.sae is not None:
+        return None  # a name tells something of files and of the SAE only
+    from saestore.superactivators.datasets import find_dataset
+
     try:
         return find_dataset(request.dataset)
     except NotFoundError:

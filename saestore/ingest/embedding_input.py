@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,11 +18,12 @@ from saestore.ingest.build_options import Request
 from saestore.models import ModelRequest, open_model_source
 from saestore.models.training_spec import SAETrainingSpec
 from saestore.sae import LoadedSAE
-from saestore.superactivators.datasets import Dataset
-from saestore.superactivators.search import find_embeddings, find_items, find_token_counts
 from saestore.tables import Items, as_items, item_pointers, token_spans
 from saestore.tables.fingerprint import items_fingerprint, spans_fingerprint
 from saestore.tables.item_index import ItemIndex
+
+if TYPE_CHECKING:
+    from saestore.superactivators.datasets import Dataset
 
 Array = np.ndarray[Any, Any]
 
@@ -78,7 +79,11 @@ class Inputs:
 def embeddings_on_disk(request: Request, dataset: Dataset | None, sample_type: str) -> Inputs:
     """Open embeddings: those that are given, else those of a known dataset."""
     spec = request.embeddings
-    source = open_embeddings(find_embeddings(dataset, sample_type, request.data) if spec is None and dataset else spec)
+    if spec is None and dataset is not None:
+        from saestore.superactivators.file_names import find_embeddings
+
+        spec = find_embeddings(dataset, sample_type, request.data)
+    source = open_embeddings(spec)
     items_from = request.items if request.items is not None else _default_items(dataset, request.data)
     items = None if items_from is None else as_items(items_from)
     index = _index(request, dataset, sample_type, items, source.n_rows)
@@ -134,6 +139,8 @@ def _default_items(dataset: Dataset | None, data: str | None) -> Path | None:
     """The ``metadata.csv`` of a known dataset, where there is one."""
     if dataset is None:
         return None
+    from saestore.superactivators.file_names import find_items
+
     try:
         return find_items(dataset, data)
     except NotFoundError:
@@ -148,7 +155,10 @@ def _index(request: Request, dataset: Dataset | None, sample_type: str, items: I
     elif spec is None and dataset is not None and dataset.item_ptr is not None:
         spec = dataset.item_ptr
     elif spec is None and sample_type == "token":
-        spec = None if dataset is None else find_token_counts(dataset, request.data)
+        if dataset is not None:
+            from saestore.superactivators.file_names import find_token_counts
+
+            spec = find_token_counts(dataset, request.data)
         if spec is None and items is not None:
             raise InvalidInputError(
                 f"which of the {n_rows:,} tokens belong to which of the {n_items:,} texts is not known: pass "

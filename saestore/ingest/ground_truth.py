@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from saestore.activation_set import ActivationSet
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.ingest.build_options import Request
-from saestore.superactivators.datasets import Dataset
-from saestore.superactivators.ground_truth import Expected, GroundTruth, give_labels, read_ground_truth
-from saestore.superactivators.search import find_ground_truth
 from saestore.tables import Items
 from saestore.tables.item_index import ItemIndex
+
+if TYPE_CHECKING:
+    from saestore.superactivators.datasets import Dataset
+    from saestore.superactivators.ground_truth import GroundTruth
 
 __all__ = ["add_ground_truth", "planned_truth"]
 
@@ -35,6 +37,8 @@ def planned_truth(
     folder = _folder(request, dataset)
     if folder is None:
         return None
+    from saestore.superactivators.ground_truth import Expected, read_ground_truth
+
     split = None if items is None else items.columns.get("split")
     expected = Expected(sample_type, index, {} if items is None else items.concepts, split)
     try:
@@ -57,12 +61,16 @@ def _folder(request: Request, dataset: Dataset | None) -> Path | None:
         return Path(given)
     if dataset is None or request.embeddings is not None or request.runs_model:
         return None  # its rows are those of the embeddings that lie beside it
+    from saestore.superactivators.file_names import find_ground_truth
+
     return find_ground_truth(dataset, request.data)
 
 
 def add_ground_truth(acts: ActivationSet, truth: GroundTruth | None, say: Callable[[str], None]) -> None:
     """Give a set the concepts that it does not have yet."""
     if truth is not None and acts.attributes.complete:
+        from saestore.superactivators.ground_truth import give_labels
+
         given = give_labels(acts, truth, keep=True)
         if given:
             say(f"{acts.path}: {len(given)} concepts given from {truth.folder}.")

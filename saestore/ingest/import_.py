@@ -6,15 +6,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from saestore.activation_set import ActivationSet
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.format import SetAttributes
-from saestore.formats.base import Rows
 from saestore.formats.issues import Issue, refusal
 from saestore.ingest.import_options import Progress, Request
 from saestore.ingest.import_plan import Plan, make_plan
+from saestore.sparse_rows import SparseRows
 from saestore.store import Store, start_set
 from saestore.store import open as open_store
 from saestore.writing import SetLock, SetWriter
@@ -99,7 +97,7 @@ def import_activations(
     store
         A folder, URL or zarr store; created if it does not exist. Or an open `saestore.Store`.
     format
-        One of `saestore.importing.FORMATS`, or ``auto``.
+        One of `saestore.vocabulary.IMPORT_FORMATS`, or ``auto``.
     items
         A ``metadata.csv``, DataFrame or mapping of columns: keys, split, concepts.
     item_ptr
@@ -208,8 +206,8 @@ def _check(plan: Plan, first: int, progress: Progress | None) -> ImportReport:
     """Read all rows from `first` on."""
     opened, findings = plan.opened, plan.findings()
     for rows in plan.rows(first, opened.n_rows, findings):
-        done = first + findings.rows
-        _say(progress, f"{plan.path}: {done:,} of {opened.n_rows:,} samples checked ({len(rows.ids):,} non-zeros)")
+        done = first + findings.n_rows
+        _say(progress, f"{plan.path}: {done:,} of {opened.n_rows:,} samples checked ({rows.nnz:,} non-zeros)")
     return ImportReport(
         plan.path,
         opened.format,
@@ -243,21 +241,11 @@ def _write(plan: Plan, writer: SetWriter, attributes: SetAttributes, progress: P
     n, findings = plan.opened.n_rows, plan.findings()
     for start in range(attributes.n_samples, n, attributes.segment_rows):
         stop = min(start + attributes.segment_rows, n)
-        segment = _joined(list(plan.rows(start, stop, findings)))
+        segment = SparseRows.concat(list(plan.rows(start, stop, findings)))
         if refusal(plan.told(findings)) is not None:
             raise InvalidInputError(f"{plan.opened.path} changed while it was imported: it has faults that it had not.")
-        writer.append(segment.indptr, segment.ids, segment.values)
+        writer.append(segment.indptr, segment.indices, segment.data)
         _say(progress, f"{plan.path}: {stop:,} of {n:,} samples written")
-
-
-def _joined(parts: list[Rows]) -> Rows:
-    offsets = np.cumsum([0, *(len(part.ids) for part in parts)])
-    indptr = [part.indptr[1:] + offset for part, offset in zip(parts, offsets[:-1], strict=True)]
-    return Rows(
-        np.concatenate([[0], *indptr]).astype(np.int64),
-        np.concatenate([part.ids for part in parts]),
-        np.concatenate([part.values for part in parts]),
-    )
 
 
 def _say(progress: Progress | None, message: str) -> None:

@@ -13,10 +13,11 @@ import numpy as np
 
 from saestore.errors import InvalidInputError, StoreConflictError
 from saestore.format import SetAttributes, default_segment_rows, split_set_path
-from saestore.formats.base import Opened, Rows, clean, fingerprint
+from saestore.formats.base import Opened, clean, fingerprint
 from saestore.formats.issues import Issue, IssueCollector
 from saestore.ingest.import_options import Progress, Request
 from saestore.ingest.open_input import open_input
+from saestore.sparse_rows import SparseRows
 from saestore.tables import Items, as_items, item_pointers, token_spans
 from saestore.tables.fingerprint import items_fingerprint, spans_fingerprint
 from saestore.tables.item_index import ItemIndex
@@ -25,7 +26,6 @@ from saestore.vocabulary import CODECS, SAMPLE_TYPES
 Array = np.ndarray[Any, Any]
 
 UNKNOWN = "unknown"
-_PATCHES = 256  # of an image in the pipeline whose files these are: a grid of 16 x 16
 
 
 @dataclass(frozen=True)
@@ -42,22 +42,20 @@ class Plan:
     spans: Array | None
     faults: tuple[Issue, ...]
 
-    def rows(self, start: int, stop: int, findings: IssueCollector) -> Iterator[Rows]:
+    def rows(self, start: int, stop: int, findings: IssueCollector) -> Iterator[SparseRows]:
         """Cleaned rows from `start` to `stop`, a block after the other."""
         opened = self.opened
         for first in range(start, stop, opened.step):
             raw = opened.read(first, min(first + opened.step, stop))
-            yield clean(raw, first, findings, opened.dtype, summed=opened.summed)
+            yield clean(raw, first, findings, opened.dtype)
 
     def findings(self) -> IssueCollector:
         """Where to count what is met."""
-        return IssueCollector(self.n_features, self.opened.row_capacity)
+        return IssueCollector(self.n_features, self.opened.row_capacity, sum_duplicates=self.opened.sum_duplicates)
 
     def told(self, findings: IssueCollector) -> list[Issue]:
         """What was met, and what was known before."""
-        opened = self.opened
-        met = findings.faults(padded=opened.row_capacity is not None, summed=opened.summed)
-        return [*self.faults, *met, *_cut_off(opened, findings, self.path.split("/")[2])]
+        return [*self.faults, *findings.issues(), *_cut_off(self.opened, findings)]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -157,7 +155,7 @@ def make_plan(request: Request, resources: ExitStack, progress: Progress | None 
     index = _index(request, opened, items, sample_type)
     spans = None if request.spans is None else token_spans(request.spans, opened.n_rows)
     named = str(request.items) if isinstance(request.items, str | os.PathLike) else None
-    faults = [*opened.faults, *_calibration(items, index, opened)]
+    faults = [*opened.issues, *(opened.check_items(items, index) if opened.check_items else ())]
     path = _full_path(parts, opened)
     return Plan(request, path, opened, n_features, items, named, index, spans, tuple(faults))
 
@@ -200,48 +198,20 @@ def _index(request: Request, opened: Opened, items: Items | None, sample_type: s
             "(item_ptr=), a .npy, .npz:name or token_counts .pt file."
         )
     elif spec is None and n_items is None:
-        pipeline = opened.format.startswith("superactivators") and sample_type == "patch"
-        spec = _PATCHES if pipeline and n_rows % _PATCHES == 0 else 1
+        spec = opened.default_item_size
     return ItemIndex.of(item_pointers(spec, n_items, n_rows))
 
 
-def _calibration(items: Items | None, index: ItemIndex, opened: Opened) -> list[Issue]:
-    """That pipeline took its calibration statistics over the rows from the first to the last cal row."""
-    if items is None or "split" not in items.columns or not opened.format.startswith("superactivators"):
+def _cut_off(opened: Opened, findings: IssueCollector) -> list[Issue]:
+    """Rows without a place left are cut off, unless the SAE itself gives as many activations for every row."""
+    k, full = opened.row_capacity, findings.n_full
+    known = opened.sae.get("architecture", UNKNOWN)
+    if k is None or not full or known == "topk" or (known == UNKNOWN and full == findings.n_rows):
         return []
-    cal = np.flatnonzero(items.columns["split"] == "cal")
-    if not len(cal) or int(cal[-1]) - int(cal[0]) + 1 == len(cal):
-        return []
-    ptr = index.pointers()
-    span = int(ptr[cal[-1] + 1] - ptr[cal[0]])
-    foreign = span - int((ptr[cal + 1] - ptr[cal]).sum())
-    return [
-        Issue(
-            "calibration_range",
-            "recorded",
-            f"the splits interleave: statistics that the pipeline took between its first and last cal row are over "
-            f"{span:,} rows, of which {foreign:,} are train or test rows; do not go on with its thresholds",
-            foreign,
-        )
-    ]
-
-
-def _cut_off(opened: Opened, findings: IssueCollector, sae: str) -> list[Issue]:
-    """Rows without a place left are cut off, unless the SAE itself gives as many for every row."""
-    gemma = sae.startswith("gemma-scope") or str(opened.sae.get("name", "")).startswith("gemma-scope")
-    k, full = opened.row_capacity, findings.full
-    known = opened.sae.get("architecture", "jumprelu" if gemma else UNKNOWN)
-    if k is None or not full or known == "topk" or (known == UNKNOWN and full == findings.rows):
-        return []
-    said = f"{full:,} of {findings.rows:,} rows fill all {k} places: what the SAE gave beyond them is gone for good"
-    if known == UNKNOWN:
-        said += ", unless it is a TopK SAE"
-    elif gemma:
-        said += (
-            "; Gemma Scope gives some 114 a token, so about 44 % of its activations are missing. `saestore build` from "
-            "the embeddings has them all"
-        )
-    return [Issue("cut_to_k", "recorded", said, full)]
+    message = f"{full:,} of {findings.n_rows:,} rows fill all {k} places: further activations of the SAE are lost"
+    message += ", unless it is a TopK SAE" if known == UNKNOWN else ""
+    message += f"; {opened.when_full}" if opened.when_full else ""
+    return [Issue("cut_to_k", "info", message, full)]
 
 
 def _short(value: Any) -> str:
