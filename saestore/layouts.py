@@ -24,7 +24,7 @@ class Layout(Protocol):
         """The import format of a file of activations, a key of `saestore.vocabulary.FORMATS`."""
 
     def embeddings_target(self, path: Path) -> tuple[str, Path] | None:
-        """For a file that is a part of an embedding matrix: the matrix's base name, and the file that opens it all."""
+        """For one file of several of a matrix: the matrix's base name, and the file that stands for all of them."""
 
     def open_embeddings(self, path: Path) -> Any | None:
         """An `saestore.embeddings.base.EmbeddingSource` over several files."""
@@ -36,7 +36,8 @@ class Layout(Protocol):
 def ask(question: str, *args: Any) -> Any:
     """The first answer of a layout's function `question` that is not None; None where no layout knows one."""
     for name in LAYOUTS:
-        answer = getattr(import_module(name), question)(*args)
+        function = getattr(import_module(name), question, None)
+        answer = None if function is None else function(*args)
         if answer is not None:
             return answer
     return None

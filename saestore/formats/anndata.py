@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -194,10 +195,14 @@ def _columns(acts: SetReader) -> Iterator[_Column]:
         label = name.replace("/", "|")  # a name with a slash would be a path
         if name in OF_ITEMS:
             texts, codes = np.unique(acts.items.column(name), return_inverse=True)
-            codes = codes.astype(np.int32)
-            yield _Column(label, codes.dtype, lambda s, codes=codes: codes[acts.item_index.locate(s)[0]], texts)
+            yield _Column(label, np.dtype(np.int32), partial(_of_items, acts, codes.astype(np.int32)), texts)
         else:
             yield _Column(label, column.dtype, column.at)
+
+
+def _of_items(acts: SetReader, values: Array, samples: Array) -> Array:
+    taken: Array = values[acts.item_index.locate(samples)[0]]
+    return taken
 
 
 def to_anndata(acts: SetReader, max_bytes: int) -> anndata.AnnData:

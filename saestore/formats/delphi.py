@@ -73,7 +73,7 @@ class _Tokens:
     @cached_property
     def _numbers(self) -> Array:
         """Sample of each token, where it is one. Memory: 8 bytes per token."""
-        return np.cumsum(self.keep) - 1
+        return np.cumsum(np.asarray(self.keep)) - 1
 
 
 def find_cache(path: Path) -> Path | None:

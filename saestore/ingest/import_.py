@@ -155,7 +155,7 @@ def _import(plan: Plan, store: Any, progress: Progress | None, *, overwrite: boo
     report = _check(plan, existing.n_samples if existing else 0, progress)
     bad = refusal(report.faults)
     if bad is not None:
-        raise InvalidInputError(f"{plan.opened.path}: {bad}. Nothing was written.")
+        raise InvalidInputError(f"{plan.opened.path}: {bad}. Nothing was written.", code="errors-in-file")
     opened = store if isinstance(store, Store) else open_store(store, mode="a")
     with SetWriter(opened.root, plan.path) as writer:
         _run(plan, report, writer, progress, overwrite=overwrite)

@@ -80,15 +80,18 @@ def open_filtered(name: str, source: Source) -> Opened:
     """Open a filtered file under the true features of its columns, found with the sparse file it was made from."""
     path, chunks = source.path, find_chunks(source.path)
     pipeline, dense = PipelineName.of(chunks.base), name == "superactivators-dense-filtered"
-    sparse = Path(source.sparse).expanduser() if source.sparse is not None else pipeline and pipeline.beside(path)
+    sparse = None if pipeline is None else pipeline.beside(path)
+    if source.sparse is not None:
+        sparse = Path(source.sparse).expanduser()
     if sparse is None:
         raise InvalidInputError(
             f"{path} is {name}: the unit mapping of such files is often wrong, and only the sparse file that it was "
             "made from shows which feature each column is; pass --sparse (sparse=).",
             code="needs-sparse-file",
         )
-    beside = path.with_name(mapping_name(chunks.base))
-    mapping = beside if beside.is_file() else pipeline and pipeline.mapping(path)
+    mapping: Path | None = path.with_name(mapping_name(chunks.base))
+    if mapping is not None and not mapping.is_file():
+        mapping = None if pipeline is None else pipeline.mapping(path)
     claimed = None if mapping is None else read_mapping(mapping)
     if source.progress is not None:
         source.progress(f"finding out which feature each column of {path.name} is")
@@ -155,9 +158,9 @@ def write_sparse(selected: Selected, path: Path) -> Written:
             at = row[inside] - part.start + into, place[inside]
             indices[at], values[at] = block.indices[inside], activations[inside]
             if full is not None:
-                tensors = {"indices": indices[:full], "values": values[:full]}
-                content = {name: torch.from_numpy(array.copy()) for name, array in tensors.items()}
-                torch.save({**content, "format": "sparse_topk", "topk": k}, writer.next_file(full))
+                tensors = [torch.from_numpy(array[:full].copy()) for array in (indices, values)]
+                content = {**dict(zip(_KEYS, tensors, strict=True)), "format": "sparse_topk", "topk": k}
+                torch.save(content, writer.next_file(full))
                 indices[:], values[:] = 0, 0
     return Written(writer.close())
 
