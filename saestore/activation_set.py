@@ -337,7 +337,7 @@ class ActivationSet(SetReader):
         -----
         Memory: ``obs``, some 40 bytes a sample and one for each concept.
         """
-        from saestore.formats.anndata_write import to_anndata
+        from saestore.formats.anndata import to_anndata
 
         return to_anndata(self, max_bytes)
 

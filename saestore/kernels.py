@@ -185,12 +185,13 @@ def entry_hash(rows: Array, features: Array, data: Array) -> tuple[int, int]:
     bits = np.ascontiguousarray(data).view(_BITS[data.itemsize]).astype(np.uint64)
     with np.errstate(over="ignore"):
         place = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + features.astype(np.uint64)
-        mixed = _mix(_mix(place) ^ (bits * np.uint64(0xD6E8FEB86659FD93)))
-        again = _mix(mixed ^ np.uint64(0xA5A5A5A5A5A5A5A5))
+        mixed = mix64(mix64(place) ^ (bits * np.uint64(0xD6E8FEB86659FD93)))
+        again = mix64(mixed ^ np.uint64(0xA5A5A5A5A5A5A5A5))
         return int(mixed.sum(dtype=np.uint64)), int(again.sum(dtype=np.uint64))
 
 
-def _mix(z: Array) -> Array:
+def mix64(z: Array) -> Array:
+    """The finaliser of splitmix64, of uint64 (n,): every bit of an input changes half of the output's bits."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: Array = z ^ (z >> np.uint64(31))

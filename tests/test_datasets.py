@@ -10,7 +10,7 @@ from embedding_files import rows, write_chunks  # noqa: E402 (what follows needs
 from saestore.embeddings.opening import open_embeddings  # noqa: E402
 from saestore.errors import InvalidInputError, NotFoundError  # noqa: E402
 from saestore.superactivators.datasets import DATASETS, find_dataset  # noqa: E402
-from saestore.superactivators.search import find_embeddings, find_items  # noqa: E402
+from saestore.superactivators.file_names import find_embeddings, find_items  # noqa: E402
 
 
 def test_the_seven():

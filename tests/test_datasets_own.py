@@ -17,7 +17,7 @@ from dataset_folders import N_ITEMS, lay_out  # noqa: E402
 
 from saestore.errors import InvalidInputError, NotFoundError  # noqa: E402
 from saestore.superactivators.datasets import find_dataset, known_datasets  # noqa: E402
-from saestore.superactivators.search import find_embeddings  # noqa: E402
+from saestore.superactivators.file_names import find_embeddings  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

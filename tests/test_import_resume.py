@@ -93,6 +93,6 @@ def test_a_file_that_was_damaged_since(half):
     sp.save_npz(path, csr)
     with raises(StoreConflictError, "different-content", "files ("):
         saestore.import_activations(PATH, path, store=store)
-    with raises(InvalidInputError, "faulty-file", "nan"):
+    with raises(InvalidInputError, "errors-in-file", "nan"):
         saestore.import_activations(PATH, path, store=store, overwrite=True)
     assert np.array_equal(saestore.open(store)[PATH].dense(), case.dense[:16])

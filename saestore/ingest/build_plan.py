@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -19,10 +20,11 @@ from saestore.progress import Progress
 from saestore.sae import LoadedSAE, load_sae
 from saestore.sae.encode import make_encoder
 from saestore.store import sae_record
-from saestore.superactivators.datasets import Dataset, find_dataset
-from saestore.superactivators.ground_truth import Expected, GroundTruth, read_ground_truth
-from saestore.superactivators.search import find_ground_truth
 from saestore.writing.pipeline import ItemTable, WritePlan
+
+if TYPE_CHECKING:
+    from saestore.superactivators.datasets import Dataset
+    from saestore.superactivators.ground_truth import GroundTruth
 
 __all__ = ["BuildPlan", "plan_build"]
 
@@ -144,7 +146,12 @@ def _lossless_dtype(sae: LoadedSAE) -> str:
 
 
 def _known(options: BuildOptions) -> Dataset | None:
-    """The known dataset of that name; None for one of the user's own, whose samples are given."""
+    """The known dataset of that name; None for a dataset of the user's own, whose samples are given."""
+    in_memory = options.embeddings is not None and not isinstance(options.embeddings, str | os.PathLike)
+    if in_memory and options.sae is not None:
+        return None  # a known name leads to files and to an SAE, and nothing else
+    from saestore.superactivators.datasets import find_dataset
+
     try:
         return find_dataset(options.dataset)
     except NotFoundError:
@@ -180,6 +187,8 @@ def _ground_truth(
     folder = _ground_truth_folder(options, dataset)
     if folder is None:
         return None
+    from saestore.superactivators.ground_truth import Expected, read_ground_truth
+
     items = table.items
     split = None if items is None else items.columns.get("split")
     expected = Expected(sample_type, table.index, {} if items is None else items.concepts, split)
@@ -206,4 +215,6 @@ def _ground_truth_folder(options: BuildOptions, dataset: Dataset | None) -> Path
         return Path(given)
     if dataset is None or options.embeddings is not None or options.runs_model:
         return None  # its rows belong to the embeddings beside it
+    from saestore.superactivators.file_names import find_ground_truth
+
     return find_ground_truth(dataset, options.data)

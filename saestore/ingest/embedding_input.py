@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from saestore.embeddings.base import EmbeddingSource
 from saestore.embeddings.opening import open_embeddings
@@ -14,11 +14,12 @@ from saestore.ingest.options import BuildOptions, default_item_ptr
 from saestore.models import ModelRequest, open_model_source
 from saestore.models.training_spec import SAETrainingSpec
 from saestore.sae import LoadedSAE
-from saestore.superactivators.datasets import Dataset
-from saestore.superactivators.search import find_embeddings, find_items, find_token_counts
 from saestore.tables import Items, as_items
 from saestore.tables.item_index import ItemIndex
 from saestore.writing.pipeline import ItemTable, path_of
+
+if TYPE_CHECKING:
+    from saestore.superactivators.datasets import Dataset
 
 __all__ = ["Inputs", "embeddings_on_disk", "from_model"]
 
@@ -51,7 +52,11 @@ class Inputs:
 def embeddings_on_disk(options: BuildOptions, dataset: Dataset | None, sample_type: str) -> Inputs:
     """Open the given embeddings, else those of a known dataset."""
     spec = options.embeddings
-    source = open_embeddings(find_embeddings(dataset, sample_type, options.data) if spec is None and dataset else spec)
+    if spec is None and dataset is not None:
+        from saestore.superactivators.file_names import find_embeddings
+
+        spec = find_embeddings(dataset, sample_type, options.data)
+    source = open_embeddings(spec)
     items_from = options.items if options.items is not None else _default_items(dataset, options.data)
     items = None if items_from is None else as_items(items_from)
     item_ptr = options.item_ptr
@@ -97,6 +102,8 @@ def _default_items(dataset: Dataset | None, data: str | None) -> Path | None:
     """The ``metadata.csv`` of a known dataset, where there is one."""
     if dataset is None:
         return None
+    from saestore.superactivators.file_names import find_items
+
     try:
         return find_items(dataset, data)
     except NotFoundError:
@@ -108,6 +115,8 @@ def _known_layout(options: BuildOptions, dataset: Dataset, sample_type: str, ite
     if dataset.item_ptr is not None:
         return dataset.item_ptr
     if sample_type == "token":
+        from saestore.superactivators.file_names import find_token_counts
+
         return find_token_counts(dataset, options.data)
     if options.embeddings is None or (items is None and n_rows % dataset.patches == 0):
         return dataset.patches

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
-
-import numpy as np
 
 from saestore.errors import InvalidInputError
 from saestore.formats.base import Opened, clean, fingerprint
@@ -29,8 +27,6 @@ class FileRows:
         Width of the SAE.
     faults
         Known before a row was read.
-    remarks
-        Gives the faults that the counts of all rows show.
     reported, density
         The faults and the activations per row that the last `check` found.
     """
@@ -38,7 +34,6 @@ class FileRows:
     opened: Opened
     n_features: int
     faults: Sequence[Issue]
-    remarks: Callable[[IssueCollector], list[Issue]]
     reported: Sequence[Issue] = ()
     density: float = 0.0
 
@@ -53,7 +48,8 @@ class FileRows:
         return self._new_collector()
 
     def _new_collector(self) -> IssueCollector:
-        return IssueCollector(self.n_features, self.opened.row_capacity)
+        opened = self.opened
+        return IssueCollector(self.n_features, opened.row_capacity, sum_duplicates=opened.sum_duplicates)
 
     def check(self, first: int, advance: Advance) -> IssueCollector:
         """Read the rows from `first` on and report their faults; none is refused yet."""
@@ -61,7 +57,7 @@ class FileRows:
         for start in range(first, self.n_rows, self.opened.step):
             rows = self._block(start, min(start + self.opened.step, self.n_rows), collector)
             advance(len(rows), rows.nnz)
-        self.reported, self.density = self._faults(collector), collector.nnz / max(1, collector.rows)
+        self.reported, self.density = self._faults(collector), collector.nnz / max(1, collector.n_rows)
         return collector
 
     def read(self, start: int, stop: int, advance: Advance | None = None) -> SparseRows:
@@ -108,10 +104,18 @@ class FileRows:
 
     def _block(self, start: int, stop: int, collector: IssueCollector) -> SparseRows:
         opened = self.opened
-        rows = clean(opened.read(start, stop), start, collector, opened.dtype, summed=opened.summed)
-        return SparseRows(rows.indptr, rows.ids, np.asarray(rows.values))
+        return clean(opened.read(start, stop), start, collector, opened.dtype)
 
     def _faults(self, collector: IssueCollector) -> list[Issue]:
-        opened = self.opened
-        met = collector.faults(padded=opened.row_capacity is not None, summed=opened.summed)
-        return [*self.faults, *met, *self.remarks(collector)]
+        return [*self.faults, *collector.issues(), *_cut_off(self.opened, collector)]
+
+
+def _cut_off(opened: Opened, collector: IssueCollector) -> list[Issue]:
+    """Rows that fill all places are cut off, unless the SAE itself gives this many activations to every row."""
+    k, full, known = opened.row_capacity, collector.n_full, opened.sae.get("architecture", "unknown")
+    if k is None or not full or known == "topk" or (known == "unknown" and full == collector.n_rows):
+        return []
+    message = f"{full:,} of {collector.n_rows:,} rows fill all {k} places: further activations of the SAE are lost"
+    message += ", unless it is a TopK SAE" if known == "unknown" else ""
+    message += f"; {opened.when_full}" if opened.when_full else ""
+    return [Issue("cut_to_k", "info", message, full)]

@@ -85,7 +85,7 @@ def import_activations(
     store
         A folder, URL or zarr store; created if it does not exist. Or an open `saestore.Store`.
     format
-        ``auto``, or one of `saestore.ingest.open_input.FORMATS`.
+        ``auto``, or one of `saestore.vocabulary.IMPORT_FORMATS`.
     items
         A ``metadata.csv``, DataFrame or mapping of columns: keys, split, concepts.
     item_ptr

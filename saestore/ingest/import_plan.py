@@ -6,11 +6,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from saestore.errors import InvalidInputError
 from saestore.formats.base import Opened
-from saestore.formats.issues import Issue, IssueCollector, refusal
+from saestore.formats.issues import IssueCollector, refusal
 from saestore.ingest.file_rows import FileRows
 from saestore.ingest.open_input import open_input
 from saestore.ingest.options import ImportOptions, default_item_ptr
@@ -19,9 +17,6 @@ from saestore.tables import as_items
 from saestore.writing.pipeline import ItemTable, WritePlan, path_of
 
 __all__ = ["ImportPlan", "plan_import"]
-
-UNKNOWN = "unknown"
-_PATCHES = 256  # of an image in the pipeline whose files these are: a grid of 16 x 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +35,7 @@ class ImportPlan(WritePlan):
         self.look(first, progress)
         refused = refusal(self.rows.reported)
         if refused is not None:
-            raise InvalidInputError(f"{self.rows.opened.path}: {refused}. Nothing was written.", code="faulty-file")
+            raise InvalidInputError(f"{self.rows.opened.path}: {refused}. Nothing was written.", code="errors-in-file")
 
     def measure(self, first: int) -> tuple[float, dict[str, Any]]:  # noqa: ARG002
         """Active features per row, from the check of all rows."""
@@ -64,18 +59,14 @@ def plan_import(options: ImportOptions, resources: ExitStack, progress: Progress
     opened = open_input(options, resources, progress)
     n_features = _width(options, opened)
     table = _table(options, opened)
+    of_items = opened.check_items(table.items, table.index) if opened.check_items else ()
     path = _full_path(options.parts, opened)
     sae = {"name": path.split("/")[2], "d_sae": n_features, **opened.sae}
     # A file of activations has neither weights nor the embeddings that went in.
-    missing = {name: UNKNOWN for name in ("architecture", "hook_name", "fingerprint") if name not in sae}
+    missing = {name: "unknown" for name in ("architecture", "hook_name", "fingerprint") if name not in sae}
     return ImportPlan(
         path=path,
-        rows=FileRows(
-            opened,
-            n_features,
-            [*opened.faults, *_calibration(table, opened)],
-            lambda collector: _cut_off(opened, collector, path.split("/")[2]),
-        ),
+        rows=FileRows(opened, n_features, [*opened.issues, *of_items]),
         table=table,
         dtype=opened.dtype,
         codec=options.codec,
@@ -119,48 +110,7 @@ def _table(options: ImportOptions, opened: Opened) -> ItemTable:
     items = opened.items if options.items is None else as_items(options.items)
     n_items, n_rows, sample_type = None if items is None else len(items), opened.n_rows, options.sample_type
     spec = options.item_ptr if options.item_ptr is not None else opened.item_ptr
-    of_patches = opened.format.startswith("superactivators") and sample_type == "patch" and n_items is None
-    if spec is None and of_patches and n_rows % _PATCHES == 0:
-        spec = _PATCHES
     spec = default_item_ptr(spec, sample_type, n_items, n_rows)
+    if spec is None and n_items is None:
+        spec = opened.default_item_size
     return ItemTable.of(n_rows, items, spec, options.token_spans, path_of(options.items))
-
-
-def _calibration(table: ItemTable, opened: Opened) -> list[Issue]:
-    """That pipeline took its calibration statistics over the rows from the first to the last cal row."""
-    items = table.items
-    if items is None or "split" not in items.columns or not opened.format.startswith("superactivators"):
-        return []
-    cal = np.flatnonzero(items.columns["split"] == "cal")
-    if not len(cal) or int(cal[-1]) - int(cal[0]) + 1 == len(cal):
-        return []
-    ptr = table.index.pointers()
-    span = int(ptr[cal[-1] + 1] - ptr[cal[0]])
-    foreign = span - int((ptr[cal + 1] - ptr[cal]).sum())
-    return [
-        Issue(
-            "calibration_range",
-            "recorded",
-            f"the splits interleave: statistics that the pipeline took between its first and last cal row are over "
-            f"{span:,} rows, of which {foreign:,} are train or test rows; do not go on with its thresholds",
-            foreign,
-        )
-    ]
-
-
-def _cut_off(opened: Opened, collector: IssueCollector, sae: str) -> list[Issue]:
-    """Rows that fill all places are cut off, unless the SAE itself gives this many to every row."""
-    gemma = sae.startswith("gemma-scope") or str(opened.sae.get("name", "")).startswith("gemma-scope")
-    k, full = opened.row_capacity, collector.full
-    known = opened.sae.get("architecture", "jumprelu" if gemma else UNKNOWN)
-    if k is None or not full or known == "topk" or (known == UNKNOWN and full == collector.rows):
-        return []
-    message = f"{full:,} of {collector.rows:,} rows fill all {k} places: activations beyond them are lost"
-    if known == UNKNOWN:
-        message += ", unless it is a TopK SAE"
-    elif gemma:
-        message += (
-            "; Gemma Scope gives about 114 per token, so about 44 % of its activations are missing. `saestore build` "
-            "from the embeddings has them all"
-        )
-    return [Issue("cut_to_k", "recorded", message, full)]

@@ -15,9 +15,9 @@ from saestore.errors import InvalidInputError, NotFoundError
 from saestore.files import load_pt, nearby
 from saestore.labels.commit import add_labels
 from saestore.labels.label_matrix import LabelMatrix, check_names
-from saestore.superactivators.search import SUFFIXES, TOKEN_COUNTS
+from saestore.superactivators.file_names import SUFFIXES, TOKEN_COUNTS
+from saestore.superactivators.token_counts import token_totals
 from saestore.tables.item_index import ItemIndex
-from saestore.tables.item_pointers import token_totals
 from saestore.tables.items import SPLITS
 
 if TYPE_CHECKING:
