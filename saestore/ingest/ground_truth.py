@@ -69,9 +69,9 @@ def _folder(request: Request, dataset: Dataset | None) -> Path | None:
 def add_ground_truth(acts: ActivationSet, truth: GroundTruth | None, say: Callable[[str], None]) -> None:
     """Give a set the concepts that it does not have yet."""
     if truth is not None and acts.attributes.complete:
-        from saestore.superactivators.ground_truth import give_labels
+        from saestore.superactivators import ground_truth
 
-        given = give_labels(acts, truth, keep=True)
+        given = ground_truth.add_ground_truth(acts, truth, keep=True)
         if given:
             say(f"{acts.path}: {len(given)} concepts given from {truth.folder}.")
             if truth.caveat:

@@ -36,7 +36,8 @@ def open_input(request: Request, resources: ExitStack, progress: Progress | None
             code="unknown-format",
         )
     chosen = load_format(recognise(path) if name == "auto" else name)
-    chosen.check_options({"sparse": request.sparse, "pad_token": request.pad_token}, path)
+    options = {"sparse": request.sparse, "pad_token": request.pad_token}
+    chosen.check_options([option for option, value in options.items() if value is not None], path)
     if chosen.open is None:
         raise RuntimeError(f"{chosen.name} has no reader")
     _, sample_type, *sae = request.set_path.strip("/").split("/")
