@@ -134,7 +134,7 @@ def test_counts_of_a_text_that_was_cut_are_refused_by_name(one, sae):
     _, truth = one("Sarcasm")
     torch.save(dataset_folders.counts(cut=None)[0], truth / f"token_counts{TEXT}")
     line = refused_last(words("Sarcasm", sae, "--sample-type", "token"))
-    for part in ("text 4", "600 tokens", "512", "just what there is", "--item-ptr"):
+    for part in ("text 4", "600 tokens", "512", "exactly the rows", "--item-ptr"):
         assert part in line, line
     assert "Sarcasm" not in stored()
 

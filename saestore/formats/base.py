@@ -148,16 +148,16 @@ class Format:
     options: tuple[str, ...] = ()
     existing: Callable[[Path], list[Path]] = lambda target: [target]
 
-    def check_options(self, given: Mapping[str, Any], path: Path) -> None:
-        """Refuse options of other formats.
+    def check_options(self, given: Iterable[str], path: Path) -> None:
+        """Refuse options of other formats among those that are `given`.
 
         Raises
         ------
         InvalidInputError
             An option is given that this format does not have.
         """
-        for name, value in given.items():
-            if name not in self.options and value not in (None, False, 0):
+        for name in given:
+            if name not in self.options:
                 raise InvalidInputError(
                     f"{name} does not apply to {path}, which is of the format {self.name}; leave it out.",
                     code="option-of-another-format",

@@ -108,7 +108,8 @@ def export(
     target = Path(path).expanduser()
     into = load_format(_format_name(format, target))
     options = {"tokens": tokens, "pad_token": pad_token, "clip": clip}
-    into.check_options(options, target)
+    given = {"tokens": tokens is not None, "pad_token": pad_token != 0, "clip": clip}
+    into.check_options([name for name, is_given in given.items() if is_given], target)
     selected = Selected.of(acts, where, features, Progress(progress).line)
     if into.write is None:
         raise RuntimeError(f"{into.name} has no writer")

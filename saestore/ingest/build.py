@@ -171,9 +171,9 @@ def _stored_keys(destination: Destination, path: str) -> list[str]:
 
 def _add_ground_truth(acts: ActivationSet, truth: GroundTruth, report: Progress) -> None:
     """Give a set the concepts that it does not have yet."""
-    from saestore.superactivators.ground_truth import give_labels
+    from saestore.superactivators.ground_truth import add_ground_truth
 
-    added = give_labels(acts, truth, keep=True)
+    added = add_ground_truth(acts, truth, keep=True)
     if added:
         report.line(f"{acts.path}: {len(added)} concepts added from {truth.folder}.")
         if truth.caveat:

@@ -34,7 +34,8 @@ def open_input(options: ImportOptions, resources: ExitStack, progress: Progress)
             code="unknown-format",
         )
     chosen = load_format(recognise(path) if name == "auto" else name)
-    chosen.check_options({"sparse": options.sparse, "pad_token": options.pad_token}, path)
+    own = {"sparse": options.sparse, "pad_token": options.pad_token}
+    chosen.check_options([name for name, value in own.items() if value is not None], path)
     if chosen.open is None:
         raise RuntimeError(f"{chosen.name} has no reader")
     _, sample_type, *sae = options.parts
