@@ -32,7 +32,7 @@ def test_encode(full, kind, device, recorder):
     shape = (FULL if full else TINY)[kind]
     made = Made(shape)
     weight = made.weight.to(device)
-    encoders = {mode: make_encoder(made.sae, device, exact=mode) for mode in MODES[device]}
+    encoders = {mode: make_encoder(made.sae, device, matmul_precision=mode) for mode in MODES[device]}
     rows = encoders["float32"].batch_rows
     out = torch.empty(rows, shape.d_sae, device=device)
 

@@ -11,7 +11,8 @@ import torch
 
 from saestore.errors import InvalidInputError
 from saestore.ingest.build_plan import Plan
-from saestore.sae.encode import SparseBatch, TruncationStats, reduce_batch
+from saestore.sae.encode import TruncationStats, reduce_batch
+from saestore.sparse_rows import SparseRows
 from saestore.writing import SetWriter
 
 OnBatch = Callable[[int, int], None]
@@ -70,7 +71,7 @@ def encode_and_write(plan: Plan, writer: SetWriter, on_batch: OnBatch) -> None:
 
 def _segments(
     plan: Plan, writer: SetWriter, reader: ThreadPoolExecutor, on_batch: OnBatch
-) -> Iterator[tuple[list[SparseBatch], TruncationStats]]:
+) -> Iterator[tuple[list[SparseRows], TruncationStats]]:
     """The encoded batches of one segment after the other.
 
     Batches begin anew with each segment, so that a resumed build encodes the same batches as an undisturbed one.
@@ -79,7 +80,7 @@ def _segments(
     if attributes is None:
         raise RuntimeError("the set was not started")
     n, rows = plan.source.n_rows, attributes.segment_rows
-    parts: list[SparseBatch] = []
+    parts: list[SparseRows] = []
     dropped = TruncationStats()
     spans = _spans(attributes.n_samples, n, rows, plan.encoder.batch_rows)
     for (start, stop), block in _read_ahead(plan.source.read, spans, reader):
@@ -113,7 +114,7 @@ def _read_ahead(
         yield ahead[0], ahead[1].result()
 
 
-def encode_batch(plan: Plan, block: Any, first_row: int) -> tuple[SparseBatch, TruncationStats]:
+def encode_batch(plan: Plan, block: Any, first_row: int) -> tuple[SparseRows, TruncationStats]:
     """Encode embeddings and apply ``top_k`` and ``dtype``, as the request asks."""
     batch = plan.encoder.encode(block, first_row)
     r = plan.request
@@ -122,7 +123,7 @@ def encode_batch(plan: Plan, block: Any, first_row: int) -> tuple[SparseBatch, T
     return reduce_batch(batch, r.top_k, plan.dtype, first_row)
 
 
-def _write(writer: SetWriter, parts: list[SparseBatch], dropped: TruncationStats) -> None:
+def _write(writer: SetWriter, parts: list[SparseRows], dropped: TruncationStats) -> None:
     offsets = np.cumsum([0, *(p.nnz for p in parts)])
     indptr = np.concatenate([[0], *(p.indptr[1:] + o for p, o in zip(parts, offsets[:-1], strict=True))])
     indices = np.concatenate([p.indices for p in parts])

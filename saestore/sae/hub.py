@@ -76,12 +76,12 @@ def hub_errors(what: str, advice: str) -> Iterator[None]:
     try:
         yield
     except errors.HFValidationError as error:
-        raise NotFoundError(f"{what}: {_one_line(error)}") from error
+        raise NotFoundError(f"{what}: {one_line(error)}") from error
     # The first is a subclass of the second: not in the cache and no connection, as opposed to not in the repository.
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise NotFoundError(f"{what} is not in the cache, and the hub cannot be reached; {advice}") from error
     except (errors.EntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
-        raise NotFoundError(f"the hub does not give {what}: {_one_line(error)}") from error
+        raise NotFoundError(f"the hub does not give {what}: {one_line(error)}") from error
 
 
 def _huggingface_hub() -> Any:
@@ -94,5 +94,6 @@ def _huggingface_hub() -> Any:
     return huggingface_hub
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """The message of an error of another library, at most 300 characters."""
     return " ".join(str(error).split())[:300]
