@@ -53,7 +53,7 @@ class ActivationSet(SetReader):
 
     @property
     def plot(self) -> Plots:
-        """Pictures: ``plot.histogram(feature)``, ``.density()``, ``.top(feature)`` (images), ``.tokens(feature)`` (texts)."""
+        """Pictures: `histogram`, `density`, `top` (images) and `tokens` (texts)."""
         from saestore.plot import Plots
 
         return Plots(self)

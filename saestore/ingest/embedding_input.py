@@ -15,8 +15,7 @@ from saestore.embeddings.base import EmbeddingSource
 from saestore.embeddings.opening import open_embeddings
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.ingest.build_options import Request
-from saestore.models import ModelRequest, open_model_source
-from saestore.models.training_spec import SAETrainingSpec
+from saestore.models import ModelRequest, SAETrainingSpec, open_model_source
 from saestore.sae import LoadedSAE
 from saestore.superactivators.datasets import Dataset
 from saestore.superactivators.search import find_embeddings, find_items, find_token_counts
@@ -90,15 +89,6 @@ def from_model(
     request: Request, sample_type: str, sae: LoadedSAE, advance: Callable[[int], None], known: Sequence[str]
 ) -> Inputs:
     """Load the model that makes the embeddings, and look at every image or text; `known` are the first images."""
-    wanted = SAETrainingSpec(
-        sae.name,
-        sae.d_in,
-        sae.training.get("model") or sae.info.get("model_name"),
-        sae.info.get("hook_name"),
-        sae.training.get("prepend_bos"),
-        sae.training.get("context_size"),
-        sae.training.get("transform"),
-    )
     asked = ModelRequest(
         images=request.images,
         texts=request.texts,
@@ -113,7 +103,7 @@ def from_model(
         skip_bad=request.skip_bad,
         known=known,
     )
-    ready = open_model_source(asked, wanted, advance)
+    ready = open_model_source(asked, SAETrainingSpec.of(sae), advance)
     return Inputs(
         ready.source,
         ready.items,
