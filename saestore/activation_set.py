@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from saestore.detection.report import Detection
     from saestore.diagnostics.report import Fidelity
     from saestore.interop.torch_data import Batches
-    from saestore.plot.plots import Plots
+    from saestore.plot import Plots
 
 Array = np.ndarray[Any, Any]
 
@@ -53,14 +53,8 @@ class ActivationSet(SetReader):
 
     @property
     def plot(self) -> Plots:
-        """Pictures: ``plot.histogram(feature)``, ``plot.density()``, ``plot.top(feature)``; each returns its Axes.
-
-        Raises
-        ------
-        MissingDependencyError
-            matplotlib is not installed.
-        """
-        from saestore.plot.plots import Plots
+        """Pictures: `histogram`, `density`, `top` (images) and `tokens` (texts)."""
+        from saestore.plot import Plots
 
         return Plots(self)
 

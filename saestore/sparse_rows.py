@@ -47,6 +47,10 @@ class SparseRows:
         """Number of entries."""
         return len(self.data)
 
+    def rows(self) -> Array:
+        """Row of each entry, int64 (nnz,)."""
+        return np.repeat(np.arange(len(self)), np.diff(self.indptr))
+
     def __getitem__(self, rows: slice) -> SparseRows:
         """Consecutive rows; indices and data are views."""
         start, stop, step = rows.indices(len(self))

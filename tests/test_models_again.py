@@ -16,10 +16,9 @@ from tiny_models import TEXTS, WIDTH, image_states, pictures, text_model, vision
 import saestore
 from saestore.errors import StoreConflictError
 from saestore.labels.patch_grid import Patches
-from saestore.models import ModelRequest, open_model_source
+from saestore.models import ModelRequest, SAETrainingSpec, open_model_source
+from saestore.models.images import ImageTransform
 from saestore.models.pretrained import Pretrained
-from saestore.models.training_spec import SAETrainingSpec
-from saestore.models.transform import ImageTransform
 from saestore.tables.item_index import ItemIndex
 
 PATH = "Mine/patch/tiny"

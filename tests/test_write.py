@@ -17,7 +17,7 @@ from zarr.storage import LocalStore
 
 import saestore
 from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError, StoreWriteError
-from saestore.plot.seen import find_image
+from saestore.plot.images import find_image
 from saestore.writing import SetWriter
 
 FORMATS = ["coo", "csr", "csc", "lil", "dok", "bsr", "dia"]

@@ -11,8 +11,7 @@ from saestore.embeddings.base import EmbeddingSource
 from saestore.embeddings.opening import open_embeddings
 from saestore.errors import NotFoundError
 from saestore.ingest.options import BuildOptions, default_item_ptr
-from saestore.models import ModelRequest, open_model_source
-from saestore.models.training_spec import SAETrainingSpec
+from saestore.models import ModelRequest, SAETrainingSpec, open_model_source
 from saestore.sae import LoadedSAE
 from saestore.tables import Items, as_items
 from saestore.tables.item_index import ItemIndex
@@ -70,15 +69,6 @@ def from_model(
     options: BuildOptions, sample_type: str, sae: LoadedSAE, advance: Callable[[int], None], known: Sequence[str]
 ) -> Inputs:
     """Load the model that makes the embeddings, and look at every image or text; `known` are the first images."""
-    spec = SAETrainingSpec(
-        sae.name,
-        sae.d_in,
-        sae.training.get("model") or sae.info.get("model_name"),
-        sae.info.get("hook_name"),
-        sae.training.get("prepend_bos"),
-        sae.training.get("context_size"),
-        sae.training.get("transform"),
-    )
     request = ModelRequest(
         images=options.images,
         texts=options.texts,
@@ -93,7 +83,7 @@ def from_model(
         skip_bad=options.skip_bad,
         known=known,
     )
-    ready = open_model_source(request, spec, advance)
+    ready = open_model_source(request, SAETrainingSpec.of(sae), advance)
     table = ItemTable(index=ItemIndex.of(ready.ptr), items=ready.items, path=path_of(options.items), spans=ready.spans)
     return Inputs(ready.source, table, ready.record, computed=True, notes=ready.notes)
 

@@ -11,7 +11,7 @@ import torch
 
 from saestore.embeddings.base import EmbeddingSource
 from saestore.errors import InvalidInputError
-from saestore.sae.encode import Encoder, SparseBatch, TruncationStats, reduce_batch
+from saestore.sae.encode import Encoder, TruncationStats, reduce_batch
 from saestore.sparse_rows import Advance, SparseRows
 
 __all__ = ["EncodedRows", "add_dropped"]
@@ -104,7 +104,7 @@ class EncodedRows:
         self.dropped = TruncationStats()
         for (first, _), block in _read_ahead(self.source.read, spans):
             batch = self._encode(block, first)
-            parts.append(SparseRows(batch.indptr, batch.indices, batch.data))
+            parts.append(batch)
             if advance is not None:
                 advance(len(block), batch.nnz)
         return parts[0] if len(parts) == 1 else SparseRows.concat(parts)
@@ -116,7 +116,7 @@ class EncodedRows:
         batch = self.encoder.encode(block)
         return count, batch.nnz / count, self.encoder.explained_variance(block, batch)
 
-    def _encode(self, block: Any, first: int) -> SparseBatch:
+    def _encode(self, block: Any, first: int) -> SparseRows:
         batch = self.encoder.encode(block, first)
         if self._top_k is None and batch.data.dtype == self._dtype:
             return batch
