@@ -17,9 +17,9 @@ import saestore
 from saestore.errors import CorruptStoreError, NotFoundError
 from saestore.format import SegmentInfo, SetAttributes, segment_name
 from saestore.sparse_rows import SparseRows
-from saestore.store import start_set
 from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter
+from saestore.writing.pipeline import start_set
 
 MIB = 1 << 20
 

@@ -11,10 +11,10 @@ from zarr.storage import MemoryStore
 import saestore
 from saestore.format import SetAttributes
 from saestore.sparse_rows import SparseRows
-from saestore.store import extend_set, start_set
 from saestore.tables import as_items
 from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter
+from saestore.writing.pipeline import start_set
 
 PATH = "Mine/token/some"
 RANDOM = np.random.default_rng(0)
@@ -50,13 +50,13 @@ def begin(root, n_items, stops):
 
 def extend(writer, n_items):
     attributes = replace(writer.attributes, n_items=n_items, planned_samples=int(PTR[n_items]))
-    extend_set(writer, attributes, table(n_items), ItemIndex.of(PTR[: n_items + 1]), SPANS[: PTR[n_items]])
+    start_set(writer, attributes, table(n_items), ItemIndex.of(PTR[: n_items + 1]), SPANS[: PTR[n_items]])
 
 
 def check(acts, n_items, n_samples):
     assert (acts.n_items, len(acts)) == (n_items, n_samples)
     assert acts.items.column("text").tolist() == TEXTS[:n_items]
-    assert acts.items.column("odd").tolist() == [False, True] * (n_items // 2)
+    assert acts.items.concept("odd").tolist() == [False, True] * (n_items // 2)
     np.testing.assert_array_equal(acts.sparse().toarray(), DENSE[:n_samples].toarray())
     np.testing.assert_array_equal(acts.spans(), SPANS[:n_samples])
     np.testing.assert_array_equal(acts.item_index.pointers(), PTR[: n_items + 1])
