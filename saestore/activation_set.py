@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.concepts_namespace import Concepts
-from saestore.errors import InvalidInputError
 from saestore.query import html
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.reader import Level, SetReader
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     import xarray
 
+    from saestore.detection.options import DetectionOptions
     from saestore.detection.report import Detection
     from saestore.diagnostics.report import Fidelity
     from saestore.interop.torch_data import Batches
@@ -73,115 +73,53 @@ class ActivationSet(SetReader):
         level: Level = "item",
         *,
         concepts: Sequence[str] | str | None = None,
-        score: str = "max",
-        p: Sequence[float] | None = None,
-        min_active: int | None = None,
-        max_fraction: float | None = None,
-        min_p99_percentile: float | None = None,
-        n: int = 5,
-        combine: int = 0,
-        probe: bool = False,
-        localise: bool = True,
-        baselines: bool = False,
+        options: DetectionOptions | None = None,
         embeddings: Any = None,
         cls_embeddings: Any = None,
-        confidence_level: float = 0.95,
-        n_resamples: int = 1000,
-        seed: int = 0,
     ) -> Detection:
-        """Find for each concept the feature and threshold that detect it, and say how well they do on test.
+        """Find the feature and threshold that detect each concept, and measure them on test.
 
-        All is chosen on the items whose ``split`` is ``cal``; those of ``test`` are looked at once, for the results.
+        Everything is chosen on the items whose ``split`` is ``cal``; the items of ``test`` only give the results.
 
         Parameters
         ----------
         level
-            ``"item"`` detects concepts of items by the `score` of their samples, ``"sample"`` those of samples.
+            ``"item"`` detects concepts of items by a score of their samples, ``"sample"`` those of samples.
         concepts
             Names; by default all of the level.
-        score
-            Of an item: ``"max"``, ``"mean"`` or ``"top-N"``, the mean of its N strongest samples; samples that are not
-            active count 0.
-        p
-            Thresholds let through these shares of the concept's positive calibration samples on which the feature is
-            above 0: they are their exact ``1 - p`` quantiles. By default 0.02, 0.05, 0.1, 0.2 … 0.9, 0.95. The positive
-            samples are those labelled so, or where only items have the concept, all samples of its items. With a
-            `score` that is a mean, thresholds are quantiles of the positive items' scores instead.
-        min_active, max_fraction, min_p99_percentile
-            Features are left out that are above 0 on fewer calibration samples, or on a larger share of them, or whose
-            99th percentile of activations above 0 is below this percentile of all features'. By default 2, or one in
-            10,000 samples; the far-out fence of the features' shares; 5. ``1``, ``1.0`` and ``0`` leave out the dead
-            only.
-        n
-            Candidates that are listed for each concept.
-        combine
-            Also combine up to so many of the best features, by OR and by their mean.
-        probe
-            Also fit a sparse (L1) logistic probe to the scores of all features, on ``train``: an upper bound. Needs
-            scikit-learn.
-        localise
-            Where samples have a concept, also tell which samples of detected items are the concept's, at a second
-            threshold that is chosen on ``cal`` too.
-        baselines
-            Also ask the ways before SAEs, made from the embeddings on ``train``: difference of means, linear separators
-            (logistic, SVM), k-means clusters. Needs torch and scikit-learn.
+        options
+            Scores, target recalls, pruning, other methods and intervals: ``DetectionOptions(max_features=3)``.
         embeddings
-            Those that the set was built from, as `saestore.build` takes them; by default where the set says. Given,
-            `baselines` need not be.
+            The embeddings that the set was built from, as `saestore.build` takes them, for the baselines; by default
+            where the set records them. With embeddings, the baselines are evaluated.
         cls_embeddings
-            One embedding of each item, that of its CLS token: also ask the difference of their means. Of items only.
-        confidence_level, n_resamples, seed
-            Of the intervals, by the bootstrap over items.
+            One embedding per item, its CLS token: also evaluate the difference of their means. For items only.
 
         Returns
         -------
         Detection
-            A row for each concept that a feature fires on.
+            A row for each concept that a feature fires on, and for each other method.
 
         Raises
         ------
         NotFoundError
             There is no such concept, no column ``split``, or a split without items.
+        InvalidInputError
+            The embeddings are not those of the set.
 
         Notes
         -----
-        A concept with no positive in ``cal`` has no threshold; one with none in ``test`` has NaN where positives are
-        needed. ``detection.skipped`` names both.
+        Items or samples whose label of a concept is unknown count for nothing of that concept. A concept without a
+        positive in ``cal`` has no threshold; without one in ``test``, metrics that need positives are NaN.
+        ``detection.skipped`` names both.
 
-        Memory: the labels, some 20 bytes a sample, 16 bytes a feature, and a few hundred MB for a block of lists.
+        Memory: the labels, about 20 bytes per sample, 16 bytes per feature, and a few hundred MB for a block of lists.
         """
-        from saestore.detection.embeddings import EmbeddingReader
-        from saestore.detection.inputs import about, inputs_of
-        from saestore.detection.prune import MIN_P99_PERCENTILE, PruningRules
-        from saestore.detection.run import Options, detect
-        from saestore.scoring.quantile_thresholds import SHARES
+        from saestore.detection.options import DetectionOptions
+        from saestore.detection.run import detect
 
-        weakest = MIN_P99_PERCENTILE if min_p99_percentile is None else min_p99_percentile
-        options = Options(
-            p=SHARES if p is None else p,
-            cuts=PruningRules(min_active, max_fraction, weakest),
-            n=n,
-            combine=combine,
-            probe=probe,
-            localise=localise,
-            baselines=baselines or embeddings is not None,
-            confidence_level=confidence_level,
-            n_resamples=n_resamples,
-            seed=seed,
-        )
-        if cls_embeddings is not None and level != "item":
-            raise InvalidInputError("cls_embeddings= are of items; they say nothing of samples. Use level='item'.")
-        inputs = inputs_of(self, level, concepts, score)
-        source = self.attributes.source
-        return detect(
-            inputs,
-            options,
-            about(self),
-            lambda: EmbeddingReader(embeddings, source, self.shape[0], self.path),
-            None
-            if cls_embeddings is None
-            else lambda: EmbeddingReader(cls_embeddings, {}, self.n_items, self.path, "items"),
-        )
+        options = options or DetectionOptions()
+        return detect(self, level, concepts, options, embeddings=embeddings, cls_embeddings=cls_embeddings)
 
     @retry_on_stale_snapshot
     def diagnose(self, embeddings: Any = None, sae: Any = None, *, n_rows: int = 2048, seed: int = 0) -> Fidelity:
