@@ -95,7 +95,7 @@ def show_sarcasm(acts: ActivationSet) -> None:
         f"Of {acts.shape[1]:,}, feature {feature}: average precision {chosen:.2f} on the {(~test).sum()} texts it was "
         f"chosen on, {held_out:.2f} on the {test.sum()} held out (chance gives {positive[test].mean():.2f})."
     )
-    run(f"top-samples --dataset iSarcasm --feature {feature} --per item -n 12 --store {STORE}")
+    run(f"top-samples --dataset iSarcasm --feature {feature} --level item -n 12 --store {STORE}")
 
 
 def demo() -> None:

@@ -235,10 +235,15 @@ def test_pieces_of_bounded_memory_give_the_same_bits():
     case = make_case(4, 60, 12, density=0.5, palette="signed", segment_rows=25)
     acts, _, _ = write_labelled(case, 4)
     whole = acts.concepts.scores()
+<<<<<<< HEAD
     with (
         mock.patch("saestore.scoring.concept_scores._PIECE", 7),
         mock.patch("saestore.scoring.observations._BLOCK", 20),
     ):
+=======
+    pieces, block = "saestore.scoring.concept_scores._PIECE", "saestore.scoring.scored_observations._BLOCK"
+    with mock.patch(pieces, 7), mock.patch(block, 20):
+>>>>>>> main
         pieces = acts.concepts.scores()
     assert whole.identical(pieces)
 

@@ -51,7 +51,11 @@ _SHOWN = ("threshold", "cal_f1", "f1", "precision", "recall", "roc_auc")
 )  # fmt: skip
 @click.option(
     "--min-p99-percentile", metavar="Q", type=float, default=5.0, show_default=True,
+<<<<<<< HEAD
     help="Leave out features whose 99th percentile of activations is below this percentile of all features'.",
+=======
+    help="Leave out features whose 99th percentile of activations there is below this percentile of all features'.",
+>>>>>>> main
 )  # fmt: skip
 @click.option("-n", metavar="N", type=int, default=5, show_default=True, help="Candidates in --json.")
 @click.option(
@@ -72,7 +76,16 @@ _SHOWN = ("threshold", "cal_f1", "f1", "precision", "recall", "roc_auc")
     "--confidence-level", metavar="SHARE", type=float, default=0.95, show_default=True, help="Of the intervals."
 )
 @click.option(
+<<<<<<< HEAD
     "--n-resamples", metavar="N", type=int, default=1000, show_default=True, help="How often items are drawn for them."
+=======
+    "--n-resamples",
+    metavar="N",
+    type=int,
+    default=1000,
+    show_default=True,
+    help="How often items are drawn for them.",
+>>>>>>> main
 )
 @click.option("--seed", metavar="N", type=int, default=0, show_default=True, help="Of all random draws.")
 @click.option("--all", "every", is_flag=True, help="Every set of the store that has concepts and splits.")
@@ -126,8 +139,7 @@ def detect(
 def _every(target: Target, level: Literal["item", "sample"]) -> Iterator[ActivationSet]:
     """The sets of a store that have what detection needs."""
     store, n = target.open(), 0
-    for path in store.sets():
-        acts = store[path]
+    for path, acts in store.items():
         if not acts.concepts.names(level):
             note(f"{path} is skipped: it has no concepts on {level}s.")
         elif "split" not in acts.items.names() or not {"cal", "test"} <= set(acts.items.column("split").tolist()):

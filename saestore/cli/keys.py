@@ -19,8 +19,9 @@ PLACE = {
 
 TOP_SAMPLES = {
     **SET,
+    "level": "`sample` or `item`: an item shows once, with its strongest sample",
     "n": "rows for each feature at most",
-    "where": "the condition, or null",
+    "where": "the conditions as given, or null",
     "rows": "one for each sample, strongest first",
     "rows[].feature": "number of the feature",
     "rows[].activation": "its value there",
@@ -37,7 +38,7 @@ TOP_FEATURES = {
 STATS = {
     **SET,
     "n_samples": "samples that the statistics are over",
-    "where": "the condition, or null",
+    "where": "the conditions as given, or null",
     "rows": "one for each feature",
     "rows[].feature": "number of the feature",
     "rows[].n_active": "samples where the feature is not zero",
@@ -55,7 +56,7 @@ CONCEPTS = {
     **SET,
     "level": "`item` or `sample`: what was scored",
     "n_scored": "how many of them",
-    "where": "the condition, or null",
+    "where": "the conditions as given, or null",
     "by": "the score that the rows are the best by",
     "n": "rows for each concept at most",
     "intervals": "null without `--intervals`",

@@ -1,6 +1,0 @@
-"""`python -m saestore.cli` is `saestore`."""
-
-from saestore.cli import main
-
-if __name__ == "__main__":
-    main(prog_name="saestore")
