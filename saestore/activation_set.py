@@ -72,15 +72,9 @@ class ActivationSet(SetReader):
         embeddings: Any = None,
         cls_embeddings: Any = None,
     ) -> Detection:
-<<<<<<< HEAD
         """Find the feature and threshold that detect each concept, and measure them on test.
 
         Everything is chosen on the items whose ``split`` is ``cal``; the items of ``test`` only give the results.
-=======
-        """Find the feature and threshold that detect each concept, and measure them on test items.
-
-        Everything is chosen on the items whose ``split`` is ``cal``; ``test`` items are used once, for the results.
->>>>>>> main
 
         Parameters
         ----------
@@ -88,7 +82,6 @@ class ActivationSet(SetReader):
             ``"item"`` detects concepts of items by a score of their samples, ``"sample"`` those of samples.
         concepts
             Names; by default all of the level.
-<<<<<<< HEAD
         options
             Scores, target recalls, pruning, other methods and intervals: ``DetectionOptions(max_features=3)``.
         embeddings
@@ -96,41 +89,6 @@ class ActivationSet(SetReader):
             where the set records them. With embeddings, the baselines are evaluated.
         cls_embeddings
             One embedding per item, its CLS token: also evaluate the difference of their means. For items only.
-=======
-        score
-            Of an item: ``"max"``, ``"mean"`` or ``"top-N"``, the mean of its N strongest samples, inactive ones
-            included as 0.
-        p
-            Thresholds let through these shares of the concept's positive calibration samples on which the feature is
-            above 0: they are their exact ``1 - p`` quantiles. By default 0.02, 0.05, 0.1, 0.2 … 0.9, 0.95. The positive
-            samples are those labelled so, or where only items have the concept, all samples of its items. With a
-            `score` that is a mean, thresholds are quantiles of the positive items' scores instead.
-        min_active, max_fraction, min_p99_percentile
-            Features are left out that are above 0 on fewer calibration samples, or on a larger share of them, or whose
-            99th percentile of activations above 0 is below this percentile of all features'. By default 2, or one in
-            10,000 samples; the far-out fence of the features' shares; 5. ``1``, ``1.0`` and ``0`` leave out the dead
-            only.
-        n
-            Candidates listed per concept.
-        combine
-            Also combine up to this many of the best features, by OR and by their mean.
-        probe
-            Also fit a sparse (L1) logistic probe to the scores of all features, on ``train``: an upper bound. Needs
-            scikit-learn.
-        localise
-            Where samples have a concept, also find the samples of detected items that have it, at a second threshold,
-            also chosen on ``cal``.
-        baselines
-            Also measure methods without an SAE, fitted to the embeddings on ``train``: difference of means, linear
-            separators (logistic, SVM), k-means clusters. Needs torch and scikit-learn.
-        embeddings
-            The embeddings that the set was built from, as `saestore.build` takes them; by default from the recorded
-            place. They imply `baselines`.
-        cls_embeddings
-            The embedding of each item's CLS token: also measure the difference of their means. For items only.
-        confidence_level, n_resamples, seed
-            Of the intervals, by the bootstrap over items.
->>>>>>> main
 
         Returns
         -------
@@ -140,13 +98,9 @@ class ActivationSet(SetReader):
         Raises
         ------
         NotFoundError
-<<<<<<< HEAD
             There is no such concept, no column ``split``, or a split without items.
         InvalidInputError
             The embeddings are not those of the set.
-=======
-            There is no such concept, no column ``split``, or a split has no items.
->>>>>>> main
 
         Notes
         -----
@@ -159,38 +113,8 @@ class ActivationSet(SetReader):
         from saestore.detection.options import DetectionOptions
         from saestore.detection.run import detect
 
-<<<<<<< HEAD
         options = options or DetectionOptions()
         return detect(self, level, concepts, options, embeddings=embeddings, cls_embeddings=cls_embeddings)
-=======
-        weakest = MIN_P99_PERCENTILE if min_p99_percentile is None else min_p99_percentile
-        options = Options(
-            p=SHARES if p is None else p,
-            cuts=PruningRules(min_active, max_fraction, weakest),
-            n=n,
-            combine=combine,
-            probe=probe,
-            localise=localise,
-            baselines=baselines or embeddings is not None,
-            confidence_level=confidence_level,
-            n_resamples=n_resamples,
-            seed=seed,
-        )
-        if cls_embeddings is not None and level != "item":
-            message = "cls_embeddings= belong to items, not to samples; use level='item'."
-            raise InvalidInputError(message, code="wrong-level")
-        inputs = inputs_of(self, level, concepts, score)
-        source = self.attributes.source
-        return detect(
-            inputs,
-            options,
-            about(self),
-            lambda: EmbeddingReader(embeddings, source, self.shape[0], self.path),
-            None
-            if cls_embeddings is None
-            else lambda: EmbeddingReader(cls_embeddings, {}, self.n_items, self.path, "items"),
-        )
->>>>>>> main
 
     @retry_on_stale_snapshot
     def diagnose(self, embeddings: Any = None, sae: Any = None, *, n_rows: int = 2048, seed: int = 0) -> Fidelity:

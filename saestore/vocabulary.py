@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-__all__ = ["BUILD_DTYPES", "CODECS", "DATA_DTYPES", "LEVELS", "MATMUL_PRECISIONS", "METRICS", "SAMPLE_TYPES", "SCORES"]
-=======
 __all__ = [
     "BUILD_DTYPES",
     "CODECS",
@@ -16,11 +13,12 @@ __all__ = [
     "IMPORT_FORMATS",
     "LEVELS",
     "MATMUL_PRECISIONS",
+    "METRICS",
     "MODEL_DTYPES",
     "SAMPLE_TYPES",
+    "SCORES",
     "SEVERITIES",
 ]
->>>>>>> main
 
 LEVELS = ("item", "sample")
 SAMPLE_TYPES = ("patch", "token", "cls")
@@ -30,7 +28,6 @@ MODEL_DTYPES = ("float32", "bfloat16", "float16")
 DATA_DTYPES = ("float16", "float32", "float64")
 MATMUL_PRECISIONS = ("auto", "float32", "bfloat16")
 
-<<<<<<< HEAD
 # Scores of a feature with a concept.
 SCORES = {
     "roc_auc": "area under the ROC curve, as `sklearn.metrics.roc_auc_score`",
@@ -58,7 +55,7 @@ METRICS = {
     "fn": "positives that are not predicted",
     "roc_auc": "area under the ROC curve of the score, as `sklearn.metrics.roc_auc_score`",
     "average_precision": "of the score, as `sklearn.metrics.average_precision_score`",
-=======
+}
 # Format -> the module that declares it, in the order in which a file is tried. The names are
 # here so that help does not wait for numpy.
 FORMATS = {
@@ -83,5 +80,4 @@ SEVERITIES = {
     "error": "the import is refused: it would change answers and cannot be put right",
     "fixed": "it would have changed answers, and was put right",
     "info": "the values are as in the file; good to know",
->>>>>>> main
 }

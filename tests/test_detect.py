@@ -24,7 +24,7 @@ from saestore.errors import InvalidInputError, NotFoundError
 from saestore.kernels import to_impact_order
 from saestore.query.reader import SetReader
 from saestore.scoring.bootstrap import BootstrapSampler
-from saestore.scoring.metrics import COUNTS, METRICS, BootstrapCounts, evaluate
+from saestore.scoring.metrics import COUNTS, BootstrapCounts, evaluate
 from saestore.scoring.pooling import Pooling
 from saestore.scoring.thresholds import (
     TARGET_RECALLS,
@@ -34,6 +34,7 @@ from saestore.scoring.thresholds import (
     count_reaching,
     list_quantiles,
 )
+from saestore.vocabulary import METRICS
 from saestore.writing import SetWriter
 
 FEW = settings(
@@ -87,7 +88,7 @@ def test_quantiles_are_those_of_exact_ranks(kind, dtype):
 @given(st.integers(1, 200), st.integers(0, 1000), st.integers(1, 1000))
 def test_a_threshold_of_whole_rank_is_that_activation(n, share, whole):
     """Shares such as 0.7 are decimals: where (n - 1) * 0.3 is whole, rounding 1 - 0.7 must not move the threshold."""
-    share, whole = min(share, whole), whole
+    share = min(share, whole)
     values = np.sort(np.random.default_rng(n).random(n).astype(np.float32))[::-1]
     found = list_quantiles(np.array([0, n]), values, np.array([share / whole]))[0, 0]
     rank = (n - 1) * (1 - Fraction(share, whole))

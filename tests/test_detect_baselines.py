@@ -16,10 +16,11 @@ from saestore.detection import baselines as made
 from saestore.detection.baselines import AGGREGATIONS, METHODS, aggregate
 from saestore.detection.inputs import inputs_of
 from saestore.errors import InvalidInputError, NotFoundError
-from saestore.scoring.metrics import METRICS, evaluate
+from saestore.scoring.metrics import evaluate
+from saestore.vocabulary import METRICS
 
 pytest.importorskip("torch", reason="embeddings are read by torch")
-from saestore.embeddings.opening import open_embeddings  # noqa: E402
+from saestore.embeddings.opening import open_embeddings
 
 N_ITEMS, SIZE, WIDTH = 60, 5, 7
 

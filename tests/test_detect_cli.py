@@ -11,7 +11,7 @@ from cli_stores import ask, ask_json, invoke, refused
 
 import saestore
 from saestore.cli import keys
-from saestore.scoring.metrics import METRICS
+from saestore.vocabulary import METRICS
 
 FEW = ["--n-resamples", 20, "--min-active", 1, "--max-fraction", 1]
 

@@ -18,11 +18,12 @@ from strategies import PATH, cases, make_case, memory_store, write_case, write_s
 
 from saestore.errors import InvalidInputError, NotFoundError, TooLargeError
 from saestore.kernels import to_impact_order
-from saestore.scoring.concept_scores import WITH_INTERVAL
 from saestore.query.reader import SetReader
-from saestore.scoring.ranks import find_hits, item_maxima, rank
+from saestore.scoring.concept_scores import WITH_INTERVAL
 from saestore.scoring.observations import ScoredObservations
-from saestore.scoring.scores import SCORES, score_all
+from saestore.scoring.ranks import find_hits, item_maxima, rank
+from saestore.scoring.scores import score_all
+from saestore.vocabulary import SCORES
 from saestore.writing import SetWriter
 
 # Writing a store takes half a second: few examples, each compared in full.
@@ -235,15 +236,10 @@ def test_pieces_of_bounded_memory_give_the_same_bits():
     case = make_case(4, 60, 12, density=0.5, palette="signed", segment_rows=25)
     acts, _, _ = write_labelled(case, 4)
     whole = acts.concepts.scores()
-<<<<<<< HEAD
     with (
         mock.patch("saestore.scoring.concept_scores._PIECE", 7),
         mock.patch("saestore.scoring.observations._BLOCK", 20),
     ):
-=======
-    pieces, block = "saestore.scoring.concept_scores._PIECE", "saestore.scoring.scored_observations._BLOCK"
-    with mock.patch(pieces, 7), mock.patch(block, 20):
->>>>>>> main
         pieces = acts.concepts.scores()
     assert whole.identical(pieces)
 
@@ -263,7 +259,7 @@ def test_what_is_asked_wrongly_is_named():
     acts, _, _ = write_labelled(case, 1)
     with raises(InvalidInputError, "unknown-level", "'items'", "'item'", "'sample'"):
         acts.concepts.scores("items")
-    with pytest.raises(NotFoundError, match="'red'.*concept 0, concept 1"):
+    with pytest.raises(NotFoundError, match=r"'red'.*concept 0, concept 1"):
         acts.concepts.scores(concepts="red")
     with raises(TooLargeError, "too-large", "8 x 3 x 4"):
         acts.concepts.scores(max_bytes=100)

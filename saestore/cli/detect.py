@@ -51,11 +51,7 @@ _SHOWN = ("threshold", "cal_f1", "f1", "precision", "recall", "roc_auc")
 )  # fmt: skip
 @click.option(
     "--min-p99-percentile", metavar="Q", type=float, default=5.0, show_default=True,
-<<<<<<< HEAD
     help="Leave out features whose 99th percentile of activations is below this percentile of all features'.",
-=======
-    help="Leave out features whose 99th percentile of activations there is below this percentile of all features'.",
->>>>>>> main
 )  # fmt: skip
 @click.option("-n", metavar="N", type=int, default=5, show_default=True, help="Candidates in --json.")
 @click.option(
@@ -76,16 +72,7 @@ _SHOWN = ("threshold", "cal_f1", "f1", "precision", "recall", "roc_auc")
     "--confidence-level", metavar="SHARE", type=float, default=0.95, show_default=True, help="Of the intervals."
 )
 @click.option(
-<<<<<<< HEAD
     "--n-resamples", metavar="N", type=int, default=1000, show_default=True, help="How often items are drawn for them."
-=======
-    "--n-resamples",
-    metavar="N",
-    type=int,
-    default=1000,
-    show_default=True,
-    help="How often items are drawn for them.",
->>>>>>> main
 )
 @click.option("--seed", metavar="N", type=int, default=0, show_default=True, help="Of all random draws.")
 @click.option("--all", "every", is_flag=True, help="Every set of the store that has concepts and splits.")
@@ -188,8 +175,9 @@ def _show(result: Detection) -> None:
         output.table(_located(result.localisation))
     note(
         f"{pruning['kept']:,} of {pruning['n_features']:,} features are considered: {pruning['dead']:,} are above 0 on "
-        f"fewer than {pruning['min_active']:,} of {pruning['n_rows']:,} cal samples, {pruning['ubiquitous']:,} on more "
-        f"than {100 * pruning['max_fraction']:.3g} %, and {pruning['weak']:,} have a p99 below {pruning['min_p99']:.4g}."
+        f"fewer than {pruning['min_active']:,} of {pruning['n_rows']:,} cal samples, {pruning['ubiquitous']:,} on "
+        f"more than {100 * pruning['max_fraction']:.3g} %, and {pruning['weak']:,} have a p99 below "
+        f"{pruning['min_p99']:.4g}."
     )
 
 

@@ -121,18 +121,7 @@ def _pieces(
         part = PostingLists(
             lists.features[first:last], lists.indptr[first : last + 1] - a, lists.samples[a:b], lists.data[a:b]
         )
-<<<<<<< HEAD
-        yield part.kept(part.data > 0), inputs.unit_lists(split, part)
-=======
-        rows = part.keep(part.data > 0)
-        units = rows
-        if inputs.level == "item":
-            sizes = np.diff(split.starts, append=len(split.rows))
-            items = split.item_of_row[part.samples]
-            units = PostingLists(part.features, *inputs.pooling.of_lists(part.indptr, items, part.data, sizes))
-        yield rows, units
-        first = last
->>>>>>> main
+        yield part.keep(part.data > 0), inputs.unit_lists(split, part)
 
 
 def _evaluate(

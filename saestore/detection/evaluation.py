@@ -10,8 +10,9 @@ from saestore.detection.choose import FeatureThresholds
 from saestore.detection.inputs import CALIBRATION, TEST, Inputs, Split
 from saestore.detection.options import DetectionOptions
 from saestore.scoring.bootstrap import BootstrapSampler
-from saestore.scoring.metrics import COUNTS, METRICS, BootstrapCounts, evaluate
+from saestore.scoring.metrics import COUNTS, BootstrapCounts, evaluate
 from saestore.scoring.thresholds import Threshold, best_between, f1_at, middle_best, quantiles_of
+from saestore.vocabulary import METRICS
 
 Array = np.ndarray[Any, Any]
 Row = dict[str, Any]

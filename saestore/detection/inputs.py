@@ -187,27 +187,18 @@ class Inputs:
 
         Memory: a block of a million entries or the longest list, and 8 bytes per sample.
         """
-<<<<<<< HEAD
         index = np.full(self.shape[0], -1, np.int64)
         index[split.rows] = np.arange(len(split.rows))
         for lists in iterate_lists(self.reader.segments, features, self.reader.dtype, _BLOCK):
             rows = index[lists.samples]
-            yield PostingLists(lists.features, lists.indptr, rows, lists.data).kept(rows >= 0)
+            yield PostingLists(lists.features, lists.indptr, rows, lists.data).keep(rows >= 0)
 
     def unit_lists(self, split: Split, lists: PostingLists) -> PostingLists:
         """From lists over the rows of a split to lists over its units, those that score above 0."""
         if self.level == "sample":
-            return lists.kept(lists.data > 0)
+            return lists.keep(lists.data > 0)
         items = split.item_of_row[lists.samples]
         return PostingLists(lists.features, *self.pooling.of_lists(lists.indptr, items, lists.data, split.sizes))
-=======
-        place = np.full(self.shape[0], -1, np.int64)
-        place[split.rows] = np.arange(len(split.rows))
-        for lists in iterate_lists(self.segments, features, self.dtype, _BLOCK):
-            at = place[lists.samples]
-            kept = PostingLists(lists.features, lists.indptr, at, lists.data).keep(at >= 0)
-            yield kept
->>>>>>> main
 
     def columns(self, split: Split, features: Array) -> Iterator[tuple[int, Array, Array]]:
         """Features with their column over the rows of a split, and the scores of its units; float64 each.

@@ -20,13 +20,8 @@ def prune(inputs: Inputs, options: DetectionOptions) -> tuple[Array, dict[str, A
     """Measure every feature on the calibration samples and `choose`. Memory: 16 bytes per feature and a block."""
     split = inputs.of(CALIBRATION)
     n_active, p99 = np.zeros(inputs.shape[1], np.int64), np.full(inputs.shape[1], np.nan)
-<<<<<<< HEAD
     for lists in inputs.lists(split, np.arange(inputs.shape[1])):
-        positive = lists.kept(lists.data > 0)
-=======
-    for lists in inputs.blocks(split, np.arange(inputs.shape[1])):
         positive = lists.keep(lists.data > 0)
->>>>>>> main
         counts = np.diff(positive.indptr)
         n_active[lists.features] = counts
         some = counts > 0

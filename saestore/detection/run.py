@@ -31,7 +31,7 @@ def detect(
 ) -> Detection:
     """See `ActivationSet.detect`."""
     if cls_embeddings is not None and level != "item":
-        raise InvalidInputError("cls_embeddings= has one embedding per item; use level='item'.", code="bad-option")
+        raise InvalidInputError("cls_embeddings= has one embedding per item; use level='item'.", code="wrong-level")
     inputs = inputs_of(reader, level, concepts, options.score)
     inputs.need(CALIBRATION, TEST)
     about = provenance(reader)

@@ -18,8 +18,9 @@ from saestore.scoring.bootstrap import BootstrapSampler, check_bootstrap
 from saestore.scoring.metrics import BootstrapCounts
 from saestore.scoring.observations import KnownGroup, ScoredObservations
 from saestore.scoring.ranks import find_hits, split_by_cost
-from saestore.scoring.scores import SCORES, score_all
+from saestore.scoring.scores import score_all
 from saestore.tables.stored_labels import position_of
+from saestore.vocabulary import SCORES
 
 if TYPE_CHECKING:
     import scipy.sparse

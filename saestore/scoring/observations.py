@@ -44,7 +44,7 @@ class KnownGroup:
     def rank(self, lists: PostingLists) -> Ranked:
         """Ranks of lists over observations, among those that are known."""
         if self.known is not None:
-            lists = lists.kept(self.known[lists.samples])
+            lists = lists.keep(self.known[lists.samples])
         return rank(lists.indptr, lists.samples, lists.data, self.n)
 
 
@@ -126,7 +126,7 @@ class ScoredObservations:
         Memory: about 100 bytes per entry of a block, or of the longest list where that is longer.
         """
         for lists in iterate_lists(segments, features, dtype, block):
-            over = lists.kept(self.kept[lists.samples])
+            over = lists.keep(self.kept[lists.samples])
             if self.index is not None and self.sizes is not None:
                 items = self.index.locate(over.samples)[0]
                 over = PostingLists(over.features, *item_maxima(over.indptr, items, over.data, self.sizes))

@@ -13,7 +13,6 @@ import numpy as np
 
 from saestore.kernels import segment_sums
 from saestore.scoring.ranks import Hits, Ranked
-from saestore.vocabulary import SCORES
 
 Array = np.ndarray[Any, Any]
 
