@@ -188,9 +188,7 @@ def _columns(rows: list[Row], confidence_level: float) -> list[Column]:
     if several:
         columns.append(Column("method", [row["method"] for row in rows]))
     columns.append(Column("feature", ["-" if r["feature"] is None else str(r["feature"]) for r in rows], right=True))
-    if not several:  # for which there is no room beside them
-        columns.append(Column("target", [_recall(r["target_recall"]) for r in rows], right=True))
-    for name in _SHOWN[several:]:
+    for name in _SHOWN[several:]:  # no room for the threshold beside the method
         columns.append(decimals(name, (row[name] for row in rows)))
         if name == "f1":
             ends = ["-" if r["f1_low"] != r["f1_low"] else f"{r['f1_low']:.3f} to {r['f1_high']:.3f}" for r in rows]
@@ -198,14 +196,10 @@ def _columns(rows: list[Row], confidence_level: float) -> list[Column]:
     return columns
 
 
-def _recall(value: float | None) -> str:
-    return "-" if value is None else f"{value:g}"
-
-
 def _located(rows: list[Row]) -> list[Column]:
     columns = [Column("concept", [row["concept"] for row in rows], cut="end")]
     columns += [numbers("feature", (row["feature"] for row in rows))]
-    columns += [Column("target", [_recall(row["sample_target_recall"]) for row in rows], right=True)]
+    columns.append(Column("target", [f"{row['sample_target_recall']:g}" for row in rows], right=True))
     columns.append(decimals("threshold", (row["sample_threshold"] for row in rows)))
     columns += [decimals(name, (row[name] for row in rows)) for name in ("precision", "recall", "f1", "iou")]
     return [*columns, decimals("in top 5 %", (row["top_5"] for row in rows))]

@@ -91,7 +91,8 @@ def list_quantiles(indptr: Array, values: Array, recalls: Array) -> Array:
 
 def quantiles_of(values: Array, recalls: Array) -> Array:
     """The ``1 - recall`` quantiles of values in any order, float64 (n_recalls,)."""
-    return list_quantiles(np.array([0, len(values)]), -np.sort(-values), recalls)[0]
+    quantiles: Array = list_quantiles(np.array([0, len(values)]), -np.sort(-values), recalls)[0]
+    return quantiles
 
 
 def count_reaching(indptr: Array, values: Array, lists: Array, thresholds: Array) -> Array:
