@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from saestore.detection.options import DetectionOptions
     from saestore.detection.report import Detection
-    from saestore.diagnostics.report import Fidelity
+    from saestore.diagnostics.report import Diagnosis
     from saestore.interop.torch_data import Batches
     from saestore.plot import Plots
 
@@ -117,39 +117,39 @@ class ActivationSet(SetReader):
         return detect(self, level, concepts, options, embeddings=embeddings, cls_embeddings=cls_embeddings)
 
     @retry_on_stale_snapshot
-    def diagnose(self, embeddings: Any = None, sae: Any = None, *, n_rows: int = 2048, seed: int = 0) -> Fidelity:
-        """Look for signs of a wrong layer, a missing normalisation, or BOS rows among the samples.
+    def diagnose(self, embeddings: Any = None, sae: Any = None, *, n_rows: int = 2048, seed: int = 0) -> Diagnosis:
+        """Compare the set with its SAE and its embeddings, and find identical, missing and impossible activations.
 
         Parameters
         ----------
         embeddings
-            The encoded embeddings, in any form that `build` takes; by default from the recorded place.
+            What was encoded, in any form that `build` takes; by default where the set records it.
         sae
-            The SAE; by default the recorded one.
+            The SAE; by default where the set records it.
         n_rows
             Samples that are decoded and compared with their embeddings.
         seed
-            Chooses the samples: 64 runs of consecutive ones, spread over the set.
+            Of the choice of these samples: 64 runs of consecutive ones, spread over the set.
 
         Returns
         -------
-        Fidelity
-            With ``findings``, empty where all is as expected. ``left_out`` names checks that were not possible without
-            the embeddings, the SAE or torch; explained variance is then taken from the build's first batch.
+        Diagnosis
+            With ``findings``, empty where all facts fit. Without embeddings, the SAE or torch, ``left_out`` names what
+            is not measured.
 
         Raises
         ------
         SaestoreError
-            `embeddings` or `sae` were given, and cannot be read or do not belong to this set.
+            `embeddings` or `sae` were given, and cannot be read or are not those of this set.
 
         Notes
         -----
-        Every activation is read once. Memory: about 80 MB and 60 bytes per feature for any number of samples; with
+        Every activation is read once. Memory: about 20 MB, 16 bytes per sample and 60 bytes per feature; with
         embeddings also the SAE, 128 MiB of pre-activations and ``n_rows`` embeddings eight times.
         """
-        from saestore.diagnostics.measure import measure
+        from saestore.diagnostics.measure import diagnose
 
-        return measure(self, self.segments, embeddings, sae, n_rows=n_rows, seed=seed)
+        return diagnose(self, embeddings, sae, n_rows=n_rows, seed=seed)
 
     def to_xarray(self, chunks: Any = None, *, max_bytes: int = DENSE_LIMIT) -> xarray.Dataset:
         """A lazy Dataset: ``activation(sample, feature)`` as if it were dense, labels, statistics, provenance.

@@ -174,3 +174,22 @@ VERIFY = {
     "problems[].node": "the damaged array, group or file",
     "problems[].what": "what is wrong with it",
 }
+
+DIAGNOSE = {
+    "ok": "true without an error or a warning",
+    **SET,
+    "reconstruction": "explained variance of the build's first batch; with torch, SAE and embeddings also that of "
+    "the stored activations, and more",
+    "l0": "active features per sample: minimum, quartiles, maximum, mean",
+    "activations": "smallest and largest activation, and how many features have negative ones",
+    "features": "how many are dead, and which are active on more than half of the samples",
+    "samples": "how many are empty or identical to another of their item, and how alike the first ones of items are",
+    "expected": "what the metadata of the SAE gives",
+    "left_out": "what could not be measured, and why",
+    "findings": "the worst first, empty where all facts fit",
+    "findings[].code": "stable name of the finding",
+    "findings[].severity": "`error`, `warning` or `note`",
+    "findings[].message": "the fact, in words",
+    "findings[].evidence": "the numbers behind it",
+    "findings[].advice": "what to do",
+}
