@@ -91,7 +91,8 @@ class Vectors:
             if self.offsets is not None:
                 return along + self.offsets / lengths
             norms = np.linalg.norm(centred, axis=1, keepdims=True)
-            return np.where(norms > 0, along / norms, 0.0)
+            cosines: Array = np.where(norms > 0, along / norms, 0.0)
+            return cosines
 
     def score_split(self, source: EmbeddingSource, split: Split) -> Array:
         """Scores of every row of a split, float32 (n_rows, n_vectors)."""

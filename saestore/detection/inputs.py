@@ -62,17 +62,20 @@ class Split:
     @property
     def n_positive(self) -> Array:
         """Units that each concept is true of, int64 (n_concepts,)."""
-        return np.diff(self.labels.indptr).astype(np.int64)
+        counts: Array = np.diff(self.labels.indptr).astype(np.int64)
+        return counts
 
     @property
     def n_known(self) -> Array:
         """Units whose label of each concept is known, int64 (n_concepts,)."""
-        return len(self.units) - np.diff(self.unknown.indptr).astype(np.int64)
+        counts: Array = len(self.units) - np.diff(self.unknown.indptr).astype(np.int64)
+        return counts
 
     @property
     def sizes(self) -> Array:
         """Rows of every item, int64 (n_items,)."""
-        return np.diff(self.starts, append=len(self.rows))
+        sizes: Array = np.diff(self.starts, append=len(self.rows))
+        return sizes
 
     @property
     def item_of_row(self) -> Array:
@@ -238,19 +241,20 @@ def inputs_of(reader: SetReader, level: Level, concepts: Sequence[str] | str | N
     known = [] if stored is None else list(stored.names)
     shape = reader.shape[0], len(known)
     unknown = sp.csr_array(labels.matrix.shape, dtype=bool) if labels.unknown is None else labels.unknown.tocsr()
-    of_samples: list[Any] = [None, None]
+    of_samples: Any = (None, None)
     if level == "item":
         matrices = (None if stored is None else stored.matrix(), unknown_labels(reader, "sample"))
         empty = sp.csr_array(shape, dtype=bool)
-        of_samples = [_chosen(empty if m is None else m.tocsr(), known, labels.names) for m in matrices]
+        of_samples = tuple(_chosen(empty if m is None else m.tocsr(), known, labels.names) for m in matrices)
     return Inputs(
-        reader,
-        level,
-        Pooling.of(score),
-        labels.names,
-        labels.matrix,
-        unknown,
-        *of_samples,
+        reader=reader,
+        level=level,
+        pooling=Pooling.of(score),
+        names=labels.names,
+        labels=labels.matrix,
+        unknown=unknown,
+        sample_labels=of_samples[0],
+        sample_unknown=of_samples[1],
         from_samples=np.array([level == "sample" or name in known for name in labels.names]),
         split=_splits(reader),
     )

@@ -35,7 +35,8 @@ def diagnose(acts: SetReader, embeddings: Any, sae: Any, *, n_rows: int, seed: i
         raise InvalidInputError(f"{acts.path} has no activations yet: nothing to diagnose.", code="empty-set")
     n_samples, n_features = acts.shape
     moments = distribution.all_moments(acts.segments, np.arange(n_features), n_features, acts.dtype)
-    scan, left_out = RowScan(acts.segments, n_samples, n_features), []
+    scan = RowScan(acts.segments, n_samples, n_features)
+    left_out: list[str] = []
     reconstruction: dict[str, Any] = {"recorded": acts.attributes.summary.get("explained_variance")}
     loaded, source = _open(acts, embeddings, sae, left_out)
     if source is not None:

@@ -69,7 +69,8 @@ def _mixed(features: Array, data: Array) -> Array:
         bits = (bits + np.uint64(1 << (_ROUNDING - 1))) >> np.uint64(_ROUNDING)
         mixed: Array = (features.astype(np.uint64) + np.uint64(1)) * _FACTORS[0] ^ bits * _FACTORS[1]
         mixed = (mixed ^ (mixed >> np.uint64(29))) * _FACTORS[2]
-    return mixed ^ (mixed >> np.uint64(32))
+        mixed ^= mixed >> np.uint64(32)
+    return mixed
 
 
 def _row_blocks(segments: Sequence[Segment]) -> Iterator[tuple[int, Array, Array, Array]]:
