@@ -105,7 +105,7 @@ def test_patches_are_labelled_from_masks(images, tmp_path):
     (tmp_path / "masks" / "scene_000000.png").unlink()
     line = refused(*words, "--concept", "new", store=images)
     assert f"has no mask of 1 of 6 items: '{cli_stores.IMAGES[0]}'" in line
-    assert ask_json(*words, "--concept", "new", "--missing", "empty", store=images)["added"] == ["new"]
+    assert ask_json(*words, "--concept", "new", "--missing", "negative", store=images)["added"] == ["new"]
 
 
 def test_tokens_are_labelled_from_spans(tmp_path):
@@ -115,7 +115,7 @@ def test_tokens_are_labelled_from_spans(tmp_path):
     assert ask_json("label", "--spans", spans, store=texts)["concepts"] == [
         {"name": "irony", "level": "sample", "n_positive": 1, "n": len(texts.dense)}
     ]
-    assert saestore.open(texts.path)["Talk"].samples("irony").tolist() == [1]
+    assert saestore.open(texts.path)["Talk"].samples.where("irony").tolist() == [1]
     spans.write_text(json.dumps({"key": "77", "start": 3, "stop": 8, "concept": "irony"}), encoding="utf-8")
     assert "1 key ('77') fits no item" in refused("label", "--spans", spans, store=texts)
 
@@ -181,7 +181,7 @@ def test_conditions_are_what_numpy_makes_of_them(images, patches, given, python)
     assert found["n_samples"] == kept.sum()
     assert found["rows"][0]["n_active"] == np.count_nonzero(images.dense[kept, 3])
     echoed = found["where"]
-    again = saestore.open(images.path)["Toy"].samples(echoed)
+    again = saestore.open(images.path)["Toy"].samples.where(echoed)
     assert np.array_equal(again, np.flatnonzero(kept))
     top = ask_json("top-samples", "--feature", 3, "-n", 100, *words, store=images)["rows"]
     assert sorted(row["sample"] for row in top) == np.flatnonzero(kept & (images.dense[:, 3] != 0)).tolist()

@@ -79,7 +79,7 @@ def test_anndata_out_and_in(suffix, tmp_path, small_blocks):
     assert np.array_equal(again.item_index.pointers(), case.item_ptr)
     assert again.items.column("key").tolist() == case.items["image_path"]
     assert again.items.column("weight").tolist() == case.items["weight"]
-    assert again.items.concept("color::red").tolist() == case.red.tolist()
+    assert again.items.column("color::red").tolist() == case.red.tolist()
 
 
 def test_a_part_as_anndata(suffix, tmp_path, small_blocks):

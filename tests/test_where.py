@@ -142,7 +142,7 @@ JOIN = {"and": np.logical_and, "or": np.logical_or}
 @given(data=st.data())
 def test_an_expression_is_what_numpy_makes_of_it(named, data):
     text, expected = data.draw(trees(named.values))
-    assert named.acts.samples(text).tolist() == np.flatnonzero(expected).tolist()
+    assert named.acts.samples.where(text).tolist() == np.flatnonzero(expected).tolist()
 
 
 @given(data=st.data())
@@ -158,12 +158,12 @@ def test_and_binds_stronger_than_or_and_not_the_strongest(named, data):
         python = python.replace(name, f"v[{place}]")
     columns = [named.values[name].tolist() for name in ("object", "3d", "traffic light")]
     expected = [i for i, v in enumerate(zip(*columns, strict=True)) if eval(python, {}, {"v": v})]
-    assert named.acts.samples(text).tolist() == expected
+    assert named.acts.samples.where(text).tolist() == expected
 
 
 def test_long_and_flat_is_no_problem_and_deep_is_told(named):
-    assert len(named.acts.samples(" or ".join(["object"] * 5_000))) == named.values["object"].sum()
-    assert len(named.acts.samples("(" * 49 + "object" + ")" * 49)) == named.values["object"].sum()
+    assert len(named.acts.samples.where(" or ".join(["object"] * 5_000))) == named.values["object"].sum()
+    assert len(named.acts.samples.where("(" * 49 + "object" + ")" * 49)) == named.values["object"].sum()
     for deep in ("(" * 10_000 + "object", "not " * 10_000 + "object", "(not " * 51 + "object" + ")" * 51):
         with pytest.raises(InvalidInputError, match="deeper than 50 here"):
             parse(deep)
@@ -172,9 +172,9 @@ def test_long_and_flat_is_no_problem_and_deep_is_told(named):
 def test_a_name_in_quotes_stands_for_itself_where_only_a_name_can(named):
     light = np.flatnonzero(named.values["traffic light"]).tolist()
     for text in ('"traffic light"', "'traffic light' == true", '"traffic light" in (1)', "not ('traffic light' == 0)"):
-        assert named.acts.samples(text).tolist() == light
+        assert named.acts.samples.where(text).tolist() == light
     test = np.flatnonzero(named.values["split"] == "test").tolist()
-    assert named.acts.samples('"test" == split').tolist() == test
+    assert named.acts.samples.where('"test" == split').tolist() == test
 
 
 @given(st.text(max_size=30))
@@ -236,7 +236,7 @@ WRONG = [
 @pytest.mark.parametrize(("text", "said"), WRONG, ids=[text for text, _ in WRONG])
 def test_a_wrong_expression_is_told_with_its_place(named, text, said):
     with pytest.raises((InvalidInputError, NotFoundError)) as error:
-        named.acts.samples(text)
+        named.acts.samples.where(text)
     message, *shown = said.split("|") if "||" not in text else [said]
     assert message in str(error.value)
     for line in shown:
@@ -246,7 +246,7 @@ def test_a_wrong_expression_is_told_with_its_place(named, text, said):
 def test_a_long_expression_is_shown_around_the_place(named):
     text = "object and " * 30 + "nothing == 1" + " and object" * 30
     with pytest.raises(NotFoundError) as error:
-        named.acts.samples(text)
+        named.acts.samples.where(text)
     _, shown, carets = str(error.value).splitlines()
     assert len(shown) < 90
     assert shown[carets.index("^") : carets.rindex("^") + 1] == "nothing"
@@ -260,11 +260,11 @@ def test_a_mapping_asks_concepts_of_samples_too(named):
         ({"position": [0, 1], ODD: 1}, (values["position"] < 2) & values[ODD]),
         ({"item": 3}, values["item"] == 3),
     ):
-        assert acts.samples(where).tolist() == np.flatnonzero(expected).tolist()
+        assert acts.samples.where(where).tolist() == np.flatnonzero(expected).tolist()
     with pytest.raises(InvalidInputError, match="asks 'object' for 'yes', but it holds bool"):
-        acts.samples({"object": "yes"})
+        acts.samples.where({"object": "yes"})
     with pytest.raises(InvalidInputError, match="asks 'weight' for None, but it holds int64"):
-        acts.samples({"weight": None})
+        acts.samples.where({"weight": None})
 
 
 @settings(max_examples=15)
@@ -286,7 +286,7 @@ def test_every_query_under_a_condition_equals_the_dense_tensor(case, data):
         )
     )
     rows, feature = np.flatnonzero(keep), data.draw(st.integers(0, width - 1))
-    assert acts.samples(where).tolist() == rows.tolist()
+    assert acts.samples.where(where).tolist() == rows.tolist()
     assert np.array_equal(acts.dense(where=where), dense[keep])
     assert np.array_equal(acts.sparse(where=where).toarray(), dense[keep])
     backwards = np.arange(n)[::-1]

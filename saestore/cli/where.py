@@ -67,7 +67,7 @@ def conditions(acts: ActivationSet, where: Sequence[str]) -> dict[str, Any] | st
         return {name: values[0] if len(values) == 1 else values for name, values in mapping.items()} or None
     for text in expressions:
         try:
-            acts.samples(text)
+            acts.samples.where(text)
         except SaestoreError as e:
             # With the lines that mark the place, for which an error of one line has no room.
             context = click.get_current_context()

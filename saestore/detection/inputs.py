@@ -219,16 +219,15 @@ def inputs_of(reader: SetReader, level: Level, concepts: Sequence[str] | str | N
 
     names, labels = labels_of(reader, level, concepts)
     split = check_splits(reader.items.column("split") if "split" in reader.items.names() else None, reader.path)
-    stored = reader.labels_of_all_samples() if level == "sample" or reader.stored_labels("sample") else None
-    known = [] if stored is None else list(stored.names)
+    known = reader.concept_names("sample")
     of_samples = None
-    if stored is not None and level == "item" and set(known) & set(names):
+    if level == "item" and set(known) & set(names):
         # The columns of concepts that samples have, others empty.
         place = {name: i for i, name in enumerate(known)}
         there = [(place[name], i) for i, name in enumerate(names) if name in place]
         rows, columns = map(list, zip(*there, strict=True))
         chooser = sp.csr_array((np.ones(len(there), bool), (rows, columns)), shape=(len(known), len(names)))
-        of_samples = sp.csr_array(stored.matrix().tocsr() @ chooser)
+        of_samples = sp.csr_array(reader.concept_matrix("sample").tocsr() @ chooser)
     elif level == "item":
         of_samples = sp.csr_array((reader.shape[0], len(names)), dtype=bool)
     return Inputs(
@@ -260,5 +259,7 @@ def about(reader: SetReader) -> dict[str, Any]:
         "source": dict(a.source),
         "dropped": None if a.dropped is None else dict(a.dropped),
         "segments": {segment.name: segment.digest for segment in a.segments},
-        "labels": {level: info.digest for level, info in a.concepts.items()},
+        "labels": {
+            name: table.digests[table.concepts.true] for name, table in a.tables.items() if table.concepts is not None
+        },
     }

@@ -44,17 +44,22 @@ def read_arrays(
             return {names[0]: values}
         if values.ndim != 2 or len(names) != values.shape[1]:
             raise InvalidInputError(
-                f"{file} has shape {values.shape}; name its columns with --concept, one each: {len(names)} are named."
+                f"{file} has shape {values.shape}; name its columns with --concept, one each: {len(names)} are named.",
+                code="wrong-names",
             )
         return np.asarray(values)
     if file.suffix != ".npz":
-        raise InvalidInputError(f"{file} has the suffix {file.suffix!r}; labels are read from .npy and .npz files.")
+        raise InvalidInputError(
+            f"{file} has the suffix {file.suffix!r}; labels are read from .npy and .npz files.", code="unknown-suffix"
+        )
     arrays = _read(existing_file(file))
     if set(arrays) >= _SPARSE:
         return _sparse(file, names)
     missing = [name for name in names if name not in arrays]
     if missing:
-        raise InvalidInputError(f"{file} has no array {missing[0]!r}; it has {', '.join(arrays)}.")
+        raise InvalidInputError(
+            f"{file} has no array {missing[0]!r}; it has {', '.join(arrays)}.", code="unknown-array"
+        )
     return {name: arrays[name] for name in names or arrays}
 
 
@@ -67,7 +72,9 @@ def _read(file: Path) -> dict[str, Array]:
             with np.load(stream, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
         except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, KeyError, RuntimeError) as e:
-            raise InvalidInputError(f"{file} is truncated, or not a .npz file of plain arrays ({e}).") from e
+            raise InvalidInputError(
+                f"{file} is truncated, or not a .npz file of plain arrays ({e}).", code="unreadable-file"
+            ) from e
 
 
 def _sparse(file: Path, names: Sequence[str]) -> scipy.sparse.sparray:
@@ -76,9 +83,12 @@ def _sparse(file: Path, names: Sequence[str]) -> scipy.sparse.sparray:
     try:
         matrix = sp.coo_array(sp.load_npz(file))
     except (ValueError, KeyError, NotImplementedError, TypeError) as e:
-        raise InvalidInputError(f"{file} is no sparse matrix of scipy.sparse.save_npz ({e}).") from e
+        raise InvalidInputError(
+            f"{file} is not a sparse matrix of scipy.sparse.save_npz ({e}).", code="unreadable-file"
+        ) from e
     if len(names) != matrix.shape[1]:
         raise InvalidInputError(
-            f"{file} has shape {matrix.shape}; name its columns with --concept, one each: {len(names)} are named."
+            f"{file} has shape {matrix.shape}; name its columns with --concept, one each: {len(names)} are named.",
+            code="wrong-names",
         )
     return matrix

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import zarr
 
-from saestore.errors import InvalidInputError, NotFoundError
-from saestore.format import digest
+from saestore.errors import InvalidInputError
+from saestore.format import LEVEL_TABLES, digest
 from saestore.kernels import descending_bits
 from saestore.query import distribution, similarity, slices
 from saestore.query.open_set import OpenSet, retry_on_stale_snapshot
 from saestore.query.results import FeatureMatches, Histogram, SimilarFeatures, TopFeatures, TopSamples
 from saestore.query.selection import Selection, select
+from saestore.query.set_table import SetTable
 from saestore.query.similarity import Metric, Sizes
 from saestore.query.slices import DENSE_LIMIT, check_size
 from saestore.query.topk import top_entries
 from saestore.stats import statistics_table
-from saestore.tables.stored_labels import check_level, position_of
+from saestore.tables.label_matrix import check_level, csc_of_rows, position_of
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -31,31 +32,20 @@ Level = Literal["item", "sample"]
 class SetReader(OpenSet):
     """An opened set and every question about it; what analyses, plots and exports take."""
 
-    @retry_on_stale_snapshot
-    def samples(self, where: Any) -> Array:
-        """Samples that fulfil a condition, ascending, int64.
+    @property
+    def samples(self) -> SetTable:
+        """The table of the samples: ``samples.where(expression)`` gives numbers, ``samples["column"]`` values."""
+        return SetTable(self, "samples")
 
-        Parameters
-        ----------
-        where
-            An expression (``'split == "test" and color::red'``), a mapping of names to a value or to several
-            (``{"split": ["cal", "test"], "color::red": True}``), or a boolean mask per sample or per item. A name is a
-            column of the items, a concept of items or of samples, ``item``, ``position`` or ``sample``;
-            ``sample.NAME`` is a concept of samples where items have one of the same name.
+    @property
+    def items(self) -> SetTable:
+        """The table of the images or texts: key, split, columns and concepts."""
+        return SetTable(self, "items")
 
-        Raises
-        ------
-        NotFoundError
-            A name that is nothing of these; the message says which are like it.
-        InvalidInputError
-            What is no condition; in an expression the message marks the place.
-
-        Notes
-        -----
-        Memory: 8 bytes a sample that fulfils it, a byte for every sample, and the columns that are named.
-        """
-        chosen = self.condition(where)
-        return np.arange(self.shape[0]) if chosen is None else chosen.samples(self.shape[0])
+    @property
+    def features(self) -> SetTable:
+        """The table of the features: their names, notes, and all else that is known of them."""
+        return SetTable(self, "features")
 
     @retry_on_stale_snapshot
     def top_samples(
@@ -73,7 +63,7 @@ class SetReader(OpenSet):
         level
             ``"item"`` returns each item once, with its strongest sample.
         where
-            Only samples that fulfil this; see `samples`.
+            Only samples that fulfil this; see `samples.where`.
 
         Returns
         -------
@@ -107,7 +97,7 @@ class SetReader(OpenSet):
 
     @retry_on_stale_snapshot
     def feature(self, feature: int, *, where: Any = None) -> TopSamples:
-        """All samples on which one feature is active, strongest first; `where` as in `samples`. Memory: its list."""
+        """All samples on which one feature is active, strongest first. Memory: its list."""
         chosen = select(feature, self.shape[1], "feature")
         if not chosen.scalar:
             raise InvalidInputError(f"feature() takes one int, not {feature!r}; use top_samples for several.")
@@ -127,7 +117,7 @@ class SetReader(OpenSet):
         n
             Rows for each sample at most; only active features appear.
         where
-            Of the samples only those that fulfil this; see `samples`.
+            Of the samples only those that fulfil this; see `samples.where`.
         """
         if n < 0:
             raise InvalidInputError(f"n={n}: use 0 or more.")
@@ -161,7 +151,7 @@ class SetReader(OpenSet):
         Parameters
         ----------
         where
-            Of the samples only those that fulfil this; ``samples(where)`` says which of all do.
+            Of the samples only those that fulfil this; ``samples.where`` says which of all do.
 
         Raises
         ------
@@ -196,7 +186,7 @@ class SetReader(OpenSet):
         Parameters
         ----------
         where
-            Of the samples only those that fulfil this; ``samples(where)`` says which of all do.
+            Of the samples only those that fulfil this; ``samples.where`` says which of all do.
 
         Raises
         ------
@@ -258,7 +248,7 @@ class SetReader(OpenSet):
         Parameters
         ----------
         where
-            Over the samples only that fulfil this; see `samples`. By default over all, from sums that are stored.
+            Over the samples only that fulfil this; see `samples.where`. By default over all, from sums that are stored.
         """
         ids = select(features, self.shape[1], "feature").ids
         chosen = self.condition(where)
@@ -283,7 +273,7 @@ class SetReader(OpenSet):
         over
             ``"all"`` samples, zeros included, or the ``"active"`` ones; NaN where there is none.
         where
-            Over the samples only that fulfil this; see `samples`.
+            Over the samples only that fulfil this; see `samples.where`.
 
         Returns
         -------
@@ -330,14 +320,14 @@ class SetReader(OpenSet):
         Parameters
         ----------
         where
-            Over the samples only that fulfil this; see `samples`.
+            Over the samples only that fulfil this; see `samples.where`.
         """
         if over not in ("all", "active"):
             raise InvalidInputError(f"over={over!r}: use 'all' or 'active'.")
         if isinstance(bins, str) and over == "all":
             raise InvalidInputError(f"bins={bins!r} needs over='active': how to bin all samples is for you to say.")
         values = self.feature(feature, where=where).activation
-        n_samples = self.shape[0] if where is None else len(self.samples(where))
+        n_samples = self.shape[0] if where is None else len(self.samples.where(where))
         zeros = n_samples - len(values) if over == "all" else 0
         counts, edges = distribution.histogram(values, zeros, bins, range)
         return Histogram(edges[:-1], edges[1:], counts.astype(np.int64))
@@ -459,20 +449,15 @@ class SetReader(OpenSet):
         n_features = self.shape[1]
         return Sizes.of(distribution.all_moments(self.segments, np.arange(n_features), n_features, self.dtype))
 
-    @retry_on_stale_snapshot
     def concept_names(self, level: Level | None = None) -> list[str]:
         """Names of the concepts of a level, in the order of their columns; by default of both, those of items first."""
         if level is None:
             return list(dict.fromkeys([*self.concept_names("item"), *self.concept_names("sample")]))
         check_level(level)
-        if level == "item":
-            return list(self.items.concept_names)
-        labels = self.stored_labels(level)
-        return [] if labels is None else list(labels.names)
+        return self.table(LEVEL_TABLES[level]).concept_names
 
-    @retry_on_stale_snapshot
     def concept_mask(self, name: str, level: Level | None = None) -> Array:
-        """Which items or samples have a concept, bool (n_items,) or (n_samples,).
+        """Which items or samples have a concept, bool (n_items,) or (n_samples,); False where it is unknown.
 
         Parameters
         ----------
@@ -485,30 +470,23 @@ class SetReader(OpenSet):
             There is no concept of this name; the message says what there is.
         """
         if level is None:
-            level = "item" if name in self.items.concept_names else "sample"
-            if level == "sample" and name not in self.concept_names("sample"):
-                position_of(name, self.concept_names())
-        check_level(level)
-        if level == "item":
-            return self.items.concept(name)
-        labels = self.labels_of_all_samples()
-        if labels is None:
-            raise NotFoundError(f"The samples of {self.path} have no concept {name!r}; they have none at all.")
-        return labels.mask(name)
+            level = "sample" if name in self.concept_names("sample") else "item"
+            level = "item" if name in self.concept_names("item") else level
+            position_of(name, self.concept_names())
+        position_of(name, self.concept_names(level), f"concept of {level}s")
+        return np.ma.filled(self.read_column(LEVEL_TABLES[level], name).array(), False)
 
-    @retry_on_stale_snapshot
     def concept_matrix(self, level: Level = "item") -> scipy.sparse.csc_array:
-        """All labels of a level, bool, items or samples x concepts in the order of ``concepts(level)``.
+        """All labels of a level that are true, bool, items or samples x concepts in the order of ``concept_names``.
 
-        Memory: 5 bytes a positive label.
+        Memory: 5 bytes per positive label.
         """
-        import scipy.sparse as sp
+        return self.labels(level).matrix
 
-        check_level(level)
-        if level == "item":
-            return self.items.concept_matrix()
-        labels = self.labels_of_all_samples()
-        return sp.csc_array((self.shape[0], 0), dtype=bool) if labels is None else labels.matrix()
+    def unknown_matrix(self, level: Level = "item") -> scipy.sparse.csc_array:
+        """All labels of a level that are unknown, as `concept_matrix` has those that are true."""
+        labels = self.labels(level)
+        return csc_of_rows([[]] * len(labels.names), labels.n_rows) if labels.unknown is None else labels.unknown
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Shard indexes and pointers are not sent along: whoever unpickles the set opens it there.

@@ -58,7 +58,8 @@ def iterate_rows(
         step = max(1, int(block * info.n_rows / max(1, info.nnz)))
         for first in range(0, len(inside), step):
             part = inside[first : first + step]
-            yield part, *segment.read_rows(*runs_of(part))
+            read = segment.read_rows(*runs_of(part))
+            yield part, read.indptr, read.indices, read.data
 
 
 def dense(segments: Sequence[Segment], rows: Selection, features: Selection, dtype: Any) -> Array:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, NotFoundError
+from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
 from saestore.query import where_parser as tree
 from saestore.query.selection import Condition
+from saestore.tables.column import Column
 from saestore.tables.item_index import ItemIndex
-from saestore.tables.stored_items import StoredItems
-from saestore.tables.stored_labels import StoredLabels, listed
+from saestore.tables.label_matrix import listed
+from saestore.tables.stored_table import StoredTable
 from saestore.vocabulary import LEVELS
 
 Array = np.ndarray[Any, Any]
 
 _BLOCK = 1 << 20  # samples at a time
 _NUMBERS = ("item", "position", "sample")  # names of what no column holds
-_KINDS = {"b": "true and false", "i": "numbers", "u": "numbers", "f": "numbers", "T": "text", "U": "text"}
+_KINDS = {"b": "true and false", "i": "numbers", "u": "numbers", "f": "numbers", "T": "text"}
 _OPERATORS = {
     "==": operator.eq,
     "!=": operator.ne,
@@ -33,62 +34,89 @@ _OPERATORS = {
 }
 
 
-@dataclass(frozen=True)
-class Known:
-    """What the names in a condition can mean; items and labels are opened only for a name that needs them."""
+class NameSource:
+    """What the names in a condition can mean."""
 
-    n_samples: int
-    index: ItemIndex
-    items: Callable[[], StoredItems]
-    labels: Callable[[], StoredLabels | None]
-    _found: dict[tuple[str, str | None], _Column] = field(default_factory=dict)
-
-    @cached_property
-    def _labels(self) -> StoredLabels | None:
-        return self.labels()
+    numbers: tuple[str, ...]  # names of what no column holds
 
     def names(self) -> list[str]:
         """Every name there is, but for those of numbers."""
-        items = self.items()
-        samples = [] if self._labels is None else self._labels.names
-        return list(dict.fromkeys([*items.names(), *items.concept_names, *samples]))
+        raise NotImplementedError
 
-    def find(self, name: str, level: str | None = None) -> _Column | None:
-        """Column, concept of items, concept of samples or number of this name, the first that there is."""
-        items = self.items()
-        if level in (None, "item"):
-            if name in items.names():
-                return _Column(name, items.column(name), None)
-            if name in items.concept_names:
-                return _Column(name, items.concept(name), None)
-        if level in (None, "sample") and self._labels is not None and name in self._labels.names:
-            self._labels.check_covers(self.n_samples)
-            mask = self._labels.mask(name)
-            return _Column(name, None, lambda block: mask[block.start : block.stop], np.dtype(bool))
+    def find(self, name: str, level: str | None = None) -> NamedValues | None:
+        """What a name stands for, None where it is unknown."""
+        raise NotImplementedError
+
+    def column(self, name: str, level: str | None = None) -> NamedValues:
+        """The same, or an error that names what there is."""
+        result = self.find(name, level)
+        if result is not None:
+            return result
+        where = "" if level is None else f" of {level}s"
+        raise NotFoundError(
+            f"where= names {name!r}, which is neither a column nor a concept{where}. "
+            f"{did_you_mean(name, self.names())}There are {listed(self.names())}; and {', '.join(self.numbers)}.",
+            code="unknown-column",
+        )
+
+
+class Names(NameSource):
+    """What the names in a condition over samples can mean; values are read only of names that occur."""
+
+    numbers = _NUMBERS
+
+    def __init__(self, n_samples: int, index: ItemIndex, items: StoredTable, samples: StoredTable) -> None:
+        self.n_samples, self.index, self._items, self._samples = n_samples, index, items, samples
+        self._found: dict[tuple[str, str | None], NamedValues | None] = {}
+
+    def names(self) -> list[str]:
+        """Every name there is, but for those of numbers."""
+        return list(dict.fromkeys([*self._items.info.names, *self._samples.info.names]))
+
+    def find(self, name: str, level: str | None = None) -> NamedValues | None:
+        """Column or concept of items, of samples, or number of this name, the first that there is."""
+        if (name, level) not in self._found:
+            self._found[name, level] = self._find(name, level)
+        return self._found[name, level]
+
+    def _find(self, name: str, level: str | None) -> NamedValues | None:
+        samples = self._samples
+        if level in (None, "item") and name in self._items.info.names:
+            return NamedValues.of(name, self._items.read(name))
+        if level in (None, "sample") and name in samples.concept_names:
+            whole = samples.read(name)
+            return NamedValues(name, np.dtype(bool), None, lambda b: whole.at(slice(b.start, b.stop)))
+        if level in (None, "sample") and name in samples.info.columns:
+            return NamedValues(name, samples.dtype(name), None, lambda b: samples.read(name, slice(b.start, b.stop)))
         if name == "item" and level in (None, "item"):
-            return _Column(name, np.arange(self.index.n_items), None)
-        if name in _NUMBERS and level in (None, "sample"):
-            return _Column(name, None, lambda block: block.numbers(name), np.dtype(np.int64))
+            return NamedValues.of(name, Column(np.arange(self.index.n_items)))
+        if name in self.numbers and level in (None, "sample"):
+            return NamedValues(name, np.dtype(np.int64), None, lambda block: Column(block.numbers(name)))
         head, _, rest = name.partition(".")
         return self.find(rest, head) if level is None and head in LEVELS and rest else None
 
-    def column(self, name: str, level: str | None = None) -> _Column:
-        """The same, or an error that says what there is."""
-        if (name, level) in self._found:
-            return self._found[name, level]
-        found = self.find(name, level)
-        if found is not None:
-            self._found[name, level] = found
-            return found
-        import difflib
 
-        near = difflib.get_close_matches(name, self.names(), 3, 0.5)
-        hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
-        where = "" if level is None else f" of {level}s"
-        raise NotFoundError(
-            f"where= names {name!r}, which is neither a column nor a concept{where}. {hint}"
-            f"There are {listed(self.names())}; and {', '.join(_NUMBERS)}."
-        )
+class TableNames(NameSource):
+    """What the names in a condition over the rows of one table can mean."""
+
+    def __init__(self, table: StoredTable) -> None:
+        self._table = table
+        self.numbers = (table.name.removesuffix("s"),)  # the number of a row
+
+    def names(self) -> list[str]:
+        """Every column of the table."""
+        return list(self._table.info.names)
+
+    def find(self, name: str, level: str | None = None) -> NamedValues | None:
+        """A column, or the numbers of the rows."""
+        if level not in (None, *self.numbers):
+            return None
+        if name in self._table.info.names:
+            return NamedValues.of(name, self._table.read(name))
+        if name in self.numbers:
+            return NamedValues.of(name, Column(np.arange(self._table.n_rows)))
+        head, _, rest = name.partition(".")
+        return self.find(rest, head) if level is None and head in self.numbers and rest else None
 
 
 @dataclass(frozen=True)
@@ -110,30 +138,36 @@ class _Block:
 
 
 @dataclass(frozen=True)
-class _Column:
-    """What a name stands for: a value for every item, or for every sample of a block."""
+class NamedValues:
+    """What a name stands for: values of all items (or rows of one table), or a function of a block of samples."""
 
     name: str
-    of_items: Array | None
-    of_samples: Callable[[_Block], Array] | None
-    dtype: np.dtype[Any] | None = None
+    dtype: np.dtype[Any]
+    whole: Column | None
+    of_block: Callable[[_Block], Column] | None = None
+
+    @classmethod
+    def of(cls, name: str, column: Column) -> NamedValues:
+        """From values of all rows."""
+        return cls(name, column.values.dtype, column)
 
     @property
     def kind(self) -> str:
-        dtype = self.dtype if self.of_items is None else self.of_items.dtype
-        return _KINDS[dtype.kind if dtype is not None else "b"]
+        """What it holds, for messages."""
+        return _KINDS[self.dtype.kind]
 
-    def on(self, block: _Block) -> Array:
-        if self.of_samples is not None:
-            return self.of_samples(block)
-        return np.asarray(self.of_items)[block.located[0]]
+    def on(self, block: _Block) -> Column:
+        """Values of the samples of a block."""
+        if self.whole is None and self.of_block is not None:
+            return self.of_block(block)
+        return self.whole.at(block.located[0])  # type: ignore[union-attr]
 
 
 # A mask over items, or a function that makes the mask over a block of samples.
 _Part: TypeAlias = Array | Callable[[_Block], Array]
 
 
-def condition(where: Any, known: Known) -> Condition | None:
+def condition(where: Any, known: Names) -> Condition | None:
     """Resolve ``where=``: None, an expression, a mapping of names to values, or a mask per sample or per item.
 
     A list of values in a mapping means any of them. A mask whose length fits both is taken per sample.
@@ -149,14 +183,25 @@ def condition(where: Any, known: Known) -> Condition | None:
     -----
     Memory: a byte a sample, and the columns that are named.
     """
-    if where is None:
+    if where is None or (isinstance(where, Mapping) and not where):
         return None
-    if isinstance(where, str):
-        return _over_all(_bind(tree.parse(where), where, known), known)
-    if isinstance(where, Mapping):
-        parts = [_matches(known.column(str(name)), wanted) for name, wanted in where.items()]
-        return _over_all(_joined(operator.and_, [np.ones(known.index.n_items, bool), *parts]), known)
+    if isinstance(where, str | Mapping):
+        return _over_all(_part_of(where, known), known)
     return _of_mask(where, known.n_samples, known.index)
+
+
+def rows_where(where: str | Mapping[Any, Any], names: NameSource) -> Array:
+    """Rows of a table that fulfil a condition over its own columns, ascending int64."""
+    part = _part_of(where, names)
+    if not isinstance(part, np.ndarray):
+        raise TypeError("a condition over one table has one value per row")
+    return np.flatnonzero(part)
+
+
+def _part_of(where: str | Mapping[Any, Any], names: NameSource) -> _Part:
+    if isinstance(where, str):
+        return _bind(tree.parse(where), where, names)
+    return _joined(operator.and_, [_matches(names.column(str(name)), value) for name, value in where.items()])
 
 
 def _of_mask(where: Any, n_samples: int, index: ItemIndex) -> Condition:
@@ -178,7 +223,7 @@ def _of_mask(where: Any, n_samples: int, index: ItemIndex) -> Condition:
     )
 
 
-def _over_all(part: _Part, known: Known) -> Condition:
+def _over_all(part: _Part, known: Names) -> Condition:
     if isinstance(part, np.ndarray):
         return Condition(part, known.index)
     mask = np.empty(known.n_samples, bool)
@@ -203,22 +248,32 @@ def _joined(join: Callable[[Array, Array], Array], parts: Sequence[_Part]) -> _P
     return over
 
 
-def _applied(function: Callable[..., Array], *columns: _Column) -> _Part:
-    """A function of columns, over items where all are of items."""
-    if all(column.of_items is not None for column in columns):
-        return function(*(column.of_items for column in columns))
-    return lambda block: function(*(column.on(block) for column in columns))
+def _applied(function: Callable[..., Array], *columns: NamedValues, negated: bool = False) -> _Part:
+    """A function of values, over items where all are of items. Of an unknown value not even its negation holds."""
+
+    def mask(parts: Sequence[Column]) -> Array:
+        out = function(*(part.values for part in parts))
+        out = ~out if negated else out
+        for part in parts:
+            known = part.known
+            out = out if known is None else out & known
+        return out
+
+    if all(column.whole is not None for column in columns):
+        return mask([column.whole for column in columns if column.whole is not None])
+    return lambda block: mask([column.on(block) for column in columns])
 
 
-def _matches(column: _Column, wanted: Any) -> _Part:
-    options = list(wanted) if isinstance(wanted, list | tuple | set | frozenset | np.ndarray) else [wanted]
+def _matches(column: NamedValues, requested: Any) -> _Part:
+    options = list(requested) if isinstance(requested, list | tuple | set | frozenset | np.ndarray) else [requested]
     for option in options:
         if isinstance(option, str) != (column.kind == "text") or not isinstance(
             option, str | bool | int | float | np.generic
         ):
-            dtype = column.dtype if column.of_items is None else column.of_items.dtype
-            held = "text" if column.kind == "text" else dtype
-            raise InvalidInputError(f"where= asks {column.name!r} for {option!r}, but it holds {held}.")
+            content = "text" if column.kind == "text" else column.dtype
+            raise InvalidInputError(
+                f"where= asks {column.name!r} for {option!r}, but it holds {content}.", code="wrong-type"
+            )
     return _applied(lambda values: _any_of(values, options), column)
 
 
@@ -229,71 +284,75 @@ def _any_of(values: Array, options: Sequence[Any]) -> Array:
     return mask
 
 
-def _bind(node: tree.Node, text: str, known: Known) -> _Part:
-    """The mask of a tree; `text` is what messages mark."""
+def _bind(node: tree.Node, text: str, names: NameSource, negated: bool = False) -> _Part:
+    """The mask of a tree, or of its negation; `text` is what messages mark.
+
+    A negation is carried down to the comparisons, because of an unknown value neither may hold.
+    """
     match node:
-        case tree.All(terms):
-            return _joined(operator.and_, [_bind(term, text, known) for term in terms])
-        case tree.Any(terms):
-            return _joined(operator.or_, [_bind(term, text, known) for term in terms])
+        case tree.All(terms) | tree.Any(terms):
+            join = operator.and_ if isinstance(node, tree.All) != negated else operator.or_
+            return _joined(join, [_bind(term, text, names, negated) for term in terms])
         case tree.Not(term):
-            part = _bind(term, text, known)
-            return ~part if isinstance(part, np.ndarray) else lambda block: ~part(block)
+            return _bind(term, text, names, not negated)
         case tree.In(name, values):
-            column = _column(name, text, known)
+            column = _column(name, text, names)
             for value in values:
                 _check(column, "==", value, text)
-            return _applied(lambda held: _any_of(held, [value.value for value in values]), column)
+            options = [value.value for value in values]
+            return _applied(lambda stored: _any_of(stored, options), column, negated=negated)
         case tree.Compare():
-            return _compared(node, text, known)
+            compare, columns = _compared(node, text, names)
+            return _applied(compare, *columns, negated=negated)
         case tree.Name():
-            return _alone(node, text, known)
+            return _applied(lambda stored: stored, _alone(node, text, names), negated=negated)
 
 
-def _alone(name: tree.Name, text: str, known: Known) -> _Part:
-    column = _column(name, text, known)
+def _alone(name: tree.Name, text: str, names: NameSource) -> NamedValues:
+    column = _column(name, text, names)
     if column.kind != "true and false":
         _refuse(f"{column.name!r} holds {column.kind}; compare it with a value", name.start, name.stop, text)
-    return _applied(lambda held: held, column)
+    return column
 
 
-def _compared(node: tree.Compare, text: str, known: Known) -> _Part:
+def _compared(node: tree.Compare, text: str, names: NameSource) -> tuple[Callable[..., Array], list[NamedValues]]:
+    """The comparison as a function of values, and whose values."""
     compare: Callable[[Any, Any], Array] = _OPERATORS[node.operator]
     left, right = node.left, node.right
     if isinstance(left, tree.Name) and isinstance(right, tree.Name):
-        first, second = _column(left, text, known), _second(right, text, known)
+        first, second = _column(left, text, names), _second(right, text, names)
         if first.kind != second.kind:
             what = f"{first.name!r} holds {first.kind}, and {second.name!r} holds {second.kind}"
             _refuse(f"{what}; they cannot be compared", node.start, node.stop, text)
-        return _applied(compare, first, second)
+        return compare, [first, second]
     name, value = (left, right) if isinstance(left, tree.Name) else (right, left)
     if not isinstance(name, tree.Name) or not isinstance(value, tree.Literal):
         raise TypeError(node)  # the parser gives one name at least
-    column = _column(name, text, known)
+    column = _column(name, text, names)
     _check(column, node.operator, value, text)
     literal = value.value
     if value is left:
-        return _applied(lambda held: compare(literal, held), column)
-    return _applied(lambda held: compare(held, literal), column)
+        return lambda stored: compare(literal, stored), [column]
+    return lambda stored: compare(stored, literal), [column]
 
 
-def _second(name: tree.Name, text: str, known: Known) -> _Column:
+def _second(name: tree.Name, text: str, names: NameSource) -> NamedValues:
     """What a name on the right stands for, which may have been meant as a text."""
-    if known.find(name.text, name.level) is None:
+    if names.find(name.text, name.level) is None:
         quoted = tree.quote_text(name.text)
         message = f"where=: there is no column or concept {name.text!r}; a text stands in quotes: {quoted}."
-        raise NotFoundError(tree.marked(message, text, name.start, name.stop))
-    return _column(name, text, known)
+        raise NotFoundError(tree.marked(message, text, name.start, name.stop), code="unknown-column")
+    return _column(name, text, names)
 
 
-def _column(name: tree.Name, text: str, known: Known) -> _Column:
+def _column(name: tree.Name, text: str, names: NameSource) -> NamedValues:
     try:
-        return known.column(name.text, name.level)
+        return names.column(name.text, name.level)
     except NotFoundError as e:
-        raise NotFoundError(tree.marked(str(e), text, name.start, name.stop)) from None
+        raise NotFoundError(tree.marked(str(e), text, name.start, name.stop), code=e.code) from None
 
 
-def _check(column: _Column, comparison: str, literal: tree.Literal, text: str) -> None:
+def _check(column: NamedValues, comparison: str, literal: tree.Literal, text: str) -> None:
     """Refuse to compare what can never be equal."""
     value, kind = literal.value, column.kind
     fits = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, NotFoundError
+from saestore.errors import NotFoundError
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.reader import Level, SetReader
 from saestore.query.selection import select
@@ -16,7 +16,7 @@ from saestore.scoring.bootstrap import add_intervals, check, count_places, split
 from saestore.scoring.ranks import Ranked, find_hits
 from saestore.scoring.scored_observations import ScoredObservations
 from saestore.scoring.scores import SCORES, score_all
-from saestore.tables.stored_labels import position_of
+from saestore.tables.label_matrix import position_of
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -88,13 +88,7 @@ def labels_of(reader: SetReader, level: Level, concepts: Sequence[str] | str | N
     """Names and labels of the chosen concepts, units x concepts."""
     import scipy.sparse as sp
 
-    if level == "item":
-        known, matrix = list(reader.items.concept_names), reader.items.concept_matrix()
-    elif level == "sample":
-        labels = reader.stored_labels(level)
-        known, matrix = ([], sp.csc_array((0, 0))) if labels is None else (list(labels.names), labels.matrix())
-    else:
-        raise InvalidInputError(f"level={level!r}: use 'item' or 'sample'.")
+    known, matrix = reader.concept_names(level), reader.concept_matrix(level)
     if not known:
         raise NotFoundError(
             f"{reader.path} has no concepts on {level}s{_elsewhere(reader, level)}; "
@@ -109,8 +103,8 @@ def labels_of(reader: SetReader, level: Level, concepts: Sequence[str] | str | N
 
 def _elsewhere(reader: SetReader, level: Level) -> str:
     if level == "sample":
-        return ", but on items (level='item')" if reader.items.concept_names else ""
-    return ", but on samples (level='sample')" if reader.stored_labels("sample") else ""
+        return ", but on items (level='item')" if reader.concept_names("item") else ""
+    return ", but on samples (level='sample')" if reader.concept_names("sample") else ""
 
 
 def units_of(reader: SetReader, level: Level, labels: scipy.sparse.csr_array, where: Any) -> ScoredObservations:
