@@ -379,7 +379,7 @@ def test_wrong_spans_are_refused(talk, spans, code, named):
         ("a.jsonl", b"\xff\xfe", "unreadable-file", "UTF-8"),
     ],
 )
-def test_a_wrong_file_of_spans_is_refused(talk, tmp_path, name, text, code, named):
+def test_a_wrong_file_of_spans_is_refused(talk, tmp_path, name, text, code, named):  # noqa: PLR0917
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with raises(InvalidInputError, code, named):
         talk.concepts.add_spans(tmp_path / name)

@@ -11,7 +11,7 @@ from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
 from saestore.format import KEY
 from saestore.query import html
 from saestore.query.open_set import OpenSet, retry_on_stale_snapshot
-from saestore.query.where import TableNames, rows_where
+from saestore.query.where import TableNames, as_tree, rows_where
 from saestore.tables.column import TEXT, Column, as_column
 from saestore.writing.columns import remove_columns, set_columns
 
@@ -205,12 +205,13 @@ class SetTable:
 @retry_on_stale_snapshot
 def _rows_where(reader: OpenSet, table: str, condition: Any) -> Array:
     n_rows = reader.attributes.n_rows(table)
-    if condition is None or (isinstance(condition, Mapping) and not condition):
+    if condition is None:
         return np.arange(n_rows)
     if table == "samples":
         chosen = reader.condition(condition)
         return np.arange(n_rows) if chosen is None else chosen.samples(n_rows)
-    if not isinstance(condition, str | Mapping):
+    tree = as_tree(condition)
+    if tree is None:
         mask = np.asarray(condition)
         if mask.dtype != bool or mask.shape != (n_rows,):
             raise InvalidInputError(
@@ -219,7 +220,7 @@ def _rows_where(reader: OpenSet, table: str, condition: Any) -> Array:
                 code="invalid-mask",
             )
         return np.flatnonzero(mask)
-    return rows_where(condition, TableNames(reader.table(table)))
+    return rows_where(tree, TableNames(reader.table(table)))
 
 
 def _series(column: Column) -> Any:
