@@ -13,7 +13,8 @@ from saestore.cli import main
 from saestore.format import SetAttributes
 from saestore.sparse_rows import SparseRows
 from saestore.writing import SetWriter
-from saestore.writing.pipeline import ItemTable, start_set
+from saestore.writing.pipeline import start_set
+from saestore.writing.plan import ItemTable
 
 N_ITEMS, PATCHES, N_FEATURES = 6, 9, 12
 SPLITS = ["train", "train", "cal", "test", "test", "train"]

@@ -16,7 +16,7 @@ from saestore.tables.item_index import ItemIndex
 from saestore.tables.stored_table import StoredTable
 
 if TYPE_CHECKING:
-    from saestore.writing.pipeline import WritePlan
+    from saestore.writing.plan import WritePlan
 
 __all__ = ["check_prefix", "refuse_other", "stored_items"]
 
