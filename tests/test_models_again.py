@@ -143,7 +143,7 @@ def test_bad_images_are_left_out_and_recorded(files, tmp_path, capsys):
     with unexplained():
         acts = saestore.build(**job(files, tmp_path / "store", images=images, skip_bad=True), progress=True)
     assert acts.items.column("key").tolist() == ["00.png", "02.png"]
-    assert acts.attributes.source["skipped"] == {"01.png": "it is no image that Pillow knows"}
+    assert acts.attributes.source["skipped"] == {"01.png": "Pillow knows no such image format"}
     assert "1 images were left out: 01.png" in capsys.readouterr().err
 
 
