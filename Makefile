@@ -9,16 +9,20 @@ NEWEST_PYTHON ?= $(shell for p in python3.13 "$$HOME"/.pyenv/versions/3.13*/bin/
 	"$$p" -c pass >/dev/null 2>&1 && echo "$$p" && break; done)
 
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check
+# Which torch these environments get; where nothing needs torch, nothing is installed for it.
+CONSTRAINED := -c constraints.txt
 # A worker for every processor, four at most: each takes some 1.5 GB.
 PYTEST := -m pytest --benchmark-disable -n logical --maxprocesses=4
 
-.PHONY: help demo test lint test-newest bench clean
+.PHONY: help demo test lint test-newest docs dist-test bench clean
 
 help:
 	@echo "make demo         build the example stores and show what makes a feature fire"
 	@echo "make test         lint, types, layers, tests, benchmarks once, code blocks of the documentation"
 	@echo "make test-newest  the tests on Python 3.13 with the newest zarr and xarray, without torch"
 	@echo "make lint         the first three of make test"
+	@echo "make docs         build the documentation site into site/; every warning is an error"
+	@echo "make dist-test    build the sdist and the wheel, and check what is in them; part of make test"
 	@echo "make bench        measure saestore beside its peers, some 25 minutes, and put the results into the pages"
 	@echo "make clean        remove the environments and caches"
 
@@ -43,23 +47,34 @@ else
 	$(NEWEST)/bin/python $(PYTEST)
 endif
 
+docs: $(VENV)/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+	@echo "The site is in site/: open site/index.html"
+
+dist-test: $(VENV)/test.stamp
+	$(VENV)/bin/python -m pytest --benchmark-disable tests/test_distribution.py
+
 bench: $(BENCH)/bench.stamp
 	$(BENCH)/bin/python -m pytest benchmarks --full --benchmark-columns=median,iqr,rounds
 	$(BENCH)/bin/python -m benchmarks.scale
 	$(BENCH)/bin/python -m benchmarks.report
 
 clean:
-	rm -rf $(VENV) $(NEWEST) $(BENCH) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(NEWEST) $(BENCH) build site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # The stamps come last in each recipe: an installation that was cut short is taken up again by the next call.
-$(VENV)/demo.stamp: pyproject.toml
+$(VENV)/demo.stamp: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV): some two minutes, once"
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python $(PIP_INSTALL) -e '.[all]'
+	$(VENV)/bin/python $(PIP_INSTALL) $(CONSTRAINED) -e '.[all]'
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp
-	$(VENV)/bin/python $(PIP_INSTALL) -e '.[test,lint]'
+	$(VENV)/bin/python $(PIP_INSTALL) $(CONSTRAINED) -e '.[test,lint]'
+	@touch $@
+
+$(VENV)/docs.stamp: $(VENV)/demo.stamp
+	$(VENV)/bin/python $(PIP_INSTALL) $(CONSTRAINED) -e '.[docs]'
 	@touch $@
 
 $(NEWEST)/test.stamp: pyproject.toml
@@ -69,9 +84,9 @@ $(NEWEST)/test.stamp: pyproject.toml
 	@touch $@
 
 # Apart from the tests' environment: the peers bring much that saestore has no use for.
-$(BENCH)/bench.stamp: pyproject.toml benchmarks/requirements/peers.txt benchmarks/requirements/delphi.txt
+$(BENCH)/bench.stamp: pyproject.toml constraints.txt benchmarks/requirements/peers.txt benchmarks/requirements/delphi.txt
 	@echo "Setting up $(BENCH)"
 	$(PYTHON) -m venv $(BENCH)
-	$(BENCH)/bin/python $(PIP_INSTALL) -e '.[sae,plot,test]' -r benchmarks/requirements/peers.txt
+	$(BENCH)/bin/python $(PIP_INSTALL) $(CONSTRAINED) -e '.[sae,plot,test]' -r benchmarks/requirements/peers.txt
 	$(BENCH)/bin/python $(PIP_INSTALL) --no-deps -r benchmarks/requirements/delphi.txt
 	@touch $@

@@ -1,8 +1,6 @@
-"""Counting what a question costs: requests and bytes at a store, chunks decoded. Exact, where seconds are noise."""
+"""Counts the cost of a question: requests and bytes at a store, decoded chunks. Exact, where seconds are noise."""
 
-import asyncio
 import contextlib
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,15 +15,7 @@ from zarr.storage import WrapperStore
 
 @dataclass(frozen=True)
 class Costs:
-    """What was asked of a store.
-
-    Attributes
-    ----------
-    requests, bytes_read
-        Reads, and the bytes that they gave.
-    writes, bytes_written
-        The same of writing.
-    """
+    """Reads and writes of a store, and their bytes."""
 
     requests: int = 0
     bytes_read: int = 0
@@ -34,33 +24,22 @@ class Costs:
 
 
 class CountingStore(WrapperStore[Store]):
-    """A store that notes every read and write: kind, key, bytes.
+    """A store that logs every read and write: kind, key, bytes."""
 
-    Parameters
-    ----------
-    delay
-        Seconds that every read waits before it is passed on, as an object store would; waiting overlaps.
-    """
-
-    def __init__(self, store: Store, delay: float = 0.0, log: list[tuple[str, str, int]] | None = None) -> None:
+    def __init__(self, store: Store, log: list[tuple[str, str, int]] | None = None) -> None:
         super().__init__(store)
-        self.delay = delay
         self.log = [] if log is None else log
 
     def _with_store(self, store: Store) -> "CountingStore":
-        return CountingStore(store, self.delay, self.log)  # zarr opens such copies
+        return CountingStore(store, self.log)  # zarr opens such copies
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        if self.delay:
-            await asyncio.sleep(self.delay)
         return self._read(key, await self._store.get(key, prototype, byte_range))
 
-    def get_sync(self, key: str, **kwargs: Any) -> Buffer | None:  # newer zarr versions read without an event loop
-        if self.delay:
-            time.sleep(self.delay)
+    def get_sync(self, key: str, **kwargs: Any) -> Buffer | None:  # newer versions of zarr read without an event loop
         return self._read(key, self._store.get_sync(key, **kwargs))  # type: ignore[attr-defined]
 
-    # Newer zarr versions join ranges of one key; the base class does it with `get`, which counts.
+    # Newer versions of zarr join ranges of one key; the base class does it with `get`, which counts.
     if hasattr(Store, "get_ranges"):
         get_ranges = Store.get_ranges
     if hasattr(Store, "get_ranges_sync"):
@@ -93,13 +72,13 @@ class CountingStore(WrapperStore[Store]):
 
 @contextlib.contextmanager
 def decoded() -> Iterator[Counter[str]]:
-    """Counts the chunks that pcodec decodes meanwhile, whichever way they are read, and their bytes."""
-    found: Counter[str] = Counter()
+    """Count the chunks that pcodec decodes inside the block, and their bytes."""
+    counter: Counter[str] = Counter()
     decode = PCodec.decode
 
     def counted(self: PCodec, buf: Any, out: Any = None) -> Any:
-        found.update(chunks=1, bytes=len(buf))
+        counter.update(chunks=1, bytes=len(buf))
         return decode(self, buf, out)
 
     with mock.patch.object(PCodec, "decode", counted):
-        yield found
+        yield counter

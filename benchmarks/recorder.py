@@ -1,5 +1,6 @@
-"""Writing what was measured: one JSON file a subject, each with the machine and the versions it was measured on."""
+"""Writes results: one JSON file per subject, each with the machine and the versions."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -11,7 +12,7 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
     *("saestore", "numpy", "scipy", "zarr", "numcodecs", "pcodec", "anndata", "torch", "sae_lens", "scikit-learn"),
-    *("eai-delphi", "h5py", "tiledb", "duckdb", "polars"),
+    *("eai-delphi", "h5py", "duckdb"),
 )
 
 
@@ -25,7 +26,7 @@ class Recorder:
         self.subjects.setdefault(subject, {})[name] = value
 
     def write(self, folder: Path = RESULTS) -> list[Path]:
-        """One file for each subject that was measured; the others stay as they are."""
+        """Write one file for each measured subject; the other files stay as they are."""
         folder.mkdir(exist_ok=True)
         written = []
         for subject, values in self.subjects.items():
@@ -47,13 +48,11 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            installed[package] = importlib.metadata.version(package)
+    return installed
 
 
 def _cpu() -> str:

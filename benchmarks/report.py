@@ -1,23 +1,34 @@
-"""Puts what `benchmarks/results/*.json` say into the pages: `python -m benchmarks.report`.
+"""Writes `benchmarks/results/*.json` into the pages and plots: `python -m benchmarks.report`.
 
-A page has blocks between `<!-- benchmarks: NAME -->` and `<!-- end -->`; what stands there is made here.
+A page has blocks between `<!-- benchmarks: NAME -->` and `<!-- end -->`; a function of this module makes each.
 """
 
 import json
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.goals import GOALS
 from benchmarks.peers import PEERS
 from benchmarks.recorder import RESULTS
-from benchmarks.tasks import TASKS
+from benchmarks.tasks import SCALE_TASKS, SCORES, TASKS
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "docs" / "performance.md", ROOT / "README.md")
+IMAGES = ROOT / "docs" / "images"
+PAGES = (ROOT / "docs" / "performance.md", ROOT / "docs" / "scale.md", ROOT / "README.md")
 BLOCK = re.compile(r"(<!-- benchmarks: (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 KINDS = {"clustered": "clustered, k 32", "jumprelu": "JumpReLU, variable L0", "uniform": "uniform, k 32"}
+OTHERS = [key for key in PEERS if key != "saestore"]
+STATES = {"segments": "as written", "compacted": "merged"}
+QUESTIONS = {"open": "open", **{key: task.label for key, task in SCALE_TASKS.items()}}
+PARALLEL = (16, 256)  # reads at once: of a process today, and what an object store serves to one machine
+WAITS = (0.03, 0.05)  # seconds per read of an object store
+MEMORIES = (256 << 20, 1 << 30)  # bounds on a merge
+SEGMENT_ROWS, MAX_ROWS, N_FEATURES = 65_536, (1 << 32) - 1, 65_536  # of a segment as written, and merged
 Results = dict[str, Any]
 
 
@@ -37,39 +48,45 @@ def _block(name: str, results: Results) -> str:
         return f"Not measured yet ({missing} is missing): run `make bench`."
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def peer_rows(keys: Iterable[str], columns: Sequence[Results], cell: Callable[[Any], str]) -> list[list[str]]:
+    """A row for each peer that is in any column."""
+    there = [key for key in keys if any(key in column for column in columns)]
+    return [[PEERS[key].label, *(cell(column.get(key)) for column in columns)] for key in there]
+
+
 def figure(value: float) -> str:
-    """Two digits that count: 0.034, 0.34, 3.4, 34, 340."""
+    """Two significant digits: 0.034, 0.34, 3.4, 34, 340."""
     if value >= 10:
         return f"{float(f'{value:.2g}'):,.0f}"
     return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
 
+# --- docs/performance.md ------------------------------------------------------------------------------------------
+
+
+def goals(results: Results) -> str:
+    return table(["", "to reach", "reached", ""], [goal.row(results) for goal in GOALS])
+
+
 def questions(results: Results) -> str:
-    """Clustered data of CLEVR's shape: all questions."""
-    return _asked(results, "clustered")
+    return _questions(results, "clustered")
 
 
 def coco(results: Results) -> str:
-    """The same of COCO's shape."""
-    return _asked(results, "coco")
+    return _questions(results, "coco")
 
 
-def _asked(results: Results, kind: str) -> str:
-    found = {t: results["queries"][f"{kind} {t}"] for t in TASKS}
-    found |= {t: f for t in ("scores",) if (f := results["queries"].get(f"{kind} {t}"))}
-    head = ["", *(f["label"] for f in found.values())]
-    rows = [["saestore, ms", *(figure(f["peers"]["saestore"]["median_ms"]) for f in found.values())]]
-    rows += [
-        [PEERS[key].label, *(_times(f["peers"].get(key)) for f in found.values())]
-        for key in PEERS
-        if key != "saestore" and any(key in f["peers"] for f in found.values())
-    ]
-    return f"Data: {next(iter(found.values()))['shape']}.\n\n{table(head, rows)}"
+def _questions(results: Results, kind: str) -> str:
+    names = [*TASKS, *([SCORES.key] if f"{kind} {SCORES.key}" in results["queries"] else [])]
+    asked = [results["queries"][f"{kind} {name}"] for name in names]
+    ours = ["saestore, ms", *(figure(a["peers"]["saestore"]["median_ms"]) for a in asked)]
+    rows = [ours, *peer_rows(OTHERS, [a["peers"] for a in asked], _times)]
+    return f"Data: {asked[0]['shape']}.\n\n{table(['', *(a['label'] for a in asked)], rows)}"
 
 
 def _times(peer: Results | None) -> str:
@@ -79,74 +96,78 @@ def _times(peer: Results | None) -> str:
 
 
 def kinds(results: Results) -> str:
-    """Three questions on every kind of data, beside anndata and the limit."""
-    rows = []
+    keys, rows = ("anndata", "delphi", "limit"), []
     for kind, label in KINDS.items():
         for task in ("top20", "column", "rows"):
-            f = results["queries"][f"{kind} {task}"]
-            peers = f["peers"]
-            cells = [_times(peers.get(key)) for key in ("anndata", "delphi", "limit")]
-            rows.append([f"{label}: {f['label']}", figure(peers["saestore"]["median_ms"]), *cells])
-    return table(["", "saestore, ms", *(PEERS[key].label for key in ("anndata", "delphi", "limit"))], rows)
+            peers = results["queries"][f"{kind} {task}"]["peers"]
+            ours = figure(peers["saestore"]["median_ms"])
+            rows.append([f"{label}: {TASKS[task].label}", ours, *(_times(peers.get(key)) for key in keys)])
+    return table(["", "saestore, ms", *(PEERS[key].label for key in keys)], rows)
 
 
-def _sized(results: Results) -> dict[str, Results]:
+def _sets(results: Results) -> Results:
     return {name: value for name, value in results["size"].items() if name not in ("machine", "versions")}
 
 
 def sizes(results: Results) -> str:
-    found = _sized(results)
-    keys = [key for key in PEERS if any(key in f["bytes_per_nonzero"] for f in found.values())]
-    rows = [["non-zeros", *(f"{f['nnz']:,}" for f in found.values())]]
-    rows += [["**saestore, both matrices**", *(f"**{f['saestore_matrices']:.2f}**" for f in found.values())]]
-    rows += [["the same, `--dtype float16`", *(_bytes(f.get("saestore_float16")) for f in found.values())]]
-    rows += [
-        [f"{PEERS[key].label}, all files", *(_bytes(f["bytes_per_nonzero"].get(key)) for f in found.values())]
-        for key in keys
+    sets = _sets(results)
+    rows = [
+        ["non-zeros", *(f"{f['nnz']:,}" for f in sets.values())],
+        ["**saestore, both matrices**", *(f"**{f['saestore_matrices']:.2f}**" for f in sets.values())],
+        ["the same, `--dtype float16`", *(_bytes(f.get("saestore_float16")) for f in sets.values())],
+        *peer_rows(PEERS, [f["bytes_per_nonzero"] for f in sets.values()], _bytes),
+        ["entropy, both orders", *(_bytes(2 * f["entropy"]["bits"] / 8) for f in sets.values())],
     ]
-    rows += [["entropy, both orders", *(f"{2 * f['entropy']['bits'] / 8:.2f}" for f in found.values())]]
-    return table(["bytes a non-zero", *found], rows)
+    return table(["bytes per non-zero", *sets], rows)
 
 
 def _bytes(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def bits(results: Results) -> str:
-    found = _sized(results)
-    names = {
-        "by_sample/indices": "feature ids, by sample",
-        "by_sample/data": "activations, by sample",
-        "by_feature/indices": "sample ids, by feature",
-        "by_feature/data": "activations, by feature",
-    }
-    rows = [[label, *(f"{f['saestore_bits'][name]:.1f}" for f in found.values())] for name, label in names.items()]
-    for part, label in (("ids_bits", "entropy of ids"), ("values_bits", "entropy of activations")):
-        rows.append([label, *(f"{f['entropy'][part]:.1f}" for f in found.values())])
-    return table(["bits a non-zero", *found], rows)
-
-
 def writing(results: Results) -> str:
-    found = {name: f for name, f in _sized(results).items() if "write_ms" in f}
-    rows = [["saestore, s", *(f"{f['write_ms']['saestore'] / 1e3:.1f}" for f in found.values())]]
-    for key in (key for key in PEERS if key != "saestore" and any(key in f["write_ms"] for f in found.values())):
-        taken = ((f["write_ms"].get(key), f["write_ms"]["saestore"]) for f in found.values())
-        rows.append([PEERS[key].label, *("" if ms is None else f"{figure(ms / ours)} x" for ms, ours in taken)])
-    return table(["", *(f"{name}, {f['nnz'] / 1e6:.1f} million non-zeros" for name, f in found.items())], rows)
+    sets = {name: f for name, f in _sets(results).items() if "write_ms" in f}
+    times = [
+        {key: {"times": ms / f["write_ms"]["saestore"]} for key, ms in f["write_ms"].items()} for f in sets.values()
+    ]
+    ours = ["saestore, s", *(f"{f['write_ms']['saestore'] / 1e3:.1f}" for f in sets.values())]
+    head = ["", *(f"{name}, {f['nnz'] / 1e6:.1f} million non-zeros" for name, f in sets.items())]
+    return table(head, [ours, *peer_rows(OTHERS, times, _times)])
 
 
 def processes(results: Results) -> str:
-    found = results["process"]
-    first = found["first answer"]["median_ms"]
-    peaks = {name.removeprefix("peak "): f for name, f in found.items() if name.startswith("peak ")}
-    tasks = [task for task in ("write", *TASKS) if task in peaks]
-    rows = [["`saestore top-samples`", f"{first['saestore-cli'] / 1e3:.2f}", *[""] * len(tasks)]]
-    for key in (key for key in first if key in PEERS):
-        cells = [
-            f"{peaks[t]['peak_bytes'][key] / 1e6:,.0f}" if key in peaks[t]["peak_bytes"] else "cannot" for t in tasks
-        ]
-        rows.append([f"{PEERS[key].label}, in Python", f"{first[key] / 1e3:.2f}", *cells])
-    return table(["", "first answer, s", *(f"{peaks[t]['label']}, MB" for t in tasks)], rows)
+    process = results["process"]
+    first = process["first answer"]["median_ms"]
+    peaks = [process[f"peak {name}"] for name in TASKS if f"peak {name}" in process]
+
+    def row(key: str, label: str) -> list[str]:
+        cells = [f"{p['peak_bytes'][key] / 1e6:,.0f}" if key in p["peak_bytes"] else "cannot" for p in peaks]
+        return [label, f"{first[key] / 1e3:.2f}", *cells]
+
+    rows = [["`saestore top-samples`", f"{first['saestore-cli'] / 1e3:.2f}", *[""] * len(peaks)]]
+    rows += [row(key, f"{peer.label}, in Python") for key, peer in PEERS.items() if key in first]
+    return table(["", "first answer, s", *(f"{p['label']}, MB" for p in peaks)], rows)
+
+
+def encoding(results: Results) -> str:
+    return _encoded(results["encode"])
+
+
+def gpu(results: Results) -> str:
+    return f"{results['gpu']['topk']['gpu']}.\n\n{_encoded(results['gpu'])}"
+
+
+def _encoded(shapes: Results) -> str:
+    rows = []
+    for f in (f for f in shapes.values() if "steps" in f):
+        rows.append([f"**{f['shape']}**, batches of {f['rows']:,}", figure(f["steps"]["product"]["ms"]), "", "", ""])
+        for mode in (mode for mode in f["steps"] if mode != "product"):
+            step, used = f["steps"][mode], f["encoding"][mode]
+            per_row = f"{used['candidates'] / used['rows']:.0f}" if used.get("rows") else ""
+            label = "float32 product" if mode == "float32" else f"`{mode}`: {used['mode']}"
+            ratios = [f"{step[name]:.2f}" for name in ("of_the_product", "of_the_product_cpu")]
+            rows.append([label, figure(step["ms"]), *ratios, per_row])
+    return table(["", "ms per batch", "of the product's speed", "by processor time", "candidates per row"], rows)
 
 
 def building(results: Results) -> str:
@@ -163,45 +184,20 @@ def building(results: Results) -> str:
     )
 
 
-def encoding(results: Results) -> str:
-    return _encoded(results["encode"])
-
-
-def gpu(results: Results) -> str:
-    if "gpu" not in results:
-        return "Not measured: no machine with a GPU was at hand. `make bench` does it where torch sees a CUDA device."
-    found = results["gpu"]
-    return f"{next(f['gpu'] for f in found.values() if 'gpu' in f)}.\n\n{_encoded(found)}"
-
-
-def _encoded(found: Results) -> str:
-    rows = []
-    for f in (f for f in found.values() if "steps" in f):
-        rows.append([f"**{f['shape']}**, batches of {f['rows']:,}", figure(f["steps"]["product"]["ms"]), "", "", ""])
-        for mode in (mode for mode in f["steps"] if mode != "product"):
-            step, used = f["steps"][mode], f["encoding"][mode]
-            each = f"{used['candidates'] / used['rows']:.0f}" if used.get("rows") else ""
-            label = "float32 product" if mode == "float32" else f"`{mode}`: {used['mode']}"
-            ratios = [f"{step[name]:.2f}" for name in ("of_the_product", "of_the_product_cpu")]
-            rows.append([label, figure(step["ms"]), *ratios, each])
-    head = ["", "ms a batch", "of the product's speed", "by processor time", "candidates a row"]
-    return table(head, rows)
-
-
-def goals(results: Results) -> str:
-    return table(["", "to reach", "reached", ""], [goal.row(results) for goal in GOALS])
-
-
-def peers(results: Results) -> str:
-    return "\n".join(f"- **{peer.label}**: {peer.how}" for peer in PEERS.values())
+def peers(_: Results) -> str:
+    return "\n".join(f"- **{peer.label}**: {peer.usage}" for peer in PEERS.values())
 
 
 def machine(results: Results) -> str:
-    where, versions = results["queries"]["machine"], results["queries"]["versions"]
-    packages = ", ".join(f"{name} {version}" for name, version in versions.items())
+    packages = ", ".join(f"{name} {version}" for name, version in results["queries"]["versions"].items())
+    return f"{_machine(results['queries'])} {packages}."
+
+
+def _machine(subject: Results) -> str:
+    where = subject["machine"]
     return (
         f"{where['cpu']}, {where['cores']} cores, {where['memory_gb']} GB, {where['system']}, on {where['date']}, at a "
-        f"load of {where['load'][0]} over the last minute. {packages}."
+        f"load of {where['load'][0]} over the last minute."
     )
 
 
@@ -219,21 +215,196 @@ def headline(results: Results) -> str:
     )
 
 
-_MAKERS: list[Callable[[Results], str]] = [
-    *(goals, questions, kinds, coco, sizes, bits, writing, processes, encoding, gpu, building, peers, machine, headline)
-]
-BLOCKS = {make.__name__: make for make in _MAKERS}
+def beside(results: Results) -> str:
+    """The table of the README: some peers, some questions, and the size."""
+    tasks = {t: results["queries"][f"clustered {t}"] for t in ("top20", "top20_where", "column", "rows", "stats")}
+    sizes = results["size"]["clustered"]["bytes_per_nonzero"]
+    rows = []
+    for key in ("saestore", "anndata", "delphi", "pt", "hdf5", "duckdb"):
+        if key == "saestore":
+            times = [f"{figure(f['peers'][key]['median_ms'])} ms" for f in tasks.values()]
+        else:
+            times = [_times(f["peers"].get(key)) for f in tasks.values()]
+        rows.append([PEERS[key].label, *times, _bytes(sizes[key])])
+    return table(["", *(f["label"] for f in tasks.values()), "bytes per non-zero"], rows)
+
+
+# --- docs/scale.md ------------------------------------------------------------------------------------------------
+
+
+def _by_samples(results: Results) -> dict[int, Results]:
+    return {int(key): value for key, value in results["scale"].items() if key.isdigit()}
+
+
+def _power(n: int) -> str:
+    return f"10^{math.log10(n):.0f}" if math.log10(n).is_integer() else f"{n:,}"
+
+
+def _scale_table(results: Results, head: str, cell: Callable[[Results, str], str], names: Iterable[str]) -> str:
+    """A row per question, a column per size and state."""
+    states = {f"{_power(n)} {STATES[state]}": f[state] for state in STATES for n, f in _by_samples(results).items()}
+    return table([head, *states], [[QUESTIONS[name], *(cell(f, name) for f in states.values())] for name in names])
+
+
+def scale_times(results: Results) -> str:
+    return _scale_table(results, "ms, warm", lambda f, name: figure(float(np.median(f[f"{name}_ms"]))), QUESTIONS)
+
+
+def scale_requests(results: Results) -> str:
+    return _scale_table(results, "first and later reads", _reads, QUESTIONS)
+
+
+def _reads(f: Results, name: str) -> str:
+    return ", ".join(f"{f['count'][name][which]['requests']:,}" for which in ("first", "last"))
+
+
+def scale_peaks(results: Results) -> str:
+    head = "peak memory of a process, MB"
+    return _scale_table(results, head, lambda f, name: f"{f['count'][name]['peak_bytes'] / 1e6:,.0f}", SCALE_TASKS)
+
+
+def scale_writing(results: Results) -> str:
+    def column(n: int, write: Results, compact: Results) -> dict[str, str]:
+        return {
+            "segments as written": f"{write['segments']}",
+            "writing, processor us per sample": f"{_cpu_us(write, n):.1f}",
+            "merging, processor us per sample": f"{_cpu_us(compact, n):.1f}",
+            "peak memory of writing, MB": f"{write['peak_bytes'] / 1e6:.0f}",
+            "peak memory of merging, MB": f"{compact['peak_bytes'] / 1e6:.0f}",
+            "bytes per sample, as written": f"{write['stored_bytes'] / n:.1f}",
+            "bytes per sample, merged": f"{compact['stored_bytes'] / n:.1f}",
+            "files, merged": f"{compact['objects']}",
+        }
+
+    return _columns({_power(n): column(n, f["write"], f["compact"]) for n, f in _by_samples(results).items()})
+
+
+def _columns(columns: dict[str, dict[str, str]]) -> str:
+    """A table of columns with the same labels."""
+    first, *_ = columns.values()
+    return table(["", *columns], [[label, *(column[label] for column in columns.values())] for label in first])
+
+
+def _cpu_us(result: Results, samples: int) -> float:
+    """Processor microseconds per sample."""
+    return 1e6 * result["cpu_seconds"] / result.get("rows", samples)
+
+
+def scale_beyond(results: Results) -> str:
+    """10^9 and 10^10 samples, calculated from the largest set."""
+    n0, f = list(_by_samples(results).items())[-1]
+    segments, count = f["write"]["segments"], f["segments"]["count"]
+    pointers = count["top20"]["peak_bytes"] - f["compacted"]["count"]["top20"]["peak_bytes"]
+
+    def column(n: int) -> dict[str, str]:
+        written, merged = math.ceil(n / SEGMENT_ROWS), math.ceil(n / MAX_ROWS)
+        size = n * f["compact"]["stored_bytes"] / n0
+        reads = {name: written * count[name]["last"]["requests"] / segments for name in ("open", "top20")}
+        passes = {m: math.ceil(math.log(written, m // 4 // (8 * (N_FEATURES + 1)))) for m in MEMORIES}
+        return {
+            "store, both orders, GB": f"{size / 1e9:,.0f}",
+            "segments as written, and merged": f"{written:,}, {merged}",
+            "reads of opening as written": f"{reads['open']:,.0f}",
+            "memory of a process as written, GB": f"{written * pointers / (segments - 1) / 1e9:,.0f}",
+            "reads of a top-20 as written": f"{reads['top20']:,.0f}",
+            "reads of a top-20 merged, first and later": f"{4 * merged}, {2 * merged}",
+            **{
+                f"top-20 as written, {p} reads at once, s": _span(reads["top20"] / p * t for t in WAITS)
+                for p in PARALLEL
+            },
+            "top-20 merged, first, ms": _span(2e3 * t for t in WAITS),
+            "top-20 merged, later, ms": _span(1e3 * t for t in WAITS),
+            "writing, core-hours (without encoding)": f"{n * _cpu_us(f['write'], n0) / 3.6e9:,.1f}",
+            "merging, core-hours per pass": f"{n * _cpu_us(f['compact'], n0) / 3.6e9:,.1f}",
+            **{f"merging in {m >> 20:,} MiB: passes, at most": f"{passes[m]}" for m in MEMORIES},
+        }
+
+    return _columns({_power(n): column(n) for n in (10**9, 10**10)})
+
+
+def _span(values: Iterable[float]) -> str:
+    return " to ".join(figure(v) for v in values)
+
+
+def scale_machine(results: Results) -> str:
+    return f"{_machine(results['scale'])} {results['scale'].get('notes', '')}".rstrip()
+
+
+_PERFORMANCE = (goals, questions, kinds, coco, sizes, writing, processes, encoding, gpu, building, peers, machine)
+_SCALE = (scale_times, scale_requests, scale_peaks, scale_writing, scale_beyond, scale_machine)
+BLOCKS: dict[str, Callable[[Results], str]] = {
+    make.__name__: make for make in (*_PERFORMANCE, *_SCALE, headline, beside)
+}
+
+
+# --- plots --------------------------------------------------------------------------------------------------------
+
+SHOWN = ("top20", "top20_where", "column", "dense", "rows", "stats")
+BARS = ("anndata", "delphi", "pt", "hdf5", "duckdb")
+STYLES = {"top20_item": "o--", "column": "o:"}  # these lines often cover another one
+
+
+def draw(results: Results, folder: Path = IMAGES) -> list[Path]:
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    folder.mkdir(exist_ok=True)
+    with mpl.rc_context({"axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 110}):
+        return [_draw_peers(results, folder / "performance.png"), _draw_times(results, folder / "scale-times.png")]
+
+
+def _draw_peers(results: Results, path: Path) -> Path:
+    """A panel for each question: a bar for each peer that reads from disk, on a logarithmic axis from 1."""
+    import matplotlib.pyplot as plt
+
+    asked = {task: results["queries"][f"clustered {task}"]["peers"] for task in SHOWN}
+    ratios = {task: [answers.get(key, {}).get("times") for key in BARS] for task, answers in asked.items()}
+    known = [ratio for task in SHOWN for ratio in ratios[task] if ratio]
+    canvas, axes = plt.subplots(2, 3, figsize=(10, 4.2), sharex=True, sharey=True, layout="constrained")
+    for axis, task in zip(axes.flat, SHOWN, strict=True):
+        axis.set(xscale="log", xlim=(min(0.4, 0.4 * min(known)), 6 * max(known)))  # room for the figures
+        axis.axvline(1, color="0.25", lw=1)
+        for i, ratio in enumerate(ratios[task]):
+            if ratio is None:
+                axis.text(1.15, i, "cannot", va="center", color="0.5", style="italic")
+                continue
+            axis.barh(i, ratio - 1, left=1, height=0.7, color="#4878a8" if ratio >= 1 else "#d98c5f")
+            axis.text(1.12 * max(ratio, 1), i, figure(ratio), va="center")
+        ours = figure(asked[task]["saestore"]["median_ms"])
+        axis.set_title(f"{TASKS[task].label.split(',')[0]}: {ours} ms", fontsize=9.5, loc="left")
+        axis.set_yticks(range(len(BARS)), [PEERS[key].label.replace("`", "").split(",")[0] for key in BARS])
+    axes[0, 0].invert_yaxis()
+    shape = results["queries"]["clustered top20"]["shape"].split(", clustered")[0]
+    canvas.suptitle(f"Each peer's time divided by saestore's, which is in the titles. {shape}", fontsize=10)
+    canvas.savefig(path)
+    plt.close(canvas)
+    return path
+
+
+def _draw_times(results: Results, path: Path) -> Path:
+    """A panel for each state; a line for each question over the number of samples."""
+    import matplotlib.pyplot as plt
+
+    by_n = _by_samples(results)
+    canvas, axes = plt.subplots(1, 2, figsize=(9, 4.2), sharex=True, sharey=True, layout="constrained")
+    for axis, (state, label) in zip(axes, STATES.items(), strict=True):
+        for name, question in QUESTIONS.items():
+            medians = [float(np.median(f[state][f"{name}_ms"])) for f in by_n.values()]
+            axis.plot(list(by_n), medians, STYLES.get(name, "o-"), ms=4, label=question)
+        axis.set(xscale="log", yscale="log", xlabel="samples", title=label)
+        axis.grid(color="0.9")
+    axes[0].set_ylabel("milliseconds, warm, median")
+    canvas.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    canvas.savefig(path)
+    plt.close(canvas)
+    return path
 
 
 def main() -> None:
-    from benchmarks import pictures, scale_report
-
     results = load()
     for path in PAGES:
-        page = path.read_text(encoding="utf-8")
-        path.write_text(render(page, results), encoding="utf-8")
-    pictures.draw(results)
-    scale_report.main()
+        path.write_text(render(path.read_text(encoding="utf-8"), results), encoding="utf-8")
+    print(*draw(results), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,20 @@
-"""ROC AUC of every feature with each of 80 concepts, beside scikit-learn's, which takes one pair at a time."""
+"""ROC AUC of every feature with each of 80 concepts, beside scikit-learn, which takes one pair at a time."""
 
 import time
 
 import numpy as np
 import pytest
 
-from benchmarks.labels import concepts
-from benchmarks.peers import Unsupported
+from benchmarks.process import run_task
+from benchmarks.synthetic import concepts
 from benchmarks.tasks import SCORES
-from benchmarks.test_process import command_of, run
 
-PAIRS = 200  # that scikit-learn is asked; all of them would take hours
+PAIRS = 200  # for scikit-learn; all pairs would take hours
 ROUNDS = 2
 
 
 def item_auc(peer, labels, feature, concept):
-    """What a user of scikit-learn does: of each item the feature's largest activation, 0 where it is not active."""
+    """A user of scikit-learn takes each item's largest activation of the feature, 0 where it is not active."""
     from sklearn.metrics import roc_auc_score
 
     samples, values = peer.column(feature)
@@ -26,28 +25,24 @@ def item_auc(peer, labels, feature, concept):
 
 @pytest.mark.parametrize("data", ["clustered"], indirect=True)
 def test_scores_of_items(data, full, recorder):
-    labels, peers = concepts(data.items), data.peers
-    rng = np.random.default_rng(4)
-    count = PAIRS if full else 5
-    pairs = list(
-        zip(rng.choice(np.unique(data.matrix.indices), count).tolist(), rng.choice(list(labels), count), strict=True)
-    )
-    took = []
+    labels, peers, took = concepts(data.items), data.peers, []
     for _ in range(ROUNDS if full else 1):
         started = time.perf_counter()
-        try:
-            scores = SCORES.ask(peers["saestore"], None)
-        except Unsupported as reason:
-            pytest.skip(f"scores of concepts: {reason}")
+        scores = SCORES.ask(peers["saestore"], None)["roc_auc"]
         took.append(time.perf_counter() - started)
-    everything = data.matrix.shape[1] * len(labels)
-    times = {"saestore": {"median_ms": 1e3 * min(took), "times": 1.0}}
-    found = [scores["roc_auc"].sel(concept=c).isel(feature=f).item() for f, c in pairs]
+    rng, count = np.random.default_rng(4), PAIRS if full else 5
+    features = rng.choice(np.unique(data.matrix.indices), count).tolist()
+    pairs = list(zip(features, rng.choice(list(labels), count), strict=True))
     started = time.perf_counter()
     expected = [item_auc(peers["anndata"], labels, *pair) for pair in pairs]
     each = (time.perf_counter() - started) / count
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
-    times["anndata"] = {"median_ms": 1e3 * each * everything, "times": each * everything / min(took), "asked": count}
-    _, process = run(command_of("saestore", peers["saestore"].folder, SCORES.key, None))
-    about = {"shape": str(data.shape), "label": SCORES.label, "pairs": everything, **process}
+    ours = [scores.sel(concept=concept).isel(feature=feature).item() for feature, concept in pairs]
+    np.testing.assert_allclose(ours, expected, rtol=1e-9)
+    n_pairs = data.matrix.shape[1] * len(labels)
+    times = {
+        "saestore": {"median_ms": 1e3 * min(took), "times": 1.0},
+        "anndata": {"median_ms": 1e3 * each * n_pairs, "times": each * n_pairs / min(took), "asked": count},
+    }
+    _, process = run_task("saestore", peers["saestore"].folder, SCORES.key, None)
+    about = {"shape": str(data.shape), "label": SCORES.label, "pairs": n_pairs, **process}
     recorder.add("queries", f"{data.name} scores", {**about, "queries": len(took), "peers": times})

@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from saestore import errors as errors
     from saestore.activation_set import ActivationSet
     from saestore.formats.export import export
     from saestore.ingest.build import build
@@ -54,12 +55,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        value = getattr(importlib.import_module(_WHERE[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'saestore' has no attribute {name!r}")
+    if name == "errors":
+        return importlib.import_module("saestore.errors")
+    if name not in _WHERE:
+        raise AttributeError(f"module 'saestore' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "errors"})

@@ -56,8 +56,7 @@ def example_store(tmp_path_factory: pytest.TempPathFactory, project_dir: Path) -
 
 @pytest.fixture
 def checkout_after_demo(tmp_path: Path, project_dir: Path, example_store: Path) -> Path:
-    """A directory as a checkout is after `make demo`, with a store of its own; also where the default one would be."""
+    """A directory as a checkout is after `make demo`, with a store of its own."""
     (tmp_path / "examples").symlink_to(project_dir / "examples")
     shutil.copytree(example_store, tmp_path / "demo" / "activations.zarr")
-    (tmp_path / "activations.zarr").symlink_to(tmp_path / "demo" / "activations.zarr")
     return tmp_path

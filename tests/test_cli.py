@@ -70,21 +70,21 @@ WHERE = {
 
 
 @pytest.mark.parametrize("where", WHERE)
-@pytest.mark.parametrize("per", ["sample", "item"])
-def test_top_samples_equal_a_sort_of_the_dense_column(images, per, where):
+@pytest.mark.parametrize("level", ["sample", "item"])
+def test_top_samples_equal_a_sort_of_the_dense_column(images, level, where):
     given, kept, echoed = WHERE[where]
     options = [word for condition in given for word in ("--where", condition)]
-    found = ask_json("top-samples", "--feature", 3, "--feature", 0, "-n", 7, "--level", per, *options, store=images)
+    found = ask_json("top-samples", "--feature", 3, "--feature", 0, "-n", 7, "--level", level, *options, store=images)
     mask = None if kept is None else np.array(kept)
     for feature in (3, 0):
-        samples, values = strongest(images.dense, feature, 7, per == "item", mask)
+        samples, values = strongest(images.dense, feature, 7, level == "item", mask)
         rows = [row for row in found["rows"] if row["feature"] == feature]
         assert [row["sample"] for row in rows] == samples
         assert [row["activation"] for row in rows] == values
     assert [row["feature"] for row in found["rows"]] == sorted((r["feature"] for r in found["rows"]), reverse=True)
-    assert {key: found[key] for key in ("set", "per", "n", "where")} == {
+    assert {key: found[key] for key in ("set", "level", "n", "where")} == {
         "set": "Toy/patch/x",
-        "level": per,
+        "level": level,
         "n": 7,
         "where": echoed,
     }

@@ -237,7 +237,7 @@ def test_wrong_usage_exits_2(words):
 def test_ctrl_c_keeps_what_is_committed_and_the_same_command_goes_on(tmp_path, sae, weights):
     rows = embeddings(6_000)
     source = npy(tmp_path / "e.npy", rows)
-    command = [sys.executable, "-m", "saestore.cli", "build", "Mine", "--embeddings", str(source), "--sae", str(sae)]
+    command = [sys.executable, "-m", "saestore", "build", "Mine", "--embeddings", str(source), "--sae", str(sae)]
     command += ["--segment-rows", "128"]  # many commits, so that the interrupt comes before the last
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as process:

@@ -32,7 +32,7 @@ def texts(tmp_path_factory):
 
 def run(*args, env=None, **kwargs):
     return subprocess.run(
-        [sys.executable, "-m", "saestore.cli", *map(str, args)],
+        [sys.executable, "-m", "saestore", *map(str, args)],
         capture_output=True,
         text=True,
         check=False,
@@ -83,7 +83,7 @@ def test_top_samples_imports_neither_torch_nor_pandas(project_dir, images):
 def test_a_reader_that_goes_away_is_no_error(tmp_path):
     # More than a pipe holds, so that writing does meet the closed end.
     cli_stores.write_segments(tmp_path / "s.zarr", "Toy/cls/x", np.ones((1, 9000), np.float32), [1])
-    command = [sys.executable, "-m", "saestore.cli", "stats", "--csv", "--store", str(tmp_path / "s.zarr")]
+    command = [sys.executable, "-m", "saestore", "stats", "--csv", "--store", str(tmp_path / "s.zarr")]
     path = str(Path(__file__).parent.parent)
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path}
@@ -109,7 +109,7 @@ def in_terminal(columns, *args):
     ours, theirs = pty.openpty()
     path = str(Path(__file__).parent.parent)
     env = os.environ | {"PYTHONPATH": path, "COLUMNS": str(columns), "PYTHONUTF8": "1"}
-    command = [sys.executable, "-m", "saestore.cli", *map(str, args)]
+    command = [sys.executable, "-m", "saestore", *map(str, args)]
     with subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, env=env):
         os.close(theirs)
         out = b""

@@ -1,13 +1,15 @@
-"""Every code block in README.md and docs/*.md is run, in a directory that looks like a checkout after `make demo`.
+"""Every code block of README.md and docs/ is run, where a reader stands: in a checkout after `make demo`.
 
-There, `examples/` is the project's own, and `demo/activations.zarr` a store of the shipped examples, which lies also
-where the command line looks by default. The blocks of one file run in their order and share one namespace.
+All pages run in one folder, in the order of the navigation in mkdocs.yml, so that a page that stands in the way of a
+later one is found. The folder holds `examples/` and what `examples/demo.py` leaves there, and nothing else. The blocks
+of one page share one namespace.
 
 - A ```python block is executed.
 - In a ```console block the commands are the lines that start with `$ saestore`; a backslash continues one on the next
   line. They run through the command line's own entry and must exit 0. Lines below a command, up to the next `$`, must
   be what it writes to stdout; `...` stands for anything, within a line or for lines on end, and a command with no lines
-  below it may write what it likes. Other commands (`$ make demo`) are for the reader and not run.
+  below it may write what it likes. `$ export NAME=VALUE` holds to the end of the page. Other commands (`$ make demo`)
+  are for the reader and not run.
 - Blocks in other languages, or in none, are not run.
 
 What must not run says so, and why, in an HTML comment on the line before the block: `<!-- skip: downloads 2 GB -->`.
@@ -16,8 +18,12 @@ What needs an optional package names it, and runs where it is installed: `<!-- n
 
 import doctest
 import importlib.util
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,16 +32,29 @@ import click
 import pytest
 from click.testing import CliRunner
 
+import saestore
 from saestore.cli import main
 
 PROJECT = Path(__file__).parent.parent
-PAGES = sorted([PROJECT / "README.md", *PROJECT.glob("docs/**/*.md")])
-CLI_PAGE = PROJECT / "docs" / "cli.md"
+DOCS = PROJECT / "docs"
+CLI_PAGE = DOCS / "cli.md"
+# Pages of the site that are made from files elsewhere, by mkdocs_hooks.py.
+MADE = {"index.md": PROJECT / "README.md", "changelog.md": PROJECT / "CHANGELOG.md"}
 
 BLOCK = re.compile(
     r"(?:^<!-- (?P<rule>skip|needs): (?P<value>[^\n]+?) -->\n+)?^```(?P<language>python|console)\n(?P<body>.*?)^```$",
     flags=re.MULTILINE | re.DOTALL,
 )
+
+
+def pages() -> list[Path]:
+    """Every page, in the order in which the site has them."""
+    navigation = (PROJECT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2].partition("\n\n")[0]
+    found = []
+    for path in re.findall(r"^ +- [^#:\n]+: ([\w./-]+)", navigation, flags=re.MULTILINE):
+        folder = DOCS / path
+        found += sorted(folder.glob("*.md")) if folder.is_dir() else [MADE.get(path, folder)]
+    return found
 
 
 @dataclass(frozen=True)
@@ -49,7 +68,9 @@ class Block:
 
 @dataclass(frozen=True)
 class Command:
-    """A command of a console block and the output shown below it."""
+    """A command of a console block, `saestore` or `export`, and the output shown below it."""
+
+    program: str
 
     words: list[str]
     shown: str
@@ -68,12 +89,12 @@ def runnable_blocks(text: str) -> list[Block]:
 
 
 def commands(body: str) -> Iterator[Command]:
-    """The saestore commands of a console block."""
+    """The commands of a console block that are to run."""
     for part in re.split(r"^\$ ", body.replace("\\\n", " "), flags=re.MULTILINE)[1:]:
         line, _, shown = part.partition("\n")
         program, *words = shlex.split(line, comments=True)
-        if program == "saestore":
-            yield Command(words, shown)
+        if program in ("saestore", "export"):
+            yield Command(program, words, shown)
 
 
 def run_python(block: Block, page: str, namespace: dict) -> None:
@@ -81,7 +102,11 @@ def run_python(block: Block, page: str, namespace: dict) -> None:
     exec(compile("\n" * (block.line - 1) + block.body, page, "exec"), namespace)
 
 
-def run_command(command: Command, where: str) -> None:
+def run_command(command: Command, where: str, patch: pytest.MonkeyPatch) -> None:
+    if command.program == "export":
+        for word in command.words:
+            patch.setenv(*word.split("=", 1))
+        return
     result = CliRunner().invoke(main, command.words, prog_name="saestore")
     assert result.exit_code == 0, f"{where}: saestore {shlex.join(command.words)}\n{result.output}"
     if command.shown.strip():
@@ -90,23 +115,85 @@ def run_command(command: Command, where: str) -> None:
         assert same, f"{where}: {checker.output_difference(example, result.stdout, doctest.ELLIPSIS)}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(PROJECT).as_posix())
-def test_blocks_run(page, checkout_after_demo, monkeypatch):
-    monkeypatch.chdir(checkout_after_demo)
-    monkeypatch.delenv("SAESTORE_PATH", raising=False)
+def run_page(page: Path) -> None:
     namespace: dict = {"__name__": "__main__"}
-    for block in runnable_blocks(page.read_text(encoding="utf-8")):
-        where = f"{page.name}:{block.line}"
-        if block.language == "python":
-            run_python(block, str(page), namespace)
-        else:
-            for command in commands(block.body):
-                run_command(command, where)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("SAESTORE_PATH", raising=False)
+        for block in runnable_blocks(page.read_text(encoding="utf-8")):
+            if block.language == "python":
+                run_python(block, str(page), namespace)
+            else:
+                for command in commands(block.body):
+                    run_command(command, f"{page.relative_to(PROJECT)}:{block.line}", patch)
+
+
+@pytest.fixture
+def after_demo(tmp_path: Path) -> Path:
+    """A folder where what `make demo` runs has run."""
+    for package in ("torch", "sae_lens", "matplotlib"):
+        pytest.importorskip(package, reason="the demo needs it")
+    shutil.copytree(PROJECT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    env = os.environ | {"PYTHONPATH": str(PROJECT), "PYTHONDONTWRITEBYTECODE": "1"}
+    env.pop("SAESTORE_PATH", None)
+    run = subprocess.run(
+        [sys.executable, "examples/demo.py"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo", "examples"]
+    return tmp_path
+
+
+def test_every_block_runs_where_a_reader_stands(after_demo, monkeypatch):
+    monkeypatch.chdir(after_demo)
+    for page in pages():
+        run_page(page)
+
+
+def test_every_page_is_in_the_navigation():
+    assert set(pages()) == {*MADE.values(), *DOCS.glob("**/*.md")}
+    assert len(pages()) == len(set(pages()))
+
+
+def test_readme_has_no_relative_link():
+    """On PyPI there is no file beside it."""
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)]+)\)", text) + re.findall(r"(?:src|href)=\"([^\"]+)\"", text)
+    assert links
+    assert not [link for link in links if not link.startswith("https://")]
+
+
+def test_links_to_the_repository_lead_to_files():
+    for page in [*pages(), PROJECT / "CONTRIBUTING.md"]:
+        text = page.read_text(encoding="utf-8")
+        for path in re.findall(r"saestore/saestore/(?:blob/|tree/)?main/([^)#\s]+)", text):
+            assert (PROJECT / path).exists(), f"{page.name}: {path}"
 
 
 def test_readme_has_python_that_runs():
     """The rules above must find something: a page full of blocks in an unknown spelling would pass in silence."""
     assert any(block.language == "python" for block in runnable_blocks((PROJECT / "README.md").read_text()))
+
+
+# The reference of the Python API. Whether each name leads to its description is what `make docs` checks.
+
+
+def test_reference_has_every_public_name():
+    text = "".join(page.read_text(encoding="utf-8") for page in DOCS.glob("api/*.md"))
+    described = set(re.findall(r"^::: saestore\.(\w+)$", text, flags=re.MULTILINE))
+    assert {*saestore.__all__, "errors"} - described == {"__version__"}
+    assert "`saestore.__version__`" in text
+
+
+@pytest.mark.parametrize(
+    ("page", "kind"),
+    [("store.md", saestore.Store), ("activation-set.md", saestore.ActivationSet)],
+    ids=["Store", "ActivationSet"],
+)
+def test_reference_lists_every_method(page, kind):
+    text = (DOCS / "api" / page).read_text(encoding="utf-8")
+    listed = re.findall(rf"\[`(\w+)`\]\[saestore\.{kind.__name__}\.\1\]", text)
+    public = {name for name in dir(kind) if not name.startswith("_")}
+    assert set(listed) == public, f"not listed: {public - set(listed)}; not there: {set(listed) - public}"
 
 
 def leaves(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:

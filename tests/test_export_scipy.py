@@ -82,7 +82,7 @@ def test_nothing_is_overwritten_unless_told(tmp_path):
 
 KILLED = """
 import os, sys
-import saestore, saestore.exporting.selection as selection
+import saestore, saestore.formats.selection as selection
 selection.BLOCK = 23
 blocks = []
 def progress(message):

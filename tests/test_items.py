@@ -238,6 +238,6 @@ def test_missing_file_names_its_neighbours(write):
 
 
 def test_import_needs_neither_torch_nor_pandas():
-    code = "import sys, saestore.items; print([m for m in ('torch', 'pandas', 'sae_lens') if m in sys.modules])"
+    code = "import sys, saestore.tables; print([m for m in ('torch', 'pandas', 'sae_lens') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -62,8 +62,6 @@ def test_public_names_are_the_listed_ones():
 
 @pytest.mark.parametrize("name", saestore.__all__)
 def test_public_name_resolves(name):
-    if name == "build":
-        pytest.importorskip("torch")
     assert getattr(saestore, name) is not None
 
 
@@ -74,17 +72,53 @@ def test_no_public_name_is_a_module():
 
 def test_build_without_torch_names_the_extra(project_dir):
     code = """
-        import sys
-        sys.modules["torch"] = None  # what `import torch` finds where it is not installed
-        import saestore, saestore.errors
+        import saestore
+        from saestore import build
         try:
-            saestore.build("CLEVR")
+            build("CLEVR")
         except saestore.errors.MissingDependencyError as error:
             assert "saestore[sae]" in str(error), error
         else:
             raise AssertionError("no error")
+        assert "Parameters" in build.__doc__
     """
-    imported_by(textwrap.dedent(code), project_dir)
+    without_torch(code, project_dir)
+
+
+def test_star_import_works_without_torch(project_dir):
+    without_torch(
+        "from saestore import *\nimport saestore\nassert set(saestore.__all__) <= set(globals())", project_dir
+    )
+
+
+def test_help_and_dir_work_without_torch(project_dir):
+    code = """
+        import contextlib, io, saestore
+        assert {"errors", *saestore.__all__} <= set(dir(saestore))
+        with contextlib.redirect_stdout(io.StringIO()) as shown:
+            help(saestore)
+        for name in set(saestore.__all__) - {"__version__"}:
+            assert name in shown.getvalue(), name
+    """
+    without_torch(code, project_dir)
+
+
+def without_torch(code: str, cwd) -> None:
+    """Run `code` in a new interpreter where torch cannot be imported."""
+    hidden = "import sys\nsys.modules['torch'] = None  # what `import torch` finds where it is not installed\n"
+    imported_by(hidden + textwrap.dedent(code), cwd)
+
+
+def test_errors_are_an_attribute_of_the_package(project_dir):
+    imported_by("import saestore\nassert saestore.errors.NotFoundError.__module__ == 'saestore.errors'", project_dir)
+
+
+def test_the_package_runs_as_a_module(project_dir):
+    run = subprocess.run(
+        [sys.executable, "-m", "saestore", "--help"], cwd=project_dir, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("Usage: saestore ")
 
 
 def test_unknown_name_is_an_attribute_error():
@@ -95,6 +129,7 @@ def test_unknown_name_is_an_attribute_error():
 def test_version_is_the_one_of_pyproject(project_dir):
     project = tomllib.loads((project_dir / "pyproject.toml").read_text())["project"]
     assert saestore.__version__ == project["version"]
+    assert f"\nversion: {saestore.__version__}\n" in (project_dir / "CITATION.cff").read_text()
 
 
 def test_cli_py_runs_in_a_checkout(project_dir):
@@ -109,4 +144,4 @@ def test_all_extra_holds_every_extra_for_users(project_dir):
     extras = tomllib.loads((project_dir / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     (everything,) = map(Requirement, extras["all"])
     assert everything.name == "saestore"
-    assert everything.extras == set(extras) - {"all", "test", "lint"}
+    assert everything.extras == set(extras) - {"all", "test", "lint", "docs"}

@@ -60,9 +60,9 @@ def masks_of(case: Case, rng):
         yield where, keep[case.item_of_sample]
 
 
-def assert_top_samples(found, case: Case, features: Sequence[int], *, n: int, per: str, keep) -> None:
+def assert_top_samples(found, case: Case, features: Sequence[int], *, n: int, level: str, keep) -> None:
     wanted, samples = brute.top_samples(
-        case.dense, list(features), n, case.item_of_sample, per_item=per == "item", keep=keep
+        case.dense, list(features), n, case.item_of_sample, per_item=level == "item", keep=keep
     )
     assert found.feature.tolist() == wanted.tolist()
     assert found.sample.tolist() == samples.tolist()
@@ -74,10 +74,10 @@ def assert_top_samples(found, case: Case, features: Sequence[int], *, n: int, pe
 
 def check_top_samples(acts, case: Case, features: list[int], rng) -> None:
     for where, keep in masks_of(case, rng):
-        for per in ("sample", "item"):
+        for level in ("sample", "item"):
             for n in (0, 1, 3, 10**6):
-                found = acts.top_samples(features, n, level=per, where=where)
-                assert_top_samples(found, case, features, n=n, level=per, keep=keep)
+                found = acts.top_samples(features, n, level=level, where=where)
+                assert_top_samples(found, case, features, n=n, level=level, keep=keep)
     every = {"level": "sample", "keep": np.ones(len(case.dense), bool)}
     for feature in features:
         assert_top_samples(acts.top_samples(feature), case, [feature], n=20, **every)

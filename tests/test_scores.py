@@ -233,7 +233,8 @@ def test_pieces_of_bounded_memory_give_the_same_bits():
     case = make_case(4, 60, 12, density=0.5, palette="signed", segment_rows=25)
     acts, _, _ = write_labelled(case, 4)
     whole = acts.concepts.scores()
-    with mock.patch("saestore.facade.scores._PIECE", 7), mock.patch("saestore.scoring.scored_observations._BLOCK", 20):
+    pieces, block = "saestore.scoring.concept_scores._PIECE", "saestore.scoring.scored_observations._BLOCK"
+    with mock.patch(pieces, 7), mock.patch(block, 20):
         pieces = acts.concepts.scores()
     assert whole.identical(pieces)
 

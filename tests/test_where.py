@@ -293,11 +293,11 @@ def test_every_query_under_a_condition_equals_the_dense_tensor(case, data):
     assert np.array_equal(
         acts.dense(samples=backwards, features=[feature], where=where), dense[rows[::-1]][:, [feature]]
     )
-    for per in ("sample", "item"):
+    for level in ("sample", "item"):
         for count in (1, 3, n):
-            top = acts.top_samples([feature], n=count, level=per, where=where)
+            top = acts.top_samples([feature], n=count, level=level, where=where)
             _, samples = brute.top_samples(
-                dense, [feature], count, case.item_of_sample, per_item=per == "item", keep=keep
+                dense, [feature], count, case.item_of_sample, per_item=level == "item", keep=keep
             )
             assert top.sample.tolist() == samples.tolist()
     column = dense[keep, feature].astype(np.float64)
@@ -328,11 +328,11 @@ def test_a_selective_top_reads_the_list_only_as_far_as_it_must():
         acts = memory_store().write("Deep/patch/list", descending, np.arange(0, n + 1, 2))
     for depth in (10, 1_000, 9_000):
         mask = np.arange(n) >= depth
-        for per in ("sample", "item"):
+        for level in ("sample", "item"):
             fresh = type(acts)(acts.root, acts.path)
             with decoded() as chunks:
-                top = fresh.top_samples(0, n=5, level=per, where=mask)
-            assert top.sample.tolist() == np.arange(depth, n, 2 if per == "item" else 1)[:5].tolist()
+                top = fresh.top_samples(0, n=5, level=level, where=mask)
+            assert top.sample.tolist() == np.arange(depth, n, 2 if level == "item" else 1)[:5].tolist()
             # Samples and activations, of a prefix that may be four times as long as it must.
             assert chunks["chunks"] <= 2 * (4 * (depth + 10) // chunk + 2)
     with decoded() as chunks:

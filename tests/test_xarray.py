@@ -132,7 +132,7 @@ def test_a_transposed_array_is_numpys(dataset, rows, columns, first):
 
 
 def test_a_grid_of_points_is_read_as_one(dataset, monkeypatch):
-    monkeypatch.setattr("saestore.facade.conversions.points", None)  # which would take ten times the memory
+    monkeypatch.setattr("saestore.query.slices.points", None)  # which would take ten times the memory
     grid = np.arange(ROWS).reshape(3, 4, 5)
     array = dataset["activation"]
     a_b_c = {"sample": xr.DataArray(grid, dims=("a", "b", "c"))}

@@ -49,7 +49,7 @@ Row = dict[str, Any]
     "--confidence-level", metavar="SHARE", type=float, default=0.95, show_default=True, help="Of the intervals."
 )
 @click.option(
-    "--n-n_resamples",
+    "--n-resamples",
     metavar="N",
     type=int,
     default=1000,

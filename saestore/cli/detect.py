@@ -53,7 +53,7 @@ _SHOWN = ("threshold", "cal_f1", "f1", "precision", "recall", "roc_auc")
     help="Leave out features that are above 0 on a larger share of them. [default: the fence of all features' shares]",
 )  # fmt: skip
 @click.option(
-    "--weak-percentile", metavar="Q", type=float, default=5.0, show_default=True,
+    "--min-p99-percentile", metavar="Q", type=float, default=5.0, show_default=True,
     help="Leave out features whose 99th percentile of activations there is below this percentile of all features'.",
 )  # fmt: skip
 @click.option("-n", metavar="N", type=int, default=5, show_default=True, help="Candidates that --json lists.")
@@ -78,7 +78,7 @@ _SHOWN = ("threshold", "cal_f1", "f1", "precision", "recall", "roc_auc")
     "--confidence-level", metavar="SHARE", type=float, default=0.95, show_default=True, help="Of the intervals."
 )
 @click.option(
-    "--n-n_resamples",
+    "--n-resamples",
     metavar="N",
     type=int,
     default=1000,

@@ -23,6 +23,12 @@ With `--json` a query prints one JSON document with the keys listed below; NaN i
 
 The exit status is 0 where all went well; 1 for an error, told in one line; 2 for wrong usage; 130 after Ctrl-C. To see
 where in the code an error comes from, add `--debug`.
+
+The examples ask the store that `make demo` leaves:
+
+```console
+$ export SAESTORE_PATH=demo/activations.zarr
+```
 """
 
 # Of the examples that do not run everywhere.

@@ -11,7 +11,7 @@ from saestore.cli.group import command, note
 from saestore.cli.target import Target, json_option, store_option
 from saestore.cli.where import conditions, where_option
 
-# A copy of what saestore.exporting allows: that imports numpy, and help must not wait for it.
+# A copy of what saestore.formats.export allows: that imports numpy, and help must not wait for it.
 FORMATS = ("auto", "scipy", "anndata", "parquet", "delphi", "superactivators-sparse", "superactivators-dense")
 
 KEYS = {

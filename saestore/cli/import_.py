@@ -16,7 +16,7 @@ from saestore.cli.target import json_option, store_option
 if TYPE_CHECKING:
     from saestore.ingest.import_ import ImportReport
 
-# A copy of what saestore.importing allows: that imports numpy, and help must not wait for it.
+# A copy of what saestore.ingest allows: that imports numpy, and help must not wait for it.
 FORMATS = (
     "auto",
     "superactivators-sparse",

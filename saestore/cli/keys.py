@@ -17,6 +17,7 @@ PLACE = {
 
 TOP_SAMPLES = {
     **SET,
+    "level": "`sample` or `item`: an item shows once, with its strongest sample",
     "n": "rows for each feature at most",
     "where": "the condition, or null",
     "rows": "one for each sample, strongest first",

@@ -81,7 +81,7 @@ def export(
     path
         The file or folder to write.
     format
-        One of `saestore.exporting.FORMATS`; by default the one that the suffix of `path` says.
+        One of `saestore.formats.export.FORMATS`; by default the one that the suffix of `path` says.
     where
         Only samples that fulfil this, as in ``acts.top_samples``.
     features

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from saestore.errors import InvalidInputError
-from saestore.sae.encode import usable_device
 from saestore.vocabulary import BUILD_DTYPES, CODECS, SAMPLE_TYPES
 
 _OF_MODELS = ("model", "layer", "batch_size", "max_tokens", "skip_bad")
@@ -65,6 +64,8 @@ class Request:
         if self.segment_rows is not None and not 1 <= self.segment_rows < 1 << 32:
             raise InvalidInputError(f"segment_rows {self.segment_rows}: use 1 to {(1 << 32) - 1}.")
         self._check_inputs()
+        from saestore.sae.encode import usable_device
+
         usable_device(self.device)
 
     def _check_inputs(self) -> None:

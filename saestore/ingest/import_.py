@@ -99,7 +99,7 @@ def import_activations(
     store
         A folder, URL or zarr store; created if it does not exist. Or an open `saestore.Store`.
     format
-        One of `saestore.importing.FORMATS`, or ``auto``.
+        One of `saestore.ingest.open_input.FORMATS`, or ``auto``.
     items
         A ``metadata.csv``, DataFrame or mapping of columns: keys, split, concepts.
     item_ptr

@@ -55,7 +55,7 @@ def from_masks(
     source
         What the set says of its embeddings: how images were made square, where it is known.
     options
-        As `saestore.facade.labels.Labels.add_concepts_from_masks` explains them.
+        As `saestore.concepts_namespace.Concepts.add_masks` explains them.
 
     Raises
     ------

@@ -37,7 +37,7 @@ class Dataset:
     modality : "image" or "text"
         What its items are.
     sae : str
-        The SAE that its embeddings are made for: a registered name, or whatever `saestore.saes.load_sae` takes.
+        The SAE that its embeddings are made for: a registered name, or whatever `saestore.sae.load_sae` takes.
     patches : int
         Patches of an image, a square grid.
     embeddings : mapping of str to str

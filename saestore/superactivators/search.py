@@ -77,7 +77,7 @@ def find_embeddings(dataset: Dataset, sample_type: str, data: Folder = None) -> 
 
 
 def find_items(dataset: Dataset, data: Folder = None) -> Path:
-    """Find the ``metadata.csv`` of a known data set, for `saestore.items.as_items`.
+    """Find the ``metadata.csv`` of a known data set, for `saestore.tables.as_items`.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""`python -m saestore.cli` is `saestore`."""
+"""`python -m saestore` is `saestore`."""
 
 from saestore.cli import main
 
