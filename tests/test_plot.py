@@ -17,11 +17,11 @@ from raising import raises
 import saestore
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
 from saestore.format import feature_dtype
-from saestore.store import start_set
 from saestore.tables import as_items
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.stored_items import SPANS
 from saestore.writing import SetWriter
+from saestore.writing.pipeline import start_set
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")

@@ -10,14 +10,12 @@ from saestore.cli import keys, output
 from saestore.cli.group import command, note
 from saestore.cli.target import Target, json_option, store_option
 from saestore.cli.where import conditions, where_option
-
-# A copy of what saestore.formats.export allows: that imports numpy, and help must not wait for it.
-FORMATS = ("auto", "scipy", "anndata", "parquet", "delphi", "superactivators-sparse", "superactivators-dense")
+from saestore.vocabulary import EXPORT_FORMATS
 
 KEYS = {
     **keys.SET,
     "format": "the format that was written",
-    "where": "the condition, or null",
+    "where": "the conditions as given, or null",
     "n_samples": "samples that were written",
     "n_features": "features that were asked for",
     "nnz": "activations that were written",
@@ -33,10 +31,10 @@ KEYS = {
     "--format",
     "kind",
     metavar="FORMAT",
-    type=click.Choice(FORMATS),
+    type=click.Choice(("auto", *EXPORT_FORMATS)),
     default="auto",
     show_default=True,
-    help=f"{', '.join(FORMATS[1:])}; auto goes by the suffix of PATH.",
+    help=f"{', '.join(EXPORT_FORMATS)}; auto goes by the suffix of PATH.",
 )
 @where_option
 @click.option(
@@ -88,7 +86,7 @@ def export(
             acts, path, format=kind, where=condition, features=features, progress=status, **how
         )  # fmt: skip
     if as_json:
-        output.document({"set": acts.path, "where": condition, **done.to_json()})
+        output.document({"set": acts.path, "where": list(where) or None, **done.to_json()})
         return
     shown = f"{done.files[0]}" + (f" and {len(done.files) - 1} more" if len(done.files) > 1 else "")
     for said in done.notes:

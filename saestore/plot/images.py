@@ -95,6 +95,8 @@ def find_image(acts: SetReader, key: str, images: str | os.PathLike[str] | None)
     bases = []
     if images is not None:
         bases = [Path(images)]
+    elif source.get("images"):
+        bases = [Path(str(source["images"]))]
     elif source.get("kind") == "images":
         bases = [Path(str(source.get("path"))), Path(str(source.get("path"))).parent]
     if images is None and source.get("items"):
