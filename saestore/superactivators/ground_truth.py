@@ -219,8 +219,8 @@ def _rows(path: Path, concept: str, values: Any, level: str, size: int) -> Array
     outside = [value for value in (min(values), max(values)) if not 0 <= value < size] if len(values) else []
     if outside:
         raise _wrong(
-            f"{where} has {level} {outside[0]}; the set has {size:,}, numbered 0 to {size - 1}. It is of other data, or "
-            "of rows counted differently"
+            f"{where} has {level} {outside[0]}; the set has {size:,}, numbered 0 to {size - 1}. It is of other data, "
+            "or of rows counted differently"
         )
     rows, count = np.unique(np.asarray(values, np.int64), return_counts=True)
     if len(rows) < len(values):
