@@ -1,4 +1,4 @@
-"""One activation set, as users hold it: every question, its concepts, pictures, and doors to other libraries."""
+"""The facade of one activation set: every question, its concepts, pictures, and doors to other libraries."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from saestore.detection.report import Detection
     from saestore.diagnostics.report import Fidelity
     from saestore.interop.torch_data import Batches
-    from saestore.plot.plots import Plots
+    from saestore.plot import Plots
 
 Array = np.ndarray[Any, Any]
 
@@ -31,6 +31,7 @@ class ActivationSet(SetReader):
     """The activations of one SAE over one sample type of one dataset.
 
     Features and samples are given as an int, a slice, a list or array of ints, or a boolean mask, by numpy's rules.
+    ``where`` restricts a question to the samples that fulfil a condition; see `samples`.
 
     Parameters
     ----------
@@ -43,7 +44,7 @@ class ActivationSet(SetReader):
     ----------
     path : str
     attributes : SetAttributes
-        What the store says of the set, as of opening.
+        The attributes of the set when it was opened.
     """
 
     @property
@@ -53,14 +54,8 @@ class ActivationSet(SetReader):
 
     @property
     def plot(self) -> Plots:
-        """Pictures: ``plot.histogram(feature)``, ``plot.density()``, ``plot.top(feature)``; each returns its Axes.
-
-        Raises
-        ------
-        MissingDependencyError
-            matplotlib is not installed.
-        """
-        from saestore.plot.plots import Plots
+        """Pictures: `histogram`, `density`, `top` (images) and `tokens` (texts)."""
+        from saestore.plot import Plots
 
         return Plots(self)
 
@@ -89,9 +84,9 @@ class ActivationSet(SetReader):
         n_resamples: int = 1000,
         seed: int = 0,
     ) -> Detection:
-        """Find for each concept the feature and threshold that detect it, and say how well they do on test.
+        """Find the feature and threshold that detect each concept, and measure them on test items.
 
-        All is chosen on the items whose ``split`` is ``cal``; those of ``test`` are looked at once, for the results.
+        Everything is chosen on the items whose ``split`` is ``cal``; ``test`` items are used once, for the results.
 
         Parameters
         ----------
@@ -100,8 +95,8 @@ class ActivationSet(SetReader):
         concepts
             Names; by default all of the level.
         score
-            Of an item: ``"max"``, ``"mean"`` or ``"top-N"``, the mean of its N strongest samples; samples that are not
-            active count 0.
+            Of an item: ``"max"``, ``"mean"`` or ``"top-N"``, the mean of its N strongest samples, inactive ones
+            included as 0.
         p
             Thresholds let through these shares of the concept's positive calibration samples on which the feature is
             above 0: they are their exact ``1 - p`` quantiles. By default 0.02, 0.05, 0.1, 0.2 … 0.9, 0.95. The positive
@@ -113,23 +108,23 @@ class ActivationSet(SetReader):
             10,000 samples; the far-out fence of the features' shares; 5. ``1``, ``1.0`` and ``0`` leave out the dead
             only.
         n
-            Candidates that are listed for each concept.
+            Candidates listed per concept.
         combine
-            Also combine up to so many of the best features, by OR and by their mean.
+            Also combine up to this many of the best features, by OR and by their mean.
         probe
             Also fit a sparse (L1) logistic probe to the scores of all features, on ``train``: an upper bound. Needs
             scikit-learn.
         localise
-            Where samples have a concept, also tell which samples of detected items are the concept's, at a second
-            threshold that is chosen on ``cal`` too.
+            Where samples have a concept, also find the samples of detected items that have it, at a second threshold,
+            also chosen on ``cal``.
         baselines
-            Also ask the ways before SAEs, made from the embeddings on ``train``: difference of means, linear separators
-            (logistic, SVM), k-means clusters. Needs torch and scikit-learn.
+            Also measure methods without an SAE, fitted to the embeddings on ``train``: difference of means, linear
+            separators (logistic, SVM), k-means clusters. Needs torch and scikit-learn.
         embeddings
-            Those that the set was built from, as `saestore.build` takes them; by default where the set says. Given,
-            `baselines` need not be.
+            The embeddings that the set was built from, as `saestore.build` takes them; by default from the recorded
+            place. They imply `baselines`.
         cls_embeddings
-            One embedding of each item, that of its CLS token: also ask the difference of their means. Of items only.
+            The embedding of each item's CLS token: also measure the difference of their means. For items only.
         confidence_level, n_resamples, seed
             Of the intervals, by the bootstrap over items.
 
@@ -141,14 +136,14 @@ class ActivationSet(SetReader):
         Raises
         ------
         NotFoundError
-            There is no such concept, no column ``split``, or a split without items.
+            There is no such concept, no column ``split``, or a split has no items.
 
         Notes
         -----
         A concept with no positive in ``cal`` has no threshold; one with none in ``test`` has NaN where positives are
         needed. ``detection.skipped`` names both.
 
-        Memory: the labels, some 20 bytes a sample, 16 bytes a feature, and a few hundred MB for a block of lists.
+        Memory: the labels, about 20 bytes per sample, 16 bytes per feature, and a few hundred MB for a block of lists.
         """
         from saestore.detection.embeddings import EmbeddingReader
         from saestore.detection.inputs import about, inputs_of
@@ -170,7 +165,8 @@ class ActivationSet(SetReader):
             seed=seed,
         )
         if cls_embeddings is not None and level != "item":
-            raise InvalidInputError("cls_embeddings= are of items; they say nothing of samples. Use level='item'.")
+            message = "cls_embeddings= belong to items, not to samples; use level='item'."
+            raise InvalidInputError(message, code="wrong-level")
         inputs = inputs_of(self, level, concepts, score)
         source = self.attributes.source
         return detect(
@@ -190,29 +186,28 @@ class ActivationSet(SetReader):
         Parameters
         ----------
         embeddings
-            What was encoded, in any form that `build` takes; by default where the set says that they lay.
+            The encoded embeddings, in any form that `build` takes; by default from the recorded place.
         sae
-            The SAE; by default where the set says that it came from.
+            The SAE; by default the recorded one.
         n_rows
             Samples that are decoded and compared with their embeddings.
         seed
-            Which: 64 runs of consecutive ones, spread over the set.
+            Chooses the samples: 64 runs of consecutive ones, spread over the set.
 
         Returns
         -------
         Fidelity
-            With ``findings``, none where all is as expected. What could not be looked at, because embeddings, the SAE
-            or torch are not there, is named in ``left_out``; explained variance is then that of the build's first
-            batch.
+            With ``findings``, empty where all is as expected. ``left_out`` names checks that were not possible without
+            the embeddings, the SAE or torch; explained variance is then taken from the build's first batch.
 
         Raises
         ------
         SaestoreError
-            `embeddings` or `sae` were given, and cannot be read or are not those of this set.
+            `embeddings` or `sae` were given, and cannot be read or do not belong to this set.
 
         Notes
         -----
-        Every activation is read once. Memory: some 80 MB and 60 bytes a feature whatever the number of samples; with
+        Every activation is read once. Memory: about 80 MB and 60 bytes per feature for any number of samples; with
         embeddings also the SAE, 128 MiB of pre-activations and ``n_rows`` embeddings eight times.
         """
         from saestore.diagnostics.measure import measure
@@ -231,7 +226,7 @@ class ActivationSet(SetReader):
         chunks
             As in `xarray.open_dataset`; ``{}`` gives dask arrays whose chunks follow the segments.
         max_bytes
-            The largest dense array that is made at once. What needs a larger one raises `TooLargeError` instead.
+            The largest dense array that is made at once; a larger one raises `TooLargeError`.
 
         Raises
         ------
@@ -276,17 +271,17 @@ class ActivationSet(SetReader):
         block_rows: int = 1 << 12,
         buffer_rows: int = 1 << 17,
     ) -> Batches:
-        """Batches of rows and the samples they are, for ``torch.utils.data.DataLoader(…, batch_size=None)``.
+        """Batches of rows with their sample numbers, for ``torch.utils.data.DataLoader(…, batch_size=None)``.
 
         Parameters
         ----------
         batch_size
-            Rows of a batch; the last one of an epoch may be shorter.
+            Rows per batch; the last batch of an epoch may be shorter.
         samples, features
-            These only.
+            Only these samples and features.
         shuffle
             Blocks of `block_rows` consecutive rows come in a random order, and the rows of as many blocks as fit into
-            `buffer_rows` are mixed. Every row comes once an epoch. ``set_epoch(n)`` gives another order each epoch.
+            `buffer_rows` are mixed. Every row comes once per epoch. ``set_epoch(n)`` gives each epoch another order.
         seed
             The same seed and epoch give the same batches, with any number of workers.
         sparse
@@ -322,8 +317,8 @@ class ActivationSet(SetReader):
     def to_anndata(self, *, max_bytes: int = DENSE_LIMIT) -> anndata.AnnData:
         """An `anndata.AnnData`, samples x features: labels in ``obs``, statistics in ``var``, provenance in ``uns``.
 
-        ``X`` is backed by the stored matrix where the set is one segment, as it is once it was built: slices are read
-        when they are taken, and ``adata.to_memory()`` reads all. Of several segments, and of float16, which scipy does
+        ``X`` is backed by the stored matrix where the set is one segment, as it is after a build: slices are read when
+        they are taken, and ``adata.to_memory()`` reads all. With several segments, and with float16, which scipy does
         not have, ``X`` is read into memory.
 
         Raises
@@ -335,7 +330,7 @@ class ActivationSet(SetReader):
 
         Notes
         -----
-        Memory: ``obs``, some 40 bytes a sample and one for each concept.
+        Memory: ``obs``, about 40 bytes per sample and one per concept.
         """
         from saestore.formats.anndata import to_anndata
 
@@ -347,19 +342,18 @@ class ActivationSet(SetReader):
         Parameters
         ----------
         sae
-            The SAE that the set was made with, in any form that `build` takes; by default where the set says that it
-            came from.
+            The SAE that the set was made with, in any form that `build` takes; by default the recorded one.
 
         Returns
         -------
         ndarray
-            float32, or float64 of such an SAE, (n, d_in); an int as `samples` drops the first axis. Where activations
-            were dropped when the set was built, what is left is decoded.
+            float32, or float64 for a float64 SAE, (n, d_in); an int as `samples` drops the first axis. Activations that
+            were dropped when the set was built are missing from it.
 
         Raises
         ------
         InvalidInputError
-            It is another SAE, or one that scales each embedding by its own norm, which is not stored.
+            The SAE is another one, or scales each embedding by its own norm, which is not stored.
         TooLargeError
             The answer would be larger than `max_bytes` (4 GiB); nothing was read.
         MissingDependencyError
@@ -367,7 +361,7 @@ class ActivationSet(SetReader):
 
         Notes
         -----
-        Memory: the SAE, the answer, and a batch of some half a million non-zeros.
+        Memory: the SAE, the answer, and a batch of about half a million non-zeros.
         """
         from saestore.interop.optional import require
 

@@ -1,7 +1,7 @@
 """Pure array functions: orders, merges, per-feature sums. No store, no state.
 
-Impact order is the order of a feature's list: activation descending, ties by ascending sample. It is made with one sort
-of plain uint64 keys, which numpy does with SIMD instructions, many times faster than an argsort of the same keys.
+Impact order is the order of a feature's list: activation descending, ties by ascending sample. One sort of
+plain uint64 keys makes it: numpy sorts them with SIMD instructions, many times faster than an argsort of the same keys.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
+from saestore.sparse_rows import pointers
 
 Array = np.ndarray[Any, Any]
 
@@ -61,12 +63,11 @@ def to_impact_order(indptr: Array, indices: Array, data: Array, n_features: int)
 
     Notes
     -----
-    Memory: some 40 bytes a non-zero.
+    Memory: about 40 bytes per non-zero.
     """
     rows = np.repeat(np.arange(len(indptr) - 1, dtype=np.uint32), np.diff(indptr))
     counts = np.bincount(indices, minlength=n_features)
-    out_ptr = np.zeros(n_features + 1, np.int64)
-    np.cumsum(counts, out=out_ptr[1:])
+    out_ptr = pointers(counts)
     row_bits = max(1, int(len(indptr) - 2).bit_length())
     value_bits = 8 * data.itemsize
     if row_bits + value_bits + _FEATURE_BITS > 64:
@@ -172,7 +173,7 @@ def runs_of(ids: Array) -> tuple[Array, Array]:
     if not len(ids):
         return ids, ids
     breaks = np.flatnonzero(np.diff(ids) != 1)
-    return ids[np.concatenate([[0], breaks + 1])], ids[np.concatenate([breaks, [len(ids) - 1]])] + 1
+    return ids[np.append(0, breaks + 1)], ids[np.append(breaks, len(ids) - 1)] + 1
 
 
 def entry_hash(rows: Array, features: Array, data: Array) -> tuple[int, int]:
@@ -180,7 +181,7 @@ def entry_hash(rows: Array, features: Array, data: Array) -> tuple[int, int]:
 
     Notes
     -----
-    The mixer is splitmix64's finaliser (Steele, Lea and Flood, OOPSLA 2014), with two different odd multipliers.
+    Entries are mixed with `mix64` and two different odd multipliers.
     """
     bits = np.ascontiguousarray(data).view(_BITS[data.itemsize]).astype(np.uint64)
     with np.errstate(over="ignore"):

@@ -1,6 +1,6 @@
-"""Per-feature statistics: sums that any two pieces of the data can be merged from, and the table made of them.
+"""Per-feature statistics: sums that can be merged over any pieces of the data, and the table made of them.
 
-A statistic is a value in `STATISTICS`: its name, what it says, and how it comes out of the sums. The query API, the
+A statistic is a value in `STATISTICS`: its name, its description, and its formula from the sums. The query API, the
 arrays at a set's root, the documentation and the tests all iterate over that one table.
 """
 
@@ -22,7 +22,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums of every feature over some samples, exact to float64 rounding, mergeable with ``+``.
+    """Sums per feature over a number of samples, exact to float64 rounding, mergeable with ``+``.
 
     Attributes
     ----------
@@ -57,14 +57,14 @@ class Moments:
 
     @classmethod
     def zeros(cls, n_features: int, n_rows: int = 0, dtype: Any = np.float32) -> Moments:
-        """Of no sample, or of samples where nothing is active."""
+        """The sums over no sample, or over samples where nothing is active."""
         nothing = np.full(n_features, np.nan, np.result_type(dtype, np.float32))
         zero = np.zeros(n_features)
         return cls(n_rows, np.zeros(n_features, np.int64), zero, zero.copy(), nothing, nothing.copy())
 
     @classmethod
     def of_lists(cls, indptr: Array, data: Array, n_rows: int) -> Moments:
-        """Of feature lists, in any order within a list.
+        """The sums of feature lists, in any order within a list.
 
         Parameters
         ----------
@@ -75,10 +75,10 @@ class Moments:
 
         Notes
         -----
-        Memory: 16 bytes an entry.
+        Memory: 16 bytes per entry.
         """
         n_active = np.diff(indptr).astype(np.int64)
-        # Of float64 activations near the largest there is, sums may be infinite, as numpy's own are.
+        # Sums of float64 activations near the largest number may be infinite, as numpy's own are.
         with np.errstate(over="ignore", invalid="ignore"):
             total = segment_sums(data, indptr)
             deviation = data.astype(np.float64)
@@ -94,18 +94,18 @@ class Moments:
 
     @classmethod
     def of_entries(cls, features: Array, data: Array, n_features: int, n_rows: int) -> Moments:
-        """Of entries in any order.
+        """The sums of entries in any order.
 
         Parameters
         ----------
         features, data
             Feature and activation of each.
         n_rows
-            Number of samples that they are from.
+            Number of samples.
 
         Notes
         -----
-        Memory: 32 bytes an entry.
+        Memory: 32 bytes per entry.
         """
         result, features = cls.zeros(n_features, n_rows, data.dtype), features.astype(np.intp, copy=False)
         n_active = np.bincount(features, minlength=n_features)
@@ -121,7 +121,7 @@ class Moments:
         return cls(n_rows, n_active, total, m2, result.min, result.max)
 
     def __add__(self, other: Moments) -> Moments:
-        """Of both sets of samples together (Chan, Golub and LeVeque, 1983)."""
+        """The sums over both sets of samples together (Chan, Golub and LeVeque, 1983)."""
         n = self.n_active + other.n_active
         both = (self.n_active > 0) & (other.n_active > 0)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -132,15 +132,15 @@ class Moments:
         return Moments(self.n_rows + other.n_rows, n, total, m2, low, high)
 
     def take(self, features: Array) -> Moments:
-        """Of these features only."""
+        """The sums of these features."""
         return Moments(self.n_rows, *(values[features] for values in self.arrays().values()))
 
 
 class RunningMoments:
     """Sums of feature lists that come in pieces of any length.
 
-    They are made of blocks of fixed length, so that the same entries give the same bits whatever the pieces were: a
-    merge that was killed and one that was not end with the same bytes.
+    They are added in blocks of fixed length, so that the same entries give the same bits for any pieces: an
+    interrupted merge and an uninterrupted one end with the same bytes.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ class RunningMoments:
 
     Notes
     -----
-    Memory: some 2 MB, and 40 bytes a feature.
+    Memory: about 2 MB, and 40 bytes per feature.
     """
 
     BLOCK = 1 << 16
@@ -160,46 +160,46 @@ class RunningMoments:
         self._indptr = indptr
         self._total = Moments.zeros(len(indptr) - 1, n_rows, dtype)
         self._block = np.empty(min(self.BLOCK, max(1, int(indptr[-1]))), dtype)
-        self._held = self._done = 0
+        self._filled = self._done = 0
 
     def append(self, data: Array) -> None:
         """Add the activations that follow."""
         while len(data):
-            part, data = np.split(data, [len(self._block) - self._held])
-            self._block[self._held : self._held + len(part)] = part
-            self._held += len(part)
-            if self._held == len(self._block):
+            part, data = np.split(data, [len(self._block) - self._filled])
+            self._block[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            if self._filled == len(self._block):
                 self._flush()
 
     def close(self) -> Moments:
-        """The sums of all that was added."""
+        """The sums of everything that was added."""
         self._flush()
         return self._total
 
     def _flush(self) -> None:
-        if not self._held:
+        if not self._filled:
             return
-        start, stop = self._done, self._done + self._held
+        start, stop = self._done, self._done + self._filled
         first = int(np.searchsorted(self._indptr, start, "right")) - 1
         last = int(np.searchsorted(self._indptr, stop, "left"))
         pointers = np.clip(self._indptr[first : last + 1], start, stop) - start
-        block = Moments.of_lists(pointers, self._block[: self._held], 0)
+        block = Moments.of_lists(pointers, self._block[: self._filled], 0)
         features = np.arange(first, last)
         for name, values in (self._total.take(features) + block).arrays().items():
             self._total.arrays()[name][features] = values
-        self._done, self._held = stop, 0
+        self._done, self._filled = stop, 0
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """One statistic: its name, what it says, and how it is computed from the sums."""
+    """One statistic: its name, its description, and its formula from the sums."""
 
     name: str
     description: str
     formula: Callable[[Moments], Array]
 
     def of(self, moments: Moments) -> Array:
-        """Its value for every feature: NaN over no sample, infinite where float64 holds it no more."""
+        """Its value per feature: NaN over no sample, infinite where float64 overflows."""
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             return self.formula(moments)
 
@@ -241,7 +241,7 @@ def statistics_table(moments: Moments, features: Array | None = None) -> xarray.
     Parameters
     ----------
     features
-        Ids of the features, when `moments` is not of all of them.
+        Ids of the features, where `moments` has only some of them.
     """
     import xarray as xr
 

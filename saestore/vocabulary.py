@@ -13,6 +13,7 @@ __all__ = [
     "IMPORT_FORMATS",
     "LEVELS",
     "MATMUL_PRECISIONS",
+    "MODEL_DTYPES",
     "SAMPLE_TYPES",
     "SEVERITIES",
 ]
@@ -21,6 +22,7 @@ LEVELS = ("item", "sample")
 SAMPLE_TYPES = ("patch", "token", "cls")
 CODECS = ("pcodec", "blosc")
 BUILD_DTYPES = ("float32", "float16")  # what a build can store; a ready matrix also float64
+MODEL_DTYPES = ("float32", "bfloat16", "float16")
 DATA_DTYPES = ("float16", "float32", "float64")
 MATMUL_PRECISIONS = ("auto", "float32", "bfloat16")
 

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import xarray as xr
 from xarray.backends import BackendEntrypoint
@@ -17,9 +17,6 @@ from saestore.query.slices import DENSE_LIMIT
 from saestore.storage.open import ROOT_ATTRIBUTES
 from saestore.store import Store
 from saestore.store import open as open_store
-
-if TYPE_CHECKING:
-    pass
 
 
 class SaestoreBackend(BackendEntrypoint):
@@ -46,14 +43,14 @@ class SaestoreBackend(BackendEntrypoint):
         drop_variables
             Names of variables or coordinates to leave out.
         group
-            The set: any part of its path that fits one set only. Not needed where the store has but one.
+            The set: any part of its path that fits one set only. Not needed for a store with one set.
         max_bytes
             The largest dense array that is made at once.
 
         Raises
         ------
         NotFoundError, StoreFormatError
-            There is no such store or set, or it is none of saestore's.
+            There is no such store or set, or saestore did not write it.
         """
         if isinstance(filename_or_obj, ActivationSet):
             acts = filename_or_obj
@@ -64,7 +61,7 @@ class SaestoreBackend(BackendEntrypoint):
         return make_dataset(acts, max_bytes).drop_vars(drop, errors="ignore")
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
-        """Whether it is a local folder that holds a saestore store; any other Zarr hierarchy is left to xarray."""
+        """Whether it is a local folder with a saestore store; xarray opens any other Zarr hierarchy."""
         if not isinstance(filename_or_obj, str | os.PathLike):
             return False
         document = Path(filename_or_obj) / "zarr.json"

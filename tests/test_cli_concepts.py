@@ -127,7 +127,7 @@ def test_what_cannot_be_is_told_in_one_line(images, tmp_path):
 @pytest.mark.parametrize("metric", ["jaccard", "cosine", "correlation"])
 def test_similar_prints_what_the_query_answers(images, metric):
     found = ask_json("similar", "--feature", 3, "--metric", metric, "-n", 4, store=images)
-    assert found["rows"] == saestore.open(images.path)["Toy"].similar(3, 4, metric).to_records()
+    assert found["rows"] == list(saestore.open(images.path)["Toy"].similar(3, 4, metric))
     assert len(found["rows"]) == 4
     assert set(paths_in(found)) == set(keys.SIMILAR)
     title, head, *lines = ask("similar", "--feature", 3, "--metric", metric, store=images).splitlines()

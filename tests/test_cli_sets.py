@@ -153,9 +153,6 @@ def test_an_empty_store_says_what_to_do(tmp_path):
         (["top-features", "--sample", "540"], ["sample 540", "54"]),
         (["stats", "--feature", "-13"], ["feature -13"]),
         (["stats", "--sort", "mode"], ["--sort mode", "n_active", "std"]),
-        (["top-samples", "--feature", "1", "--where", "colour=red"], ["'colour'", "split", "color::red"]),
-        (["top-samples", "--feature", "1", "--where", "color::red=maybe"], ["color::red=maybe", "true or false"]),
-        (["top-samples", "--feature", "1", "--where", "width=wide"], ["width=wide", "an integer"]),
     ],
 )
 def test_wrong_values_are_told_in_one_line(images, words, said):

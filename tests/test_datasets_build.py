@@ -94,7 +94,7 @@ def test_all_that_is_found_is_built_by_one_command(everything):
         for sample_type in (("token", "cls") if layout.modality == "text" else ("patch", "cls"))
     }
     assert {found["path"] for found in built["sets"]} == expected
-    assert set(saestore.open(root / "s.zarr").sets()) == expected
+    assert set(saestore.open(root / "s.zarr")) == expected
 
 
 def test_datasets_lists_what_was_found_and_what_is_stored(everything):
@@ -175,7 +175,7 @@ def refused_last(command):
 
 def stored():
     try:
-        return " ".join(saestore.open("activations.zarr").sets())
+        return " ".join(saestore.open("activations.zarr"))
     except saestore.errors.NotFoundError:
         return ""
 

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from raising import raises
 from zarr.storage import MemoryStore
 
 import saestore
 from benchmarks.counting import CountingStore
+from saestore.errors import InvalidInputError
 
 PATH = "Toy/patch/sae"
 SPLIT = np.array(["train", "test"] * 5)
@@ -47,6 +49,13 @@ def test_other_words_and_masks_are_resolved_anew(counted):
     assert samples(acts, {"split": wanted}) == test
     wanted[0] = "cal"
     assert samples(acts, {"split": wanted}) == []
+
+
+def test_one_and_true_are_different_conditions(counted):
+    acts, _, _ = counted
+    assert samples(acts, "item == 1") == [4, 5, 6, 7]
+    with raises(InvalidInputError, "condition-type", "true"):
+        samples(acts, "item == true")
 
 
 def test_labels_that_were_replaced_answer(counted):

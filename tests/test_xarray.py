@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from raising import raises
 from strategies import PATH, cases, make_case, memory_store, write_case, write_segments
 from test_requests import CountingStore
 from zarr.storage import MemoryStore
@@ -325,10 +326,8 @@ def test_what_would_densify_beyond_the_limit_is_refused_before_anything_is_read(
         lambda d: d.where(d["color::red"]),
         lambda d: d["activation"].isel(sample=xr.DataArray(np.zeros((200, 9), int), dims=("a", "b"))).load(),
     ):
-        with pytest.raises(TooLargeError, match=r"60 x 15.*chunks=\{\}|200 x 9 x 15") as raised:
+        with raises(TooLargeError, "too-large", " x 15", "chunks={}", ".sae.stats()", ".sae.top("):
             reduction(dataset)
-        assert ".sae.stats()" in str(raised.value)
-        assert ".sae.top(" in str(raised.value)
     assert not any("/by_" in key for key, _ in store.taken())
     assert dataset["activation"][:-1].shape == dataset["activation"][:-1].values.shape
     with pytest.raises(MemoryError):  # what xarray and others may catch
@@ -410,11 +409,11 @@ def test_a_process_that_knows_nothing_of_saestore_has_the_engine_and_the_accesso
 import sys, xarray as xr
 assert not any(name.startswith("saestore") for name in sys.modules)
 ds = xr.open_dataset({str(folder)!r}, engine="saestore", group="Shapes/patch")
-print(ds.sae.top(3, n=2).to_records())
+print(list(ds.sae.top(3, n=2)))
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == str(saestore.open(folder)[PATH].top_samples(3, 2).to_records())
+    assert run.stdout.strip() == str(list(saestore.open(folder)[PATH].top_samples(3, 2)))
 
 
 def test_a_slice_can_be_written_and_read_back(dataset, tmp_path):
@@ -424,7 +423,7 @@ def test_a_slice_can_be_written_and_read_back(dataset, tmp_path):
     assert np.array_equal(back["activation"].values, CASE.dense[5:9])
     assert back["split"].values.tolist() == part["split"].values.tolist()
     assert back.attrs == dataset.attrs
-    with pytest.raises(InvalidInputError, match="activation"):
+    with raises(InvalidInputError, "not-a-selection", "activation"):
         back.sae.top(1)
 
 
@@ -432,7 +431,7 @@ def test_a_slice_can_be_written_and_read_back(dataset, tmp_path):
 
 
 def in_other_process(dataset):
-    return dataset["activation"][3:40:5].values, dataset["split"].values.tolist(), dataset.sae.top(3, n=4).to_records()
+    return dataset["activation"][3:40:5].values, dataset["split"].values.tolist(), list(dataset.sae.top(3, n=4))
 
 
 def test_a_dataset_goes_to_a_spawned_process_and_is_opened_there(folder):
@@ -442,7 +441,7 @@ def test_a_dataset_goes_to_a_spawned_process_and_is_opened_there(folder):
         values, split, top = pool.apply(in_other_process, (part,))
     assert np.array_equal(values, CASE.dense[2:50][3:40:5])
     assert split == part["split"].values.tolist()
-    assert top == part.sae.top(3, n=4).to_records()
+    assert top == list(part.sae.top(3, n=4))
 
 
 def test_pickles_hold_no_data(folder):
@@ -452,7 +451,7 @@ def test_pickles_hold_no_data(folder):
     dataset["activation"][0:3].load()
     again = pickle.loads(pickle.dumps(acts))
     assert again.attributes == acts.attributes
-    assert again.top_samples(3).to_records() == acts.top_samples(3).to_records()
+    assert list(again.top_samples(3)) == list(acts.top_samples(3))
     for original in (
         acts.to_xarray(),
         dataset["activation"],
@@ -473,7 +472,7 @@ def test_a_set_in_memory_is_pickled_whole():
     acts = write_segments(memory_store(), CASE)
     found = pickle.loads(pickle.dumps(acts.to_xarray()))
     same(found)
-    assert found.sae.top(3).to_records() == acts.top_samples(3).to_records()
+    assert list(found.sae.top(3)) == list(acts.top_samples(3))
 
 
 # --- the accessor
@@ -561,8 +560,9 @@ CHANGED = {
 def test_the_accessor_refuses_what_is_no_selection(acts, name):
     dataset = CHANGED[name](acts.to_xarray())
     for ask in (lambda: dataset.sae.top(1), dataset.sae.stats, lambda: dataset.sae.plot.histogram(1)):
-        with pytest.raises((InvalidInputError, OutOfRangeError), match=r"Dataset|\.sae"):
+        with pytest.raises((InvalidInputError, OutOfRangeError)) as caught:
             ask()
+        assert caught.value.code in ("not-a-selection", "repeated-samples", "out-of-range")
 
 
 @pytest.mark.parametrize("dim", ["sample", "feature", "sae"])
@@ -572,7 +572,7 @@ def test_the_accessor_refuses_what_two_sets_were_put_together_into(acts, dim):
     if dim != "sample":
         second = other.to_xarray().isel(sample=slice(0, 5))
     together = xr.concat([first, second], dim, join="outer", data_vars="all", coords="different", compat="equals")
-    with pytest.raises(InvalidInputError, match=r"several|dimensions"):
+    with raises(InvalidInputError, "not-a-selection"):
         together.sae.top(FEATURE)
     # Sets may be computed with together, of course.
     assert (first["mean"] - second["mean"]).shape == (WIDTH,)
@@ -580,14 +580,14 @@ def test_the_accessor_refuses_what_two_sets_were_put_together_into(acts, dim):
 
 def test_features_are_those_of_the_dataset(acts):
     dataset = acts.to_xarray().sel(feature=[7, FEATURE])
-    assert dataset.sae.top(FEATURE).to_records() == acts.top_samples(FEATURE).to_records()
+    assert list(dataset.sae.top(FEATURE)) == list(acts.top_samples(FEATURE))
     stats = dataset.sae.stats()
     assert stats["feature"].values.tolist() == [7, FEATURE]
     assert np.array_equal(stats["n_active"], np.count_nonzero(CASE.dense[:, [7, FEATURE]], axis=0))
     missing = next(f for f in range(WIDTH) if f not in (7, FEATURE))
-    with pytest.raises(OutOfRangeError, match=f"feature {missing} is not among the 2 features"):
+    with raises(OutOfRangeError, "out-of-range", f"feature {missing}", "2 features"):
         dataset.sae.top([7, missing])
-    with pytest.raises(OutOfRangeError, match="there are 15"):
+    with raises(OutOfRangeError, "out-of-range", "there are 15"):
         dataset.sae.top(WIDTH)
     assert acts.to_xarray().isel(feature=4).sae.stats()["feature"].values.tolist() == [4]
     assert acts.to_xarray().sae.acts is acts
@@ -603,9 +603,9 @@ def test_plots_are_of_the_selected_samples(acts):
     assert drawn == wanted
     assert drawn != [patch.get_path().vertices.tolist() for patch in acts.plot.histogram(FEATURE, bins=7).patches]
     assert dataset.sae.plot.density() is not None
-    with pytest.raises(InvalidInputError, match="where="):
+    with raises(InvalidInputError, "unexpected-where", "where="):
         part.sae.plot.histogram(FEATURE, where={"split": "test"})
-    with pytest.raises(InvalidInputError, match="all features"):
+    with raises(InvalidInputError, "missing-features", "all features"):
         part.isel(feature=[1]).sae.plot.density()
     with pytest.raises(OutOfRangeError):
         part.isel(feature=[1]).sae.plot.top(2)
@@ -637,6 +637,6 @@ def test_an_empty_set_opens():
 
 def test_chunks_without_dask_name_the_extra(acts, monkeypatch):
     monkeypatch.setitem(sys.modules, "dask", None)  # what `import dask` finds where it is not installed
-    with pytest.raises(MissingDependencyError, match=r"saestore\[dask\]"):
+    with raises(MissingDependencyError, "missing-dependency", "saestore[dask]"):
         acts.to_xarray(chunks={})
     assert issubclass(MissingDependencyError, SaestoreError)

@@ -88,7 +88,14 @@ def concepts(
     if as_csv:
         _write_csv(rows)
     elif as_json:
-        about = {"set": acts.path, "level": level, "n_scored": scores.attrs["n"], "where": condition, "by": by, "n": n}
+        about = {
+            "set": acts.path,
+            "level": level,
+            "n_scored": scores.attrs["n"],
+            "where": list(where) or None,
+            "by": by,
+            "n": n,
+        }
         output.document({**about, "intervals": draws if intervals else None, "rows": rows})
     else:
         output.title(f"{acts.path}: best features by {by} over {scores.attrs['n']:,} {level}s")

@@ -70,7 +70,7 @@ def _stored(location: str) -> list[str]:
     import saestore
 
     try:
-        return saestore.open(location).sets()
+        return list(saestore.open(location))
     except NotFoundError:
         return []
 

@@ -15,7 +15,7 @@ from saestore.vocabulary import EXPORT_FORMATS
 KEYS = {
     **keys.SET,
     "format": "the format that was written",
-    "where": "the condition, or null",
+    "where": "the conditions as given, or null",
     "n_samples": "samples that were written",
     "n_features": "features that were asked for",
     "nnz": "activations that were written",
@@ -86,7 +86,7 @@ def export(
             acts, path, format=kind, where=condition, features=features, progress=status, **how
         )  # fmt: skip
     if as_json:
-        output.document({"set": acts.path, "where": condition, **done.to_json()})
+        output.document({"set": acts.path, "where": list(where) or None, **done.to_json()})
         return
     shown = f"{done.files[0]}" + (f" and {len(done.files) - 1} more" if len(done.files) > 1 else "")
     for said in done.notes:

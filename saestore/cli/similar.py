@@ -35,7 +35,7 @@ def similar(
     found = acts.similar(feature, n, metric)
     if as_json:
         about = {"set": acts.path, "feature": feature, "metric": metric, "n": n}
-        output.document({**about, "rows": found.to_records()})
+        output.document({**about, "rows": list(found)})
         return
     output.title(f"{acts.path}: features most similar to feature {feature}")
     if len(found):

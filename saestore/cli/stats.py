@@ -58,7 +58,9 @@ def stats(
     elif as_json:
         columns = {name: data[name].to_numpy().tolist() for name in _names(data)}
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        output.document({"set": acts.path, "n_samples": data.attrs["n_samples"], "where": condition, "rows": rows})
+        output.document(
+            {"set": acts.path, "n_samples": data.attrs["n_samples"], "where": list(where) or None, "rows": rows}
+        )
     else:
         shown = f"{data.sizes['feature']:,} of {acts.shape[1]:,} features"
         output.title(f"{acts.path}: {shown} over {data.attrs['n_samples']:,} samples")

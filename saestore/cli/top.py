@@ -57,7 +57,7 @@ def top_samples(
         for f, a, place in zip(top.feature.tolist(), top.activation.tolist(), places(acts, top.sample), strict=True)
     ]
     if as_json:
-        output.document({"set": acts.path, "level": level, "n": n, "where": condition, "rows": rows})
+        output.document({"set": acts.path, "level": level, "n": n, "where": list(where) or None, "rows": rows})
     else:
         _show_samples(acts, feature, level, rows)
     _note_silent(acts, feature, rows, where)

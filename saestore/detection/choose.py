@@ -122,7 +122,7 @@ def _pieces(
         part = PostingLists(
             lists.features[first:last], lists.indptr[first : last + 1] - a, lists.samples[a:b], lists.data[a:b]
         )
-        rows = part.kept(part.data > 0)
+        rows = part.keep(part.data > 0)
         units = rows
         if inputs.level == "item":
             sizes = np.diff(split.starts, append=len(split.rows))

@@ -175,7 +175,7 @@ class Inputs:
         place[split.rows] = np.arange(len(split.rows))
         for lists in iterate_lists(self.segments, features, self.dtype, _BLOCK):
             at = place[lists.samples]
-            kept = PostingLists(lists.features, lists.indptr, at, lists.data).kept(at >= 0)
+            kept = PostingLists(lists.features, lists.indptr, at, lists.data).keep(at >= 0)
             yield kept
 
     def columns(self, split: Split, features: Array) -> Iterator[tuple[int, Array, Array]]:

@@ -76,7 +76,7 @@ def _matrix(inputs: Inputs, split: Split, features: Array) -> scipy.sparse.csr_a
             items = split.item_of_row[lists.samples]
             indptr, units, values = inputs.pooling.of_lists(lists.indptr, items, lists.data, sizes)
         else:
-            positive = lists.kept(lists.data > 0)
+            positive = lists.keep(lists.data > 0)
             indptr, units, values = positive.indptr, positive.samples, positive.data
         shape = len(split.units), len(lists.features)
         blocks.append(sp.csc_array((values.astype(np.float32), units, indptr), shape))

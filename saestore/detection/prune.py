@@ -79,7 +79,7 @@ def prune(inputs: Inputs, cuts: PruningRules) -> Pruned:
     split = inputs.of(CALIBRATION)
     n_active, p99 = np.zeros(inputs.shape[1], np.int64), np.full(inputs.shape[1], np.nan)
     for lists in inputs.blocks(split, np.arange(inputs.shape[1])):
-        positive = lists.kept(lists.data > 0)
+        positive = lists.keep(lists.data > 0)
         counts = np.diff(positive.indptr)
         n_active[lists.features] = counts
         some = counts > 0

@@ -153,7 +153,7 @@ def _items(obs: pd.DataFrame, root: Any, package: Any) -> tuple[Items, Any]:
         if len(table) > int(runs.max()) and (np.diff(runs[starts]) > 0).all():  # some of them have no sample
             return _table(table), pointers(np.bincount(runs[starts], sizes, len(table)).astype(np.int64))
     first = np.repeat(starts, sizes)
-    # Columns that differ within an item belong to samples.
+    # SampleCoordinates that differ within an item belong to samples.
     columns = [name for name in obs.columns.drop("item") if (obs[name].to_numpy() == obs[name].to_numpy()[first]).all()]
     return _table(obs.iloc[starts][columns]), pointers(sizes)
 
@@ -189,9 +189,9 @@ class _Column(NamedTuple):
 
 def _columns(acts: SetReader) -> Iterator[_Column]:
     """The columns of a set's samples. Texts of items are categorical, so that each is stored once."""
-    from saestore.query.sample_coords import OF_ITEMS, Columns
+    from saestore.query.sample_coords import OF_ITEMS, SampleCoordinates
 
-    for name, column in Columns(acts).by_name.items():
+    for name, column in SampleCoordinates(acts).by_name.items():
         label = name.replace("/", "|")  # a name with a slash would be a path
         if name in OF_ITEMS:
             texts, codes = np.unique(acts.items.column(name), return_inverse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from saestore.errors import InvalidInputError, did_you_mean
 from saestore.formats.atomic_output import write_atomically
 from saestore.formats.base import load_format
 from saestore.formats.selection import Selected
+from saestore.progress import Progress, ProgressOption
 from saestore.vocabulary import EXPORT_FORMATS, EXPORT_SUFFIXES
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def export(
     pad_token: int = 0,
     clip: bool = False,
     overwrite: bool = False,
-    progress: Callable[[str], None] | None = None,
+    progress: ProgressOption = False,
 ) -> Exported:
     """Write an activation set, or a part of it, in another program's format.
 
@@ -82,7 +82,7 @@ def export(
     overwrite
         Replace existing files.
     progress
-        Called with a line of text now and then.
+        True shows lines on stderr, False shows nothing, a function receives every line.
 
     Returns
     -------
@@ -110,7 +110,7 @@ def export(
     options = {"tokens": tokens, "pad_token": pad_token, "clip": clip}
     given = {"tokens": tokens is not None, "pad_token": pad_token != 0, "clip": clip}
     into.check_options([name for name, is_given in given.items() if is_given], target)
-    selected = Selected.of(acts, where, features, progress)
+    selected = Selected.of(acts, where, features, Progress(progress).line)
     if into.write is None:
         raise RuntimeError(f"{into.name} has no writer")
     write, own = into.write, {name: options[name] for name in into.options if name in options}

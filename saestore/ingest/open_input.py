@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from saestore import layouts
 from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
 from saestore.files import nearby
 from saestore.formats.base import Opened, Source, load_format
+from saestore.ingest.options import ImportOptions
+from saestore.progress import Progress
 from saestore.vocabulary import GENERAL_FORMATS, IMPORT_FORMATS
-
-if TYPE_CHECKING:
-    from saestore.ingest.import_options import Progress, Request
 
 # Any tensor may be in such a file: it is dense activations where no other format knows it.
 _TENSORS = (".pt", ".safetensors")
 
 
-def open_input(request: Request, resources: ExitStack, progress: Progress | None) -> Opened:
-    """Open the path of a request, in the format that it names or that the file shows.
+def open_input(options: ImportOptions, resources: ExitStack, progress: Progress) -> Opened:
+    """Open the path of the options, in the format that they name or that the file shows.
 
     Raises
     ------
@@ -29,28 +27,28 @@ def open_input(request: Request, resources: ExitStack, progress: Progress | None
     InvalidInputError
         The format is not known, the file is not of it, or an option belongs to another format.
     """
-    path, name = Path(request.path).expanduser(), request.format
+    path, name = Path(options.path).expanduser(), options.format
     if name not in ("auto", *IMPORT_FORMATS):
         raise InvalidInputError(
             f"format {name!r}: {did_you_mean(name, IMPORT_FORMATS)}Use auto, or one of {', '.join(IMPORT_FORMATS)}.",
             code="unknown-format",
         )
     chosen = load_format(recognise(path) if name == "auto" else name)
-    options = {"sparse": request.sparse, "pad_token": request.pad_token}
-    chosen.check_options([option for option, value in options.items() if value is not None], path)
+    own = {"sparse": options.sparse, "pad_token": options.pad_token}
+    chosen.check_options([name for name, value in own.items() if value is not None], path)
     if chosen.open is None:
         raise RuntimeError(f"{chosen.name} has no reader")
-    _, sample_type, *sae = request.set_path.strip("/").split("/")
+    _, sample_type, *sae = options.parts
     return chosen.open(
         Source(
             path,
             resources,
             sample_type,
             sae[0] if sae else None,
-            request.n_features,
-            request.sparse,
-            request.pad_token,
-            progress,
+            options.n_features,
+            options.sparse,
+            options.pad_token,
+            progress.line,
         )
     )
 

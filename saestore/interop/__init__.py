@@ -1,4 +1,4 @@
-"""What other libraries see of a store: an xarray engine, torch batches, AnnData, and embeddings decoded again.
+"""Activation sets in other libraries: xarray Datasets, torch batches, and embeddings decoded by the SAE.
 
 Importing any of it registers the accessor ``.sae`` of `xarray.Dataset`.
 """

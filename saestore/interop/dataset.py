@@ -11,10 +11,10 @@ import xarray as xr
 from xarray.core import indexing
 
 from saestore.format import FORMAT_VERSION, SetAttributes
-from saestore.interop.lazy import LazyActivation, LazyColumn, LazyStatistic, LazyStatistics
+from saestore.interop.lazy import LazyActivation, LazyCoordinate, LazyStatistic, LazyStatistics
 from saestore.interop.optional import require
 from saestore.interop.origin import KEY, Origin
-from saestore.query.sample_coords import TEXT, Columns
+from saestore.query.sample_coords import TEXT, SampleCoordinates
 from saestore.stats import STATISTICS
 
 if TYPE_CHECKING:
@@ -40,29 +40,29 @@ def make_dataset(acts: SetReader, max_bytes: int) -> xr.Dataset:
         s.name: _lazy((FEATURE,), LazyStatistic(statistics, s.name, dtypes[s.name]), per_feature, s.description)
         for s in STATISTICS
     }
-    columns = Columns(acts)
+    along_samples = SampleCoordinates(acts)
     coordinates: dict[str, Any] = {
-        # Of indexes that are ranges nothing is stored, and nothing is searched when one is asked.
+        # Ranges store nothing, and selecting from them searches nothing.
         SAMPLE: (SAMPLE, pd.RangeIndex(n_samples), {}, {KEY: origin}),
         FEATURE: (FEATURE, pd.RangeIndex(n_features), {}, {KEY: origin}),
         SET: xr.Variable((), np.array(origin.address, TEXT), {"long_name": "the activation set"}),
     }
-    for name, column in columns.by_name.items():
-        coordinates[name] = _lazy((SAMPLE,), LazyColumn(columns, name, n_samples), per_sample, column.description)
+    for name, coordinate in along_samples.by_name.items():
+        lazy = LazyCoordinate(along_samples, name, n_samples)
+        coordinates[name] = _lazy((SAMPLE,), lazy, per_sample, coordinate.description)
     dataset = xr.Dataset(variables, coordinates, attributes_of(acts))
     dataset.encoding["source"] = acts.location
     return dataset
 
 
-def _lazy(dims: tuple[str, ...], array: Any, chunks: Chunks, says: str) -> xr.Variable:
+def _lazy(dims: tuple[str, ...], array: Any, chunks: Chunks, description: str) -> xr.Variable:
     data = indexing.LazilyIndexedArray(array)
-    return xr.Variable(dims, data, {"long_name": says}, {"preferred_chunks": chunks}, fastpath=True)
+    return xr.Variable(dims, data, {"long_name": description}, {"preferred_chunks": chunks}, fastpath=True)
 
 
 def row_chunks(attributes: SetAttributes) -> tuple[int, ...]:
-    """Samples of each dask chunk: a segment, or an even part of one whose dense rows would be too large."""
-    itemsize = 2 if attributes.dtype == "float16" else 4 if attributes.dtype == "float32" else 8
-    most = max(1, CHUNK_BYTES // (attributes.n_features * itemsize))
+    """Samples per dask chunk: a segment, or an even part of one whose dense rows would be too large."""
+    most = max(1, CHUNK_BYTES // (attributes.n_features * np.dtype(attributes.dtype).itemsize))
     sizes: list[int] = []
     for segment in attributes.segments:
         parts = -(-segment.n_rows // most)
@@ -72,15 +72,15 @@ def row_chunks(attributes: SetAttributes) -> tuple[int, ...]:
 
 
 def attributes_of(acts: SetReader) -> dict[str, Any]:
-    """What is known of where the activations come from, as a flat mapping of scalars that any file format can hold."""
+    """Provenance of the activations, as a flat mapping of scalars that any file format can hold."""
     a = acts.attributes
-    found: dict[str, Any] = {"path": acts.path, "format": FORMAT_VERSION, "nnz": a.nnz, "n_items": a.n_items}
-    found |= {"complete": int(a.complete)}
+    facts: dict[str, Any] = {"path": acts.path, "format": FORMAT_VERSION, "nnz": a.nnz, "n_items": a.n_items}
+    facts["complete"] = int(a.complete)
     for part in ("sae", "source", "dropped", "summary"):
         for name, value in (getattr(a, part) or {}).items():
             if value is not None:
-                found[f"{part}_{name}"] = _plain(value)
-    return found
+                facts[f"{part}_{name}"] = _plain(value)
+    return facts
 
 
 def _plain(value: Any) -> Any:
@@ -93,5 +93,5 @@ def open_set(acts: SetReader, chunks: Any, max_bytes: int) -> xr.Dataset:
     """Open a set that is open already; see `ActivationSet.to_xarray`."""
     if chunks is not None:
         require("dask", "dask", "chunks=")
-    opened: Any = acts  # which the engine takes in place of a path; named, since it lies above: it opens stores
+    opened: Any = acts  # the engine takes a set too; named by a text, since the engine imports this module
     return xr.open_dataset(opened, engine="saestore", chunks=chunks, max_bytes=max_bytes)

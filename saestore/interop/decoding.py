@@ -1,4 +1,4 @@
-"""Embeddings again: what the SAE's decoder makes of stored activations."""
+"""Embeddings that the SAE's decoder reconstructs from stored activations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def decode(acts: SetReader, samples: Any, sae: Any, max_bytes: int) -> Array:
     if forward.norm_in is not None:
         raise InvalidInputError(
             f"the SAE {loaded.name} scales every embedding by its own norm ({loaded.info['normalize_activations']}), "
-            "which is not stored: its activations alone do not say how long the embedding was."
+            "which is not stored: the activations alone do not determine the length of the embedding.",
+            code="norm-not-stored",
         )
     chosen = select(samples, acts.shape[0], "sample")
     wide = np.float64 if forward.decode.weight.dtype == torch.float64 else np.float32
@@ -49,19 +50,21 @@ def sae_of(acts: SetReader, sae: Any) -> LoadedSAE:
     if loaded.d_sae != acts.shape[1]:
         raise InvalidInputError(
             f"the SAE {loaded.name} has {loaded.d_sae:,} features, {acts.path} has {acts.shape[1]:,}; "
-            "give the SAE that the set was made with."
+            "give the SAE that the set was made with.",
+            code="wrong-sae",
         )
-    there = acts.attributes.sae.get("fingerprint")
-    if there is not None and there != loaded.fingerprint():
+    recorded = acts.attributes.sae.get("fingerprint")
+    if recorded is not None and recorded != loaded.fingerprint():
         raise InvalidInputError(
             f"the SAE {loaded.name} is not the one that {acts.path} was made with: its weights or its configuration "
-            f"differ (fingerprint {loaded.fingerprint()[:12]}, there {there[:12]})."
+            f"differ (fingerprint {loaded.fingerprint()[:12]}, recorded {recorded[:12]}).",
+            code="wrong-sae",
         )
     return loaded
 
 
 def _recorded(acts: SetReader) -> str:
-    """How the attributes of the set name its SAE."""
+    """The SAE as the attributes of the set name it."""
     sae = acts.attributes.sae
     if sae.get("name") in REGISTERED:
         return str(sae["name"])
@@ -69,4 +72,5 @@ def _recorded(acts: SetReader) -> str:
         return f"{sae['release']}:{sae['sae_id']}"
     if sae.get("source"):
         return str(sae["source"])
-    raise InvalidInputError(f"{acts.path} does not say which SAE it is of; give it: decode(samples, sae=…).")
+    message = f"{acts.path} has no record of its SAE; give it: decode(samples, sae=…)."
+    raise InvalidInputError(message, code="unknown-sae")

@@ -1,4 +1,4 @@
-"""Arrays for xarray that read when they are indexed, and no more than is asked for."""
+"""Arrays for xarray that read when they are indexed, and only the requested part."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from saestore.stats import Moments, statistics_table
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
-    from saestore.query.sample_coords import Columns
+    from saestore.query.sample_coords import SampleCoordinates
 
 Array = np.ndarray[Any, Any]
 
@@ -64,9 +64,9 @@ class LazyActivation(BackendArray):
         return self.acts.dense(rows.reshape(-1), columns.reshape(-1), max_bytes=self.max_bytes)
 
     def _grid(self, rows: Array, columns: Array) -> Array:
-        """Points that are every row with every column: each axis is of the one or of the other.
+        """Points that are every row with every column: each axis belongs to the rows or to the columns.
 
-        So xarray asks for a transposed array, and for samples in an array of several dimensions.
+        xarray asks so for a transposed array, and for samples in an array of several dimensions.
         """
         axes = [i for i, n in enumerate(rows.shape) if n != 1] + [i for i, n in enumerate(columns.shape) if n != 1]
         shape = np.broadcast_shapes(rows.shape, columns.shape)
@@ -80,27 +80,27 @@ class LazyActivation(BackendArray):
         return self.acts.__dask_tokenize__(), self.shape, self.max_bytes
 
 
-class LazyColumn(BackendArray):
-    """One value for every sample."""
+class LazyCoordinate(BackendArray):
+    """A coordinate along the samples."""
 
-    def __init__(self, columns: Columns, name: str, n_samples: int) -> None:
-        self.columns, self.name = columns, name
+    def __init__(self, coordinates: SampleCoordinates, name: str, n_samples: int) -> None:
+        self.coordinates, self.name = coordinates, name
         self.shape = (n_samples,)
-        self._column = columns.by_name[name]
-        self.dtype = self._column.dtype
+        self._coordinate = coordinates.by_name[name]
+        self.dtype = self._coordinate.dtype
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return LazyColumn, (self.columns, self.name, self.shape[0])
+        return LazyCoordinate, (self.coordinates, self.name, self.shape[0])
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Array:
-        return self._column.at(_ids(key.tuple[0], self.shape[0]))
+        return self._coordinate.at(_ids(key.tuple[0], self.shape[0]))
 
     def __dask_tokenize__(self) -> Any:
-        return self.columns.acts.__dask_tokenize__(), self.shape, self.name
+        return self.coordinates.acts.__dask_tokenize__(), self.shape, self.name
 
 
 class LazyStatistics:
-    """The statistics of all features, computed when the first of them is asked for. Memory: 72 bytes a feature."""
+    """The statistics of all features, computed when the first is requested. Memory: 72 bytes per feature."""
 
     def __init__(self, acts: SetReader) -> None:
         self.acts = acts
@@ -122,7 +122,7 @@ class LazyStatistics:
 
 
 class LazyStatistic(BackendArray):
-    """One statistic of every feature."""
+    """One statistic per feature."""
 
     def __init__(self, statistics: LazyStatistics, name: str, dtype: np.dtype[Any]) -> None:
         self.statistics, self.name, self.dtype = statistics, name, dtype
@@ -136,7 +136,7 @@ class LazyStatistic(BackendArray):
 
 
 def _narrow(ids: Array) -> Array:
-    """The same ids, with the axes along which they do not change made one long."""
+    """The same ids; axes along which they do not change get length one."""
     for axis, size in enumerate(ids.shape):
         first = ids.take([0], axis)
         if size > 1 and (ids == first).all():
@@ -145,7 +145,7 @@ def _narrow(ids: Array) -> Array:
 
 
 def _ids(key: Any, size: int) -> Array:
-    """What an indexer names, as int64 of the indexer's own shape: none for an int, which drops its axis."""
+    """The ids of an indexer, int64 of its own shape; an int has no dimension, which drops its axis."""
     if isinstance(key, slice):
         return np.arange(*key.indices(size))
     ids = np.asarray(key, np.int64)

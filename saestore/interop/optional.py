@@ -1,4 +1,4 @@
-"""Packages that are not installed with saestore: one error for all of them, which names the extra."""
+"""Optional packages: one error for all of them, which names the extra."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def require(package: str, extra: str, what: str) -> Any:
     Parameters
     ----------
     extra
-        What installs it: ``pip install 'saestore[extra]'``.
+        The extra that installs it: ``pip install 'saestore[extra]'``.
     what
-        What needs it, for the message.
+        The feature that needs it, for the message.
 
     Raises
     ------

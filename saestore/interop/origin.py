@@ -1,8 +1,8 @@
-"""Which activation set a Dataset is of: carried in the `encoding` of its variables, where it outlives a selection.
+"""The activation set of a Dataset, carried in the `encoding` of its variables, which selections keep.
 
 xarray keeps the encoding of a variable through `isel`, `sel`, `load`, `chunk`, copies and pickles, and drops it where
-values become others: through `where`, arithmetic, a coordinate assigned anew. That is just when the labels of a Dataset
-no longer name samples and features of the set, or its activations no longer are those of the set.
+values change: through `where`, arithmetic, a new coordinate. After that the labels no longer name samples and features
+of the set, or the activations are no longer those of the set.
 """
 
 from __future__ import annotations
@@ -18,10 +18,7 @@ KEY = "saestore"
 
 @dataclass(frozen=True)
 class Origin:
-    """The activation set that a variable was made of.
-
-    Two are equal if they name the same set at the same place, one that was pickled meanwhile too.
-    """
+    """The activation set that a variable comes from; two are equal if they name the same set at the same place."""
 
     address: str
     acts: SetReader = field(compare=False, repr=False)
@@ -32,4 +29,4 @@ class Origin:
         return cls(f"{acts.location}/{acts.path}", acts)
 
     def __deepcopy__(self, memo: Any) -> Origin:
-        return self  # a deep copy of a Dataset is of the same set, which need not be opened again
+        return self  # a deep copy of a Dataset has the same set, which need not be opened again

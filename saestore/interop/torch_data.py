@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from saestore.errors import InvalidInputError
-from saestore.query.selection import select
+from saestore.query.selection import check_at_least, select
 from saestore.query.slices import DENSE_LIMIT, check_size
 
 if TYPE_CHECKING:
@@ -21,11 +20,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-BLOCK_ROWS, BUFFER_ROWS = 1 << 12, 1 << 17
-
 
 class Batch(NamedTuple):
-    """Some rows and which they are.
+    """Rows and the samples that they belong to.
 
     Attributes
     ----------
@@ -70,8 +67,7 @@ class Batches(IterableDataset[Batch]):
     ) -> None:
         numbers = {"batch_size": batch_size, "block_rows": block_rows, "buffer_rows": buffer_rows}
         for name, number in numbers.items():
-            if number < 1:
-                raise InvalidInputError(f"{name}={number!r}: use 1 or more.")
+            check_at_least(name, number, 1)
         self._acts, self._batch_size, self._sparse = acts, batch_size, sparse
         self._rows = None if samples is None else select(samples, acts.shape[0], "sample").ids
         self._n_rows = acts.shape[0] if self._rows is None else len(self._rows)
@@ -81,18 +77,18 @@ class Batches(IterableDataset[Batch]):
             check_size((batch_size, width), 4, DENSE_LIMIT, "Use a smaller batch_size, or sparse=True.")
         self._shuffle, self._seed, self._epoch = shuffle, seed, 0
         self._block = block_rows
-        # Of whole batches, so that only the last batch of all can be a short one, however many workers there are.
+        # Whole batches, so that only the last batch of all can be short, for any number of workers.
         self._buffer = max(1, buffer_rows // batch_size) * batch_size
 
     def __len__(self) -> int:
-        """Batches of an epoch."""
+        """Batches per epoch."""
         return (self._n_rows + self._batch_size - 1) // self._batch_size
 
     def __repr__(self) -> str:
         return f"<batches of {self._acts.path}: {self._n_rows:,} rows in {len(self):,} of {self._batch_size:,}>"
 
     def set_epoch(self, epoch: int) -> None:
-        """Have the next iteration shuffle anew: the same `seed` and epoch give the same order."""
+        """Give the next iteration another order; the same `seed` and epoch give the same order."""
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[Batch]:
@@ -104,11 +100,11 @@ class Batches(IterableDataset[Batch]):
         lengths = np.minimum(self._block, self._n_rows - blocks * self._block)
         starts, ends = blocks * self._block, np.cumsum(lengths)
         for buffer in range(first, -(-self._n_rows // self._buffer), step):
-            places = self._places(starts, ends, buffer)
-            yield from self._batches(places if self._rows is None else self._rows[places], buffer)
+            index = self._index_of(starts, ends, buffer)
+            yield from self._batches(index if self._rows is None else self._rows[index], buffer)
 
-    def _places(self, starts: Array, ends: Array, buffer: int) -> Array:
-        """Places among the rows asked for that lie in one buffer, from the order of the blocks."""
+    def _index_of(self, starts: Array, ends: Array, buffer: int) -> Array:
+        """Indices of the requested rows that are in one buffer, from the order of the blocks."""
         begin, stop = buffer * self._buffer, min((buffer + 1) * self._buffer, self._n_rows)
         inside = range(int(np.searchsorted(ends, begin, "right")), int(np.searchsorted(ends, stop, "left")) + 1)
         pieces = []
@@ -140,7 +136,7 @@ def csr_tensor(csr: scipy.sparse.csr_array) -> torch.Tensor:
 
 def _csr(pointers: torch.Tensor, ids: torch.Tensor, data: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     with warnings.catch_warnings():
-        # torch says of every CSR tensor that they are new; nothing that a caller could change.
+        # torch warns about every CSR tensor that they are new; a caller cannot change that.
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
-        # Checked, else a damaged store could make torch read where it must not.
+        # Checked: with invalid ids of a damaged store torch would read outside of its memory.
         return torch.sparse_csr_tensor(pointers, ids, data, size=shape, check_invariants=True)

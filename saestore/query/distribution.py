@@ -1,4 +1,4 @@
-"""How features are distributed: statistics over some samples, exact quantiles, histograms."""
+"""How features are distributed: statistics over samples, exact quantiles, histograms."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from saestore.query.posting_lists import PostingLists, iterate_lists
 from saestore.query.selection import Condition
 from saestore.query.slices import iterate_rows
 from saestore.segment import Segment, read_moments
+from saestore.sparse_rows import pointers
 from saestore.stats import Moments
 
 Array = np.ndarray[Any, Any]
@@ -29,63 +30,71 @@ def all_moments(segments: Sequence[Segment], features: Array, n_features: int, d
 def moments_where(segments: Sequence[Segment], features: Array, n_features: int, rows: Array, dtype: Any) -> Moments:
     """Sums over ascending `rows`: from the lists where those are shorter than the rows, else from the rows.
 
-    Memory: a block of some 4 million entries.
+    Memory: a block of about 4 million entries.
     """
-    total_rows = sum(s.info.n_rows for s in segments)
-    in_lists = sum(int((s.feature_ptr[features + 1] - s.feature_ptr[features]).sum()) for s in segments)
-    in_rows = sum(s.info.nnz for s in segments) * len(rows) / max(1, total_rows)
+    distinct, back = np.unique(features, return_inverse=True)
+    n_rows = sum(s.info.n_rows for s in segments)
+    in_lists = sum(int((s.feature_ptr[distinct + 1] - s.feature_ptr[distinct]).sum()) for s in segments)
+    in_rows = sum(s.info.nnz for s in segments) * len(rows) / max(1, n_rows)
     if in_lists <= in_rows:
-        return _from_lists(segments, features, rows, total_rows, dtype)
-    return _from_rows(segments, features, n_features, rows, dtype)
+        return _from_lists(segments, distinct, rows, n_rows, dtype).take(back)
+    total = Moments.zeros(len(distinct), 0, dtype)
+    for part, block in iterate_rows(segments, rows):
+        total += Moments.of_entries(block.indices, block.data, n_features, len(part)).take(distinct)
+    return total.take(back)
 
 
-def _from_lists(segments: Sequence[Segment], features: Array, rows: Array, total_rows: int, dtype: Any) -> Moments:
-    mask = np.zeros(total_rows, bool)
+def _from_lists(segments: Sequence[Segment], features: Array, rows: Array, n_rows: int, dtype: Any) -> Moments:
+    mask = np.zeros(n_rows, bool)
     mask[rows] = True
     parts = [Moments.zeros(0, 0, dtype)]
     for lists in iterate_lists(segments, features, dtype):
-        kept = mask[lists.samples]
-        counts = np.concatenate([[0], np.cumsum(kept)])[lists.indptr]
-        parts.append(Moments.of_lists(counts, lists.data[kept], len(rows)))
+        inside = lists.keep(mask[lists.samples])
+        parts.append(Moments.of_lists(inside.indptr, inside.data, len(rows)))
     arrays = [np.concatenate([p.arrays()[name] for p in parts]) for name in Moments.names()]
     return Moments(len(rows), *arrays)
 
 
-def _from_rows(segments: Sequence[Segment], features: Array, n_features: int, rows: Array, dtype: Any) -> Moments:
-    total = Moments.zeros(len(features), 0, dtype)
-    for part, _, ids, data in iterate_rows(segments, rows):
-        total += Moments.of_entries(ids, data, n_features, len(part)).take(features)
-    return total
-
-
 def quantiles(
     segments: Sequence[Segment],
-    q: Array,
+    q: Any,
     features: Array,
     n_samples: int,
     dtype: Any,
     *,
-    active: bool,
+    active_only: bool,
     where: Condition | None = None,
-) -> Array:
-    """Exact quantiles, float64 (len(q), len(features)), by linear interpolation as `numpy.quantile` does.
+) -> tuple[Array, Array]:
+    """The probabilities as an array, and exact quantiles by linear interpolation as `numpy.quantile`.
 
-    Memory: a block of some 4 million entries, or the longest list.
+    Returns
+    -------
+    Array, Array
+        float64 (n,) and (n, len(features)); NaN over no sample.
+
+    Notes
+    -----
+    Memory: a block of about 4 million entries, or the longest list.
     """
-    out = np.full((len(q), len(features)), np.nan)
-    place = 0
+    try:
+        probabilities = np.atleast_1d(np.asarray(q, np.float64))
+    except (TypeError, ValueError):
+        probabilities = np.array([np.nan])
+    if probabilities.ndim != 1 or not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise InvalidInputError(f"q={q!r}: quantiles are probabilities from 0 to 1.", code="not-a-probability")
+    distinct, back = np.unique(features, return_inverse=True)
     if where is not None:
         n_samples = len(where.samples(n_samples))
-    for whole in iterate_lists(segments, features, dtype):
-        lists = whole if where is None else whole.kept(where.keeps(whole.samples))
-        n = len(lists.features)
-        out[:, place : place + n] = _quantiles_of(lists, q, np.diff(lists.indptr) if active else np.full(n, n_samples))
-        place += n
-    return out
+    parts = [np.empty((len(probabilities), 0))]
+    for lists in iterate_lists(segments, distinct, dtype):
+        inside = lists if where is None else lists.keep(where.keeps(lists.samples))
+        counts = np.diff(inside.indptr) if active_only else np.full(len(inside.features), n_samples)
+        parts.append(_quantiles_of(inside, probabilities, counts))
+    return probabilities, np.concatenate(parts, axis=1)[:, back]
 
 
 def _quantiles_of(lists: PostingLists, q: Array, counts: Array) -> Array:
-    """Quantiles of descending lists, each filled up to so many values with zeros, which belong below the positive ones.
+    """Quantiles of descending lists, each filled up with zeros to its count; zeros come below positive activations.
 
     Returns
     -------
@@ -93,7 +102,7 @@ def _quantiles_of(lists: PostingLists, q: Array, counts: Array) -> Array:
         (len(q), lists), NaN where the count is 0.
     """
     starts, lengths = lists.indptr[:-1], np.diff(lists.indptr)
-    positive = np.diff(np.concatenate([[0], np.cumsum(lists.data > 0)])[lists.indptr])
+    positive = np.diff(pointers(lists.data > 0)[lists.indptr])
     zeros, last = counts - lengths, max(0, len(lists.data) - 1)
     data = lists.data if len(lists.data) else np.zeros(1)
 
@@ -104,17 +113,17 @@ def _quantiles_of(lists: PostingLists, q: Array, counts: Array) -> Array:
         at = np.where(from_top < positive, from_top, np.maximum(from_top - zeros, 0))
         return np.where(inside, 0.0, data[np.minimum(starts + at, last)].astype(np.float64))
 
-    place = q[:, None] * (counts - 1)
-    low = np.floor(place).astype(np.int64)
+    rank = q[:, None] * (counts - 1)
+    low = np.floor(rank).astype(np.int64)
     below, above = value(low), value(np.minimum(low + 1, counts - 1))
-    share = place - low
+    share = rank - low
     # The form that numpy uses, which is exact at both ends.
-    found = np.where(share >= 0.5, above - (above - below) * (1 - share), below + (above - below) * share)
-    return np.where(counts > 0, found, np.nan)
+    values = np.where(share >= 0.5, above - (above - below) * (1 - share), below + (above - below) * share)
+    return np.where(counts > 0, values, np.nan)
 
 
 def histogram(values: Array, zeros: int, bins: Any, value_range: tuple[float, float] | None) -> tuple[Array, Array]:
-    """Counts and edges as `numpy.histogram` gives them for `values` and so many zeros."""
+    """Counts and edges as `numpy.histogram` gives them for `values` and this many zeros."""
     values = values.astype(np.float64)
     try:
         if not zeros:
@@ -124,9 +133,4 @@ def histogram(values: Array, zeros: int, bins: Any, value_range: tuple[float, fl
         counts, edges = np.histogram(values, bins, value_range)
         return counts + zeros * np.histogram([0.0], edges)[0], edges
     except (ValueError, TypeError) as e:
-        raise InvalidInputError(f"bins={bins!r}, range={value_range!r}: {e}.") from e
-
-
-def one_list(segments: Sequence[Segment], feature: int, dtype: Any) -> PostingLists:
-    """The whole list of one feature."""
-    return next(iterate_lists(segments, np.array([feature]), dtype))
+        raise InvalidInputError(f"bins={bins!r}, range={value_range!r}: {e}.", code="wrong-bins") from e

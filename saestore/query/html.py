@@ -1,6 +1,6 @@
-"""What a notebook shows: plain HTML that takes its colours from the page, dark or light.
+"""Notebook output: plain HTML that takes its colours from the page, dark or light.
 
-Everything that comes from a store is escaped, and nothing is read.
+Everything that comes from a store is escaped; nothing is read.
 """
 
 from __future__ import annotations
@@ -59,26 +59,26 @@ def folded(summary: str, inside: str) -> str:
 
 
 def l0(attributes: SetAttributes) -> str:
-    """Mean number of active features a sample."""
+    """Mean number of active features per sample."""
     return f"{attributes.nnz / attributes.n_samples:.1f}" if attributes.n_samples else "-"
 
 
 def state(attributes: SetAttributes) -> str:
-    """How far the set is built."""
+    """Progress of the build."""
     if attributes.planned_samples is None:
         return "complete"
     return f"building: {attributes.n_samples:,} of {attributes.planned_samples:,} samples"
 
 
 def sae_name(attributes: SetAttributes) -> str:
-    """Name, architecture and size of the SAE, as far as the set says."""
+    """Name, architecture and k of the SAE, as far as they are recorded."""
     sae = attributes.sae
-    said = [str(sae[key]) for key in ("name", "architecture") if sae.get(key)]
-    return ", ".join(said + ([f"k {sae['k']}"] if sae.get("k") else [])) or "-"
+    known = [str(sae[key]) for key in ("name", "architecture") if sae.get(key)]
+    return ", ".join(known + ([f"k {sae['k']}"] if sae.get("k") else [])) or "-"
 
 
 def size(n_bytes: float) -> str:
-    """A number of bytes for people."""
+    """A number of bytes with a unit."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if n_bytes < 999.5 or unit == "TB":
             break

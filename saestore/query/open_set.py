@@ -1,21 +1,20 @@
-"""An activation set opened: its segments, items and pointers as of then, and what there is to say of it."""
+"""An opened activation set: a snapshot of its segments, items and pointers, and facts about it."""
 
 from __future__ import annotations
 
 import functools
-import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import zarr
 
 from saestore.errors import CorruptStoreError, NotFoundError
-from saestore.format import SetAttributes
+from saestore.format import SetAttributes, digest
 from saestore.query import distribution
 from saestore.query.selection import Condition, select
-from saestore.query.where import Known, condition
+from saestore.query.where import Names, as_tree, bind, of_mask
 from saestore.segment import Segment, warm_all
 from saestore.storage import SnapshotStore, missing_as_error, stored_bytes
 from saestore.tables.item_index import ItemIndex
@@ -28,16 +27,18 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Self = TypeVar("Self", bound="OpenSet")
 
-# Opening reads the pointers of segments up to this many bytes in all; those of further ones come with the first query.
+# Opening reads the pointers of segments up to this many bytes in all; the first query reads those of further segments.
 _EAGER_POINTERS = 256 << 20
 
 _asking = threading.local()
 
 
 def retry_on_stale_snapshot(query: Callable[Concatenate[Self, P], R]) -> Callable[Concatenate[Self, P], R]:
-    """Ask again on the present segments and items when those that were opened are gone: merged, or replaced.
+    """Ask once more after `reopen` when a committed file of the snapshot is gone and the set has a newer state.
 
-    A question inside of another of the same set leaves that to the outer one, which has read of the old state already.
+    A merge or a replacement deletes the old files. Where the state is still the same, the missing file is damage, and
+    the error stays. A question inside another question on the same set leaves this to the outer one, which has already
+    read parts of the old state.
     """
 
     @functools.wraps(query)
@@ -59,9 +60,9 @@ def retry_on_stale_snapshot(query: Callable[Concatenate[Self, P], R]) -> Callabl
 
 
 class OpenSet:
-    """What every theme of questions stands on; `ActivationSet` documents parameters and attributes."""
+    """Base class: an opened activation set, as one snapshot; `ActivationSet` documents parameters and attributes."""
 
-    _labels_held: dict[str, StoredLabels]
+    _labels: dict[str, StoredLabels]
 
     def __init__(self, root: zarr.Group, path: str) -> None:
         self.root = root
@@ -84,34 +85,34 @@ class OpenSet:
 
     def _open_segments(self, attributes: SetAttributes) -> None:
         self.attributes = attributes
-        self._last_condition: tuple[str, Condition | None] | None = None
+        self._last_condition: tuple[str, Condition] | None = None
         snapshot = SnapshotStore(self.root.store)
         prefix = f"{self.root.path}/{self.path}".strip("/")
-        self._snapshot, self._labels_held = snapshot, {}
-        self.__dict__.pop("items", None)  # which holds labels
+        self._snapshot, self._labels = snapshot, {}
+        self.__dict__.pop("items", None)  # it caches labels
         self.segments = [Segment(snapshot, f"{prefix}/{SEGMENTS}", info) for info in attributes.segments]
         self._index = ItemIndex.read(self.group, attributes, snapshot)
         eager = _EAGER_POINTERS // (8 * (attributes.n_features + 1))
         warm_all(self.segments[:eager])
 
     def reopen(self) -> bool:
-        """Open anew; True if the segments or the labels differ from those before."""
+        """Open the present state; True if it differs from the state before."""
         before = self.attributes
         self._open()
-        return (before.segments, before.concepts) != (self.attributes.segments, self.attributes.concepts)
+        return before != self.attributes
 
     def stored_labels(self, level: str) -> StoredLabels | None:
-        """Labels that were given after the set was started, None where none were."""
+        """Labels that were added after the set was started, None where there are none."""
         info = self.attributes.concepts.get(level)
         if info is None:
             return None
-        if level not in self._labels_held:
+        if level not in self._labels:
             path = f"{self.root.path}/{self.path}/{LABELS}/{info.name}".strip("/")
-            self._labels_held[level] = StoredLabels(self._snapshot, path, info)
-        return self._labels_held[level]
+            self._labels[level] = StoredLabels(self._snapshot, path, info)
+        return self._labels[level]
 
     def labels_of_all_samples(self) -> StoredLabels | None:
-        """Labels of samples, of which every sample must have them; None where none were given."""
+        """Labels of samples, which must cover every sample; None where there are none."""
         labels = self.stored_labels("sample")
         if labels is not None:
             labels.check_covers(self.shape[0])
@@ -133,12 +134,12 @@ class OpenSet:
 
     @property
     def item_index(self) -> ItemIndex:
-        """Which item a sample belongs to, and which place in it."""
+        """The item and the position of each sample."""
         return self._index
 
     @retry_on_stale_snapshot
     def spans(self, samples: Any = None) -> Array | None:
-        """Characters of tokens in their texts: first, and the one after the last, int32 (n, 2); None where unknown."""
+        """First character of each token in its text and the one after its last, int32 (n, 2); None where unknown."""
         ids = select(samples, self.shape[0], "sample").ids
         nodes = span_nodes(self.attributes.items)
         if any(node not in self.group for node in nodes):
@@ -169,6 +170,19 @@ class OpenSet:
         """Number of items."""
         return self.attributes.n_items
 
+    @property
+    def location(self) -> str:
+        """The place of the store as zarr names it: a URL, or an object in memory."""
+        return f"{self.root.store}/{self.root.path}".rstrip("/")
+
+    def __dask_tokenize__(self) -> tuple[str, str, str]:
+        """A name of the set's content, by which dask recognises equal arrays."""
+        return self.location, self.path, digest(self.attributes.to_json())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without shard indexes and pointers: the set is opened again where it is unpickled.
+        return type(self), (self.root, self.path)
+
     def __len__(self) -> int:
         return self.shape[0]
 
@@ -176,19 +190,19 @@ class OpenSet:
         state = "" if self.attributes.complete else f", building: {self.attributes.planned_samples:,} planned"
         return (
             f"<{type(self).__name__} {self.path}: {self.shape[0]:,} samples x {self.shape[1]:,} features, "
-            f"{self.nnz:,} non-zeros ({self.nnz / max(1, self.shape[0]):.1f} a sample), {self.dtype}, "
+            f"{self.nnz:,} non-zeros ({self.nnz / max(1, self.shape[0]):.1f} per sample), {self.dtype}, "
             f"{self.n_items:,} items{state}>"
         )
 
     @retry_on_stale_snapshot
     def info(self) -> dict[str, Any]:
-        """What there is to say of the set, as JSON-able values: sizes, provenance, what was dropped.
+        """Facts about the set, as JSON-able values: sizes, provenance, dropped activations.
 
         Returns
         -------
         dict
-            ``stored_bytes`` are those of all arrays of the set, ``dense_bytes`` those of a float32 tensor, ``ratio`` is
-            dense to stored; ``l0`` is the mean number of active features a sample.
+            ``stored_bytes`` counts all arrays of the set, ``dense_bytes`` a float32 tensor, ``ratio`` is dense to
+            stored; ``l0`` is the mean number of active features per sample.
         """
         a, (n_samples, n_features) = self.attributes, self.shape
         moments = distribution.all_moments(self.segments, np.arange(n_features), n_features, self.dtype)
@@ -217,25 +231,15 @@ class OpenSet:
         }
 
     def condition(self, where: Any) -> Condition | None:
-        """Resolve ``where=``. What words say is kept until other words come: a byte for every item or sample."""
-        words = _words(where)
-        if words is None:
-            return self._resolved(where)
-        last = self._last_condition
-        if last is None or last[0] != words:
-            self._last_condition = last = words, self._resolved(where)
-        return last[1]
+        """The samples that fulfil ``where=``; see `samples`.
 
-    def _resolved(self, where: Any) -> Condition | None:
-        known = Known(self.shape[0], self._index, lambda: self.items, lambda: self.stored_labels("sample"))
-        return condition(where, known)
-
-
-def _words(where: Any) -> str | None:
-    """What names a condition that is an expression or a mapping of plain values; None for any other."""
-    if not isinstance(where, str | Mapping):
-        return None
-    try:
-        return json.dumps(where if isinstance(where, str) else [[str(name), where[name]] for name in where])
-    except TypeError:
-        return None  # such as of numpy's values, which may change
+        The last expression or mapping is remembered: a byte per item or sample.
+        """
+        tree = as_tree(where)
+        if tree is None:
+            return of_mask(where, self.shape[0], self._index)
+        key = repr(tree)  # which tells 1 from True, as == does not
+        if self._last_condition is None or self._last_condition[0] != key:
+            names = Names(self.shape[0], self._index, lambda: self.items, lambda: self.stored_labels("sample"))
+            self._last_condition = key, bind(tree, names)
+        return self._last_condition[1]

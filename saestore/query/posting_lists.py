@@ -1,4 +1,4 @@
-"""Whole lists of features, merged over segments, a bounded block at a time."""
+"""Whole posting lists of features, merged over segments, a bounded block at a time."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ import numpy as np
 
 from saestore.kernels import merge_impact
 from saestore.segment import Segment, read_entries
+from saestore.sparse_rows import pointers
 
 Array = np.ndarray[Any, Any]
 
-BLOCK = 1 << 22  # entries of a block: some 200 MB while it is merged
+BLOCK = 1 << 22  # entries of a block: about 200 MB while it is merged
 
 
 @dataclass(frozen=True)
 class PostingLists:
-    """Lists of some features in impact order.
+    """Posting lists of features, in impact order.
 
     Attributes
     ----------
     features
-        Their ids, int64, distinct.
+        Their ids, int64 (n,).
     indptr
-        int64 (len(features) + 1,).
+        Where each list starts and the last one ends, int64 (n + 1,).
     samples, data
         Samples (int64) and activations of all lists, one after the other.
     """
@@ -35,10 +36,14 @@ class PostingLists:
     samples: Array
     data: Array
 
-    def kept(self, keep: Array) -> PostingLists:
-        """Without the entries that a mask over them leaves out."""
-        indptr = np.concatenate([[0], np.cumsum(keep)])[self.indptr]
-        return PostingLists(self.features, indptr, self.samples[keep], self.data[keep])
+    @property
+    def feature_of_entry(self) -> Array:
+        """The feature of every entry, int64."""
+        return np.repeat(self.features, np.diff(self.indptr))
+
+    def keep(self, mask: Array) -> PostingLists:
+        """Only the entries where a mask over them is true."""
+        return PostingLists(self.features, pointers(mask)[self.indptr], self.samples[mask], self.data[mask])
 
 
 def iterate_lists(
@@ -51,36 +56,37 @@ def iterate_lists(
     lengths = np.zeros(len(features), np.int64)
     for segment in segments:
         lengths += segment.feature_ptr[features + 1] - segment.feature_ptr[features]
-    ends = np.cumsum(lengths)
-    first = 0
+    ends, first = pointers(lengths), 0
     while first < len(features):
-        done = int(ends[first - 1]) if first else 0
-        last = max(first + 1, int(np.searchsorted(ends, done + block, "right")))
-        yield _read(segments, features[first:last], lengths[first:last], dtype)
+        last = max(first + 1, int(np.searchsorted(ends, ends[first] + block, "right")) - 1)
+        yield _read(segments, features[first:last], ends[first : last + 1] - ends[first], dtype)
         first = last
 
 
-def _read(segments: Sequence[Segment], features: Array, lengths: Array, dtype: Any) -> PostingLists:
-    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    places, numbers = [], []
+def one_list(segments: Sequence[Segment], feature: int, dtype: Any) -> PostingLists:
+    """The whole list of one feature."""
+    return next(iterate_lists(segments, np.array([feature]), dtype))
+
+
+def _read(segments: Sequence[Segment], features: Array, indptr: Array, dtype: Any) -> PostingLists:
+    list_of_entry, segment_of_entry = [], []
     slices: list[tuple[Segment, int, int]] = []
     for i, segment in enumerate(segments):
         starts, stops = segment.feature_ptr[features], segment.feature_ptr[features + 1]
         slices += [(segment, a, b) for a, b in _runs(features, starts, stops)]
-        places.append(np.repeat(np.arange(len(features)), stops - starts))
-        numbers.append(np.full(len(places[-1]), i, np.uint32))
+        list_of_entry.append(np.repeat(np.arange(len(features)), stops - starts))
+        segment_of_entry.append(np.full(len(list_of_entry[-1]), i, np.uint32))
     if not slices:
         return PostingLists(features, indptr, np.empty(0, np.int64), np.empty(0, dtype))
     entries = read_entries(slices)
     samples, data = np.concatenate([s for s, _ in entries]), np.concatenate([d for _, d in entries])
     if len(segments) > 1:
-        samples, data = merge_impact(np.concatenate(places), data, samples, np.concatenate(numbers))
+        samples, data = merge_impact(np.concatenate(list_of_entry), data, samples, np.concatenate(segment_of_entry))
     return PostingLists(features, indptr, samples, data)
 
 
 def _runs(features: Array, starts: Array, stops: Array) -> list[tuple[int, int]]:
     """Slices of the concatenated lists; neighbouring features make one."""
-    breaks = np.flatnonzero(np.diff(features) != 1) + 1
-    firsts = np.concatenate([[0], breaks])
-    lasts = np.concatenate([breaks, [len(features)]]) - 1
-    return [(int(starts[a]), int(stops[b])) for a, b in zip(firsts, lasts, strict=True)] if len(features) else []
+    breaks = np.flatnonzero(np.diff(features) != 1)
+    firsts, lasts = np.append(0, breaks + 1), np.append(breaks, len(features) - 1)
+    return list(zip(starts[firsts].tolist(), stops[lasts].tolist(), strict=True)) if len(features) else []

@@ -5,18 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import zarr
 
 from saestore.errors import InvalidInputError, NotFoundError
-from saestore.format import digest
-from saestore.kernels import descending_bits
 from saestore.query import distribution, similarity, slices
 from saestore.query.open_set import OpenSet, retry_on_stale_snapshot
+from saestore.query.posting_lists import PostingLists, one_list
 from saestore.query.results import FeatureMatches, Histogram, SimilarFeatures, TopFeatures, TopSamples
-from saestore.query.selection import Selection, select
+from saestore.query.selection import Selection, check_at_least, select, select_one
 from saestore.query.similarity import Metric, Sizes
 from saestore.query.slices import DENSE_LIMIT, check_size
-from saestore.query.topk import top_entries
+from saestore.query.topk import top_of_lists, top_of_rows
 from saestore.stats import statistics_table
 from saestore.tables.stored_labels import check_level, position_of
 
@@ -29,7 +27,11 @@ Level = Literal["item", "sample"]
 
 
 class SetReader(OpenSet):
-    """An opened set and every question about it; what analyses, plots and exports take."""
+    """An opened set and every question about it. Analyses, plots and exports take one.
+
+    Features and samples are given as an int, a slice, a list or array of ints, or a boolean mask, by numpy's rules.
+    ``where`` restricts a question to the samples that fulfil a condition; see `samples`.
+    """
 
     @retry_on_stale_snapshot
     def samples(self, where: Any) -> Array:
@@ -46,16 +48,16 @@ class SetReader(OpenSet):
         Raises
         ------
         NotFoundError
-            A name that is nothing of these; the message says which are like it.
+            A name has no such meaning; the message names those that are like it.
         InvalidInputError
-            What is no condition; in an expression the message marks the place.
+            The condition is not valid; for an expression the message marks the place.
 
         Notes
         -----
-        Memory: 8 bytes a sample that fulfils it, a byte for every sample, and the columns that are named.
+        Memory: 8 bytes per sample that fulfils it, a byte per sample, and the columns that are named.
         """
-        chosen = self.condition(where)
-        return np.arange(self.shape[0]) if chosen is None else chosen.samples(self.shape[0])
+        condition = self.condition(where)
+        return np.arange(self.shape[0]) if condition is None else condition.samples(self.shape[0])
 
     @retry_on_stale_snapshot
     def top_samples(
@@ -68,12 +70,9 @@ class SetReader(OpenSet):
         feature
             One feature or many; the answer holds them one after the other.
         n
-            Rows for each feature at most. Only samples where the feature is active appear; negative activations come
-            last.
+            Rows per feature at most. Only samples where the feature is active appear; negative activations come last.
         level
             ``"item"`` returns each item once, with its strongest sample.
-        where
-            Only samples that fulfil this; see `samples`.
 
         Returns
         -------
@@ -82,86 +81,51 @@ class SetReader(OpenSet):
 
         Notes
         -----
-        Reads `n` entries of every list in every segment, in two requests a segment once shard indexes are known; more
-        where `level` or `where` drops some. Memory: those entries.
+        Reads `n` entries of every list in every segment, in two requests per segment once shard indexes are known;
+        more where `level` or `where` drops some. Memory: those entries.
         """
-        if n < 0:
-            raise InvalidInputError(f"n={n}: use 0 or more.")
-        if level not in ("sample", "item"):
-            raise InvalidInputError(f"level={level!r}: use 'sample' or 'item'.")
-        features = select(feature, self.shape[1], "feature").ids
-        entries = top_entries(
-            self.segments,
-            features,
-            n,
-            self._index,
-            per_item=level == "item",
-            where=self.condition(where),
-            dtype=self.dtype,
+        check_at_least("n", n, 0)
+        check_level(level)
+        features, condition = self._features(feature), self.condition(where)
+        return self._table(
+            top_of_lists(
+                self.segments, features, n, self._index, per_item=level == "item", where=condition, dtype=self.dtype
+            )
         )
-        samples = np.concatenate([s for s, _ in entries] or [np.empty(0, np.int64)])
-        data = np.concatenate([d for _, d in entries] or [np.empty(0, self.dtype)])
-        which = np.repeat(features, [len(s) for s, _ in entries])
-        items, positions = self._index.locate(samples)
-        return TopSamples(which, samples, items, positions, data)
 
     @retry_on_stale_snapshot
     def feature(self, feature: int, *, where: Any = None) -> TopSamples:
-        """All samples on which one feature is active, strongest first; `where` as in `samples`. Memory: its list."""
-        chosen = select(feature, self.shape[1], "feature")
-        if not chosen.scalar:
-            raise InvalidInputError(f"feature() takes one int, not {feature!r}; use top_samples for several.")
+        """All samples on which one feature is active, strongest first. Memory: its list."""
+        lists = one_list(self.segments, select_one(feature, self.shape[1], "feature", "feature"), self.dtype)
         condition = self.condition(where)
-        lists = distribution.one_list(self.segments, int(chosen.ids[0]), self.dtype)
-        if condition is not None:
-            lists = lists.kept(condition.keeps(lists.samples))
+        return self._table(lists if condition is None else lists.keep(condition.keeps(lists.samples)))
+
+    def _features(self, features: Any) -> Array:
+        return select(features, self.shape[1], "feature").ids
+
+    def _table(self, lists: PostingLists) -> TopSamples:
         items, positions = self._index.locate(lists.samples)
-        return TopSamples(np.full(len(items), chosen.ids[0]), lists.samples, items, positions, lists.data)
+        return TopSamples(lists.feature_of_entry, lists.samples, items, positions, lists.data)
 
     @retry_on_stale_snapshot
     def top_features(self, sample: Any = None, n: int = 10, *, where: Any = None) -> TopFeatures:
         """The strongest features of a sample, or of each of several, strongest first, ties by ascending feature.
 
-        Parameters
-        ----------
-        n
-            Rows for each sample at most; only active features appear.
-        where
-            Of the samples only those that fulfil this; see `samples`.
+        At most `n` rows per sample; only active features appear.
         """
-        if n < 0:
-            raise InvalidInputError(f"n={n}: use 0 or more.")
+        check_at_least("n", n, 0)
         if sample is None and where is None:
-            raise InvalidInputError("top_features() needs sample=, one or several, or where=.")
+            message = "top_features() needs sample=, one or several, or where=."
+            raise InvalidInputError(message, code="missing-argument")
         samples = self._rows(sample, where).ids
-        rows: dict[int, tuple[Array, Array]] = {}
-        for part, indptr, ids, data in slices.iterate_rows(self.segments, np.unique(samples)):
-            for i, row in enumerate(part):
-                values, found = data[indptr[i] : indptr[i + 1]], ids[indptr[i] : indptr[i + 1]]
-                order = np.lexsort((found, descending_bits(values)))[:n]
-                rows[int(row)] = found[order].astype(np.int64), values[order]
-        picked = [rows[int(s)] for s in samples]
-        return TopFeatures(
-            np.repeat(samples, [len(f) for f, _ in picked]),
-            np.concatenate([f for f, _ in picked] or [np.empty(0, np.int64)]),
-            np.concatenate([d for _, d in picked] or [np.empty(0, self.dtype)]),
-        )
+        rows = top_of_rows(self.segments, samples, n, self.dtype)
+        return TopFeatures(np.repeat(samples, np.diff(rows.indptr)), rows.indices, rows.data)
 
     @retry_on_stale_snapshot
     def dense(
-        self,
-        samples: Any = None,
-        features: Any = None,
-        *,
-        where: Any = None,
-        max_bytes: int = slices.DENSE_LIMIT,
+        self, samples: Any = None, features: Any = None, *, where: Any = None, max_bytes: int = DENSE_LIMIT
     ) -> Array:
         """A dense slice, samples x features, of the stored dtype; an int drops its axis, as in numpy.
-
-        Parameters
-        ----------
-        where
-            Of the samples only those that fulfil this; ``samples(where)`` says which of all do.
 
         Raises
         ------
@@ -171,32 +135,18 @@ class SetReader(OpenSet):
         Notes
         -----
         Reads the lists of the features or the rows of the samples, whichever is less. Memory: the answer, twice where
-        ids are not ascending, and a block of some 4 million non-zeros.
+        ids are not ascending, and a block of about 4 million non-zeros.
         """
         rows, columns = self._rows(samples, where), select(features, self.shape[1], "feature")
-        slices.check_size(
-            (len(rows), len(columns)),
-            self.dtype.itemsize,
-            max_bytes,
-            "Ask for fewer samples or features, use sparse(), or pass max_bytes.",
-        )
+        advice = "Ask for fewer samples or features, use sparse(), or pass max_bytes."
+        check_size((len(rows), len(columns)), self.dtype.itemsize, max_bytes, advice)
         return slices.dense(self.segments, rows, columns, self.dtype)
 
     @retry_on_stale_snapshot
     def sparse(
-        self,
-        samples: Any = None,
-        features: Any = None,
-        *,
-        where: Any = None,
-        max_bytes: int = slices.DENSE_LIMIT,
+        self, samples: Any = None, features: Any = None, *, where: Any = None, max_bytes: int = DENSE_LIMIT
     ) -> scipy.sparse.csr_array:
         """A slice as a `scipy.sparse.csr_array` with sorted ids, samples x features; float16 comes as float32.
-
-        Parameters
-        ----------
-        where
-            Of the samples only those that fulfil this; ``samples(where)`` says which of all do.
 
         Raises
         ------
@@ -205,27 +155,18 @@ class SetReader(OpenSet):
         """
         rows, columns = self._rows(samples, where), select(features, self.shape[1], "feature")
         expected = int(self.nnz * len(rows) / max(1, self.shape[0]))
-        slices.check_size((expected,), 8, max_bytes, "(non-zeros). Ask for fewer samples at a time, or pass max_bytes.")
+        check_size((expected,), 8, max_bytes, "(non-zeros). Ask for fewer samples at a time, or pass max_bytes.")
         return slices.sparse(self.segments, rows, columns, self.shape[1], self.dtype)
 
     def _rows(self, samples: Any, where: Any) -> Selection:
-        """Samples that were asked for, in that order, and fulfil a condition."""
-        rows = select(samples, self.shape[0], "sample")
-        condition = self.condition(where)
+        """The requested samples, in that order, that fulfil a condition."""
+        rows, condition = select(samples, self.shape[0], "sample"), self.condition(where)
         if condition is None:
             return rows
         if rows.scalar:
-            raise InvalidInputError("where= chooses among several samples; give a list, such as [17], not one.")
+            message = "where= chooses among several samples; give a list, such as [17], not one sample."
+            raise InvalidInputError(message, code="one-sample")
         return Selection(rows.ids[condition.keeps(rows.ids)], scalar=False)
-
-    @property
-    def location(self) -> str:
-        """Where the store is, as zarr names it: a URL, or which object in memory."""
-        return f"{self.root.store}/{self.root.path}".rstrip("/")
-
-    def __dask_tokenize__(self) -> tuple[str, str, str]:
-        """What names the content of the set, so that dask can tell equal arrays by it."""
-        return self.location, self.path, digest(self.attributes.to_json())
 
     @retry_on_stale_snapshot
     def vindex(self, samples: Any, features: Any) -> Array:
@@ -238,41 +179,34 @@ class SetReader(OpenSet):
 
         Notes
         -----
-        Memory: 12 bytes a pair, and blocks of some 4 million pairs and non-zeros, 400 MB; never the dense matrix of all
-        the samples and features that occur.
+        Memory: 12 bytes per pair, and blocks of about 4 million pairs and non-zeros, 400 MB; never the dense matrix of
+        all the samples and features that occur.
         """
-        rows, columns = select(samples, self.shape[0], "sample").ids, select(features, self.shape[1], "feature").ids
-        try:
-            rows, columns = np.broadcast_arrays(rows, columns)
-        except ValueError:
+        rows, columns = select(samples, self.shape[0], "sample").ids, self._features(features)
+        if len(rows) != len(columns) and 1 not in (len(rows), len(columns)):
             raise InvalidInputError(
-                f"vindex() takes pairs: {len(rows):,} samples and {len(columns):,} features are none. "
-                "dense() gives every sample with every feature."
-            ) from None
+                f"vindex() takes pairs, not {len(rows):,} samples and {len(columns):,} features. dense() gives every "
+                "sample with every feature.",
+                code="not-pairs",
+            )
+        rows, columns = np.broadcast_arrays(rows, columns)
         return slices.points(self.segments, rows, columns, self.shape[1], self.dtype)
 
     @retry_on_stale_snapshot
     def stats(self, features: Any = None, *, where: Any = None) -> xarray.Dataset:
-        """Exact statistics of every feature on dimension ``feature``; `saestore.stats.STATISTICS` says which.
+        """Exact statistics per feature on dimension ``feature``; see `saestore.stats.STATISTICS`.
 
-        Parameters
-        ----------
-        where
-            Over the samples only that fulfil this; see `samples`. By default over all, from sums that are stored.
+        Without `where` they come from sums that are stored.
         """
-        ids = select(features, self.shape[1], "feature").ids
-        chosen = self.condition(where)
-        if chosen is None:
-            moments = distribution.all_moments(self.segments, ids, self.shape[1], self.dtype)
-        else:
-            unique, back = np.unique(ids, return_inverse=True)
-            rows = chosen.samples(self.shape[0])
-            moments = distribution.moments_where(self.segments, unique, self.shape[1], rows, self.dtype).take(back)
-        return statistics_table(moments, ids)
+        ids, condition, n_features = self._features(features), self.condition(where), self.shape[1]
+        if condition is None:
+            return statistics_table(distribution.all_moments(self.segments, ids, n_features, self.dtype), ids)
+        rows = condition.samples(self.shape[0])
+        return statistics_table(distribution.moments_where(self.segments, ids, n_features, rows, self.dtype), ids)
 
     @retry_on_stale_snapshot
     def quantile(
-        self, q: Any, features: Any = None, *, over: Literal["all", "active"] = "all", where: Any = None
+        self, q: Any, features: Any = None, *, active_only: bool = False, where: Any = None
     ) -> xarray.DataArray:
         """Exact quantiles of features, by linear interpolation as `numpy.quantile`.
 
@@ -280,10 +214,9 @@ class SetReader(OpenSet):
         ----------
         q
             One or several probabilities.
-        over
-            ``"all"`` samples, zeros included, or the ``"active"`` ones; NaN where there is none.
-        where
-            Over the samples only that fulfil this; see `samples`.
+        active_only
+            Over the samples only on which the feature is active; NaN where there is none. By default over all samples,
+            zeros included.
 
         Returns
         -------
@@ -292,28 +225,12 @@ class SetReader(OpenSet):
         """
         import xarray as xr
 
-        if over not in ("all", "active"):
-            raise InvalidInputError(f"over={over!r}: use 'all' or 'active'.")
-        try:
-            probabilities = np.atleast_1d(np.asarray(q, np.float64))
-        except (TypeError, ValueError):
-            probabilities = np.array([np.nan])
-        if probabilities.ndim != 1 or not ((probabilities >= 0) & (probabilities <= 1)).all():
-            raise InvalidInputError(f"q={q!r}: quantiles are probabilities from 0 to 1.")
-        ids = select(features, self.shape[1], "feature").ids
-        unique, back = np.unique(ids, return_inverse=True)
-        values = distribution.quantiles(
-            self.segments,
-            probabilities,
-            unique,
-            self.shape[0],
-            self.dtype,
-            active=over == "active",
-            where=self.condition(where),
+        ids, condition = self._features(features), self.condition(where)
+        probabilities, values = distribution.quantiles(
+            self.segments, q, ids, self.shape[0], self.dtype, active_only=active_only, where=condition
         )
-        return xr.DataArray(
-            values[:, back], dims=("quantile", "feature"), coords={"quantile": probabilities, "feature": ids}
-        )
+        coords = {"quantile": probabilities, "feature": ids}
+        return xr.DataArray(values, dims=("quantile", "feature"), coords=coords)
 
     @retry_on_stale_snapshot
     def histogram(
@@ -322,23 +239,16 @@ class SetReader(OpenSet):
         bins: Any = 50,
         *,
         range: tuple[float, float] | None = None,
-        over: Literal["all", "active"] = "active",
+        active_only: bool = True,
         where: Any = None,
     ) -> Histogram:
-        """Exact histogram of one feature, as `numpy.histogram`, over its ``"active"`` samples or over ``"all"``.
-
-        Parameters
-        ----------
-        where
-            Over the samples only that fulfil this; see `samples`.
-        """
-        if over not in ("all", "active"):
-            raise InvalidInputError(f"over={over!r}: use 'all' or 'active'.")
-        if isinstance(bins, str) and over == "all":
-            raise InvalidInputError(f"bins={bins!r} needs over='active': how to bin all samples is for you to say.")
-        values = self.feature(feature, where=where).activation
-        n_samples = self.shape[0] if where is None else len(self.samples(where))
-        zeros = n_samples - len(values) if over == "all" else 0
+        """Exact histogram of one feature, as `numpy.histogram`, over its active samples or over all samples."""
+        if isinstance(bins, str) and not active_only:
+            message = f"bins={bins!r} needs active_only=True; give a number of bins or their edges for all samples."
+            raise InvalidInputError(message, code="wrong-bins")
+        values, condition = self.feature(feature, where=where).activation, self.condition(where)
+        n_samples = self.shape[0] if condition is None else len(condition.samples(self.shape[0]))
+        zeros = 0 if active_only else n_samples - len(values)
         counts, edges = distribution.histogram(values, zeros, bins, range)
         return Histogram(edges[:-1], edges[1:], counts.astype(np.int64))
 
@@ -359,34 +269,20 @@ class SetReader(OpenSet):
         Returns
         -------
         SimilarFeatures
-            Without features for which the metric is not defined: correlation with one that is constant.
+            Without features for which the metric is not defined: correlation with a constant column.
 
         Notes
         -----
-        Reads the feature's list and the rows of its samples. Memory: the list, a block of some 4 million non-zeros, and
-        some 100 bytes a feature.
+        Reads the feature's list and the rows of its samples. Memory: the list, a block of about 4 million non-zeros,
+        and about 100 bytes per feature.
         """
         similarity.check_request(n, metric)
-        chosen = select(feature, self.shape[1], "feature")
-        if not chosen.scalar:
-            raise InvalidInputError(f"similar() takes one int, not {feature!r}; ask for one feature after the other.")
-        lists = distribution.one_list(self.segments, int(chosen.ids[0]), self.dtype)
-        n_both, dot = similarity.overlap_of_list(self.segments, lists, self.shape[1])
-        sizes = self._sizes()
-        scores = similarity.score(metric, sizes.take(chosen.ids), sizes, n_both, dot)
-        n_both[chosen.ids] = 0
-        order = np.argsort(-scores, kind="stable")
-        order = order[(n_both > 0)[order] & ~np.isnan(scores[order])][:n]
-        return SimilarFeatures(order, scores[order], n_both[order])
+        lists = one_list(self.segments, select_one(feature, self.shape[1], "feature", "similar"), self.dtype)
+        return similarity.most_similar(metric, n, self.segments, lists, self._sizes())
 
     @retry_on_stale_snapshot
     def cooccurrence(self, features: Any, *, max_bytes: int = DENSE_LIMIT) -> xarray.DataArray:
-        """On how many samples each two of some features are active together; with itself, on how many each is.
-
-        Parameters
-        ----------
-        features
-            Some features, in any order.
+        """The number of samples on which each two features are active together; with itself, on which each is active.
 
         Returns
         -------
@@ -400,60 +296,50 @@ class SetReader(OpenSet):
 
         Notes
         -----
-        Memory: the answer, two blocks of some 4 million entries of the features' lists, and 8 bytes a sample.
+        Memory: the answer, two blocks of about 4 million entries of the features' lists, and 8 bytes per sample.
         """
         import xarray as xr
 
-        ids = np.atleast_1d(select(features, self.shape[1], "feature").ids)
+        ids = self._features(features)
         check_size((len(ids), len(ids)), 8, max_bytes, "Ask for fewer features, or for similar() of one.")
-        unique, back = np.unique(ids, return_inverse=True)
-        counts = similarity.cooccurrence(self.segments, unique, self.shape[0], self.dtype)
-        return xr.DataArray(
-            counts[np.ix_(back, back)],
-            dims=("feature", "other_feature"),
-            coords={"feature": ids, "other_feature": ids},
-            name="n_both",
-        )
+        counts = similarity.cooccurrence(self.segments, ids, self.shape[0], self.dtype)
+        dims = ("feature", "other_feature")
+        return xr.DataArray(counts, dims=dims, coords=dict.fromkeys(dims, ids), name="n_both")
 
     @retry_on_stale_snapshot
     def compare(self, other: SetReader, metric: Metric = "correlation", n: int = 1) -> FeatureMatches:
-        """Which features of another set over the same samples match the features of this one.
+        """The features of another set over the same samples that match the features of this one.
 
         Parameters
         ----------
         other
-            An activation set of another SAE, say, with the same items and samples.
+            An activation set, such as of another SAE, with the same items and samples.
         metric
             As for `similar`.
         n
-            Matches for each feature at most.
+            Matches per feature at most.
 
         Returns
         -------
         FeatureMatches
-            One feature after the other. A feature that shares no sample with any of the other set, as a dead one does,
-            has no row.
+            One feature after the other. A feature that shares no sample with any of the other set has no row.
 
         Raises
         ------
         InvalidInputError
-            The samples are not the same: other numbers of them, or other items; the message says which.
+            The samples are not the same: other numbers of them, or other items. The message names the difference.
 
         Notes
         -----
-        Reads the lists of this set once for every 2,048 features of the other. Memory: some 400 MB, 8 bytes a sample,
-        and the answer.
+        Reads the lists of this set once for every 2,048 features of the other. Memory: about 400 MB, 8 bytes per
+        sample, and the answer.
         """
         similarity.check_request(n, metric)
         if not isinstance(other, SetReader):
-            raise InvalidInputError(f"compare() takes another activation set, not a {type(other).__name__}.")
+            raise InvalidInputError(f"compare() takes another set, not a {type(other).__name__}.", code="not-a-set")
         similarity.check_same_samples(self, other)
-        matches, scores, n_both = similarity.best_matches(
-            metric, n, (self.segments, self._sizes(), self.dtype), (other.segments, other._sizes(), other.dtype)
-        )
-        rows, places = np.nonzero(matches >= 0)
-        found = (values[rows, places] for values in (matches, scores, n_both))
-        return FeatureMatches(rows, *found)
+        mine, theirs = (self.segments, self._sizes(), self.dtype), (other.segments, other._sizes(), other.dtype)
+        return similarity.best_matches(metric, n, mine, theirs)
 
     def _sizes(self) -> Sizes:
         n_features = self.shape[1]
@@ -472,17 +358,17 @@ class SetReader(OpenSet):
 
     @retry_on_stale_snapshot
     def concept_mask(self, name: str, level: Level | None = None) -> Array:
-        """Which items or samples have a concept, bool (n_items,) or (n_samples,).
+        """Whether each item or sample has a concept, bool (n_items,) or (n_samples,).
 
         Parameters
         ----------
         level
-            Of which level; by default that of items where they have it, else that of samples.
+            By default items where they have the concept, else samples.
 
         Raises
         ------
         NotFoundError
-            There is no concept of this name; the message says what there is.
+            There is no concept of this name; the message names those that there are.
         """
         if level is None:
             level = "item" if name in self.items.concept_names else "sample"
@@ -493,14 +379,15 @@ class SetReader(OpenSet):
             return self.items.concept(name)
         labels = self.labels_of_all_samples()
         if labels is None:
-            raise NotFoundError(f"The samples of {self.path} have no concept {name!r}; they have none at all.")
+            message = f"The samples of {self.path} have no concept {name!r}; they have none at all."
+            raise NotFoundError(message, code="unknown-concept")
         return labels.mask(name)
 
     @retry_on_stale_snapshot
     def concept_matrix(self, level: Level = "item") -> scipy.sparse.csc_array:
         """All labels of a level, bool, items or samples x concepts in the order of ``concepts(level)``.
 
-        Memory: 5 bytes a positive label.
+        Memory: 5 bytes per positive label.
         """
         import scipy.sparse as sp
 
@@ -509,11 +396,3 @@ class SetReader(OpenSet):
             return self.items.concept_matrix()
         labels = self.labels_of_all_samples()
         return sp.csc_array((self.shape[0], 0), dtype=bool) if labels is None else labels.matrix()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Shard indexes and pointers are not sent along: whoever unpickles the set opens it there.
-        return _open, (type(self), self.root, self.path)
-
-
-def _open(cls: type[SetReader], root: zarr.Group, path: str) -> SetReader:
-    return cls(root, path)

@@ -1,9 +1,10 @@
-"""What queries return: small frozen tables of arrays."""
+"""The tables that queries return: small frozen sets of columns."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -18,21 +19,35 @@ Array = np.ndarray[Any, Any]
 _SHOWN = 20
 
 
-class Table:
-    """Columns of equal length; shows itself as a table in a notebook."""
+@dataclass(frozen=True, repr=False, eq=False)
+class ResultTable:
+    """Columns of equal length. A slice of rows is such a table too; iteration gives each row as a dict."""
 
+    @property
     def columns(self) -> dict[str, Array]:
-        """The columns by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        """The columns by name, as arrays."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def __len__(self) -> int:
-        return len(next(iter(self.columns().values())))
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, rows: slice | Array | int) -> Self:
+        """Some rows as a table, also of one row."""
+        return replace(self, **{name: np.atleast_1d(values[rows]) for name, values in self.columns.items()})
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        columns = self.to_dict()
+        return (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """The columns by name, as lists of Python values; ``list(table)`` gives the rows."""
+        return {name: values.tolist() for name, values in self.columns.items()}
 
     def to_pandas(self) -> pd.DataFrame:
         """The table as a pandas DataFrame."""
         import pandas as pd
 
-        return pd.DataFrame(self.columns())
+        return pd.DataFrame(self.columns)
 
     def to_arrow(self) -> pa.Table:
         """The table as a `pyarrow.Table`; numbers are not copied.
@@ -46,41 +61,27 @@ class Table:
             import pyarrow as pa
         except ImportError as e:
             raise MissingDependencyError(f"to_arrow() needs pyarrow ({e}); pip install 'saestore[arrow]'") from e
-        return pa.table({name: _plain(values) for name, values in self.columns().items()})
-
-    def to_records(self) -> list[dict[str, Any]]:
-        """Rows as dicts of Python values, for JSON."""
-        columns = {name: values.tolist() for name, values in self.columns().items()}
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        # pyarrow does not know numpy's own type of text.
+        plain = {name: v.tolist() if v.dtype.kind == "T" else v for name, v in self.columns.items()}
+        return pa.table(plain)
 
     def __repr__(self) -> str:
-        lines = ["  ".join(f"{name:>10}" for name in self.columns())]
-        lines += ["  ".join(f"{text:>10}" for text in row) for row in self._shown()]
+        lines = ["  ".join(f"{text:>10}" for text in row) for row in (self.columns, *self._shown())]
         if len(self) > _SHOWN:
             lines.append(f"… {len(self) - _SHOWN} more rows")
         return f"{type(self).__name__} of {len(self)} rows\n" + "\n".join(lines)
 
     def _repr_html_(self) -> str:
         more = f"<p>… {len(self) - _SHOWN:,} more rows</p>" if len(self) > _SHOWN else ""
-        return html.table(list(self.columns()), self._shown()) + more
+        return html.table(list(self.columns), self._shown()) + more
 
     def _shown(self) -> list[list[str]]:
-        columns = [values[:_SHOWN].tolist() for values in self.columns().values()]
-        return [[_text(value) for value in row] for row in zip(*columns, strict=True)]
-
-
-def _plain(values: Array) -> Any:
-    """A column as other libraries take it: they know nothing of numpy's own type of text."""
-    return values.tolist() if values.dtype.kind == "T" else values
-
-
-def _text(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+        return [[f"{v:.6g}" if isinstance(v, float) else str(v) for v in row.values()] for row in self[:_SHOWN]]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class TopSamples(Table):
-    """Samples of one or several features, each feature's strongest first, ties by ascending sample.
+class TopSamples(ResultTable):
+    """Samples per feature, strongest first, ties by ascending sample.
 
     Attributes
     ----------
@@ -98,8 +99,8 @@ class TopSamples(Table):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class TopFeatures(Table):
-    """Features of one or several samples, each sample's strongest first, ties by ascending feature.
+class TopFeatures(ResultTable):
+    """Features per sample, strongest first, ties by ascending feature.
 
     Attributes
     ----------
@@ -115,7 +116,7 @@ class TopFeatures(Table):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Histogram(Table):
+class Histogram(ResultTable):
     """Counts of one feature's activations.
 
     Attributes
@@ -137,7 +138,7 @@ class Histogram(Table):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class SimilarFeatures(Table):
+class SimilarFeatures(ResultTable):
     """Features that are active together with one, most similar first, ties by ascending feature.
 
     Attributes
@@ -156,7 +157,7 @@ class SimilarFeatures(Table):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class FeatureMatches(Table):
+class FeatureMatches(ResultTable):
     """Features of another set that match those of this one, best first for each, ties by ascending feature.
 
     Attributes

@@ -1,4 +1,4 @@
-"""What is known of every sample beside its activations, column by column, computed for the samples asked for."""
+"""Facts about samples other than activations, such as item, split and concepts, computed for requested samples."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ Array = np.ndarray[Any, Any]
 
 # Not numpy's own type of text: it has no place for the missing values that xarray fills in when it aligns labels.
 TEXT = np.dtype(object)
-# Of so many concepts the mask over all items or samples is kept once it was read: of slice after slice, as dask asks
-# for them, each would read it anew.
-_HELD = 16
-_TAKEN = {"sample", "feature", "activation", "activation_set", *(s.name for s in STATISTICS)}
+# Masks of this many concepts are cached, since dask asks for slice after slice of each.
+_CACHED = 16
+_RESERVED = {"sample", "feature", "activation", "activation_set", *(s.name for s in STATISTICS)}
 OF_ITEMS = {"key": "path or id of the item", "split": "split of the item"}
 
 
 @dataclass(frozen=True)
-class Column:
-    """One value for every sample: its dtype, what it says, and how it is had for some samples.
+class SampleCoordinate:
+    """One value per sample: its dtype, its description, and a function that computes it.
 
     Attributes
     ----------
@@ -47,54 +46,58 @@ class Column:
         return values.reshape(samples.shape)
 
 
-class Columns:
-    """The columns of one activation set.
+class SampleCoordinates:
+    """The coordinates of one activation set along its samples.
 
-    Pickles as the set does. Memory: a byte an item or sample for each of at most 16 concepts.
+    Pickles as the set does. Memory: a byte per item or sample for each of at most 16 concepts.
     """
 
     def __init__(self, acts: SetReader) -> None:
         self.acts = acts
-        self._mask = functools.lru_cache(_HELD)(acts.concept_mask)
+        self._mask = functools.lru_cache(_CACHED)(acts.concept_mask)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Columns, (self.acts,)
+        return SampleCoordinates, (self.acts,)
 
     @functools.cached_property
-    def by_name(self) -> dict[str, Column]:
-        """All columns: of places and items, then a boolean one for every concept.
+    def by_name(self) -> dict[str, SampleCoordinate]:
+        """All coordinates: item and position, columns of the items, then a boolean one for every concept.
 
-        Of a concept that items and samples both have, that of the samples is ``sample.<name>``, as ``where=`` does;
-        one that has the name of something else is ``concept::<name>``.
+        Where items and samples both have a concept, the one of samples is called ``sample.<name>``, as in ``where=``;
+        a concept with the name of another coordinate is called ``concept::<name>``.
         """
-        found = {**self._places(), **self._of_items()}
+        coordinates = {**self._positions(), **self._of_items()}
         of_items, of_samples = self.acts.concept_names("item"), self.acts.concept_names("sample")
-        concepts = {_label(name, found): self._concept(name, "item") for name in of_items}
+        concepts = {_label(name, coordinates): self._concept(name, "item") for name in of_items}
         for name in of_samples:
-            label = _label(f"sample.{name}" if name in of_items else name, found)
+            label = _label(f"sample.{name}" if name in of_items else name, coordinates)
             concepts[label] = self._concept(name, "sample")
-        return found | concepts
+        return coordinates | concepts
 
-    def _places(self) -> dict[str, Column]:
+    def _positions(self) -> dict[str, SampleCoordinate]:
         ints, side = np.dtype(np.int64), grid_side(self.acts)
-        found = {
-            "item": Column(ints, "image or text that the sample is of", self._item),
-            "position": Column(ints, "which patch or token of its item the sample is", self._position),
+        coordinates = {
+            "item": SampleCoordinate(ints, "image or text that the sample belongs to", self._item),
+            "position": SampleCoordinate(ints, "index of the patch or token in its item", self._position),
         }
         if side is not None:
-            found["row"] = Column(ints, "row of the patch in its image", lambda s: self._position(s) // side)
-            found["col"] = Column(ints, "column of the patch in its image", lambda s: self._position(s) % side)
-        return found
+            coordinates["row"] = SampleCoordinate(
+                ints, "row of the patch in its image", lambda s: self._position(s) // side
+            )
+            coordinates["col"] = SampleCoordinate(
+                ints, "column of the patch in its image", lambda s: self._position(s) % side
+            )
+        return coordinates
 
-    def _of_items(self) -> dict[str, Column]:
+    def _of_items(self) -> dict[str, SampleCoordinate]:
         names = self.acts.items.names()
-        found = {}
+        coordinates = {}
         if "text" in names and self.acts.spans([]) is not None:
-            found["token"] = Column(TEXT, "text of the token", self._token)
-        for name, says in OF_ITEMS.items():
+            coordinates["token"] = SampleCoordinate(TEXT, "text of the token", self._token)
+        for name, description in OF_ITEMS.items():
             if name in names:
-                found[name] = Column(TEXT, says, functools.partial(self._of_item, name))
-        return found
+                coordinates[name] = SampleCoordinate(TEXT, description, functools.partial(self._of_item, name))
+        return coordinates
 
     def _item(self, samples: Array) -> Array:
         return self.acts.item_index.locate(samples)[0]
@@ -103,7 +106,7 @@ class Columns:
         return self.acts.item_index.locate(samples)[1]
 
     def _of_item(self, name: str, samples: Array) -> Array:
-        """A column of the items, of which only the chunks are read that the samples' items lie in."""
+        """A column of the items; reads only the chunks that the items of the samples are in."""
         items, back = np.unique(self._item(samples), return_inverse=True)
         return self.acts.items.column(name, items).astype(TEXT)[back]  # one string for all samples of an item
 
@@ -115,20 +118,20 @@ class Columns:
         texts = self.acts.items.column("text", items).tolist()
         return np.array([texts[i][a:b] for i, (a, b) in zip(back.tolist(), spans.tolist(), strict=True)], TEXT)
 
-    def _concept(self, name: str, level: Literal["item", "sample"]) -> Column:
+    def _concept(self, name: str, level: Literal["item", "sample"]) -> SampleCoordinate:
         def values(samples: Array) -> Array:
             return np.asarray(self._mask(name, level)[self._item(samples) if level == "item" else samples])
 
-        return Column(np.dtype(bool), f"concept of the {level}", values)
+        return SampleCoordinate(np.dtype(bool), f"concept of the {level}", values)
 
 
 def _label(name: str, columns: Container[str]) -> str:
-    """What a concept is called that shares its name with something else."""
-    return f"concept::{name}" if name in columns or name in _TAKEN else name
+    """The name of a concept's coordinate."""
+    return f"concept::{name}" if name in columns or name in _RESERVED else name
 
 
 def grid_side(acts: SetReader) -> int | None:
-    """Patches of a row of an image, where the samples are patches and every item has a square of them."""
+    """Patches per row of an image, where the samples are patches and every item has a square of them."""
     size = acts.attributes.item_size
     if acts.path.split("/")[-2] != "patch" or size is None or size == 1:
         return None

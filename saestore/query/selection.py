@@ -1,4 +1,4 @@
-"""What a caller may give as features or samples, turned into ids by numpy's rules; and masks over samples."""
+"""Features or samples as a caller gives them, turned into ids by numpy's rules; and masks over samples."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def select(spec: Any, size: int, what: str) -> Selection:
     OutOfRangeError
         An id is outside of the axis.
     InvalidInputError
-        `spec` is no index: floats, a mask of another length, more than one dimension.
+        `spec` is not an index: floats, a mask of another length, more than one dimension.
     """
     if spec is None:
         return Selection(np.arange(size), scalar=False)
@@ -46,7 +46,7 @@ def select(spec: Any, size: int, what: str) -> Selection:
         try:
             return Selection(np.arange(*spec.indices(size)), scalar=False)
         except (TypeError, ValueError) as e:
-            raise InvalidInputError(f"{what}s {spec!r}: {e}.") from e
+            raise InvalidInputError(f"{what}s {spec!r}: {e}.", code="not-an-index") from e
     if not isinstance(spec, bool | np.bool_):
         try:
             return Selection(_checked(np.array([operator.index(spec)]), size, what), scalar=True)
@@ -57,19 +57,22 @@ def select(spec: Any, size: int, what: str) -> Selection:
     try:
         ids = np.asarray(spec)
     except ValueError as e:
-        raise InvalidInputError(f"{what}s {spec!r} is not an index: {e}.") from e
+        raise InvalidInputError(f"{what}s {spec!r} is not an index: {e}.", code="not-an-index") from e
     if ids.ndim != 1:
         raise InvalidInputError(
-            f"{what}s has {ids.ndim} dimensions; give an int, a slice, a list of ints or a boolean mask of {size:,}."
+            f"{what}s has {ids.ndim} dimensions; give an int, a slice, a list of ints or a boolean mask of {size:,}.",
+            code="not-an-index",
         )
     if ids.dtype == bool:
         if len(ids) != size:
-            raise InvalidInputError(f"the mask over {what}s has {len(ids):,} values; there are {size:,} {what}s.")
+            message = f"the mask over {what}s has {len(ids):,} values; there are {size:,} {what}s."
+            raise InvalidInputError(message, code="mask-length")
         return Selection(np.flatnonzero(ids), scalar=False)
     if not len(ids):
         return Selection(np.empty(0, np.int64), scalar=False)
     if ids.dtype.kind not in "iu":
-        raise InvalidInputError(f"{what}s of dtype {ids.dtype} are no index; give ints or a boolean mask.")
+        message = f"{what}s of dtype {ids.dtype} are not an index; give ints or a boolean mask."
+        raise InvalidInputError(message, code="not-an-index")
     return Selection(_checked(ids, size, what), scalar=False)
 
 
@@ -82,21 +85,33 @@ def _checked(ids: Array, size: int, what: str) -> Array:
     return np.where(ids < 0, ids + size, ids)
 
 
+def select_one(spec: Any, size: int, what: str, method: str) -> int:
+    """Resolve a single id, for a method that takes one."""
+    chosen = select(spec, size, what)
+    if not chosen.scalar:
+        raise InvalidInputError(f"{method}() takes one {what}, an int, not {spec!r}.", code="not-one")
+    return int(chosen.ids[0])
+
+
+def check_at_least(name: str, value: int, least: int) -> None:
+    """Refuse a number that is too small."""
+    if value < least:
+        raise InvalidInputError(f"{name}={value!r}: use {least} or more.", code="too-small")
+
+
 @dataclass(frozen=True)
 class Condition:
-    """Which samples a query may return: a mask over items or over samples."""
+    """The samples that a query may return: a mask over items or over samples."""
 
     mask: Array
     index: ItemIndex | None
 
     def keeps(self, samples: Array) -> Array:
-        """Which of these samples fulfil it, bool."""
-        if self.index is None:
-            return np.asarray(self.mask[samples])
-        return np.asarray(self.mask[self.index.locate(samples)[0]])
+        """Whether each of these samples fulfils it, bool (n,)."""
+        return np.asarray(self.mask[samples if self.index is None else self.index.locate(samples)[0]])
 
     def samples(self, n_samples: int) -> Array:
-        """All samples that fulfil it, ascending int64. Memory: 8 bytes each, and a byte a sample."""
+        """All samples that fulfil it, ascending int64. Memory: 8 bytes each, and a byte per sample."""
         if self.index is None:
             return np.flatnonzero(self.mask)
         sizes = np.diff(np.minimum(self.index.pointers(), n_samples))

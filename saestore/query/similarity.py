@@ -1,4 +1,4 @@
-"""Features that are active on the same samples: counts, products and what is made of them, by blocks of features."""
+"""Features that are active on the same samples: counts, products and metrics of them, by blocks of features."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 from saestore.errors import InvalidInputError
 from saestore.query.open_set import OpenSet
 from saestore.query.posting_lists import PostingLists, iterate_lists
+from saestore.query.results import FeatureMatches, SimilarFeatures
+from saestore.query.selection import check_at_least
 from saestore.query.slices import iterate_rows
 from saestore.segment import Segment
 from saestore.stats import Moments
@@ -27,7 +29,7 @@ _WIDTH = 1 << 11  # features of a block; two blocks make 4 million pairs
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a metric needs of features by themselves.
+    """Sizes of single features, which the metrics need.
 
     Attributes
     ----------
@@ -89,24 +91,37 @@ def score(metric: Metric, one: Sizes, other: Sizes, n_both: Array, dot: Array) -
 def overlap_of_list(segments: Sequence[Segment], lists: PostingLists, n_features: int) -> tuple[Array, Array]:
     """Samples that every feature shares with one list, and the sums of the products of the activations there.
 
-    Memory: the list, a block of some 4 million non-zeros, and 16 bytes a feature.
+    Memory: the list, a block of about 4 million non-zeros, and 16 bytes per feature.
     """
     order = np.argsort(lists.samples)
     rows, values = lists.samples[order], lists.data[order].astype(np.float64)
     n_both, dot, done = np.zeros(n_features, np.int64), np.zeros(n_features), 0
-    for part, indptr, ids, data in iterate_rows(segments, rows):
-        factors = np.repeat(values[done : done + len(part)], np.diff(indptr))
-        n_both += np.bincount(ids, minlength=n_features)
-        dot += np.bincount(ids, factors * data, n_features)
-        done += len(part)
+    for _, block in iterate_rows(segments, rows):
+        factors = np.repeat(values[done : done + len(block)], np.diff(block.indptr))
+        n_both += np.bincount(block.indices, minlength=n_features)
+        dot += np.bincount(block.indices, factors * block.data, n_features)
+        done += len(block)
     return n_both, dot
+
+
+def most_similar(
+    metric: Metric, n: int, segments: Sequence[Segment], lists: PostingLists, sizes: Sizes
+) -> SimilarFeatures:
+    """The features that are most like the one of `lists`, itself not among them."""
+    n_both, dot = overlap_of_list(segments, lists, len(sizes.sum))
+    scores = score(metric, sizes.take(lists.features), sizes, n_both, dot)
+    n_both[lists.features] = 0
+    order = np.argsort(-scores, kind="stable")
+    order = order[(n_both > 0)[order] & ~np.isnan(scores[order])][:n]
+    return SimilarFeatures(order, scores[order], n_both[order])
 
 
 def cooccurrence(segments: Sequence[Segment], features: Array, n_samples: int, dtype: Any) -> Array:
     """Samples on which both of two features are active, int64 (len(features), len(features)).
 
-    Memory: the answer, two blocks of features' lists, and 8 bytes a sample.
+    Memory: the answer, two blocks of features' lists, and 8 bytes per sample.
     """
+    features, back = np.unique(features, return_inverse=True)
     counts, first = np.zeros((len(features), len(features)), np.int64), 0
     for lists in _blocks(segments, features, dtype):
         last = first + len(lists.features)
@@ -117,12 +132,12 @@ def cooccurrence(segments: Sequence[Segment], features: Array, n_samples: int, d
             counts[start:stop, first:last], counts[first:last, start:stop] = part, part.T
             start = stop
         first = last
-    return counts
+    return counts[np.ix_(back, back)]
 
 
 def best_matches(
     metric: Metric, n: int, of: tuple[Sequence[Segment], Sizes, Any], among: tuple[Sequence[Segment], Sizes, Any]
-) -> tuple[Array, Array, Array]:
+) -> FeatureMatches:
     """The features among another set's that are most like each feature, of those that share a sample with it.
 
     Parameters
@@ -132,13 +147,13 @@ def best_matches(
 
     Returns
     -------
-    features, scores, n_both
-        (n_features, n), best first, ties by ascending feature; -1, NaN and 0 where there are fewer.
+    FeatureMatches
+        At most `n` for each feature, best first, ties by ascending feature.
 
     Notes
     -----
-    Reads the lists of `of` once for every 2,048 features of `among`. Memory: some 100 bytes for each of 4 million
-    pairs, two blocks of lists, 8 bytes a sample, and the answer.
+    Reads the lists of `of` once for every 2,048 features of `among`. Memory: about 100 bytes for each of 4 million
+    pairs, two blocks of lists, 8 bytes per sample, and the answer.
     """
     (segments, sizes, dtype), (other_segments, other_sizes, other_dtype) = of, among
     columns = np.flatnonzero(other_sizes.n_active)
@@ -148,14 +163,13 @@ def best_matches(
         for lists in _blocks(segments, np.flatnonzero(sizes.n_active), dtype):
             n_both = _matrix(lists, sizes.n, np.int32) @ right[0]
             dot = n_both.data if metric == "jaccard" else _dots(n_both, _matrix(lists, sizes.n, np.float64) @ right[1])
-            at, found = np.repeat(lists.features, np.diff(n_both.indptr)), others.features[n_both.indices]
-            scores = score(metric, sizes.take(at), other_sizes.take(found), n_both.data, dot)
+            one, other = np.repeat(lists.features, np.diff(n_both.indptr)), others.features[n_both.indices]
+            scores = score(metric, sizes.take(one), other_sizes.take(other), n_both.data, dot)
             scores[np.isnan(scores)] = -np.inf
-            picked = _best_of_rows(n_both.indptr, found, scores, n)
-            _keep_best(best, lists.features, (found, scores, n_both.data), picked)
-    features, scores, shared = best
-    scores[features < 0] = np.nan
-    return features, scores, shared
+            picked = _best_of_rows(n_both.indptr, other, scores, n)
+            _keep_best(best, lists.features, (other, scores, n_both.data), picked)
+    rows, ranks = np.nonzero(best[0] >= 0)
+    return FeatureMatches(rows, *(values[rows, ranks] for values in best))
 
 
 def _blocks(segments: Sequence[Segment], features: Array, dtype: Any) -> Iterator[PostingLists]:
@@ -186,7 +200,7 @@ def _dots(n_both: scipy.sparse.csr_array, products: scipy.sparse.csr_array) -> A
 
 
 def _best_of_rows(indptr: Array, features: Array, scores: Array, n: int) -> Array:
-    """Places of the `n` best scores of every row, (n_rows, n), ties by ascending feature; -1 where there are fewer."""
+    """Indices of the `n` best scores of every row, (n_rows, n), ties by ascending feature; -1 where there are fewer."""
     picked = np.full((len(indptr) - 1, n), -1)
     filled = np.flatnonzero(np.diff(indptr))
     if not len(filled):
@@ -202,34 +216,34 @@ def _best_of_rows(indptr: Array, features: Array, scores: Array, n: int) -> Arra
 
 
 def _keep_best(best: Sequence[Array], rows: Array, columns: Sequence[Array], picked: Array) -> None:
-    """Merge what was picked into the best so far; blocks of features ascend, so that the earlier one of a tie stays."""
+    """Merge the picked matches into the best so far; blocks ascend, so that the earlier feature of a tie stays."""
     none = picked < 0
     merged = [
-        np.concatenate([held[rows], np.where(none, empty, new[picked] if len(new) else empty)], axis=1)
-        for held, new, empty in zip(best, columns, (-1, -np.inf, 0), strict=True)
+        np.concatenate([kept[rows], np.where(none, empty, new[picked] if len(new) else empty)], axis=1)
+        for kept, new, empty in zip(best, columns, (-1, -np.inf, 0), strict=True)
     ]
     order = np.argsort(-merged[1], axis=1, kind="stable")[:, : picked.shape[1]]
-    for held, values in zip(best, merged, strict=True):
-        held[rows] = np.take_along_axis(values, order, axis=1)
+    for kept, values in zip(best, merged, strict=True):
+        kept[rows] = np.take_along_axis(values, order, axis=1)
 
 
 def check_request(n: int, metric: str) -> None:
-    """Refuse a number of rows or a metric that there is not."""
-    if n < 1:
-        raise InvalidInputError(f"n={n}: use 1 or more.")
+    """Refuse too few rows or an unknown metric."""
+    check_at_least("n", n, 1)
     if metric not in METRICS:
-        raise InvalidInputError(f"metric={metric!r}: use one of {', '.join(map(repr, METRICS))}.")
+        known = ", ".join(map(repr, METRICS))
+        raise InvalidInputError(f"metric={metric!r}: use one of {known}.", code="unknown-metric")
 
 
 def check_same_samples(one: OpenSet, other: OpenSet) -> None:
-    """Refuse two sets over other samples, saying what differs."""
-    told = _difference(one, other)
-    if told:
-        raise InvalidInputError(f"{told}; compare sets over the same samples.")
+    """Refuse two sets over different samples; the error names the difference."""
+    difference = _difference(one, other)
+    if difference:
+        raise InvalidInputError(f"{difference}; compare sets over the same samples.", code="samples-differ")
 
 
 def _difference(one: OpenSet, other: OpenSet) -> str:
-    """What tells the samples of another set from those of this one, "" where nothing does."""
+    """A difference between the samples of two sets, "" where there is none."""
     for what, mine, theirs in (("samples", one.shape[0], other.shape[0]), ("items", one.n_items, other.n_items)):
         if mine != theirs:
             return f"{one.path} has {mine:,} {what} and {other.path} has {theirs:,}"

@@ -1,4 +1,4 @@
-"""Dense and sparse slices: which of the two matrices to read, and reading it."""
+"""Dense and sparse slices: read the rows of the samples or the lists of the features, whichever is less."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from saestore.kernels import runs_of
 from saestore.query.posting_lists import iterate_lists
 from saestore.query.selection import Selection
 from saestore.segment import Segment
+from saestore.sparse_rows import SparseRows
+from saestore.storage import at_once
 
 Array = np.ndarray[Any, Any]
 
@@ -39,26 +41,51 @@ def prefers_features(segments: Sequence[Segment], rows: Array, features: Array) 
 
 
 def _distinct(ids: Array) -> tuple[Array, Array | None]:
-    """Ascending distinct ids, and where each of `ids` stands among them; None where they are so already."""
+    """Ascending distinct ids, and the index of each of `ids` among them; None where `ids` ascend already."""
     if (ids[1:] > ids[:-1]).all():
         return ids, None
     return np.unique(ids, return_inverse=True)
 
 
-def iterate_rows(
-    segments: Sequence[Segment], rows: Array, block: int = _BLOCK
-) -> Iterator[tuple[Array, Array, Array, Array]]:
-    """Ascending distinct `rows` as CSR pieces: their numbers, int64 indptr, feature ids, activations.
+def iterate_rows(segments: Sequence[Segment], rows: Array, block: int = _BLOCK) -> Iterator[tuple[Array, SparseRows]]:
+    """Ascending distinct `rows` in blocks: their numbers and their entries.
 
     Memory: about `block` non-zeros.
     """
+    for plan in _plan_rows(segments, rows, block):
+        parts = [part for _, part in plan]
+        yield parts[0] if len(parts) == 1 else np.concatenate(parts), _read_rows(plan)
+
+
+def _plan_rows(segments: Sequence[Segment], rows: Array, block: int) -> Iterator[list[tuple[Segment, Array]]]:
+    """Blocks of rows of one or several segments, from the mean number of non-zeros per row."""
+    plan: list[tuple[Segment, Array]] = []
+    room = float(block)
     for segment in segments:
         info = segment.info
         inside = rows[np.searchsorted(rows, info.start) : np.searchsorted(rows, info.stop)]
-        step = max(1, int(block * info.n_rows / max(1, info.nnz)))
-        for first in range(0, len(inside), step):
-            part = inside[first : first + step]
-            yield part, *segment.read_rows(*runs_of(part))
+        per_row = max(1, info.nnz) / max(1, info.n_rows)
+        while len(inside):
+            n = max(1, int(room / per_row))
+            plan.append((segment, inside[:n]))
+            room -= per_row * len(plan[-1][1])
+            inside = inside[n:]
+            if room < per_row:
+                yield plan
+                plan, room = [], float(block)
+    if plan:
+        yield plan
+
+
+def _read_rows(plan: Sequence[tuple[Segment, Array]]) -> SparseRows:
+    """Rows of several segments: at the same time where there is something to wait for."""
+
+    def read(part: tuple[Segment, Array]) -> SparseRows:
+        segment, rows = part
+        return SparseRows(*segment.read_rows(*runs_of(rows)))
+
+    parts = list(map(read, plan)) if plan[0][0].is_local else at_once(read, plan)
+    return parts[0] if len(parts) == 1 else SparseRows.concat(parts)
 
 
 def dense(segments: Sequence[Segment], rows: Selection, features: Selection, dtype: Any) -> Array:
@@ -77,31 +104,29 @@ def dense(segments: Sequence[Segment], rows: Selection, features: Selection, dty
 
 
 def _fill_from_lists(segments: Sequence[Segment], rows: Array, features: Array, grid: Array) -> None:
-    column = 0
     for lists in iterate_lists(segments, features, grid.dtype):
-        columns = np.repeat(np.arange(column, column + len(lists.features)), np.diff(lists.indptr))
-        place, found = _places(rows, lists.samples)
-        grid[place[found], columns[found]] = lists.data[found]
-        column += len(lists.features)
+        row, inside = _locate(rows, lists.samples)
+        column, _ = _locate(features, lists.feature_of_entry)
+        grid[row[inside], column[inside]] = lists.data[inside]
 
 
 def _fill_from_rows(segments: Sequence[Segment], rows: Array, features: Array, grid: Array) -> None:
-    row = 0
-    for part, indptr, ids, data in iterate_rows(segments, rows):
-        places = np.repeat(np.arange(row, row + len(part)), np.diff(indptr))
-        column, found = _places(features, ids)
-        grid[places[found], column[found]] = data[found]
-        row += len(part)
+    first = 0
+    for part, block in iterate_rows(segments, rows):
+        row = np.repeat(np.arange(first, first + len(part)), np.diff(block.indptr))
+        column, inside = _locate(features, block.indices)
+        grid[row[inside], column[inside]] = block.data[inside]
+        first += len(part)
 
 
-def _places(wanted: Array, ids: Array) -> tuple[Array, Array]:
-    """Where each id stands in the ascending `wanted`, and whether it does."""
-    if len(wanted) and wanted[-1] - wanted[0] == len(wanted) - 1:  # a range needs no search
-        place = ids.astype(np.int64) - wanted[0]
-        return place, (place >= 0) & (place < len(wanted))
-    place = np.searchsorted(wanted, ids)
-    place[place == len(wanted)] = 0
-    return place, wanted[place] == ids if len(wanted) else np.zeros(len(ids), bool)
+def _locate(requested: Array, ids: Array) -> tuple[Array, Array]:
+    """The index of each id in the ascending `requested`, and whether it is there."""
+    if len(requested) and requested[-1] - requested[0] == len(requested) - 1:  # a range needs no search
+        index = ids.astype(np.int64) - requested[0]
+        return index, (index >= 0) & (index < len(requested))
+    index = np.searchsorted(requested, ids)
+    index[index == len(requested)] = 0
+    return index, requested[index] == ids if len(requested) else np.zeros(len(ids), bool)
 
 
 def sparse(segments: Sequence[Segment], rows: Selection, features: Selection, n_features: int, dtype: Any) -> Any:
@@ -112,13 +137,11 @@ def sparse(segments: Sequence[Segment], rows: Selection, features: Selection, n_
     dtype = np.result_type(dtype, np.float32)
     row_ids, row_back = _distinct(rows.ids)
     blocks = []
-    for part, indptr, ids, data in iterate_rows(segments, row_ids):
+    for _, block in iterate_rows(segments, row_ids):
         # scipy takes its index type from these; a narrower one would overflow on its next concatenation.
-        index = np.int32 if max(n_features, len(ids)) < 1 << 31 else np.int64
-        block = sp.csr_array(
-            (data.astype(dtype, copy=False), ids.astype(index), indptr.astype(index)), shape=(len(part), n_features)
-        )
-        blocks.append(_columns(block, features, n_features))
+        index = np.int32 if max(n_features, block.nnz) < 1 << 31 else np.int64
+        parts = block.astype(dtype).data, block.indices.astype(index), block.indptr.astype(index)
+        blocks.append(_columns(sp.csr_array(parts, shape=(len(block), n_features)), features, n_features))
     if not blocks:
         return sp.csr_array((len(rows), len(features)), dtype=dtype)
     whole = sp.csr_array(sp.vstack(blocks, format="csr")) if len(blocks) > 1 else blocks[0]
@@ -145,45 +168,37 @@ def points(segments: Sequence[Segment], rows: Array, features: Array, n_features
 
     Notes
     -----
-    Reads the lists of the features or the rows of the samples, whichever is less. Memory: the answer; 8 bytes a point
-    where they are more than 4 million; and a block of some 4 million points and non-zeros, 400 MB.
+    Reads the lists of the features or the rows of the samples, whichever is less. Memory: the answer; 8 bytes per point
+    where there are more than 4 million; and a block of about 4 million points and non-zeros, 400 MB.
     """
     if len(rows) <= _BLOCK:
         return _points(segments, rows, features, n_features, dtype)
-    found = np.empty(len(rows), dtype)
+    values = np.empty(len(rows), dtype)
     order = np.argsort(rows, kind="stable")  # so that blocks do not read the same rows again
     for start in range(0, len(rows), _BLOCK):
         part = order[start : start + _BLOCK]
-        found[part] = _points(segments, rows[part], features[part], n_features, dtype)
-    return found
+        values[part] = _points(segments, rows[part], features[part], n_features, dtype)
+    return values
 
 
 def _points(segments: Sequence[Segment], rows: Array, features: Array, n_features: int, dtype: Any) -> Array:
     # A pair is one number, so that sorted pairs can be searched: 2^63 is a hundred trillion samples of 65,536 features.
-    wanted, back = np.unique(rows * n_features + features, return_inverse=True)
-    found = np.zeros(len(wanted), dtype)
+    requested, back = np.unique(rows * n_features + features, return_inverse=True)
+    values = np.zeros(len(requested), dtype)
     row_ids, feature_ids = np.unique(rows), np.unique(features)
+    if not len(requested):
+        return values
     if prefers_features(segments, row_ids, feature_ids):
-        entries = _of_lists(segments, feature_ids, n_features, dtype)
+        entries = (
+            (lists.samples * n_features + lists.feature_of_entry, lists.data)
+            for lists in iterate_lists(segments, feature_ids, dtype)
+        )
     else:
-        entries = _of_rows(segments, row_ids, n_features)
+        entries = (
+            (np.repeat(part * n_features, np.diff(block.indptr)) + block.indices, block.data)
+            for part, block in iterate_rows(segments, row_ids)
+        )
     for pairs, data in entries:
-        if not len(wanted):
-            break
-        place = np.searchsorted(wanted, pairs)
-        place[place == len(wanted)] = 0
-        hit = wanted[place] == pairs
-        found[place[hit]] = data[hit]
-    return found[back]
-
-
-def _of_lists(
-    segments: Sequence[Segment], features: Array, n_features: int, dtype: Any
-) -> Iterator[tuple[Array, Array]]:
-    for lists in iterate_lists(segments, features, dtype):
-        yield lists.samples * n_features + np.repeat(lists.features, np.diff(lists.indptr)), lists.data
-
-
-def _of_rows(segments: Sequence[Segment], rows: Array, n_features: int) -> Iterator[tuple[Array, Array]]:
-    for part, indptr, ids, data in iterate_rows(segments, rows):
-        yield np.repeat(part * n_features, np.diff(indptr)) + ids, data
+        index, hit = _locate(requested, pairs)
+        values[index[hit]] = data[hit]
+    return values[back]

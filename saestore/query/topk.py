@@ -1,4 +1,4 @@
-"""The strongest samples of features: prefixes of their lists, one a segment, merged."""
+"""The strongest samples of features, from prefixes of their lists; the strongest features of samples."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 
 from saestore.kernels import descending_bits
+from saestore.query.posting_lists import PostingLists
 from saestore.query.selection import Condition
+from saestore.query.slices import iterate_rows
 from saestore.segment import Segment, read_entries
+from saestore.sparse_rows import SparseRows, pointers
 from saestore.tables.item_index import ItemIndex
 
 Array = np.ndarray[Any, Any]
@@ -19,25 +22,25 @@ _GROWTH = 4  # how much longer the next prefix is when the last was too short
 
 @dataclass
 class _Prefix:
-    """What was read so far of one feature's list in one segment."""
+    """The part of one feature's list in one segment that was read so far."""
 
-    segment: int
+    segment: Segment
     start: int
     stop: int
-    read: int = 0
     samples: list[Array] = field(default_factory=list)
     data: list[Array] = field(default_factory=list)
 
     @property
     def exhausted(self) -> bool:
-        return self.start + self.read >= self.stop
+        return self.start == self.stop
 
-    def next_slice(self, wanted: int) -> tuple[int, int]:
-        """The slice that makes the prefix `wanted` entries long."""
-        return self.start + self.read, min(self.stop, self.start + max(wanted, self.read))
+    def extend(self, samples: Array, data: Array) -> None:
+        self.start += len(samples)
+        self.samples.append(samples)
+        self.data.append(data)
 
 
-def top_entries(
+def top_of_lists(
     segments: Sequence[Segment],
     features: Array,
     n: int,
@@ -46,8 +49,8 @@ def top_entries(
     per_item: bool,
     where: Condition | None,
     dtype: Any,
-) -> list[tuple[Array, Array]]:
-    """Samples and activations of the `n` strongest entries of every feature.
+) -> PostingLists:
+    """The `n` strongest entries of every feature; features may repeat.
 
     Parameters
     ----------
@@ -59,44 +62,39 @@ def top_entries(
     Notes
     -----
     Reads a prefix of `n` entries of every list in every segment; where a condition or `per_item` drops some of them,
-    the prefixes grow until `n` are certain. All prefixes are planned together and read at once. Memory:
-    the prefixes.
+    the prefixes grow until `n` are certain. All prefixes are planned together and read at once. Memory: the prefixes.
     """
-    # Of none wanted, or none that may appear, there is nothing to read: as if the lists were empty.
+    # Where nothing is asked for, or nothing may appear, nothing is read: as if the lists were empty.
     nothing_to_find = n == 0 or (where is not None and not where.mask.any())
     lists = {int(f): [] if nothing_to_find else _prefixes(segments, int(f)) for f in features}
     nothing = np.empty(0, np.int64), np.empty(0, dtype)
-    results: dict[int, tuple[Array, Array]] = {f: nothing for f, prefixes in lists.items() if not prefixes}
-    wanted = n if not per_item and where is None else _GROWTH * n
+    results = {f: nothing for f, prefixes in lists.items() if not prefixes}
+    length, done = n if not per_item and where is None else _GROWTH * n, 0
     while len(results) < len(lists):
-        open_features = [f for f in lists if f not in results]
-        _extend(segments, [p for f in open_features for p in lists[f]], wanted)
-        for f in open_features:
-            found = _settle(lists[f], n, index, per_item, where)
-            if found is not None:
-                results[f] = found
+        unsettled = [f for f in lists if f not in results]
+        _extend([prefix for f in unsettled for prefix in lists[f]], length - done)
+        for f in unsettled:
+            result = _settle(lists[f], n, index, per_item, where)
+            if result is not None:
+                results[f] = result
                 lists[f] = []
-        wanted *= _GROWTH
-    return [results[int(f)] for f in features]
+        length, done = _GROWTH * length, length
+    entries = [results[int(f)] for f in features]
+    samples, data = (np.concatenate([*(e[i] for e in entries), nothing[i]]) for i in (0, 1))
+    return PostingLists(features, pointers([len(s) for s, _ in entries]), samples, data)
 
 
 def _prefixes(segments: Sequence[Segment], feature: int) -> list[_Prefix]:
-    found = []
-    for i, segment in enumerate(segments):
-        start, stop = segment.feature_ptr[feature : feature + 2]
-        if stop > start:
-            found.append(_Prefix(i, int(start), int(stop)))
-    return found
+    spans = [(segment, *segment.feature_ptr[feature : feature + 2].tolist()) for segment in segments]
+    return [_Prefix(segment, start, stop) for segment, start, stop in spans if stop > start]
 
 
-def _extend(segments: Sequence[Segment], prefixes: list[_Prefix], wanted: int) -> None:
-    """Read on, so that every prefix is `wanted` entries long or whole."""
+def _extend(prefixes: list[_Prefix], n: int) -> None:
+    """Read `n` further entries of every prefix that has them, all at once."""
     short = [p for p in prefixes if not p.exhausted]
-    entries = read_entries([(segments[p.segment], *p.next_slice(wanted)) for p in short])
+    entries = read_entries([(p.segment, p.start, min(p.stop, p.start + n)) for p in short])
     for prefix, (samples, data) in zip(short, entries, strict=True):
-        prefix.read += len(samples)
-        prefix.samples.append(samples)
-        prefix.data.append(data)
+        prefix.extend(samples, data)
 
 
 def _settle(
@@ -111,16 +109,28 @@ def _settle(
     certain = len(samples)
     ends = [(descending_bits(p.data[-1])[-1], p.samples[-1][-1]) for p in prefixes if not p.exhausted]
     if ends:
-        # What lies behind the end of any prefix may come before later entries of the others.
+        # An entry behind the end of any prefix may come before later entries of the others.
         last_bits, last_sample = min(ends)
         certain = int(np.count_nonzero((bits < last_bits) | ((bits == last_bits) & (samples <= last_sample))))
     samples, data = samples[:certain], data[:certain]
     if where is not None:
-        kept = where.keeps(samples)
-        samples, data = samples[kept], data[kept]
+        keep = where.keeps(samples)
+        samples, data = samples[keep], data[keep]
     if per_item:
         first = np.sort(np.unique(index.locate(samples)[0], return_index=True)[1])
         samples, data = samples[first], data[first]
     if len(samples) >= n or not ends:
         return samples[:n], data[:n]
     return None
+
+
+def top_of_rows(segments: Sequence[Segment], samples: Array, n: int, dtype: Any) -> SparseRows:
+    """The `n` strongest features of every sample, strongest first, ties by ascending feature; samples may repeat."""
+    rows, back = np.unique(samples, return_inverse=True)
+    parts = [SparseRows(pointers([]), np.empty(0, np.int64), np.empty(0, dtype))]
+    for _, block in iterate_rows(segments, rows):
+        row = np.repeat(np.arange(len(block)), np.diff(block.indptr))
+        order = np.lexsort((block.indices, descending_bits(block.data), row))
+        ranked = SparseRows(block.indptr, block.indices[order].astype(np.int64), block.data[order])
+        parts.append(ranked.keep(np.arange(block.nnz) - block.indptr[row] < n))
+    return SparseRows.concat(parts).select(back)
