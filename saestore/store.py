@@ -19,7 +19,8 @@ from saestore.storage import find_sets, missing_as_error, open_root, stored_byte
 from saestore.verify import Report, verify_set, verify_store
 from saestore.writing import SetWriter
 from saestore.writing.matrix_rows import MatrixRows
-from saestore.writing.pipeline import Destination, ItemTable, WritePlan, check_storage_options, write_set
+from saestore.writing.pipeline import Destination, check_storage_options, write_set
+from saestore.writing.plan import ItemTable, WritePlan
 from saestore.writing.writer import DEFAULT_MEMORY, read_attributes
 
 if TYPE_CHECKING:

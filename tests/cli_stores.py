@@ -12,7 +12,8 @@ import saestore
 from saestore.cli import main
 from saestore.format import SetAttributes
 from saestore.writing import SetWriter
-from saestore.writing.pipeline import ItemTable, start_set
+from saestore.writing.pipeline import start_set
+from saestore.writing.plan import ItemTable
 
 N_ITEMS, PATCHES, N_FEATURES = 6, 9, 12
 SPLITS = ["train", "train", "cal", "test", "test", "train"]

@@ -20,7 +20,7 @@ from saestore.progress import Progress
 from saestore.sae import LoadedSAE, load_sae
 from saestore.sae.encode import make_encoder
 from saestore.store import sae_record
-from saestore.writing.pipeline import ItemTable, WritePlan
+from saestore.writing.plan import ItemTable, WritePlan
 
 if TYPE_CHECKING:
     from saestore.superactivators.datasets import Dataset

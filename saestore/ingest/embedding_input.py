@@ -15,7 +15,8 @@ from saestore.models import ModelRequest, SAETrainingSpec, open_model_source
 from saestore.sae import LoadedSAE
 from saestore.tables import Items, as_items
 from saestore.tables.item_index import ItemIndex
-from saestore.writing.pipeline import ItemTable, path_of
+from saestore.writing.pipeline import path_of
+from saestore.writing.plan import ItemTable
 
 if TYPE_CHECKING:
     from saestore.superactivators.datasets import Dataset

@@ -14,7 +14,8 @@ from saestore.ingest.open_input import open_input
 from saestore.ingest.options import ImportOptions, default_item_ptr
 from saestore.progress import Progress
 from saestore.tables import as_items
-from saestore.writing.pipeline import ItemTable, WritePlan, path_of
+from saestore.writing.pipeline import path_of
+from saestore.writing.plan import ItemTable, WritePlan
 
 __all__ = ["ImportPlan", "plan_import"]
 

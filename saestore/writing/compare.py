@@ -17,7 +17,7 @@ from saestore.tables.stored_items import KEY, StoredItems
 from saestore.tables.stored_labels import LABELS, StoredLabels
 
 if TYPE_CHECKING:
-    from saestore.writing.pipeline import WritePlan
+    from saestore.writing.plan import WritePlan
 
 __all__ = ["check_prefix", "refuse_other", "stored_items"]
 
