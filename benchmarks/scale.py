@@ -31,10 +31,10 @@ from benchmarks.recorder import Recorder
 from benchmarks.synthetic import Columns, Items, Stream
 from benchmarks.tasks import SCALE_TASKS, Task
 from saestore.format import DEFAULT_SEGMENT_ROWS, SetAttributes
-from saestore.store import start_set
 from saestore.tables import as_items
 from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter
+from saestore.writing.pipeline import start_set
 
 ROWS = (10**5, 10**6, 10**7)
 MEMORY = 256 << 20  # the bound on the merge

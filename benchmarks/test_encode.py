@@ -33,7 +33,7 @@ def test_encode(full, kind, device, recorder, tmp_path):
     shape = (FULL if full else TINY)[kind]
     sae = RandomSAE(shape, tmp_path)
     weight, loaded = sae.weight.to(device), load_sae(sae.spec)
-    encoders = {mode: make_encoder(loaded, device, exact=mode) for mode in MODES[device]}
+    encoders = {mode: make_encoder(loaded, device, matmul_precision=mode) for mode in MODES[device]}
     rows = encoders["float32"].batch_rows
     out = torch.empty(rows, shape.d_sae, device=device)
 

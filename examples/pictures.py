@@ -2,12 +2,16 @@
 
     python examples/pictures.py
 
-A cell with the tag `picture:NAME` makes `docs/images/NAME.png`. One more, of texts, is drawn from the demo's store.
+A cell with the tag `picture:NAME` makes `docs/images/NAME.png`. One more is a page of texts from the demo's store, as
+a browser shows it; without chromium it stays as it is.
 """
 
 from __future__ import annotations
 
 import base64
+import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +45,21 @@ def pictures(notebook: Any) -> dict[str, bytes]:
     return found
 
 
-def draw_texts(path: Path) -> None:
-    """Draw the tweets on which one feature is strongest. `make demo` builds the store."""
-    import matplotlib as mpl
-
+def show_texts(path: Path, browser: str) -> None:
+    """Save the picture of the tweets on which one feature is strongest. `make demo` builds the store."""
     import saestore
 
-    mpl.use("agg")
-    saestore.open(STORE)["iSarcasm/token"].plot.top(500, n=6).figure.savefig(path)
+    with tempfile.TemporaryDirectory() as folder:
+        page = saestore.open(STORE)["iSarcasm/token"].plot.tokens(500, n=6).save(Path(folder) / "texts.html")
+        options = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            "--hide-scrollbars",
+        ]
+        options += ["--force-device-scale-factor=2", "--window-size=1000,460", f"--screenshot={path}"]
+        subprocess.run([browser, *options, page.as_uri()], check=True, capture_output=True, cwd=folder)  # noqa: S603
 
 
 def main() -> None:
@@ -59,7 +70,9 @@ def main() -> None:
     nbformat.write(notebook, NOTEBOOK)
     for name, png in pictures(notebook).items():
         (IMAGES / f"{name}.png").write_bytes(png)
-    draw_texts(IMAGES / "texts.png")
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is not None:
+        show_texts(IMAGES / "texts.png", browser)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from saestore.detection.report import Detection
     from saestore.diagnostics.report import Fidelity
     from saestore.interop.torch_data import Batches
-    from saestore.plot.plots import Plots
+    from saestore.plot import Plots
 
 Array = np.ndarray[Any, Any]
 
@@ -54,14 +54,8 @@ class ActivationSet(SetReader):
 
     @property
     def plot(self) -> Plots:
-        """Pictures: ``plot.histogram(feature)``, ``plot.density()``, ``plot.top(feature)``; each returns its Axes.
-
-        Raises
-        ------
-        MissingDependencyError
-            matplotlib is not installed.
-        """
-        from saestore.plot.plots import Plots
+        """Pictures: `histogram`, `density`, `top` (images) and `tokens` (texts)."""
+        from saestore.plot import Plots
 
         return Plots(self)
 
@@ -338,7 +332,7 @@ class ActivationSet(SetReader):
         -----
         Memory: ``obs``, about 40 bytes per sample and one per concept.
         """
-        from saestore.formats.anndata_write import to_anndata
+        from saestore.formats.anndata import to_anndata
 
         return to_anndata(self, max_bytes)
 

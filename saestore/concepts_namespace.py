@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from saestore.labels import (
     from_spans,
     remove_labels,
 )
+from saestore.progress import Progress, ProgressOption
 from saestore.query.reader import Level, SetReader
 from saestore.query.slices import DENSE_LIMIT
 from saestore.scoring.concept_scores import concept_scores, score_intervals
@@ -106,7 +107,7 @@ class Concepts:
         missing: Literal["error", "empty"] = "error",
         partial: bool = False,
         overwrite: bool = False,
-        progress: Callable[[str], None] | None = None,
+        progress: ProgressOption = False,
     ) -> list[str]:
         """Give patches labels from image masks: a patch has a concept where a mask covers enough of it.
 
@@ -146,7 +147,7 @@ class Concepts:
             items=self._reader.items,
             index=self._reader.item_index,
             source=self._reader.attributes.source,
-            progress=progress,
+            progress=Progress(progress).line,
         )
         return self.add(given, overwrite=overwrite)
 

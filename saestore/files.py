@@ -1,8 +1,7 @@
-"""Open the files that people hand us: one clear error each, and nothing is ever unpickled."""
+"""Open the files that people have: one clear error each, and nothing is ever unpickled."""
 
 from __future__ import annotations
 
-import difflib
 import os
 import pickle
 import re
@@ -10,32 +9,43 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
+from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, did_you_mean
 
-__all__ = ["existing_file", "load_npy", "load_npz", "load_pt", "nearby", "split_member"]
+__all__ = [
+    "NpzArray",
+    "NpzFile",
+    "existing_file",
+    "load_array",
+    "load_npy",
+    "load_npz",
+    "load_pt",
+    "nearby",
+    "split_member",
+]
+
+Array = np.ndarray[Any, Any]
 
 _MEMBER = re.compile(r"(?P<path>.*\.(npz|safetensors)):(?P<name>.+)", re.DOTALL)
-_NEAREST = 5
+_SKIP = 1 << 24  # bytes that are decompressed at once to get past them
 
 # numpy has no error of its own for a damaged file; its header is Python source, which has errors of its own.
-_NUMPY_DAMAGE = (ValueError, EOFError, OSError, OverflowError, MemoryError, SyntaxError, tokenize.TokenError)
+_NUMPY_DAMAGE = (
+    ValueError, EOFError, OSError, OverflowError, MemoryError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile,
+    zlib.error, KeyError, RuntimeError,
+)  # fmt: skip
 # Nor has torch: what comes depends on the place of the damage.
 _TORCH_DAMAGE = (
-    RuntimeError,
-    EOFError,
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    MemoryError,
+    RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError,
     struct.error,
-)
+)  # fmt: skip
+_PICKLED = "which are not unpickled because that could run code"
 
 
 def split_member(spec: str | os.PathLike[str]) -> tuple[Path, str | None]:
@@ -49,7 +59,7 @@ def split_member(spec: str | os.PathLike[str]) -> tuple[Path, str | None]:
 
 
 def nearby(path: Path) -> str:
-    """Say which names in the folder of a missing file are most like it, as the end of an error message."""
+    """The end of an error message: the names in the folder of a missing file that are most like its name."""
     folder = path.parent
     if not folder.is_dir():
         return f"the folder {folder} does not exist"
@@ -59,8 +69,8 @@ def nearby(path: Path) -> str:
         return f"{folder} cannot be listed ({error.strerror})"
     if not names:
         return f"{folder} is empty"
-    near = difflib.get_close_matches(path.name, names, n=_NEAREST, cutoff=0.4)
-    return f"nearest names there: {', '.join(near)}" if near else f"{folder} holds {len(names):,} other names"
+    near = did_you_mean(path.name, names).strip()
+    return near[0].lower() + near[1:] if near else f"{folder} holds {len(names):,} other names"
 
 
 def existing_file(path: str | os.PathLike[str]) -> Path:
@@ -73,25 +83,25 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
     InvalidInputError
         If it is a folder, or may not be read.
     """
-    found = Path(path)
-    if found.is_dir():
-        raise InvalidInputError(f"{found} is a folder; give a file")
-    if not found.exists():
-        raise NotFoundError(f"no file {found}; {nearby(found)}")
-    if not os.access(found, os.R_OK):
-        raise InvalidInputError(f"{found} may not be read: permission denied")
-    return found
+    file = Path(path)
+    if file.is_dir():
+        raise InvalidInputError(f"{file} is a folder; give a file", code="not-a-file")
+    if not file.exists():
+        raise NotFoundError(f"no file {file}; {nearby(file)}", code="no-such-file")
+    if not os.access(file, os.R_OK):
+        raise InvalidInputError(f"{file} may not be read: permission denied", code="permission-denied")
+    return file
 
 
 def load_pt(path: str | os.PathLike[str]) -> object:
-    """Load what ``torch.save`` wrote, memory-mapped and with ``weights_only``: tensors stay on disk until read.
+    """Load a file of ``torch.save``, memory-mapped and with ``weights_only``: tensors stay on disk until read.
 
     Raises
     ------
     NotFoundError
         If there is no such file.
     InvalidInputError
-        If it is truncated, or no ``.pt`` file, or holds Python objects (which would run code on unpickling).
+        If it is truncated, or not a ``.pt`` file, or holds Python objects (which would run code on unpickling).
     MissingDependencyError
         If torch is not installed.
     """
@@ -105,21 +115,27 @@ def load_pt(path: str | os.PathLike[str]) -> object:
     if start[:1] == b"\x80":
         raise InvalidInputError(
             f"{file} is a bare pickle (or a .pt of torch before 1.6), which is not unpickled because that could run "
-            f"code; write the tensor again with torch.save(tensor, path)"
+            f"code; write the tensor again with torch.save(tensor, path)",
+            code="pickled",
         )
+    damaged = InvalidInputError(
+        f"{file} is truncated or not a .pt file of torch.save; write it again", code="damaged-file"
+    )
     if start != b"PK":
-        raise InvalidInputError(f"{file} is truncated or not a .pt file of torch.save; write it again")
+        raise damaged
     try:
         loaded: object = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         return loaded
     except pickle.UnpicklingError as error:
-        reason = _blocked_global(str(error))
+        # torch's message is a page of advice (to turn the safety off, among others); its one fact is the name.
+        match = re.search(r"GLOBAL (\S+)", str(error))
         raise InvalidInputError(
-            f"{file} holds Python objects{reason}, which are not unpickled because that could run code; "
-            f"save the bare tensor with torch.save(tensor, path)"
+            f"{file} holds Python objects{f' ({match[1]})' if match else ''}, {_PICKLED}; save the bare tensor with "
+            "torch.save(tensor, path)",
+            code="pickled",
         ) from error
     except _TORCH_DAMAGE as error:
-        raise InvalidInputError(f"{file} is truncated or not a .pt file of torch.save; write it again") from error
+        raise damaged from error
 
 
 def load_npy(path: str | os.PathLike[str]) -> np.ndarray:
@@ -130,22 +146,23 @@ def load_npy(path: str | os.PathLike[str]) -> np.ndarray:
     NotFoundError
         If there is no such file.
     InvalidInputError
-        If it is truncated, or no ``.npy`` file, or holds pickled objects.
+        If it is truncated, or not a ``.npy`` file, or holds pickled objects.
     """
     file = existing_file(path)
     with file.open("rb") as stream:
         start = stream.read(6)
-    if start != b"\x93NUMPY":
-        raise InvalidInputError(f"{file} is truncated or not a .npy file of numpy.save; write it again")
     try:
+        if start != b"\x93NUMPY":
+            raise ValueError("it does not start like one")
         array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
     except _NUMPY_DAMAGE as error:
         if "object" in str(error).lower():
             raise InvalidInputError(
-                f"{file} holds pickled Python objects, which are not unpickled because that could run code; "
-                f"save a plain numeric array"
+                f"{file} holds pickled Python objects, {_PICKLED}; save a plain numeric array", code="pickled"
             ) from error
-        raise InvalidInputError(f"{file} is truncated or not a .npy file of numpy.save ({error})") from error
+        raise InvalidInputError(
+            f"{file} is truncated or not a .npy file of numpy.save ({error}); write it again", code="damaged-file"
+        ) from error
     return array
 
 
@@ -163,31 +180,128 @@ def load_npz(path: str | os.PathLike[str], name: str | None, ndim: int) -> tuple
     NotFoundError
         If there is no such file or name, or no name is given and several would do.
     InvalidInputError
-        If the file is truncated, or no ``.npz``, or holds pickled objects.
+        If the file is truncated, or not a ``.npz``, or holds pickled objects.
     """
-    file = existing_file(path)
-    # numpy opens the file itself but forgets to close it when it is damaged.
-    with file.open("rb") as stream:
+    with ExitStack() as resources:
+        archive = NpzFile(path, resources)
+        names = archive.names
+        arrays = [archive[each] for each in names if name in (None, each)]
+        arrays = [array for array in arrays if name is not None or len(array.shape) == ndim]
+        if len(arrays) != 1:
+            n = f"no array {name!r}" if name is not None else f"{len(arrays) or 'no'} arrays of {ndim} dimension(s)"
+            file = archive.path
+            raise NotFoundError(
+                f"{file} holds {n}; it has {', '.join(names)}: choose one as {file.name}:NAME", code="no-such-array"
+            )
+        return arrays[0].where, arrays[0].read_all()
+
+
+def load_array(spec: str | os.PathLike[str], ndim: int) -> tuple[str, np.ndarray] | None:
+    """Read ``file.npy`` or ``file.npz:name``, see `load_npy` and `load_npz`; None for a file of another suffix."""
+    path, name = split_member(spec)
+    if path.suffix == ".npz":
+        return load_npz(path, name, ndim)
+    return (str(path), load_npy(path)) if path.suffix == ".npy" else None
+
+
+class NpzFile:
+    """A ``.npz`` file as a mapping from name to `NpzArray`; open until `resources` are closed.
+
+    Raises
+    ------
+    NotFoundError, InvalidInputError
+        There is no such file, or it is damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], resources: ExitStack) -> None:
+        self.path = existing_file(path)
+        self._resources = resources
+        with self.errors():
+            self._zip = resources.enter_context(zipfile.ZipFile(self.path))
+        self.names = [name.removesuffix(".npy") for name in self._zip.namelist() if name.endswith(".npy")]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names
+
+    def __getitem__(self, name: str) -> NpzArray:
+        if name not in self:
+            raise NotFoundError(
+                f"{self.path} has no array {name!r}; it has {', '.join(self.names) or 'none'}.", code="no-such-array"
+            )
+        return NpzArray(self, name)
+
+    def read(self, name: str) -> Array:
+        """One whole array."""
+        return self[name].read_all()
+
+    def open(self, name: str) -> IO[bytes]:
+        """The bytes of one array's file, decompressed."""
+        return self._resources.enter_context(self._zip.open(f"{name}.npy"))
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn errors of numpy and zip into one that names the file."""
         try:
-            if stream.read(2) != b"PK":
-                raise ValueError("it does not start like a zip archive")
-            stream.seek(0)
-            with np.load(stream, allow_pickle=False) as archive:
-                names = list(archive.files)
-                wanted = names if name is None else [name] if name in names else []
-                arrays = {each: archive[each] for each in wanted}
-        except (*_NUMPY_DAMAGE, zipfile.BadZipFile, zlib.error, KeyError, RuntimeError) as error:
-            raise InvalidInputError(f"{file} is truncated, or not a .npz file of plain arrays ({error})") from error
-    if name is None:
-        arrays = {each: array for each, array in arrays.items() if array.ndim == ndim}
-    if len(arrays) != 1:
-        said = f"no array {name!r}" if name is not None else f"{len(arrays) or 'no'} arrays of {ndim} dimension(s)"
-        raise NotFoundError(f"{file} holds {said}; it has {', '.join(names)}: choose one as {file.name}:NAME")
-    [(found, array)] = arrays.items()
-    return f"{file}:{found}", array
+            yield
+        except InvalidInputError:
+            raise
+        except _NUMPY_DAMAGE as error:
+            raise InvalidInputError(
+                f"{self.path} is truncated, or not a .npz file of plain arrays ({' '.join(str(error).split())[:160]})",
+                code="damaged-file",
+            ) from error
 
 
-def _blocked_global(message: str) -> str:
-    # torch's message is a page of advice (to turn the safety off, among others); the one fact in it is the name.
-    match = re.search(r"GLOBAL (\S+)", message)
-    return f" ({match[1]})" if match else ""
+class NpzArray:
+    """One array of a ``.npz``, read in slices of its flat values, so that it may be far larger than memory.
+
+    Reading backwards starts from the beginning of the array again. Memory: the slice.
+    """
+
+    def __init__(self, archive: NpzFile, name: str) -> None:
+        self._archive, self._name = archive, name
+        self._stream: IO[bytes] | None = None
+        self._next = 0
+        with archive.errors():
+            self.shape, self.dtype, self._fortran = self._rewind()
+        self.length = int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def where(self) -> str:
+        """``file.npz:name``, for messages."""
+        return f"{self._archive.path}:{self._name}"
+
+    def read_all(self) -> Array:
+        """The whole array in its shape."""
+        return self.read(0, self.length).reshape(self.shape, order="F" if self._fortran else "C")
+
+    def read(self, start: int, stop: int) -> Array:
+        """The values from `start` up to `stop`, in the order of the file."""
+        with self._archive.errors():
+            if start < self._next or self._stream is None:
+                self._rewind()
+            stream = self._stream
+            assert stream is not None  # noqa: S101  (_rewind opened it)
+            skip = (start - self._next) * self.dtype.itemsize
+            while skip > 0 and (n := len(stream.read(min(skip, _SKIP)))):
+                skip -= n
+            size = (stop - start) * self.dtype.itemsize
+            data = stream.read(size)
+            if skip or len(data) != size:
+                raise EOFError(f"{self._name} ends before value {stop:,}")
+            self._next = stop
+            values = np.frombuffer(data, self.dtype)
+            return values if self.dtype.isnative else values.astype(self.dtype.newbyteorder("="))
+
+    def _rewind(self) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+        """Go to the first value; returns shape, dtype, and whether the array is in Fortran order."""
+        if self._stream is not None:
+            self._stream.close()
+        self._stream = stream = self._archive.open(self._name)
+        version = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read_header(stream)
+        if dtype.hasobject:
+            raise InvalidInputError(f"{self.where} holds pickled Python objects, {_PICKLED}", code="pickled")
+        self._next = 0
+        return shape, dtype, fortran and len(shape) > 1

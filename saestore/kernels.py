@@ -192,7 +192,7 @@ def entry_hash(rows: Array, features: Array, data: Array) -> tuple[int, int]:
 
 
 def mix64(z: Array) -> Array:
-    """The finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014); overflow is intended."""
+    """The finaliser of splitmix64, of uint64 (n,): every bit of an input changes half of the output's bits."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: Array = z ^ (z >> np.uint64(31))

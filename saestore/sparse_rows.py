@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-__all__ = ["RowSource", "SparseRows", "pointers"]
+__all__ = ["Advance", "RowSource", "SparseRows", "pointers"]
 
 Array = np.ndarray[Any, Any]
+Advance = Callable[[int, int], object]  # receives a number of rows and of their non-zeros
 
 
 def pointers(counts: Array | Sequence[int]) -> Array:
@@ -45,6 +46,10 @@ class SparseRows:
     def nnz(self) -> int:
         """Number of entries."""
         return len(self.data)
+
+    def rows(self) -> Array:
+        """Row of each entry, int64 (nnz,)."""
+        return np.repeat(np.arange(len(self)), np.diff(self.indptr))
 
     def __getitem__(self, rows: slice) -> SparseRows:
         """Consecutive rows; indices and data are views."""
@@ -91,8 +96,11 @@ class RowSource(Protocol):
     def n_features(self) -> int:
         """Number of features."""
 
-    def read(self, start: int, stop: int) -> SparseRows:
-        """Rows from `start` up to `stop`, features ascending in each row and without zeros."""
+    def read(self, start: int, stop: int, advance: Advance | None = None) -> SparseRows:
+        """Rows from `start` up to `stop`, features ascending in each row and without zeros.
+
+        `advance` receives the size of each part that was read on the way.
+        """
 
     def fingerprint(self, n_rows: int | None = None) -> str:
         """Digest of the content of the first `n_rows` rows, by default of all: equal for equal rows."""

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import zarr
 
 from saestore.activation_set import ActivationSet
-from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, StoreConflictError
-from saestore.format import DEFAULT_SEGMENT_ROWS, MAX_ROWS_PER_SEGMENT, SetAttributes, feature_dtype, split_set_path
+from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, did_you_mean
+from saestore.format import canonical_json, split_set_path
+from saestore.progress import Progress, ProgressOption
 from saestore.query import html
-from saestore.segment.write import document_digests
 from saestore.storage import find_sets, missing_as_error, open_root, stored_bytes
-from saestore.tables import Items, as_items, item_pointers
-from saestore.tables.item_index import ItemIndex
-from saestore.tables.stored_items import write_items
 from saestore.verify import Report, verify_set, verify_store
-from saestore.vocabulary import CODECS, DATA_DTYPES
 from saestore.writing import SetWriter
-from saestore.writing.writer import DEFAULT_MEMORY, Progress, read_attributes
+from saestore.writing.matrix_rows import MatrixRows
+from saestore.writing.pipeline import Destination, check_storage_options, write_set
+from saestore.writing.plan import ItemTable, WritePlan
+from saestore.writing.writer import DEFAULT_MEMORY, read_attributes
 
 if TYPE_CHECKING:
     import scipy.sparse
 
-Array = np.ndarray[Any, Any]
+    from saestore.sae import LoadedSAE
 
 _SHOWN = 20  # sets in a notebook
 
@@ -40,53 +40,54 @@ def open(location: Any, mode: str = "r") -> Store:
         A folder, a URL that zarr can open, or a zarr store such as ``zarr.storage.MemoryStore()`` or the ``.store`` of
         an icechunk session.
     mode
-        ``"r"`` to read; ``"a"`` to read and write, created if it does not exist.
+        ``"r"`` to read; ``"r+"`` to read and write; ``"a"`` to read and write, created if it does not exist.
 
     Raises
     ------
     NotFoundError, StoreFormatError, StoreWriteError
-        Nothing is there; it is no store, or a newer one; it cannot be written.
+        Nothing is there; it is not a store, or a newer one; it cannot be written.
     """
     return Store(open_root(location, mode), mode)
 
 
-class Store:
-    """The activation sets of one Zarr hierarchy, a mapping from path to `ActivationSet`.
+class Store(Mapping[str, ActivationSet]):
+    """The activation sets of one Zarr hierarchy: a mapping from path to `ActivationSet`, in the order of the paths.
 
-    ``store["CLEVR/patch"]`` takes any part of a path that fits one set only.
+    ``store["CLEVR/patch"]`` takes any part of a path that fits one set only. A set is opened when it is asked for.
     """
 
     def __init__(self, root: zarr.Group, mode: str = "r") -> None:
         self.root = root
         self.mode = mode
 
+    __eq__ = object.__eq__  # two mappings are equal if all their values are: that would open every set
+    __hash__ = object.__hash__
+
     def __repr__(self) -> str:
-        return (
-            f"<saestore.Store {self.root.store} with {len(self)} activation sets: {', '.join(self.sets()) or 'none'}>"
-        )
+        paths = self._paths()
+        return f"<saestore.Store {self.root.store} with {len(paths)} activation sets: {', '.join(paths) or 'none'}>"
 
     def _repr_html_(self) -> str:
         """A table of the sets; damage is shown, never raised: this is how one looks for it."""
-        found, damaged = find_sets(self.root)
-        rows = [_html_row(self.root, path) for path in found[:_SHOWN]]
+        paths, damaged = find_sets(self.root)
+        rows = [_html_row(self.root, path) for path in paths[:_SHOWN]]
         head = ["set", "samples", "features", "non-zeros", "L0", "items", "size", "SAE", "state"]
-        more = f"<p>… {len(found) - _SHOWN:,} more sets</p>" if len(found) > _SHOWN else ""
+        more = f"<p>… {len(paths) - _SHOWN:,} more sets</p>" if len(paths) > _SHOWN else ""
         broken = "".join(f"<p>Damaged: {escape(str(error))}</p>" for error in damaged.values())
-        body = html.table(head, rows, left=(0, 7, 8)) if found else "<p>No activation set yet.</p>"
+        body = html.table(head, rows, left=(0, 7, 8)) if paths else "<p>No activation set yet.</p>"
         return f"<strong>saestore.Store</strong> {escape(str(self.root.store))}{body}{more}{broken}"
 
-    def sets(self) -> list[str]:
-        """Paths of all activation sets, ``dataset/sample_type/sae``, sorted."""
-        found, damaged = find_sets(self.root)
+    def _paths(self) -> list[str]:
+        paths, damaged = find_sets(self.root)
         if damaged:
             raise next(iter(damaged.values()))
-        return found
+        return paths
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.sets())
+        return iter(self._paths())
 
     def __len__(self) -> int:
-        return len(self.sets())
+        return len(self._paths())
 
     def __contains__(self, path: object) -> bool:
         try:
@@ -94,6 +95,9 @@ class Store:
         except NotFoundError:
             return False
         return True
+
+    def __getitem__(self, path: str) -> ActivationSet:
+        return ActivationSet(self.root, self.resolve(path))
 
     def resolve(self, path: str) -> str:
         """The full path of the one set that `path`, a part of a path, fits.
@@ -103,26 +107,25 @@ class Store:
         NotFoundError
             It fits none, or several; the message names them.
         """
-        wanted = path.strip("/").split("/")
-        if len(wanted) == 3:
+        parts = path.strip("/").split("/")
+        if len(parts) == 3:
             with missing_as_error(path):
-                group = self.root.get("/".join(wanted))
+                group = self.root.get("/".join(parts))
                 if isinstance(group, zarr.Group) and "format" in group.attrs:
-                    return "/".join(wanted)
-        sets = self.sets()
-        fits = [s for s in sets if _contains(s.split("/"), wanted)] if path.strip("/") else sets
+                    return "/".join(parts)
+        paths = self._paths()
+        fits = [each for each in paths if _contains(each.split("/"), parts)] if path.strip("/") else paths
         if len(fits) == 1:
             return fits[0]
         if fits:
-            raise NotFoundError(f"{path!r} fits several activation sets; name one of {', '.join(fits)}.")
-        import difflib
-
-        near = difflib.get_close_matches(path, [*sets, *{p for s in sets for p in s.split("/")}], 3, 0.5)
-        hint = f"Did you mean {' or '.join(near)}? " if near else ""
-        raise NotFoundError(f"There is no activation set {path!r}. {hint}The store has {', '.join(sets) or 'none'}.")
-
-    def __getitem__(self, path: str) -> ActivationSet:
-        return ActivationSet(self.root, self.resolve(path))
+            raise NotFoundError(
+                f"{path!r} fits several activation sets; name one of {', '.join(fits)}.", code="ambiguous-set"
+            )
+        hint = did_you_mean(path, [*paths, *dict.fromkeys(part for each in paths for part in each.split("/"))])
+        raise NotFoundError(
+            f"There is no activation set {path!r}. {hint}The store has {', '.join(paths) or 'none'}.",
+            code="unknown-set",
+        )
 
     def write(
         self,
@@ -131,14 +134,20 @@ class Store:
         item_ptr: Any = None,
         items: Any = None,
         *,
+        token_spans: Any = None,
+        sae: Any = None,
+        source: Mapping[str, Any] | None = None,
+        images: str | os.PathLike[str] | None = None,
         dtype: str | None = None,
         codec: str = "pcodec",
-        segment_rows: int = DEFAULT_SEGMENT_ROWS,
+        segment_rows: int | None = None,
         overwrite: bool = False,
         memory: int = DEFAULT_MEMORY,
-        progress: Progress | None = None,
+        progress: ProgressOption = False,
     ) -> ActivationSet:
         """Store ready activations exactly: every non-zero, negative ones too; duplicates are summed first.
+
+        The same call resumes an interrupted write. A complete set is left as it is.
 
         Parameters
         ----------
@@ -151,70 +160,65 @@ class Store:
             By default the rows divide evenly among `items`, and without items each row is one.
         items
             A ``metadata.csv``, a DataFrame or a mapping of columns.
+        token_spans
+            First and last character (exclusive) of every token in its text, (n_samples, 2): an array or
+            ``file.npz:name``.
+        sae
+            The SAE that made the activations. A folder, a file or a loaded SAE is recorded with its fingerprint.
+            A name, ``release:sae_id`` or a mapping is recorded as it is; nothing is downloaded.
+        source
+            Where the activations come from: a mapping of JSON-able values, recorded in ``attributes.source``.
+        images
+            The folder that the keys of image items start in, for plots.
         dtype
-            float16, float32 or float64; by default what holds the values exactly. A value that `dtype` cannot hold
-            exactly is an error: only `saestore.build` narrows, and records it.
+            float16, float32 or float64; by default a dtype that holds the values exactly. A value that `dtype` cannot
+            hold exactly is an error: only `saestore.build` narrows, and records it.
+        codec
+            ``pcodec``, or ``blosc`` for readers in other languages.
         segment_rows
-            Rows of a segment while writing; at the end segments are merged into one.
+            Samples per segment, the unit of commit; by default about two million non-zeros.
+        overwrite
+            Replace a set of other content.
         memory
             Bound in bytes on the merge at the end.
-
-        Returns
-        -------
-        ActivationSet
+        progress
+            True shows bars and lines on stderr, False shows nothing, a function receives every line.
 
         Raises
         ------
         InvalidInputError
             A value is not finite, the dtype cannot hold the values, the items do not fit the rows.
         StoreConflictError
-            The set exists and `overwrite` is False.
+            The store has a set of other content at this path, and `overwrite` is False.
         """
         split_set_path(path)
-        csr = _as_csr(matrix)
-        data, stored = _exact_values(csr.data, dtype)
-        _check_finite(csr, data)
-        _check_options(codec, segment_rows)
-        items = None if items is None else as_items(items)
-        index = item_index(item_ptr, items, csr.shape[0])
-        attributes = SetAttributes(
-            n_features=csr.shape[1],
-            dtype=stored,
+        given = _recorded_source(source, images)
+        rows = MatrixRows.of(matrix, dtype, given)
+        check_storage_options(codec, segment_rows)
+        plan = WritePlan(
+            path=path.strip("/"),
+            rows=rows,
+            table=ItemTable.of(rows.n_rows, items, item_ptr, token_spans),
+            dtype=rows.dtype,
             codec=codec,
-            n_items=index.n_items,
-            item_size=index.item_size,
             segment_rows=segment_rows,
-            planned_samples=csr.shape[0],
-            source={"kind": "matrix"},
+            sae=_recorded_sae(sae, path, rows.n_features),
+            settings={name: f"source {name}" for name in given},
         )
-        ids = csr.indices.astype(feature_dtype(csr.shape[1]))
-        with SetWriter(self.root, path) as writer:
-            existing = writer.attributes
-            if existing is not None:
-                # What an interrupted write of a matrix left is written anew; what a build left may be days of work.
-                if not overwrite and (existing.complete or existing.source != attributes.source):
-                    raise StoreConflictError(f"{path} is in the store already; pass overwrite=True to replace it.")
-                writer.clear()
-            start_set(writer, attributes, items, index)
-            for start in range(0, csr.shape[0], segment_rows):
-                stop = min(start + segment_rows, csr.shape[0])
-                a, b = int(csr.indptr[start]), int(csr.indptr[stop])
-                writer.append(csr.indptr[start : stop + 1].astype(np.int64) - a, ids[a:b], data[a:b])
-            writer.finish(memory=memory, progress=progress)
+        write_set(plan, Destination(self.root), Progress(progress), overwrite=overwrite, memory=memory)
         return self[path]
 
-    def compact(self, path: str, *, memory: int = DEFAULT_MEMORY, progress: Progress | None = None) -> ActivationSet:
+    def compact(self, path: str, *, memory: int = DEFAULT_MEMORY, progress: ProgressOption = False) -> ActivationSet:
         """Merge the segments of a set into one, in at most `memory` bytes; queries answer the same all the while."""
         path = self.resolve(path)
         with SetWriter(self.root, path) as writer:
-            writer.compact(memory=memory, progress=progress)
+            writer.compact(memory=memory, progress=Progress(progress).line)
         return self[path]
 
-    def verify(self, path: str | None = None, progress: Progress | None = None) -> Report:
+    def verify(self, path: str | None = None, progress: ProgressOption = False) -> Report:
         """Re-read everything and check it; see `saestore.verify`."""
-        return (
-            verify_store(self.root, progress) if path is None else verify_set(self.root, self.resolve(path), progress)
-        )
+        report = Progress(progress).line
+        return verify_store(self.root, report) if path is None else verify_set(self.root, self.resolve(path), report)
 
     def delete(self, path: str) -> None:
         """Remove an activation set."""
@@ -222,6 +226,16 @@ class Store:
         with SetWriter(self.root, path) as writer:
             writer.clear()
         del self.root[path]
+
+
+def destination_of(store: Any) -> Destination:
+    """Where to write to: an open `Store`, or a folder, URL or zarr store."""
+    return Destination(store.root if isinstance(store, Store) else store)
+
+
+def sae_record(sae: LoadedSAE) -> dict[str, Any]:
+    """What a set records of its SAE."""
+    return {"name": sae.name, **sae.info, "fingerprint": sae.fingerprint()}
 
 
 def _html_row(root: zarr.Group, path: str) -> list[str]:
@@ -236,100 +250,54 @@ def _html_row(root: zarr.Group, path: str) -> list[str]:
         return [path, *[""] * 7, str(error)]
 
 
-def start_set(
-    writer: SetWriter, attributes: SetAttributes, items: Items | None, index: ItemIndex, spans: Array | None = None
-) -> None:
-    """Create a set with its items; `spans` are the characters of every token, int32 (n_samples, 2)."""
+def _recorded_source(source: Mapping[str, Any] | None, images: Any) -> dict[str, Any]:
+    import json
 
-    def fill(group: zarr.Group) -> dict[str, str]:
-        return document_digests(group, write_items(group, items, index, attributes.codec, spans))
-
-    writer.start(attributes, fill)
-
-
-def extend_set(
-    writer: SetWriter, attributes: SetAttributes, items: Items | None, index: ItemIndex, spans: Array | None = None
-) -> None:
-    """Give a complete set more items, of which no samples are there yet.
-
-    Parameters
-    ----------
-    attributes
-        Of the set from then on; ``attributes.items`` is another group than before.
-    items, index, spans
-        Of the items before and the new ones.
-    """
-
-    def fill(group: zarr.Group) -> dict[str, str]:
-        names = write_items(group, items, index, attributes.codec, spans, name=attributes.items)
-        return document_digests(group, names)
-
-    writer.extend(attributes, fill)
-
-
-def item_index(item_ptr: Any, items: Items | None, n_rows: int) -> ItemIndex:
-    """How rows belong to items: given, or divided evenly, or each row an item."""
-    if item_ptr is None and items is None:
-        return ItemIndex(n_rows, 1)
-    return ItemIndex.of(item_pointers(item_ptr, None if items is None else len(items), n_rows))
-
-
-def _as_csr(matrix: Any) -> Any:
-    import scipy.sparse as sp
-
-    if not sp.issparse(matrix):
+    given = dict(source or {})
+    reserved = {"kind", "fingerprint", "items", "items_fingerprint", "token_spans_fingerprint", "images"} & set(given)
+    if reserved:
         raise InvalidInputError(
-            f"matrix is a {type(matrix).__name__}; give a scipy sparse matrix, such as scipy.sparse.csr_array(dense)."
+            f"source has {min(reserved)!r}, which saestore records itself; name it differently.",
+            code="reserved-name",
         )
-    if matrix.ndim != 2 or 0 in matrix.shape:
-        raise InvalidInputError(f"matrix has shape {matrix.shape}; it needs at least one sample and one feature.")
-    if matrix.dtype == np.float16 or not matrix.dtype.isnative:  # scipy holds these, but can do nothing with them
-        matrix = matrix.astype(np.float32 if matrix.dtype == np.float16 else matrix.dtype.newbyteorder("="))
-    csr = sp.csr_array(matrix)
-    if csr is matrix or np.shares_memory(csr.data, matrix.data if hasattr(matrix, "data") else csr.data):
-        csr = csr.copy()
-    csr.sum_duplicates()
-    csr.eliminate_zeros()
-    return csr
+    try:
+        given = dict(json.loads(canonical_json(given)))
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"source must hold JSON-able values ({error}).", code="bad-source") from error
+    if images is None:
+        return given
+    if not Path(images).is_dir():
+        raise NotFoundError(f"there is no folder of images {images}.", code="missing-images")
+    return {**given, "images": str(images)}
 
 
-def _exact_values(data: Array, dtype: str | None) -> tuple[Array, str]:
-    """The values in the narrowest stored dtype that holds them exactly, at least float32, or in the one asked for."""
-    if data.dtype.kind not in "fiub":
+def _recorded_sae(sae: Any, path: str, n_features: int) -> dict[str, Any]:
+    """The record of an SAE that a caller names; with a fingerprint where it can be loaded from here."""
+    name = path.strip("/").split("/")[-1]
+    if sae is None:
+        return {}
+    if isinstance(sae, Mapping):
+        return {"name": name, **sae}
+    if isinstance(sae, str | os.PathLike) and not Path(sae).exists():
+        text = os.fspath(sae)
+        release, colon, sae_id = text.partition(":")
+        if colon and release and sae_id:
+            return {"name": name, "release": release, "sae_id": sae_id}
+        if isinstance(sae, os.PathLike) or len(Path(text).parts) != 1 or Path(text).suffix in (".pt", ".pth"):
+            raise NotFoundError(f"there is no SAE at {text}; give its folder, or a name.", code="missing-sae")
+        return {"name": text}
+    try:
+        from saestore.sae import load_sae
+
+        loaded = load_sae(sae)
+    except ImportError:  # without torch or sae_lens only its place is known
+        return {"name": name, "source": str(sae)}
+    if loaded.d_sae != n_features:
         raise InvalidInputError(
-            f"activations are {data.dtype}; they must be real numbers (float16 to float64, or int)."
+            f"the SAE {loaded.name} has {loaded.d_sae:,} features, the matrix {n_features:,}.", code="wrong-width"
         )
-    if dtype is not None and dtype not in DATA_DTYPES:
-        raise InvalidInputError(f"dtype {dtype!r}: use one of {', '.join(DATA_DTYPES)}.")
-    if dtype is None and data.dtype.kind == "f" and data.dtype.itemsize <= 8:
-        return data, data.dtype.name
-    for name in ("float32", "float64") if dtype is None else (dtype,):
-        with np.errstate(over="ignore"):
-            cast = data.astype(name)
-        with np.errstate(invalid="ignore"):
-            same = (cast.astype(data.dtype) == data) | ~np.isfinite(data)  # what is not finite is told of later
-        if bool(same.all()):
-            return cast, name
-    worst = data[~same][0]
-    raise InvalidInputError(f"activation {worst!r} of dtype {data.dtype} cannot be stored exactly as {name}.")
+    return sae_record(loaded)
 
 
-def _check_finite(csr: Any, data: Array) -> None:
-    bad = np.flatnonzero(~np.isfinite(data))
-    if len(bad):
-        row = int(np.searchsorted(csr.indptr, bad[0], "right")) - 1
-        raise InvalidInputError(
-            f"the activation of sample {row}, feature {int(csr.indices[bad[0]])} is {data[bad[0]]}; "
-            "activations must be finite. Nothing was written."
-        )
-
-
-def _check_options(codec: str, segment_rows: int) -> None:
-    if codec not in CODECS:
-        raise InvalidInputError(f"codec {codec!r}: use one of {', '.join(CODECS)}.")
-    if not 1 <= segment_rows <= MAX_ROWS_PER_SEGMENT:
-        raise InvalidInputError(f"segment_rows {segment_rows}: use 1 to {MAX_ROWS_PER_SEGMENT}.")
-
-
-def _contains(parts: list[str], wanted: list[str]) -> bool:
-    return any(parts[i : i + len(wanted)] == wanted for i in range(len(parts)))
+def _contains(parts: list[str], part: list[str]) -> bool:
+    return any(parts[i : i + len(part)] == part for i in range(len(parts)))

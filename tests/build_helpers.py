@@ -233,7 +233,7 @@ def _serve():
     import tqdm.auto  # noqa: F401
     import zarr.codecs.numcodecs  # noqa: F401
 
-    import saestore.ingest.run_build  # noqa: F401
+    import saestore.ingest.build_plan  # noqa: F401
 
     gc.collect()
     gc.freeze()

@@ -11,9 +11,9 @@ from click.testing import CliRunner
 import saestore
 from saestore.cli import main
 from saestore.format import SetAttributes
-from saestore.store import item_index, start_set
-from saestore.tables import as_items
 from saestore.writing import SetWriter
+from saestore.writing.pipeline import start_set
+from saestore.writing.plan import ItemTable
 
 N_ITEMS, PATCHES, N_FEATURES = 6, 9, 12
 SPLITS = ["train", "train", "cal", "test", "test", "train"]
@@ -87,8 +87,8 @@ def text_store(path: Path) -> Stored:
 
 def write_segments(path, name, dense, sizes, *, item_ptr=None, items=None, spans=None, finish=True) -> None:
     """Write a set in segments of these sizes, with the spans of its tokens; unfinished, it keeps the segments."""
-    items = None if items is None else as_items(items)
-    index = item_index(item_ptr, items, len(dense))
+    table = ItemTable.of(len(dense), items, item_ptr, spans)
+    items, index = table.items, table.index
     attributes = SetAttributes(
         n_features=dense.shape[1],
         dtype=dense.dtype.name,

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 import saestore
 from saestore.activation_set import ActivationSet
 from saestore.format import SetAttributes, feature_dtype
-from saestore.store import Store, start_set
+from saestore.store import Store
 from saestore.tables import as_items
 from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter
+from saestore.writing.pipeline import start_set
 
 PATH = "Shapes/patch/sae"
 SPLITS = np.array(["train", "cal", "test"])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 import saestore
 from saestore.errors import InvalidInputError, LockedError, NotFoundError, StoreConflictError
@@ -28,6 +29,7 @@ from build_helpers import (  # noqa: E402 (what follows needs torch)
     unexplained,
 )
 from embedding_files import LAYOUTS, rows, write_chunks  # noqa: E402
+from raising import raises  # noqa: E402
 
 ARCHITECTURES = ("standard", "topk", "batchtopk", "matryoshka_batchtopk", "jumprelu", "gated")
 LOW = "ignore:.* of the variance of the first:UserWarning"  # an SAE of random weights explains nothing
@@ -184,7 +186,7 @@ def test_into_an_open_store_and_into_memory(tmp_path, build, saes):
     for location in (tmp_path / "other", zarr.storage.MemoryStore()):
         store = saestore.open(location, mode="a")
         assert_holds(build(embeddings=x, store=store, segment_rows=64), dense)
-        assert store.sets() == ["Mine/patch/tiny"]
+        assert list(store) == ["Mine/patch/tiny"]
 
 
 # Items.
@@ -305,7 +307,7 @@ def test_texts_are_found_by_name(scratch, build, saes):
     x = near(saes["tiny"], 30).half()
     torch.save(x, scratch("Embeddings", "Sarcasm") / "Gemma_SAE_patch_embeddings_percentthrumodel_81.pt")
     metadata(scratch("Data", "Sarcasm"), 5, key="text_path")
-    with pytest.raises(InvalidInputError, match=r"which of the 30 tokens belong to which of the 5 texts.*--item-ptr"):
+    with raises(InvalidInputError, "missing-item-ptr", "30 tokens", "5 texts", "--item-ptr"):
         build("Sarcasm")
     torch.save(COUNTS, scratch("GT_Samples", "Sarcasm") / "token_counts_inputsize_('text', 'text2').pt")
     acts = build("Sarcasm")
@@ -451,7 +453,7 @@ def test_a_complete_set_is_left_as_it_is(tmp_path, build, saes, capsys):
 def different(tmp_path, saes):
     """What makes a build another one, by the name that the refusal gives it."""
     return {
-        "SAE weights": {"sae": saes["other"]},
+        "SAE": {"sae": saes["other"]},
         "embeddings": {"embeddings": near(saes["tiny"], 60, seed=9)},
         "items": {"items": metadata(tmp_path / "new", 10, **{"color::red": [1] * 10})},
         "token_spans": {"token_spans": np.zeros((60, 2), int)},
@@ -462,7 +464,7 @@ def different(tmp_path, saes):
     }
 
 
-CAN_DIFFER = ("SAE weights", "embeddings", "items", "token_spans", "dtype", "top_k", "codec", "segment_rows")
+CAN_DIFFER = ("SAE", "embeddings", "items", "token_spans", "dtype", "top_k", "codec", "segment_rows")
 
 
 @pytest.mark.parametrize("what", CAN_DIFFER)
@@ -471,7 +473,7 @@ def test_another_build_is_refused_and_overwrites_when_told(what, different, tmp_
     build(**how)
     before = hashes(tmp_path / "store")
     other = how | different[what]
-    with pytest.raises(StoreConflictError, match=rf"these differ: {what} \([^)]*\)\. Pass --overwrite") as error:
+    with raises(StoreConflictError, "different-content", f"differ: {what} (", "--overwrite") as error:
         build(**other)
     assert "\n" not in str(error.value)
     assert hashes(tmp_path / "store") == before
@@ -484,8 +486,8 @@ def test_another_build_is_refused_and_overwrites_when_told(what, different, tmp_
 
 def test_all_that_differs_is_named(tmp_path, build, saes):
     build(embeddings=near(saes["tiny"], 60))
-    with pytest.raises(
-        StoreConflictError, match=r"differ: embeddings \(.*dtype \(float32 there, float16 now\), top_k \(None"
+    with raises(
+        StoreConflictError, "different-content", "embeddings (", "dtype (float32 there, float16 now)", "top_k (None"
     ):
         build(embeddings=near(saes["tiny"], 61), dtype="float16", top_k=1)
 
@@ -496,8 +498,34 @@ def test_sets_side_by_side(tmp_path, build, saes):
     build(embeddings=x, sample_type="cls")
     build("Other", embeddings=x)
     store = saestore.open(tmp_path / "store")
-    assert store.sets() == ["Mine/cls/tiny", "Mine/patch/tiny", "Other/patch/tiny"]
+    assert list(store) == ["Mine/cls/tiny", "Mine/patch/tiny", "Other/patch/tiny"]
     assert store.verify().ok
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_the_store_is_opened_once(there, tmp_path, build, saes, monkeypatch):
+    """Where there is none, it is looked for once, and created by the first write."""
+    if there:
+        build("Other", embeddings=near(saes["tiny"], 40))
+    attempts, opened, open_group = [], [], zarr.open_group
+
+    def counting(store, *args, **kwargs):
+        if str(store) == str(tmp_path / "store"):
+            attempts.append(kwargs.get("mode"))
+            group = open_group(store, *args, **kwargs)
+            opened.append(group)
+            return group
+        return open_group(store, *args, **kwargs)
+
+    monkeypatch.setattr(zarr, "open_group", counting)
+    with pytest.raises(InvalidInputError):
+        build(embeddings=torch.full((5, D_IN), float("nan")))
+    assert (len(attempts), len(opened)) == (1, int(there))
+    assert (tmp_path / "store").exists() == there
+    assert build(embeddings=near(saes["tiny"], 40)).attributes.complete
+    assert len(opened) == 2 * there
+    build(embeddings=near(saes["tiny"], 40))
+    assert len(opened) == 2 * there + 1
 
 
 def test_a_second_builder_is_refused_while_the_first_lives(tmp_path, build, saes):

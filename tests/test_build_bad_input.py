@@ -47,9 +47,10 @@ def build(tmp_path, sae):
 def refused(tmp_path, build):
     """Builds into a new store and into one that holds a set: the error, and nothing was written."""
 
-    def call(error, match, dataset="Mine", **how):
+    def call(error, match, dataset="Mine", *, code=None, **how):
         with pytest.raises(error, match=match) as first:
             build(dataset, **how)
+        assert code in (None, first.value.code)
         assert isinstance(first.value, SaestoreError)
         assert "\n" not in str(first.value)
         assert not (tmp_path / "store").exists()
@@ -87,7 +88,8 @@ def test_not_finite(writer, value, tmp_path, refused, x):
     x[33, 5] = float(value)
     refused(
         InvalidInputError,
-        rf"^row 33 of .* holds {value};.* Nothing was written",
+        f"row 33 .*{value}",
+        code="not-finite",
         embeddings=WRITERS[writer](tmp_path, x),
     )
 
@@ -95,7 +97,7 @@ def test_not_finite(writer, value, tmp_path, refused, x):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_not_finite_in_other_dtypes(dtype, refused, x):
     x[7, 0], x[8, 0], x[9, 1] = float("inf"), float("-inf"), float("nan")
-    refused(InvalidInputError, "^row 7 of .* holds inf", embeddings=x.to(dtype))
+    refused(InvalidInputError, "row 7 .*inf", code="not-finite", embeddings=x.to(dtype))
 
 
 def test_the_sum_of_finite_rows_may_overflow(build, sae):
@@ -112,7 +114,7 @@ def test_not_finite_far_into_the_file(tmp_path, refused, sae):
     rows = np.zeros((2_200_000, D_IN), np.float32)  # 70 MB: more than is looked at at once
     rows[2_150_000, 3] = np.nan
     np.save(tmp_path / "x.npy", rows)
-    refused(InvalidInputError, r"^row 2,150,000 of .*x\.npy holds nan", embeddings=tmp_path / "x.npy")
+    refused(InvalidInputError, r"row 2,150,000 .*x\.npy.*nan", code="not-finite", embeddings=tmp_path / "x.npy")
 
 
 def test_not_finite_where_the_sae_would_be_silent(tmp_path, refused, x):
@@ -120,7 +122,7 @@ def test_not_finite_where_the_sae_would_be_silent(tmp_path, refused, x):
     pytest.importorskip("sae_lens")
     sae_lens_folder("jumprelu", tmp_path / "mysae")
     x[20] = float("nan")
-    refused(InvalidInputError, r"^row 20 of .* holds nan", embeddings=x, sae=tmp_path / "mysae")
+    refused(InvalidInputError, "row 20 .*nan", code="not-finite", embeddings=x, sae=tmp_path / "mysae")
 
 
 def test_not_finite_in_what_is_still_to_be_done(tmp_path, build, sae):
@@ -143,8 +145,7 @@ def test_not_finite_in_what_is_still_to_be_done(tmp_path, build, sae):
 
 @pytest.mark.parametrize("width", [1, D_IN - 1, D_IN + 1, 512])
 def test_wrong_width(width, refused):
-    message = rf"have width {width}, the SAE tiny takes {D_IN}; check .* Nothing was written"
-    refused(InvalidInputError, message, embeddings=torch.zeros(5, width))
+    refused(InvalidInputError, rf"{width}.*tiny.*{D_IN}", code="wrong-width", embeddings=torch.zeros(5, width))
 
 
 def test_zero_rows(tmp_path, refused):
@@ -219,7 +220,7 @@ def test_sae_folder_without_a_file(file, tmp_path, refused, x):
 
 
 def test_no_sae(refused, x):
-    refused(InvalidInputError, "no SAE given for Mine: pass --sae", embeddings=x, sae=None)
+    refused(InvalidInputError, "Mine.*--sae", code="missing-sae", embeddings=x, sae=None)
 
 
 def test_unknown_sae(refused, x):
@@ -288,7 +289,7 @@ def test_no_such_metadata(tmp_path, refused, x):
         ({"items": 4, "item_ptr": [0, 10, 40]}, "has 3 pointers; 4 items need 5, from 0 to 40"),
         ({"items": 2, "item_ptr": [0, 10, 41]}, "ends at 41, but the embeddings have 40 rows"),
         ({"items": 7, "sample_type": "cls"}, "7 items of 1 rows each would be 7 rows, but there are 40"),
-        ({"items": 4, "sample_type": "token"}, "which of the 40 tokens belong to which of the 4 texts is not known"),
+        ({"items": 4, "sample_type": "token"}, "which of the 40 tokens belong to which of the 4 texts"),
         (
             {"items": 4, "token_spans": np.zeros((39, 2), int)},
             r"int64 \(39, 2\); token spans are integers of shape \(40, 2\)",
@@ -326,27 +327,36 @@ def test_a_name_that_no_store_can_hold(name, refused, x):
 
 
 @pytest.mark.parametrize(
-    ("how", "message"),
+    ("how", "code", "named"),
     [
-        ({"sample_type": "patches"}, "sample_type 'patches': use one of patch, token, cls"),
-        ({"dtype": "bfloat16"}, r"dtype 'bfloat16': use float32 \(lossless\) or float16"),
-        ({"dtype": "int8"}, "dtype 'int8'"),
-        ({"codec": "zip"}, "codec 'zip': use one of pcodec, blosc"),
-        ({"top_k": 0}, "top_k 0: keep at least 1"),
-        ({"top_k": -3}, "top_k -3"),
-        ({"segment_rows": 0}, "segment_rows 0: use 1 to 4294967295"),
-        ({"segment_rows": 2**32}, "segment_rows 4294967296"),
-        ({"device": "gpu"}, "device 'gpu' cannot be used .* this machine has cpu"),
-        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used"),
+        ({"sample_type": "patches"}, "unknown-sample-type", "'patches'.*patch, token, cls"),
+        ({"dtype": "bfloat16"}, "unknown-dtype", "'bfloat16'.*float32.*float16"),
+        ({"dtype": "int8"}, "unknown-dtype", "'int8'"),
+        ({"codec": "zip"}, "unknown-codec", "'zip'.*pcodec, blosc"),
+        ({"top_k": 0}, "bad-top-k", "0"),
+        ({"top_k": -3}, "bad-top-k", "-3"),
+        ({"segment_rows": 0}, "bad-segment-rows", "0.*4294967295"),
+        ({"segment_rows": 2**32}, "bad-segment-rows", "4294967296"),
+        ({"images": "folder"}, "several-inputs", "embeddings, images and texts"),
+        ({"layer": 3}, "unused-option", "layer"),
+        ({"progress": "yes"}, "bad-progress", "'yes'"),
+        ({"ground_truth": True}, "bad-ground-truth", "True"),
+        ({"device": "gpu"}, None, "'gpu'.*cpu"),
+        ({"device": "cuda:99"}, None, "'cuda:99'"),
     ],
 )
-def test_options(how, message, refused, x):
-    refused(InvalidInputError, message, embeddings=x, **how)
+def test_options(how, code, named, refused, x):
+    refused(InvalidInputError, named, code=code, embeddings=x, **how)
 
 
 def test_a_sample_type_that_the_dataset_has_not(refused, x):
     refused(
-        InvalidInputError, "CLEVR has patch and cls samples, not 'token'", "CLEVR", embeddings=x, sample_type="token"
+        InvalidInputError,
+        "CLEVR.*patch and cls.*'token'",
+        "CLEVR",
+        code="unknown-sample-type",
+        embeddings=x,
+        sample_type="token",
     )
 
 
@@ -441,12 +451,12 @@ def test_file_system_is_read_only(read_only_disk, build, x):
 # Memory.
 
 PEAK = """
-import sys, warnings, saestore.ingest.run_build, saestore.ingest.encode_pipeline
+import sys, warnings, saestore.ingest.encoded_rows, saestore.writing.pipeline
 import saestore.sae.encode, saestore.embeddings.base
 import saestore.storage.arrays
 warnings.simplefilter("ignore")
-saestore.ingest.run_build._MERGE_MEMORY = 8 << 20
-saestore.ingest.encode_pipeline._CHECK_BYTES = saestore.sae.encode._BATCH_BYTES = 1 << 20
+saestore.writing.pipeline.MERGE_MEMORY = 8 << 20
+saestore.ingest.encoded_rows._CHECK_BYTES = saestore.sae.encode._BATCH_BYTES = 1 << 20
 saestore.embeddings.base._REMAP_BYTES = 1 << 20
 saestore.storage.arrays.SHARD = 1 << 17
 folder, n = sys.argv[1], sys.argv[2]

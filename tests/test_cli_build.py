@@ -157,7 +157,7 @@ def test_all_sample_types_whose_embeddings_are_found(scratch, sae):
     found_by_name(scratch, "CLEVR", CLS, 2)
     result = invoke("build", "clevr", "--sae", sae)
     assert result.exit_code == 0, result.stderr
-    assert saestore.open("activations.zarr").sets() == ["CLEVR/cls/my-sae", "CLEVR/patch/my-sae"]
+    assert list(saestore.open("activations.zarr")) == ["CLEVR/cls/my-sae", "CLEVR/patch/my-sae"]
     assert result.stdout.index("CLEVR/patch/my-sae") < result.stdout.index("CLEVR/cls/my-sae")
     assert "skipping" not in result.stderr
 
@@ -168,7 +168,7 @@ def test_a_sample_type_without_embeddings_is_skipped_with_a_reason(scratch, sae)
     assert result.exit_code == 0, result.stderr
     (line,) = [line for line in result.stderr.splitlines() if "skipping" in line]
     assert PATCHES in line
-    assert saestore.open("activations.zarr").sets() == ["CLEVR/cls/my-sae"]
+    assert list(saestore.open("activations.zarr")) == ["CLEVR/cls/my-sae"]
 
 
 def test_one_sample_type_of_several_datasets(scratch, sae):
@@ -183,7 +183,7 @@ def test_without_a_name_all_known_datasets_that_are_found(scratch, sae):
     found_by_name(scratch, "Coco", CLS, 3)
     result = invoke("build", "--sae", sae)
     assert result.exit_code == 0, result.stderr
-    assert saestore.open("activations.zarr").sets() == ["Coco/cls/my-sae"]
+    assert list(saestore.open("activations.zarr")) == ["Coco/cls/my-sae"]
     skipped = [line for line in result.stderr.splitlines() if "skipping" in line]
     # One line for each of the six others, and one for its patches.
     assert [line.split()[2] for line in skipped].count("Coco:") == 1

@@ -16,9 +16,9 @@ from zarr.storage import MemoryStore
 import saestore
 from saestore.errors import CorruptStoreError, NotFoundError
 from saestore.format import SegmentInfo, SetAttributes
-from saestore.store import start_set
 from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter
+from saestore.writing.pipeline import start_set
 
 MIB = 1 << 20
 

@@ -18,9 +18,9 @@ from benchmarks.counting import CountingStore, decoded
 from saestore.format import SegmentInfo, SetAttributes, feature_dtype
 from saestore.segment import Segment, limit_fan_in, merge
 from saestore.storage import SnapshotStore, stored_bytes
-from saestore.store import start_set
 from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter
+from saestore.writing.pipeline import start_set
 
 N, FEATURES, L0, ITEM, SEGMENT_ROWS = 6_000, 1_000, 16, 20, 2_000
 CHUNK, SHARD = 1 << 10, 1 << 16

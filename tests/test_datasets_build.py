@@ -94,7 +94,7 @@ def test_all_that_is_found_is_built_by_one_command(everything):
         for sample_type in (("token", "cls") if layout.modality == "text" else ("patch", "cls"))
     }
     assert {found["path"] for found in built["sets"]} == expected
-    assert set(saestore.open(root / "s.zarr").sets()) == expected
+    assert set(saestore.open(root / "s.zarr")) == expected
 
 
 def test_datasets_lists_what_was_found_and_what_is_stored(everything):
@@ -134,7 +134,7 @@ def test_counts_of_a_text_that_was_cut_are_refused_by_name(one, sae):
     _, truth = one("Sarcasm")
     torch.save(dataset_folders.counts(cut=None)[0], truth / f"token_counts{TEXT}")
     line = refused_last(words("Sarcasm", sae, "--sample-type", "token"))
-    for part in ("text 4", "600 tokens", "512", "just what there is", "--item-ptr"):
+    for part in ("text 4", "600 tokens", "512", "exactly the rows", "--item-ptr"):
         assert part in line, line
     assert "Sarcasm" not in stored()
 
@@ -175,7 +175,7 @@ def refused_last(command):
 
 def stored():
     try:
-        return " ".join(saestore.open("activations.zarr").sets())
+        return " ".join(saestore.open("activations.zarr"))
     except saestore.errors.NotFoundError:
         return ""
 

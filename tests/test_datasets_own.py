@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_stores import invoke
+from raising import raises
 
 import saestore
 
@@ -17,7 +18,7 @@ from dataset_folders import N_ITEMS, lay_out  # noqa: E402
 
 from saestore.errors import InvalidInputError, NotFoundError  # noqa: E402
 from saestore.superactivators.datasets import find_dataset, known_datasets  # noqa: E402
-from saestore.superactivators.search import find_embeddings  # noqa: E402
+from saestore.superactivators.file_names import find_embeddings  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +100,7 @@ def test_paths_are_relative_to_the_file_and_others_stay(here):
     assert (found.sae, found.items) == ("release:id", "m.csv")
     assert dict(found.embeddings) == {"patch": "/e/p.npy", "cls": "s3://bucket/x.zarr"}
     assert find_embeddings(found, "cls") == "s3://bucket/x.zarr"
-    with pytest.raises(NotFoundError, match=r"/e/p\.npy"):
+    with raises(NotFoundError, "no-such-file", "/e/p.npy"):
         find_embeddings(found, "patch")
 
 
@@ -118,29 +119,28 @@ def test_the_file_may_say_where_a_known_one_lies(here):
 
 
 WRONG = {
-    "[datasets.A]\nmodality = 'sound'": r"\[datasets\.A\] has modality = 'sound'; allowed are",
-    "[datasets.A]\nsae = 'x'": r"\[datasets\.A\] has no modality; allowed are",
-    "[datasets.A]\nmodality = 'text'\nembedding = 'x'": "has 'embedding'. Did you mean embeddings. Allowed are mod",
-    "[dataset.A]\nmodality = 'text'": "the file has 'dataset'. Did you mean datasets",
-    "datasets = 3": "datasets is no table",
-    "[datasets]\nA = 3": r"datasets\.A is no table; write \[datasets\.A\]",
-    "[datasets.A]\nmodality = 'image'\npatches = 0": "patches = 0; allowed is an integer from 1 up",
-    "[datasets.A]\nmodality = 'image'\npatches = true": "patches = True; allowed is an integer",
-    "[datasets.A]\nmodality = 'image'\nembeddings = 'x.npy'": "embeddings = 'x.npy'; allowed is a table",
-    "[datasets.A]\nmodality = 'image'\nembeddings = { token = 'x' }": "embeddings of 'token'; .* patch, cls",
-    "[datasets.A]\nmodality = 'image'\nitems = 3": "items = 3; allowed is a text",
-    "[datasets.CLEVR]\nmodality = 'text'": "CLEVR is of images; give yours another name",
-    "[datasets.'a/b']\nmodality = 'text'": "'a/b' is no name",
-    "[datasets.A": "cannot be read as TOML",
+    "[datasets.A]\nmodality = 'sound'": ("[datasets.A]", "'sound'", "image", "text"),
+    "[datasets.A]\nsae = 'x'": ("[datasets.A]", "modality"),
+    "[datasets.A]\nmodality = 'text'\nembedding = 'x'": ("'embedding'", "'embeddings'", "modality"),
+    "[dataset.A]\nmodality = 'text'": ("'dataset'", "'datasets'"),
+    "datasets = 3": ("datasets", "[datasets.NAME]"),
+    "[datasets]\nA = 3": ("datasets.A", "[datasets.A]"),
+    "[datasets.A]\nmodality = 'image'\npatches = 0": ("patches = 0",),
+    "[datasets.A]\nmodality = 'image'\npatches = true": ("patches = True",),
+    "[datasets.A]\nmodality = 'image'\nembeddings = 'x.npy'": ("embeddings = 'x.npy'",),
+    "[datasets.A]\nmodality = 'image'\nembeddings = { token = 'x' }": ("'token'", "patch, cls"),
+    "[datasets.A]\nmodality = 'image'\nitems = 3": ("items = 3",),
+    "[datasets.CLEVR]\nmodality = 'text'": ("CLEVR", "images"),
+    "[datasets.'a/b']\nmodality = 'text'": ("'a/b'",),
+    "[datasets.A": ("TOML",),
 }
 
 
 @pytest.mark.parametrize("text", WRONG)
 def test_what_the_file_may_not_say_is_refused_by_name(text):
     config(text)
-    with pytest.raises(InvalidInputError, match=WRONG[text]) as error:
+    with raises(InvalidInputError, "bad-config", "saestore.toml", *WRONG[text]):
         known_datasets()
-    assert "saestore.toml" in str(error.value)
 
 
 def test_without_a_file_there_are_seven():

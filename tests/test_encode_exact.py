@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from raising import raises
 
 from saestore.errors import InvalidInputError
 
@@ -15,9 +16,9 @@ sae_lens = pytest.importorskip("sae_lens")
 from saestore.sae import load_sae  # noqa: E402
 from saestore.sae.bf16.candidates import CandidateFilter  # noqa: E402
 from saestore.sae.bf16.error_bounds import RowBounds, as_bfloat16, prepare  # noqa: E402
-from saestore.sae.bf16.self_test import fault, pays  # noqa: E402
+from saestore.sae.bf16.self_test import find_violation, is_profitable  # noqa: E402
 from saestore.sae.encode import make_encoder  # noqa: E402
-from saestore.sae.forward import Above, Affine, TopK, forward_of  # noqa: E402
+from saestore.sae.forward import AboveThreshold, Affine, TopK, forward_of  # noqa: E402
 
 D_IN, D_SAE, K, ROWS = 48, 2048, 4, 64
 KINDS = ("topk", "topk rescaled", "jumprelu", "standard", "clip_scope")
@@ -96,7 +97,7 @@ DATA = ("random", "zero", "constant", "huge", "tiny", "subnormal", "outliers", "
 
 def both(loaded, x, batch_rows=ROWS):
     """What the float32 product and the candidates give; and the Encoder of the latter."""
-    encoders = [make_encoder(loaded, exact=exact) for exact in ("float32", "bfloat16")]
+    encoders = [make_encoder(loaded, matmul_precision=exact) for exact in ("float32", "bfloat16")]
     for encoder in encoders:
         encoder.batch_rows = batch_rows
     return *(encoder.encode(x) for encoder in encoders), encoders[1]
@@ -176,9 +177,9 @@ def test_refuses_the_row_that_the_float32_product_refuses(kind, bad, tmp_path):
     x[7] = bad
     messages = []
     for exact in ("float32", "bfloat16"):
-        encoder = make_encoder(sae_of(kind, tmp_path), exact=exact)
+        encoder = make_encoder(sae_of(kind, tmp_path), matmul_precision=exact)
         encoder.batch_rows = ROWS
-        with pytest.raises(InvalidInputError, match=r"row 1,007: .* feature") as caught:
+        with raises(InvalidInputError, "not-finite", "row 1,007", "feature") as caught:
             encoder.encode(x, first_row=1000)
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
@@ -258,11 +259,11 @@ def test_a_batch_with_many_such_rows_falls_back_whole():
 
 @pytest.mark.parametrize("exact", ["auto", "bfloat16"])
 def test_auto_leaves_off_where_rows_keep_falling_back(exact, monkeypatch):
-    monkeypatch.setattr("saestore.sae.encode.pays", lambda _: True)  # as it would of a larger SAE
-    encoder = make_encoder(spread_out(), exact=exact)
+    monkeypatch.setattr("saestore.sae.bf16.is_profitable", lambda _: True)  # as it would of a larger SAE
+    encoder = make_encoder(spread_out(), matmul_precision=exact)
     encoder.batch_rows = ROWS
     x = torch.zeros(ROWS * 80, D_IN)
-    assert_equal(encoder.encode(x), make_encoder(spread_out(), exact="float32").encode(x))
+    assert_equal(encoder.encode(x), make_encoder(spread_out(), matmul_precision="float32").encode(x))
     rows = encoder.encoding["rows"]
     assert encoder.encoding["rows_fallback"] == rows
     assert rows == len(x) if exact == "bfloat16" else 0 < rows < len(x)
@@ -292,7 +293,7 @@ def test_no_value_is_further_from_exact_or_float32_than_its_bound(d_in, data, ki
     weight[:, 1::5] = weight[:, 1::5].bfloat16().float()
     bias = None if kind == "plain" else random(d_sae, seed=seed + 2) * 10
     scale = random(d_sae, seed=seed + 3).abs() if kind == "scaled" else None
-    select = Above(random(d_sae, seed=seed + 4).abs()) if kind == "threshold" else TopK(3)
+    select = AboveThreshold(random(d_sae, seed=seed + 4).abs()) if kind == "threshold" else TopK(3)
     affine = Affine(weight, None, bias, scale)
     candidates = CandidateFilter(affine, select)
     rows = RowBounds.of(shifted, candidates.bounds)
@@ -301,7 +302,7 @@ def test_no_value_is_further_from_exact_or_float32_than_its_bound(d_in, data, ki
     error = rows.error(y, bounds.norm, bounds.lost, bounds.offset)[~rows.out_of_range].double()
     exact = shifted.double() @ weight.double() + (0 if bias is None else bias.double())
     exact = exact * (1 if scale is None else scale.double())
-    taken = select.threshold if isinstance(select, Above) else torch.zeros(1)
+    taken = select.threshold if isinstance(select, AboveThreshold) else torch.zeros(1)
     for value in (exact, affine(shifted, torch.empty(16, d_sae)).double()):
         off = (y.double() - (value - taken.double())).abs()[~rows.out_of_range]
         assert (off <= error).all()
@@ -362,7 +363,7 @@ class AddsUpInAnotherOrder(CandidateFilter):
 )
 def test_trial_finds_a_product_that_is_not_as_assumed(kind, reason):
     candidates = kind(Affine(random(256, 512) / 16, None), TopK(3))
-    found = fault(candidates, torch.empty(64, 512))
+    found = find_violation(candidates, torch.empty(64, 512))
     assert found is None if reason is None else reason in found
 
 
@@ -374,7 +375,7 @@ def test_trial_finds_a_setting_that_lets_float32_products_use_fewer_bits():
         error = (x @ weight - (x.double() @ weight.double())).abs().max()
         if error < 1e-3:
             pytest.skip("this processor's float32 product has no such setting")
-        assert "fewer bits" in fault(CandidateFilter(Affine(weight, None), TopK(3)), torch.empty(64, 512))
+        assert "fewer bits" in find_violation(CandidateFilter(Affine(weight, None), TopK(3)), torch.empty(64, 512))
     finally:
         torch.backends.mkldnn.matmul.fp32_precision = before
 
@@ -390,10 +391,10 @@ def test_bfloat16_is_refused_where_it_cannot_be_had():
     }
     for reason, sae in cases.items():
         assert make_encoder(load_sae(sae)).encoding == {"mode": "float32"}
-        with pytest.raises(InvalidInputError, match=f"bfloat16 candidates on cpu: .*{reason}.*'float32'"):
-            make_encoder(load_sae(sae), exact="bfloat16")
-    with pytest.raises(InvalidInputError, match="'int8'; use one of auto, float32, bfloat16"):
-        make_encoder(load_sae(cases["are float64"]), exact="int8")
+        with raises(InvalidInputError, "bfloat16-unsupported", "cpu", reason):
+            make_encoder(load_sae(sae), matmul_precision="bfloat16")
+    with raises(InvalidInputError, "unknown-choice", "int8", "auto, float32, bfloat16"):
+        make_encoder(load_sae(cases["are float64"]), matmul_precision="int8")
 
 
 def test_auto_takes_it_where_it_pays():
@@ -401,9 +402,9 @@ def test_auto_takes_it_where_it_pays():
     encoder, x = make_encoder(loaded), random(64, 768)
     encoder.batch_rows = 64
     batch = encoder.encode(x)
-    expected_mode = "bfloat16-candidates" if pays(forward_of(loaded.module)) else "float32"
+    expected_mode = "bfloat16-candidates" if is_profitable(forward_of(loaded.module)) else "float32"
     assert encoder.encoding["mode"] == expected_mode
-    assert_equal(batch, make_encoder(loaded, exact="float32").encode(x))
+    assert_equal(batch, make_encoder(loaded, matmul_precision="float32").encode(x))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")

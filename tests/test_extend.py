@@ -10,10 +10,10 @@ from zarr.storage import MemoryStore
 
 import saestore
 from saestore.format import SetAttributes
-from saestore.store import extend_set, start_set
 from saestore.tables import as_items
 from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter
+from saestore.writing.pipeline import start_set
 
 PATH = "Mine/token/some"
 RANDOM = np.random.default_rng(0)
@@ -51,7 +51,7 @@ def extend(writer, n_items):
     attributes = replace(
         writer.attributes, n_items=n_items, planned_samples=int(PTR[n_items]), items=f"items-{n_items}"
     )
-    extend_set(writer, attributes, table(n_items), ItemIndex.of(PTR[: n_items + 1]), SPANS[: PTR[n_items]])
+    start_set(writer, attributes, table(n_items), ItemIndex.of(PTR[: n_items + 1]), SPANS[: PTR[n_items]])
 
 
 def check(acts, n_items, n_samples):

@@ -21,9 +21,9 @@ from saestore.diagnostics import stream
 from saestore.diagnostics.stream import ValueCounts, quantile_of_counts
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
 from saestore.format import SetAttributes
-from saestore.store import start_set
 from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter
+from saestore.writing.pipeline import start_set
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 CLEVR, ISARCASM = EXAMPLES / "clevr", EXAMPLES / "isarcasm"

@@ -26,7 +26,7 @@ def expected() -> dict[str, np.ndarray]:
 
 
 def test_nothing_is_wrong_with_it(store):
-    assert store.sets() == ["Toy/patch/compacted", "Toy/token/growing"]
+    assert list(store) == ["Toy/patch/compacted", "Toy/token/growing"]
     assert not store.verify().problems
 
 

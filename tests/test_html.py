@@ -96,7 +96,7 @@ def test_store_shows_what_cannot_be_read(tmp_path):
     (tmp_path / "s.zarr" / "D" / "zarr.json").write_text("no json")
     store = saestore.open(tmp_path / "s.zarr")
     with pytest.raises(SaestoreError):
-        store.sets()
+        list(store)
     assert any(text.startswith("Damaged: ") for text in Page(store._repr_html_()).texts)
 
 

@@ -19,7 +19,7 @@ ENTRIES = 20  # of a row
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Blocks so small that what grows with the file would show beside them."""
-    for module in ("formats.scipy_npz", "formats.selection"):
+    for module in ("formats.base", "formats.selection"):
         monkeypatch.setattr(f"saestore.{module}.BLOCK", 8000)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from killing_imports import FORMATS
+from raising import raises
 from strategies import make_case
 
 import saestore
@@ -32,11 +33,11 @@ class Stopped(Exception):
 
 
 def stop_after(n):
-    """A progress that ends an import after its n-th segment."""
+    """A progress that ends an import when it has read its n-th segment; the one before it is still written."""
 
     def progress(message):
         nonlocal n
-        n -= message.endswith("samples written")
+        n -= "samples read" in message
         if not n:
             raise Stopped
 
@@ -50,7 +51,7 @@ def half(tmp_path):
     sp.save_npz(tmp_path / "x.npz", case.csr)
     store = tmp_path / "s.zarr"
     with pytest.raises(Stopped):
-        saestore.import_activations(PATH, tmp_path / "x.npz", store=store, segment_rows=16, progress=stop_after(1))
+        saestore.import_activations(PATH, tmp_path / "x.npz", store=store, segment_rows=16, progress=stop_after(2))
     return case, tmp_path / "x.npz", store
 
 
@@ -64,7 +65,11 @@ def test_what_is_committed_is_there_and_stays(half):
     acts = saestore.import_activations(PATH, path, store=store, progress=said.append)
     assert np.array_equal(acts.dense(), case.dense)
     # Neither checked nor written again.
-    assert not [line for line in said if "16 of 48 samples written" in line]
+    assert said[:2] == [
+        f"{PATH}: 48 of 48 samples checked, {case.csr[16:].nnz / 32:.1f} active/row",
+        f"{PATH}: going on after 16 of 48 samples.",
+    ]
+    assert said[2].startswith(f"{PATH}: 32 of 48 samples read")
     assert acts.attributes.source["faults"] == saestore.check_import(PATH, path).to_json()["faults"]
 
 
@@ -73,7 +78,7 @@ def test_another_file_does_not_go_on_with_it(half, tmp_path):
     sp.save_npz(tmp_path / "other.npz", 2 * case.csr)
     before = saestore.open(store)[PATH].attributes
     for how in ({"path": tmp_path / "other.npz"}, {"path": path, "segment_rows": 17}, {"path": path, "codec": "blosc"}):
-        with pytest.raises(StoreConflictError, match="is in the store already, from elsewhere"):
+        with raises(StoreConflictError, "different-content", PATH):
             saestore.import_activations(PATH, store=store, **how)
     assert saestore.open(store)[PATH].attributes == before
     acts = saestore.import_activations(PATH, tmp_path / "other.npz", store=store, overwrite=True)
@@ -86,8 +91,8 @@ def test_a_file_that_was_damaged_since(half):
     csr = case.csr
     csr.data[-1] = np.nan
     sp.save_npz(path, csr)
-    with pytest.raises(StoreConflictError, match="these differ: files"):
+    with raises(StoreConflictError, "different-content", "files ("):
         saestore.import_activations(PATH, path, store=store)
-    with pytest.raises(InvalidInputError, match="not finite"):
+    with raises(InvalidInputError, "errors-in-file", "nan"):
         saestore.import_activations(PATH, path, store=store, overwrite=True)
     assert np.array_equal(saestore.open(store)[PATH].dense(), case.dense[:16])

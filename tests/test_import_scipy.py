@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from raising import raises
 from strategies import cases, make_case, memory_store
 
 import saestore
@@ -67,9 +68,9 @@ def test_integers_become_floats_that_equal_them(tmp_path):
         matrix = sp.csr_array(np.array([[0, 1], [1, 0]], dtype))
         assert imported(save(tmp_path, matrix)).dtype == stored
     large = sp.csr_array(np.array([[2**53 + 1, 0]], np.int64))
-    with pytest.raises(InvalidInputError, match="9007199254740993, which no float64 equals"):
+    with raises(InvalidInputError, "inexact-value", "9007199254740993", "float64"):
         imported(save(tmp_path, large))
-    with pytest.raises(InvalidInputError, match="holds complex64"):
+    with raises(InvalidInputError, "unsupported-dtype", "complex64"):
         imported(save(tmp_path, sp.csr_array(np.eye(2, dtype=np.complex64))))
 
 
@@ -91,12 +92,12 @@ def test_faults_are_counted_and_told(tmp_path):
     assert np.array_equal(acts.dense(), [[0, 0, -2, 0, 1], [0] * 5, [5, 0, 0, 3, 0]])
     found = faults(acts)
     assert {kind: (f["severity"], f["count"]) for kind, f in found.items()} == {
-        "explicit_zeros": ("recorded", 1),
-        "negative": ("recorded", 1),
-        "unsorted": ("corrected", 1),
-        "duplicates": ("corrected", 1),
+        "explicit_zeros": ("info", 1),
+        "negative": ("info", 1),
+        "unsorted": ("fixed", 1),
+        "summed_duplicates": ("fixed", 1),
     }
-    assert "row 2 has feature 3 more than once; added up, as scipy does" in found["duplicates"]["message"]
+    assert "row 2 has feature 3" in found["summed_duplicates"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -110,19 +111,19 @@ def test_faults_are_counted_and_told(tmp_path):
 )
 def test_what_would_change_answers_is_refused(tmp_path, indices, data, kind, message):
     path = raw_csr(tmp_path, [0, 1, 2], np.array(indices), np.array(data, np.float32), [2, 5])
-    with pytest.raises(InvalidInputError, match=f"raw.npz: .*{message}.* Nothing was written"):
+    with raises(InvalidInputError, "errors-in-file", "raw.npz", message):
         imported(path, tmp_path / "s.zarr")
     assert not (tmp_path / "s.zarr").exists()
     report = saestore.check_import(PATH, path)
     assert not report.ok
-    assert [(f.kind, f.severity) for f in report.faults] == [(kind, "refused")]
+    assert [(f.kind, f.severity) for f in report.faults] == [(kind, "error")]
     assert message in report.faults[0].message
 
 
 def test_a_sum_that_overflows_is_refused(tmp_path):
     big = np.finfo(np.float32).max
     path = raw_csr(tmp_path, [0, 2], [1, 1], np.array([big, big], np.float32), [1, 3])
-    with pytest.raises(InvalidInputError, match="row 0, feature 1 is inf"):
+    with raises(InvalidInputError, "errors-in-file", "row 0, feature 1 is inf"):
         imported(path)
 
 
@@ -132,7 +133,7 @@ def test_float16_is_kept_and_its_infinity_explained(tmp_path):
     assert acts.dtype == np.float16
     assert acts.dense().tolist() == [[0.5, 0, 65504]]
     path = raw_csr(tmp_path, [0, 1], [0], np.array([np.inf], np.float16), [1, 3])
-    with pytest.raises(InvalidInputError, match="float16 holds nothing above 65,504, so it may be an overflow"):
+    with raises(InvalidInputError, "errors-in-file", "float16", "65,504"):
         imported(path)
 
 
@@ -161,40 +162,40 @@ def flipped(path):
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("damage", "error", "code"),
     [
-        (truncated, "truncated, or not a .npz"),
-        (without("format"), "not written by scipy.sparse.save_npz.*no array 'format'"),
-        (without("indptr"), "has no array 'indptr'"),
-        (flipped, "truncated, or not a .npz"),
-        (lambda path: path.write_bytes(b"hello"), "truncated, or not a .npz"),
+        (truncated, InvalidInputError, "damaged-file"),
+        (without("format"), InvalidInputError, "not-a-matrix"),
+        (without("indptr"), NotFoundError, "no-such-array"),
+        (flipped, InvalidInputError, "damaged-file"),
+        (lambda path: path.write_bytes(b"hello"), InvalidInputError, "damaged-file"),
     ],
 )
 @pytest.mark.parametrize("kind", ["csr", "csc"])
-def test_damage_is_one_clear_error(tmp_path, damage, message, kind):
+def test_damage_is_one_clear_error(tmp_path, damage, error, code, kind):
     path = save(tmp_path, make_case(2, 200, 9).csr.asformat(kind), compressed=False)
     damage(path)
-    with pytest.raises((InvalidInputError, NotFoundError), match=message):
+    with raises(error, code, path):
         imported(path, tmp_path / "s.zarr")
     assert not (tmp_path / "s.zarr").exists()
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "code", "named"),
     [
-        ({"indptr": [0, 2, 1, 3]}, "indptr does not ascend"),
-        ({"indptr": [0, 1, 2, 9]}, "indptr ends at 9, but there are 3 activations"),
-        ({"indptr": [0, 1]}, "indptr does not ascend from 0 in 4 steps"),
-        ({"shape": [0, 5]}, r"has the shape \[0, 5\]"),
-        ({"shape": [3, 5, 7]}, r"has the shape \[3, 5, 7\]"),
-        ({"format": b"lil"}, "is a 'lil' matrix"),
-        ({"data": np.array([{}, {}, {}])}, "pickled Python objects"),
+        ({"indptr": [0, 2, 1, 3]}, "damaged-file", "indptr"),
+        ({"indptr": [0, 1, 2, 9]}, "damaged-file", "3"),
+        ({"indptr": [0, 1]}, "damaged-file", "4"),
+        ({"shape": [0, 5]}, "bad-shape", "[0, 5]"),
+        ({"shape": [3, 5, 7]}, "bad-shape", "[3, 5, 7]"),
+        ({"format": b"lil"}, "not-a-matrix", "'lil'"),
+        ({"data": np.array([{}, {}, {}])}, "pickled", "data"),
     ],
 )
-def test_arrays_that_contradict_each_other(tmp_path, change, message):
+def test_arrays_that_contradict_each_other(tmp_path, change, code, named):
     arrays = {"indptr": [0, 1, 2, 3], "indices": [0, 1, 2], "data": np.ones(3, np.float32), "shape": [3, 5]}
     np.savez(tmp_path / "raw.npz", **{"format": b"csr", **arrays, **change})
-    with pytest.raises(InvalidInputError, match=message):
+    with raises(InvalidInputError, code, "raw.npz", named):
         imported(tmp_path / "raw.npz")
 
 
@@ -202,7 +203,7 @@ def test_arrays_that_contradict_each_other(tmp_path, change, message):
 def test_a_sample_out_of_range_is_damage(tmp_path, kind):
     arrays = {"csc": {"indptr": [0, 2], "indices": [0, 7]}, "coo": {"row": [0, 7], "col": [0, 0]}}[kind]
     np.savez(tmp_path / "raw.npz", format=kind.encode(), shape=[3, 1], data=np.ones(2, np.float32), **arrays)
-    with pytest.raises(InvalidInputError, match="names sample 7; there are 3"):
+    with raises(InvalidInputError, "damaged-file", "7", "3"):
         imported(tmp_path / "raw.npz")
 
 
@@ -211,7 +212,7 @@ def test_items_that_do_not_fit(tmp_path):
     path = save(tmp_path, case.csr)
     with pytest.raises(InvalidInputError, match="30 rows do not divide among 7 items"):
         imported(path, items={"image_path": list("abcdefg")})
-    with pytest.raises(InvalidInputError, match="which of the 30 tokens belong to which of the 2 texts"):
+    with pytest.raises(InvalidInputError, match="which of the 30 tokens"):
         saestore.import_activations("A/token/x", path, items={"text": ["a", "b"]}, store=memory_store())
     with pytest.raises(InvalidInputError, match="sample type 'pixel'"):
         saestore.import_activations("A/pixel/x", path, store=memory_store())
@@ -253,7 +254,7 @@ def test_the_input_may_move_and_is_known_again(tmp_path):
 def test_reads_stay_within_a_block(tmp_path, monkeypatch):
     """Segments and blocks that fit nothing evenly, and entries that a spool has to sort."""
     case = make_case(5, 47, 13, density=0.5)
-    monkeypatch.setattr("saestore.formats.scipy_npz.BLOCK", 29)
+    monkeypatch.setattr("saestore.formats.base.BLOCK", 29)
     monkeypatch.setattr("saestore.formats.spool._BUCKET", 5)
     for kind in ("csr", "csc", "coo"):
         acts = imported(save(tmp_path, case.csr.asformat(kind)), segment_rows=11)

@@ -65,7 +65,7 @@ def test_a_second_writer_is_told_who_writes_where_and_since_when(any_store):
 def test_the_lock_is_of_one_set_and_not_of_the_store(any_store):
     with SetWriter(any_store.root, PATH):
         write_case(any_store, CASE, "Shapes/patch/other")
-    assert any_store.sets() == ["Shapes/patch/other"]
+    assert list(any_store) == ["Shapes/patch/other"]
 
 
 def test_readers_need_no_lock_and_a_report_leaves_a_living_writers_work_alone(any_store):

@@ -121,3 +121,28 @@ def test_a_bos_that_the_sae_does_not_want_is_left_out(tmp_path, models):
     rows, _ = expected_rows(models("llama"), 1, add_special_tokens=False)
     assert_holds(acts, encoded(loaded, rows))
     assert acts.attributes.source["not_stored"] == ["padding"]
+
+
+def test_a_special_token_is_special_by_its_id(tmp_path, models):
+    """Wherever it stands in a text, and a text that begins with BOS gets no second one."""
+    loaded = noted(tmp_path / "noted", hook_name="blocks.1.hook_resid_post", prepend_bos=True)
+    made = AutoTokenizer.from_pretrained(models("llama"))
+    texts = ["<bos>one two", "one <bos> two", "one two"]
+    ids = [made(text, add_special_tokens=False)["input_ids"] for text in texts]
+    ids = [one if one[0] == 1 else [1, *one] for one in ids]
+    rows = [text_states(models("llama"), one)[1][0].numpy()[np.array(one) != 1] for one in ids]
+    for kind in ("llama", "gpt2"):  # one adds a BOS by itself
+        if kind == "gpt2":
+            rows = [text_states(models("gpt2"), one)[1][0].numpy()[np.array(one) != 1] for one in ids]
+        acts = build(tmp_path / kind, texts, model=models(kind), sae=tmp_path / "noted")
+        assert_holds(acts, encoded(loaded, rows))
+
+
+def test_facts_of_the_training_are_warned_of_and_recorded(tmp_path, models):
+    noted(tmp_path / "noted", hook_name="blocks.1.hook_resid_post", exclude_special_tokens=True,
+          model_from_pretrained_kwargs={"center_writing_weights": True})  # fmt: skip
+    with pytest.warns(UserWarning, match="center_writing_weights"):
+        acts = build(tmp_path, model=models("gpt2"), sae=tmp_path / "noted")
+    sae = acts.attributes.sae
+    assert sae["model_from_pretrained_kwargs"] == {"center_writing_weights": True}
+    assert sae["exclude_special_tokens"] is True

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from raising import raises
 
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
@@ -67,7 +68,7 @@ def test_reads_across_any_chunk_borders(sizes, data):
 @pytest.mark.parametrize(("start", "stop"), [(-1, 3), (3, 12), (5, 4), (12, 12)])
 def test_rows_out_of_range(tmp_path, start, stop):
     source = open_embeddings(write_chunks(tmp_path, rows(), [5, 6]))
-    with pytest.raises(OutOfRangeError, match=f"rows {start} to {stop} .* 11 rows"):
+    with raises(OutOfRangeError, "rows-out-of-range", start, stop, 11):
         source.read(start, stop)
 
 
@@ -110,46 +111,46 @@ def test_a_folder_with_several_asks_which(tmp_path):
     write_chunks(tmp_path, rows(), [5, 6], base="CLIP_patch")
     torch.save(rows(), tmp_path / "CLIP_cls.pt")
     (tmp_path / "notes.txt").write_text("not embeddings")
-    with pytest.raises(NotFoundError, match=r"several.*CLIP_cls\.pt, CLIP_patch_chunks_info\.json; give the path"):
+    with raises(NotFoundError, "ambiguous-path", "CLIP_cls.pt", "CLIP_patch_chunks_info.json"):
         open_embeddings(tmp_path)
     assert open_embeddings(tmp_path / "CLIP_patch").n_rows == 11
     torch.save(rows(), tmp_path / "CLIP_patch.pt")
-    with pytest.raises(NotFoundError, match=r"CLIP_patch has several.*CLIP_patch\.pt, CLIP_patch_chunks_info\.json"):
+    with raises(NotFoundError, "ambiguous-path", "CLIP_patch", "CLIP_patch.pt", "CLIP_patch_chunks_info.json"):
         open_embeddings(tmp_path / "CLIP_patch")
     assert open_embeddings(tmp_path / "CLIP_patch.pt").layout == "pt"
 
 
 def test_one_chunk_of_several_is_not_taken_for_all(tmp_path):
     info = write_chunks(tmp_path, rows(), [5, 6])
-    with pytest.raises(InvalidInputError, match=r"one of 2 chunks; give .*X_chunks_info\.json"):
+    with raises(InvalidInputError, "one-chunk", "X_chunks_info.json"):
         open_embeddings(tmp_path / "X_chunk_1.pt")
     info.unlink()
     assert open_embeddings(tmp_path / "X_chunk_1.pt").n_rows == 6
-    with pytest.raises(NotFoundError, match=r"no .*X_chunks_info\.json, which lists the chunks"):
+    with raises(NotFoundError, "no-chunk-list", "X_chunks_info.json"):
         open_embeddings(tmp_path / "X")
 
 
 def test_nothing_there(tmp_path):
     torch.save(rows(), tmp_path / "CLIP_patch.pt")
-    with pytest.raises(NotFoundError, match=r"CLIP_ptch\.pt; nearest names there: CLIP_patch\.pt"):
+    with raises(NotFoundError, "no-such-file", "CLIP_ptch.pt", "CLIP_patch.pt"):
         open_embeddings(tmp_path / "CLIP_ptch.pt")
-    with pytest.raises(NotFoundError, match=r"the folder .*nowhere does not exist"):
+    with raises(NotFoundError, "no-such-file"):
         open_embeddings(tmp_path / "nowhere" / "x.pt")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(NotFoundError, match=r"empty has no embeddings .*\.pt"):
+    with raises(NotFoundError, "no-embeddings"):
         open_embeddings(tmp_path / "empty")
-    with pytest.raises(NotFoundError, match="memory://nothing"):
+    with raises(NotFoundError, "no-such-file"):
         open_embeddings("memory://nothing")
 
 
 def test_unknown_suffix(tmp_path):
     (tmp_path / "x.csv").write_text("1,2\n")
-    with pytest.raises(InvalidInputError, match=r"suffix '\.csv'; known are \.pt, \.npy, \.safetensors.*zarr"):
+    with raises(InvalidInputError, "unknown-format", ".csv"):
         open_embeddings(tmp_path / "x.csv")
 
 
 def test_unknown_object():
-    with pytest.raises(InvalidInputError, match="a list; give a path"):
+    with raises(InvalidInputError, "bad-embeddings"):
         open_embeddings([[1.0, 2.0]])
 
 

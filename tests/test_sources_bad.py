@@ -11,6 +11,7 @@ import pytest
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
+from raising import raises
 
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
@@ -23,22 +24,22 @@ from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundE
 
 @pytest.mark.parametrize("name", ["pt", "safetensors", "npy", "numpy", "tensor", "zarr array", "zarr object"])
 @pytest.mark.parametrize(
-    ("x", "match"),
+    ("x", "code", "named"),
     [
-        (torch.zeros(4, 3, dtype=torch.int64), r"(int|I)64; embeddings are one of float16, bfloat16, float32, float64"),
-        (torch.zeros(4), r"\(4,\); embeddings have two dimensions"),
-        (torch.zeros(4, 3, 2), r"\(4, 3, 2\).*reshape to \(12, 2\)"),
-        (torch.zeros(0, 3), r"\(0, 3\).*at least one row"),
+        (torch.zeros(4, 3, dtype=torch.int64), "unsupported-dtype", "64"),
+        (torch.zeros(4), "bad-shape", "(4,)"),
+        (torch.zeros(4, 3, 2), "bad-shape", "reshape to (12, 2)"),
+        (torch.zeros(0, 3), "bad-shape", "(0, 3)"),
     ],
 )
-def test_wrong_contents(tmp_path, name, x, match):
+def test_wrong_contents(tmp_path, name, x, code, named):
     if name.startswith("zarr"):
         array = zarr.create_array(tmp_path / "x.zarr", data=x.numpy(), chunks=tuple(max(1, n) for n in x.shape))
         array[...] = 1
         spec = tmp_path / "x.zarr" if name == "zarr array" else array
     else:
         spec = LAYOUTS[name][1](tmp_path, x)
-    with pytest.raises(InvalidInputError, match=match):
+    with raises(InvalidInputError, code, named):
         open_embeddings(spec)
 
 
@@ -47,7 +48,7 @@ def test_wrong_contents(tmp_path, name, x, match):
 def test_truncated_files(tmp_path, name, share):
     file = Path(LAYOUTS[name][1](tmp_path, rows(100, 8)))
     file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
-    with pytest.raises(InvalidInputError, match=rf"{file.name} is truncated or not a {file.suffix} file") as error:
+    with raises(InvalidInputError, "damaged-file", file.name) as error:
         open_embeddings(file)
     assert "\n" not in str(error.value)
 
@@ -72,7 +73,7 @@ def test_damaged_files_give_an_error_of_ours_or_rows(data):
 @pytest.mark.parametrize("suffix", [".pt", ".npy", ".safetensors"])
 def test_a_file_of_another_kind(tmp_path, suffix):
     (tmp_path / f"x{suffix}").write_text("hello world, this is no tensor\n")
-    with pytest.raises(InvalidInputError, match=rf"x{suffix} is truncated or not a {suffix} file"):
+    with raises(InvalidInputError, "damaged-file", f"x{suffix}"):
         open_embeddings(tmp_path / f"x{suffix}")
 
 
@@ -110,7 +111,7 @@ UNPICKLERS = {
 def test_a_pickle_is_refused_and_never_run(tmp_path, name):
     marker = tmp_path / "ran"
     WRITERS[name](Payload(marker), tmp_path / name)
-    with pytest.raises(InvalidInputError, match=rf"{name} .*not unpickled because that could run code") as error:
+    with raises(InvalidInputError, "pickled", name) as error:
         open_embeddings(tmp_path / name)
     assert "\n" not in str(error.value)
     assert not marker.exists()
@@ -121,24 +122,22 @@ def test_a_pickle_is_refused_and_never_run(tmp_path, name):
 def test_pt_files_without_embeddings(tmp_path):
     file = tmp_path / "x.pt"
     torch.save({"W_enc": rows(), "W_dec": rows(), "b": torch.zeros(3)}, file)
-    with pytest.raises(
-        InvalidInputError, match="holds W_enc, W_dec, b; embeddings are called embeddings or normalized"
-    ):
+    with raises(InvalidInputError, "no-embeddings"):
         open_embeddings(file)
     torch.save([rows()], file)
-    with pytest.raises(InvalidInputError, match="holds a list; embeddings are a tensor or a dict"):
+    with raises(InvalidInputError, "no-embeddings"):
         open_embeddings(file)
     torch.save(rows().to_sparse(), file)
-    with pytest.raises(InvalidInputError, match="embeddings are dense"):
+    with raises(InvalidInputError, "not-dense"):
         open_embeddings(file)
 
 
 def test_safetensors_keys(tmp_path):
     file = tmp_path / "x.safetensors"
     safetensors_torch.save_file({"a": rows(), "b": rows(seed=1), "c": torch.zeros(3)}, file)
-    with pytest.raises(InvalidInputError, match=r"holds a, b, c;.*choose one as x\.safetensors:KEY"):
+    with raises(InvalidInputError, "no-embeddings", "x.safetensors", "KEY"):
         open_embeddings(file)
-    with pytest.raises(InvalidInputError, match="no tensor 'd'; it has a, b, c"):
+    with raises(InvalidInputError, "no-such-tensor", "d"):
         open_embeddings(f"{file}:d")
     torch.testing.assert_close(open_embeddings(f"{file}:b").read(0, 11), rows(seed=1), rtol=0, atol=0)
     assert open_embeddings(f"{file}:b").path == f"{file}:b"
@@ -147,7 +146,7 @@ def test_safetensors_keys(tmp_path):
 def test_safetensors_is_not_installed(tmp_path, monkeypatch):
     file = save_safetensors()(tmp_path, rows())
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(MissingDependencyError, match=r"needs safetensors; pip install 'saestore\[sae\]'"):
+    with raises(MissingDependencyError, "missing-dependency", "safetensors", "saestore[sae]"):
         open_embeddings(file)
 
 
@@ -160,44 +159,39 @@ class TestChunks:
 
     def test_missing_chunk(self, info, tmp_path):
         (tmp_path / "X_chunk_1.pt").unlink()
-        with pytest.raises(
-            NotFoundError, match=r"chunk 1 of 3 is missing: .*X_chunk_1\.pt.*nearest names there: X_chunk"
-        ):
+        with raises(NotFoundError, "missing-chunk", "1", "3", "X_chunk_1.pt"):
             open_embeddings(info)
 
     def test_truncated_chunk(self, info, tmp_path):
         file = tmp_path / "X_chunk_2.pt"
         file.write_bytes(file.read_bytes()[:-100])
-        with pytest.raises(InvalidInputError, match=r"X_chunk_2\.pt is truncated"):
+        with raises(InvalidInputError, "damaged-file", "X_chunk_2.pt"):
             open_embeddings(info)
 
     @pytest.mark.parametrize(
-        ("alter", "match"),
+        ("alter", "code", "named"),
         [
-            (lambda d: d.update(total_samples=12), "add up to 11 rows, but total_samples is 12"),
-            (lambda d: d.update(num_chunks=4), "lists 3 chunks, but says num_chunks 4"),
-            (
-                lambda d: d["chunks"].pop(1) and d.update(num_chunks=2),
-                r"X_chunk_2\.pt starts at row 5, expected 4: .*gap",
-            ),
-            (lambda d: d["chunks"][1].update(start_idx=3), r"X_chunk_1\.pt starts at row 3, expected 4: .*overlap"),
-            (lambda d: d["chunks"][2].update(start_idx=6), r"X_chunk_2\.pt starts at row 6, expected 5: .*gap"),
-            (lambda d: d["chunks"][2].update(end_idx=12), r"rows 5 to 12, but the shape \(6, 6\)"),
-            (
-                lambda d: d["chunks"][0].update(shape=[4, 7]),
-                r"has the shape \(4, 6\), but X_chunks_info.json says \(4, 7\)",
-            ),
-            (lambda d: d["chunks"][0].update(shape=[]), r"X_chunk_0\.pt has the rows 0 to 4, but the shape \(\)"),
-            (lambda d: d.update(chunks=[], num_chunks=0), "lists 0 chunks"),
-            (lambda d: d["chunks"][0].pop("shape"), "not a list of chunks .*'shape'.*needs total_samples"),
-            (lambda d: d.pop("total_samples"), "not a list of chunks .*'total_samples'"),
-            (lambda d: d.update(chunks=3), "not a list of chunks"),
+            (lambda d: d.update(total_samples=12), "wrong-chunk-size", ("11", "12")),
+            (lambda d: d.update(num_chunks=4), "bad-chunk-list", ("3", "4")),
+            (lambda d: d["chunks"].pop(1) and d.update(num_chunks=2), "missing-chunk", ("0, 2",)),
+            (lambda d: d["chunks"][1].update(start_idx=3), "wrong-chunk-bounds", ("chunk 1", "3 to 5", "4 to 5")),
+            (lambda d: d["chunks"][2].update(start_idx=6), "wrong-chunk-bounds", ("chunk 2", "6 to 11", "5 to 11")),
+            (lambda d: d["chunks"][2].update(end_idx=12), "wrong-chunk-bounds", ("chunk 2", "5 to 12", "5 to 11")),
+            (lambda d: d["chunks"][0].update(shape=[4, 7]), "wrong-chunk-size", ("X_chunk_0.pt", "(4, 6)", "(4, 7)")),
+            (lambda d: d["chunks"][0].update(shape=[3, 6]), "wrong-chunk-size", ("X_chunk_0.pt", "(4, 6)", "(3, 6)")),
+            (lambda d: d.update(chunks=[], num_chunks=0), "bad-chunk-list", ("0",)),
+            (lambda d: d["chunks"][0].pop("file"), "bad-chunk-list", ("'file'",)),
+            (lambda d: d.update(chunks=3), "bad-chunk-list", ()),
         ],
     )
-    def test_lists_that_do_not_add_up(self, info, alter, match):
+    def test_lists_that_do_not_add_up(self, info, alter, code, named):
         change(info, alter)
-        with pytest.raises(InvalidInputError, match=match):
+        with raises(InvalidInputError, code, *named):
             open_embeddings(info)
+
+    def test_what_a_list_leaves_out_is_in_the_files(self, info):
+        change(info, lambda d: d.pop("total_samples") and d["chunks"][0].pop("shape"))
+        torch.testing.assert_close(open_embeddings(info).read(0, 11), rows(), rtol=0, atol=0)
 
     def test_shuffled_lists_are_put_in_row_order(self, info):
         change(info, lambda listed: listed["chunks"].reverse())
@@ -205,33 +199,31 @@ class TestChunks:
 
     def test_list_that_is_no_json(self, info):
         info.write_text(info.read_text()[:50])
-        with pytest.raises(InvalidInputError, match=r"not a list of chunks .*JSONDecodeError"):
+        with raises(InvalidInputError, "bad-chunk-list", "JSONDecodeError"):
             open_embeddings(info)
         info.write_text("[1, 2]")
-        with pytest.raises(InvalidInputError, match="not a list of chunks"):
+        with raises(InvalidInputError, "bad-chunk-list"):
             open_embeddings(info)
 
     def test_chunk_of_another_width(self, info, tmp_path):
         torch.save(torch.zeros(1, 7), tmp_path / "X_chunk_1.pt")
         change(info, lambda listed: listed["chunks"][1].update(shape=[1, 7]))
-        with pytest.raises(
-            InvalidInputError, match=r"X_chunk_1\.pt is float32 of width 7, but X_chunk_0\.pt .* width 6"
-        ):
+        with raises(InvalidInputError, "unequal-chunks", "X_chunk_1.pt", "float32", "7", "X_chunk_0.pt", "6"):
             open_embeddings(info)
 
     def test_chunk_of_another_dtype(self, info, tmp_path):
         torch.save(torch.zeros(1, 6).half(), tmp_path / "X_chunk_1.pt")
-        with pytest.raises(InvalidInputError, match=r"X_chunk_1\.pt is float16 .*X_chunk_0\.pt is float32"):
+        with raises(InvalidInputError, "unequal-chunks", "X_chunk_1.pt", "float16", "X_chunk_0.pt", "float32"):
             open_embeddings(info)
 
     def test_chunk_of_another_length(self, info, tmp_path):
         torch.save(rows(2), tmp_path / "X_chunk_1.pt")
-        with pytest.raises(InvalidInputError, match=r"X_chunk_1\.pt has the shape \(2, 6\), but .*says \(1, 6\)"):
+        with raises(InvalidInputError, "wrong-chunk-size", "X_chunk_1.pt", "2", "6", "1"):
             open_embeddings(info)
 
     def test_chunk_of_integers(self, info, tmp_path):
         torch.save(torch.zeros(1, 6, dtype=torch.int32), tmp_path / "X_chunk_1.pt")
-        with pytest.raises(InvalidInputError, match=r"X_chunk_1\.pt is int32"):
+        with raises(InvalidInputError, "unsupported-dtype", "X_chunk_1.pt", "int32"):
             open_embeddings(info)
 
 
@@ -242,7 +234,7 @@ class TestZarr:
     def test_missing_chunk(self, tmp_path, shards):
         array = zarr.create_array(tmp_path / "x.zarr", shape=(11, 6), chunks=(4, 3), shards=shards, dtype="float32")
         array[:8] = 1.0
-        with pytest.raises(InvalidInputError, match=r"x\.zarr: \d+ of 6 chunks are missing and would read as zeros"):
+        with raises(InvalidInputError, "missing-chunk", "x.zarr", "6"):
             open_embeddings(tmp_path / "x.zarr")
         array[8:] = 1.0
         assert open_embeddings(tmp_path / "x.zarr").n_rows == 11
@@ -251,16 +243,16 @@ class TestZarr:
         group = zarr.open_group(tmp_path / "x.zarr", mode="w")
         for name in ("a", "b"):
             group.create_array(name, data=rows().numpy())
-        with pytest.raises(InvalidInputError, match=r"holds a, b;.*choose one as .*x\.zarr/NAME"):
+        with raises(InvalidInputError, "no-embeddings", "x.zarr", "NAME"):
             open_embeddings(tmp_path / "x.zarr")
         assert open_embeddings(tmp_path / "x.zarr" / "b").n_rows == 11
-        with pytest.raises(NotFoundError, match=r"no embeddings at .*x\.zarr/c"):
+        with raises(NotFoundError, "no-such-file", "x.zarr"):
             open_embeddings(tmp_path / "x.zarr" / "c")
 
     def test_damaged_metadata(self, tmp_path):
         zarr.create_array(tmp_path / "x.zarr", data=rows().numpy())
         (tmp_path / "x.zarr" / "zarr.json").write_text("{")
-        with pytest.raises(InvalidInputError, match=r"x\.zarr is not a zarr array"):
+        with raises(InvalidInputError, "damaged-file", "x.zarr"):
             open_embeddings(tmp_path / "x.zarr")
 
     def test_damaged_chunk(self, tmp_path):
@@ -268,5 +260,5 @@ class TestZarr:
         [chunk] = (path for path in (tmp_path / "x.zarr" / "c").rglob("*") if path.is_file())
         chunk.write_bytes(chunk.read_bytes()[:-20])
         source = open_embeddings(tmp_path / "x.zarr")
-        with pytest.raises(InvalidInputError, match=r"x\.zarr: rows 2 to 5 cannot be decoded"):
+        with raises(InvalidInputError, "damaged-file", "x.zarr", "2", "5"):
             source.read(2, 5)

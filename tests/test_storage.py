@@ -275,14 +275,14 @@ def test_nothing_there_is_told_and_nothing_is_made(tmp_path):
 @pytest.mark.parametrize("make", [lambda p: p, str, lambda p: f"file://{p}", LocalStore])
 def test_a_store_is_made_and_opened_by_path_url_or_zarr_store(tmp_path, make):
     where = make(tmp_path / "deep" / "a.zarr")
-    assert saestore.open(where, "a").sets() == []
-    assert saestore.open(where, "a").sets() == []
-    assert saestore.open(where).sets() == []
+    assert list(saestore.open(where, "a")) == []
+    assert list(saestore.open(where, "a")) == []
+    assert list(saestore.open(where)) == []
 
 
 def test_an_empty_folder_may_become_a_store(tmp_path):
     saestore.open(tmp_path, "a")
-    assert saestore.open(tmp_path).sets() == []
+    assert list(saestore.open(tmp_path)) == []
 
 
 def test_a_mode_that_does_not_exist_is_told(tmp_path):

@@ -290,7 +290,7 @@ def test_a_damaged_set_is_an_error_of_ours_in_whatever_is_done_with_it(folder):
     ):  # fmt: skip
         file.write_text(damaged)
         store = saestore.open(folder, "a")
-        for use in (lambda s: s.sets(), lambda s: s[PATH], lambda s: s["sae"], lambda s: s.compact(PATH), repr):
+        for use in (list, lambda s: s[PATH], lambda s: s["sae"], lambda s: s.compact(PATH), repr):
             try:
                 use(store)
             except SaestoreError as e:

@@ -2,19 +2,22 @@
 
 import errno
 import os
-import re
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from raising import raises
 from strategies import PATH, append_segments, layout, make_case, memory_store, write_case, write_segments
 from zarr.storage import LocalStore
 
 import saestore
-from saestore.errors import InvalidInputError, StoreConflictError, StoreWriteError
+from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError, StoreWriteError
+from saestore.plot.images import find_image
 from saestore.writing import SetWriter
 
 FORMATS = ["coo", "csr", "csc", "lil", "dok", "bsr", "dia"]
@@ -84,24 +87,24 @@ def test_values_are_kept_exactly_in_a_float_that_holds_them(dtype, values, kept)
 
 
 REFUSED = [
-    (np.array([2**53 + 1, 1]), None, "activation np.int64(9007199254740993) of dtype int64 cannot be stored exactly"),
-    (np.array([2**64 - 1], np.uint64), None, "cannot be stored exactly"),
-    (np.array([2**63 - 1]), None, "cannot be stored exactly"),
-    (np.array([1 + 2j]), None, "complex128"),
-    (np.array([0.1]), "float32", "cannot be stored exactly as float32"),
-    (np.array([70_000.0]), "float16", "activation np.float64(70000.0) of dtype float64 cannot be stored exactly"),
-    (np.array([2049], np.int32), "float16", "cannot be stored exactly as float16"),
-    (np.array([1.0]), "int8", "dtype 'int8': use one of float16, float32, float64"),
+    (np.array([2**53 + 1, 1]), None, "inexact-value", (2**53 + 1, "int64")),
+    (np.array([2**64 - 1], np.uint64), None, "inexact-value", (2**64 - 1, "uint64")),
+    (np.array([2**63 - 1]), None, "inexact-value", (2**63 - 1,)),
+    (np.array([1 + 2j]), None, "bad-dtype", ("complex128",)),
+    (np.array([0.1]), "float32", "inexact-value", ("float32",)),
+    (np.array([70_000.0]), "float16", "inexact-value", ("70000.0", "float64", "float16")),
+    (np.array([2049], np.int32), "float16", "inexact-value", (2049, "float16")),
+    (np.array([1.0]), "int8", "unknown-dtype", ("'int8'", "float16, float32, float64")),
 ]
 
 
-@pytest.mark.parametrize(("values", "dtype", "said"), REFUSED, ids=[said[-30:] for _, _, said in REFUSED])
-def test_values_that_no_float_holds_are_refused_and_nothing_is_written(values, dtype, said):
+@pytest.mark.parametrize(("values", "dtype", "code", "named"), REFUSED)
+def test_values_that_no_float_holds_are_refused_and_nothing_is_written(values, dtype, code, named):
     store = memory_store()
     matrix = sp.csr_array((values, np.arange(len(values)), np.array([0, len(values)])), shape=(1, 5))
-    with pytest.raises(InvalidInputError, match=re.escape(said)):
+    with raises(InvalidInputError, code, *named):
         store.write(PATH, matrix, dtype=dtype)
-    assert store.sets() == []
+    assert list(store) == []
 
 
 def test_float16_is_stored_where_it_holds_every_value():
@@ -119,43 +122,51 @@ def test_what_is_not_finite_is_named_by_sample_and_feature(value, dtype):
     dense[13] = 0
     dense[13, 5] = value
     store = memory_store()
-    with pytest.raises(InvalidInputError, match=f"the activation of sample 13, feature 5 is {value}"):
+    with raises(InvalidInputError, "not-finite", "sample 13, feature 5", value):
         store.write(PATH, sp.coo_array(dense))
-    assert store.sets() == []
+    assert list(store) == []
 
 
 def test_float64_duplicates_that_add_up_to_infinity_are_named():
     top = np.finfo(np.float64).max
     matrix = sp.coo_array(([top, top], ([1, 1], [2, 2])), shape=(3, 4))
-    with pytest.raises(InvalidInputError, match="sample 1, feature 2 is inf"):
+    with raises(InvalidInputError, "not-finite", "sample 1, feature 2", "inf"):
         memory_store().write(PATH, matrix)
 
 
-BAD = [
-    ({"matrix": np.eye(3)}, "matrix is a ndarray; give a scipy sparse matrix"),
-    ({"matrix": sp.csr_array((0, 5))}, "matrix has shape (0, 5)"),
-    ({"matrix": sp.csr_array((5, 0))}, "matrix has shape (5, 0)"),
-    ({"codec": "gzip"}, "codec 'gzip': use one of pcodec, blosc"),
-    ({"segment_rows": 0}, "segment_rows 0"),
-    ({"path": "Shapes"}, "'Shapes' is not the path of an activation set: write dataset/sample_type/sae"),
-    ({"path": "a/b/c/d"}, "'a/b/c/d' is not the path"),
-    ({"path": "a/../c"}, "'a/../c' is not the path"),
-    ({"path": "a b/c/d"}, "'a b/c/d' is not the path"),
-    ({"item_ptr": [0, 3]}, "item_ptr ends at 3, but the embeddings have 6 rows"),
-    ({"item_ptr": [0, 4, 3, 6]}, "falls from 4 to 3 at item 1"),
-    ({"item_ptr": 4}, "1 items of 4 rows each would be 4 rows, but there are 6"),
-    ({"items": {"text": ["a"] * 4}}, "6 rows do not divide among 4 items"),
-    ({"items": {"text": ["a"] * 4}, "item_ptr": [0, 6]}, "has 2 pointers; 4 items need 5"),
-    ({"items": {"text": ["a"] * 6, "x::y": [0, 1, 2, 0, 1, 2]}}, "x::y"),
-]
+# Codes of other rooms are theirs to choose: None here.
+BAD = {
+    "dense": ({"matrix": np.eye(3)}, "not-sparse", "ndarray"),
+    "no samples": ({"matrix": sp.csr_array((0, 5))}, "bad-shape", "(0, 5)"),
+    "no features": ({"matrix": sp.csr_array((5, 0))}, "bad-shape", "(5, 0)"),
+    "codec": ({"codec": "gzip"}, "unknown-codec", "'gzip'"),
+    "segment_rows": ({"segment_rows": 0}, "bad-segment-rows", "0"),
+    "one level": ({"path": "Shapes"}, None, "'Shapes'"),
+    "four levels": ({"path": "a/b/c/d"}, None, "'a/b/c/d'"),
+    "dots": ({"path": "a/../c"}, None, "'a/../c'"),
+    "space": ({"path": "a b/c/d"}, None, "'a b/c/d'"),
+    "too few rows": ({"item_ptr": [0, 3]}, None, "3"),
+    "falling": ({"item_ptr": [0, 4, 3, 6]}, None, "from 4 to 3"),
+    "uneven size": ({"item_ptr": 4}, None, "4"),
+    "uneven items": ({"items": {"text": ["a"] * 4}}, None, "6 rows"),
+    "pointers and items": ({"items": {"text": ["a"] * 4}, "item_ptr": [0, 6]}, None, "4 items"),
+    "labels": ({"items": {"text": ["a"] * 6, "x::y": [0, 1, 2, 0, 1, 2]}}, None, "x::y"),
+    "spans": ({"token_spans": np.zeros((5, 2), int)}, None, "(5, 2)"),
+    "reserved": ({"source": {"kind": "mine"}}, "reserved-name", "'kind'"),
+    "not JSON": ({"source": {"when": object()}}, "bad-source", "object"),
+    "progress": ({"progress": 3}, "bad-progress", "3"),
+}
 
 
-@pytest.mark.parametrize(("wrong", "said"), BAD, ids=[said[:40] for _, said in BAD])
-def test_wrong_input_is_one_error_and_nothing_is_written(tmp_path, wrong, said):
+@pytest.mark.parametrize("case", BAD)
+def test_wrong_input_is_one_error_and_nothing_is_written(tmp_path, case):
+    wrong, code, named = BAD[case]
     arguments = {"path": PATH, "matrix": sp.csr_array(np.eye(6, dtype=np.float32)), **wrong}
     store = saestore.open(tmp_path / "a.zarr", "a")
-    with pytest.raises(InvalidInputError, match=re.escape(said)) as caught:
+    with pytest.raises(InvalidInputError) as caught:
         store.write(**arguments)
+    assert code in (None, caught.value.code)
+    assert named in str(caught.value)
     assert "\n" not in str(caught.value)
     assert [f.name for f in (tmp_path / "a.zarr").rglob("*") if f.is_file()] == ["zarr.json"]
 
@@ -196,11 +207,11 @@ def test_columns_of_any_name_are_kept():
         assert acts.items.column(name).tolist() == values
 
 
-def test_a_set_is_not_written_twice_unless_told_to():
+def test_other_content_is_refused_unless_it_shall_replace():
     store = memory_store()
     first, second = make_case(1, 20, 8), make_case(2, 33, 5)
     write_case(store, first)
-    with pytest.raises(StoreConflictError, match=f"{PATH} is in the store already; pass overwrite=True"):
+    with raises(StoreConflictError, "different-content", PATH, "matrix (", "overwrite=True"):
         write_case(store, second)
     assert np.array_equal(store[PATH].dense(), first.dense)
     acts = write_case(store, second, overwrite=True)
@@ -208,11 +219,123 @@ def test_a_set_is_not_written_twice_unless_told_to():
     assert store.verify().ok
 
 
+MATRIX = sp.csr_array(np.diag(np.arange(1, 7, dtype=np.float32)))
+OTHER = {
+    "matrix": {"matrix": 2 * MATRIX},
+    "items": {"items": {"text": list("abcdefg")[:6]}},
+    "token_spans": {"token_spans": np.ones((6, 2), int)},
+    "SAE": {"sae": "another"},
+    "source model": {"source": {"model": "another"}},
+    "dtype": {"dtype": "float64"},
+    "codec": {"codec": "blosc"},
+    "segment_rows": {"segment_rows": 3},
+}
+
+
+@pytest.mark.parametrize("what", OTHER)
+def test_what_differs_is_named(what):
+    store = memory_store()
+    arguments = {"path": PATH, "matrix": MATRIX, "sae": "one", "source": {"model": "one"}, "segment_rows": 2}
+    store.write(**arguments)
+    before = store[PATH].attributes
+    with raises(StoreConflictError, "different-content", f"{what} ("):
+        store.write(**arguments | OTHER[what])
+    assert store[PATH].attributes == before
+
+
+def test_the_same_again_leaves_a_complete_set_as_it_is(tmp_path):
+    store, lines = saestore.open(tmp_path / "a.zarr", "a"), []
+    case = make_case(1, 20, 8, segment_rows=5)
+    write_case(store, case)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "a.zarr").rglob("*")}
+    acts = write_case(store, case, progress=lines.append)
+    assert np.array_equal(acts.dense(), case.dense)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "a.zarr").rglob("*")} == before
+    assert lines == [f"{PATH} is complete already (20 samples); nothing to do."]
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_an_interrupted_write_goes_on_after_what_is_committed(tmp_path):
+    case = make_case(1, 20, 8, segment_rows=5, density=0.5)
+    store = saestore.open(tmp_path / "a.zarr", "a")
+
+    def stop(line):
+        if line.startswith(f"{PATH}: 15 of 20 samples read"):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        write_case(store, case, progress=stop)
+    assert store[PATH].shape == (10, 8)
+    assert np.array_equal(store[PATH].dense(), case.dense[:10])
+    other = replace(case, dense=2 * case.dense)
+    with raises(StoreConflictError, "different-content", "matrix ("):
+        write_case(store, other)
+    lines = []
+    acts = write_case(store, case, progress=lines.append)
+    assert [line.split(",")[0] for line in lines[:3]] == [
+        f"{PATH}: going on after 10 of 20 samples.",
+        f"{PATH}: 15 of 20 samples read",
+        f"{PATH}: 20 of 20 samples read",
+    ]
+    assert np.array_equal(acts.dense(), case.dense)
+    write_case(saestore.open(tmp_path / "b.zarr", "a"), case)
+    assert tree(tmp_path / "a.zarr") == tree(tmp_path / "b.zarr")
+
+
+def test_spans_source_sae_and_images_are_recorded(tmp_path):
+    (tmp_path / "images").mkdir()
+    spans = np.array([[0, 1], [1, 3], [0, 2], [2, 5], [5, 6], [6, 9]])
+    acts = memory_store().write(
+        PATH, MATRIX, items={"text": ["abc", "defghi jk"]}, item_ptr=[0, 2, 6], token_spans=spans,
+        sae={"name": "mine", "k": 32}, source={"model": "gemma", "layers": (3, 4)}, images=tmp_path / "images",
+    )  # fmt: skip
+    assert np.array_equal(acts.spans(), spans)
+    assert acts.attributes.sae == {"name": "mine", "k": 32}
+    source = acts.attributes.source
+    assert (source["kind"], source["model"], source["layers"]) == ("matrix", "gemma", [3, 4])
+    assert source["images"] == str(tmp_path / "images")
+    (tmp_path / "images" / "a.png").write_bytes(b"")
+    assert find_image(acts, "a.png", None) == tmp_path / "images" / "a.png"
+
+
+def test_an_sae_that_is_not_at_hand_is_recorded_by_its_name(tmp_path):
+    def recorded(sae):
+        return memory_store().write(PATH, MATRIX, sae=sae).attributes.sae
+
+    assert recorded(None) == {}
+    assert recorded("gemma-scope") == {"name": "gemma-scope"}
+    assert recorded("release:layer/4") == {"name": "sae", "release": "release", "sae_id": "layer/4"}
+    assert recorded({"k": 4}) == {"name": "sae", "k": 4}
+    for missing in (tmp_path / "nowhere", "no/such/folder", "missing.pt"):
+        with raises(NotFoundError, "missing-sae", missing):
+            recorded(missing)
+    with raises(NotFoundError, "missing-images", "nowhere"):
+        memory_store().write(PATH, MATRIX, images=tmp_path / "nowhere")
+
+
+def test_an_sae_that_can_be_loaded_is_recorded_with_its_fingerprint(tmp_path):
+    pytest.importorskip("torch")
+    from build_helpers import clip_scope
+
+    from saestore.sae import load_sae
+
+    path = clip_scope(tmp_path / "mine.pt", d_in=4, d_sae=6, k=2)
+    loaded = load_sae(path)
+    for given in (path, str(path), loaded):
+        sae = memory_store().write(PATH, MATRIX, sae=given).attributes.sae
+        assert (sae["name"], sae["d_sae"], sae["fingerprint"]) == ("mine", 6, loaded.fingerprint())
+    with raises(InvalidInputError, "wrong-width", "5"):
+        memory_store().write(PATH, MATRIX[:, :5], sae=path)
+
+
 def test_a_build_that_is_not_finished_is_not_overwritten_by_a_write():
     store = memory_store()
     case = make_case(1, 20, 8, segment_rows=5)
     write_segments(store, case, upto=10)
-    with pytest.raises(StoreConflictError, match="overwrite=True"):
+    with raises(StoreConflictError, "different-content", "overwrite=True"):
         write_case(store, case)
     assert store[PATH].shape == (10, 8)
 
@@ -246,7 +369,7 @@ def test_a_deleted_set_leaves_nothing(tmp_path):
     write_case(store, case)
     write_case(store, case, "Shapes/patch/other")
     store.delete("sae")
-    assert store.sets() == ["Shapes/patch/other"]
+    assert list(store) == ["Shapes/patch/other"]
     assert not (tmp_path / "a.zarr" / PATH).exists()
     assert store.verify().ok
 
@@ -256,17 +379,39 @@ def test_a_path_is_found_by_any_part_that_fits_one_set():
     case = make_case(1, 4, 3)
     for path in ("CLEVR/patch/a-1", "CLEVR/cls/a-1", "Coco/patch/b-2"):
         write_case(store, case, path)
-    assert list(store) == store.sets() == ["CLEVR/cls/a-1", "CLEVR/patch/a-1", "Coco/patch/b-2"]
+    assert list(store) == list(store.keys()) == ["CLEVR/cls/a-1", "CLEVR/patch/a-1", "Coco/patch/b-2"]
     assert len(store) == 3
     for part, path in {"CLEVR/patch": "CLEVR/patch/a-1", "b-2": "Coco/patch/b-2", "cls": "CLEVR/cls/a-1"}.items():
         assert store[part].path == path
         assert part in store
-    with pytest.raises(KeyError, match="'CLEVR' fits several activation sets; name one of CLEVR/cls/a-1, CLEVR/patch"):
+    with raises(NotFoundError, "ambiguous-set", "'CLEVR'", "CLEVR/cls/a-1, CLEVR/patch"):
         store["CLEVR"]
-    with pytest.raises(KeyError, match=r"no activation set 'CLVER'. Did you mean CLEVR"):
+    with raises(NotFoundError, "unknown-set", "'CLVER'", "Did you mean 'CLEVR'") as caught:
         store["CLVER"]
+    assert isinstance(caught.value, KeyError)
     for part in ("CLEV", "patch/b", "nothing", "CLEVR/patch/a-2", "CLEVR/patch/a-1/segments"):
         assert part not in store
+
+
+def test_a_store_is_a_mapping_that_opens_a_set_when_it_is_asked_for(monkeypatch):
+    store = memory_store()
+    case = make_case(1, 4, 3)
+    paths = ["A/patch/b", "A/patch/c", "B/cls/a"]
+    for path in reversed(paths):
+        write_case(store, case, path)
+    assert isinstance(store, Mapping)
+    assert list(store) == list(store.keys()) == paths
+    opened = []
+    monkeypatch.setattr("saestore.store.ActivationSet", lambda _, path: opened.append(path) or path)
+    pairs = iter(store.items())
+    assert opened == []
+    assert next(pairs) == ("A/patch/b", "A/patch/b")
+    assert opened == paths[:1]
+    assert list(store.values()) == paths
+    assert store.get("nothing") is None
+    assert store.get("cls") == "B/cls/a"
+    assert store != saestore.open(store.root.store)
+    assert len({store, saestore.open(store.root.store)}) == 2
 
 
 # A full disk, and being killed: what is committed stays, and the next call goes on.
@@ -323,8 +468,9 @@ def test_a_disk_that_is_full_is_told_and_the_next_call_goes_on(tmp_path, at):
 def test_a_place_that_may_not_be_written_is_told(tmp_path, monkeypatch, code):
     store = saestore.open(tmp_path / "a.zarr", "a")
     fail_at(monkeypatch, 3, OSError(code, os.strerror(code)))
-    with pytest.raises(StoreWriteError, match=re.escape(f"it is read-only for this user ({os.strerror(code)})")):
+    with pytest.raises(StoreWriteError) as caught:
         write_case(store, make_case(1, 5, 4))
+    assert f"it is read-only for this user ({os.strerror(code)})" in str(caught.value)
 
 
 @pytest.fixture

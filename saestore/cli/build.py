@@ -161,7 +161,7 @@ def _jobs(
 ) -> list[tuple[str, str | None]]:
     """Which dataset and sample type to build, one after the other."""
     from saestore.superactivators.datasets import find_dataset, known_datasets
-    from saestore.superactivators.search import data_roots
+    from saestore.superactivators.file_names import data_roots
 
     data_roots(data)  # a folder that is not there is no reason to skip
     if given:
@@ -185,7 +185,7 @@ def _jobs(
 
 def _found(dataset: Dataset, sample_type: str | None, data: str | None) -> Iterator[tuple[str, Exception | None]]:
     """Each sample type with the reason why its embeddings cannot be had, None where they can."""
-    from saestore.superactivators.search import find_embeddings
+    from saestore.superactivators.file_names import find_embeddings
 
     for each in (sample_type,) if sample_type else dataset.sample_types:
         try:

@@ -53,7 +53,7 @@ def datasets(location: str, data: str | None, as_json: bool) -> None:
     Known are seven, and those that a saestore.toml in the current folder tells of.
     """
     from saestore.superactivators.datasets import known_datasets
-    from saestore.superactivators.search import data_roots
+    from saestore.superactivators.file_names import data_roots
 
     searched = [str(root) for root in data_roots(data)]
     stored = _stored(location)
@@ -70,13 +70,13 @@ def _stored(location: str) -> list[str]:
     import saestore
 
     try:
-        return saestore.open(location).sets()
+        return list(saestore.open(location))
     except NotFoundError:
         return []
 
 
 def _look(dataset: Dataset, data: str | None, stored: list[str]) -> Found:
-    from saestore.superactivators.search import find_ground_truth, find_items, find_token_counts
+    from saestore.superactivators.file_names import find_ground_truth, find_items, find_token_counts
 
     text = dataset.modality == "text"
     try:
@@ -97,7 +97,7 @@ def _look(dataset: Dataset, data: str | None, stored: list[str]) -> Found:
 
 
 def _look_for(dataset: Dataset, sample_type: str, data: str | None, stored: list[str]) -> Found:
-    from saestore.superactivators.search import find_embeddings
+    from saestore.superactivators.file_names import find_embeddings
 
     embeddings = missing = None
     try:

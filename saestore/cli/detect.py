@@ -132,8 +132,7 @@ def detect(
 def _every(target: Target, level: Literal["item", "sample"]) -> Iterator[ActivationSet]:
     """The sets of a store that have what detection needs."""
     store, n = target.open(), 0
-    for path in store.sets():
-        acts = store[path]
+    for path, acts in store.items():
         if not acts.concepts.names(level):
             note(f"{path} is passed over: it has no concepts on {level}s.")
         elif "split" not in acts.items.names() or not {"cal", "test"} <= set(acts.items.column("split").tolist()):

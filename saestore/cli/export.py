@@ -10,9 +10,7 @@ from saestore.cli import keys, output
 from saestore.cli.group import command, note
 from saestore.cli.target import Target, json_option, store_option
 from saestore.cli.where import conditions, where_option
-
-# A copy of what saestore.formats.export allows: that imports numpy, and help must not wait for it.
-FORMATS = ("auto", "scipy", "anndata", "parquet", "delphi", "superactivators-sparse", "superactivators-dense")
+from saestore.vocabulary import EXPORT_FORMATS
 
 KEYS = {
     **keys.SET,
@@ -33,10 +31,10 @@ KEYS = {
     "--format",
     "kind",
     metavar="FORMAT",
-    type=click.Choice(FORMATS),
+    type=click.Choice(("auto", *EXPORT_FORMATS)),
     default="auto",
     show_default=True,
-    help=f"{', '.join(FORMATS[1:])}; auto goes by the suffix of PATH.",
+    help=f"{', '.join(EXPORT_FORMATS)}; auto goes by the suffix of PATH.",
 )
 @where_option
 @click.option(

@@ -12,28 +12,16 @@ from saestore.cli.info import overview
 from saestore.cli.set_options import codec_option, item_ptr_option, segment_rows_option, token_spans_option
 from saestore.cli.table import pairs
 from saestore.cli.target import json_option, store_option
+from saestore.vocabulary import IMPORT_FORMATS, SEVERITIES
 
 if TYPE_CHECKING:
     from saestore.ingest.import_ import ImportReport
-
-# A copy of what saestore.ingest allows: that imports numpy, and help must not wait for it.
-FORMATS = (
-    "auto",
-    "superactivators-sparse",
-    "superactivators-dense",
-    "superactivators-filtered",
-    "superactivators-dense-filtered",
-    "encoder-output",
-    "delphi",
-    "scipy",
-    "anndata",
-)
 
 _INTERRUPTED = "interrupted. What is committed is kept; give the same command again to go on from there."
 
 _FAULT = {
     "kind": "a stable name of what was found, such as `not_finite`",
-    "severity": "`refused`, `corrected` or `recorded`",
+    "severity": "; ".join(f"`{name}`: {text}" for name, text in SEVERITIES.items()),
     "count": "rows, entries or columns that it touches",
     "message": "what it is, where first, and what to do",
 }
@@ -65,10 +53,10 @@ KEYS = {
     "--format",
     "kind",
     metavar="FORMAT",
-    type=click.Choice(FORMATS),
+    type=click.Choice(("auto", *IMPORT_FORMATS)),
     default="auto",
     show_default=True,
-    help=f"Layout of the file: {', '.join(FORMATS[1:])}; auto looks into it.",
+    help=f"Format of the file: {', '.join(IMPORT_FORMATS)}; auto looks into it.",
 )
 @click.option("--items", metavar="CSV", help="metadata.csv of the images or texts: keys, split, concepts.")
 @item_ptr_option("as the file says, else the samples divide evenly among the items")
@@ -148,7 +136,7 @@ def _show(report: ImportReport) -> None:
         ("features", f"{report.n_features:,}"),
         ("non-zeros", f"{report.nnz:,}"),
         *_lines([fault.to_json(details=False) for fault in report.faults]),
-        ("import", "possible" if report.ok else "refused, because of what is called refused above"),
+        ("import", "possible" if report.ok else "refused, because of the errors above"),
     ]
     output.title(report.path)
     click.echo("\n".join(pairs(rows, output.line_width())))

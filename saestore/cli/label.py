@@ -174,12 +174,12 @@ def _add(acts: ActivationSet, source: str, options: dict[str, Any], status: outp
 
 
 def _add_ground_truth(acts: ActivationSet, folder: str, *, overwrite: bool) -> list[str]:
-    from saestore.superactivators.ground_truth import expected_of, give_labels, read_ground_truth
+    from saestore.superactivators.ground_truth import add_ground_truth, expected_of, read_ground_truth
 
     truth = read_ground_truth(folder, expected_of(acts))
     if not overwrite:
         truth.check("Nothing was written. Correct one of them, or pass --overwrite to take the ground truth as it is")
-    given = give_labels(acts, truth, overwrite=overwrite)
+    given = add_ground_truth(acts, truth, overwrite=overwrite)
     if given and truth.caveat:
         note(truth.caveat)
     return given

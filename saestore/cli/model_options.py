@@ -7,34 +7,33 @@ from typing import Any, TypeVar
 
 import click
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+from saestore.vocabulary import MODEL_DTYPES
 
-# A copy of what saestore.models.opening allows: that imports torch, and help must not wait for it.
-MODEL_DTYPES = ("float32", "bfloat16", "float16")
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 _OPTIONS = (
     click.option(
         "--images",
         metavar="DIR",
-        help="Folder of images to run through a model, in place of embeddings; --items says which, and in what order.  "
+        help="Folder of images to run through a model, in place of embeddings; --items selects and orders them.  "
         "[default order: by name]",
     ),
     click.option(
         "--texts",
         metavar="FILE",
-        help="Texts to run through a model, in place of embeddings: .txt with one a line, .csv or .jsonl with `text`.",
+        help="Texts to run through a model, in place of embeddings: .txt (one per line), .csv or .jsonl with `text`.",
     ),
     click.option(
         "--model",
         metavar="MODEL",
         help="Folder or hub name of a model: CLIP, SigLIP, DINOv2; Gemma, Llama, GPT-2, BERT and the like.  [default: "
-        "what the SAE was trained on]",
+        "the SAE's]",
     ),
     click.option(
         "--layer",
         metavar="N",
         type=click.IntRange(0),
-        help="Block, counted from 0, whose output is encoded.  [default: what the SAE was trained on]",
+        help="Block, counted from 0, whose output is encoded.  [default: the SAE's]",
     ),
     click.option(
         "--model-dtype",
@@ -42,7 +41,7 @@ _OPTIONS = (
         type=click.Choice(MODEL_DTYPES),
         default="float32",
         show_default=True,
-        help="What the model's weights are held in: float32, bfloat16 or float16.",
+        help="Dtype of the model's weights: float32, bfloat16 or float16.",
     ),
     click.option(
         "--batch-size",
@@ -54,7 +53,7 @@ _OPTIONS = (
         "--max-tokens",
         metavar="N",
         type=click.IntRange(1),
-        help="Cut longer texts.  [default: as the SAE was trained, else the model's own limit]",
+        help="Cut longer texts.  [default: as in training, else the model's limit]",
     ),
     click.option(
         "--skip-bad",

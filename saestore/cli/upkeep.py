@@ -65,7 +65,7 @@ def compact(target: Target, memory: int) -> None:
     finished.
     """
     read = target.open()
-    paths = [target.choose(read)] if target.named else read.sets()
+    paths = [target.choose(read)] if target.named else list(read)
     store = target.open("a") if paths else read  # opening to write would create a store that is not there
     for path in paths:
         before = len(store[path].attributes.segments)

@@ -13,8 +13,9 @@ from saestore.embeddings.opening import open_embeddings
 from saestore.errors import InvalidInputError
 from saestore.interop.decoding import sae_of
 from saestore.sae import LoadedSAE
-from saestore.sae.encode import SparseBatch, make_encoder
-from saestore.sae.forward import Above, Forward, TopK, forward_of
+from saestore.sae.encode import make_encoder
+from saestore.sae.forward import AboveThreshold, Forward, TopK, forward_of
+from saestore.sparse_rows import SparseRows
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
@@ -76,8 +77,14 @@ def said_by(sae: LoadedSAE) -> dict[str, Any]:
     l0 = notes.to_dict().get("l0") if notes is not None else None
     return {
         "l0": None if l0 is None else float(l0),
-        "negative": not select.relu if isinstance(select, TopK) else False if isinstance(select, Above) else None,
-        "thresholds": np.atleast_1d(select.threshold.cpu().double().numpy()) if isinstance(select, Above) else None,
+        "negative": not select.relu
+        if isinstance(select, TopK)
+        else False
+        if isinstance(select, AboveThreshold)
+        else None,
+        "thresholds": np.atleast_1d(select.threshold.cpu().double().numpy())
+        if isinstance(select, AboveThreshold)
+        else None,
     }
 
 
@@ -97,7 +104,7 @@ def compare(acts: SetReader, opened: Opened, rows: Array) -> dict[str, Any]:
     """How well the stored activations of some samples reconstruct their embeddings."""
     x = _read(opened.source, rows)
     matrix = acts.sparse(rows)
-    stored = SparseBatch(matrix.indptr.astype(np.int64), matrix.indices, matrix.data)
+    stored = SparseRows(matrix.indptr.astype(np.int64), matrix.indices, matrix.data)
     encoder = make_encoder(opened.sae)
     with torch.inference_mode():
         decoded, given = decoded_rows(opened.forward, x, stored), x.double()
@@ -151,7 +158,7 @@ def best_scale(opened: Opened, rows: Array) -> dict[str, Any]:
     return best
 
 
-def decoded_rows(forward: Forward, x: torch.Tensor, batch: SparseBatch) -> torch.Tensor:
+def decoded_rows(forward: Forward, x: torch.Tensor, batch: SparseRows) -> torch.Tensor:
     """What the decoder makes of the activations, float64."""
     if forward.norm_in is not None:
         forward.norm_in(x.to(forward.dtype))  # leaves in the SAE what its way back needs
@@ -171,7 +178,7 @@ def _read(source: EmbeddingSource, rows: Array) -> torch.Tensor:
     return read if read.dtype == torch.float64 else read.float()
 
 
-def _agreement(stored: SparseBatch, encoded: SparseBatch, n_features: int) -> float:
+def _agreement(stored: SparseRows, encoded: SparseRows, n_features: int) -> float:
     """Share of the stored non-zeros that come out of encoding again; NaN of none."""
     keys, again = (batch.rows() * n_features + batch.indices.astype(np.int64) for batch in (stored, encoded))
     if not len(keys) or not len(again):

@@ -1,4 +1,4 @@
-"""What a source of embeddings is, and the one class behind every layout: rows in one file or in several."""
+"""Sources of embeddings: the protocol, and the one class behind every layout, with rows in one file or several."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 from saestore.errors import InvalidInputError, OutOfRangeError
 
-__all__ = ["DTYPES", "EmbeddingSource", "Part", "PartedSource", "Table", "checked", "pick"]
+__all__ = ["DTYPES", "EmbeddingSource", "Matrix", "Part", "PartedSource", "checked", "pick"]
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -35,7 +35,7 @@ class EmbeddingSource(Protocol):
     Attributes
     ----------
     path : str
-        Where they lie, for messages and records.
+        Where they are, for messages and records.
     layout : str
         "pt", "pt chunks", "npy", "safetensors", "zarr" or "array".
     n_rows, d_in : int
@@ -55,23 +55,23 @@ class EmbeddingSource(Protocol):
         ...
 
     def fingerprint(self, n_rows: int | None = None) -> str:
-        """Return a sha256 (hex) that is the same for the same embeddings in whatever layout.
+        """Return a SHA-256 (hex) that is the same for the same embeddings in any layout.
 
-        With `n_rows`, that of a source with just the first so many rows.
+        With `n_rows`, the digest of a source with only the first `n_rows` rows.
         """
         ...
 
 
 @dataclass(frozen=True)
-class Table:
+class Matrix:
     """One opened file or array.
 
     Attributes
     ----------
     shape : tuple of int
-        As found; only (n_rows, d_in) with both above zero passes `checked`.
+        Any shape; `checked` lets only (n_rows, d_in) with both above zero pass.
     dtype : str
-        numpy's or torch's name of it, without the "torch.".
+        Its name in numpy or torch, without the "torch.".
     fill : callable
         ``fill(out, start, stop)`` copies those rows into a tensor of their shape and dtype.
     """
@@ -83,18 +83,18 @@ class Table:
 
 @dataclass(frozen=True)
 class Part:
-    """A run of rows that lies in one place: which rows, and how to open the place."""
+    """A run of rows in one file or array: which rows, and how to open it."""
 
     start: int
     stop: int
-    open: Callable[[], Table]
+    open: Callable[[], Matrix]
 
 
 class PartedSource:
     """An `EmbeddingSource` over parts that follow each other.
 
-    Parts are opened when needed and at most four at a time. A read takes the memory of its slice (for zarr also that of
-    the chunks it touches), and mapped file pages of 64 MiB a part, or of the slice where that is more, which the kernel
+    Parts are opened when needed and at most four at a time. A read takes the memory of its slice (for zarr also of the
+    chunks it touches), and mapped file pages of 64 MiB per part, or of the slice where that is more, which the kernel
     can take back at any time.
 
     Parameters
@@ -115,15 +115,15 @@ class PartedSource:
         self.dtype = dtype
         self._parts = tuple(parts)
         self._starts = [part.start for part in parts]
-        self._open: dict[int, tuple[Table, int]] = {}
+        self._open: dict[int, tuple[Matrix, int]] = {}
         self._lock = threading.Lock()
 
     @classmethod
-    def of_one(cls, path: str, layout: str, opener: Callable[[], Table]) -> PartedSource:
+    def of_one(cls, path: str, layout: str, opener: Callable[[], Matrix]) -> PartedSource:
         """Make a source of a single file or array, once `checked`."""
-        table = checked(opener(), path)
-        n_rows, d_in = table.shape
-        return cls(path, layout, d_in, table.dtype, [Part(0, n_rows, opener)])
+        matrix = checked(opener(), path)
+        n_rows, d_in = matrix.shape
+        return cls(path, layout, d_in, matrix.dtype, [Part(0, n_rows, opener)])
 
     def __repr__(self) -> str:
         return f"<embeddings {self.n_rows:,} x {self.d_in:,} {self.dtype}, {self.layout}: {self.path}>"
@@ -139,24 +139,27 @@ class PartedSource:
             If the rows cannot be decoded.
         """
         if not 0 <= start <= stop <= self.n_rows:
-            raise OutOfRangeError(f"rows {start} to {stop} are not within the {self.n_rows:,} rows of {self.path}")
+            raise OutOfRangeError(
+                f"rows {start} to {stop} are not within the {self.n_rows:,} rows of {self.path}",
+                code="rows-out-of-range",
+            )
         out = torch.empty((stop - start, self.d_in), dtype=getattr(torch, self.dtype))
         row = start
         while row < stop:
-            place = bisect_right(self._starts, row) - 1
-            part = self._parts[place]
+            index = bisect_right(self._starts, row) - 1
+            part = self._parts[index]
             until = min(stop, part.stop)
-            self._fill(out[row - start : until - start], place, row - part.start)
+            self._fill(out[row - start : until - start], index, row - part.start)
             row = until
         return out
 
     def fingerprint(self, n_rows: int | None = None) -> str:
-        """Return a sha256 (hex) over shape, dtype and 256 evenly spaced rows, the first and the last among them.
+        """Return a SHA-256 (hex) over shape, dtype and 256 evenly spaced rows, the first and the last among them.
 
         Parameters
         ----------
         n_rows
-            Of the first so many rows only, as a source of just those would have it.
+            Of the first `n_rows` rows only, as a source of only those would have it.
         """
         n_rows = self.n_rows if n_rows is None else n_rows
         digest = hashlib.sha256(f"{n_rows} x {self.d_in} {self.dtype}\n".encode())
@@ -164,38 +167,38 @@ class PartedSource:
             digest.update(self.read(row, row + 1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def _fill(self, out: torch.Tensor, place: int, start: int) -> None:
+    def _fill(self, out: torch.Tensor, index: int, start: int) -> None:
         with self._lock:
-            table, n_read = self._open.pop(place, (None, 0))
+            matrix, n_read = self._open.pop(index, (None, 0))
             n_read += out.nbytes
-            if table is None or n_read > _REMAP_BYTES:
-                table, n_read = self._parts[place].open(), out.nbytes
+            if matrix is None or n_read > _REMAP_BYTES:
+                matrix, n_read = self._parts[index].open(), out.nbytes
             # The order of the dict is the order of use: the first is the one to close.
-            self._open[place] = (table, n_read)
+            self._open[index] = (matrix, n_read)
             while len(self._open) > _MOST_OPEN:
                 del self._open[next(iter(self._open))]
-        table.fill(out, start, start + len(out))
+        matrix.fill(out, start, start + len(out))
 
 
-def checked(table: Table, where: str) -> Table:
-    """Return the table if it can be embeddings.
+def checked(matrix: Matrix, where: str) -> Matrix:
+    """Return the matrix if it can be embeddings.
 
     Raises
     ------
     InvalidInputError
-        If it has not two dimensions, no rows or columns, or no floating dtype.
+        If it does not have two dimensions, rows and columns, and a floating dtype.
     """
-    if table.dtype not in DTYPES:
-        raise InvalidInputError(f"{where} is {table.dtype}; embeddings are one of {', '.join(DTYPES)}")
-    if len(table.shape) != 2:
-        message = f"{where} has the shape {table.shape}; embeddings have two dimensions, rows and width"
-        if len(table.shape) > 2:
-            rows = int(np.prod(table.shape[:-1]))
-            message += f": reshape to ({rows}, {table.shape[-1]})"
-        raise InvalidInputError(message)
-    if 0 in table.shape:
-        raise InvalidInputError(f"{where} has the shape {table.shape}: there is nothing in it; give at least one row")
-    return table
+    if matrix.dtype not in DTYPES:
+        raise InvalidInputError(
+            f"{where} is {matrix.dtype}; embeddings are one of {', '.join(DTYPES)}", code="unsupported-dtype"
+        )
+    shape = matrix.shape
+    if len(shape) != 2 or 0 in shape:
+        message = f"{where} has the shape {shape}; embeddings have two dimensions, rows and width, neither of them 0"
+        if len(shape) > 2:
+            message += f": reshape to ({int(np.prod(shape[:-1]))}, {shape[-1]})"
+        raise InvalidInputError(message, code="bad-shape")
+    return matrix
 
 
 def pick(ndims: dict[str, int], key: str | None, where: str, choose: str) -> str:
@@ -206,11 +209,11 @@ def pick(ndims: dict[str, int], key: str | None, where: str, choose: str) -> str
     ndims
         Number of dimensions of each tensor, by name.
     key
-        The name that was asked for, or None for "embeddings", "normalized_embeddings" or the only 2-D one.
+        The requested name, or None for "embeddings", "normalized_embeddings" or the only 2-D one.
     where
         The file, for messages.
     choose
-        How to say which one is meant, for messages.
+        How to name the right one, for messages.
 
     Raises
     ------
@@ -220,14 +223,17 @@ def pick(ndims: dict[str, int], key: str | None, where: str, choose: str) -> str
     if key is not None:
         if key in ndims:
             return key
-        raise InvalidInputError(f"{where} has no tensor {key!r}; it has {', '.join(ndims) or 'none'}")
+        raise InvalidInputError(
+            f"{where} has no tensor {key!r}; it has {', '.join(ndims) or 'none'}", code="no-such-tensor"
+        )
     for name in _KEYS:
         if name in ndims:
             return name
-    tables = [name for name, ndim in ndims.items() if ndim == 2]
-    if len(tables) == 1:
-        return tables[0]
+    matrices = [name for name, ndim in ndims.items() if ndim == 2]
+    if len(matrices) == 1:
+        return matrices[0]
     raise InvalidInputError(
         f"{where} holds {', '.join(ndims) or 'no tensor'}; embeddings are called {' or '.join(_KEYS)}, or are the only "
-        f"2-D tensor; {choose}"
+        f"2-D tensor; {choose}",
+        code="no-embeddings",
     )

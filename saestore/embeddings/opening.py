@@ -12,37 +12,38 @@ import numpy as np
 import torch
 import zarr
 
-from saestore.embeddings.base import EmbeddingSource, PartedSource, Table
-from saestore.embeddings.chunks import CHUNK_FILE, INFO_SUFFIX, listed_files, open_chunks
-from saestore.embeddings.layouts import (
+from saestore import layouts
+from saestore.embeddings.base import EmbeddingSource, Matrix, PartedSource
+from saestore.embeddings.matrices import (
     is_zarr,
-    numpy_table,
+    numpy_matrix,
     open_npy,
     open_pt,
     open_safetensors,
     open_zarr,
-    torch_table,
-    zarr_table,
+    torch_matrix,
+    zarr_matrix,
 )
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.files import existing_file, nearby, split_member
 
 __all__ = ["locate", "open_embeddings"]
 
-_OPENERS: dict[str, Callable[[Path], Table]] = {".pt": open_pt, ".npy": open_npy, ".safetensors": open_safetensors}
+_OPENERS: dict[str, Callable[[Path], Matrix]] = {".pt": open_pt, ".npy": open_npy, ".safetensors": open_safetensors}
+_OF_LAYOUTS = (".pt", ".json")  # suffixes of chunks and of lists of chunks
 
 
 def open_embeddings(
     spec: str | os.PathLike[str] | np.ndarray | torch.Tensor | zarr.Array[Any] | EmbeddingSource,
 ) -> EmbeddingSource:
-    """Open embeddings in whatever layout, without reading them.
+    """Open embeddings of any layout, without reading them.
 
     Parameters
     ----------
     spec
         A ``.pt`` (a tensor, or a dict with ``embeddings``), ``.npy`` or ``.safetensors`` file (``file:key`` chooses a
-        tensor); a ``BASE_chunks_info.json``; ``BASE`` or ``BASE.pt`` where chunks or a single file lie under that name;
-        a folder with one of these; a zarr array or group (a path or URL); or an array or tensor itself.
+        tensor); a list of chunks that a layout knows (see `saestore.layouts`); the name of one of these without its
+        suffix; a folder with one of these; a zarr array or group (a path or URL); or an array or tensor itself.
 
     Returns
     -------
@@ -59,16 +60,17 @@ def open_embeddings(
     if isinstance(spec, (str, os.PathLike)):
         return _open_path(os.fspath(spec))
     if isinstance(spec, np.ndarray):
-        return _at_hand("numpy array", "array", numpy_table(spec))
+        return _at_hand("numpy array", "array", numpy_matrix(spec))
     if isinstance(spec, torch.Tensor):
-        return _at_hand("torch tensor", "array", torch_table(spec, "torch tensor"))
+        return _at_hand("torch tensor", "array", torch_matrix(spec, "torch tensor"))
     if isinstance(spec, zarr.Array):
         where = str(spec.store_path)
-        return _at_hand(where, "zarr", zarr_table(spec, where))
+        return _at_hand(where, "zarr", zarr_matrix(spec, where))
     if isinstance(spec, EmbeddingSource):
         return spec
     raise InvalidInputError(
-        f"embeddings cannot be a {type(spec).__name__}; give a path, a numpy or zarr array, or a torch tensor"
+        f"embeddings cannot be a {type(spec).__name__}; give a path, a numpy or zarr array, or a torch tensor",
+        code="bad-embeddings",
     )
 
 
@@ -78,7 +80,7 @@ def locate(path: Path) -> Path:
     Returns
     -------
     Path
-        Of a file with a known suffix, a ``BASE_chunks_info.json``, or a zarr folder.
+        A file with a known suffix, a list of chunks, or a zarr folder.
 
     Raises
     ------
@@ -88,40 +90,48 @@ def locate(path: Path) -> Path:
     if path.is_file() or is_zarr(path):
         return path
     if path.is_dir():
-        found = sorted(target for targets in _bases(path).values() for target in targets)
-        wanted = f"the folder {path}"
+        targets = sorted(target for of_base in _bases(path).values() for target in of_base)
+        where = f"the folder {path}"
     else:
-        # The pipeline that writes chunks calls them by the name that the single file would have.
-        found = sorted(_bases(path.parent).get(path.name.removesuffix(".pt"), ()))
-        wanted = str(path)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(target.name for target in found)
-        raise NotFoundError(f"{wanted} has several sets of embeddings: {names}; give the path of one of them")
+        # The pipeline that writes chunks names them by the single file that they would be.
+        targets = sorted(_bases(path.parent).get(path.name.removesuffix(".pt"), ()))
+        where = str(path)
+    if len(targets) == 1:
+        return targets[0]
+    if targets:
+        names = ", ".join(target.name for target in targets)
+        raise NotFoundError(
+            f"{where} has several sets of embeddings: {names}; give the path of one of them", code="ambiguous-path"
+        )
     if path.is_dir():
-        raise NotFoundError(f"{wanted} has no embeddings ({', '.join(_OPENERS)}, *{INFO_SUFFIX} or a zarr folder)")
-    raise NotFoundError(f"no embeddings at {path}; {nearby(path)}")
+        raise NotFoundError(
+            f"{where} has no embeddings ({', '.join(_OPENERS)}, a list of chunks or a zarr folder)",
+            code="no-embeddings",
+        )
+    raise NotFoundError(f"no embeddings at {path}; {nearby(path)}", code="no-such-file")
 
 
-def _at_hand(path: str, layout: str, table: Table) -> PartedSource:
-    """Make a source of what is not mapped from a file, and so never opened again."""
-    return PartedSource.of_one(path, layout, lambda: table)
+def _at_hand(path: str, layout: str, matrix: Matrix) -> PartedSource:
+    """Make a source of a matrix that is not mapped from a file, and so never opened again."""
+    return PartedSource.of_one(path, layout, lambda: matrix)
 
 
 def _open_path(spec: str) -> EmbeddingSource:
     if "://" in spec:
         return _at_hand(spec, "zarr", open_zarr(spec))
     named, key = split_member(spec)
-    path = _whole(locate(named))
+    path = locate(named)
     if path.is_dir():
         return _at_hand(str(path), "zarr", open_zarr(str(path)))
-    if path.name.endswith(INFO_SUFFIX):
-        return open_chunks(path)
+    if path.suffix in _OF_LAYOUTS:
+        source: EmbeddingSource | None = layouts.ask("open_embeddings", path)
+        if source is not None:
+            return source
     opener = _OPENERS.get(path.suffix)
     if opener is None:
         raise InvalidInputError(
-            f"{path} has the suffix {path.suffix!r}; known are {', '.join(_OPENERS)}, *{INFO_SUFFIX} and zarr folders"
+            f"{path} has the suffix {path.suffix!r}; known are {', '.join(_OPENERS)}, lists of chunks and zarr folders",
+            code="unknown-format",
         )
     existing_file(path)
     if key is not None:
@@ -129,34 +139,17 @@ def _open_path(spec: str) -> EmbeddingSource:
     return PartedSource.of_one(str(path), path.suffix.removeprefix("."), partial(opener, path))
 
 
-def _whole(path: Path) -> Path:
-    """Refuse one chunk of several: the rows after it would be missing from the store without a word."""
-    match = CHUNK_FILE.fullmatch(path.name)
-    if match is None:
-        return path
-    info = path.with_name(match["base"] + INFO_SUFFIX)
-    if not info.is_file():
-        return path
-    files = [file.name for file in listed_files(info)]
-    if path.name in files and len(files) > 1:
-        raise InvalidInputError(f"{path} is one of {len(files)} chunks; give {info} to read them all")
-    return path
-
-
 def _bases(folder: Path) -> dict[str, set[Path]]:
-    """Return what could be embeddings in a folder, by base name. Chunks count as the list that they need."""
-    found: dict[str, set[Path]] = {}
+    """Files and folders that may be embeddings, by base name. Chunks count as the list that they need."""
+    bases: dict[str, set[Path]] = {}
     if not folder.is_dir():
-        return found
+        return bases
     for entry in folder.iterdir():
-        chunk = CHUNK_FILE.fullmatch(entry.name)
-        if entry.name.endswith(INFO_SUFFIX):
-            base, target = entry.name.removesuffix(INFO_SUFFIX), entry
-        elif chunk is not None:
-            base, target = chunk["base"], entry.with_name(chunk["base"] + INFO_SUFFIX)
-        elif entry.suffix in _OPENERS or (entry.is_dir() and is_zarr(entry)):
-            base, target = entry.name.removesuffix(entry.suffix), entry
-        else:
+        base, target = entry.name.removesuffix(entry.suffix), entry
+        listed = layouts.ask("embeddings_target", entry) if entry.suffix in _OF_LAYOUTS else None
+        if listed is not None:
+            base, target = listed
+        elif entry.suffix not in _OPENERS and not (entry.is_dir() and is_zarr(entry)):
             continue
-        found.setdefault(base, set()).add(target)
-    return found
+        bases.setdefault(base, set()).add(target)
+    return bases

@@ -1,62 +1,96 @@
-"""AnnData, ``.h5ad`` or zarr: samples by features in ``X``, whatever ``obs`` says of the samples; read in slices."""
+"""AnnData, ``.h5ad`` or zarr, in slices: samples x features in ``X``, the samples' columns in ``obs``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.formats.base import BLOCK, Opened, Rows, as_floats, nonzeros, stored_dtype
+from saestore.format import BY_SAMPLE
+from saestore.formats.base import Format, Opened, Source, Written, as_floats, nonzeros, stored_dtype
 from saestore.formats.issues import Issue
-from saestore.formats.spool import Spool
+from saestore.formats.selection import Selected
+from saestore.formats.spool import Compressed, Read
 from saestore.interop.optional import require
-from saestore.kernels import expand_pointers
+from saestore.sparse_rows import SparseRows, pointers
 from saestore.tables import Items, as_items
 
 if TYPE_CHECKING:
+    import anndata
     import pandas as pd
+
+    from saestore.query.reader import SetReader
 
 Array = np.ndarray[Any, Any]
 
 _DAMAGE = (OSError, KeyError, ValueError, RuntimeError, TypeError)
 _KEYS = ("image_path", "text_path", "text")
 _DENSE = 1 << 23  # values of a dense block
+_CHUNK = 1 << 16
+_TEXT = np.dtypes.StringDType()
 
 
-def open_anndata(path: Path, resources: ExitStack) -> Opened:
+def is_anndata(path: Path) -> bool:
+    """Whether a path is an ``.h5ad`` file or a zarr group with an ``X``."""
+    if any((path / name).is_file() for name in ("zarr.json", ".zgroup")):
+        import zarr
+
+        node = zarr.open(path, mode="r")
+        return isinstance(node, zarr.Group) and "X" in node
+    return path.suffix == ".h5ad"
+
+
+def open_anndata(source: Source) -> Opened:
     """Open an AnnData file or zarr group, backed.
 
-    A CSR or dense ``X`` is read in slices; a CSC one goes through a `Spool`. ``obs`` becomes the items: one a row, or,
-    where it has a column ``item``, the runs of equal numbers in it. ``var``, layers and the rest are not read.
+    A CSR or dense ``X`` is read in slices; a CSC one goes through a `Spool`. ``obs`` becomes the items: one per row,
+    or, where it has a column ``item``, one per run of equal numbers in it. ``var``, layers and the rest are not read.
 
     Raises
     ------
     InvalidInputError
-        It is damaged, is no AnnData, or has no ``X``.
+        It is damaged, is not an AnnData, or has no ``X``.
     """
-    anndata = require("anndata", "anndata", f"reading {path}")
+    path, where = source.path, str(source.path)
+    package = require("anndata", "anndata", f"reading {path}")
     try:
-        root = _open(path, resources)
+        root = source.resources.enter_context(_group(path, "r"))
         matrix = root["X"]
-        obs = anndata.io.read_elem(root["obs"])
-        names = anndata.io.read_elem(root["var"]).index
+        obs = package.io.read_elem(root["obs"])
+        names = package.io.read_elem(root["var"]).index
     except _DAMAGE as error:
+        reason = " ".join(str(error).split())[:160]
         raise InvalidInputError(
-            f"{path} is damaged, or no AnnData file with an X ({' '.join(str(error).split())[:160]})."
+            f"{path} is damaged, or not an AnnData file with an X ({reason}).", code="damaged-file"
         ) from error
-    shape, dtype, read, step, layout = _matrix(matrix, str(path), resources)
+    kind = str(matrix.attrs.get("encoding-type", "array"))
+    if kind not in ("array", "csr_matrix", "csc_matrix"):
+        raise InvalidInputError(
+            f"{where}: X is a {kind}; csr_matrix, csc_matrix and array are read.", code="unsupported-matrix"
+        )
+    sizes = matrix.shape if kind == "array" else matrix.attrs.get("shape", matrix.attrs.get("h5sparse_shape"))
+    shape = tuple(int(n) for n in sizes)
+    if len(shape) != 2 or min(shape) < 1:
+        raise InvalidInputError(
+            f"{where}: X has the shape {list(shape)}; it needs at least one sample and one feature.", code="bad-shape"
+        )
     if len(obs) != shape[0] or len(names) != shape[1]:
-        raise InvalidInputError(f"{path}: X is {shape[0]} x {shape[1]}, obs has {len(obs)} rows and var {len(names)}.")
-    items, item_ptr = _items(obs, root, anndata)
+        raise InvalidInputError(
+            f"{path}: X is {shape[0]} x {shape[1]}, obs has {len(obs)} rows and var {len(names)}.", code="bad-shape"
+        )
+    dtype = stored_dtype(np.dtype((matrix if kind == "array" else matrix["data"]).dtype), where)
+    read, step = _rows(matrix, kind, shape, dtype, source)
+    items, item_ptr = _items(obs, root, package)
     return Opened(
         "anndata",
-        str(path),
+        where,
         (path,),
         *shape,
         dtype,
@@ -64,122 +98,71 @@ def open_anndata(path: Path, resources: ExitStack) -> Opened:
         step,
         item_ptr=item_ptr,
         items=items,
-        faults=tuple(_numbering(names)),
-        source={"layout": f"anndata {layout}"},
+        issues=tuple(_numbering(names)),
+        source={"layout": f"anndata {'dense' if kind == 'array' else kind[:3]}"},
     )
 
 
-def _open(path: Path, resources: ExitStack) -> Any:
-    if path.is_dir():
+@contextmanager
+def _group(path: Path, mode: str) -> Iterator[Any]:
+    """The root group of a file or folder, to read (``r``) or to write anew (``w``)."""
+    if path.suffix == ".h5ad" and not path.is_dir():
+        h5py = require("h5py", "anndata", f"opening {path.name}")
+        with h5py.File(path, mode) as file:
+            yield file
+    else:
         import zarr
 
-        return zarr.open_group(path, mode="r", use_consolidated=False)
-    h5py = require("h5py", "anndata", f"reading {path}")
-    return resources.enter_context(h5py.File(path, "r"))
+        how: Any = {"mode": "w", "zarr_format": 3} if mode == "w" else {"mode": "r", "use_consolidated": False}
+        yield zarr.open_group(path, **how)
 
 
-def _matrix(matrix: Any, where: str, resources: ExitStack) -> tuple[tuple[int, int], str, Any, int, str]:
-    """Shape, dtype, reader, rows of a read, and what the layout is called."""
-    kind = str(matrix.attrs.get("encoding-type", "array"))
+def _rows(matrix: Any, kind: str, shape: tuple[int, int], dtype: str, source: Source) -> tuple[Read, int]:
+    where = str(source.path)
     if kind == "array":
-        shape = _shape(matrix.shape, where)
-        dtype = stored_dtype(np.dtype(matrix.dtype), where)
-        return shape, dtype, partial(_read_dense, matrix, dtype, where), max(1, _DENSE // shape[1]), "dense"
-    if kind not in ("csr_matrix", "csc_matrix"):
-        raise InvalidInputError(f"{where}: X is a {kind}; csr_matrix, csc_matrix and array are read.")
-    shape = _shape(matrix.attrs["shape"] if "shape" in matrix.attrs else matrix.attrs["h5sparse_shape"], where)
-    dtype = stored_dtype(np.dtype(matrix["data"].dtype), where)
-    major = shape[0] if kind == "csr_matrix" else shape[1]
-    indptr = np.asarray(matrix["indptr"][:]).astype(np.int64)
-    nnz = int(matrix["data"].shape[0])
-    if len(indptr) != major + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any() or indptr[-1] > nnz:
-        raise InvalidInputError(f"{where}: indptr of X does not ascend from 0 to {nnz:,}; it is damaged.")
-    step = int(min(shape[0], max(1, BLOCK * shape[0] // max(1, nnz))))
-    if kind == "csr_matrix":
-        return shape, dtype, partial(_read_csr, _Values(matrix, dtype, where), indptr), step, "csr"
-    spool = Spool(shape[0], _csc_entries(_Values(matrix, dtype, where), indptr, shape[0]), dtype, resources)
-    return shape, dtype, spool.read, step, "csc"
+
+        def dense(start: int, stop: int) -> SparseRows:
+            return nonzeros(as_floats(np.asarray(matrix[start:stop]), dtype, where))
+
+        return dense, max(1, _DENSE // shape[1])
+
+    def entries(a: int, b: int) -> tuple[Array, Array]:
+        return np.asarray(matrix["indices"][a:b]), as_floats(np.asarray(matrix["data"][a:b]), dtype, where)
+
+    n_entries = min(int(matrix["data"].shape[0]), int(matrix["indices"].shape[0]))
+    indptr = np.asarray(matrix["indptr"][:])
+    return Compressed(kind[:3], shape, indptr, n_entries, entries, f"X of {where}").open(dtype, source.resources)
 
 
-def _shape(shape: Any, where: str) -> tuple[int, int]:
-    numbers = [int(n) for n in shape]
-    if len(numbers) != 2 or min(numbers) < 1:
-        raise InvalidInputError(f"{where}: X has the shape {numbers}; it needs at least one sample and one feature.")
-    return numbers[0], numbers[1]
-
-
-@dataclass(frozen=True)
-class _Values:
-    """Slices of the entries of a sparse X: ids along its other axis, and activations."""
-
-    matrix: Any
-    dtype: str
-    where: str
-
-    def read(self, start: int, stop: int) -> tuple[Array, Array]:
-        ids, values = np.asarray(self.matrix["indices"][start:stop]), np.asarray(self.matrix["data"][start:stop])
-        return ids, as_floats(values, self.dtype, self.where)
-
-
-def _read_csr(entries: _Values, indptr: Array, start: int, stop: int) -> Rows:
-    ids, values = entries.read(a := int(indptr[start]), int(indptr[stop]))
-    return Rows(indptr[start : stop + 1] - a, ids, values)
-
-
-def _read_dense(matrix: Any, dtype: str, where: str, start: int, stop: int) -> Rows:
-    values = as_floats(np.asarray(matrix[start:stop]), dtype, where)
-    return nonzeros(values)
-
-
-def _csc_entries(entries: _Values, indptr: Array, n_rows: int) -> Iterator[tuple[Array, Array, Array]]:
-    for start in range(0, int(indptr[-1]), BLOCK):
-        stop = min(start + BLOCK, int(indptr[-1]))
-        rows, values = entries.read(start, stop)
-        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < n_rows:
-            raise InvalidInputError(
-                f"{entries.where}: X names sample {int(rows.max()):,}; there are {n_rows:,}. It is damaged."
-            )
-        yield rows.astype(np.int64), expand_pointers(indptr, start, stop), values
-
-
-def _items(obs: pd.DataFrame, root: Any, anndata: Any) -> tuple[Items, Any]:
-    """Items, and which rows are theirs."""
+def _items(obs: pd.DataFrame, root: Any, package: Any) -> tuple[Items, Any]:
+    """Items, and which rows belong to them."""
     if "item" not in obs or obs["item"].dtype.kind not in "iu":
         return _table(obs), 1
     runs = obs["item"].to_numpy()
     starts = np.flatnonzero(np.r_[True, runs[1:] != runs[:-1]])
     if len(np.unique(runs[starts])) != len(starts):
         raise InvalidInputError(
-            "obs['item'] comes back to an item after another: rows of an item must follow each other."
+            "obs['item'] returns to an item after another one; the rows of an item must follow each other.",
+            code="scattered-items",
         )
-    pointers = np.append(starts, len(runs)).astype(np.int64)
+    sizes = np.diff(np.append(starts, len(runs)))
     if "uns" in root and "items" in root["uns"]:
-        table = anndata.io.read_elem(root["uns"]["items"])
+        table = package.io.read_elem(root["uns"]["items"])
         if len(table) == len(starts):
-            return _table(table), pointers
+            return _table(table), pointers(sizes)
         if len(table) > int(runs.max()) and (np.diff(runs[starts]) > 0).all():  # some of them have no sample
-            sizes = np.zeros(len(table), np.int64)
-            sizes[runs[starts]] = np.diff(pointers)
-            return _table(table), np.concatenate([[0], np.cumsum(sizes)])
-    return _table(obs.iloc[starts][_constant(obs, pointers)]), pointers
-
-
-def _constant(obs: pd.DataFrame, pointers: Array) -> list[str]:
-    """The columns that say the same of all samples of an item; others are not of the item."""
-    first = np.repeat(pointers[:-1], np.diff(pointers))
-    found = []
-    for name in obs.columns.drop("item"):
-        values = obs[name].to_numpy()
-        if (values == values[first]).all():
-            found.append(str(name))
-    return found
+            return _table(table), pointers(np.bincount(runs[starts], sizes, len(table)).astype(np.int64))
+    first = np.repeat(starts, sizes)
+    # SampleCoordinates that differ within an item belong to samples.
+    columns = [name for name in obs.columns.drop("item") if (obs[name].to_numpy() == obs[name].to_numpy()[first]).all()]
+    return _table(obs.iloc[starts][columns]), pointers(sizes)
 
 
 def _table(frame: pd.DataFrame) -> Items:
-    """A table whose names of rows are the keys, unless a column says them."""
+    """Items of a table whose row names are the keys, unless a column has them."""
     frame = frame.copy()
     if not any(name in frame for name in _KEYS):
-        frame.insert(0, "image_path", frame.index.astype(str))  # becomes the key, and is no column then
+        frame.insert(0, "image_path", frame.index.astype(str))  # becomes the key, not a column
     return as_items(frame.reset_index(drop=True))
 
 
@@ -191,11 +174,169 @@ def _numbering(names: Any) -> list[Issue]:
         return []
     if np.array_equal(numbers, np.arange(len(numbers))):
         return []
-    return [
-        Issue(
-            "renumbered_features",
-            "recorded",
-            f"features are numbered anew: what var calls {numbers[0]} is feature 0",
-            len(numbers),
-        )
-    ]
+    message = f"features are numbered anew: the feature called {numbers[0]} in var is feature 0"
+    return [Issue("renumbered_features", "info", message, len(numbers))]
+
+
+class _Column(NamedTuple):
+    """A column of ``obs``: values of samples, or, with `categories`, codes of these texts."""
+
+    name: str
+    dtype: np.dtype[Any]
+    values: Callable[[Array], Array]
+    categories: Array | None = None
+
+
+def _columns(acts: SetReader) -> Iterator[_Column]:
+    """The columns of a set's samples. Texts of items are categorical, so that each is stored once."""
+    from saestore.query.sample_coords import OF_ITEMS, SampleCoordinates
+
+    for name, column in SampleCoordinates(acts).by_name.items():
+        label = name.replace("/", "|")  # a name with a slash would be a path
+        if name in OF_ITEMS:
+            texts, codes = np.unique(acts.items.column(name), return_inverse=True)
+            yield _Column(label, np.dtype(np.int32), partial(_of_items, acts, codes.astype(np.int32)), texts)
+        else:
+            yield _Column(label, column.dtype, column.at)
+
+
+def _of_items(acts: SetReader, values: Array, samples: Array) -> Array:
+    taken: Array = values[acts.item_index.locate(samples)[0]]
+    return taken
+
+
+def to_anndata(acts: SetReader, max_bytes: int) -> anndata.AnnData:
+    """See `ActivationSet.to_anndata`."""
+    import pandas as pd
+
+    from saestore.interop.dataset import attributes_of
+
+    package = require("anndata", "anndata", "to_anndata()")
+    segments = acts.attributes.segments
+    matrix: Any
+    if len(segments) == 1 and acts.dtype != np.float16:  # the stored matrix itself, in a dtype that scipy has
+        matrix = package.io.sparse_dataset(acts.group[f"segments/{segments[0].name}/{BY_SAMPLE}"])
+    else:
+        matrix = acts.sparse(max_bytes=max_bytes)
+    samples = np.arange(acts.shape[0])
+    obs = {
+        column.name: column.values(samples)
+        if column.categories is None
+        else pd.Categorical.from_codes(column.values(samples), column.categories.astype(object))
+        for column in _columns(acts)
+    }
+    adata = package.AnnData(X=matrix, obs=pd.DataFrame(obs, index=samples.astype(str)), var=_statistics(acts, None))
+    adata.uns["saestore"] = attributes_of(acts)
+    return adata
+
+
+def _statistics(acts: SetReader, features: Array | None) -> pd.DataFrame:
+    table: pd.DataFrame = acts.stats(features).to_dataframe()
+    return table.set_index(table.index.astype(str).astype(object))
+
+
+def write_anndata(selected: Selected, path: Path) -> Written:
+    """Write the selected samples and features; ``.h5ad`` is HDF5, anything else zarr.
+
+    ``obs`` has the columns of ``acts.to_anndata()``; its names are the numbers of the samples. ``var`` has the
+    statistics of the features (none where only some samples are written), its names are their numbers.
+    ``uns["items"]`` is the table of the items.
+
+    Notes
+    -----
+    Memory: a block, the table of the items, and the statistics.
+    """
+    import pandas as pd
+
+    io, acts = require("anndata", "anndata", f"writing {path.name}").io, selected.acts
+    origin = {
+        "path": acts.path,
+        "n_features": acts.shape[1],
+        "sae": json.dumps(dict(acts.attributes.sae)),
+        "source": json.dumps(dict(acts.attributes.source)),
+    }
+    with _group(path, "w") as root, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what anndata's next version will do otherwise
+        root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        for name in ("layers", "obsm", "obsp", "varm", "varp"):
+            io.write_elem(root, name, {})
+        # Statistics of all samples would be taken for those of the selected ones.
+        features = None if selected.samples is not None else _statistics(acts, selected.features)
+        names = selected.feature_ids.astype(str).astype(object)
+        io.write_elem(root, "var", pd.DataFrame(index=names) if features is None else features)
+        io.write_elem(root, "uns", {"saestore": origin})
+        if acts.items.names():
+            io.write_elem(root["uns"], "items", _item_table(acts))
+        _write_blocks(selected, root)
+    return Written((path.name,))
+
+
+def _item_table(acts: SetReader) -> pd.DataFrame:
+    import pandas as pd
+
+    items = acts.items
+    table: dict[str, Any] = {}
+    for name in items.names():
+        values = items.column(name)
+        table["image_path" if name == "key" else name] = values.astype(object) if values.dtype.kind == "T" else values
+    table |= {name: items.concept(name) for name in items.concept_names}
+    return pd.DataFrame(table, index=np.arange(acts.n_items).astype(str).astype(object))
+
+
+def _write_blocks(selected: Selected, root: Any) -> None:
+    matrix, obs = root.create_group("X"), root.create_group("obs")
+    shape = [selected.n_samples, selected.n_features]
+    matrix.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": shape})
+    data, indices = _Growing(matrix, "data", selected.dtype), _Growing(matrix, "indices", np.dtype(np.int64))
+    indptr = _Growing(matrix, "indptr", np.dtype(np.int64))
+    indptr.append(np.zeros(1, np.int64))
+    columns = [_Column("_index", _TEXT, lambda samples: samples.astype(_TEXT)), *_columns(selected.acts)]
+    arrays = [(_obs_array(obs, column), column.values) for column in columns]
+    order = [column.name for column in columns[1:]]
+    obs.attrs.update(
+        {"encoding-type": "dataframe", "encoding-version": "0.2.0", "_index": "_index", "column-order": order}
+    )
+    done = 0
+    for block in selected.blocks():
+        data.append(block.data)
+        indices.append(selected.columns(block.indices))
+        indptr.append(block.indptr[1:] + done)
+        done += block.nnz
+        for array, values in arrays:
+            array.append(values(block.samples))
+
+
+def _obs_array(obs: Any, column: _Column) -> _Growing:
+    if column.categories is None:
+        return _Growing(obs, column.name, column.dtype)
+    group = obs.create_group(column.name)
+    group.attrs.update({"encoding-type": "categorical", "encoding-version": "0.2.0", "ordered": False})
+    _Growing(group, "categories", _TEXT).append(column.categories.astype(_TEXT))
+    return _Growing(group, "codes", column.dtype)
+
+
+class _Growing:
+    """A one-dimensional array in a zarr or HDF5 group that is written from its start on."""
+
+    def __init__(self, group: Any, name: str, dtype: np.dtype[Any]) -> None:
+        text = dtype.kind in "TO"
+        self._hdf5 = not hasattr(group, "create_array")
+        if self._hdf5:
+            kind = require("h5py", "anndata", "writing .h5ad").string_dtype() if text else dtype
+            self._array = group.create_dataset(name, (0,), kind, maxshape=(None,), chunks=(_CHUNK,), compression="lzf")
+        else:
+            self._array = group.create_array(name, shape=(0,), chunks=(_CHUNK,), dtype=_TEXT if text else dtype)
+        self._array.attrs.update({"encoding-type": "string-array" if text else "array", "encoding-version": "0.2.0"})
+        self._length = 0
+
+    def append(self, values: Array) -> None:
+        """Write the next values."""
+        stop = self._length + len(values)
+        self._array.resize((stop,))
+        if len(values):
+            text = values.dtype.kind in "TO"
+            self._array[self._length : stop] = values.astype(object if self._hdf5 else _TEXT) if text else values
+        self._length = stop
+
+
+FORMATS = (Format("anndata", is_anndata, open_anndata, write_anndata),)

@@ -1,12 +1,14 @@
-"""Rows as a file has them, and the one way in which they become rows of a store."""
+"""What a format of another program is, an opened file of it, and how its rows become rows of a store."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,36 +16,48 @@ from saestore.errors import InvalidInputError
 from saestore.files import existing_file
 from saestore.format import feature_dtype
 from saestore.formats.issues import Issue, IssueCollector
+from saestore.sparse_rows import SparseRows, pointers
 from saestore.tables import Items
+from saestore.tables.item_index import ItemIndex
+from saestore.vocabulary import FORMATS
 
 Array = np.ndarray[Any, Any]
 
-# Entries, stored zeros included, that are read and checked at once: some 100 MiB while they are sorted.
+# Entries, stored zeros included, that are read and checked at once: about 100 MiB while they are sorted.
 BLOCK = 1 << 21
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Some rows, as a CSR matrix; whatever is wrong in the file is still wrong here.
+class Source:
+    """What is to be opened.
 
     Attributes
     ----------
-    indptr
-        int64 (n_rows + 1,), from 0.
-    ids
-        Feature ids, integers (nnz,).
-    values
-        Activations (nnz,), float16, float32 or float64.
+    path
+        The file or folder.
+    resources
+        Closes the files in the end.
+    sample_type, sae
+        Of the set that the rows are for: ``patch``, ``token`` or ``cls``, and the SAE's name if it is given.
+    n_features, sparse, pad_token
+        As in `saestore.import_activations`.
+    progress
+        Called with a line of text.
     """
 
-    indptr: Array
-    ids: Array
-    values: Array
+    path: Path
+    resources: ExitStack
+    sample_type: str = "patch"
+    sae: str | None = None
+    n_features: int | None = None
+    sparse: Any = None
+    pad_token: int | None = None
+    progress: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True)
 class Opened:
-    """Activations in somebody's file, opened but not read.
+    """Activations in a file of another program, opened but not read.
 
     Attributes
     ----------
@@ -58,17 +72,24 @@ class Opened:
     dtype
         Dtype that holds every activation exactly: float16, float32 or float64.
     read
-        ``read(start, stop)`` gives those rows; cheapest in ascending order.
+        ``read(start, stop)`` gives those rows as they are in the file, whatever is wrong with them; cheapest in
+        ascending order.
     step
-        Rows to read at once, so that a read stays within some 100 MiB.
+        Rows to read at once, so that a read stays within about 100 MiB.
     row_capacity
-        Places of a row, where every row has as many; zeros in them are padding.
-    summed
-        True where a feature that comes twice in a row means the sum.
+        Entries that every row has room for, where zeros fill the rest.
+    sum_duplicates
+        Whether a feature that comes twice in a row means the sum.
     item_ptr, items
         Which rows belong to which item and what those are, where the file says it.
-    faults
-        What opening it already showed.
+    default_item_size
+        Rows per item where neither the caller nor the file says it.
+    issues
+        Issues that opening it showed.
+    check_items
+        Issues between the rows and the items that they belong to.
+    when_full
+        What it means, for this SAE, that rows fill their capacity.
     sae, source
         What is known of the SAE and of where the activations come from.
     """
@@ -79,81 +100,136 @@ class Opened:
     n_rows: int
     n_features: int | None
     dtype: str
-    read: Callable[[int, int], Rows]
+    read: Callable[[int, int], SparseRows]
     step: int
     row_capacity: int | None = None
-    summed: bool = False
+    sum_duplicates: bool = False
     item_ptr: Any = None
     items: Items | None = None
-    faults: tuple[Issue, ...] = ()
+    default_item_size: int = 1
+    issues: tuple[Issue, ...] = ()
+    check_items: Callable[[Items | None, ItemIndex], Sequence[Issue]] | None = None
+    when_full: str = ""
     sae: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
 
 
-def clean(rows: Rows, first_row: int, findings: IssueCollector, dtype: str, *, summed: bool) -> Rows:
-    """Rows as a store holds them: ids strictly ascending in a row, no zeros, everything else counted as a fault.
+class Written(NamedTuple):
+    """Names of the files that a format wrote, the one last that makes the output look complete; and what it changed."""
 
-    What is refused is left out here, so that the rest can still be looked at.
+    files: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of another program.
+
+    Attributes
+    ----------
+    name
+        A key of `saestore.vocabulary.FORMATS`.
+    recognise
+        Whether a path is of this format, by its name and a look into it.
+    open
+        Opens a `Source`; None where the format is only written.
+    write
+        ``write(selected, path, **options)`` writes to a new path, or several files beside it.
+    options
+        The arguments of import and export that belong to this format.
+    existing
+        Of a target, the files there that an export would replace or that would be taken for a part of it.
+    """
+
+    name: str
+    recognise: Callable[[Path], bool] = lambda _: False
+    open: Callable[[Source], Opened] | None = None
+    write: Callable[..., Written] | None = None
+    options: tuple[str, ...] = ()
+    existing: Callable[[Path], list[Path]] = lambda target: [target]
+
+    def check_options(self, given: Iterable[str], path: Path) -> None:
+        """Refuse options of other formats among those that are `given`.
+
+        Raises
+        ------
+        InvalidInputError
+            An option is given that this format does not have.
+        """
+        for name in given:
+            if name not in self.options:
+                raise InvalidInputError(
+                    f"{name} does not apply to {path}, which is of the format {self.name}; leave it out.",
+                    code="option-of-another-format",
+                )
+
+
+def load_format(name: str) -> Format:
+    """A format by its name, a key of `saestore.vocabulary.FORMATS`; imports its module."""
+    declared: tuple[Format, ...] = import_module(FORMATS[name]).FORMATS
+    return next(each for each in declared if each.name == name)
+
+
+def clean(rows: SparseRows, first_row: int, issues: IssueCollector, dtype: str) -> SparseRows:
+    """Rows as a store holds them: ids strictly ascending in a row, no zeros; everything else counts as an issue.
+
+    Entries with an error are left out, so that the rest can still be checked.
 
     Notes
     -----
-    Memory: some 50 bytes an entry.
+    Memory: about 50 bytes per entry.
     """
-    n = len(rows.indptr) - 1
+    n, width = len(rows), issues.n_features
     row = np.repeat(np.arange(n), np.diff(rows.indptr))
-    ids, values = rows.ids, rows.values
-    keep = _usable(row, ids, values, first_row, findings)
+    ids, values = rows.indices, rows.data
+    keep = _usable(row, ids, values, first_row, issues)
     if not keep.all():
         row, ids, values = row[keep], ids[keep], values[keep]
-    key = row * findings.n_features + ids.astype(np.int64, copy=False)
+    key = row * width + ids.astype(np.int64, copy=False)
+
+    def at(entry: int) -> tuple[int, int]:
+        return first_row + int(key[entry]) // width, int(key[entry]) % width
+
     falls = key[1:] < key[:-1]
     if falls.any():
-        findings.unsorted.add(len(np.unique(row[1:][falls])), lambda: (first_row + int(row[1:][falls][0]),))
+        unsorted = np.unique(row[1:][falls])
+        issues.add("unsorted", unsorted, lambda each: (first_row + each,))
         order = np.argsort(key, kind="stable")
         key, values = key[order], values[order]
     values = values.astype(dtype, copy=False)
-    same = np.flatnonzero(key[1:] == key[:-1])
-    if len(same):
-        at = int(key[same[0]])
-        findings.twice.add(len(same), lambda: (first_row + at // findings.n_features, at % findings.n_features))
-        key, values = _merged(key, values, summed=summed)
+    repeated = np.flatnonzero(key[1:] == key[:-1])
+    if len(repeated):
+        issues.add("summed_duplicates" if issues.sum_duplicates else "duplicates", repeated, at)
+        key, values = _merged(key, values, sum_duplicates=issues.sum_duplicates)
         over = np.flatnonzero(~np.isfinite(values))  # a sum may overflow where its parts did not
-        findings.not_finite.add(
-            len(over),
-            lambda: (first_row + int(key[over[0]]) // findings.n_features, int(key[over[0]]) % findings.n_features,
-                     float(values[over[0]]), False),
-        )  # fmt: skip
-    row, ids = np.divmod(key, findings.n_features)
-    negative = np.flatnonzero(values < 0)
-    findings.negative.add(len(negative), lambda: (first_row + int(row[negative[0]]), int(ids[negative[0]])))
+        issues.add("not_finite", over, lambda entry: (*at(entry), float(values[entry]), False))
+    issues.add("negative", np.flatnonzero(values < 0), at)
+    row, ids = np.divmod(key, width)
     lengths = np.bincount(row, minlength=n)
-    findings.count_rows(lengths)
-    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return Rows(indptr, ids.astype(feature_dtype(findings.n_features)), values)
+    issues.count_rows(lengths)
+    return SparseRows(pointers(lengths), ids.astype(feature_dtype(width)), values)
 
 
-def _usable(row: Array, ids: Array, values: Array, first_row: int, findings: IssueCollector) -> Array:
-    """Which entries are activations: not zero, finite, of a feature that there is."""
-    finite = np.isfinite(values)
-    bad = np.flatnonzero(~finite)
+def _usable(row: Array, ids: Array, values: Array, first_row: int, issues: IssueCollector) -> Array:
+    """Which entries are activations: not zero, finite, of a feature that exists."""
+    finite, nonzero = np.isfinite(values), values != 0
+    inside = (ids >= 0) & (ids < issues.n_features)
     half = values.dtype == np.float16
-    findings.not_finite.add(
-        len(bad), lambda: (first_row + int(row[bad[0]]), int(ids[bad[0]]), float(values[bad[0]]), half)
-    )
-    nonzero = values != 0
-    zeros = np.flatnonzero(~nonzero)
-    findings.zeros.add(len(zeros), lambda: (first_row + int(row[zeros[0]]),))
-    inside = (ids >= 0) & (ids < findings.n_features)
-    out = np.flatnonzero(~inside & nonzero)
-    findings.out_of_range.add(len(out), lambda: (first_row + int(row[out[0]]), int(ids[out[0]])))
+
+    def at(entry: int) -> tuple[int, int]:
+        return first_row + int(row[entry]), int(ids[entry])
+
+    issues.add("not_finite", np.flatnonzero(~finite), lambda entry: (*at(entry), float(values[entry]), half))
+    issues.add("padding" if issues.row_capacity is not None else "explicit_zeros", np.flatnonzero(~nonzero), at)
+    issues.add("id_out_of_range", np.flatnonzero(~inside & nonzero), lambda entry: (*at(entry), issues.n_features - 1))
     usable: Array = finite & nonzero & inside
     return usable
 
 
-def _merged(key: Array, values: Array, *, summed: bool) -> tuple[Array, Array]:
-    """Add up what has the same place, or keep the first of it; a sum of zero goes."""
+def _merged(key: Array, values: Array, *, sum_duplicates: bool) -> tuple[Array, Array]:
+    """Add up entries of the same place, or keep the first; sums of zero are left out."""
     starts = np.flatnonzero(np.r_[True, key[1:] != key[:-1]])
-    if not summed:
+    if not sum_duplicates:
         return key[starts], values[starts]
     with np.errstate(over="ignore"):
         sums = np.add.reduceat(values, starts)
@@ -161,18 +237,22 @@ def _merged(key: Array, values: Array, *, summed: bool) -> tuple[Array, Array]:
     return key[starts][kept], sums[kept]
 
 
-def nonzeros(values: Array) -> Rows:
-    """What is not zero in dense rows."""
+def nonzeros(values: Array) -> SparseRows:
+    """The entries of dense rows, (n_rows, n_features), that are not zero."""
     flat = np.ascontiguousarray(values).reshape(-1)
-    # Of booleans numpy finds the true ones several times faster than the non-zeros of floats.
-    places = np.flatnonzero(flat != 0)
-    rows, ids = np.divmod(places, values.shape[1])
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(values)))]).astype(np.int64)
-    return Rows(indptr, ids, flat[places])
+    # numpy finds the true ones of booleans several times faster than the non-zeros of floats.
+    entries = np.flatnonzero(flat != 0)
+    rows, ids = np.divmod(entries, values.shape[1])
+    return SparseRows(pointers(np.bincount(rows, minlength=len(values))), ids, flat[entries])
+
+
+def rows_per_block(n_rows: int, n_entries: int) -> int:
+    """How many rows have about a block of entries."""
+    return int(min(n_rows, max(1, BLOCK * n_rows // max(1, n_entries))))
 
 
 def stored_dtype(dtype: np.dtype[Any], where: str) -> str:
-    """Dtype in which a store holds what a file has: its own, at least float32 for integers.
+    """Dtype in which a store holds the values of a file: the file's own, at least float32 for integers.
 
     Raises
     ------
@@ -183,7 +263,9 @@ def stored_dtype(dtype: np.dtype[Any], where: str) -> str:
         return "float32" if dtype.itemsize <= 2 else "float64"
     if dtype.kind == "f" and dtype.itemsize <= 8:
         return f"float{8 * dtype.itemsize}"
-    raise InvalidInputError(f"{where} holds {dtype}; activations are float16 to float64, or integers.")
+    raise InvalidInputError(
+        f"{where} holds {dtype}; activations are float16 to float64, or integers.", code="unsupported-dtype"
+    )
 
 
 def as_floats(values: Array, dtype: str, where: str) -> Array:
@@ -192,13 +274,15 @@ def as_floats(values: Array, dtype: str, where: str) -> Array:
     Raises
     ------
     InvalidInputError
-        An integer of 64 bits that no float64 equals.
+        A 64-bit integer that no float64 equals.
     """
     floats = values.astype(dtype, copy=False)
     if values.dtype.kind in "iu" and values.dtype.itemsize == 8:
         inexact = np.flatnonzero(floats.astype(values.dtype) != values)
         if len(inexact):
-            raise InvalidInputError(f"{where} holds {values[inexact[0]]}, which no float64 equals; give floats.")
+            raise InvalidInputError(
+                f"{where} holds {values[inexact[0]]}, which no float64 equals; give floats.", code="inexact-value"
+            )
     return floats
 
 
@@ -209,23 +293,17 @@ _BYTES = 4096
 def fingerprint(files: Iterable[Path]) -> str:
     """SHA-256 (hex) over the sizes of files, in their order, and 256 evenly spaced pieces of 4 KiB of each.
 
-    Names are not part of it: the files may move between an import that was killed and the one that goes on. Of a folder
-    (a zarr group) every file in it counts, in the order of the names.
+    Names are not part of it, so that files may move before an import is resumed. Of a folder (a zarr group) every file
+    in it counts, in the order of the names.
     """
     digest = hashlib.sha256()
-    for path in _expanded(files):
-        size = path.stat().st_size
-        digest.update(f"{size}\n".encode())
-        with path.open("rb") as stream:
-            for start in np.unique(np.linspace(0, max(0, size - _BYTES), _SAMPLES).astype(np.int64)).tolist():
-                stream.seek(start)
-                digest.update(stream.read(_BYTES))
-    return digest.hexdigest()
-
-
-def _expanded(files: Iterable[Path]) -> Iterable[Path]:
     for path in files:
-        if path.is_dir():
-            yield from sorted(inner for inner in path.rglob("*") if inner.is_file())
-        else:
-            yield existing_file(path)
+        parts = sorted(part for part in path.rglob("*") if part.is_file()) if path.is_dir() else [existing_file(path)]
+        for part in parts:
+            size = part.stat().st_size
+            digest.update(f"{size}\n".encode())
+            with part.open("rb") as stream:
+                for start in np.unique(np.linspace(0, max(0, size - _BYTES), _SAMPLES).astype(np.int64)).tolist():
+                    stream.seek(start)
+                    digest.update(stream.read(_BYTES))
+    return digest.hexdigest()

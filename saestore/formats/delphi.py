@@ -1,26 +1,42 @@
-"""Delphi's latent cache: safetensors of (sequence, position, latent) and activations, split by latent."""
+"""Delphi's latent cache (EleutherAI/delphi 0.1.3): safetensors of (sequence, position, latent) and activations.
+
+A folder per hookpoint holds ``<start>_<end>.safetensors``, each with a range of latents, and ``config.json``.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import struct
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
-from saestore.formats.base import BLOCK, Opened, stored_dtype
+from saestore.errors import InvalidInputError, NotFoundError
+from saestore.files import load_array, load_npy
+from saestore.formats.base import Format, Opened, Source, Written, stored_dtype
 from saestore.formats.issues import Issue
-from saestore.formats.spool import Spool
+from saestore.formats.selection import Block, Selected
+from saestore.formats.spool import Spool, blocks
+from saestore.interop.optional import require
+from saestore.sparse_rows import pointers
 
 Array = np.ndarray[Any, Any]
 
 _NAME = re.compile(r"(?P<start>[0-9]+)_(?P<end>[0-9]+)\.safetensors\Z")
+_LARGEST = 65504.0  # of float16, the only dtype that such a cache has
+_SPLITS = 5  # what Delphi's own CacheConfig writes
+_ENTRIES_OF_SPLIT = 1 << 26  # Delphi loads a file whole: half a GiB
+_SAFETENSORS = {"uint16": "U16", "uint32": "U32", "float16": "F16", "int64": "I64"}
+_RECORD = np.dtype([("place", "<u4", (3,)), ("value", "<f2")])  # sequence, position, latent
+_SOURCE = ("model_name", "dataset_repo", "dataset_split", "dataset_name", "dataset_column")
 
 
 @dataclass(frozen=True)
@@ -34,7 +50,7 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Tokens:
-    """Which tokens are samples: all of (n_sequences, ctx), or those that are no padding."""
+    """Which tokens are samples: all of (n_sequences, ctx), or those that are not padding."""
 
     n_sequences: int
     ctx: int
@@ -46,82 +62,63 @@ class _Tokens:
 
     @property
     def item_ptr(self) -> Any:
-        if self.keep is None:
-            return self.ctx
-        return np.concatenate([[0], np.cumsum(self.keep.sum(axis=1))]).astype(np.int64)
+        return self.ctx if self.keep is None else pointers(self.keep.sum(axis=1))
 
     def rows(self, places: Array) -> tuple[Array, Array]:
         """Samples of flat token places, and which of the places are samples."""
-        if self.keep is None or self._numbers is None:
+        if self.keep is None:
             return places, np.ones(len(places), bool)
         return self._numbers[places], self.keep.reshape(-1)[places]
 
     @cached_property
-    def _numbers(self) -> Array | None:
-        """Sample of each token, where it is one. Memory: 8 bytes a token."""
-        return None if self.keep is None else np.cumsum(self.keep) - 1
+    def _numbers(self) -> Array:
+        """Sample of each token, where it is one. Memory: 8 bytes per token."""
+        return np.cumsum(np.asarray(self.keep)) - 1
 
 
-def is_cache(folder: Path) -> bool:
-    """Whether a folder holds the files of one hookpoint."""
-    return folder.is_dir() and any(_NAME.fullmatch(path.name) for path in folder.iterdir())
-
-
-def find_cache(path: Path) -> Path:
-    """The folder of one hookpoint: `path`, or the only one below it.
+def find_cache(path: Path) -> Path | None:
+    """The folder of one hookpoint: `path`, or the only one below it; None where there is none.
 
     Raises
     ------
     NotFoundError
-        There is none, or there are several.
+        There are several.
     """
-    if is_cache(path):
+    if not path.is_dir():
+        return None
+    if any(_NAME.fullmatch(file.name) for file in path.iterdir()):
         return path
     below = sorted({file.parent for file in path.rglob("*.safetensors") if _NAME.fullmatch(file.name)})
-    if len(below) == 1:
-        return below[0]
-    if below:
-        raise NotFoundError(
-            f"{path} has the hookpoints {', '.join(str(b.relative_to(path)) for b in below)}; give one."
-        )
-    raise NotFoundError(f"{path} has no <start>_<end>.safetensors of a Delphi cache.")
+    if len(below) > 1:
+        names = ", ".join(str(folder.relative_to(path)) for folder in below)
+        raise NotFoundError(f"{path} has the hookpoints {names}; give one.", code="ambiguous-path")
+    return below[0] if below else None
 
 
-def open_delphi(path: Path, pad_token: int | None, resources: ExitStack) -> Opened:
+def open_delphi(source: Source) -> Opened:
     """Open the cache of one hookpoint; its entries, which are stored by latent, go through a `Spool`.
 
     Raises
     ------
-    InvalidInputError
-        A file is damaged, or files leave out latents or contradict each other.
+    NotFoundError, InvalidInputError
+        There is no cache, a file is damaged, or files leave out latents or contradict each other.
     """
-    folder = find_cache(path)
-    parts = _parts(folder)
-    config = _config(folder)
-    tokens, faults = _tokens(parts, config, pad_token)
+    folder = find_cache(source.path)
+    if folder is None:
+        raise NotFoundError(f"{source.path} has no <start>_<end>.safetensors of a Delphi cache.", code="no-cache")
+    parts, config = _parts(folder), _config(folder)
+    tokens, issues = _tokens(parts, config, source.pad_token)
     dtype = stored_dtype(np.dtype(_tensor(parts[0].path, "activations")[:0].dtype), str(parts[0].path))
-    reader = _Entries(parts, tokens)
-    spool = Spool(tokens.n_rows, reader.blocks(), dtype, resources)
-    if reader.n_padding:
-        faults.append(
-            Issue(
-                "padding_tokens",
-                "recorded",
-                f"{reader.n_padding:,} activations on padding tokens; left out",
-                reader.n_padding,
-            )
-        )
+    padding: list[int] = []
+    spool = Spool(tokens.n_rows, _entries(parts, tokens, padding), dtype, source.resources)
+    if n := sum(padding):
+        issues.append(Issue("padding_tokens", "info", f"{n:,} activations on padding tokens; left out", n))
     if dtype == "float16":
-        faults.append(
-            Issue(
-                "float16_values",
-                "recorded",
-                "activations were rounded to float16 (a relative error of up to 0.05 %) and those within 0.00001 of 0 "
-                "left out when the cache was written",
-                spool.n_entries,
-            )
+        message = (
+            "the cache was written in float16: its activations are rounded (by up to 0.05 %), and those within 0.00001 "
+            "of 0 are missing"
         )
-    known = ("model_name", "dataset_repo", "dataset_split", "dataset_name", "dataset_column")
+        issues.append(Issue("float16_values", "info", message, spool.n_entries))
     return Opened(
         "delphi",
         str(folder),
@@ -130,28 +127,23 @@ def open_delphi(path: Path, pad_token: int | None, resources: ExitStack) -> Open
         parts[-1].end + 1,
         dtype,
         spool.read,
-        int(min(tokens.n_rows, max(1, BLOCK * tokens.n_rows // max(1, spool.n_entries)))),
+        spool.step,
         item_ptr=tokens.item_ptr,
-        faults=tuple(faults),
+        issues=tuple(issues),
         sae={"hook_name": folder.name},
-        source={"layout": f"delphi, {len(parts)} files", **{name: config[name] for name in known if name in config}},
+        source={"layout": f"delphi, {len(parts)} files", **{name: config[name] for name in _SOURCE if name in config}},
     )
 
 
 def _parts(folder: Path) -> list[_Part]:
-    found = [
-        _Part(path, int(match["start"]), int(match["end"]))
-        for path in folder.iterdir()
-        if (match := _NAME.fullmatch(path.name))
-    ]
-    parts = sorted(found, key=lambda part: part.start)
+    matches = [(path, match) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+    parts = sorted((_Part(path, int(m["start"]), int(m["end"])) for path, m in matches), key=lambda part: part.start)
     expected = 0
     for part in parts:
         if part.start != expected:
-            what = f"latents {expected} to {part.start - 1} are in no file" if part.start > expected else (
-                f"{part.path.name} overlaps the file before it"
-            )  # fmt: skip
-            raise InvalidInputError(f"{folder}: {what}; the cache is not whole.")
+            gap = f"latents {expected} to {part.start - 1} are in no file"
+            message = gap if part.start > expected else f"{part.path.name} overlaps the file before it"
+            raise InvalidInputError(f"{folder}: {message}; the cache is not complete.", code="incomplete-cache")
         expected = part.end + 1
     return parts
 
@@ -163,52 +155,52 @@ def _config(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise InvalidInputError(f"{path} is damaged ({error}).") from error
+        raise InvalidInputError(f"{path} is damaged ({error}).", code="damaged-file") from error
 
 
 def _open(path: Path) -> Any:
+    safetensors = require("safetensors", "sae", f"reading {path}")
     try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise MissingDependencyError(f"reading {path} needs safetensors; pip install 'saestore[sae]'") from error
-    try:
-        return safe_open(path, framework="np")
-    except (SafetensorError, OSError) as error:
-        raise InvalidInputError(f"{path} is truncated or not a .safetensors file ({error})") from error
+        return safetensors.safe_open(path, framework="np")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise InvalidInputError(
+            f"{path} is truncated or not a .safetensors file ({error})", code="damaged-file"
+        ) from error
 
 
 def _tensor(path: Path, name: str) -> Any:
     opened = _open(path)
-    if name not in opened.keys():  # noqa: SIM118  (no mapping)
-        raise InvalidInputError(f"{path} has no tensor {name!r}; it has {', '.join(opened.keys()) or 'none'}.")
+    if name not in opened.keys():  # noqa: SIM118  (not a mapping)
+        raise InvalidInputError(
+            f"{path} has no tensor {name!r}; it has {', '.join(opened.keys()) or 'none'}.", code="no-such-tensor"
+        )
     return opened.get_slice(name)
 
 
 def _tokens(parts: list[_Part], config: dict[str, Any], pad_token: int | None) -> tuple[_Tokens, list[Issue]]:
     """From the copy in the first file; without one, from the context length and the last sequence that is active."""
+    folder, first = parts[0].path.parent, parts[0].path
     shapes = {part.path.name: _shape(part.path, "tokens") for part in parts}
-    first = shapes[parts[0].path.name]
-    for name, shape in shapes.items():
-        if shape != first:
-            raise InvalidInputError(f"{parts[0].path.parent}: tokens of {name} are {shape}, of the first file {first}.")
-    if first is not None:
-        if len(first) != 2 or 0 in first:
-            raise InvalidInputError(f"{parts[0].path}: tokens have the shape {first}; they are sequences by positions.")
-        keep = None if pad_token is None else _tensor(parts[0].path, "tokens")[:] != pad_token
-        return _Tokens(first[0], first[1], keep), []
+    shape = shapes[first.name]
+    for name, other in shapes.items():
+        if other != shape:
+            raise InvalidInputError(
+                f"{folder}: tokens of {name} are {other}, of the first file {shape}.", code="bad-shape"
+            )
+    if shape is not None:
+        if len(shape) != 2 or 0 in shape:
+            raise InvalidInputError(
+                f"{first}: tokens have the shape {shape}; they are sequences by positions.", code="bad-shape"
+            )
+        keep = None if pad_token is None else _tensor(first, "tokens")[:] != pad_token
+        return _Tokens(shape[0], shape[1], keep), []
     ctx = config.get("cache_ctx_len")
     if pad_token is not None or type(ctx) is not int:
-        raise InvalidInputError(
-            f"{parts[0].path} has no tokens"
-            + ("; padding cannot be told from it." if pad_token is not None else ", and config.json no cache_ctx_len.")
-        )
+        reason = "so that it does not show padding" if pad_token is not None else "and config.json no cache_ctx_len"
+        raise InvalidInputError(f"{first} has no tokens, {reason}.", code="no-tokens")
     last = max(int(rows[:, 0].max(initial=0)) for part in parts for rows, _ in _blocks(part))
-    fault = Issue(
-        "no_tokens",
-        "recorded",
-        f"the cache has no tokens: samples after sequence {last}, the last one with an activation, cannot be known",
-    )
-    return _Tokens(last + 1, ctx, None), [fault]
+    message = f"the cache has no tokens: samples after sequence {last}, the last active one, are unknown"
+    return _Tokens(last + 1, ctx, None), [Issue("no_tokens", "info", message)]
 
 
 def _shape(path: Path, name: str) -> tuple[int, ...] | None:
@@ -219,35 +211,225 @@ def _shape(path: Path, name: str) -> tuple[int, ...] | None:
 def _blocks(part: _Part) -> Iterator[tuple[Array, Array]]:
     locations, activations = _tensor(part.path, "locations"), _tensor(part.path, "activations")
     shape, length = tuple(locations.get_shape()), int(activations.get_shape()[0])
-    if len(shape) != 2 or shape != (length, 3):
-        raise InvalidInputError(f"{part.path}: {length} activations have locations of shape {shape}, expected (…, 3).")
-    for start in range(0, length, BLOCK):
-        stop = min(start + BLOCK, length)
+    if shape != (length, 3):
+        raise InvalidInputError(
+            f"{part.path}: {length} activations have locations of shape {shape}, expected ({length}, 3).",
+            code="bad-shape",
+        )
+    for start, stop in blocks(length):
         yield locations[start:stop], activations[start:stop]
 
 
-class _Entries:
-    """The entries of all files, in the order of the files, padding left out and counted."""
+def _entries(parts: list[_Part], tokens: _Tokens, padding: list[int]) -> Iterator[tuple[Array, Array, Array]]:
+    """The entries of all files, in their order, without padding, whose counts go to `padding`."""
+    for part in parts:
+        for locations, activations in _blocks(part):
+            sequence, position, latent = (locations[:, i].astype(np.int64) for i in range(3))
+            checks = (
+                ("sequence", sequence, tokens.n_sequences),
+                ("position", position, tokens.ctx),
+                ("latent", latent, part.end - part.start + 1),
+            )
+            for name, values, limit in checks:
+                if len(values) and not 0 <= int(values.max()) < limit:
+                    raise InvalidInputError(
+                        f"{part.path} has {name} {int(values.max()):,}; there are {limit:,}. It is damaged.",
+                        code="damaged-file",
+                    )
+            rows, keep = tokens.rows(sequence * tokens.ctx + position)
+            padding.append(int((~keep).sum()))
+            yield rows[keep], latent[keep] + part.start, activations[keep]
 
-    def __init__(self, parts: list[_Part], tokens: _Tokens) -> None:
-        self._parts, self._tokens = parts, tokens
-        self.n_padding = 0
 
-    def blocks(self) -> Iterator[tuple[Array, Array, Array]]:
-        for part in self._parts:
-            for locations, activations in _blocks(part):
-                sequence, position, latent = (locations[:, i].astype(np.int64) for i in range(3))
-                self._check(part, sequence, position, latent)
-                rows, keep = self._tokens.rows(sequence * self._tokens.ctx + position)
-                self.n_padding += int((~keep).sum())
-                yield rows[keep], latent[keep] + part.start, activations[keep]
+def write_delphi(selected: Selected, path: Path, tokens: Any = None, pad_token: int = 0, *, clip: bool) -> Written:
+    """Write ``<path>/<hookpoint>/<start>_<end>.safetensors`` and ``config.json``.
 
-    def _check(self, part: _Part, sequence: Array, position: Array, latent: Array) -> None:
-        limits = (self._tokens.n_sequences, self._tokens.ctx, part.end - part.start + 1)
-        for name, values, limit in zip(
-            ("sequence", "position", "latent"), (sequence, position, latent), limits, strict=True
-        ):
-            if len(values) and not 0 <= int(values.max()) < limit:
-                raise InvalidInputError(
-                    f"{part.path} has {name} {int(values.max()):,}; there are {limit:,}. It is damaged."
-                )
+    Every item is a sequence, padded to the longest one. Latents keep their numbers and the files tile the width,
+    also where only some features are written.
+
+    Parameters
+    ----------
+    tokens
+        Token id of every sample of the set, (n_samples,) integers: an array, ``file.npy`` or ``file.npz:name``. None
+        writes `pad_token` everywhere, as for image patches.
+    clip
+        Write what float16 cannot hold as 65,504 instead of refusing it.
+
+    Raises
+    ------
+    InvalidInputError
+        An activation is too large for float16, there is no activation, or `tokens` do not fit.
+
+    Notes
+    -----
+    Memory: a block. Entries and tokens go through unnamed temporary files beside the target, as large as what is
+    written.
+    """
+    token_ids = _token_ids(tokens, selected.acts.shape[0])
+    folder = path / _hookpoint(selected)
+    folder.mkdir(parents=True)
+    sizes = np.diff(selected.acts.item_index.pointers())[selected.items[0]]
+    ctx = max(1, int(sizes.max()))
+    with ExitStack() as stack:
+        splits = _Splits(selected, ctx, stack, path, clip=clip)
+        for block in selected.blocks():
+            splits.add(block)
+        token_file = _temporary(stack, path)
+        for part in _sequences(selected, ctx, token_ids, pad_token):
+            token_file.write(part.tobytes())
+        splits.write(folder, token_file, (len(sizes), ctx))
+    _write_config(selected, folder / "config.json", ctx, int(sizes.sum()), splits.n_files)
+    return Written((path.name,), splits.notes())
+
+
+def _hookpoint(selected: Selected) -> str:
+    """Delphi's name for the place in the model; the name of the SAE where the store does not know the place."""
+    hook = selected.acts.attributes.sae.get("hook_name")
+    known = isinstance(hook, str) and hook != "unknown"
+    return (str(hook) if known else selected.acts.path.split("/")[2]).replace("/", ".")
+
+
+def _temporary(stack: ExitStack, folder: Path) -> IO[bytes]:
+    return stack.enter_context(tempfile.TemporaryFile(dir=folder))
+
+
+def _token_ids(tokens: Any, n_samples: int) -> Array | None:
+    if tokens is None:
+        return None
+    where, values = "tokens", tokens
+    if isinstance(tokens, str | os.PathLike):
+        where, values = load_array(tokens, 1) or (str(tokens), load_npy(tokens))
+    values = np.asarray(values)
+    if values.shape != (n_samples,) or values.dtype.kind not in "iu":
+        raise InvalidInputError(
+            f"{where} is {values.dtype} {values.shape}; token ids are integers, one per sample: ({n_samples},).",
+            code="bad-tokens",
+        )
+    return values
+
+
+class _Splits:
+    """A temporary file of entries for each range of latents."""
+
+    def __init__(self, selected: Selected, ctx: int, stack: ExitStack, folder: Path, *, clip: bool) -> None:
+        acts = selected.acts
+        self._index, self._items, self._clip = acts.item_index, selected.items[0], clip
+        n = min(acts.shape[1], max(_SPLITS, -(-acts.nnz // _ENTRIES_OF_SPLIT)))
+        self._bounds = np.linspace(0, acts.shape[1], n + 1).astype(np.int64)
+        # Empty ranges become part of their neighbours, which may so reach over the whole width.
+        narrow = max(len(self._items), ctx, acts.shape[1]) <= 1 << 16
+        self._dtype = np.dtype(np.uint16 if narrow else np.uint32)
+        self._files = [_temporary(stack, folder) for _ in range(n)]
+        self._counts = np.zeros(n, np.int64)
+        self._clipped = self._vanished = self.n_files = 0
+
+    def add(self, block: Block) -> None:
+        """Append a block to the files of its latents; samples ascend, so every file stays in order."""
+        values = self._half(block)
+        keep = values != 0
+        self._vanished += int((~keep).sum())
+        items, positions = self._index.locate(block.samples[block.entry_rows])
+        records = np.empty(int(keep.sum()), _RECORD)
+        records["place"] = np.stack([np.searchsorted(self._items, items), positions, block.indices], axis=1)[keep]
+        records["value"] = values[keep]
+        split = np.searchsorted(self._bounds, block.indices[keep], "right") - 1
+        for i in np.unique(split).tolist():
+            self._files[i].write(records[split == i].tobytes())
+        self._counts += np.bincount(split, minlength=len(self._counts))
+
+    def _half(self, block: Block) -> Array:
+        over = np.flatnonzero(np.abs(block.data) > _LARGEST)
+        if len(over) and not self._clip:
+            row, feature, value = block.entry_rows[over[0]], block.indices[over[0]], block.data[over[0]]
+            raise InvalidInputError(
+                f"the activation of sample {block.samples[row]}, feature {feature} is {value:g}; Delphi keeps float16, "
+                "which ends at 65,504. Pass --clip (clip=True) to write that instead, or leave the feature out with "
+                "--features.",
+                code="too-large-for-float16",
+            )
+        self._clipped += len(over)
+        return np.clip(block.data, -_LARGEST, _LARGEST).astype(np.float16)
+
+    def write(self, folder: Path, tokens: IO[bytes], shape: tuple[int, int]) -> None:
+        """Write the files: none empty, together the whole width."""
+        filled = np.flatnonzero(self._counts)
+        if not len(filled):
+            raise InvalidInputError(
+                "there is no activation to write, and Delphi cannot load an empty cache.", code="nothing-selected"
+            )
+        ends = np.append(self._bounds[filled[1:]], self._bounds[-1])
+        start = 0
+        for i, end in zip(filled.tolist(), ends.tolist(), strict=True):
+            n, file = int(self._counts[i]), self._files[i]
+            tensors = {
+                "activations": ("float16", (n,), (part["value"] for part in _read(file, _RECORD))),
+                "locations": (self._dtype.name, (n, 3), self._locations(file, start)),
+                "tokens": ("int64", shape, _read(tokens, np.dtype(np.int64))),
+            }
+            _save_safetensors(folder / f"{start}_{end - 1}.safetensors", tensors)
+            self.n_files, start = self.n_files + 1, end
+
+    def _locations(self, file: IO[bytes], start: int) -> Iterator[Array]:
+        for part in _read(file, _RECORD):
+            yield (part["place"] - np.array([0, 0, start], np.uint32)).astype(self._dtype)
+
+    def notes(self) -> tuple[str, ...]:
+        """What was changed."""
+        clipped = f"{self._clipped:,} activations beyond 65,504 were written as that" if self._clipped else ""
+        small = f"{self._vanished:,} activations are too small for float16 and were left out" if self._vanished else ""
+        return tuple(filter(None, (clipped, small)))
+
+
+def _sequences(selected: Selected, ctx: int, token_ids: Array | None, pad_token: int) -> Iterator[Array]:
+    """Token ids of whole items, (n_items, ctx), padded."""
+    all_items, ptr = selected.items[0], selected.acts.item_index.pointers()
+    step = max(1, (1 << 20) // ctx)
+    for start in range(0, len(all_items), step):
+        items = all_items[start : start + step]
+        part = np.full((len(items), ctx), pad_token, np.int64)
+        if token_ids is not None:
+            sizes = ptr[items + 1] - ptr[items]
+            row = np.repeat(np.arange(len(items)), sizes)
+            position = np.arange(len(row)) - pointers(sizes)[row]
+            part[row, position] = token_ids[ptr[items][row] + position]
+        yield part
+
+
+def _read(file: IO[bytes], dtype: np.dtype[Any]) -> Iterator[Array]:
+    file.seek(0)
+    while data := file.read(dtype.itemsize << 20):
+        yield np.frombuffer(data, dtype)
+
+
+def _save_safetensors(path: Path, tensors: dict[str, tuple[str, tuple[int, ...], Iterator[Array]]]) -> None:
+    """Write tensors part by part: the library's own `save_file` needs all of them in memory."""
+    header, offset = {}, 0
+    for name, (dtype, shape, _) in tensors.items():
+        end = offset + int(np.prod(shape)) * np.dtype(dtype).itemsize
+        header[name] = {"dtype": _SAFETENSORS[dtype], "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for _, _, parts in tensors.values():
+            for part in parts:
+                file.write(part.tobytes())
+
+
+def _write_config(selected: Selected, path: Path, ctx: int, n_tokens: int, n_splits: int) -> None:
+    source = selected.acts.attributes.source
+    config = {
+        **{name: str(source.get(name, "")) for name in _SOURCE},
+        "dataset_repo": str(source.get("dataset_repo", selected.acts.path.split("/")[0])),
+        "dataset_column": str(source.get("dataset_column", "text")),
+        "batch_size": 32,
+        "cache_ctx_len": ctx,
+        "n_tokens": n_tokens,
+        "n_splits": n_splits,
+    }
+    path.write_text(json.dumps(config, indent=4))
+
+
+_OPTIONS = ("pad_token", "tokens", "clip")
+FORMATS = (Format("delphi", lambda path: find_cache(path) is not None, open_delphi, write_delphi, _OPTIONS),)

@@ -1,17 +1,15 @@
-"""Dense tensors of activations, rows by features: read in slices, only the non-zeros kept."""
+"""Dense activations, rows by features, in ``.pt``, ``.npy``, ``.safetensors`` or zarr: only non-zeros are kept."""
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from saestore.errors import InvalidInputError, MissingDependencyError
-from saestore.formats.base import Opened, Rows, nonzeros
-from saestore.formats.chunked import find_files
-from saestore.formats.issues import Issue
+from saestore.errors import InvalidInputError
+from saestore.formats.base import Format, Opened, Source, nonzeros
+from saestore.formats.topk_tensors import load_tensors
+from saestore.interop.optional import require
+from saestore.sparse_rows import SparseRows
 
 if TYPE_CHECKING:
     from saestore.embeddings.base import EmbeddingSource
@@ -19,61 +17,56 @@ if TYPE_CHECKING:
 _BYTES = 32 << 20  # of a dense block: at 65,536 features 128 rows
 
 
-def open_dense(path: Path) -> Opened:
-    """Open dense activations: ``.pt`` alone or in chunks, ``.npy``, ``.safetensors``, a zarr array.
+def is_dense(path: Path) -> bool:
+    """Whether a path can only be dense; any other ``.pt`` or ``.safetensors`` is tried after all other formats."""
+    if path.suffix == ".safetensors" and path.is_file():
+        return all(tensor.is_floating_point() for tensor in load_tensors(path).values())
+    return path.suffix == ".npy" or any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))
 
-    Raises
-    ------
-    NotFoundError, InvalidInputError
-        Nothing is there; it is damaged, or of another shape or dtype.
+
+def open_dense(name: str, rows: EmbeddingSource, files: tuple[Path, ...]) -> Opened:
+    """Activations from a source of dense rows.
+
+    Parameters
+    ----------
+    name
+        Of the format.
+    rows
+        Dense rows, opened like embeddings.
     """
-    try:
-        import torch  # noqa: F401  (what follows imports it; here it is told apart from other errors)
-    except ImportError as error:
-        raise MissingDependencyError(f"reading {path} needs torch; pip install 'saestore[sae]'") from error
-    source, files, faults = _source(path)
+
+    def read(start: int, stop: int) -> SparseRows:
+        block: Any = rows.read(start, stop)
+        return nonzeros((block.float() if rows.dtype == "bfloat16" else block).numpy())
+
     return Opened(
-        "superactivators-dense",
-        str(path),
+        name,
+        rows.path,
         files,
-        source.n_rows,
-        source.d_in,
-        "float32" if source.dtype == "bfloat16" else source.dtype,
-        partial(_read, source),
-        max(1, _BYTES // (4 * source.d_in)),
-        faults=faults,
-        source={"layout": f"dense {source.layout}"},
+        rows.n_rows,
+        rows.d_in,
+        "float32" if rows.dtype == "bfloat16" else rows.dtype,
+        read,
+        max(1, _BYTES // (4 * rows.d_in)),
+        source={"layout": f"dense {rows.layout}"},
     )
 
 
-def _source(path: Path) -> tuple[EmbeddingSource, tuple[Path, ...], tuple[Issue, ...]]:
+def _open(source: Source) -> Opened:
+    path = source.path
+    require("torch", "sae", f"reading {path}")
+    if path.suffix in (".pt", ".safetensors"):
+        tensors = load_tensors(path)
+        if not any(getattr(tensor, "ndim", 0) == 2 for tensor in tensors.values()):
+            names = ", ".join(sorted(filter(None, tensors))) or "no tensor"
+            raise InvalidInputError(
+                f"{path} holds {names}; activations are a tensor of rows by features, or indices and values, or "
+                "top_indices and top_acts.",
+                code="no-activations",
+            )
     from saestore.embeddings.opening import open_embeddings
 
-    if path.suffix in (".npy", ".safetensors") or path.is_dir():
-        return open_embeddings(path), (path,), ()
-    files = find_files(path)
-    if not files.info:
-        return open_embeddings(files.paths[0]), files.paths, files.faults
-    # Not the list reader of the embeddings: that one believes start_idx and end_idx.
-    from saestore.embeddings.base import Part, PartedSource, checked
-    from saestore.embeddings.layouts import open_pt
-
-    tables = [checked(open_pt(file), str(file)) for file in files.paths]
-    rows = [table.shape[0] for table in tables]
-    files.check_rows(rows)
-    kinds = {(table.shape[1], table.dtype) for table in tables}
-    if len(kinds) > 1:
-        raise InvalidInputError(f"the chunks of {files.base} differ in width or dtype: {sorted(kinds)}.")
-    starts = np.concatenate([[0], np.cumsum(rows)]).tolist()
-    parts = [
-        Part(start, start + n, partial(open_pt, file))
-        for start, n, file in zip(starts[:-1], rows, files.paths, strict=True)
-    ]
-    ((width, dtype),) = kinds
-    return PartedSource(str(path), "pt chunks", width, dtype, parts), files.paths, files.faults
+    return open_dense("dense", open_embeddings(path), (path,))
 
 
-def _read(source: EmbeddingSource, start: int, stop: int) -> Rows:
-    block: Any = source.read(start, stop)
-    values = (block.float() if source.dtype == "bfloat16" else block).numpy()
-    return nonzeros(values)
+FORMATS = (Format("dense", is_dense, _open),)

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saestore.errors import InvalidInputError
-from saestore.formats.atomic_output import Output
-from saestore.formats.delphi_write import write_delphi
+from saestore.errors import InvalidInputError, did_you_mean
+from saestore.formats.atomic_output import write_atomically
+from saestore.formats.base import load_format
 from saestore.formats.selection import Selected
-from saestore.formats.write_tensors import names_of, write_dense, write_sparse
+from saestore.progress import Progress, ProgressOption
+from saestore.vocabulary import EXPORT_FORMATS, EXPORT_SUFFIXES
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
-
-FORMATS = ("scipy", "anndata", "parquet", "delphi", "superactivators-sparse", "superactivators-dense")
-_SUFFIXES = {".npz": "scipy", ".h5ad": "anndata", ".zarr": "anndata", ".parquet": "parquet"}
-
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -33,7 +27,7 @@ class Exported:
     format
         Its format.
     n_samples, n_features, nnz
-        What was written of the set.
+        Size of the written part.
     files
         The files or folders.
     notes
@@ -49,14 +43,7 @@ class Exported:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able values."""
-        return {
-            "format": self.format,
-            "n_samples": self.n_samples,
-            "n_features": self.n_features,
-            "nnz": self.nnz,
-            "files": [str(path) for path in self.files],
-            "notes": list(self.notes),
-        }
+        return {**vars(self), "files": [str(path) for path in self.files], "notes": list(self.notes)}
 
 
 def export(
@@ -70,9 +57,9 @@ def export(
     pad_token: int = 0,
     clip: bool = False,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressOption = False,
 ) -> Exported:
-    """Write an activation set, or the part that is asked for, in another program's format.
+    """Write an activation set, or a part of it, in another program's format.
 
     Parameters
     ----------
@@ -81,7 +68,7 @@ def export(
     path
         The file or folder to write.
     format
-        One of `saestore.formats.export.FORMATS`; by default the one that the suffix of `path` says.
+        One of `saestore.vocabulary.EXPORT_FORMATS`; by default the format of the suffix of `path`.
     where
         Only samples that fulfil this, as in ``acts.top_samples``.
     features
@@ -89,13 +76,13 @@ def export(
     tokens
         For ``delphi``: the token id of every sample of the set, an array, ``file.npy`` or ``file.npz:name``.
     pad_token
-        For ``delphi``: what stands where an item has no token, and everywhere without `tokens`.
+        For ``delphi``: the token id where an item has no token, and everywhere without `tokens`.
     clip
-        For ``delphi``, which keeps float16: write what is beyond 65,504 as that, instead of refusing it.
+        For ``delphi``, which keeps float16: write larger activations as 65,504 instead of refusing them.
     overwrite
-        Replace what is there.
+        Replace existing files.
     progress
-        Called with a line of text now and then.
+        True shows lines on stderr, False shows nothing, a function receives every line.
 
     Returns
     -------
@@ -107,7 +94,7 @@ def export(
     InvalidInputError
         Nothing is selected, the format cannot hold the values, or the set is not complete.
     StoreConflictError
-        Something is there under this name, and `overwrite` is False.
+        A file of this name exists, and `overwrite` is False.
     StoreWriteError
         The place is full or read-only; nothing appears under the name that was asked for.
     MissingDependencyError
@@ -115,54 +102,37 @@ def export(
 
     Notes
     -----
-    Memory: a block of about a million non-zeros, and some 40 bytes a sample; for ``.pt`` files 512 MiB, since torch
+    Memory: a block of about a million non-zeros, and about 40 bytes per sample; for ``.pt`` files 512 MiB, since torch
     writes a tensor whole.
     """
     target = Path(path).expanduser()
-    name = _format(format, target)
-    if name != "delphi" and (tokens is not None or pad_token != 0 or clip):
-        raise InvalidInputError(f"tokens, pad_token and clip belong to delphi caches; {target} is to be {name}.")
-    selected = Selected.of(acts, where, features, progress)
-    base = target.name.removesuffix(".pt") if name.startswith("superactivators") else None
-    existing = [target] if base is None else names_of(target.parent, base)
-    notes: list[str] = []
-    with Output(target, existing, overwrite=overwrite) as output:
-        if base is not None:
-            write = write_sparse if name == "superactivators-sparse" else write_dense
-            files = output.publish(output.write_all(lambda folder: write(selected, folder, base)))
-        else:
-            if name == "delphi":
-                output.write(lambda place: notes.extend(write_delphi(selected, place, tokens, pad_token, clip=clip)))
-            else:
-                output.write(lambda place: _writer(name)(selected, place))
-            files = output.publish([target.name])
-    return Exported(name, selected.n_samples, selected.n_features, selected.written, tuple(files), tuple(notes))
+    into = load_format(_format_name(format, target))
+    options = {"tokens": tokens, "pad_token": pad_token, "clip": clip}
+    given = {"tokens": tokens is not None, "pad_token": pad_token != 0, "clip": clip}
+    into.check_options([name for name, is_given in given.items() if is_given], target)
+    selected = Selected.of(acts, where, features, Progress(progress).line)
+    if into.write is None:
+        raise RuntimeError(f"{into.name} has no writer")
+    write, own = into.write, {name: options[name] for name in into.options if name in options}
+    written = write_atomically(
+        target, into.existing(target), lambda place: write(selected, place, **own), overwrite=overwrite
+    )
+    files = tuple(target.with_name(name) for name in written.files)
+    return Exported(into.name, selected.n_samples, selected.n_features, selected.nnz, files, written.notes)
 
 
-def _writer(name: str) -> Callable[[Selected, Path], None]:
-    """What writes a format of one file or folder; imported here, since most of them need a package of their own."""
-    if name == "scipy":
-        from saestore.formats.scipy_npz import write_scipy
-
-        return write_scipy
-    if name == "parquet":
-        from saestore.formats.parquet import write_parquet
-
-        return write_parquet
-    from saestore.formats.anndata_write import write_anndata
-
-    return write_anndata
-
-
-def _format(name: str, target: Path) -> str:
+def _format_name(name: str, target: Path) -> str:
     if name == "auto":
-        found = _SUFFIXES.get(target.suffix)
-        if found is None:
+        name = EXPORT_SUFFIXES.get(target.suffix, "")
+        if not name:
             raise InvalidInputError(
-                f"{target} does not say which format it should have (known are {', '.join(_SUFFIXES)}); pass --format "
-                f"(format=), one of {', '.join(FORMATS)}."
+                f"the suffix of {target} shows no format (known are {', '.join(EXPORT_SUFFIXES)}); pass --format "
+                f"(format=), one of {', '.join(EXPORT_FORMATS)}.",
+                code="unknown-format",
             )
-        return found
-    if name not in FORMATS:
-        raise InvalidInputError(f"format {name!r}: use one of {', '.join(FORMATS)}.")
+    if name not in EXPORT_FORMATS:
+        raise InvalidInputError(
+            f"format {name!r}: {did_you_mean(name, EXPORT_FORMATS)}Use one of {', '.join(EXPORT_FORMATS)}.",
+            code="unknown-format",
+        )
     return name

@@ -1,4 +1,4 @@
-"""What is wrong, or worth knowing, in files that others wrote: counted while they are read, told once."""
+"""What is wrong, or good to know, in files of other programs: counted while they are read, reported once."""
 
 from __future__ import annotations
 
@@ -9,28 +9,25 @@ from typing import Any, Literal
 import numpy as np
 
 Array = np.ndarray[Any, Any]
-
-# refused: it would change answers and nothing here can put it right. corrected: it would have, and was put right.
-# recorded: the values are as they are in the file, and it is good to know.
-Severity = Literal["refused", "corrected", "recorded"]
+Severity = Literal["error", "fixed", "info"]  # described in `saestore.vocabulary.SEVERITIES`
 
 
 @dataclass(frozen=True)
 class Issue:
-    """One kind of fault in an input.
+    """One kind of issue in an input.
 
     Attributes
     ----------
     kind
         A stable name, such as ``not_finite``.
     severity
-        ``refused``, ``corrected`` or ``recorded``.
+        ``error``, ``fixed`` or ``info``.
     message
-        What it is, how often, where first, and what to do.
+        The issue, how often and where it first occurs, and what to do.
     count
-        How many rows, entries or columns it touches.
+        Number of rows, entries or columns with it.
     details
-        What a program may want to know of it and a person would not read, such as each wrong column.
+        More for programs, such as each wrong column.
     """
 
     kind: str
@@ -41,120 +38,104 @@ class Issue:
 
     def to_json(self, *, details: bool = True) -> dict[str, Any]:
         """JSON-able values."""
-        found = {"kind": self.kind, "severity": self.severity, "count": self.count, "message": self.message}
-        return {**found, "details": dict(self.details)} if details and self.details else found
+        values = {"kind": self.kind, "severity": self.severity, "count": self.count, "message": self.message}
+        return {**values, "details": dict(self.details)} if details and self.details else values
 
 
-@dataclass
-class Tally:
-    """How often one kind of fault was met, and where first."""
+def _n(count: int, one: str, several: str | None = None) -> str:
+    return f"{count:,} {one if count == 1 else several or one + 's'}"
 
-    count: int = 0
-    first: tuple[Any, ...] = ()
 
-    def add(self, count: int, first: Callable[[], tuple[Any, ...]]) -> None:
-        """Met `count` times more; `first` says where, and is only asked the first time."""
-        if count and not self.count:
-            self.first = first()
-        self.count += count
+def _duplicates(n: int, first: tuple[Any, ...]) -> str:
+    return (
+        f"{_n(n, 'entry repeats', 'entries repeat')} a feature of the same row: row {first[0]:,} has feature "
+        f"{first[1]} more than once"
+    )
+
+
+# Kind -> severity, and the message from the number of entries and the place of the first.
+_KINDS: dict[str, tuple[Severity, Callable[[int, tuple[Any, ...]], str]]] = {
+    "not_finite": (
+        "error",
+        lambda n, first: (
+            f"{_n(n, 'activation')} not finite: row {first[0]:,}, feature {first[1]} is {first[2]}"
+            + ("; float16 holds nothing above 65,504, so it may be an overflow" if first[3] else "")
+        ),
+    ),
+    "id_out_of_range": (
+        "error",
+        lambda n, first: (
+            f"{_n(n, 'feature id')} outside of 0 to {first[2]}: row {first[0]:,} has {first[1]}; check --n-features"
+        ),
+    ),
+    "duplicates": ("error", lambda n, first: f"{_duplicates(n, first)}; the file does not show which one is right"),
+    "summed_duplicates": ("fixed", lambda n, first: f"{_duplicates(n, first)}; added up, as scipy does"),
+    "padding": (
+        "info",
+        lambda n, first: (
+            f"{_n(n, 'place')} with the value 0 (row {first[0]:,} first): padding, its feature ids ignored"
+        ),
+    ),
+    "explicit_zeros": ("info", lambda n, first: f"{_n(n, 'zero')} stored (row {first[0]:,} first); left out"),
+    "negative": (
+        "info",
+        lambda n, first: f"{_n(n, 'negative activation')}; row {first[0]:,}, feature {first[1]} first; kept",
+    ),
+    "unsorted": ("fixed", lambda n, _: f"feature ids do not ascend in {_n(n, 'row')}; sorted"),
+}
 
 
 class IssueCollector:
-    """What was met while rows were read.
+    """Counts issues while rows are read.
 
     Parameters
     ----------
     n_features
         Width of the SAE.
     row_capacity
-        Entries of a row that has no place left, of files that have so many places in each row; else None.
+        Entries that every row has room for, of files where zeros fill the rest; else None.
+    sum_duplicates
+        Whether a feature that comes twice in a row means the sum.
+
+    Attributes
+    ----------
+    n_rows, nnz, n_full
+        Cleaned rows so far, their entries, and the rows that fill their `row_capacity`.
     """
 
-    def __init__(self, n_features: int, row_capacity: int | None) -> None:
-        self.n_features = n_features
-        self.row_capacity = row_capacity
-        self.not_finite, self.out_of_range, self.twice = Tally(), Tally(), Tally()
-        self.zeros, self.unsorted, self.negative = Tally(), Tally(), Tally()
-        self.rows = self.nnz = self.full = 0
+    def __init__(self, n_features: int, row_capacity: int | None = None, *, sum_duplicates: bool = False) -> None:
+        self.n_features, self.row_capacity, self.sum_duplicates = n_features, row_capacity, sum_duplicates
+        self.n_rows = self.nnz = self.n_full = 0
+        self._counts = dict.fromkeys(_KINDS, 0)
+        self._first: dict[str, tuple[Any, ...]] = {}
+
+    def add(self, kind: str, entries: Array, describe: Callable[[int], tuple[Any, ...]]) -> None:
+        """Count these entries, (n,) indices; `describe` gives the values of the first one for the message."""
+        if len(entries):
+            self._counts[kind] += len(entries)
+            if kind not in self._first:
+                self._first[kind] = describe(int(entries[0]))
 
     def count_rows(self, lengths: Array) -> None:
         """Count cleaned rows of these lengths."""
-        self.rows += len(lengths)
+        self.n_rows += len(lengths)
         self.nnz += int(lengths.sum())
         if self.row_capacity is not None:
-            self.full += int((lengths == self.row_capacity).sum())
+            self.n_full += int((lengths == self.row_capacity).sum())
 
-    def faults(self, *, padded: bool, summed: bool) -> list[Issue]:
-        """What was met, told; zeros are padding where `padded`, and duplicates were added up where `summed`."""
-        told = [*self._refusals(summed), *self._remarks(padded)]
-        return [fault for fault in told if fault.count]
-
-    def _refusals(self, summed: bool) -> list[Issue]:
-        bad, out, twice = self.not_finite, self.out_of_range, self.twice
-        rest = "" if not bad.count else (
-            f"row {bad.first[0]:,}, feature {bad.first[1]} is {bad.first[2]}"
-            + ("; float16 holds nothing above 65,504, so it may be an overflow" if bad.first[3] else "")
-        )  # fmt: skip
-        faults = [
-            Issue("not_finite", "refused", f"{_times(bad.count, 'activation')} not finite: {rest}", bad.count),
-            Issue(
-                "id_out_of_range",
-                "refused",
-                f"{_times(out.count, 'feature id')} outside of 0 to {self.n_features - 1}: "
-                + ("" if not out.count else f"row {out.first[0]:,} has {out.first[1]}")
-                + "; check --n-features",
-                out.count,
-            ),
-        ]
-        where = "" if not twice.count else f": row {twice.first[0]:,} has feature {twice.first[1]} more than once"
-        if summed:
-            said = f"{_times(twice.count, 'entry', 'entries')} of a feature that its row has already{where}; added up"
-            faults.append(Issue("duplicates", "corrected", f"{said}, as scipy does", twice.count))
-        else:
-            said = f"{_times(twice.count, 'entry', 'entries')} of a feature that its row has already{where}"
-            faults.append(Issue("duplicates", "refused", f"{said}; which of them is right cannot be told", twice.count))
-        return faults
-
-    def _remarks(self, padded: bool) -> list[Issue]:
-        zeros, negative, order = self.zeros, self.negative, self.unsorted
-        first = "" if not zeros.count else f" (row {zeros.first[0]:,} first)"
-        if padded:
-            what = Issue(
-                "padding",
-                "recorded",
-                f"{_times(zeros.count, 'place')} with the value 0{first}: padding, whose feature ids mean nothing",
-                zeros.count,
-            )
-        else:
-            what = Issue(
-                "explicit_zeros", "recorded", f"{_times(zeros.count, 'zero')} stored{first}; left out", zeros.count
-            )
-        signs = "" if not negative.count else f"; row {negative.first[0]:,}, feature {negative.first[1]} first"
+    def issues(self) -> list[Issue]:
+        """All issues that occurred."""
         return [
-            what,
-            Issue(
-                "negative",
-                "recorded",
-                f"{_times(negative.count, 'negative activation')}{signs}; kept",
-                negative.count,
-            ),
-            Issue(
-                "unsorted",
-                "corrected",
-                f"feature ids do not ascend in {_times(order.count, 'row')}; sorted",
-                order.count,
-            ),
-        ]  # fmt: skip
+            Issue(kind, severity, message(count, self._first[kind]), count)
+            for kind, (severity, message) in _KINDS.items()
+            if (count := self._counts[kind])
+        ]
 
 
-def _times(count: int, one: str, several: str | None = None) -> str:
-    return f"{count:,} {one if count == 1 else several or one + 's'}"
-
-
-def refusal(faults: Sequence[Issue]) -> str | None:
-    """One sentence of the faults for which nothing may be written, None where there are none."""
-    bad = [fault for fault in faults if fault.severity == "refused"]
-    if not bad:
+def refusal(issues: Sequence[Issue]) -> str | None:
+    """One sentence about the errors, for which nothing may be written; None where there are none."""
+    errors = [issue for issue in issues if issue.severity == "error"]
+    if not errors:
         return None
-    more = f" (and {len(bad) - 1} more: `saestore import --check` tells all)" if len(bad) > 1 else ""
-    return f"{bad[0].message}{more}"
+    more = f" (and {len(errors) - 1} more: `saestore import --check` lists all)" if len(errors) > 1 else ""
+    return f"{errors[0].message}{more}"

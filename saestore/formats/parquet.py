@@ -1,4 +1,4 @@
-"""Parquet in long form: a row for every activation."""
+"""Parquet in long form: a row for every activation; written only."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
+from saestore.formats.base import Format, Written
 from saestore.formats.selection import Selected
 from saestore.interop.optional import require
 
 
-def write_parquet(selected: Selected, path: Path) -> None:
+def write_parquet(selected: Selected, path: Path) -> Written:
     """Write the columns sample, feature, activation, item and position, by ascending sample and feature.
 
-    Samples without an active feature have no row; how many samples and features there are is in the file's metadata,
-    under ``saestore``.
+    Samples without an active feature have no row; the file's metadata has the number of samples and features, under
+    ``saestore``.
 
     Notes
     -----
@@ -44,12 +45,10 @@ def write_parquet(selected: Selected, path: Path) -> None:
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         for block in selected.blocks():
             items, positions = acts.item_index.locate(block.samples)
-            rows = block.rows
-            columns = [
-                block.samples[rows],
-                block.features.astype(np.int32),
-                block.activations,
-                items[rows],
-                positions[rows].astype(np.int32),
-            ]
-            writer.write_table(arrow.table(columns, schema=schema))
+            rows = block.entry_rows
+            columns = [block.samples[rows], block.indices.astype(np.int32), block.data, items[rows]]
+            writer.write_table(arrow.table([*columns, positions[rows].astype(np.int32)], schema=schema))
+    return Written((path.name,))
+
+
+FORMATS = (Format("parquet", write=write_parquet),)

@@ -11,39 +11,31 @@ import numpy as np
 
 from saestore.errors import InvalidInputError
 from saestore.query.selection import select
+from saestore.sparse_rows import SparseRows, pointers
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
 
 Array = np.ndarray[Any, Any]
 
-BLOCK = 1 << 20  # non-zeros that are read and written at once: some 50 MiB
+BLOCK = 1 << 20  # non-zeros that are read and written at once: about 50 MiB
 
 
-@dataclass(frozen=True)
-class Block:
-    """Some samples with their activations.
+@dataclass(frozen=True, eq=False)
+class Block(SparseRows):
+    """Samples with their activations: int64 numbers of features in the set, and float32 or float64 activations.
 
     Attributes
     ----------
     samples
         Their numbers in the set, int64 (n,).
-    indptr
-        int64 (n + 1,).
-    features
-        Numbers of features in the set, int64 (nnz,), ascending in a sample.
-    activations
-        float32 or float64 (nnz,).
     """
 
     samples: Array
-    indptr: Array
-    features: Array
-    activations: Array
 
     @property
-    def rows(self) -> Array:
-        """Which of `samples` each entry is of, int64 (nnz,)."""
+    def entry_rows(self) -> Array:
+        """The row of each entry, int64 (nnz,)."""
         return np.repeat(np.arange(len(self.samples)), np.diff(self.indptr))
 
 
@@ -53,19 +45,19 @@ class Selected:
 
     Attributes
     ----------
-    written
+    nnz
         Non-zeros that the last pass over the blocks gave.
 
     Notes
     -----
-    Memory: 8 bytes a selected sample.
+    Memory: 8 bytes per selected sample.
     """
 
     acts: SetReader
     samples: Array | None
     features: Array | None
     progress: Callable[[str], None] | None = None
-    written: int = 0
+    nnz: int = 0
 
     @classmethod
     def of(cls, acts: SetReader, where: Any, features: Any, progress: Callable[[str], None] | None) -> Selected:
@@ -78,15 +70,20 @@ class Selected:
         """
         if not acts.attributes.complete:
             raise InvalidInputError(
-                f"{acts.path} has {len(acts):,} of {acts.attributes.planned_samples:,} planned samples; finish it "
-                "before it is exported."
+                f"{acts.path} has {len(acts):,} of {acts.attributes.planned_samples:,} planned samples; complete it "
+                "before you export it.",
+                code="incomplete-set",
             )
         samples = None if where is None else acts.samples(where)
         if samples is not None and not len(samples):
-            raise InvalidInputError(f"no sample of {acts.path} fulfils the condition; nothing was written.")
+            raise InvalidInputError(
+                f"no sample of {acts.path} fulfils the condition; nothing was written.", code="nothing-selected"
+            )
         chosen = None if features is None else np.unique(select(features, acts.shape[1], "feature").ids)
         if chosen is not None and not len(chosen):
-            raise InvalidInputError("no feature was given; name at least one, or leave features out for all.")
+            raise InvalidInputError(
+                "no feature was given; name at least one, or leave features out for all.", code="nothing-selected"
+            )
         return cls(acts, samples, chosen, progress)
 
     @property
@@ -100,9 +97,14 @@ class Selected:
         return self.acts.shape[1] if self.features is None else len(self.features)
 
     @property
+    def sample_ids(self) -> Array:
+        """Numbers of the samples in the set, ascending."""
+        return np.arange(self.n_samples) if self.samples is None else self.samples
+
+    @property
     def feature_ids(self) -> Array:
-        """Their numbers in the set, ascending."""
-        return np.arange(self.acts.shape[1]) if self.features is None else self.features
+        """Numbers of the features in the set, ascending."""
+        return np.arange(self.n_features) if self.features is None else self.features
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -111,36 +113,28 @@ class Selected:
 
     @cached_property
     def items(self) -> tuple[Array, Array]:
-        """Selected items, int64, and which selected samples are theirs: int64 (items + 1,), as pointers."""
-        pointers = np.minimum(self.acts.item_index.pointers(), self.acts.shape[0])
+        """The selected items, int64, and pointers to their selected samples, int64 (n_items + 1,)."""
         if self.samples is None:
-            return np.arange(self.acts.n_items), pointers
+            return np.arange(self.acts.n_items), np.minimum(self.acts.item_index.pointers(), self.acts.shape[0])
         items, counts = np.unique(self.acts.item_index.locate(self.samples)[0], return_counts=True)
-        return items, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return items, pointers(counts)
 
     def blocks(self) -> Iterator[Block]:
         """The samples in ascending order, about a million non-zeros at a time."""
         n, nnz = self.acts.shape[0], self.acts.nnz
         step = max(1, min(BLOCK, BLOCK * n // max(1, nnz)))
-        self.written = 0
+        self.nnz = 0
         for start in range(0, self.n_samples, step):
             stop = min(start + step, self.n_samples)
             samples = np.arange(start, stop) if self.samples is None else self.samples[start:stop]
-            wanted = slice(start, stop) if self.samples is None else samples
-            block = self._block(samples, wanted)
-            self.written += len(block.features)
-            yield block
+            matrix = self.acts.sparse(samples=slice(start, stop) if self.samples is None else samples)
+            rows = SparseRows(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data)
+            if self.features is not None:
+                rows = rows.keep(np.isin(rows.indices, self.features))
+            self.nnz += rows.nnz
+            yield Block(rows.indptr, rows.indices, rows.data, samples)
             if self.progress is not None:
                 self.progress(f"{self.acts.path}: {stop:,} of {self.n_samples:,} samples")
-
-    def _block(self, samples: Array, wanted: Any) -> Block:
-        matrix = self.acts.sparse(samples=wanted)
-        indptr, ids, data = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data
-        if self.features is not None:
-            keep = np.isin(ids, self.features)
-            kept = np.concatenate([[0], np.cumsum(keep)])
-            indptr, ids, data = kept[indptr], ids[keep], data[keep]
-        return Block(samples, indptr, ids, data)
 
     def columns(self, features: Array) -> Array:
         """Places of features among the selected ones."""

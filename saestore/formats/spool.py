@@ -1,27 +1,34 @@
-"""Entries in whatever order turned into rows, on disk: for matrices that are stored by column or in no order at all."""
+"""Rows of matrices that are stored compressed, or in any order: entries sorted into rows through a temporary file."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from saestore.formats.base import Rows
+from saestore.errors import InvalidInputError
+from saestore.formats import base
+from saestore.formats.base import rows_per_block
+from saestore.kernels import expand_pointers
+from saestore.sparse_rows import SparseRows, pointers
 from saestore.storage.open import write_errors
 
 Array = np.ndarray[Any, Any]
+Read = Callable[[int, int], SparseRows]
+Entries = Iterable[tuple[Array, Array, Array]]
 
-_BUCKET = 1 << 12  # rows that are found together
+_BUCKET = 1 << 12  # rows that are stored together
 
 
 class Spool:
     """A temporary file of entries, from which rows can be read.
 
-    The file lies where the system keeps temporary files (``$TMPDIR``), 16 bytes an entry (20 of float64), and has no
-    name: it is gone when this process ends, however it ends.
+    The file is where the system keeps temporary files (``$TMPDIR``), takes 16 bytes per entry (20 of float64), and has
+    no name: it is gone when this process ends, however it ends.
 
     Parameters
     ----------
@@ -32,47 +39,128 @@ class Spool:
     dtype
         Of the activations.
     resources
-        What closes the file in the end.
+        Closes the file in the end.
 
     Notes
     -----
-    Memory: a block, and 8 bytes for each block and 4,096 rows. Reading takes what is read, and the 4,096 rows that it
-    begins and ends in.
+    Memory: a block, and 8 bytes per block and 4,096 rows. A read takes the memory of its rows, and of the 4,096 rows
+    at each end of it.
     """
 
-    def __init__(
-        self, n_rows: int, entries: Iterable[tuple[Array, Array, Array]], dtype: str, resources: ExitStack
-    ) -> None:
-        self.n_entries = 0
-        self._record = np.dtype([("row", "<i8"), ("feature", "<i4" if np.dtype(dtype).itemsize < 8 else "<i8"),
-                                 ("value", dtype)])  # fmt: skip
+    def __init__(self, n_rows: int, entries: Entries, dtype: str, resources: ExitStack) -> None:
+        self.n_rows, self.n_entries = n_rows, 0
+        feature = "<i4" if np.dtype(dtype).itemsize < 8 else "<i8"
+        self._record = np.dtype([("row", "<i8"), ("feature", feature), ("value", dtype)])
         self._file = resources.enter_context(tempfile.TemporaryFile(prefix="saestore-"))  # noqa: SIM115
         n_buckets = -(-n_rows // _BUCKET)
         self._blocks: list[Array] = []
         with write_errors(f"a temporary file in {tempfile.gettempdir()}"):
             for rows, features, values in entries:
-                # A stable sort of small integers is a radix sort: entries of a row keep the order that they came in.
+                # A stable sort of small integers is a radix sort: entries of a row keep their order.
                 bucket = rows // _BUCKET
                 order = np.argsort(bucket, kind="stable")
                 records = np.empty(len(rows), self._record)
                 records["row"], records["feature"], records["value"] = rows[order], features[order], values[order]
                 self._file.write(records.view(np.uint8).data)
-                ends = np.cumsum(np.bincount(bucket, minlength=n_buckets))
-                self._blocks.append(np.concatenate([[0], ends]) + self.n_entries)
+                self._blocks.append(pointers(np.bincount(bucket, minlength=n_buckets)) + self.n_entries)
                 self.n_entries += len(rows)
 
-    def read(self, start: int, stop: int) -> Rows:
+    @property
+    def step(self) -> int:
+        """Rows to read at once."""
+        return rows_per_block(self.n_rows, self.n_entries)
+
+    def read(self, start: int, stop: int) -> SparseRows:
         """Rows `start` to `stop`, the entries of a row in the order in which they came."""
         first, last = start // _BUCKET, -(-stop // _BUCKET)
-        pieces = [self._slice(int(ends[first]), int(ends[last])) for ends in self._blocks]
-        found = np.concatenate(pieces) if pieces else np.empty(0, self._record)
-        found = found[(found["row"] >= start) & (found["row"] < stop)]
-        found = found[np.argsort(found["row"], kind="stable")]
-        counts = np.bincount(found["row"] - start, minlength=stop - start)
-        indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return Rows(indptr, found["feature"].astype(np.int64), np.ascontiguousarray(found["value"]))
+        parts = [self._slice(int(ends[first]), int(ends[last])) for ends in self._blocks]
+        records = np.concatenate(parts) if parts else np.empty(0, self._record)
+        records = records[(records["row"] >= start) & (records["row"] < stop)]
+        records = records[np.argsort(records["row"], kind="stable")]
+        indptr = pointers(np.bincount(records["row"] - start, minlength=stop - start))
+        return SparseRows(indptr, records["feature"].astype(np.int64), np.ascontiguousarray(records["value"]))
 
     def _slice(self, start: int, stop: int) -> Array:
         self._file.seek(start * self._record.itemsize)
-        data = self._file.read((stop - start) * self._record.itemsize)
-        return np.frombuffer(data, self._record)
+        return np.frombuffer(self._file.read((stop - start) * self._record.itemsize), self._record)
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A matrix that is compressed by row (``csr``) or by column (``csc``).
+
+    Attributes
+    ----------
+    by
+        ``csr`` or ``csc``.
+    shape
+        Samples and features.
+    indptr
+        As in the file; checked when it is opened.
+    n_entries
+        Number of entries that there are.
+    read
+        ``read(a, b)`` gives the indices along the other axis and the activations of entries a to b.
+    where
+        The matrix, for messages.
+    """
+
+    by: str
+    shape: tuple[int, int]
+    indptr: Array
+    n_entries: int
+    read: Callable[[int, int], tuple[Array, Array]]
+    where: str
+
+    def open(self, dtype: str, resources: ExitStack) -> tuple[Read, int]:
+        """The `read` and `step` of `Opened`: rows in place, columns through a `Spool`.
+
+        Raises
+        ------
+        InvalidInputError
+            Pointers or rows are out of range.
+        """
+        indptr, n = self.indptr.astype(np.int64), self.n_entries
+        n_major = self.shape[0] if self.by == "csr" else self.shape[1]
+        if len(indptr) != n_major + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any() or indptr[-1] > n:
+            raise InvalidInputError(
+                f"{self.where}: indptr does not ascend from 0 to at most {n:,}, the number of activations, in "
+                f"{n_major + 1:,} steps; the file is damaged.",
+                code="damaged-file",
+            )
+        if self.by == "csr":
+
+            def rows(start: int, stop: int) -> SparseRows:
+                first = int(indptr[start])
+                return SparseRows(indptr[start : stop + 1] - first, *self.read(first, int(indptr[stop])))
+
+            return rows, rows_per_block(self.shape[0], int(indptr[-1]))
+
+        def entries() -> Iterator[tuple[Array, Array, Array]]:
+            for start, stop in blocks(int(indptr[-1])):
+                minor, values = self.read(start, stop)
+                yield checked_rows(minor, self.shape[0], self.where), expand_pointers(indptr, start, stop), values
+
+        spool = Spool(self.shape[0], entries(), dtype, resources)
+        return spool.read, spool.step
+
+
+def blocks(length: int) -> Iterator[tuple[int, int]]:
+    """Start and stop of the blocks of `length` entries."""
+    yield from ((start, min(start + base.BLOCK, length)) for start in range(0, length, base.BLOCK))
+
+
+def checked_rows(rows: Array, n_rows: int, where: str) -> Array:
+    """Rows of entries as int64.
+
+    Raises
+    ------
+    InvalidInputError
+        A row is out of range.
+    """
+    outside = np.flatnonzero((rows < 0) | (rows >= n_rows))
+    if len(outside):
+        raise InvalidInputError(
+            f"{where} names sample {rows[outside[0]]}; there are {n_rows:,}. The file is damaged.", code="damaged-file"
+        )
+    return rows.astype(np.int64, copy=False)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from saestore.ingest.build_options import Request
+from saestore.activation_set import ActivationSet
+from saestore.ingest.options import BuildOptions
 from saestore.interop.optional import require
+from saestore.progress import Progress, ProgressOption
+from saestore.store import destination_of
+from saestore.tables.stored_items import KEY
+from saestore.writing.compare import stored_items
+from saestore.writing.pipeline import Destination, write_set
 
 if TYPE_CHECKING:
-    from saestore.activation_set import ActivationSet
+    from saestore.superactivators.ground_truth import GroundTruth
+
+__all__ = ["build"]
 
 
 def build(
@@ -39,9 +50,11 @@ def build(
     ground_truth: str | bool | None = None,
     append: bool = False,
     overwrite: bool = False,
-    progress: bool = True,
+    progress: ProgressOption = True,
 ) -> ActivationSet:
-    """Encode embeddings, or a model's hidden state, through an SAE and store the non-zeros; resumes what was left.
+    """Encode embeddings, or a model's hidden state, through an SAE and store the non-zeros.
+
+    The same call resumes an interrupted build. A complete set is left as it is.
 
     Parameters
     ----------
@@ -58,100 +71,110 @@ def build(
     sae
         A folder in sae_lens format, ``release:sae_id``, a registered name, or a loaded sae_lens SAE.
     items
-        A ``metadata.csv``, DataFrame or mapping of columns: keys, split, concepts.
+        A ``metadata.csv``, a DataFrame or a mapping of columns: keys, split, concepts.
     item_ptr
         Samples per item, or which samples belong to which item: an array (n_items + 1,), ``file.npy``,
         ``file.npz:name`` or a ``token_counts`` ``.pt``.
     token_spans
         First and last character (exclusive) of every token in its text, (n_samples, 2): an array or ``file.npz:name``.
     images
-        In place of embeddings: a folder of images, to run through `model`. `items` may say which, and in what order.
+        In place of embeddings: a folder of images, to run through `model`. `items` may name and order them.
     texts
-        In place of embeddings: ``.txt`` (a text a line), ``.csv`` or ``.jsonl`` (with ``text``), or a list of str.
+        In place of embeddings: ``.txt`` (one text per line), ``.csv`` or ``.jsonl`` (with ``text``), or a list of str.
     model
-        A folder or a name on the hub, of a model that transformers knows; by default what the SAE was trained on.
+        A folder or a name on the hub, of a model that transformers knows; by default the model that the SAE was
+        trained on.
     layer
-        Number of the block, counted from 0, whose output is encoded; by default what the SAE was trained on.
+        Number of the block, counted from 0, whose output is encoded; by default the SAE's own.
     model_dtype
-        What the model's weights are held in: ``float32``, ``bfloat16``, ``float16``.
+        Dtype of the model's weights: ``float32``, ``bfloat16``, ``float16``.
     batch_size
         Images or texts that run together; by default 16, and 64 on a GPU.
     max_tokens
-        Longer texts are cut; by default where the SAE's training cut them, else the model's own limit.
+        Longer texts are cut; by default where the SAE's training cut them, else at the model's own limit.
     skip_bad
-        Leave out images that cannot be read and texts without tokens, rather than refuse them; the set records which.
+        Leave out images that cannot be read and texts without tokens instead of refusing them; the set records them.
     device
         Where to encode, and to run the model: ``cpu``, ``cuda``.
     dtype
         ``float32`` keeps everything; ``float16`` is recorded with its largest relative error.
     top_k
-        Keep only so many activations a sample; what that drops is recorded.
+        Keep only this many activations per sample; the set records what that drops.
     segment_rows
-        Samples of a segment, the unit of commit; by default about two million non-zeros.
+        Samples per segment, the unit of commit; by default about two million non-zeros.
     codec
         ``pcodec``, or ``blosc`` for readers in other languages.
     matmul_precision
-        ``float32`` computes every pre-activation in float32, ``bfloat16`` only those that a bfloat16 product with its
-        error bounds leaves in question, ``auto`` whichever is likely to be quicker. The activations are the same;
-        ``attributes.summary["encoding"]`` says which it was.
+        ``float32`` computes every pre-activation in float32. ``bfloat16`` filters with a bfloat16 product and
+        recomputes the candidates in float32; the result is identical. ``auto`` chooses the one that is likely to be
+        faster, and ``attributes.summary["encoding"]`` records it.
     data
-        The folder that holds ``Embeddings/``, ``Data/`` and ``GT_Samples/`` of known data sets; what is not in it is
-        looked for under ``$SAESTORE_SCRATCH``.
+        The folder with ``Embeddings/``, ``Data/`` and ``GT_Samples/`` of known data sets. Files that it lacks are
+        searched for under ``$SAESTORE_SCRATCH``.
     ground_truth
         A folder with ``gt_samples_per_concept…pt`` and ``gt_patch_per_concept…pt``, which become concepts of items and
-        of samples. By default that of a known data set whose embeddings were found by name; False for none.
+        of samples. By default the folder beside embeddings that were found by name; False for none.
     append
-        Add what is new to a complete set: further images, texts, or rows of embeddings with their items, after those
-        that are there, which must be the first and unchanged. Without such a set this is an ordinary build.
+        Add further images, texts, or rows of embeddings with their items to a complete set. The items of the set must
+        come first and be unchanged. Without such a set this is an ordinary build.
     overwrite
-        Replace a set that another build made.
+        Replace a set of other content.
     progress
-        Show a progress bar on stderr.
+        True shows bars and lines on stderr, False shows nothing, a function receives every line.
 
     Returns
     -------
     ActivationSet
-        Complete and compacted. ``attributes.summary["explained_variance"]`` is that of the first batch.
+        Complete and compacted. ``attributes.summary["explained_variance"]`` is measured on the first batch.
 
     Raises
     ------
     SaestoreError
-        The input does not fit (before anything is written), the store holds another build, another builder is at work,
-        or the place is full: what is committed stays, and the same call goes on from there.
+        The input does not fit (before anything is written), the store has other content at this path, another process
+        writes the set, or the disk is full: what is committed stays, and the same call goes on from there.
 
     Notes
     -----
     Peak memory is the SAE, 128 MiB of pre-activations, two segments of about 100 MiB and 256 MiB for the merge at the
-    end, whatever the number of samples; where bfloat16 candidates are used, also the encoder's weights one and a half
-    times.
+    end, for any number of samples. With bfloat16 candidates the encoder's weights are needed one and a half times more.
     """
-    request = Request(
-        dataset=dataset,
-        sample_type=sample_type,
-        embeddings=embeddings,
-        sae=sae,
-        items=items,
-        item_ptr=item_ptr,
-        token_spans=token_spans,
-        images=images,
-        texts=texts,
-        model=model,
-        layer=layer,
-        model_dtype=model_dtype,
-        batch_size=batch_size,
-        max_tokens=max_tokens,
-        skip_bad=skip_bad,
-        device=device,
-        dtype=dtype,
-        top_k=top_k,
-        segment_rows=segment_rows,
-        codec=codec,
-        matmul_precision=matmul_precision,
-        data=data,
-        ground_truth=ground_truth,
-    )
-    for package in ("torch", "tqdm"):
-        require(package, "sae", "building")
-    from saestore.ingest.run_build import run_build
+    given = dict(locals())
+    options = BuildOptions(**{each.name: given[each.name] for each in fields(BuildOptions)})
+    require("torch", "sae", "building")
+    from saestore.ingest.build_plan import plan_build
 
-    return run_build(store, request, append=append, overwrite=overwrite, progress=progress)
+    report, destination = Progress(progress), destination_of(store)
+    with ExitStack() as stack:
+
+        def looking(path: str) -> Callable[[int], None]:
+            return stack.enter_context(report.bar(path, "looked at", None, unit="items")).advance
+
+        plan = plan_build(options, looking, lambda path: [] if overwrite else _stored_keys(destination, path))
+    root = write_set(plan, destination, report, append=append, overwrite=overwrite)
+    for note in plan.inputs.notes:
+        report.line(f"{plan.path}: {note}")
+    acts = ActivationSet(root, plan.path)
+    if plan.truth is not None:
+        _add_ground_truth(acts, plan.truth, report)
+    return acts
+
+
+def _stored_keys(destination: Destination, path: str) -> list[str]:
+    """Keys of the items that the store has at `path`; none where there is no set, or one without keys."""
+    attributes, root = destination.attributes(path), destination.root
+    if attributes is None or root is None:
+        return []
+    group: Any = root[path]
+    items = stored_items(group, attributes)
+    return [str(key) for key in items.column(KEY)] if KEY in items.names() else []
+
+
+def _add_ground_truth(acts: ActivationSet, truth: GroundTruth, report: Progress) -> None:
+    """Give a set the concepts that it does not have yet."""
+    from saestore.superactivators.ground_truth import add_ground_truth
+
+    added = add_ground_truth(acts, truth, keep=True)
+    if added:
+        report.line(f"{acts.path}: {len(added)} concepts added from {truth.folder}.")
+        if truth.caveat:
+            report.line(f"{acts.path}: {truth.caveat}.")

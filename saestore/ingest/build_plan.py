@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from saestore.embeddings.base import EmbeddingSource
-from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError
-from saestore.format import SetAttributes, default_segment_rows, split_set_path
-from saestore.ingest.build_options import Request
+from saestore.errors import InvalidInputError, NotFoundError
+from saestore.format import split_set_path
 from saestore.ingest.embedding_input import Inputs, embeddings_on_disk, from_model
-from saestore.ingest.ground_truth import planned_truth
+from saestore.ingest.encoded_rows import EncodedRows, add_dropped
+from saestore.ingest.options import BuildOptions
+from saestore.progress import Progress
 from saestore.sae import LoadedSAE, load_sae
-from saestore.sae.encode import Encoder, make_encoder
-from saestore.superactivators.datasets import Dataset, find_dataset
-from saestore.superactivators.ground_truth import GroundTruth
-from saestore.tables import Items
-from saestore.tables.item_index import ItemIndex
+from saestore.sae.encode import make_encoder
+from saestore.store import sae_record
+from saestore.writing.plan import ItemTable, WritePlan
 
-Array = np.ndarray[Any, Any]
+if TYPE_CHECKING:
+    from saestore.superactivators.datasets import Dataset
+    from saestore.superactivators.ground_truth import GroundTruth
 
-# What the store's attribute `source` says of how rows came to be, and how to call it.
-_ABOUT_ROWS = {
+__all__ = ["BuildPlan", "plan_build"]
+
+# Trained SAEs explain 0.6 to 0.95; embeddings of another layer, hook or normalisation give 0.3, 0, or far below.
+_LOW_VARIANCE = 0.4
+_SETTINGS = {
     "dtype": "dtype of the embeddings",
     "model_fingerprint": "model weights",
     "layer": "layer",
@@ -32,169 +38,183 @@ _ABOUT_ROWS = {
     "special_tokens": "special tokens",
     "max_tokens": "max_tokens",
 }
+_ADVICE = (
+    "Nothing was written. Correct one of them, or build without it (--no-ground-truth, ground_truth=False); "
+    "`saestore label SET --ground-truth DIR --overwrite` then takes it as it is"
+)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Everything a build needs, opened and checked."""
+@dataclass(frozen=True, kw_only=True)
+class BuildPlan(WritePlan):
+    """Everything a build needs, opened and checked.
 
-    request: Request
-    path: str
+    Attributes
+    ----------
+    inputs
+        What is encoded.
+    name
+        Name of the SAE.
+    truth
+        Concepts that the set gets when it is complete.
+    """
+
+    rows: EncodedRows
     inputs: Inputs
-    sae: LoadedSAE
-    encoder: Encoder
-    truth: GroundTruth | None = None
+    name: str
+    truth: GroundTruth | None
 
-    @property
-    def source(self) -> EmbeddingSource:
-        """The rows to encode."""
-        return self.inputs.source
+    verb: ClassVar[str] = "encoded"
 
-    @property
-    def items(self) -> Items | None:
-        """The table of items, if there is one."""
-        return self.inputs.items
+    def check(self, first: int, progress: Progress) -> None:
+        """Refuse NaN and infinity in embeddings on disk; a model's output is checked when it is computed."""
+        if not self.inputs.computed:
+            with progress.bar(self.path, "checked", self.rows.n_rows, first) as bar:
+                self.rows.check(first, lambda count, _: bar.advance(count))
 
-    @property
-    def index(self) -> ItemIndex:
-        """Which rows belong to which item."""
-        return self.inputs.index
-
-    @property
-    def spans(self) -> Array | None:
-        """Characters of each token in its text, if known."""
-        return self.inputs.spans
-
-    @property
-    def dtype(self) -> str:
-        """Dtype of the stored activations: as asked, else that of the SAE, at least float32."""
-        return self.request.dtype or self._lossless_dtype
-
-    @property
-    def _lossless_dtype(self) -> str:
-        return "float64" if str(self.sae.info.get("dtype")).endswith("float64") else "float32"
-
-    def attributes(self, l0: float, explained_variance: float) -> SetAttributes:
-        """Of the new set, from what the first batch showed."""
-        r = self.request
-        narrowed = r.top_k is not None or self.dtype != self._lossless_dtype
-        finite = np.isfinite(explained_variance)
-        return SetAttributes(
-            n_features=self.encoder.d_sae,
-            dtype=self.dtype,
-            codec=r.codec,
-            n_items=self.index.n_items,
-            item_size=self.index.item_size,
-            planned_samples=self.source.n_rows,
-            segment_rows=r.segment_rows or default_segment_rows(l0),
-            sae={"name": self.sae.name, **self.sae.info, "fingerprint": self.sae.fingerprint()},
-            source=self.inputs.provenance,
-            dropped={"top_k": r.top_k, "dtype": self.dtype} if narrowed else None,
-            summary={
-                "explained_variance": explained_variance if finite else None,
-                "encoding": self.encoder.encoding["mode"],
-            },
-        )
-
-    def refuse_other(self, existing: SetAttributes) -> None:
-        """Refuse a set that another build made, naming what differs."""
-        there, here = existing.source, self.inputs.provenance
-        rows = {
-            here["kind"]: (there.get("fingerprint"), here["fingerprint"]),
-            "items": (there.get("items_fingerprint"), here["items_fingerprint"]),
-            "token_spans": (there.get("token_spans_fingerprint"), here["token_spans_fingerprint"]),
-        }
-        advice = "Pass --overwrite (overwrite=True) to replace it, or name another store"
-        if not existing.complete:
-            advice += "; what is unfinished goes on when it is given what it was begun with"
-        elif self.source.n_rows > existing.n_samples:
-            advice += "; or pass --append (append=True) if there are only further ones"
-        self._refuse({**rows, **self._settings(existing)}, advice)
-
-    def refuse_other_settings(self, existing: SetAttributes) -> None:
-        """Refuse a set that was built from whatever rows with another SAE, another model or other options."""
-        self._refuse(
-            self._settings(existing),
-            "What is appended must be made in the same way; pass --overwrite (overwrite=True) to build all anew, or "
-            "name another store",
-        )
-
-    def _settings(self, existing: SetAttributes) -> dict[str, tuple[Any, Any]]:
-        r, there, here = self.request, existing.source, self.inputs.provenance
-        return {
-            "SAE weights": (existing.sae.get("fingerprint"), self.sae.fingerprint()),
-            **{name: (there.get(key), here.get(key)) for key, name in _ABOUT_ROWS.items()},
-            "dtype": (existing.dtype, self.dtype),
-            "top_k": ((existing.dropped or {}).get("top_k"), r.top_k),
-            "codec": (existing.codec, r.codec),
-            "segment_rows": (existing.segment_rows, r.segment_rows or existing.segment_rows),
-        }
-
-    def _refuse(self, pairs: dict[str, tuple[Any, Any]], advice: str) -> None:
-        differ = [f"{name} ({_short(a)} there, {_short(b)} now)" for name, (a, b) in pairs.items() if a != b]
-        if differ:
-            raise StoreConflictError(
-                f"{self.path} is in the store from another build; these differ: {', '.join(differ)}. {advice}."
+    def measure(self, first: int) -> tuple[float, dict[str, Any]]:
+        """Active features per row and explained variance of the first batch; warns if that is low."""
+        count, l0, explained = self.rows.measure(first)
+        if explained < _LOW_VARIANCE:
+            warnings.warn(
+                f"{self.name} explains {explained:.2f} of the variance of the first {count}{' new' if first else ''} "
+                "embeddings; trained SAEs explain 0.6 or more. A wrong layer or hook, or embeddings normalised "
+                "otherwise than the SAE expects, would look like this.",
+                stacklevel=5,
             )
+        variance = explained if np.isfinite(explained) else None
+        return l0, {"explained_variance": variance, "encoding": self.rows.encoder.encoding["mode"]}
+
+    def count_dropped(self, record: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """The record of what was dropped so far, with what the last read dropped added."""
+        return None if record is None else add_dropped(record, self.rows.dropped)
 
 
-def make_plan(
-    request: Request,
-    looking: Callable[[str], Callable[[int], None]],
-    known: Callable[[str], Sequence[str]],
-) -> Plan:
+def plan_build(
+    options: BuildOptions, looking: Callable[[str], Callable[[int], None]], known: Callable[[str], Sequence[str]]
+) -> BuildPlan:
     """Resolve names, open embeddings or load a model, load the SAE and check that all fits together.
 
     Parameters
     ----------
     looking
-        Of the set's path makes what is called with the number of images or texts that were looked at.
+        Of the set's path makes a function that receives the number of images or texts that were looked at.
     known
-        Of the set's path gives the keys of the items that the store has under it.
+        Of the set's path gives the keys of the items that the store has there.
     """
-    request.check()
-    dataset = _known(request)
-    name = request.dataset if dataset is None else dataset.name
-    sample_type = _sample_type(request, dataset)
-    split_set_path(f"{name}/{sample_type}/sae")  # a bad name is told before the SAE is loaded, which takes seconds
-    inputs = None if request.runs_model else embeddings_on_disk(request, dataset, sample_type)
-    if request.sae is None and dataset is None:
-        raise InvalidInputError(f"no SAE given for {name}: pass --sae (sae=), a folder in sae_lens format for example.")
-    sae = load_sae(request.sae if request.sae is not None else dataset.sae)  # type: ignore[union-attr]
+    options.check()
+    dataset = _known(options)
+    name = options.dataset if dataset is None else dataset.name
+    sample_type = _sample_type(options, dataset)
+    split_set_path(f"{name}/{sample_type}/sae")  # a bad name is refused before the SAE is loaded, which takes seconds
+    inputs = None if options.runs_model else embeddings_on_disk(options, dataset, sample_type)
+    if options.sae is None and dataset is None:
+        raise InvalidInputError(
+            f"no SAE given for {name}: pass --sae (sae=), a folder in sae_lens format for example.", code="missing-sae"
+        )
+    sae = load_sae(options.sae if options.sae is not None or dataset is None else dataset.sae)
     path = f"{name}/{sample_type}/{sae.name}"
     if inputs is None:
-        inputs = from_model(request, sample_type, sae, looking(path), known(path))
+        inputs = from_model(options, sample_type, sae, looking(path), known(path))
     if sae.d_in != inputs.source.d_in:
         raise InvalidInputError(
             f"the embeddings {inputs.source.path} have width {inputs.source.d_in}, the SAE {sae.name} takes "
-            f"{sae.d_in}; check that they come from the model and layer that it was trained on. Nothing was written."
+            f"{sae.d_in}; check that they come from the model and layer that it was trained on. Nothing was written.",
+            code="wrong-width",
         )
-    truth = planned_truth(request, dataset, sample_type, inputs.items, inputs.index)
-    return Plan(request, path, inputs, sae, make_encoder(sae, request.device, request.matmul_precision), truth)
+    lossless = _lossless_dtype(sae)
+    dtype = options.dtype or lossless
+    encoder = make_encoder(sae, options.device, options.matmul_precision)
+    return BuildPlan(
+        path=path,
+        rows=EncodedRows(inputs.source, encoder, dtype, options.top_k, inputs.record),
+        table=inputs.table,
+        dtype=dtype,
+        codec=options.codec,
+        segment_rows=options.segment_rows,
+        sae=sae_record(sae),
+        dropped={"top_k": options.top_k, "dtype": dtype} if options.top_k is not None or dtype != lossless else None,
+        settings=_SETTINGS,
+        inputs=inputs,
+        name=sae.name,
+        truth=_ground_truth(options, dataset, sample_type, inputs.table),
+    )
 
 
-def _known(request: Request) -> Dataset | None:
-    """The known dataset of that name; None for one of the user's own, whose samples are given."""
+def _lossless_dtype(sae: LoadedSAE) -> str:
+    """The dtype that holds the SAE's activations exactly, at least float32."""
+    return "float64" if str(sae.info.get("dtype")).endswith("float64") else "float32"
+
+
+def _known(options: BuildOptions) -> Dataset | None:
+    """The known dataset of that name; None for a dataset of the user's own, whose samples are given."""
+    in_memory = options.embeddings is not None and not isinstance(options.embeddings, str | os.PathLike)
+    if in_memory and options.sae is not None:
+        return None  # a known name leads to files and to an SAE, and nothing else
+    from saestore.superactivators.datasets import find_dataset
+
     try:
-        return find_dataset(request.dataset)
+        return find_dataset(options.dataset)
     except NotFoundError:
-        if request.embeddings is None and not request.runs_model:
+        if options.embeddings is None and not options.runs_model:
             raise
         return None
 
 
-def _sample_type(request: Request, dataset: Dataset | None) -> str:
+def _sample_type(options: BuildOptions, dataset: Dataset | None) -> str:
     """As asked, else patches of images and tokens of texts."""
-    first = "token" if request.texts is not None else "patch"
+    first = "token" if options.texts is not None else "patch"
     if dataset is None:
-        return request.sample_type or first
-    sample_type = request.sample_type or (first if request.runs_model else dataset.sample_types[0])
+        return options.sample_type or first
+    sample_type = options.sample_type or (first if options.runs_model else dataset.sample_types[0])
     if sample_type not in dataset.sample_types:
         raise InvalidInputError(
-            f"{dataset.name} has {' and '.join(dataset.sample_types)} samples, not {sample_type!r}."
+            f"{dataset.name} has {' and '.join(dataset.sample_types)} samples, not {sample_type!r}.",
+            code="unknown-sample-type",
         )
     return sample_type
 
 
-def _short(value: Any) -> str:
-    return str(value)[:12] if isinstance(value, str) else str(value)
+def _ground_truth(
+    options: BuildOptions, dataset: Dataset | None, sample_type: str, table: ItemTable
+) -> GroundTruth | None:
+    """Read and check the given ground truth, or the ground truth beside embeddings that were found by name.
+
+    Raises
+    ------
+    NotFoundError, InvalidInputError
+        The given folder is not there, or its content does not fit, or contradicts the metadata.
+    """
+    folder = _ground_truth_folder(options, dataset)
+    if folder is None:
+        return None
+    from saestore.superactivators.ground_truth import Expected, read_ground_truth
+
+    items = table.items
+    split = None if items is None else items.columns.get("split")
+    expected = Expected(sample_type, table.index, {} if items is None else items.concepts, split)
+    try:
+        truth = read_ground_truth(folder, expected)
+    except NotFoundError:
+        if options.ground_truth is not None:
+            raise
+        return None  # the folder that was found has samples of another type
+    truth.check(_ADVICE)
+    return truth
+
+
+def _ground_truth_folder(options: BuildOptions, dataset: Dataset | None) -> Path | None:
+    given = options.ground_truth
+    if isinstance(given, bool):
+        if given:
+            raise InvalidInputError(
+                "ground_truth=True: give its folder, False, or None for the one found by name.",
+                code="bad-ground-truth",
+            )
+        return None
+    if given is not None:
+        return Path(given)
+    if dataset is None or options.embeddings is not None or options.runs_model:
+        return None  # its rows belong to the embeddings beside it
+    from saestore.superactivators.file_names import find_ground_truth
+
+    return find_ground_truth(dataset, options.data)

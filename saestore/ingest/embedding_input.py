@@ -2,160 +2,113 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from saestore.embeddings.base import EmbeddingSource
 from saestore.embeddings.opening import open_embeddings
-from saestore.errors import InvalidInputError, NotFoundError
-from saestore.ingest.build_options import Request
-from saestore.models import ModelRequest, open_model_source
-from saestore.models.training_spec import SAETrainingSpec
+from saestore.errors import NotFoundError
+from saestore.ingest.options import BuildOptions, default_item_ptr
+from saestore.models import ModelRequest, SAETrainingSpec, open_model_source
 from saestore.sae import LoadedSAE
-from saestore.superactivators.datasets import Dataset
-from saestore.superactivators.search import find_embeddings, find_items, find_token_counts
-from saestore.tables import Items, as_items, item_pointers, token_spans
-from saestore.tables.fingerprint import items_fingerprint, spans_fingerprint
+from saestore.tables import Items, as_items
 from saestore.tables.item_index import ItemIndex
+from saestore.writing.pipeline import path_of
+from saestore.writing.plan import ItemTable
 
-Array = np.ndarray[Any, Any]
+if TYPE_CHECKING:
+    from saestore.superactivators.datasets import Dataset
+
+__all__ = ["Inputs", "embeddings_on_disk", "from_model"]
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Rows, and the items that they belong to.
+    """Rows to encode, and the items that they belong to.
 
     Attributes
     ----------
     source
         The rows.
-    items, items_path
-        The table of items, if any, and the file that it was read from.
-    index
-        Which rows belong to which item.
-    spans
-        int32 (n_rows, 2), the characters of each token, if known.
+    table
+        The items.
     record
-        Where the rows come from, for the set's attributes, besides what `provenance` says of all.
+        Where the rows come from, for the set's attributes.
     computed
         True where reading runs a model: then nothing should be read twice.
     notes
-        What the caller should be told at the end.
+        What the caller should learn at the end.
     """
 
     source: EmbeddingSource
-    items: Items | None
-    items_path: str | None
-    index: ItemIndex
-    spans: Array | None
+    table: ItemTable
     record: dict[str, Any] = field(default_factory=lambda: {"kind": "embeddings"})
     computed: bool = False
     notes: tuple[str, ...] = ()
 
-    @cached_property
-    def provenance(self) -> dict[str, Any]:
-        """Where the samples come from, as the set's attributes record it."""
-        return {
-            **self.record,
-            "path": self.source.path,
-            "layout": self.source.layout,
-            "n_rows": self.source.n_rows,
-            "d_in": self.source.d_in,
-            "dtype": self.source.dtype,
-            "fingerprint": self.source.fingerprint(),
-            "items": self.items_path,
-            "items_fingerprint": items_fingerprint(self.items, self.index),
-            "token_spans_fingerprint": None if self.spans is None else spans_fingerprint(self.spans),
-        }
 
+def embeddings_on_disk(options: BuildOptions, dataset: Dataset | None, sample_type: str) -> Inputs:
+    """Open the given embeddings, else those of a known dataset."""
+    spec = options.embeddings
+    if spec is None and dataset is not None:
+        from saestore.superactivators.file_names import find_embeddings
 
-def embeddings_on_disk(request: Request, dataset: Dataset | None, sample_type: str) -> Inputs:
-    """Open embeddings: those that are given, else those of a known dataset."""
-    spec = request.embeddings
-    source = open_embeddings(find_embeddings(dataset, sample_type, request.data) if spec is None and dataset else spec)
-    items_from = request.items if request.items is not None else _default_items(dataset, request.data)
+        spec = find_embeddings(dataset, sample_type, options.data)
+    source = open_embeddings(spec)
+    items_from = options.items if options.items is not None else _default_items(dataset, options.data)
     items = None if items_from is None else as_items(items_from)
-    index = _index(request, dataset, sample_type, items, source.n_rows)
-    spans = None if request.token_spans is None else token_spans(request.token_spans, source.n_rows)
-    return Inputs(source, items, _named(items_from), index, spans)
+    item_ptr = options.item_ptr
+    if item_ptr is None and dataset is not None and sample_type != "cls":
+        item_ptr = _known_layout(options, dataset, sample_type, items, source.n_rows)
+    item_ptr = default_item_ptr(item_ptr, sample_type, None if items is None else len(items), source.n_rows)
+    return Inputs(source, ItemTable.of(source.n_rows, items, item_ptr, options.token_spans, path_of(items_from)))
 
 
 def from_model(
-    request: Request, sample_type: str, sae: LoadedSAE, advance: Callable[[int], None], known: Sequence[str]
+    options: BuildOptions, sample_type: str, sae: LoadedSAE, advance: Callable[[int], None], known: Sequence[str]
 ) -> Inputs:
     """Load the model that makes the embeddings, and look at every image or text; `known` are the first images."""
-    wanted = SAETrainingSpec(
-        sae.name,
-        sae.d_in,
-        sae.training.get("model") or sae.info.get("model_name"),
-        sae.info.get("hook_name"),
-        sae.training.get("prepend_bos"),
-        sae.training.get("context_size"),
-        sae.training.get("transform"),
-    )
-    asked = ModelRequest(
-        images=request.images,
-        texts=request.texts,
-        items=request.items,
-        model=request.model,
-        layer=request.layer,
+    request = ModelRequest(
+        images=options.images,
+        texts=options.texts,
+        items=options.items,
+        model=options.model,
+        layer=options.layer,
         sample_type=sample_type,
-        device=request.device,
-        dtype=request.model_dtype,
-        batch_size=request.batch_size,
-        max_tokens=request.max_tokens,
-        skip_bad=request.skip_bad,
+        device=options.device,
+        dtype=options.model_dtype,
+        batch_size=options.batch_size,
+        max_tokens=options.max_tokens,
+        skip_bad=options.skip_bad,
         known=known,
     )
-    ready = open_model_source(asked, wanted, advance)
-    return Inputs(
-        ready.source,
-        ready.items,
-        _named(request.items),
-        ItemIndex.of(ready.ptr),
-        ready.spans,
-        ready.record,
-        computed=True,
-        notes=ready.notes,
-    )
-
-
-def _named(items_from: Any) -> str | None:
-    return str(items_from) if isinstance(items_from, str | os.PathLike) else None
+    ready = open_model_source(request, SAETrainingSpec.of(sae), advance)
+    table = ItemTable(index=ItemIndex.of(ready.ptr), items=ready.items, path=path_of(options.items), spans=ready.spans)
+    return Inputs(ready.source, table, ready.record, computed=True, notes=ready.notes)
 
 
 def _default_items(dataset: Dataset | None, data: str | None) -> Path | None:
     """The ``metadata.csv`` of a known dataset, where there is one."""
     if dataset is None:
         return None
+    from saestore.superactivators.file_names import find_items
+
     try:
         return find_items(dataset, data)
     except NotFoundError:
         return None
 
 
-def _index(request: Request, dataset: Dataset | None, sample_type: str, items: Items | None, n_rows: int) -> ItemIndex:
-    """How the rows belong to items: as told, else what the sample type and the known layouts imply."""
-    spec, n_items = request.item_ptr, None if items is None else len(items)
-    if spec is None and sample_type == "cls":
-        spec = 1
-    elif spec is None and dataset is not None and dataset.item_ptr is not None:
-        spec = dataset.item_ptr
-    elif spec is None and sample_type == "token":
-        spec = None if dataset is None else find_token_counts(dataset, request.data)
-        if spec is None and items is not None:
-            raise InvalidInputError(
-                f"which of the {n_rows:,} tokens belong to which of the {n_items:,} texts is not known: pass "
-                "--item-ptr (item_ptr=), a .npy, .npz:name or token_counts .pt file."
-            )
-    elif spec is None and dataset is not None and request.embeddings is None:
-        spec = dataset.patches
-    elif spec is None and items is None:
-        spec = dataset.patches if dataset is not None and n_rows % dataset.patches == 0 else 1
-    return ItemIndex.of(item_pointers(spec, n_items, n_rows))
+def _known_layout(options: BuildOptions, dataset: Dataset, sample_type: str, items: Items | None, n_rows: int) -> Any:
+    """How the rows of a known dataset belong to its items, None where that is not known."""
+    if dataset.item_ptr is not None:
+        return dataset.item_ptr
+    if sample_type == "token":
+        from saestore.superactivators.file_names import find_token_counts
+
+        return find_token_counts(dataset, options.data)
+    if options.embeddings is None or (items is None and n_rows % dataset.patches == 0):
+        return dataset.patches
+    return None

@@ -1,165 +1,79 @@
-"""What an import will do: everything opened, matched with the items, and, once read, what was found in it."""
+"""What an import will do: everything opened, matched with the items, and, once read, its faults."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-import numpy as np
-
-from saestore.errors import InvalidInputError, StoreConflictError
-from saestore.format import SetAttributes, default_segment_rows, split_set_path
-from saestore.formats.base import Opened, Rows, clean, fingerprint
-from saestore.formats.issues import Issue, IssueCollector
-from saestore.ingest.import_options import Progress, Request
+from saestore.errors import InvalidInputError
+from saestore.formats.base import Opened
+from saestore.formats.issues import IssueCollector, refusal
+from saestore.ingest.file_rows import FileRows
 from saestore.ingest.open_input import open_input
-from saestore.tables import Items, as_items, item_pointers, token_spans
-from saestore.tables.fingerprint import items_fingerprint, spans_fingerprint
-from saestore.tables.item_index import ItemIndex
-from saestore.vocabulary import CODECS, SAMPLE_TYPES
+from saestore.ingest.options import ImportOptions, default_item_ptr
+from saestore.progress import Progress
+from saestore.tables import as_items
+from saestore.writing.pipeline import path_of
+from saestore.writing.plan import ItemTable, WritePlan
 
-Array = np.ndarray[Any, Any]
-
-UNKNOWN = "unknown"
-_PATCHES = 256  # of an image in the pipeline whose files these are: a grid of 16 x 16
+__all__ = ["ImportPlan", "plan_import"]
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class ImportPlan(WritePlan):
     """An import whose files are open and fit each other."""
 
-    request: Request
-    path: str
-    opened: Opened
-    n_features: int
-    items: Items | None
-    items_path: str | None
-    index: ItemIndex
-    spans: Array | None
-    faults: tuple[Issue, ...]
+    rows: FileRows
 
-    def rows(self, start: int, stop: int, findings: IssueCollector) -> Iterator[Rows]:
-        """Cleaned rows from `start` to `stop`, a block after the other."""
-        opened = self.opened
-        for first in range(start, stop, opened.step):
-            raw = opened.read(first, min(first + opened.step, stop))
-            yield clean(raw, first, findings, opened.dtype, summed=opened.summed)
+    def look(self, first: int, progress: Progress) -> IssueCollector:
+        """Read all rows from `first` on; the faults are in ``rows.reported``."""
+        with progress.bar(self.path, "checked", self.rows.n_rows, first) as bar:
+            return self.rows.check(first, bar.advance)
 
-    def findings(self) -> IssueCollector:
-        """Where to count what is met."""
-        return IssueCollector(self.n_features, self.opened.row_capacity)
+    def check(self, first: int, progress: Progress) -> None:
+        """Read all rows from `first` on, and refuse faults that would change answers."""
+        self.look(first, progress)
+        refused = refusal(self.rows.reported)
+        if refused is not None:
+            raise InvalidInputError(f"{self.rows.opened.path}: {refused}. Nothing was written.", code="errors-in-file")
 
-    def told(self, findings: IssueCollector) -> list[Issue]:
-        """What was met, and what was known before."""
-        opened = self.opened
-        met = findings.faults(padded=opened.row_capacity is not None, summed=opened.summed)
-        return [*self.faults, *met, *_cut_off(opened, findings, self.path.split("/")[2])]
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Of the files."""
-        return fingerprint(self.opened.files)
-
-    def attributes(self, l0: float, faults: Sequence[Issue]) -> SetAttributes:
-        """Of the new set, from what a first reading of all rows showed."""
-        r, opened = self.request, self.opened
-        return SetAttributes(
-            n_features=self.n_features,
-            dtype=opened.dtype,
-            codec=r.codec,
-            n_items=self.index.n_items,
-            item_size=self.index.item_size,
-            planned_samples=opened.n_rows,
-            segment_rows=r.segment_rows or default_segment_rows(l0),
-            sae=self._sae(),
-            source={
-                "kind": "import",
-                "format": opened.format,
-                "path": opened.path,
-                **opened.source,
-                "n_rows": opened.n_rows,
-                "dtype": opened.dtype,
-                "fingerprint": self.fingerprint,
-                "items": self.items_path,
-                **self._about_items,
-                "faults": [fault.to_json(details=False) for fault in faults],
-            },
-        )
-
-    def _sae(self) -> dict[str, Any]:
-        """What is known of the SAE; what could change answers and is not known says so."""
-        known = {"name": self.path.split("/")[2], "d_sae": self.n_features, **self.opened.sae}
-        # A file of activations has neither weights nor the embeddings that went in.
-        missing = {name: UNKNOWN for name in ("architecture", "hook_name", "fingerprint") if name not in known}
-        return {**known, **missing}
-
-    @cached_property
-    def _about_items(self) -> dict[str, str | None]:
-        """Digests of the items with which rows belong to which, and of token spans."""
-        return {
-            "items_fingerprint": items_fingerprint(self.items, self.index),
-            "token_spans_fingerprint": None if self.spans is None else spans_fingerprint(self.spans),
-        }
-
-    def refuse_other(self, existing: SetAttributes) -> None:
-        """Refuse a set that a build or another import made, naming what differs."""
-        there, r = existing.source, self.request
-        pairs: dict[str, tuple[Any, Any]] = {"kind": (there.get("kind"), "import")}
-        if there.get("kind") == "import":
-            pairs = {
-                "files": (there.get("fingerprint"), self.fingerprint),
-                **{
-                    name.removesuffix("_fingerprint"): (there.get(name), now) for name, now in self._about_items.items()
-                },
-                "features": (existing.n_features, self.n_features),
-                "codec": (existing.codec, r.codec),
-                "segment_rows": (existing.segment_rows, r.segment_rows or existing.segment_rows),
-            }
-        differ = [f"{name} ({_short(a)} there, {_short(b)} now)" for name, (a, b) in pairs.items() if a != b]
-        if differ:
-            raise StoreConflictError(
-                f"{self.path} is in the store already, from elsewhere; these differ: {', '.join(differ)}. Pass "
-                "--overwrite (overwrite=True) to replace it, or name another set."
-            )
+    def measure(self, first: int) -> tuple[float, dict[str, Any]]:  # noqa: ARG002
+        """Active features per row, from the check of all rows."""
+        return self.rows.density, {}
 
 
-def make_plan(request: Request, resources: ExitStack, progress: Progress | None = None) -> Plan:
+def plan_import(options: ImportOptions, resources: ExitStack, progress: Progress) -> ImportPlan:
     """Open the files and match them with the items.
 
     Parameters
     ----------
     resources
-        What closes the files in the end.
+        Closes the files in the end.
 
     Raises
     ------
     NotFoundError, InvalidInputError, MissingDependencyError
-        A file is missing, damaged, of a layout that is not known, or does not fit the others.
+        A file is missing, damaged, of an unknown layout, or does not fit the others.
     """
-    if request.codec not in CODECS:
-        raise InvalidInputError(f"codec {request.codec!r}: use one of {', '.join(CODECS)}.")
-    if request.segment_rows is not None and not 1 <= request.segment_rows < 1 << 32:
-        raise InvalidInputError(f"segment_rows {request.segment_rows}: use 1 to {(1 << 32) - 1}.")
-    parts = request.set_path.strip("/").split("/")
-    sample_type = parts[1] if len(parts) > 1 else ""
-    split_set_path("/".join([*parts, "sae"] if len(parts) == 2 else parts))  # told before anything is opened
-    if sample_type not in SAMPLE_TYPES:
-        raise InvalidInputError(
-            f"{request.set_path!r} is of sample type {sample_type!r}: use one of {', '.join(SAMPLE_TYPES)}."
-        )
-    opened = open_input(request, resources, progress)
-    n_features = _width(request, opened)
-    items = opened.items if request.items is None else as_items(request.items)
-    index = _index(request, opened, items, sample_type)
-    spans = None if request.spans is None else token_spans(request.spans, opened.n_rows)
-    named = str(request.items) if isinstance(request.items, str | os.PathLike) else None
-    faults = [*opened.faults, *_calibration(items, index, opened)]
-    path = _full_path(parts, opened)
-    return Plan(request, path, opened, n_features, items, named, index, spans, tuple(faults))
+    options.check()
+    opened = open_input(options, resources, progress)
+    n_features = _width(options, opened)
+    table = _table(options, opened)
+    of_items = opened.check_items(table.items, table.index) if opened.check_items else ()
+    path = _full_path(options.parts, opened)
+    sae = {"name": path.split("/")[2], "d_sae": n_features, **opened.sae}
+    # A file of activations has neither weights nor the embeddings that went in.
+    missing = {name: "unknown" for name in ("architecture", "hook_name", "fingerprint") if name not in sae}
+    return ImportPlan(
+        path=path,
+        rows=FileRows(opened, n_features, [*opened.issues, *of_items]),
+        table=table,
+        dtype=opened.dtype,
+        codec=options.codec,
+        segment_rows=options.segment_rows,
+        sae={**sae, **missing},
+    )
 
 
 def _full_path(parts: list[str], opened: Opened) -> str:
@@ -168,81 +82,36 @@ def _full_path(parts: list[str], opened: Opened) -> str:
     name = opened.sae.get("name")
     if name is None:
         raise InvalidInputError(
-            f"{'/'.join(parts)!r} names no SAE, and {opened.path} does not say which it was; write "
-            f"{'/'.join(parts)}/NAME, with a name for it."
+            f"{'/'.join(parts)!r} names no SAE, and {opened.path} does not name it either; write "
+            f"{'/'.join(parts)}/NAME, with a name for it.",
+            code="missing-sae",
         )
     return "/".join([*parts, str(name)])
 
 
-def _width(request: Request, opened: Opened) -> int:
-    given, found = request.n_features, opened.n_features
-    if given is None and found is None:
+def _width(options: ImportOptions, opened: Opened) -> int:
+    given, stored = options.n_features, opened.n_features
+    width = stored if given is None else given
+    if width is None:
         raise InvalidInputError(
-            f"{opened.path} does not say how many features the SAE has: pass --n-features (n_features=)."
+            f"{opened.path} does not record how many features the SAE has: pass --n-features (n_features=).",
+            code="missing-n-features",
         )
-    if given is not None and found is not None and given != found:
-        raise InvalidInputError(f"{opened.path} has {found:,} features, not {given:,}; leave --n-features out.")
-    width = found if given is None else given
-    if width is None or not 1 <= width < 1 << 31:
-        raise InvalidInputError(f"n_features {width}: use 1 to {(1 << 31) - 1}.")
+    if stored is not None and width != stored:
+        raise InvalidInputError(
+            f"{opened.path} has {stored:,} features, not {width:,}; leave --n-features out.", code="wrong-width"
+        )
+    if not 1 <= width < 1 << 31:
+        raise InvalidInputError(f"n_features {width}: use 1 to {(1 << 31) - 1}.", code="bad-n-features")
     return width
 
 
-def _index(request: Request, opened: Opened, items: Items | None, sample_type: str) -> ItemIndex:
-    """How the rows belong to items: as told, else as the file says, else as its sample type implies."""
-    n_items, n_rows = None if items is None else len(items), opened.n_rows
-    spec = request.item_ptr if request.item_ptr is not None else opened.item_ptr
-    if spec is None and sample_type == "cls":
-        spec = 1
-    elif spec is None and sample_type == "token" and n_items is not None:
-        raise InvalidInputError(
-            f"which of the {n_rows:,} tokens belong to which of the {n_items:,} texts is not known: pass --item-ptr "
-            "(item_ptr=), a .npy, .npz:name or token_counts .pt file."
-        )
-    elif spec is None and n_items is None:
-        pipeline = opened.format.startswith("superactivators") and sample_type == "patch"
-        spec = _PATCHES if pipeline and n_rows % _PATCHES == 0 else 1
-    return ItemIndex.of(item_pointers(spec, n_items, n_rows))
-
-
-def _calibration(items: Items | None, index: ItemIndex, opened: Opened) -> list[Issue]:
-    """That pipeline took its calibration statistics over the rows from the first to the last cal row."""
-    if items is None or "split" not in items.columns or not opened.format.startswith("superactivators"):
-        return []
-    cal = np.flatnonzero(items.columns["split"] == "cal")
-    if not len(cal) or int(cal[-1]) - int(cal[0]) + 1 == len(cal):
-        return []
-    ptr = index.pointers()
-    span = int(ptr[cal[-1] + 1] - ptr[cal[0]])
-    foreign = span - int((ptr[cal + 1] - ptr[cal]).sum())
-    return [
-        Issue(
-            "calibration_range",
-            "recorded",
-            f"the splits interleave: statistics that the pipeline took between its first and last cal row are over "
-            f"{span:,} rows, of which {foreign:,} are train or test rows; do not go on with its thresholds",
-            foreign,
-        )
-    ]
-
-
-def _cut_off(opened: Opened, findings: IssueCollector, sae: str) -> list[Issue]:
-    """Rows without a place left are cut off, unless the SAE itself gives as many for every row."""
-    gemma = sae.startswith("gemma-scope") or str(opened.sae.get("name", "")).startswith("gemma-scope")
-    k, full = opened.row_capacity, findings.full
-    known = opened.sae.get("architecture", "jumprelu" if gemma else UNKNOWN)
-    if k is None or not full or known == "topk" or (known == UNKNOWN and full == findings.rows):
-        return []
-    said = f"{full:,} of {findings.rows:,} rows fill all {k} places: what the SAE gave beyond them is gone for good"
-    if known == UNKNOWN:
-        said += ", unless it is a TopK SAE"
-    elif gemma:
-        said += (
-            "; Gemma Scope gives some 114 a token, so about 44 % of its activations are missing. `saestore build` from "
-            "the embeddings has them all"
-        )
-    return [Issue("cut_to_k", "recorded", said, full)]
-
-
-def _short(value: Any) -> str:
-    return str(value)[:12] if isinstance(value, str) else str(value)
+def _table(options: ImportOptions, opened: Opened) -> ItemTable:
+    """The items, and how the rows belong to them: as given, else as the file has it, else by the sample type."""
+    items = opened.items if options.items is None else as_items(options.items)
+    n_items, n_rows, sample_type = None if items is None else len(items), opened.n_rows, options.sample_type
+    spec = options.item_ptr if options.item_ptr is not None else opened.item_ptr
+    spec = default_item_ptr(spec, sample_type, n_items, n_rows)
+    if spec is None and n_items is None:
+        spec = opened.default_item_size
+    return ItemTable.of(n_rows, items, spec, options.token_spans, path_of(options.items))

@@ -3,159 +3,76 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from saestore.errors import InvalidInputError, NotFoundError
+from saestore import layouts
+from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
 from saestore.files import nearby
-from saestore.formats.base import Opened
-from saestore.formats.chunked import INFO_SUFFIX, find_files
-from saestore.formats.dense_tensors import open_dense
-from saestore.formats.scipy_npz import open_scipy
-from saestore.formats.topk_tensors import KEYS, load_tensors, open_topk
-from saestore.superactivators.file_names import PipelineName, named
-from saestore.superactivators.unit_mapping import Mapping, read_mapping, recover_feature_ids
+from saestore.formats.base import Opened, Source, load_format
+from saestore.ingest.options import ImportOptions
+from saestore.progress import Progress
+from saestore.vocabulary import GENERAL_FORMATS, IMPORT_FORMATS
 
-if TYPE_CHECKING:
-    from saestore.ingest.import_options import Progress, Request
-
-FORMATS = (
-    "superactivators-sparse",
-    "superactivators-dense",
-    "superactivators-filtered",
-    "superactivators-dense-filtered",
-    "encoder-output",
-    "delphi",
-    "scipy",
-    "anndata",
-)
-_FILTERED = ("superactivators-filtered", "superactivators-dense-filtered")
+# Any tensor may be in such a file: it is dense activations where no other format knows it.
+_TENSORS = (".pt", ".safetensors")
 
 
-def open_input(request: Request, resources: ExitStack, progress: Progress | None) -> Opened:
-    """Open what a request names, in the format that it names or that the file shows.
+def open_input(options: ImportOptions, resources: ExitStack, progress: Progress) -> Opened:
+    """Open the path of the options, in the format that they name or that the file shows.
 
     Raises
     ------
     NotFoundError
         Nothing is there.
     InvalidInputError
-        The format is not known, or the file is not of it.
+        The format is not known, the file is not of it, or an option belongs to another format.
     """
-    path = Path(request.path).expanduser()
-    if request.format not in ("auto", *FORMATS):
-        raise InvalidInputError(f"format {request.format!r}: use auto, or one of {', '.join(FORMATS)}.")
-    kind = _guess(path) if request.format == "auto" else request.format
-    if request.pad_token is not None and kind != "delphi":
-        raise InvalidInputError(f"pad_token belongs to delphi caches; {path} is {kind}.")
-    if request.sparse is not None and kind not in _FILTERED:
-        raise InvalidInputError(f"sparse= belongs to {' and '.join(_FILTERED)}; {path} is {kind}.")
-    sample_type = request.set_path.strip("/").split("/")[1]
-    if kind in _FILTERED:
-        return _open_filtered(request, path, kind, sample_type, progress)
-    if kind == "delphi":
-        from saestore.formats.delphi import open_delphi
-
-        return open_delphi(path, request.pad_token, resources)
-    if kind == "anndata":
-        from saestore.formats.anndata import open_anndata
-
-        return open_anndata(path, resources)
-    if kind == "scipy":
-        return open_scipy(path, resources)
-    if kind == "superactivators-dense":
-        return named(open_dense(path), path, sample_type)
-    return named(open_topk(path, "superactivators" if kind == "superactivators-sparse" else kind), path, sample_type)
-
-
-def _guess(path: Path) -> str:
-    """The format of a file or folder, by its name and by what is in it."""
-    if path.suffix == ".npz":
-        return "scipy"
-    if path.suffix == ".h5ad":
-        return "anndata"
-    if path.is_dir():
-        return _guess_folder(path)
-    if path.suffix == ".npy":
-        return "superactivators-dense"
-    if path.suffix not in (".pt", ".safetensors", "") and not path.name.endswith(INFO_SUFFIX):
-        if not path.exists():
-            raise NotFoundError(f"no file {path}; {nearby(path)}")
+    path, name = Path(options.path).expanduser(), options.format
+    if name not in ("auto", *IMPORT_FORMATS):
         raise InvalidInputError(
-            f"{path} does not show which format it has; pass --format, one of {', '.join(FORMATS)}."
+            f"format {name!r}: {did_you_mean(name, IMPORT_FORMATS)}Use auto, or one of {', '.join(IMPORT_FORMATS)}.",
+            code="unknown-format",
         )
-    return _guess_tensors(path)
-
-
-def _guess_folder(path: Path) -> str:
-    if any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray")):
-        import zarr
-
-        node = zarr.open(path, mode="r")
-        return "anndata" if isinstance(node, zarr.Group) and "X" in node else "superactivators-dense"
-    from saestore.formats.delphi import find_cache
-
-    find_cache(path)
-    return "delphi"
-
-
-def _guess_tensors(path: Path) -> str:
-    files = find_files(path)
-    name = PipelineName.of(files.base)
-    tensors = load_tensors(files.paths[0])
-    for kind, (ids, values) in KEYS.items():
-        if ids in tensors and values in tensors:
-            if kind != "superactivators":
-                return kind
-            filtered = tensors.get("format") == "sparse_filtered" or (name is not None and name.kind == "filtered")
-            return "superactivators-filtered" if filtered else "superactivators-sparse"
-    dense = [tensor for tensor in tensors.values() if getattr(tensor, "ndim", 0) == 2]
-    if not dense:
-        found = ", ".join(sorted(filter(None, tensors))) or "no tensor"
-        raise InvalidInputError(
-            f"{files.paths[0]} holds {found}; activations are a tensor of rows by features, or indices and values, or "
-            "top_indices and top_acts."
+    chosen = load_format(recognise(path) if name == "auto" else name)
+    own = {"sparse": options.sparse, "pad_token": options.pad_token}
+    chosen.check_options([name for name, value in own.items() if value is not None], path)
+    if chosen.open is None:
+        raise RuntimeError(f"{chosen.name} has no reader")
+    _, sample_type, *sae = options.parts
+    return chosen.open(
+        Source(
+            path,
+            resources,
+            sample_type,
+            sae[0] if sae else None,
+            options.n_features,
+            options.sparse,
+            options.pad_token,
+            progress.line,
         )
-    # Made dense without filtering before, a column is its feature.
-    if name is not None and name.kind == "dense" and dense[0].shape[1] != name.sae["d_sae"]:
-        return "superactivators-dense-filtered"
-    return "superactivators-dense"
+    )
 
 
-def _open_filtered(request: Request, path: Path, kind: str, sample_type: str, progress: Progress | None) -> Opened:
-    files = find_files(path)
-    name = PipelineName.of(files.base)
-    sparse = _sparse_of(request, path, name, kind)
-    claimed = _mapping_of(files.paths[0], files.base, name)
-    if progress is not None:
-        progress(f"finding out which feature each column of {path.name} is")
-    dense = kind == "superactivators-dense-filtered"
-    raw = named(open_dense(path) if dense else open_topk(path, "superactivators"), path, sample_type)
-    if not dense:
-        width = raw.n_features if claimed is None else len(claimed.units)
-        raw = replace(raw, n_features=width)
-        if width is None:
-            raise InvalidInputError(f"{path} does not say how many columns it has, and its unit mapping is missing.")
-    whole = named(open_topk(sparse, "superactivators"), sparse, sample_type)
-    if request.n_features is not None:
-        whole = replace(whole, n_features=request.n_features)
-    return replace(recover_feature_ids(raw, whole, claimed, positive=dense), format=kind)
+def recognise(path: Path) -> str:
+    """The format of a file or folder, by its name and its content.
 
-
-def _sparse_of(request: Request, path: Path, name: PipelineName | None, kind: str) -> Path:
-    if request.sparse is not None:
-        return Path(request.sparse).expanduser()
-    found = None if name is None else name.beside(path, "sparse")
-    if found is None:
-        raise InvalidInputError(
-            f"{path} is {kind}: which feature its columns are is often wrong in its unit mapping, and can only be "
-            "found out from the sparse file that it was made from; pass --sparse (sparse=)."
-        )
-    return found
-
-
-def _mapping_of(file: Path, base: str, name: PipelineName | None) -> Mapping | None:
-    beside = file.with_name(f"{base}_unit_mapping.json")
-    path = beside if beside.is_file() else None if name is None else name.mapping(file)
-    return None if path is None else read_mapping(path)
+    Raises
+    ------
+    NotFoundError
+        Nothing is there.
+    InvalidInputError
+        No format recognises it.
+    """
+    for name in GENERAL_FORMATS:
+        if load_format(name).recognise(path):
+            return name
+    known: str | None = layouts.ask("activation_format", path)
+    if known is not None:
+        return known
+    if path.suffix in _TENSORS:
+        return "dense"
+    if not path.exists():
+        raise NotFoundError(f"no file {path}; {nearby(path)}", code="no-such-file")
+    raise InvalidInputError(
+        f"{path} does not show its format; pass --format, one of {', '.join(IMPORT_FORMATS)}.", code="unknown-format"
+    )

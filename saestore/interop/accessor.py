@@ -14,7 +14,8 @@ from saestore.query.selection import select
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from saestore.plot.plots import Plots as SetPlots
+    from saestore.plot import Plots as SetPlots
+    from saestore.plot.tokens import TokenPage
     from saestore.query.reader import SetReader
     from saestore.query.results import TopSamples
 
@@ -156,9 +157,14 @@ class Plots:
         return self._plots().histogram(feature, **self._with_where(options))
 
     def top(self, feature: int, **options: Any) -> Axes:
-        """The images or texts on which a feature is strongest; options as for `ActivationSet.plot.top`."""
+        """The images on which a feature is strongest; options as for `ActivationSet.plot.top`."""
         self._sae._check_features(feature)  # noqa: SLF001
         return self._plots().top(feature, **self._with_where(options))
+
+    def tokens(self, feature: int, **options: Any) -> TokenPage:
+        """The texts on which a feature is strongest; options as for `ActivationSet.plot.tokens`."""
+        self._sae._check_features(feature)  # noqa: SLF001
+        return self._plots().tokens(feature, **self._with_where(options))
 
     def density(self, **options: Any) -> Axes:
         """The share of samples on which features are active; options as for `ActivationSet.plot.density`."""

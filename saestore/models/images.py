@@ -1,4 +1,4 @@
-"""Images on disk: found, looked at before anything is encoded, and read as RGB."""
+"""Images on disk: found, checked before anything is encoded, read as RGB, and turned into the model's input."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+import torch
 
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.files import nearby
-from saestore.models.common import chosen, some
+from saestore.models.request import first_few, select_items
+from saestore.sae.hub import one_line
 from saestore.tables import Items, as_items
 
-__all__ = ["ImageFiles", "find_images", "read_image"]
+__all__ = ["ImageFiles", "ImageTransform", "find_images", "read_image"]
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _ENDS = 1 << 14
@@ -29,19 +31,19 @@ THREADS = min(8, os.cpu_count() or 1)
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """The images of a dataset, in their order, each of them read once to its end.
+    """The images of a dataset, in their order; each was decoded once.
 
     Attributes
     ----------
     paths
-        Of every image.
+        Path of every image.
     items
-        Key (path below the folder, or as the table has it), columns ``width`` and ``height`` in pixels, as the image
-        is to be looked at, and the table's own.
+        Key (path below the folder, or as in the table), columns ``width`` and ``height`` in pixels after the EXIF
+        orientation, and the table's columns.
     digests
-        uint8 (n, 16): of each file's name, size, and first and last 16 KiB.
+        uint8 (n, 16): digest of each file's name, size, and first and last 16 KiB.
     skipped
-        Names of those that cannot be read, and why.
+        Names of the images that cannot be read, with the reason.
     """
 
     paths: list[Path]
@@ -58,47 +60,50 @@ def find_images(
     advance: Callable[[int], None],
     known: Sequence[str] = (),
 ) -> ImageFiles:
-    """Find the images of a folder and look at each.
+    """Find the images of a folder and decode each once.
 
     Parameters
     ----------
     folder
-        With images, or with folders of them: all of them, by name. Hidden files are not images.
+        Contains images, or folders of them; without `table` all of them count, by name. Hidden files do not.
     table
-        A ``metadata.csv`` or the like: the images that its column ``image_path`` names, in its order.
+        A ``metadata.csv`` or the like: the images in its column ``image_path``, in its order.
     skip_bad
-        Leave out what is no image that can be read, rather than refuse it.
+        Leave out images that cannot be read instead of refusing them.
     advance
-        Called with the number of images that were looked at.
+        Receives the number of images that were decoded.
     known
-        Keys that come first where no table says the order: images may come to a folder between those that are there.
+        Keys that come first if there is no table: new images may sort between those that a store has.
 
     Raises
     ------
     NotFoundError
-        If there is no such folder, no image in it, or an image of the table is missing.
+        The folder, any image in it, or an image of the table does not exist.
     InvalidInputError
-        If images cannot be read: names them.
+        Images cannot be read: names them.
     """
     root = Path(folder)
     if not root.is_dir():
-        raise NotFoundError(f"no folder of images {root}; {nearby(root) if not root.exists() else 'that is a file'}")
+        reason = nearby(root) if not root.exists() else "that is a file"
+        raise NotFoundError(f"no folder of images {root}; {reason}", code="folder-missing")
     items = None if table is None else as_items(table)
     if items is None:
-        found = {p.relative_to(root).as_posix(): p for p in root.rglob("*") if _is_image(p.relative_to(root))}
-        first = [key for key in known if key in found]
-        keys = [*first, *sorted(found.keys() - set(first))]
-        paths = [found[key] for key in keys]
+        by_key = {p.relative_to(root).as_posix(): p for p in root.rglob("*") if _is_image(p.relative_to(root))}
+        first = [key for key in known if key in by_key]
+        keys = [*first, *sorted(by_key.keys() - set(first))]
+        paths = [by_key[key] for key in keys]
     else:
         keys = items.key.tolist()
         paths = _named(keys, root, Path(table) if isinstance(table, str | os.PathLike) else None)
     if not paths:
-        raise NotFoundError(f"{root} holds no images ({', '.join(_SUFFIXES)}); {nearby(root / 'image.jpg')}")
-    return _looked_at(paths, keys, items, skip_bad=skip_bad, advance=advance)
+        raise NotFoundError(
+            f"{root} contains no images ({', '.join(_SUFFIXES)}); {nearby(root / 'image.jpg')}", code="no-images"
+        )
+    return _decoded(paths, keys, items, skip_bad=skip_bad, advance=advance)
 
 
 def _is_image(relative: Path) -> bool:
-    # A folder may be called so too, but Pillow will say of it what it is.
+    # A folder may have such a name, too; Pillow then reports that it is one.
     return relative.suffix.lower() in _SUFFIXES and not any(part.startswith(".") for part in relative.parts)
 
 
@@ -108,20 +113,21 @@ def _named(keys: list[str], root: Path, table: Path | None) -> list[Path]:
     paths: list[Path] = []
     missing: list[str] = []
     for key in keys:
-        found = next((base / key for base in bases if (base / key).is_file()), None)
-        if found is None:
+        path = next((base / key for base in bases if (base / key).is_file()), None)
+        if path is None:
             missing.append(key)
         else:
-            paths.append(found)
+            paths.append(path)
     if missing:
         raise NotFoundError(
-            f"{len(missing):,} of the {len(keys):,} images that the items name are not in {root}: {some(missing)}. "
-            f"Looked below {', '.join(dict.fromkeys(str(base) for base in bases))}"
+            f"{len(missing):,} of the {len(keys):,} images of the items are not in {root}: {first_few(missing)}. "
+            f"Looked below {', '.join(dict.fromkeys(str(base) for base in bases))}",
+            code="image-missing",
         )
     return paths
 
 
-def _looked_at(
+def _decoded(
     paths: list[Path], keys: list[str], items: Items | None, *, skip_bad: bool, advance: Callable[[int], None]
 ) -> ImageFiles:
     sizes, digests = np.zeros((len(paths), 2), np.int64), np.zeros((len(paths), 16), np.uint8)
@@ -136,18 +142,19 @@ def _looked_at(
     if bad and (not skip_bad or len(bad) == len(paths)):
         raise InvalidInputError(
             f"{len(bad):,} of {len(paths):,} images cannot be read: "
-            f"{some([f'{name} ({why})' for name, why in reasons.items()])}. Nothing was written. Repair or remove "
-            "them, or leave them out with --skip-bad (skip_bad=True)"
+            f"{first_few(f'{name} ({reason})' for name, reason in reasons.items())}. Nothing was written. Repair or "
+            "remove them, or leave them out with --skip-bad (skip_bad=True)",
+            code="unreadable-image",
         )
     good = np.array([i not in bad for i in range(len(paths))])
     if items is None:
         items = Items(np.array(keys, np.dtypes.StringDType()), {}, {})
-    kept = chosen(items, good, width=sizes[:, 0], height=sizes[:, 1])
+    kept = select_items(items, good, width=sizes[:, 0], height=sizes[:, 1])
     return ImageFiles([p for p, ok in zip(paths, good, strict=True) if ok], kept, digests[good], reasons)
 
 
 def _look(path: Path, key: str) -> tuple[tuple[int, int], bytes, str | None]:
-    """Size as looked at, digest of name and bytes, and why the image cannot be read, or None."""
+    """Width and height, digest of name and bytes, and the reason why the image cannot be read, or None."""
     try:
         with path.open("rb") as file:
             n_bytes = file.seek(0, os.SEEK_END)
@@ -157,22 +164,22 @@ def _look(path: Path, key: str) -> tuple[tuple[int, int], bytes, str | None]:
             sha.update(file.read(_ENDS))
         size = check_image(path)
     except InvalidInputError as error:
-        return (0, 0), bytes(16), str(error).partition(": ")[2]
+        return (0, 0), bytes(16), str(error).removeprefix(f"{path}: ")
     except OSError as error:
         return (0, 0), bytes(16), str(error.strerror)
     return size, sha.digest()[:16], None
 
 
 def read_image(path: Path) -> Any:
-    """Read an image as RGB of 8 bits, turned as its EXIF orientation says.
+    """Read an image as RGB of 8 bits, turned by its EXIF orientation.
 
-    Grey, palette and CMYK images are converted, 16 bits scaled to 8; what is transparent is put on white; of several
-    frames the first counts.
+    Grey, palette and CMYK images are converted, 16 bits scaled to 8, transparent pixels put on white; only the first of
+    several frames is read.
 
     Raises
     ------
     InvalidInputError
-        If it cannot be decoded.
+        It cannot be decoded.
     """
     from PIL import ImageOps
 
@@ -181,12 +188,12 @@ def read_image(path: Path) -> Any:
 
 
 def check_image(path: Path) -> tuple[int, int]:
-    """Decode an image to its end, of a JPEG an eighth of its size; returns width and height as it is to be looked at.
+    """Decode an image (a JPEG at an eighth of its size); returns width and height after its EXIF orientation.
 
     Raises
     ------
     InvalidInputError
-        If it cannot be decoded.
+        It cannot be decoded.
     """
     with _opened(path) as image:
         width, height = image.size
@@ -206,18 +213,18 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with Image.open(path) as image:
             yield image
-    # What Pillow's plugins raise on damage; SyntaxError among them.
+    # Errors that Pillow's plugins raise on damage.
     except (
         OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, MemoryError,
         Image.DecompressionBombError,
     ) as error:  # fmt: skip
-        raise InvalidInputError(f"{path}: {_reason(error)}") from error
+        raise InvalidInputError(f"{path}: {_reason(error)}", code="unreadable-image") from error
 
 
 def _rgb(image: Any) -> Any:
     from PIL import Image
 
-    if image.mode.startswith("I"):  # 16 bits of grey, in whatever byte order; Pillow itself would clip them to 8
+    if image.mode.startswith("I"):  # 16 bits of grey, in any byte order; Pillow itself would clip them to 8
         grey = np.asarray(image).astype(np.int64)
         if grey.min() < 0 or grey.max() > _WHITE_16:
             raise ValueError(f"its values go from {grey.min()} to {grey.max()}, and only 8 and 16 bits have a white")
@@ -231,5 +238,78 @@ def _rgb(image: Any) -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return "it is no image that Pillow knows" if reason.startswith("cannot identify") else reason
+    reason = one_line(error) or type(error).__name__
+    return "Pillow knows no such image format" if reason.startswith("cannot identify") else reason
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """An image processor of transformers, and the grid of patches of its images.
+
+    Attributes
+    ----------
+    processor
+        Of transformers, on Pillow.
+    record
+        The set's attribute ``source.transform``: ``resize`` ({"shortest_edge": n}, {"height": h, "width": w} or None),
+        ``crop`` ([height, width] from the middle, or None), ``size`` ([height, width] that the model sees), ``grid``
+        ([rows, columns] of patches), ``resample``, ``rescale``, ``mean``, ``std``.
+    """
+
+    processor: Any
+    record: dict[str, Any]
+
+    @classmethod
+    def of(cls, processor: Any, patch_size: int, where: str) -> Self:
+        """Read the settings of a processor.
+
+        Raises
+        ------
+        InvalidInputError
+            It would not make all images one size, or not cut them into whole patches.
+        """
+        resize = _sizes(processor.size) if getattr(processor, "do_resize", False) else None
+        crop = _sizes(processor.crop_size) if getattr(processor, "do_center_crop", False) else None
+        final = crop or resize or {}
+        if set(final) != {"height", "width"} or getattr(processor, "do_pad", False):
+            raise InvalidInputError(
+                f"the image processor of {where} ({type(processor).__name__}: resize {resize}, crop {crop}) does not "
+                "make all images one size; its preprocessor_config.json needs a size with height and width, or a crop",
+                code="image-size",
+            )
+        size = [final["height"], final["width"]]
+        if any(n % patch_size for n in size):
+            raise InvalidInputError(
+                f"the image processor of {where} makes images of {size[0]} x {size[1]}, which are not whole patches of "
+                f"{patch_size} x {patch_size}",
+                code="image-size",
+            )
+        normalised = getattr(processor, "do_normalize", False)
+        record = {
+            "resize": resize,
+            "crop": None if crop is None else [crop["height"], crop["width"]],
+            "size": size,
+            "grid": [n // patch_size for n in size],
+            "resample": int(processor.resample) if resize else None,
+            "rescale": float(processor.rescale_factor) if getattr(processor, "do_rescale", False) else None,
+            "mean": [float(x) for x in processor.image_mean] if normalised else None,
+            "std": [float(x) for x in processor.image_std] if normalised else None,
+        }
+        return cls(processor, record)
+
+    @property
+    def n_patches(self) -> int:
+        """Patches of an image."""
+        rows, columns = self.record["grid"]
+        return int(rows * columns)
+
+    def __call__(self, image: Any) -> torch.Tensor:
+        """The model's input, float32 (3, height, width), for an RGB image of Pillow."""
+        pixels = self.processor(images=image, return_tensors="np")["pixel_values"][0]
+        return torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
+
+
+def _sizes(size: Any) -> dict[str, int]:
+    """The values that a size of transformers sets: ``shortest_edge``, or ``height`` and ``width``."""
+    values = dict(size.items()) if hasattr(size, "items") else dict(size)
+    return {key: int(value) for key, value in values.items() if value is not None}

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 
 from saestore.models.blocks import BlockModel
-from saestore.models.images import THREADS, read_image
+from saestore.models.images import THREADS, ImageTransform, read_image
 from saestore.models.texts import Tokenizer
-from saestore.models.transform import ImageTransform
 
 __all__ = ["RunImages", "RunTexts", "text_groups"]
 
@@ -22,14 +21,14 @@ __all__ = ["RunImages", "RunTexts", "text_groups"]
 class RunImages:
     """Rows of images: their patches in row-major order, or their CLS tokens.
 
-    The images of the next batch are read while the model is at work on this one.
+    The images of the next batch are read while the model runs on this one.
 
     Attributes
     ----------
     model, transform
-        What runs, and what is done to an image before.
+        The model, and the preparation of its input.
     paths
-        Of all images.
+        Paths of all images.
     rows
         Which of the model's rows are stored.
     """
@@ -60,16 +59,16 @@ class RunImages:
 
 @dataclass
 class RunTexts:
-    """Rows of texts: their tokens without special ones, or the mean over those.
+    """Rows of texts: their tokens without special ones, or the mean over these tokens.
 
     Attributes
     ----------
     model, tokenizer
-        What runs, and what makes its input.
+        The model, and the preparation of its input.
     texts
-        All of them.
+        All texts.
     mean
-        One row a text rather than one a token.
+        One row per text instead of one per token.
     """
 
     model: BlockModel
@@ -79,17 +78,16 @@ class RunTexts:
 
     def __call__(self, first: int, stop: int) -> torch.Tensor:
         """Return the stored rows of texts ``first`` to ``stop``, on the CPU."""
-        tokens = self.tokenizer(list(self.texts[first:stop]))
-        longest = max(len(ids) for ids, *_ in tokens)
-        # Padding stands at the end, where no token of a causal model sees it, and is masked for the others.
-        ids = np.zeros((len(tokens), longest), np.int64)
-        mask = np.zeros((len(tokens), longest), np.int64)
-        for row, (own, *_) in enumerate(tokens):
-            ids[row, : len(own)], mask[row, : len(own)] = own, 1
+        texts = self.tokenizer(list(self.texts[first:stop]))
+        # Padding is at the end, where no token of a causal model sees it, and is masked for other models.
+        ids = np.zeros((len(texts), max(len(tokens.ids) for tokens in texts)), np.int64)
+        mask = np.zeros_like(ids)
+        for row, tokens in enumerate(texts):
+            ids[row, : len(tokens.ids)], mask[row, : len(tokens.ids)] = tokens.ids, 1
         hidden = self.model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
         parts = []
-        for row, (own, stored, *_) in enumerate(tokens):
-            kept = hidden[row, : len(own)][torch.from_numpy(stored).to(hidden.device)]
+        for row, tokens in enumerate(texts):
+            kept = hidden[row, : len(tokens.ids)][torch.from_numpy(tokens.stored).to(hidden.device)]
             parts.append(kept.float().mean(0, keepdim=True).to(kept.dtype) if self.mean else kept)
         return torch.cat(parts).cpu()
 

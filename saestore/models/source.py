@@ -1,4 +1,4 @@
-"""Rows of a hidden state, computed when they are read: what a build takes in place of embeddings on disk."""
+"""Rows of a hidden state, computed when they are read, in place of embeddings on disk."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ class Runner(Protocol):
 
 
 class ModelSource:
-    """An embedding source whose rows come out of a model.
+    """An embedding source whose rows are computed by a model.
 
-    Items go through the model in groups that do not depend on what is read, so that a row is the same to the last bit
-    in whatever order and in however many builds the rows are asked for. The rows of the last group are kept.
+    Items go through the model in fixed groups, so that a row is identical to the last bit in every order of reading and
+    in every build. The rows of the last group are kept.
 
-    Memory: the hidden states of one group, and what the model itself takes.
+    Memory: the hidden states of one group, and the model.
 
     Parameters
     ----------
     runner
-        Gives the rows of a group.
+        Computes the rows of a group.
     path
-        Where the items lie, for messages and records.
+        Where the items are, for messages and records.
     width, dtype
-        Of a row.
+        Width and dtype of a row.
     ptr
         int64 (n_items + 1,): the rows of item i are ``ptr[i]`` to ``ptr[i + 1] - 1``.
     groups
@@ -46,9 +46,9 @@ class ModelSource:
     keys
         Names of the items, for messages.
     digests
-        uint8 (n_items, 16), of each item's content.
+        uint8 (n_items, 16): digest of each item's content.
     facts
-        What besides the items decides the rows; JSON-able.
+        JSON-able settings that decide the rows, besides the items.
     """
 
     layout = "model"
@@ -70,7 +70,7 @@ class ModelSource:
         self.n_rows, self.d_in, self.dtype = int(ptr[-1]), width, dtype
         self._runner, self._ptr, self._groups = runner, ptr, groups
         self._keys, self._digests, self._facts = keys, digests, facts
-        self._held: tuple[int, torch.Tensor] | None = None
+        self._cached: tuple[int, torch.Tensor] | None = None
 
     def __repr__(self) -> str:
         return f"<rows of a model {self.n_rows:,} x {self.d_in:,} {self.dtype}: {self.path}>"
@@ -81,9 +81,9 @@ class ModelSource:
         Raises
         ------
         OutOfRangeError
-            If the slice leaves the rows that there are.
+            The slice is not within the rows.
         InvalidInputError
-            If the model gives NaN or infinity, or an image cannot be read any more; names the item.
+            The model gives NaN or infinity, or an image cannot be read any more; names the item.
         """
         if not 0 <= start <= stop <= self.n_rows:
             raise OutOfRangeError(f"rows {start} to {stop} are not within the {self.n_rows:,} rows of {self.path}")
@@ -98,8 +98,8 @@ class ModelSource:
         return torch.cat(parts) if parts else torch.empty(0, self.d_in, dtype=getattr(torch, self.dtype))
 
     def _rows(self, group: int) -> torch.Tensor:
-        if self._held is None or self._held[0] != group:
-            self._held = None  # before the next one is made
+        if self._cached is None or self._cached[0] != group:
+            self._cached = None  # before the next one is made
             first, stop = int(self._groups[group]), int(self._groups[group + 1])
             rows = self._runner(first, stop)
             finite = torch.isfinite(rows).all(dim=1)
@@ -108,18 +108,19 @@ class ModelSource:
                 item = int(np.searchsorted(self._ptr, row, "right")) - 1
                 raise InvalidInputError(
                     f"the model gives NaN or infinity for {self._keys[item]} (row {row:,}). What is committed stays. "
-                    f"In {self.dtype} some models overflow: try --model-dtype float32 (model_dtype=) or bfloat16"
+                    f"In {self.dtype} some models overflow: try --model-dtype float32 (model_dtype=) or bfloat16",
+                    code="not-finite",
                 )
-            self._held = group, rows
-        return self._held[1]
+            self._cached = group, rows
+        return self._cached[1]
 
     def fingerprint(self, n_rows: int | None = None) -> str:
-        """Return a sha256 (hex) over the model, what is done to the items, and each item's content.
+        """Return a sha256 (hex) over the model, the preparation of the items, and each item's content.
 
         Parameters
         ----------
         n_rows
-            Of the first so many rows only, as a source of just their items would have it.
+            Only the first `n_rows` rows, as for a source of only their items.
         """
         n_rows = self.n_rows if n_rows is None else n_rows
         n_items = int(np.searchsorted(self._ptr, n_rows, "left"))

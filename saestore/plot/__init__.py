@@ -1,12 +1,5 @@
-"""Pictures of an activation set, by matplotlib."""
+"""Pictures of an activation set: matplotlib draws images and distributions, HTML shows tokens."""
 
-from saestore.errors import MissingDependencyError
-
-try:
-    from saestore.plot.plots import Plots
-except ModuleNotFoundError as error:
-    if (error.name or "").split(".")[0] != "matplotlib":
-        raise
-    raise MissingDependencyError("plots need matplotlib: `pip install 'saestore[plot]'`.") from error
+from saestore.plot.plots import Plots
 
 __all__ = ["Plots"]

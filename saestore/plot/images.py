@@ -1,33 +1,28 @@
-"""Images with the patches tinted on which a feature is active."""
+"""Images: where their files are, which part of an image a model saw, and drawing on one of them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 
-from saestore.errors import InvalidInputError, MissingDependencyError
-from saestore.labels.patch_grid import Fit
-from saestore.plot.seen import Box, ImageView, find_image
-from saestore.plot.style import number, tints
-from saestore.plot.text_layout import Letters
-from saestore.plot.top_rows import Canvas, Row
+from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
+from saestore.labels.patch_grid import Fit, Patches
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from saestore.query.reader import SetReader
 
 Array = np.ndarray[Any, Any]
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
-_COLUMNS, _GAP, _CAPTION = 4, 0.15, 0.34  # inches, as are those below
-_WIDE, _ALONE = 2.6, 5.2  # an image, and one that is alone
-_MAX_PIXELS = 640  # of the longer side: more than is seen
+_MAX_PIXELS = 640  # of the longer side: more than a picture shows
+# The assumption where the set does not record how images became squares.
+_SQUASHED = {"resize": {"height": 1, "width": 1}, "crop": None}
 
 
 def is_image(key: str) -> bool:
@@ -35,87 +30,113 @@ def is_image(key: str) -> bool:
     return Path(key).suffix.lower() in _SUFFIXES
 
 
-class Pictures:
-    """A page of images.
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in shares of an image, from its upper left corner."""
 
-    Parameters
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def subbox(self, row: float, column: float, rows: float, columns: float) -> Box:
+        """The part of this box from share `row` to `rows` of its height and `column` to `columns` of its width."""
+        wide, high = self.right - self.left, self.bottom - self.top
+        return Box(self.left + column * wide, self.top + row * high, self.left + columns * wide, self.top + rows * high)
+
+
+@dataclass(frozen=True)
+class ImageView:
+    """Which part of its images a model saw, in which patches.
+
+    Attributes
     ----------
-    rows
-        What to show: keys are paths below `images`.
-    images, fit
-        As in `Plots.top`.
+    patches
+        None where an image is a single sample.
+    assumed
+        True where the set does not record how its images were resized.
     """
 
-    kind = "image"
+    patches: Patches | None
+    assumed: bool
 
-    def __init__(
-        self,
-        acts: SetReader,
-        rows: Sequence[Row],
-        images: str | os.PathLike[str] | None,
-        fit: Fit | None,
-        canvas: Canvas,
-    ) -> None:
-        self._rows = rows
-        self._seen = ImageView.of(acts, fit)
-        self._pixels = [_read(acts, row.key, images) for row in rows]
-        self.letters = Letters([acts.path, *(row.key + row.split for row in rows)], canvas.dpi)
-        self._wide = _ALONE if len(rows) == 1 else _WIDE
-        self._high = self._wide * min(1.0, max(p.shape[0] / p.shape[1] for p in self._pixels))
-        self._columns = min(_COLUMNS, len(rows))
-        if canvas.size is not None:
-            self._columns = max(range(1, len(rows) + 1), key=lambda columns: canvas.zoom(self._size(columns)))
-        self.size = self._size(self._columns)
-        self.note = "framed: the strongest patch" if self._seen.patches else ""
-        if self._seen.assumed and any(p.shape[0] != p.shape[1] for p in self._pixels):
-            self.note += "; images taken as squashed to a square"
+    @classmethod
+    def of(cls, acts: SetReader, fit: Fit | None) -> ImageView:
+        """By `fit`, else by the set's attributes, else squashed."""
+        source = acts.attributes.source
+        if acts.item_index.item_size == 1:
+            return cls(None, False)
+        try:
+            patches = Patches.of(acts.item_index, source, fit)
+        except InvalidInputError as error:
+            raise InvalidInputError(
+                f"{acts.path} cannot be drawn on its images: {error}", code="no-patch-grid"
+            ) from error
+        assumed = fit is None and not source.get("transform") and patches.transform == _SQUASHED
+        return cls(patches, assumed)
 
-    def _size(self, columns: int) -> tuple[float, float]:
-        lines = -(-len(self._rows) // columns)
-        return columns * (self._wide + _GAP) - _GAP, lines * (self._high + _CAPTION)
+    def box(self, width: int, height: int) -> Box:
+        """The part of an image of `width` x `height` pixels that the model saw; larger than the image if padded."""
+        if self.patches is None:
+            return Box(0, 0, 1, 1)
+        down, across = self.patches.edges(height, width)
+        return Box(across[0] / width, down[0] / height, across[-1] / width, down[-1] / height)
 
-    def draw(self, ax: Axes, bottom: float, scale: float, strongest: float) -> None:
-        """Draw the images, line by line."""
-        for place, (row, pixels) in enumerate(zip(self._rows, self._pixels, strict=True)):
-            line, column = divmod(place, self._columns)
-            left = column * (self._wide + _GAP)
-            top = bottom + self.size[1] - line * (self._high + _CAPTION)
-            zoom = min(self._wide / pixels.shape[1], self._high / pixels.shape[0])
-            frame = Frame(ax, pixels, left, top, zoom * pixels.shape[1], zoom * pixels.shape[0], scale)
-            frame.show(Box(0, 0, 1, 1), pixels)
-            if self._seen.patches is not None:
-                self._draw_patches(frame, row, self._seen.patches.grid, strongest)
-            self._draw_caption(ax, row, left, top - frame.high, scale)
 
-    def _draw_patches(self, frame: Frame, row: Row, shape: tuple[int, int], strongest: float) -> None:
-        seen = self._seen.box(frame.pixels.shape[1], frame.pixels.shape[0])
-        frame.veil(seen)
-        n_rows, n_columns = shape
-        activations = np.zeros(n_rows * n_columns, row.activations.dtype)
-        activations[: len(row.activations)] = row.activations
-        grid = activations.reshape(n_rows, n_columns)
-        frame.show(seen, tints(grid, strongest))
+def find_image(acts: SetReader, key: str, images: str | os.PathLike[str] | None) -> Path:
+    """Find the file of an image: below `images`, else where the build found it.
 
-        def box(r: int, c: int, rows: int, columns: int) -> Box:
-            return seen.part(r / n_rows, c / n_columns, rows / n_rows, columns / n_columns)
+    Raises
+    ------
+    NotFoundError
+        The file does not exist; the message names it and `images`.
+    """
+    source = acts.attributes.source
+    bases = []
+    if images is not None:
+        bases = [Path(images)]
+    elif source.get("images"):
+        bases = [Path(str(source["images"]))]
+    elif source.get("kind") == "images":
+        bases = [Path(str(source.get("path"))), Path(str(source.get("path"))).parent]
+    if images is None and source.get("items"):
+        bases.append(Path(str(source["items"])).parent)
+    paths = [base / key for base in bases or [Path()]]
+    for path in paths:
+        if path.is_file():
+            return path
+    raise NotFoundError(
+        f"The image {paths[0]} does not exist; pass the folder that {key!r} starts in as images=.", code="image-missing"
+    )
 
-        r, c = divmod(row.position, n_columns)
-        frame.outline(box(r, c, r + 1, c + 1))
-        rows, columns = np.nonzero(np.abs(grid) >= abs(row.strongest) / 4)
-        frame.lens(box(rows.min(), columns.min(), rows.max() + 1, columns.max() + 1))
 
-    def _draw_caption(self, ax: Axes, row: Row, left: float, bottom: float, scale: float) -> None:
-        size, y = 9.0, bottom - 0.16
-        value = number(row.strongest) + (f" · {row.split}" if row.split else "")
-        room = self._wide - self.letters.width(value, size) - 0.1
-        style: dict[str, Any] = {"va": "baseline", "fontsize": size * scale, "family": self.letters.families}
-        ax.text(left, y, self.letters.clip(Path(row.key).stem, size, room, start=True), **style)
-        ax.text(left + self._wide, y, self.letters.clean(value), ha="right", alpha=0.65, **style)
+def read_image(path: Path) -> Array:
+    """Read an image as RGB, uint8 (height, width, 3), at most 640 pixels on its longer side.
+
+    Raises
+    ------
+    InvalidInputError
+        Pillow cannot read the file.
+    MissingDependencyError
+        Pillow is not installed.
+    """
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("Drawing images needs pillow: `pip install 'saestore[plot]'`.") from error
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (_MAX_PIXELS, _MAX_PIXELS))  # decodes no more than that of a JPEG
+            small = image.convert("RGB")
+            small.thumbnail((_MAX_PIXELS, _MAX_PIXELS))
+            return np.asarray(small)
+    except (UnidentifiedImageError, OSError) as error:
+        raise InvalidInputError(f"{path} cannot be read as an image: {error}", code="unreadable-image") from error
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where an image stands in the Axes: its upper left corner and its size, in inches."""
+    """An image in an Axes whose unit is the inch: its upper left corner and its size, in inches."""
 
     ax: Axes
     pixels: Array
@@ -139,19 +160,25 @@ class Frame:
         style = {"interpolation": smooth, "aspect": "equal", **style}
         self.ax.imshow(values, extent=self._extent(box), **style)
 
-    def veil(self, seen: Box) -> None:
+    def veil(self, visible: Box) -> None:
         """Make pale what the model did not see."""
-        sides = Box(0, 0, seen.left, 1), Box(seen.right, 0, 1, 1), Box(0, 0, 1, seen.top), Box(0, seen.bottom, 1, 1)
-        for hidden in sides:
-            if hidden.right > hidden.left and hidden.bottom > hidden.top:
-                self._rectangle(hidden, facecolor="white", alpha=0.6, edgecolor="none", zorder=0.5)
+        for side in (
+            Box(0, 0, visible.left, 1),
+            Box(visible.right, 0, 1, 1),
+            Box(0, 0, 1, visible.top),
+            Box(0, visible.bottom, 1, 1),
+        ):
+            if side.right > side.left and side.bottom > side.top:
+                self._rectangle(side, facecolor="white", alpha=0.6, edgecolor="none", zorder=0.5)
 
     def outline(self, box: Box, zorder: float = 1) -> None:
-        """Frame a part, dark on light so that it is seen on any image."""
+        """Frame a part, dark on light so that it shows on any image."""
         for colour, width in (("white", 2.2), ("black", 1.0)):
             self._rectangle(box, fill=False, edgecolor=colour, linewidth=width * self.scale, zorder=zorder)
 
     def _rectangle(self, box: Box, **style: Any) -> None:
+        from matplotlib.patches import Rectangle
+
         left, right, low, high = self._extent(box)
         self.ax.add_patch(Rectangle((left, low), right - left, high - low, **style))
 
@@ -169,23 +196,6 @@ class Frame:
         size = 0.4 * self.high
         across, down = size * (b - a) / (2 * reach) / self.wide, size * (d - c) / (2 * reach) / self.high
         left = 0.025 if x > wide / 2 else 0.975 - across
-        place = Box(left, 0.975 - down, left + across, 0.975)
-        self.show(place, self.pixels[c:d, a:b], interpolation="bicubic", zorder=1.5)
-        self.outline(place, zorder=2)
-
-
-def _read(acts: SetReader, key: str, images: str | os.PathLike[str] | None) -> Array:
-    """An image as RGB, uint8 (height, width, 3), no larger than is seen."""
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("drawing images needs pillow: `pip install 'saestore[plot]'`.") from error
-    path = find_image(acts, key, images)
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", (_MAX_PIXELS, _MAX_PIXELS))  # of a JPEG, decodes no more than that
-            small = image.convert("RGB")
-            small.thumbnail((_MAX_PIXELS, _MAX_PIXELS))
-            return np.asarray(small)
-    except (UnidentifiedImageError, OSError) as error:
-        raise InvalidInputError(f"{path} cannot be read as an image: {error}") from error
+        corner = Box(left, 0.975 - down, left + across, 0.975)
+        self.show(corner, self.pixels[c:d, a:b], interpolation="bicubic", zorder=1.5)
+        self.outline(corner, zorder=2)

@@ -1,55 +1,48 @@
-"""Several images or texts in one Axes, whose unit is the inch."""
+"""Several images in one Axes, whose unit is the inch, the patches tinted where a feature is active."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 
 from saestore.errors import NotFoundError
 from saestore.labels.patch_grid import Fit
-from saestore.plot.images import Pictures, is_image
-from saestore.plot.style import axes_or_new, figure_of, named, nothing_to_show, number, percent, tints
-from saestore.plot.text_layout import Letters
-from saestore.plot.texts import Paragraphs
-from saestore.plot.top_rows import Canvas, Row, rows_of
+from saestore.plot.images import Box, Frame, ImageView, find_image, is_image, read_image
+from saestore.plot.style import (
+    Row,
+    axes_or_new,
+    clip,
+    inches_of,
+    named,
+    nothing_to_show,
+    number,
+    rows_of,
+    silence,
+    summary,
+    tints,
+    titled,
+    value_range,
+    width,
+)  # fmt: skip
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from saestore.query.reader import SetReader
     from saestore.query.results import TopSamples
 
-_TITLE, _EDGE = 0.5, 0.1  # inches above for two lines, and around all
-_FOOT, _LINE, _SCALE = 0.36, 0.2, 1.6  # below for the scale, a further line of it, its length
-_QUIET = 0.65  # opacity of what is less important
+Array = np.ndarray[Any, Any]
+
+# Inches: title of two lines, edge around everything, a line of the foot, another line, the scale in the foot.
+_TITLE, _EDGE, _FOOT, _LINE, _SCALE = 0.5, 0.1, 0.36, 0.2, 1.6
+_COLUMNS, _GAP, _CAPTION = 4, 0.15, 0.34
+_WIDE, _ALONE = 2.6, 5.2  # an image among several, and a single one
 _SMALL, _LARGE = 9.0, 11.0  # points
-
-
-class Page(Protocol):
-    """What is drawn between title and scale.
-
-    Attributes
-    ----------
-    letters
-        Fonts for all its words.
-    size
-        Inches.
-    kind
-        What it shows many of.
-    note
-        What its marks mean.
-    """
-
-    letters: Letters
-    size: tuple[float, float]
-    kind: str
-    note: str
-
-    def draw(self, ax: Axes, bottom: float, scale: float, strongest: float) -> None:
-        """Draw it into the inches from `bottom` upwards, letters and lines `scale` times their size."""
 
 
 def draw(
@@ -62,90 +55,133 @@ def draw(
     images: str | os.PathLike[str] | None,
     fit: Fit | None,
 ) -> Axes:
-    """Draw what the rows of `top` are samples of."""
+    """Draw the images that the rows of `top` belong to."""
     if not len(top):
-        dead = not int(acts.stats(feature)["n_active"].item())
-        says = f"active on none of {acts.shape[0]:,} samples" if dead else "active on none of the samples asked for"
-        return nothing_to_show(axes_or_new(ax, (6.4, 2.0)), named(acts, feature), says)
+        return nothing_to_show(axes_or_new(ax, (6.4, 2.0)), named(acts, feature), silence(acts, feature))
     rows = rows_of(acts, feature, top)
-    page = _page(acts, rows, images, fit, _canvas(ax))
-    low = min(0.0, *(float(row.activations.min()) for row in rows))
-    high = max(0.0, *(float(row.activations.max()) for row in rows))
-    foot = Foot(page, low, high)
-    size = page.size[0], page.size[1] + foot.high
-    ax = _new_axes(size) if ax is None else ax
-    scale = _canvas(ax).zoom(size)
-    ax.set_axis_off()
-    ax.set(xlim=(0, size[0]), ylim=(0, size[1]), aspect="equal")
-    page.draw(ax, foot.high, scale, max(high, -low))
-    foot.draw(ax, scale)
-    lines = [page.letters.clip(line, _LARGE, size[0]) for line in _title(acts, feature, rows, page.kind, where)]
-    ax.set_title("\n".join(lines), fontsize=_LARGE * scale, family=page.letters.families, parse_math=False)
+    if not any(is_image(row.key) for row in rows):
+        advice = "acts.plot.tokens shows texts" if "text" in acts.items.names() else "their items have no images"
+        raise NotFoundError(
+            f"Keys such as {rows[0].key!r} of {acts.path} are not paths of images; {advice}.", code="no-images"
+        )
+    view = ImageView.of(acts, fit)
+    pixels = [read_image(find_image(acts, row.key, images)) for row in rows]
+    page = Page(rows, pixels, view, None if ax is None else inches_of(ax))
+    if ax is None:
+        ax = _new_axes(page.size)
+    page.draw(ax)
+    titled(ax, named(acts, feature), summary(acts, feature, len(rows), "image", where),
+           size=_LARGE * page.scale, room=page.size[0] * page.scale)  # fmt: skip
     return ax
 
 
-def _canvas(ax: Axes | None) -> Canvas:
-    if ax is None:
-        return Canvas(float(mpl.rcParams["figure.dpi"]), None)
-    dpi, box = float(figure_of(ax).dpi), ax.get_window_extent()
-    return Canvas(dpi, (box.width / dpi, box.height / dpi))
-
-
 def _new_axes(size: tuple[float, float]) -> Axes:
-    """An Axes of so many inches in a new figure that has room for its title."""
+    """An Axes of `size` inches in a new figure that has room for its title."""
     import matplotlib.pyplot as plt
 
     wide, high = size[0] + 2 * _EDGE, size[1] + _TITLE + 2 * _EDGE
     return plt.figure(figsize=(wide, high)).add_axes((_EDGE / wide, _EDGE / high, size[0] / wide, size[1] / high))
 
 
-def _page(
-    acts: SetReader, rows: Sequence[Row], images: str | os.PathLike[str] | None, fit: Fit | None, canvas: Canvas
-) -> Page:
-    if "text" in acts.items.names():
-        return Paragraphs(acts, rows, canvas)
-    if any(is_image(row.key) for row in rows):
-        return Pictures(acts, rows, images, fit, canvas)
-    raise NotFoundError(
-        f"There is nothing to show of {acts.path}: its items have no column 'text', and keys such as {rows[0].key!r} "
-        "are no images."
-    )
+@dataclass
+class Page:
+    """Images in lines, with captions, and a foot that explains the tints.
 
+    Attributes
+    ----------
+    rows, pixels
+        What to show.
+    view
+        Which part of the images the model saw.
+    room
+        Inches of the Axes; None if the Axes is made to fit.
+    """
 
-def _title(acts: SetReader, feature: int, rows: Sequence[Row], kind: str, where: Any) -> list[str]:
-    stats = acts.stats(feature, where=where)
-    active, share = int(stats["n_active"].item()), float(stats["frac_nonzero"].item())
-    shown = f"{len(rows)} strongest {kind}s" if len(rows) > 1 else f"strongest {kind}"
-    samples = f"{stats.attrs['n_samples']:,} samples" + ("" if where is None else " selected")
-    return [named(acts, feature), f"{shown}; active on {active:,} of {samples} ({percent(share)})"]
+    rows: Sequence[Row]
+    pixels: Sequence[Array]
+    view: ImageView
+    room: tuple[float, float] | None
 
+    def __post_init__(self) -> None:
+        self._wide = _ALONE if len(self.rows) == 1 else _WIDE
+        self._high = self._wide * min(1.0, max(p.shape[0] / p.shape[1] for p in self.pixels))
+        self._range = value_range(self.rows)
+        self._strongest = max(self._range[1], -self._range[0])
+        self._note = "framed: the strongest patch" if self.view.patches else ""
+        if self.view.assumed and any(p.shape[0] != p.shape[1] for p in self.pixels):
+            self._note += "; images taken as squashed to a square"
+        self._columns = min(_COLUMNS, len(self.rows))
+        if self.room is not None:
+            self._columns = max(range(1, len(self.rows) + 1), key=lambda columns: self._zoom(self._size(columns)))
+        wide, high = self._size(self._columns)
+        self._beside = self._scale_width() + 0.3 + width(self._note, _SMALL) <= wide
+        self._foot = _FOOT + (0 if self._beside else _LINE)
+        self.size = wide, high + self._foot
+        self.scale = self._zoom(self.size)
 
-class Foot:
-    """What a tint and a mark mean, below a page."""
+    def _size(self, columns: int) -> tuple[float, float]:
+        lines = -(-len(self.rows) // columns)
+        return columns * (self._wide + _GAP) - _GAP, lines * (self._high + _CAPTION)
 
-    def __init__(self, page: Page, low: float, high: float) -> None:
-        self._page, self._low, self._high = page, low, high
-        names = ("activation", number(low), number(high))
-        wide = sum(page.letters.width(name, _SMALL) + 0.08 for name in names) + _SCALE
-        self._beside = wide + 0.3 + page.letters.width(page.note, _SMALL) <= page.size[0]
-        self.high = _FOOT + (0 if self._beside else _LINE)
+    def _zoom(self, size: tuple[float, float]) -> float:
+        return 1.0 if self.room is None else min(self.room[0] / size[0], self.room[1] / size[1])
 
-    def draw(self, ax: Axes, scale: float) -> None:
-        """Draw it into the lowest inches of the Axes."""
-        letters, y = self._page.letters, self.high - _FOOT / 2
-        style: dict[str, Any] = {"fontsize": _SMALL * scale, "va": "center", "alpha": _QUIET}
-        style["family"] = letters.families
+    def draw(self, ax: Axes) -> None:
+        """Draw the images, line by line, and the foot."""
+        ax.set_axis_off()
+        ax.set(xlim=(0, self.size[0]), ylim=(0, self.size[1]), aspect="equal")
+        for i, (row, pixels) in enumerate(zip(self.rows, self.pixels, strict=True)):
+            line, column = divmod(i, self._columns)
+            left, top = column * (self._wide + _GAP), self.size[1] - line * (self._high + _CAPTION)
+            zoom = min(self._wide / pixels.shape[1], self._high / pixels.shape[0])
+            frame = Frame(ax, pixels, left, top, zoom * pixels.shape[1], zoom * pixels.shape[0], self.scale)
+            frame.show(Box(0, 0, 1, 1), pixels)
+            if self.view.patches is not None:
+                self._draw_patches(frame, row, self.view.patches.grid)
+            self._draw_caption(ax, row, left, top - frame.high - 0.16)
+        self._draw_foot(ax)
+
+    def _draw_patches(self, frame: Frame, row: Row, shape: tuple[int, int]) -> None:
+        visible = self.view.box(frame.pixels.shape[1], frame.pixels.shape[0])
+        frame.veil(visible)
+        n_rows, n_columns = shape
+        activations = np.zeros(n_rows * n_columns, row.activations.dtype)
+        activations[: len(row.activations)] = row.activations
+        grid = activations.reshape(n_rows, n_columns)
+        frame.show(visible, tints(grid, self._strongest))
+
+        def box(r: int, c: int, rows: int, columns: int) -> Box:
+            return visible.subbox(r / n_rows, c / n_columns, rows / n_rows, columns / n_columns)
+
+        r, c = divmod(row.position, n_columns)
+        frame.outline(box(r, c, r + 1, c + 1))
+        rows, columns = np.nonzero(np.abs(grid) >= abs(row.strongest) / 4)
+        frame.lens(box(rows.min(), columns.min(), rows.max() + 1, columns.max() + 1))
+
+    def _draw_caption(self, ax: Axes, row: Row, left: float, y: float) -> None:
+        value = clip(number(row.strongest) + (f" · {row.split}" if row.split else ""), _SMALL, self._wide / 2)
+        style: dict[str, Any] = {"va": "baseline", "fontsize": _SMALL * self.scale, "parse_math": False}
+        name = clip(Path(row.key).stem, _SMALL, self._wide - width(value, _SMALL) - 0.1, start=True)
+        ax.text(left, y, name, **style)
+        ax.text(left + self._wide, y, value, ha="right", alpha=0.65, **style)
+
+    def _scale_width(self) -> float:
+        return sum(width(text, _SMALL) + 0.08 for text in ("activation", *map(number, self._range))) + _SCALE
+
+    def _draw_foot(self, ax: Axes) -> None:
+        """Explain tints and marks in the lowest inches of the Axes."""
+        low, high = self._range
+        y = self._foot - _FOOT / 2
+        style: dict[str, Any] = {"fontsize": _SMALL * self.scale, "va": "center", "alpha": 0.65}
         x = 0.0
-        for text in ("activation", number(self._low)):
+        for text in ("activation", number(low)):
             ax.text(x, y, text, **style)
-            x += letters.width(text, _SMALL) + 0.08
-        colours = tints(np.linspace(self._low, self._high, 128), max(self._high, -self._low))
-        place = x, x + _SCALE, y - 0.07, y + 0.07
-        ax.imshow(colours[None], extent=place, aspect="equal", interpolation="nearest")
-        x += _SCALE + 0.08
-        ax.text(x, y, number(self._high), **style)
-        x += letters.width(number(self._high), _SMALL) + 0.3
+            x += width(text, _SMALL) + 0.08
+        colours = tints(np.linspace(low, high, 128), self._strongest)
+        extent = x, x + _SCALE, y - 0.07, y + 0.07
+        ax.imshow(colours[None], extent=extent, aspect="equal", interpolation="nearest")
+        ax.text(x + _SCALE + 0.08, y, number(high), **style)
         if self._beside:
-            ax.text(x, y, self._page.note, **style)
+            ax.text(self._scale_width() + 0.22, y, self._note, **style)
         else:
-            ax.text(0, y - _LINE, letters.clip(self._page.note, _SMALL, self._page.size[0]), **style)
+            ax.text(0, y - _LINE, clip(self._note, _SMALL, self.size[0]), **style)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from saestore.errors import InvalidInputError
-from saestore.plot import distributions, montage
+from saestore.errors import InvalidInputError, MissingDependencyError
+from saestore.plot.tokens import TokenPage, token_page
 from saestore.query.selection import select
 
 if TYPE_CHECKING:
@@ -19,48 +19,58 @@ if TYPE_CHECKING:
 class Plots:
     """Pictures of one activation set.
 
-    Every method draws into `ax`, or into a new pyplot figure where none is given, and returns that one Axes.
+    `histogram`, `density` and `top` (images) draw with matplotlib into `ax`, or into a new pyplot figure if `ax` is
+    None, and return that one Axes. `tokens` (texts) returns HTML, which a notebook shows, and needs no matplotlib.
     """
 
     def __init__(self, acts: SetReader) -> None:
         self._acts = acts
 
     def __repr__(self) -> str:
-        return f"<plots of {self._acts.path}: histogram(feature), density(), top(feature)>"
+        return f"<plots of {self._acts.path}: histogram(feature), density(), top(feature), tokens(feature)>"
 
     def histogram(self, feature: int, ax: Axes | None = None, *, bins: int | None = None, where: Any = None) -> Axes:
-        """How strong a feature is where it is active; samples where it is zero are counted in the title.
+        """How strong a feature is where it is active; the title counts the samples where it is zero.
 
-        Counts are on a logarithmic axis where they differ much. Negative activations have a colour of their own.
+        Counts are on a logarithmic axis where they differ much. Negative activations have their own colour.
 
         Parameters
         ----------
         bins
             Number of bins of equal width, zero always an edge; by default 10 to 50, more for more values.
         where
-            These samples only, as in `ActivationSet.top_samples`.
+            Only these samples, as in `ActivationSet.top_samples`.
+
+        Raises
+        ------
+        MissingDependencyError
+            matplotlib is not installed.
 
         Notes
         -----
-        Memory: the feature's list.
+        Memory: the feature's posting list.
         """
-        _check_bins(bins)
-        return distributions.histogram(self._acts, self._one(feature), ax, bins, where)
+        _check_count("bins", 1 if bins is None else bins, 1)
+        _require_matplotlib()
+        from saestore.plot.distributions import histogram
+
+        return histogram(self._acts, self._one(feature), ax, bins, where)
 
     def density(self, ax: Axes | None = None, *, bins: int | None = None, where: Any = None) -> Axes:
-        """On which share of the samples features fire: how many do so how often, on a logarithmic axis.
-
-        Dead features have no place on such an axis; a note counts them.
+        """How many features fire on which share of the samples, on a logarithmic axis. The title counts dead features.
 
         Parameters
         ----------
         bins
             Number of bins of equal width in the logarithm; by default five to each power of ten.
         where
-            These samples only.
+            Only these samples.
         """
-        _check_bins(bins)
-        return distributions.density(self._acts, ax, bins, where)
+        _check_count("bins", 1 if bins is None else bins, 1)
+        _require_matplotlib()
+        from saestore.plot.distributions import density
+
+        return density(self._acts, ax, bins, where)
 
     def top(
         self,
@@ -73,45 +83,98 @@ class Plots:
         images: str | os.PathLike[str] | None = None,
         fit: Literal["squash", "crop"] | None = None,
     ) -> Axes:
-        """The images or texts on which a feature is strongest, and where in them.
+        """The images on which a feature is strongest, tinted on the patches where it is active.
 
-        Images are tinted on the patches where the feature is active, the strongest patch framed; where the place is
-        small, a corner shows it enlarged and without tint. Tokens of texts are shaded in the same way, the strongest
-        underlined; of a long text the part around it is shown. All `n` are drawn into one Axes, whose unit is the inch.
+        The strongest patch is framed; where the active patches are few, a corner shows them enlarged and without tint.
+        All images are drawn into one Axes, whose unit is the inch.
 
         Parameters
         ----------
         n
-            Images or texts at most.
+            Number of images at most.
         level
             ``"item"`` shows an item once; ``"sample"`` shows it for each of its samples that is among the `n`.
         where
-            These samples only.
+            Only these samples.
         images
             Folder in which the items' keys, paths of images, start. By default the folder of the ``metadata.csv`` that
-            the set was built with, else the present one.
+            the set was built with, else the current folder.
         fit
             How an image became a square for the model: ``"squash"``, or ``"crop"`` of its middle after its shorter
-            side was resized. By default what the set says of it; where it says nothing, ``"squash"``, and the picture
+            side was resized. By default what the set records; if it records nothing, ``"squash"``, and the picture
             says so.
 
         Raises
         ------
         NotFoundError
-            An image file is not there, or the items have neither images nor texts.
+            An image file does not exist, or the items are not images.
         """
         if fit not in (None, "squash", "crop"):
-            raise InvalidInputError(f"fit={fit!r}: use 'squash' or 'crop'.")
-        top = self._acts.top_samples(self._one(feature), n, level=level, where=where)
-        return montage.draw(self._acts, int(feature), top, ax, where=where, images=images, fit=fit)
+            raise InvalidInputError(f"fit={fit!r}: use 'squash' or 'crop'.", code="unknown-choice")
+        _require_matplotlib()
+        from saestore.plot.montage import draw
+
+        feature = self._one(feature)
+        top = self._acts.top_samples(feature, n, level=level, where=where)
+        return draw(self._acts, feature, top, ax, where=where, images=images, fit=fit)
+
+    def tokens(
+        self,
+        feature: int,
+        n: int = 8,
+        *,
+        level: Literal["sample", "item"] = "item",
+        where: Any = None,
+        context: int = 32,
+    ) -> TokenPage:
+        """The texts on which a feature is strongest, their tokens shaded by its activation.
+
+        The strongest token of each text is underlined. A tooltip gives activation, sample and position of each token.
+
+        Parameters
+        ----------
+        n
+            Number of texts at most.
+        level
+            ``"item"`` shows a text once; ``"sample"`` shows it for each of its tokens that is among the `n`.
+        where
+            Only these samples.
+        context
+            Tokens to show on either side of the strongest.
+
+        Returns
+        -------
+        TokenPage
+            A notebook shows it; ``.save("page.html")`` writes it to a file, ``.html`` is its text.
+
+        Raises
+        ------
+        NotFoundError
+            The items have no texts.
+
+        Examples
+        --------
+        >>> acts.plot.tokens(500, n=6).save("feature-500.html")  # doctest: +SKIP
+        """
+        _check_count("context", context, 0)
+        feature = self._one(feature)
+        top = self._acts.top_samples(feature, n, level=level, where=where)
+        return token_page(self._acts, feature, top, where=where, context=context)
 
     def _one(self, feature: Any) -> int:
         chosen = select(feature, self._acts.shape[1], "feature")
         if not chosen.scalar:
-            raise InvalidInputError(f"A picture is of one feature, an int, not of {feature!r}.")
+            raise InvalidInputError(f"A picture is of one feature, an int, not of {feature!r}.", code="not-one-feature")
         return int(chosen.ids[0])
 
 
-def _check_bins(bins: Any) -> None:
-    if bins is not None and (not isinstance(bins, int) or bins < 1):
-        raise InvalidInputError(f"bins={bins!r}: use a number of bins, 1 or more.")
+def _require_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401, ICN001
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("Plots need matplotlib: `pip install 'saestore[plot]'`.") from error
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InvalidInputError(f"{name}={value!r}: use an int, {least} or more.", code="invalid-count")

@@ -1,15 +1,18 @@
-"""What all pictures share: colours, figures, numbers in words."""
+"""What all pictures share: colours, numbers in words, titles, and the rows that they show."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba
-from matplotlib.font_manager import FontProperties
 
-from saestore.plot.text_layout import Letters
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from saestore.query.reader import SetReader
+    from saestore.query.results import TopSamples
 
 Array = np.ndarray[Any, Any]
 
@@ -19,20 +22,70 @@ _OPACITY = 0.7  # of the strongest activation: what lies below stays visible
 _FAINTEST = 0.08  # of the weakest: to be seen at all
 
 
-def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
-    """`ax`, or the only Axes of a new pyplot figure of `size` inches, which a notebook shows by itself."""
-    if ax is not None:
-        return ax
-    import matplotlib.pyplot as plt
+@dataclass(frozen=True)
+class Row:
+    """One row of a table of top samples, with the activations of its whole item.
 
-    return plt.figure(figsize=size, layout="constrained").add_subplot()
+    Attributes
+    ----------
+    item, key, split
+        The item: its number, its key, and its split ("" if the items have none).
+    start
+        First sample of the item.
+    position
+        Position of the row's sample in the item.
+    activations
+        Activations of all samples of the item, (samples,).
+    """
+
+    item: int
+    key: str
+    split: str
+    start: int
+    position: int
+    activations: Array
+
+    @property
+    def strongest(self) -> float:
+        """The activation of the row's sample."""
+        return float(self.activations[self.position])
+
+
+def rows_of(acts: SetReader, feature: int, top: TopSamples) -> list[Row]:
+    """Add the activations of whole items to a table of top samples, in one read. Memory: those activations."""
+    starts = top.sample - top.position
+    size = acts.item_index.item_size
+    stops = starts + size if size is not None else acts.item_index.pointers()[top.item + 1]
+    stops = np.minimum(stops, acts.shape[0])  # of a set that is being built, the last item may be there in part
+    samples = np.concatenate([np.arange(a, b) for a, b in zip(starts, stops, strict=True)])
+    values = np.split(acts.dense(samples, feature), np.cumsum(stops - starts)[:-1])
+    names = acts.items.names()
+    keys = acts.items.column("key", top.item) if "key" in names else top.item.astype(str)
+    splits = acts.items.column("split", top.item) if "split" in names else np.full(len(top), "")
+    columns = zip(
+        top.item.tolist(), keys.tolist(), splits.tolist(), starts.tolist(), top.position.tolist(), values, strict=True
+    )
+    return [Row(*column) for column in columns]
+
+
+def value_range(rows: Sequence[Row]) -> tuple[float, float]:
+    """Lowest and highest activation of all rows, zero included."""
+    low, high = (float(f([f(row.activations) for row in rows])) for f in (np.min, np.max))
+    return min(0.0, low), max(0.0, high)
+
+
+def opacity(activations: Array, strongest: float) -> Array:
+    """Opacity of a tint, float64, shape of `activations`: 0 for zero, 0.08 to 0.7 by magnitude for the others."""
+    share = np.clip(np.abs(activations.astype(np.float64)) / max(strongest, np.finfo(np.float64).tiny), 0, 1)
+    return np.where(activations == 0, 0, _FAINTEST + (_OPACITY - _FAINTEST) * share)
 
 
 def tints(activations: Array, strongest: float) -> Array:
-    """RGBA of activations, float (..., 4): the sign is the colour, the size the opacity; none for zero."""
-    share = np.clip(np.abs(activations.astype(np.float64)) / max(strongest, np.finfo(np.float64).tiny), 0, 1)
+    """RGBA of activations, float64 (..., 4): the sign is the colour, the magnitude the opacity."""
+    from matplotlib.colors import to_rgba
+
     colours = np.where(activations[..., None] < 0, to_rgba(NEGATIVE), to_rgba(POSITIVE))
-    colours[..., 3] = np.where(activations == 0, 0, _FAINTEST + (_OPACITY - _FAINTEST) * share)
+    colours[..., 3] = opacity(activations, strongest)
     return colours
 
 
@@ -53,23 +106,69 @@ def named(acts: Any, feature: int) -> str:
     return f"Feature {feature} of {acts.path}"
 
 
-def figure_of(ax: Axes) -> Any:
-    """The figure that an Axes belongs to, not the part of it."""
-    return getattr(ax.figure, "figure", ax.figure)
+def summary(acts: SetReader, feature: int, n_rows: int, kind: str, where: Any) -> str:
+    """Second line of a title: how many items (`kind`) are shown, and on how many samples the feature is active."""
+    stats = acts.stats(feature, where=where)
+    active, share = int(stats["n_active"].item()), float(stats["frac_nonzero"].item())
+    shown = f"{n_rows} strongest {kind}s" if n_rows > 1 else f"strongest {kind}"
+    samples = f"{stats.attrs['n_samples']:,} samples" + ("" if where is None else " selected")
+    return f"{shown}; active on {active:,} of {samples} ({percent(share)})"
 
 
-def titled(ax: Axes, *lines: str) -> None:
-    """Give an Axes a title, each line cut to its width."""
-    dpi = figure_of(ax).dpi
-    size = FontProperties(size="medium").get_size_in_points()
-    letters, room = Letters(lines, dpi), ax.get_window_extent().width / dpi
-    text = "\n".join(letters.clip(line, size, room) for line in lines)
-    ax.set_title(text, fontsize=size, family=letters.families, parse_math=False)
+def silence(acts: SetReader, feature: int) -> str:
+    """Why there is no row to show."""
+    dead = not int(acts.stats(feature)["n_active"].item())
+    return f"active on none of {acts.shape[0]:,} samples" if dead else "active on none of the selected samples"
 
 
-def nothing_to_show(ax: Axes, title: str, says: str) -> Axes:
+def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    """`ax`, or the only Axes of a new pyplot figure of `size` inches, which a notebook shows by itself."""
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.figure(figsize=size, layout="constrained").add_subplot()
+
+
+def inches_of(ax: Axes) -> tuple[float, float]:
+    """Width and height of an Axes."""
+    box, dpi = ax.get_window_extent(), getattr(ax.figure, "figure", ax.figure).dpi  # of the figure, not of a part of it
+    return box.width / dpi, box.height / dpi
+
+
+def width(text: str, size: float) -> float:
+    """Inches that a text takes at `size` points."""
+    from matplotlib.textpath import TextPath
+
+    return float(TextPath((0, 0), text.replace("$", r"\$"), size=size).get_extents().width) / 72 if text.strip() else 0
+
+
+def clip(text: str, size: float, room: float, *, start: bool = False) -> str:
+    """A text on one line, its end (or its start) replaced by an ellipsis where it needs more than `room` inches."""
+    text = "".join(char if char.isprintable() else "?" for char in text)
+    if width(text, size) <= room:
+        return text
+    low, high = 0, len(text)  # characters that fit
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = width(_cut(text, middle, start=start), size) <= room
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return _cut(text, low, start=start)
+
+
+def _cut(text: str, count: int, *, start: bool) -> str:
+    return f"…{text[len(text) - count :]}" if start else f"{text[:count].rstrip()}…"
+
+
+def titled(ax: Axes, *lines: str, size: float = 10.0, room: float | None = None) -> None:
+    """Give an Axes a title of `size` points, each line cut to the width of the Axes."""
+    room = inches_of(ax)[0] if room is None else room
+    ax.set_title("\n".join(clip(line, size, room) for line in lines), fontsize=size, parse_math=False)
+
+
+def nothing_to_show(ax: Axes, title: str, message: str) -> Axes:
     """An Axes that says why it is empty."""
     ax.set_axis_off()
     titled(ax, title)
-    ax.text(0.5, 0.5, says, transform=ax.transAxes, ha="center", va="center", wrap=True, alpha=0.7)
+    ax.text(0.5, 0.5, message, transform=ax.transAxes, ha="center", va="center", wrap=True, alpha=0.7)
     return ax

@@ -57,9 +57,9 @@ def load_clip_scope(path: str | os.PathLike[str], device: str = "cpu") -> Loaded
     Raises
     ------
     NotFoundError
-        If there is no such file.
+        The file does not exist.
     InvalidInputError
-        If the file is truncated, holds Python objects, or is not laid out as a CLIP-Scope checkpoint.
+        The file is truncated, contains Python objects, or is not a CLIP-Scope checkpoint.
     """
     file = Path(path)
     sae = _checked(load_pt(file), file)
@@ -84,27 +84,33 @@ def load_clip_scope(path: str | os.PathLike[str], device: str = "cpu") -> Loaded
 
 def _checked(loaded: object, file: Path) -> ClipScopeSAE:
     if not isinstance(loaded, dict):
-        raise InvalidInputError(f"{file} holds a {type(loaded).__name__}; a CLIP-Scope checkpoint is {_SHAPE}")
+        raise InvalidInputError(
+            f"{file} contains a {type(loaded).__name__}; a CLIP-Scope checkpoint is {_SHAPE}", code="not-an-sae"
+        )
     state = loaded.get("model_state_dict", {})
     weights: dict[str, Any] = state if isinstance(state, dict) else {}
     missing = [key for key in ("k", "n_features", "d_in", "model_state_dict") if key not in loaded]
     missing += [f"model_state_dict[{key!r}]" for key in ("pre_b", "enc", "dec") if key not in weights]
     if missing:
-        raise InvalidInputError(f"{file} lacks {', '.join(missing)}; a CLIP-Scope checkpoint is {_SHAPE}")
+        raise InvalidInputError(
+            f"{file} lacks {', '.join(missing)}; a CLIP-Scope checkpoint is {_SHAPE}", code="not-an-sae"
+        )
     k, d_sae, d_in = loaded["k"], loaded["n_features"], loaded["d_in"]
     if not all(isinstance(n, int) for n in (k, d_sae, d_in)) or not 1 <= k <= d_sae:
         raise InvalidInputError(
-            f"{file} says k={k!r}, n_features={d_sae!r}, d_in={d_in!r}; want integers, 1 <= k <= n_features"
+            f"{file} has k={k!r}, n_features={d_sae!r}, d_in={d_in!r}; they must be integers, 1 <= k <= n_features",
+            code="invalid-sae",
         )
     for key, shape in {"pre_b": (d_in,), "enc": (d_in, d_sae), "dec": (d_sae, d_in)}.items():
         tensor = weights[key]
         if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point() or tuple(tensor.shape) != shape:
-            found = (
+            what = (
                 f"{tensor.dtype} {tuple(tensor.shape)}" if isinstance(tensor, torch.Tensor) else type(tensor).__name__
             )
             raise InvalidInputError(
-                f"{file}: model_state_dict[{key!r}] is {found}; want a float tensor of shape {shape}"
+                f"{file}: model_state_dict[{key!r}] is {what}; it must be a float tensor of shape {shape}",
+                code="invalid-sae",
             )
     if len({weights[key].dtype for key in ("pre_b", "enc", "dec")}) > 1:
-        raise InvalidInputError(f"{file}: pre_b, enc and dec have different dtypes; want one")
+        raise InvalidInputError(f"{file}: pre_b, enc and dec must have one dtype", code="invalid-sae")
     return ClipScopeSAE(k, *(weights[key].detach() for key in ("pre_b", "enc", "dec")))

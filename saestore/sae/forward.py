@@ -96,7 +96,7 @@ class TopK:
 
 
 @dataclass(frozen=True)
-class Above:
+class AboveThreshold:
     """Selects the pre-activations above a threshold: one number, or one for every feature."""
 
     threshold: torch.Tensor
@@ -112,12 +112,12 @@ class Above:
             return _entries(dense, self.keep(dense))
         threshold = self.threshold.expand(m).view(-1, _BLOCK)
         maxima = dense.view(n, -1, _BLOCK).amax(-1)
-        where = places((maxima <= threshold.amin(1)).logical_not_())  # so that a block with a NaN is searched
+        where = true_indices((maxima <= threshold.amin(1)).logical_not_())  # so that a block with a NaN is searched
         if len(where) * _MOST_BLOCKS > maxima.numel():
             return _entries(dense, self.keep(dense))
         row, block = where // maxima.shape[1], where % maxima.shape[1]
         values = dense.view(-1, _BLOCK)[where]
-        hit = places((values <= threshold[block]).logical_not_())
+        hit = true_indices((values <= threshold[block]).logical_not_())
         entry = hit // _BLOCK
         return row[entry].bincount(minlength=n), block[entry] * _BLOCK + hit % _BLOCK, values.view(-1)[hit]
 
@@ -128,7 +128,7 @@ class Above:
 
 
 @dataclass(frozen=True)
-class OwnEncode:
+class SaeLensEncode:
     """Lets sae_lens encode the embeddings, and selects what is not zero."""
 
     sae: Any
@@ -165,6 +165,15 @@ class Forward:
     decode: Decoder
 
 
+def explained_variance(given: torch.Tensor, decoded: torch.Tensor) -> float:
+    """Share of the variance of embeddings that their reconstruction explains, both float64 (n, d_in).
+
+    ``1 - sum((given - decoded)**2) / sum((given - given.mean(0))**2)`` over all rows and columns; NaN for equal rows.
+    """
+    total = (given - given.mean(0)).square().sum().item()
+    return 1 - (given - decoded).square().sum().item() / total if total > 0 else float("nan")
+
+
 def forward_of(module: Any) -> Forward:
     """Cut an SAE into steps: the quick ones where it is exactly of a kind that has them, else sae_lens's own."""
     if isinstance(module, ClipScopeSAE):
@@ -174,7 +183,7 @@ def forward_of(module: Any) -> Forward:
     quick = _quick(module)
     norm_in = module.run_time_activation_norm_fn_in if module.cfg.normalize_activations in _NORMALISING else None
     if quick is None:
-        return Forward(module.dtype, norm_in, None, OwnEncode(module), _decoder(module))
+        return Forward(module.dtype, norm_in, None, SaeLensEncode(module), _decoder(module))
     return Forward(module.dtype, norm_in, *quick, _decoder(module))
 
 
@@ -193,9 +202,9 @@ def _quick(sae: Any) -> tuple[Affine, Callable[[torch.Tensor], Entries]] | None:
         scale = _unless(sae.W_dec.norm(dim=-1), 1) if sae.cfg.rescale_acts_by_decoder_norm else None
     elif kind == "JumpReLUSAE":
         # ReLU comes before the threshold, so one below zero lets nothing more through.
-        select = Above(sae.threshold.detach().clamp(min=0))
+        select = AboveThreshold(sae.threshold.detach().clamp(min=0))
     else:
-        select = Above(torch.zeros((), dtype=sae.dtype, device=sae.W_enc.device))
+        select = AboveThreshold(torch.zeros((), dtype=sae.dtype, device=sae.W_enc.device))
     shift = _unless(sae.b_dec, 0) if sae.cfg.apply_b_dec_to_input else None
     return Affine(sae.W_enc.detach(), shift, _unless(sae.b_enc, 0), scale), select
 
@@ -213,15 +222,15 @@ def _unless(values: torch.Tensor, neutral: float) -> torch.Tensor | None:
     return None if bool((values == neutral).all()) else values.detach()
 
 
-def places(mask: torch.Tensor) -> torch.Tensor:
-    """Flat places of what is set, ascending."""
+def true_indices(mask: torch.Tensor) -> torch.Tensor:
+    """Flat true_indices of what is set, ascending."""
     flat = mask.view(-1)
-    # numpy finds the few set places of a mask several times faster than torch does on a CPU.
+    # numpy finds the few set true_indices of a mask several times faster than torch does on a CPU.
     return torch.from_numpy(np.flatnonzero(flat.numpy())) if flat.device.type == "cpu" else flat.nonzero().squeeze(1)
 
 
 def _entries(dense: torch.Tensor, keep: torch.Tensor) -> Entries:
-    where = places(keep)
+    where = true_indices(keep)
     n, m = dense.shape
     ends = torch.searchsorted(where, torch.arange(n + 1, device=dense.device) * m)
     return ends.diff(), where % m, dense.view(-1)[where]

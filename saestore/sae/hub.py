@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub: the local cache first, then the hub, and one line of advice where neither has them."""
+"""Files of the Hugging Face hub: the local cache first, then the hub, and advice where neither has them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _PROBE_SECONDS = 5
 
 
 def hub_file(repo: str, file: str, advice: str) -> str:
-    """Path of one file of a hub repository in the local cache, downloaded if it is not there yet.
+    """Path of one file of a hub repository in the local cache, downloaded if it is missing there.
 
     Parameters
     ----------
     repo, file
         Repository, and path inside it.
     advice
-        What to do where the hub cannot be reached; ends the error message.
+        What to do if the hub cannot be reached; the end of the error message.
 
     Raises
     ------
     NotFoundError
-        If the file is neither cached nor to be had. Without a network this takes no longer than one refused connection
-        (at most 5 s), where huggingface_hub alone would retry for half a minute.
+        The file is neither in the cache nor on the hub. Without a network this takes one refused connection (at most
+        5 s), where huggingface_hub alone would retry for half a minute.
     """
     hub = _huggingface_hub()
     what = f"{file} of {repo}"
@@ -40,10 +40,12 @@ def hub_file(repo: str, file: str, advice: str) -> str:
 
 
 def require_hub(what: str, advice: str) -> None:
-    """Refuse at once if the hub is switched off or does not answer."""
+    """Refuse if the hub is switched off or does not answer."""
     hub = _huggingface_hub()
     if hub.constants.HF_HUB_OFFLINE:
-        raise NotFoundError(f"{what} is not in the cache, and HF_HUB_OFFLINE forbids to download it; {advice}")
+        raise NotFoundError(
+            f"{what} is not in the cache, and HF_HUB_OFFLINE forbids downloading it; {advice}", code="hub-offline"
+        )
     try:
         # urllib, because it knows the proxies of the environment and never retries. The scheme is that of HF_ENDPOINT.
         urllib.request.urlopen(urllib.request.Request(hub.constants.ENDPOINT, method="HEAD"), timeout=_PROBE_SECONDS)  # noqa: S310
@@ -52,7 +54,8 @@ def require_hub(what: str, advice: str) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise NotFoundError(
-            f"{what} is not in the cache, and {hub.constants.ENDPOINT} cannot be reached ({reason}); {advice}"
+            f"{what} is not in the cache, and {hub.constants.ENDPOINT} cannot be reached ({reason}); {advice}",
+            code="hub-unreachable",
         ) from error
 
 
@@ -70,18 +73,20 @@ def is_cached(repo: str) -> bool:
 
 @contextmanager
 def hub_errors(what: str, advice: str) -> Iterator[None]:
-    """Turn whatever the hub's client raises inside the block into one clear error."""
+    """Turn errors of the hub's client inside the block into one clear error."""
     hub = _huggingface_hub()
     errors = hub.errors
     try:
         yield
     except errors.HFValidationError as error:
-        raise NotFoundError(f"{what}: {_one_line(error)}") from error
+        raise NotFoundError(f"{what}: {one_line(error)}", code="not-on-hub") from error
     # The first is a subclass of the second: not in the cache and no connection, as opposed to not in the repository.
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise NotFoundError(f"{what} is not in the cache, and the hub cannot be reached; {advice}") from error
+        raise NotFoundError(
+            f"{what} is not in the cache, and the hub cannot be reached; {advice}", code="hub-unreachable"
+        ) from error
     except (errors.EntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
-        raise NotFoundError(f"the hub does not give {what}: {_one_line(error)}") from error
+        raise NotFoundError(f"the hub does not give {what}: {one_line(error)}", code="not-on-hub") from error
 
 
 def _huggingface_hub() -> Any:
@@ -94,5 +99,6 @@ def _huggingface_hub() -> Any:
     return huggingface_hub
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """The message of an error of another library, at most 300 characters."""
     return " ".join(str(error).split())[:300]

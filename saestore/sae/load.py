@@ -1,23 +1,54 @@
-"""Turn what a user names an SAE by into a `LoadedSAE`."""
+"""From the name or place of an SAE to a `LoadedSAE`."""
 
 from __future__ import annotations
 
-import difflib
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from saestore.errors import InvalidInputError, NotFoundError
+from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
 from saestore.sae.clip_scope import load_clip_scope
 from saestore.sae.hub import hub_file
 from saestore.sae.loaded import LoadedSAE
-from saestore.sae.registered import REGISTERED, Registered
 from saestore.sae.sae_lens import download_advice, load_folder, load_object, load_release
+
+
+@dataclass(frozen=True)
+class Registered:
+    """Place of a registered SAE on the hub.
+
+    Attributes
+    ----------
+    repo, file
+        The hub's repository, and the file in it with the weights.
+    release, sae_id
+        Its names in sae_lens; None for a CLIP-Scope checkpoint.
+    model
+        The hub's name of the model that it was trained on, if the SAE itself has another one.
+    """
+
+    repo: str
+    file: str
+    release: str | None = None
+    sae_id: str | None = None
+    model: str | None = None
+
+
+REGISTERED = {
+    "clip-scope-22": Registered("lewington/CLIP-ViT-L-scope", "22_resid/1200013184.pt"),
+    "gemma-scope-9b-34-16k": Registered(
+        "google/gemma-scope-9b-pt-res",
+        "layer_34/width_16k/average_l0_114/params.npz",
+        release="gemma-scope-9b-pt-res-canonical",
+        sae_id="layer_34/width_16k/canonical",
+        model="google/gemma-2-9b",
+    ),
+}
 
 _CHECKPOINTS = (".pt", ".pth")
 _FORMS = (
-    "give a folder in sae_lens format, a CLIP-Scope .pt file, release:sae_id as sae_lens names it, or one of "
+    "Give a folder in sae_lens format, a CLIP-Scope .pt file, release:sae_id as sae_lens names it, or one of "
     + ", ".join(REGISTERED)
 )
 
@@ -30,18 +61,18 @@ def load_sae(spec: Any, device: str = "cpu") -> LoadedSAE:
     spec
         A folder in sae_lens format (``cfg.json`` and ``sae_weights.safetensors``), a CLIP-Scope checkpoint (``.pt``), a
         registered name (``clip-scope-22``, ``gemma-scope-9b-34-16k``), ``release:sae_id`` of sae_lens's directory or of
-        a hub repository, or an SAE object of sae_lens. A path that exists is taken as a path before anything else.
+        a hub repository, or an SAE object of sae_lens. An existing path comes before a name.
     device
-        Where the weights go. An SAE object is moved there itself, not copied.
+        Device of the weights. An SAE object itself is moved there, not copied.
 
     Raises
     ------
     NotFoundError
-        If there is no such file, name, release or id, or the hub cannot be reached.
+        The file, name, release or id does not exist, or the hub cannot be reached.
     InvalidInputError
-        If the files are damaged or incomplete, or the SAE is of a kind that saestore cannot encode with.
+        The files are damaged or incomplete, or the SAE is of a kind that saestore cannot encode with.
     MissingDependencyError
-        If sae_lens is needed and not installed.
+        sae_lens is needed and not installed.
     """
     if isinstance(spec, LoadedSAE):
         return spec
@@ -58,8 +89,7 @@ def load_sae(spec: Any, device: str = "cpu") -> LoadedSAE:
     release, colon, sae_id = text.partition(":")
     if colon and release and sae_id:
         return load_release(release, sae_id, device)
-    near = difflib.get_close_matches(text, REGISTERED, n=1)
-    raise NotFoundError(f"no SAE {text!r}{f', did you mean {near[0]}?' if near else ''}; {_FORMS}")
+    raise NotFoundError(f"no SAE {text!r}. {did_you_mean(text, REGISTERED)}{_FORMS}", code="unknown-sae")
 
 
 def _load_file(path: Path, device: str) -> LoadedSAE:
@@ -67,16 +97,17 @@ def _load_file(path: Path, device: str) -> LoadedSAE:
         return load_clip_scope(path, device)
     if path.name in ("cfg.json", "sae_weights.safetensors"):
         raise InvalidInputError(
-            f"{path} is one of the two files of an SAE in sae_lens format; give the folder {path.parent}"
+            f"{path} is one of the two files of an SAE in sae_lens format; give the folder {path.parent}",
+            code="not-an-sae",
         )
-    raise InvalidInputError(f"{path} is no SAE that saestore can read; {_FORMS}")
+    raise InvalidInputError(f"{path} is not an SAE that saestore can read. {_FORMS}", code="not-an-sae")
 
 
 def _load_registered(name: str, where: Registered, device: str) -> LoadedSAE:
     if where.release is not None and where.sae_id is not None:
         hub_file(where.repo, where.file, download_advice(where.release, where.sae_id, name))
-        found = load_release(where.release, where.sae_id, device)
-        return replace(found, name=name, training={**found.training, "model": where.model})
+        sae = load_release(where.release, where.sae_id, device)
+        return replace(sae, name=name, training={**sae.training, "model": where.model})
     advice = (
         f"on a connected machine run `hf download {where.repo} {where.file} --local-dir .` and pass that file as the "
         f"SAE (--sae {where.file}), or copy its hub cache here and set HF_HOME"

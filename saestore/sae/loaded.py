@@ -1,4 +1,4 @@
-"""What a loaded SAE is to the rest of saestore: a name, facts to record, weights, and a fingerprint."""
+"""A loaded SAE: its name, facts to record, weights, and a fingerprint."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from saestore.format import canonical_json
 if TYPE_CHECKING:
     import torch
 
-# Folder and file names that say nothing of which SAE lies there; the folder above then has to tell.
-_SAYS_NOTHING = re.compile(
+# Folder and file names that do not identify an SAE; the name of the folder above is then added.
+_GENERIC = re.compile(
     r"saes?|models?|weights|final|best|last|latest|checkpoints?|inference|output|out|[\d_.-]+", re.IGNORECASE
 )
 
@@ -32,14 +32,15 @@ class LoadedSAE:
     info
         JSON-able facts for the store's attributes: ``architecture``, ``d_in``, ``d_sae``, ``k``, ``dtype``,
         ``normalize_activations``, ``apply_b_dec_to_input``, ``hook_name``, ``model_name``, ``release``, ``sae_id`` and
-        ``source`` (the file or folder); None where the SAE does not say.
+        ``source`` (the file or folder), None where unknown; and, where the SAE was trained in a special way,
+        ``model_from_pretrained_kwargs``, ``seqpos_slice`` and ``exclude_special_tokens``.
     config
-        What besides the weights decides the activations, and so goes into the fingerprint.
+        Settings that decide the activations besides the weights; part of the fingerprint.
     module
         A sae_lens ``SAE``, or a `ClipScopeSAE`.
     training
-        What it was trained on besides ``model_name`` and ``hook_name``, where it says so: ``model`` (the model's name
-        on the hub), ``prepend_bos``, ``context_size``, ``transform`` (``resize`` and ``crop`` of images).
+        Known facts about its training data besides ``model_name`` and ``hook_name``: ``model`` (the model's name on the
+        hub), ``prepend_bos``, ``context_size``, ``transform`` (``resize`` and ``crop`` of images).
     """
 
     name: str
@@ -61,7 +62,7 @@ class LoadedSAE:
     def fingerprint(self) -> str:
         """SHA-256, in hex, of the configuration and every byte of the weights.
 
-        Equal for equal SAEs, wherever they were loaded from and whatever they are called.
+        Equal for equal SAEs, independent of their place and name.
         """
         return self._fingerprint
 
@@ -85,9 +86,9 @@ def slug(text: str) -> str:
 def name_from_path(path: Path) -> str:
     """Name an SAE after the folder or file that holds it.
 
-    A name that says nothing of the SAE (``sae``, ``final``, ``checkpoint``, a mere number) gets the name of the folder
-    above in front: ``examples/clevr/sae`` is ``clevr-sae``. Links are not followed: the name is the one that was given.
+    A generic name (``sae``, ``final``, ``checkpoint``, a number) gets the name of the folder above in front:
+    ``examples/clevr/sae`` is ``clevr-sae``. Links are not followed.
     """
     full = path.absolute()
-    own = full.stem if full.is_file() else full.name
-    return slug(f"{full.parent.name}-{own}" if _SAYS_NOTHING.fullmatch(own) else own)
+    name = full.stem if full.is_file() else full.name
+    return slug(f"{full.parent.name}-{name}" if _GENERIC.fullmatch(name) else name)

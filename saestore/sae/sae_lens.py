@@ -2,61 +2,64 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, SaestoreError
+from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, SaestoreError, did_you_mean
 from saestore.files import existing_file
-from saestore.sae.hub import hub_errors, is_cached, require_hub
+from saestore.sae.hub import hub_errors, is_cached, one_line, require_hub
 from saestore.sae.loaded import LoadedSAE, name_from_path, slug
 
 if TYPE_CHECKING:
     from types import ModuleType
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
-# Where the SAE lies and runs, and notes about it: nothing that changes an activation.
+_SCALER = "activation_scaler.json"
+# Normalisations that training does outside of the SAE, until it folds them into the weights.
+_UNFOLDED = ("expected_average_only_in", "covariance_whitening")
+# Keys for where the SAE is and runs, and notes about it: they change no activation.
 _NOT_SEMANTICS = ("device", "metadata")
 
 
 def load_folder(path: Path, device: str = "cpu") -> LoadedSAE:
     """Load a folder that holds ``cfg.json`` and ``sae_weights.safetensors``.
 
-    A folder that a training run left, of an architecture that sae_lens has for training only (BatchTopK, Matryoshka),
-    is loaded as what sae_lens saves of it for inference: a JumpReLU with the threshold that training found.
+    An SAE of a training architecture (BatchTopK, Matryoshka) is converted as sae_lens does it to save one for
+    inference: to a JumpReLU with the trained threshold. The scaling factor that a checkpoint keeps in
+    ``activation_scaler.json`` is folded into the weights.
 
     Raises
     ------
     NotFoundError
-        If one of the two files is missing.
+        One of the two files is missing.
     InvalidInputError
-        If a file is damaged, the two contradict each other, or the architecture is none that saestore can encode with.
+        A file is damaged, the two contradict each other, or saestore cannot encode with the architecture.
     """
     for file, holds in ((CONFIG, "the configuration"), (WEIGHTS, "the weights")):
         if not (path / file).is_file():
             raise NotFoundError(
-                f"{path} has no {file} ({holds}); an SAE in sae_lens format is a folder with {CONFIG} and {WEIGHTS}"
+                f"{path} has no {file} ({holds}); an SAE in sae_lens format is a folder with {CONFIG} and {WEIGHTS}",
+                code="file-missing",
             )
         existing_file(path / file)
-    try:
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InvalidInputError(f"{path / CONFIG} is not JSON ({error}); write the SAE again") from error
-    if not isinstance(config, dict):
-        raise InvalidInputError(
-            f"{path / CONFIG} holds a JSON {type(config).__name__}; an SAE's configuration is an object"
-        )
+    config = _read_config(path / CONFIG)
     lens = import_sae_lens()
     # Before version 6, sae_lens wrote no architecture for a standard SAE.
     architecture = str(config.get("architecture", "standard"))
     _refuse(architecture, str(path))
+    _check_activation(config, architecture, str(path))
     loader = _loader(lens, architecture, str(path))
     module = _load(lambda: loader.load_from_disk(path, device=device), str(path))
+    if module.cfg.normalize_activations == "expected_average_only_in" and (path / _SCALER).is_file():
+        factor = _read_config(path / _SCALER).get("scaling_factor")
+        if isinstance(factor, int | float) and factor > 0:
+            module.fold_activation_norm_scaling_factor(factor)
     return _loaded(lens, module, name_from_path(path), {"source": str(path)}, str(path))
 
 
@@ -66,9 +69,9 @@ def load_release(release: str, sae_id: str, device: str = "cpu") -> LoadedSAE:
     Raises
     ------
     NotFoundError
-        If sae_lens knows no such release or id, or the hub cannot be reached and does not lie in the cache.
+        sae_lens does not know the release or id, or the SAE is not in the cache and the hub cannot be reached.
     InvalidInputError
-        If the SAE is of a kind that saestore cannot encode with.
+        saestore cannot encode with SAEs of this kind.
     """
     lens = import_sae_lens()
     repo = _repository(release, sae_id)
@@ -88,7 +91,9 @@ def load_object(sae: Any, device: str = "cpu") -> LoadedSAE:
     It is named after its Neuronpedia id, else after model and hook, else after architecture and width.
     """
     if "sae_lens" not in sys.modules or not isinstance(sae, (lens := import_sae_lens()).SAE):
-        raise InvalidInputError(f"an SAE is given as a path, a name or a sae_lens SAE, not as {type(sae).__name__}")
+        raise InvalidInputError(
+            f"an SAE is given as a path, a name or a sae_lens SAE, not as {type(sae).__name__}", code="not-an-sae"
+        )
     notes = sae.cfg.metadata.to_dict()
     model, hook = notes.get("model_name"), notes.get("hook_name")
     name = notes.get("neuronpedia_id") or (
@@ -98,7 +103,7 @@ def load_object(sae: Any, device: str = "cpu") -> LoadedSAE:
 
 
 def download_advice(release: str, sae_id: str, name: str) -> str:
-    """What to do, in one line, where the hub cannot be reached."""
+    """What to do, in one line, if the hub cannot be reached."""
     return (
         "on a connected machine run "
         f"`python -c \"from sae_lens import SAE; SAE.from_pretrained('{release}', '{sae_id}').save_model('{name}')\"` "
@@ -112,10 +117,10 @@ def import_sae_lens() -> ModuleType:
     Raises
     ------
     MissingDependencyError
-        If it is not installed.
+        It is not installed.
     """
     try:
-        # Its import warns of names that transformer_lens deprecates: nothing that a user of saestore can change.
+        # Its import warns of names that transformer_lens deprecates, which no user of saestore can change.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import sae_lens
@@ -134,8 +139,37 @@ def _loader(lens: ModuleType, architecture: str, where: str) -> Any:
     known = ", ".join(sorted({*SAE_CLASS_REGISTRY, *SAE_TRAINING_CLASS_REGISTRY}))
     raise InvalidInputError(
         f"{where} is of architecture {architecture!r}, which sae_lens {lens.__version__} does not know "
-        f"(it has {known}); upgrade sae_lens"
+        f"(it has {known}); upgrade sae_lens",
+        code="unsupported-sae",
     )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InvalidInputError(f"{path} is not JSON ({error}); write the SAE again", code="invalid-sae") from error
+    if not isinstance(config, dict):
+        raise InvalidInputError(
+            f"{path} contains a JSON {type(config).__name__}; it must be an object", code="invalid-sae"
+        )
+    return config
+
+
+def _check_activation(config: Mapping[str, Any], architecture: str, where: str) -> None:
+    """Refuse an activation function that sae_lens would replace by a ReLU or by a default, without a word."""
+    name = config.get("activation_fn_str", config.get("activation_fn", architecture))
+    arguments = config.get("activation_fn_kwargs")
+    k = config.get("k", arguments.get("k") if isinstance(arguments, dict) else None)
+    if "topk" in (name, architecture) and k is None:
+        raise InvalidInputError(
+            f"{where} has a topk activation without its number of features: add k to {CONFIG}", code="unsupported-sae"
+        )
+    if name not in (architecture, "relu", "topk"):
+        raise InvalidInputError(
+            f"{where} has the activation function {name!r}, which sae_lens would replace by a ReLU",
+            code="unsupported-sae",
+        )
 
 
 def _load(load: Any, where: str) -> Any:
@@ -143,20 +177,28 @@ def _load(load: Any, where: str) -> Any:
     from safetensors import SafetensorError
 
     try:
-        with warnings.catch_warnings():
-            # It tells how to load the language model, which is not loaded here.
-            warnings.filterwarnings("ignore", message=r"\s*This SAE has non-empty model_from_pretrained_kwargs")
+        with _kwargs_unspoken():
             return load()
     except SafetensorError as error:
         raise InvalidInputError(
-            f"the weights of {where} are truncated or no safetensors file ({error}); fetch them again"
+            f"the weights of {where} are truncated or not a safetensors file ({error}); fetch them again",
+            code="unreadable-weights",
         ) from error
     # Wrong shapes and names come as RuntimeError, a bad configuration as any of the others.
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
         if isinstance(error, SaestoreError):
             raise
-        reason = " ".join(str(error).split())[:300]
-        raise InvalidInputError(f"sae_lens cannot load {where}: {type(error).__name__}: {reason}") from error
+        raise InvalidInputError(
+            f"sae_lens cannot load {where}: {type(error).__name__}: {one_line(error)}", code="invalid-sae"
+        ) from error
+
+
+@contextmanager
+def _kwargs_unspoken() -> Iterator[None]:
+    """Without sae_lens's warning of any model_from_pretrained_kwargs: `_warn_of_training` names those that matter."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"\s*This SAE has non-empty model_from_pretrained_kwargs")
+        yield
 
 
 def _repository(release: str, sae_id: str) -> str:
@@ -166,19 +208,19 @@ def _repository(release: str, sae_id: str) -> str:
     if release in directory:
         ids = directory[release].saes_map
         if sae_id not in ids:
-            raise NotFoundError(f"release {release!r} has no SAE {sae_id!r}; {_nearest(sae_id, ids)}")
+            raise NotFoundError(
+                f"release {release!r} has no SAE {sae_id!r}. {did_you_mean(sae_id, ids)}It has {len(ids):,}, such as "
+                f"{min(ids)}.",
+                code="unknown-sae",
+            )
         return str(directory[release].repo_id)
     if "/" not in release:
         raise NotFoundError(
-            f"sae_lens knows no release {release!r}; {_nearest(release, directory)}; "
-            "a hub repository is given as owner/name:folder"
+            f"sae_lens knows no release {release!r}. {did_you_mean(release, directory)}A hub repository is given "
+            "as owner/name:folder.",
+            code="unknown-sae",
         )
     return release
-
-
-def _nearest(name: str, names: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or sorted(names)[:3]
-    return f"the nearest of {len(names):,} are {', '.join(near)}"
 
 
 def _loaded(lens: ModuleType, module: Any, name: str, info: Mapping[str, Any], where: str) -> LoadedSAE:
@@ -191,36 +233,78 @@ def _loaded(lens: ModuleType, module: Any, name: str, info: Mapping[str, Any], w
     config["architecture"] = architecture
     k = config.get("k")
     if k is not None and not 1 <= k <= cfg.d_sae:
-        raise InvalidInputError(f"{where} says k={k}; want 1 to d_sae={cfg.d_sae:,}")
+        raise InvalidInputError(f"{where} has k={k}; it must be 1 to d_sae={cfg.d_sae:,}", code="invalid-sae")
     notes = cfg.metadata.to_dict()
     facts = {key: config.get(key) for key in ("architecture", "d_in", "d_sae", "k", "dtype")}
     facts |= {key: config[key] for key in ("normalize_activations", "apply_b_dec_to_input")}
     facts |= {key: notes.get(key) for key in ("hook_name", "model_name")}
-    facts |= {"release": None, "sae_id": None, "source": None}
+    facts |= {"release": None, "sae_id": None, "source": None, **_special_training(notes)}
+    _warn_of_training(name, facts)
     training = {key: notes[key] for key in ("prepend_bos", "context_size") if notes.get(key) is not None}
     return LoadedSAE(name, {**facts, **info}, config, module, training)
+
+
+def _special_training(notes: Mapping[str, Any]) -> dict[str, Any]:
+    """How training differed from every token of the raw model, JSON-able; only what did differ."""
+    special: dict[str, Any] = {}
+    processing = {key: value for key, value in (notes.get("model_from_pretrained_kwargs") or {}).items() if value}
+    if processing:
+        special["model_from_pretrained_kwargs"] = json.loads(json.dumps(processing, default=str))
+    if any(bound is not None for bound in notes.get("seqpos_slice") or ()):
+        special["seqpos_slice"] = list(notes["seqpos_slice"])
+    if notes.get("exclude_special_tokens"):
+        special["exclude_special_tokens"] = notes["exclude_special_tokens"]
+    return special
+
+
+def _warn_of_training(name: str, facts: Mapping[str, Any]) -> None:
+    """Warn of facts in the configuration that make activations wrong for ordinary embeddings."""
+    normalize = facts["normalize_activations"]
+    if normalize in _UNFOLDED:
+        warnings.warn(
+            f"the SAE {name} was trained with normalize_activations={normalize!r}, which is not folded into its "
+            "weights: its activations are right only for embeddings that are normalised in the same way. Fold it in "
+            "with sae_lens (fold_activation_norm_scaling_factor) and save the SAE again.",
+            stacklevel=2,
+        )
+    if "model_from_pretrained_kwargs" in facts:
+        warnings.warn(
+            f"the SAE {name} was trained on a model with model_from_pretrained_kwargs="
+            f"{facts['model_from_pretrained_kwargs']}; its activations are right only for embeddings of a model "
+            "processed in the same way, and saestore runs models as they are.",
+            stacklevel=2,
+        )
+    if "seqpos_slice" in facts:
+        warnings.warn(
+            f"the SAE {name} was trained only on tokens at the positions seqpos_slice={facts['seqpos_slice']}; its "
+            "features may mean nothing at others.",
+            stacklevel=2,
+        )
 
 
 def _refuse(architecture: str, where: str) -> None:
     if "transcoder" in architecture:
         raise InvalidInputError(
-            f"{where} is a {architecture}: it reconstructs another layer than the one it reads, so that nothing here "
-            "could check its activations against the embeddings; saestore takes SAEs that reconstruct their own input"
+            f"{where} is a {architecture}, which reconstructs another layer than the one it reads, so that its "
+            "activations cannot be checked against the embeddings; use an SAE that reconstructs its own input",
+            code="unsupported-sae",
         )
     if architecture == "temporal":
         raise InvalidInputError(
             f"{where} is a temporal SAE: its activations depend on the tokens before, and saestore encodes each row by "
-            "itself; take an SAE that encodes single activations"
+            "itself; use an SAE that encodes single rows",
+            code="unsupported-sae",
         )
 
 
 def _for_inference(lens: ModuleType, training: Any) -> Any:
-    """Make of a training SAE what sae_lens would save of it for inference.
+    """Convert a training SAE as sae_lens does it to save one for inference.
 
     The activations of a BatchTopK SAE in training depend on the other rows of the batch; stored ones must not.
     """
     state = {key: tensor.detach().clone() for key, tensor in training.state_dict().items()}
     training.process_state_dict_for_saving_inference(state)
-    sae = lens.SAE.from_dict({**training.cfg.get_inference_sae_cfg_dict(), "device": "cpu"})
+    with _kwargs_unspoken():
+        sae = lens.SAE.from_dict({**training.cfg.get_inference_sae_cfg_dict(), "device": "cpu"})
     sae.load_state_dict(state)
     return sae.to(training.device)

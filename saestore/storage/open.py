@@ -36,7 +36,7 @@ def open_root(location: Any, mode: str) -> zarr.Group:
     location
         A folder, a URL, a zarr store (``MemoryStore``, an icechunk session's ``.store`` …).
     mode
-        ``"r"`` to read; ``"a"`` to read and write, created if it does not exist.
+        ``"r"`` to read; ``"r+"`` to read and write; ``"a"`` to read and write, created if it does not exist.
 
     Raises
     ------
@@ -47,8 +47,8 @@ def open_root(location: Any, mode: str) -> zarr.Group:
     StoreWriteError
         It cannot be created or written.
     """
-    if mode not in ("r", "a"):
-        raise ValueError(f"mode {mode!r}: use 'r' to read or 'a' to write.")
+    if mode not in ("r", "r+", "a"):
+        raise ValueError(f"mode {mode!r}: use 'r' to read, 'r+' or 'a' to write.")
     label = describe(location)
     local = _local_path(location)
     if local is not None:
@@ -57,7 +57,7 @@ def open_root(location: Any, mode: str) -> zarr.Group:
     try:
         root = _open_existing(location, "r" if mode == "r" else "r+", label)
     except (GroupNotFoundError, FileNotFoundError):
-        if mode == "r":
+        if mode != "a":
             raise NotFoundError(
                 f"There is no saestore store at {label}. Build one with `saestore build`, or name another with "
                 "--store PATH or $SAESTORE_PATH."

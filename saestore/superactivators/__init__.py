@@ -1,1 +1,45 @@
-"""All that knows one research pipeline: its file names, data sets, ground truth and unit mappings."""
+"""Everything that knows one research pipeline: its file names, data sets, ground truth and unit mappings.
+
+A layout of `saestore.layouts`, which imports it for a file that nothing else understands. The command line and builds
+by the name of a data set import it too. Nothing else of saestore knows a name or a number of that pipeline.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from saestore.embeddings.base import EmbeddingSource
+
+
+def activation_format(path: Path) -> str | None:
+    """The import format of a file of activations; None where it is not of the pipeline."""
+    from saestore.superactivators.activations import recognise
+
+    return recognise(path)
+
+
+def embeddings_target(path: Path) -> tuple[str, Path] | None:
+    """For a chunk and for a list of chunks: their base name, and the list."""
+    from saestore.superactivators.chunk_lists import list_of
+
+    return list_of(path)
+
+
+def open_embeddings(path: Path) -> EmbeddingSource | None:
+    """The embeddings of a list of chunks; None for other files."""
+    from saestore.superactivators.chunk_lists import open_listed_embeddings
+
+    return open_listed_embeddings(path)
+
+
+def item_pointers(path: Path, n_items: int | None, n_rows: int) -> np.ndarray[Any, Any] | None:
+    """Which rows belong to which text, from a ``.pt`` with token counts."""
+    if path.suffix != ".pt":
+        return None
+    from saestore.superactivators.token_counts import pointers_of_counts
+
+    return pointers_of_counts(path, n_items, n_rows)

@@ -1,34 +1,27 @@
-"""The data sets that are known by name: what they hold, and which SAE they go with. Users add theirs in a file."""
+"""The data sets that are known by name, seven of the pipeline and those of a user's ``saestore.toml``."""
 
 from __future__ import annotations
 
-import difflib
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from pathlib import Path
+from typing import Any
 
-from saestore.errors import InvalidInputError, NotFoundError
-from saestore.superactivators.config import CONFIG, read_config
+from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
 
-__all__ = ["DATASETS", "Dataset", "find_dataset", "known_datasets"]
+__all__ = ["CONFIG", "DATASETS", "Dataset", "find_dataset", "known_datasets", "read_config"]
 
-Modality = Literal["image", "text"]
-
-MODALITIES: tuple[Modality, ...] = ("image", "text")
-SAES: dict[str, str] = {"image": "clip-scope-22", "text": "gemma-scope-9b-34-16k"}
+CONFIG = "saestore.toml"
+SAES = {"image": "clip-scope-22", "text": "gemma-scope-9b-34-16k"}
 SAMPLE_TYPES = {"image": ("patch", "cls"), "text": ("token", "cls")}
-# The files of texts say "patch" where tokens are meant.
-_BASES = {
-    ("image", "patch"): "CLIP_SAE_patch_embeddings_percentthrumodel_92",
-    ("image", "cls"): "CLIP_SAE_cls_embeddings_percentthrumodel_92",
-    ("text", "token"): "Gemma_SAE_patch_embeddings_percentthrumodel_81",
-    ("text", "cls"): "Gemma_SAE_cls_embeddings_percentthrumodel_81",
-}
+_PATHS = ("items", "item_ptr", "ground_truth")
+_KEYS = ("modality", "sae", "patches", "embeddings", *_PATHS)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A collection of images or texts. What is None is found by name, see `saestore.superactivators.search`.
+    """A collection of images or texts. What is None is found by name, see `saestore.superactivators.file_names`.
 
     Attributes
     ----------
@@ -37,19 +30,19 @@ class Dataset:
     modality : "image" or "text"
         What its items are.
     sae : str
-        The SAE that its embeddings are made for: a registered name, or whatever `saestore.sae.load_sae` takes.
+        The SAE that its embeddings are made for: a registered name, or anything that `saestore.sae.load_sae` takes.
     patches : int
         Patches of an image, a square grid.
     embeddings : mapping of str to str
-        Where the embeddings of a sample type lie.
+        Where the embeddings of a sample type are.
     items, item_ptr, ground_truth : str or None
-        Its ``metadata.csv``, what says which samples belong to which item, and the folder of its ground truth.
+        Its ``metadata.csv``, which samples belong to which item, and the folder of its ground truth.
     own : bool
-        Whether the user's file says something of it.
+        Whether it is in the user's file.
     """
 
     name: str
-    modality: Modality
+    modality: str
     sae: str = ""
     patches: int = 256
     embeddings: Mapping[str, str] = field(default_factory=dict)
@@ -63,11 +56,11 @@ class Dataset:
 
     @property
     def sample_types(self) -> tuple[str, ...]:
-        """What its samples can be, the many-per-item kind first."""
+        """The types of its samples, the many-per-item type first."""
         return SAMPLE_TYPES[self.modality]
 
-    def embeddings_base(self, sample_type: str) -> str:
-        """Return the name of its embeddings, without suffix.
+    def check_sample_type(self, sample_type: str) -> None:
+        """Refuse samples that it does not have.
 
         Raises
         ------
@@ -76,9 +69,9 @@ class Dataset:
         """
         if sample_type not in self.sample_types:
             raise InvalidInputError(
-                f"{self.name} has no samples of type {sample_type!r}; allowed are {', '.join(self.sample_types)}"
+                f"{self.name} has no samples of type {sample_type!r}; allowed are {', '.join(self.sample_types)}",
+                code="wrong-sample-type",
             )
-        return _BASES[self.modality, sample_type]
 
 
 DATASETS = (
@@ -93,51 +86,120 @@ DATASETS = (
 
 
 def known_datasets() -> list[Dataset]:
-    """The data sets that saestore knows, then those of ``saestore.toml`` in the current folder.
+    """The seven data sets, then those of ``saestore.toml`` in the current folder.
 
-    A table of that file that is named as a known one changes what it says of it.
+    A table of that file with the name of a known data set changes it.
 
     Raises
     ------
     InvalidInputError
-        The file cannot be read, or says what no data set has; names the key and what is allowed.
+        The file cannot be read, or has a wrong key or value; names it and what is allowed.
     """
-    found = {dataset.name.casefold(): dataset for dataset in DATASETS}
+    datasets = {dataset.name.casefold(): dataset for dataset in DATASETS}
     for name, fields in read_config().items():
-        known = found.get(name.casefold())
+        known = datasets.get(name.casefold())
         modality = fields.pop("modality", known.modality if known else None)
-        if modality not in MODALITIES:
-            said = "has no modality" if modality is None else f"has modality = {modality!r}"
-            raise InvalidInputError(f'{CONFIG}: [datasets.{name}] {said}; allowed are "image" and "text".')
+        if modality not in SAMPLE_TYPES:
+            given = "has no modality" if modality is None else f"has modality = {modality!r}"
+            raise _wrong(f'{CONFIG}: [datasets.{name}] {given}; allowed are "image" and "text".')
         if known is not None and modality != known.modality:
-            raise InvalidInputError(f"{CONFIG}: {known.name} is of {known.modality}s; give yours another name.")
+            raise _wrong(f"{CONFIG}: {known.name} is of {known.modality}s; give yours another name.")
         changed = replace(known or Dataset(name, modality), **fields, own=True)
         for sample_type in changed.embeddings:
             if sample_type not in changed.sample_types:
-                raise InvalidInputError(
+                raise _wrong(
                     f"{CONFIG}: [datasets.{name}] has embeddings of {sample_type!r}; allowed for {modality}s are "
                     f"{', '.join(changed.sample_types)}."
                 )
-        found[name.casefold()] = changed
-    return list(found.values())
+        datasets[name.casefold()] = changed
+    return list(datasets.values())
 
 
 def find_dataset(name: str) -> Dataset:
-    """Return the known data set of that name, in whatever case.
+    """Return the known data set of that name, in upper or lower case.
 
     Raises
     ------
     NotFoundError
         If there is none; names the nearest.
     """
-    folded = {dataset.name.casefold(): dataset for dataset in known_datasets()}
-    found = folded.get(name.casefold())
-    if found is not None:
-        return found
-    near = [folded[each].name for each in difflib.get_close_matches(name.casefold(), folded, cutoff=0.5)]
-    known = ", ".join(dataset.name for dataset in folded.values())
-    nearest = f"nearest: {', '.join(near)}" if near else f"known are {known}"
+    datasets = {dataset.name.casefold(): dataset for dataset in known_datasets()}
+    dataset = datasets.get(name.casefold())
+    if dataset is not None:
+        return dataset
+    near = did_you_mean(name, [each.name for each in datasets.values()])
+    known = near or f"Known are {', '.join(each.name for each in datasets.values())}. "
     raise NotFoundError(
-        f"no known dataset {name!r}; {nearest}. For one of your own give its --embeddings and --sae, or say of it in "
-        f"{CONFIG} where they are"
+        f"no known dataset {name!r}. {known}For a dataset of your own give --embeddings and --sae, or name them in "
+        f"{CONFIG}",
+        code="unknown-dataset",
     )
+
+
+def read_config(path: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Read the tables ``[datasets.<name>]``; none where there is no such file.
+
+    Parameters
+    ----------
+    path
+        By default ``saestore.toml`` in the current folder.
+
+    Returns
+    -------
+    dict
+        The fields of each, with paths relative to the file's folder resolved.
+
+    Raises
+    ------
+    InvalidInputError
+        It is not TOML, or a key or value is not allowed; the message names it.
+    """
+    file = Path(CONFIG) if path is None else path
+    if not file.is_file():
+        return {}
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise _wrong(f"{file} cannot be read as TOML: {error}") from error
+    _check_keys(document, ("datasets",), f"{file}: the file")
+    tables = document.get("datasets", {})
+    if not isinstance(tables, dict):
+        raise _wrong(f"{file}: datasets is not a table; write [datasets.NAME], one for each data set.")
+    return {name: _fields(file, name, table) for name, table in tables.items()}
+
+
+def _fields(file: Path, name: str, table: Any) -> dict[str, Any]:
+    where = f"{file}: [datasets.{name}]"
+    if not isinstance(table, dict):
+        raise _wrong(f"{file}: datasets.{name} is not a table; write [datasets.{name}] above its keys.")
+    if not name.strip() or "/" in name:
+        raise _wrong(f"{file}: {name!r} cannot name a data set; a name is not empty and has no /.")
+    _check_keys(table, _KEYS, where)
+    fields = dict(table)
+    for key, value in table.items():
+        if key == "patches":
+            if type(value) is not int or value < 1:
+                raise _wrong(f"{where} patches = {value!r}; allowed is an integer from 1 up.")
+        elif key == "embeddings":
+            if not isinstance(value, dict) or not all(isinstance(each, str) and each for each in value.values()):
+                raise _wrong(f'{where} embeddings = {value!r}; allowed is a table, as {{ patch = "…", cls = "…" }}.')
+            fields[key] = {sample_type: _resolved(file, each) for sample_type, each in value.items()}
+        elif not isinstance(value, str) or not value:
+            raise _wrong(f"{where} {key} = {value!r}; allowed is a text.")
+        elif key in _PATHS or (key == "sae" and (file.parent / value).exists()):
+            fields[key] = _resolved(file, value)
+    return fields
+
+
+def _resolved(file: Path, path: str) -> str:
+    return path if "://" in path else str(file.parent / Path(path).expanduser())
+
+
+def _check_keys(table: dict[str, Any], allowed: tuple[str, ...], where: str) -> None:
+    for key in table:
+        if key not in allowed:
+            raise _wrong(f"{where} has {key!r}. {did_you_mean(key, allowed)}Allowed are {', '.join(allowed)}.")
+
+
+def _wrong(message: str) -> InvalidInputError:
+    return InvalidInputError(message, code="bad-config")

@@ -1,28 +1,46 @@
-"""What the names of one research pipeline's files say of the SAE, and where it keeps them."""
+"""Where the pipeline keeps its files, and what their names say of the samples and the SAE in them."""
 
 from __future__ import annotations
 
+import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from saestore.errors import InvalidInputError
-from saestore.formats.base import Opened
-from saestore.formats.chunked import find_files
+from saestore.errors import InvalidInputError, NotFoundError
+from saestore.files import split_member
+from saestore.superactivators.chunk_lists import INFO_SUFFIX
+from saestore.superactivators.datasets import Dataset
+from saestore.superactivators.unit_mapping import mapping_name
 
+__all__ = ["PipelineName", "data_roots", "find_embeddings", "find_ground_truth", "find_items", "find_token_counts"]
+
+GRID = 256  # patches of an image: 16 x 16
+SCRATCH = "SAESTORE_SCRATCH"
+# Of the inputs that the pipeline made its files for: the size of an image, or that there are texts.
+SUFFIXES = {"image": "_inputsize_(224, 224).pt", "text": "_inputsize_('text', 'text2').pt"}
+TOKEN_COUNTS = "token_counts" + SUFFIXES["text"]
+
+# The files of texts say "patch" where tokens are meant.
+_BASES = {
+    ("image", "patch"): "CLIP_SAE_patch_embeddings_percentthrumodel_92",
+    ("image", "cls"): "CLIP_SAE_cls_embeddings_percentthrumodel_92",
+    ("text", "token"): "Gemma_SAE_patch_embeddings_percentthrumodel_81",
+    ("text", "cls"): "Gemma_SAE_cls_embeddings_percentthrumodel_81",
+}
 _NAME = re.compile(r"(?P<scope>clipscope|gemmascope)_(?P<type>patch|cls)_(?P<kind>sparse|filtered|dense)")
-
-# The two SAEs of that pipeline.
 _SAES: dict[str, dict[str, Any]] = {
     "clipscope": {"name": "clip-scope-22", "architecture": "topk", "d_sae": 1 << 16, "layer": 22},
     "gemmascope": {"name": "gemma-scope-9b-34-16k", "architecture": "jumprelu", "d_sae": 1 << 14, "layer": 34},
 }
 
+Folder = str | os.PathLike[str] | None
+
 
 @dataclass(frozen=True)
 class PipelineName:
-    """A file's name, read.
+    """The parts of the name of a file of activations.
 
     Attributes
     ----------
@@ -36,7 +54,7 @@ class PipelineName:
 
     @classmethod
     def of(cls, base: str) -> PipelineName | None:
-        """Read the name of a file; None where it is none of that pipeline."""
+        """Read the name of a file; None where it is not a name of that pipeline."""
         match = _NAME.match(base)
         return None if match is None else cls(match["scope"], match["type"], match["kind"])
 
@@ -50,40 +68,126 @@ class PipelineName:
         if (self.sample_type == "cls") != (sample_type == "cls"):
             raise InvalidInputError(
                 f"{path} holds {self.sample_type} samples by its name, and the set is to be of {sample_type} samples; "
-                f"name the set DATASET/{'cls' if self.sample_type == 'cls' else 'patch (or token)'}."
+                f"name the set DATASET/{'cls' if self.sample_type == 'cls' else 'patch (or token)'}.",
+                code="wrong-sample-type",
             )
 
-    def beside(self, path: Path, kind: str) -> Path | None:
-        """The sparse or filtered file (or list of chunks) of the same samples, where that pipeline has it."""
-        name = {"sparse": "SAE_Activations_Sparse", "filtered": "SAE_Activations_Filtered"}[kind]
-        folder = path.parent.parent.parent / name / path.parent.name
-        found = sorted(folder.glob(f"{self.scope}_{self.sample_type}_{kind}*"))
-        whole = [
-            p for p in found if p.name.endswith("_chunks_info.json") or (p.suffix == ".pt" and "_chunk_" not in p.name)
+    def beside(self, path: Path) -> Path | None:
+        """The sparse file (or list of chunks) of the same samples, where the pipeline has it."""
+        folder = path.parent.parent.parent / "SAE_Activations_Sparse" / path.parent.name
+        files = [
+            file
+            for file in folder.glob(f"{self.scope}_{self.sample_type}_sparse*")
+            if file.name.endswith(INFO_SUFFIX) or (file.suffix == ".pt" and "_chunk_" not in file.name)
         ]
-        return whole[0] if len(whole) == 1 else None
+        return files[0] if len(files) == 1 else None
 
     def mapping(self, path: Path) -> Path | None:
         """The unit mapping of a filtered or dense file, None where there is none."""
-        name = f"{self.scope}_{self.sample_type}_filtered_unit_mapping.json"
-        folders = [path.parent, path.parent.parent.parent / "SAE_Activations_Filtered" / path.parent.name]
-        found = [folder / name for folder in folders if (folder / name).is_file()]
-        return found[0] if found else None
+        name = mapping_name(f"{self.scope}_{self.sample_type}_filtered")
+        folders = (path.parent, path.parent.parent.parent / "SAE_Activations_Filtered" / path.parent.name)
+        return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
-def named(opened: Opened, path: Path, sample_type: str) -> Opened:
-    """Add what the file's name says of the SAE to what the file itself says.
+def data_roots(data: Folder = None) -> list[Path]:
+    """Folders with ``Embeddings/``, ``Data/`` and ``GT_Samples/``, in the order in which they are searched.
 
     Raises
     ------
-    InvalidInputError
-        The name says that it holds other samples than `sample_type`.
+    NotFoundError
+        `data` is given and is not a folder.
     """
-    base = path.stem if path.suffix in (".npy", ".safetensors") or path.is_dir() else find_files(path).base
-    name = PipelineName.of(base)
-    if name is None:
-        return opened
-    name.check(sample_type, str(path))
-    width = None if name.kind == "filtered" else int(name.sae["d_sae"])
-    known = {k: v for k, v in name.sae.items() if k != "d_sae"}
-    return replace(opened, n_features=opened.n_features or width, sae={**known, **opened.sae})
+    if data is not None and not Path(data).is_dir():
+        raise NotFoundError(
+            f"no folder {data}; --data (data=) takes the one that holds Data/, GT_Samples/ or Embeddings/",
+            code="no-such-folder",
+        )
+    return [Path(each) for each in (data, os.environ.get(SCRATCH)) if each]
+
+
+def find_embeddings(dataset: Dataset, sample_type: str, data: Folder = None) -> Path | str:
+    """Find the embeddings of a known data set, for `open_embeddings`.
+
+    Parameters
+    ----------
+    dataset, sample_type
+        What to look for.
+    data
+        The folder with ``Embeddings/<dataset>/``; where it does not have them, ``$SAESTORE_SCRATCH``.
+
+    Raises
+    ------
+    NotFoundError
+        If they are not there, or are there twice; names the places it searched.
+    InvalidInputError
+        If the data set has no such samples.
+    """
+    from saestore.embeddings.opening import locate
+
+    dataset.check_sample_type(sample_type)
+    base = _BASES[dataset.modality, sample_type]
+    given = dataset.embeddings.get(sample_type)
+    if given is not None:
+        if "://" not in given:
+            locate(split_member(given)[0])
+        return given
+    roots = data_roots(data)
+    if not roots:
+        raise NotFoundError(
+            f"no embeddings given for {dataset.name}: give --embeddings, or set {SCRATCH} or --data to the folder "
+            f"that holds Embeddings/{dataset.name}/{base}*",
+            code="no-embeddings",
+        )
+    missing = []
+    for root in roots:
+        path = root / "Embeddings" / dataset.name / base
+        try:
+            return locate(path)
+        except NotFoundError as error:
+            missing.append(str(error))
+            if any(path.parent.glob(f"{base}*")):
+                break  # several there: nobody said which, and others elsewhere may be of another build
+    raise NotFoundError(f"{'; '.join(missing)}. Put them there, or give --embeddings", code="no-embeddings")
+
+
+def find_items(dataset: Dataset, data: Folder = None) -> Path:
+    """Find the ``metadata.csv`` of a known data set, for `saestore.tables.as_items`.
+
+    Parameters
+    ----------
+    dataset
+        What to look for.
+    data
+        The folder with ``Data/<dataset>/metadata.csv`` or ``Data/Augmented_<dataset>/metadata.csv``; where it does not
+        have one, ``$SAESTORE_SCRATCH``, then the current folder.
+
+    Raises
+    ------
+    NotFoundError
+        If it is not there; names the places it searched.
+    """
+    if dataset.items is not None:
+        return Path(dataset.items)
+    names = (dataset.name, f"Augmented_{dataset.name}")
+    paths = [root / "Data" / name / "metadata.csv" for root in (*data_roots(data), Path()) for name in names]
+    for path in paths:
+        if path.is_file():
+            return path
+    searched = " nor ".join(map(str, paths))
+    raise NotFoundError(f"no metadata for {dataset.name}: neither {searched} is there; give --items", code="no-items")
+
+
+def find_token_counts(dataset: Dataset, data: Folder = None) -> Path | None:
+    """Find the file with the token counts of each text; None where there is none."""
+    return next((f / TOKEN_COUNTS for f in _truth_folders(dataset, data) if (f / TOKEN_COUNTS).is_file()), None)
+
+
+def find_ground_truth(dataset: Dataset, data: Folder = None) -> Path | None:
+    """Find the folder with the ground truth of items and samples; None where there is none."""
+    if dataset.ground_truth is not None:
+        return Path(dataset.ground_truth)
+    return next((f for f in _truth_folders(dataset, data) if any(f.glob("gt_*_per_concept*.pt"))), None)
+
+
+def _truth_folders(dataset: Dataset, data: Folder) -> list[Path]:
+    return [root / "GT_Samples" / dataset.name for root in (*data_roots(data), Path())]

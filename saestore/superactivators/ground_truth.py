@@ -1,4 +1,4 @@
-"""Ground truth of the research pipeline: which items and samples have a concept, checked before it is believed."""
+"""Ground truth of the research pipeline: which items and samples have a concept, checked before it is used."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from saestore.errors import InvalidInputError, NotFoundError
 from saestore.files import load_pt, nearby
 from saestore.labels.commit import add_labels
 from saestore.labels.label_matrix import LabelMatrix, check_names
-from saestore.superactivators.search import SUFFIXES, TOKEN_COUNTS
+from saestore.superactivators.file_names import SUFFIXES, TOKEN_COUNTS
+from saestore.superactivators.token_counts import token_totals
 from saestore.tables.item_index import ItemIndex
-from saestore.tables.item_pointers import token_totals
 from saestore.tables.items import SPLITS
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
 
-__all__ = ["Expected", "GroundTruth", "expected_of", "give_labels", "read_ground_truth"]
+__all__ = ["Expected", "GroundTruth", "add_ground_truth", "expected_of", "read_ground_truth"]
 
 Array = np.ndarray[Any, Any]
 
@@ -69,18 +69,18 @@ class Expected:
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """Labels as the files give them, every number in range.
+    """Labels of the files, every number in range.
 
     Attributes
     ----------
     folder
-        Where they lie.
+        Where they are.
     labels
         Level (``item``, ``sample``) -> concept -> ascending rows.
     disagreements
-        Where they contradict the metadata or one another: a sentence each.
+        Contradictions to the metadata or among the files: a sentence each.
     caveat
-        What no check can find but whoever uses the labels should know; empty where there is nothing.
+        A warning to users of the labels that no check can replace; empty where there is none.
     """
 
     folder: Path
@@ -89,7 +89,7 @@ class GroundTruth:
     caveat: str = ""
 
     def check(self, advice: str) -> None:
-        """Refuse what contradicts the metadata.
+        """Refuse disagreements.
 
         Raises
         ------
@@ -98,8 +98,11 @@ class GroundTruth:
         """
         if self.disagreements:
             more = len(self.disagreements) - _LISTED
-            said = "; ".join(self.disagreements[:_LISTED]) + (f"; and {more} more" if more > 0 else "")
-            raise InvalidInputError(f"the ground truth in {self.folder} and the metadata disagree: {said}. {advice}")
+            listed = "; ".join(self.disagreements[:_LISTED]) + (f"; and {more} more" if more > 0 else "")
+            raise InvalidInputError(
+                f"the ground truth in {self.folder} and the metadata disagree: {listed}. {advice}",
+                code="ground-truth-disagrees",
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,27 +121,27 @@ def read_ground_truth(folder: str | os.PathLike[str], expected: Expected) -> Gro
     Parameters
     ----------
     folder
-        ``GT_Samples/<dataset>``. Of its files those of images count for patches, those of texts for tokens, and for
-        ``cls`` those of items, whichever there are.
+        ``GT_Samples/<dataset>``. Patches use its files of images, tokens its files of texts, and ``cls`` its files of
+        items, of either kind.
     expected
         What is known of the set.
 
     Returns
     -------
     GroundTruth
-        With what disagrees; nothing is left out of its labels for it.
+        With its disagreements; its labels are complete nevertheless.
 
     Raises
     ------
     NotFoundError
         There is no such folder or no such file in it.
     InvalidInputError
-        A file is damaged; a number is no integer, negative, too large or there twice; splits are missing; or the token
+        A file is damaged; a number is not an integer, negative, too large or repeated; splits are missing; or the token
         counts are of other texts than the set's. The message names file, concept and number.
 
     Notes
     -----
-    Memory: the dictionaries, which are lists of Python integers, and 8 bytes a label.
+    Memory: the dictionaries, which are lists of Python integers, and 8 bytes per label.
     """
     where = Path(folder)
     suffix = _suffix(where, expected.sample_type)
@@ -146,32 +149,36 @@ def read_ground_truth(folder: str | os.PathLike[str], expected: Expected) -> Gro
         _check_counts(where / TOKEN_COUNTS, expected.index)
     files = list(_read(where, suffix, expected))
     labels: dict[str, dict[str, Array]] = {}
-    faults: list[str] = []
+    disagreements: list[str] = []
     for level in ("item", "sample"):
         of_level = [file for file in files if file.level == level]
         if of_level:
-            labels[level] = _joined(of_level, expected, faults)
-    faults += _against_items(labels, expected)
+            labels[level] = _joined(of_level, expected, disagreements)
+    disagreements += _against_items(labels, expected)
     squashed = expected.sample_type == "patch" and bool(labels.get("sample"))
-    return GroundTruth(where, labels, faults, _SQUASHED if squashed else "")
+    return GroundTruth(where, labels, disagreements, _SQUASHED if squashed else "")
 
 
 def _suffix(folder: Path, sample_type: str) -> str:
-    """What the names of the files end in."""
+    """The end of the files' names."""
     if not folder.is_dir():
-        raise NotFoundError(f"no folder {folder} with ground truth; {nearby(folder)}")
+        raise NotFoundError(f"no folder {folder} with ground truth; {nearby(folder)}", code="no-such-folder")
     kinds = {"patch": ("image",), "token": ("text",)}.get(sample_type, ("image", "text"))
-    found = [SUFFIXES[kind] for kind in kinds if any(_names(folder, SUFFIXES[kind], sample_type))]
-    if len(found) == 1:
-        return found[0]
-    wanted = " or ".join(f"gt_samples_per_concept*{SUFFIXES[kind]}" for kind in kinds)
-    if found:
-        raise InvalidInputError(f"{folder} has ground truth of images and of texts; keep one of them there")
-    raise NotFoundError(f"no ground truth in {folder}: it has no {wanted}; {nearby(folder / wanted)}")
+    suffixes = [SUFFIXES[kind] for kind in kinds if any(_names(folder, SUFFIXES[kind], sample_type))]
+    if len(suffixes) == 1:
+        return suffixes[0]
+    if suffixes:
+        raise InvalidInputError(
+            f"{folder} has ground truth of images and of texts; keep one of them there", code="ambiguous-ground-truth"
+        )
+    names = " or ".join(f"gt_samples_per_concept*{SUFFIXES[kind]}" for kind in kinds)
+    raise NotFoundError(
+        f"no ground truth in {folder}: it has no {names}; {nearby(folder / names)}", code="no-ground-truth"
+    )
 
 
 def _names(folder: Path, suffix: str, sample_type: str) -> Iterator[tuple[Path, str, str | None]]:
-    """Files with level and split; for ``cls`` those of items only, whose rows are not those of patches."""
+    """Files with level and split; for ``cls`` only files of items, since its rows are not patches."""
     for path in sorted(folder.iterdir()):
         match = _FILE.fullmatch(path.name.removesuffix(suffix)) if path.name.endswith(suffix) else None
         if match is not None:
@@ -184,10 +191,14 @@ def _read(folder: Path, suffix: str, expected: Expected) -> Iterator[_File]:
     for path, level, split in _names(folder, suffix, expected.sample_type):
         loaded = load_pt(path)
         if not isinstance(loaded, dict):
-            raise InvalidInputError(f"{path} holds a {type(loaded).__name__}; ground truth is concept -> row numbers")
+            raise _wrong(f"{path} holds a {type(loaded).__name__}; ground truth is concept -> row numbers")
         check_names(list(loaded))
         size = expected.size(level)
         yield _File(path, level, split, {name: _rows(path, name, v, level, size) for name, v in loaded.items()})
+
+
+def _wrong(message: str) -> InvalidInputError:
+    return InvalidInputError(message, code="bad-ground-truth")
 
 
 def _rows(path: Path, concept: str, values: Any, level: str, size: int) -> Array:
@@ -196,82 +207,83 @@ def _rows(path: Path, concept: str, values: Any, level: str, size: int) -> Array
     if hasattr(values, "numpy"):
         values = values.numpy()
     if not isinstance(values, list | tuple | np.ndarray):
-        raise InvalidInputError(f"{where} is a {type(values).__name__}; allowed is a list of {level} numbers")
+        raise _wrong(f"{where} is a {type(values).__name__}; allowed is a list of {level} numbers")
     if isinstance(values, np.ndarray):
         whole = values.ndim == 1 and values.dtype.kind in "iu"
-        stranger: Any = f"{values.dtype} of shape {values.shape}"
+        other: Any = f"{values.dtype} of shape {values.shape}"
     else:
-        stranger = next((value for value in values if type(value) is not int), None)
-        whole = stranger is None
+        other = next((value for value in values if type(value) is not int), None)
+        whole = other is None
     if not whole:
-        raise InvalidInputError(f"{where} has {stranger!r}; allowed are {level} numbers, integers from 0 to {size - 1}")
-    wrong = [value for value in (min(values), max(values)) if not 0 <= value < size] if len(values) else []
-    if wrong:
-        raise InvalidInputError(
-            f"{where} has {level} {wrong[0]}; the set has {size:,}, numbered 0 to {size - 1}. It is of other data, or "
-            "of rows counted otherwise"
+        raise _wrong(f"{where} has {other!r}; allowed are {level} numbers, integers from 0 to {size - 1}")
+    outside = [value for value in (min(values), max(values)) if not 0 <= value < size] if len(values) else []
+    if outside:
+        raise _wrong(
+            f"{where} has {level} {outside[0]}; the set has {size:,}, numbered 0 to {size - 1}. It is of other data, "
+            "or of rows counted differently"
         )
     rows, count = np.unique(np.asarray(values, np.int64), return_counts=True)
     if len(rows) < len(values):
-        raise InvalidInputError(f"{where} has {level} {rows[count > 1][0]} {count.max()} times; each may be there once")
+        raise _wrong(f"{where} has {level} {rows[count > 1][0]} {count.max()} times; each may be there once")
     return rows
 
 
 def _check_counts(path: Path, index: ItemIndex) -> None:
-    """Refuse token counts that place the rows in other texts than the set has them in: its ground truth is shifted."""
+    """Refuse token counts that differ from the rows of the set: its ground truth is shifted."""
     if not path.is_file():
         return
     counted, stored = token_totals(path), np.diff(index.pointers())
     if len(counted) != len(stored):
-        raise InvalidInputError(f"{path} counts tokens of {len(counted):,} texts, but the set has {len(stored):,}")
+        raise InvalidInputError(
+            f"{path} counts tokens of {len(counted):,} texts, but the set has {len(stored):,}",
+            code="wrong-token-counts",
+        )
     differ = np.flatnonzero(counted != stored)
     if differ.size:
         text = int(differ[0])
         raise InvalidInputError(
             f"{path} and the set part at text {text}, which counts {counted[text]:,} tokens and has {stored[text]:,} "
             f"rows; {differ.size:,} of {len(stored):,} texts differ. Ground truth numbers rows as the counts do, "
-            "so it is off by that much from there on: correct both for these texts"
+            "so it is off by that much from there on: correct both for these texts",
+            code="wrong-token-counts",
         )
 
 
-def _joined(files: list[_File], expected: Expected, faults: list[str]) -> dict[str, Array]:
-    """Labels of one level from the files of its splits, or from the one of all."""
+def _joined(files: list[_File], expected: Expected, disagreements: list[str]) -> dict[str, Array]:
+    """Labels of one level from the files of its splits, or from the file of all."""
     wholes = [file for file in files if file.split is None]
     parts = [file for file in files if file.split is not None]
     if len(wholes) > 1:
-        raise InvalidInputError(f"{wholes[0].path} and {wholes[1].path.name} say the same; keep one of them")
+        raise _wrong(f"{wholes[0].path} and {wholes[1].path.name} have the same labels; keep one of them")
     for file in parts:
-        faults += _of_other_splits(file, expected)
+        disagreements += _of_other_splits(file, expected)
     joined: dict[str, Array] = {}
     for file in parts:
         for name, rows in file.rows.items():
             before = joined.get(name, np.empty(0, np.int64))
             both = np.intersect1d(before, rows)
             if both.size:
-                faults.append(f"{file.path.name}: {name!r} has {file.level} {both[0]}, which is in another split too")
+                disagreements.append(
+                    f"{file.path.name}: {name!r} has {file.level} {both[0]}, which is in another split too"
+                )
             joined[name] = np.union1d(before, rows)
     if not wholes:
-        _check_all_splits(files, expected)
+        required = set(SPLITS) if expected.split is None else {str(each) for each in np.unique(expected.split)}
+        missing = sorted(required - {str(file.split) for file in files})
+        if missing:  # in those splits the concepts would be taken for absent
+            raise _wrong(
+                f"{files[0].path.parent} has {files[0].path.name} and none for {' and '.join(missing)}: nothing is "
+                "known of those items. Put it there too"
+            )
         return joined
     for name, rows in joined.items():
         apart = np.setxor1d(rows, wholes[0].rows.get(name, np.empty(0, np.int64)))
         if apart.size and len(parts) == len(SPLITS):
-            faults.append(
+            disagreements.append(
                 f"{wholes[0].path.name} and the files of the splits have other {file.level}s for {name!r}: "
                 f"{apart.size:,}, first {apart[0]}"
             )
     return wholes[0].rows
-
-
-def _check_all_splits(files: list[_File], expected: Expected) -> None:
-    """Refuse labels of some splits only: in the others a concept would be taken for absent, which nobody said."""
-    wanted = set(SPLITS) if expected.split is None else {str(each) for each in np.unique(expected.split)}
-    missing = sorted(wanted - {str(file.split) for file in files})
-    if missing:
-        raise InvalidInputError(
-            f"{files[0].path.parent} has {files[0].path.name} and none for {' and '.join(missing)}: nothing is known "
-            "of those items. Put it there too"
-        )
 
 
 def _of_other_splits(file: _File, expected: Expected) -> Iterator[str]:
@@ -279,27 +291,25 @@ def _of_other_splits(file: _File, expected: Expected) -> Iterator[str]:
         return
     for name, rows in file.rows.items():
         items = rows if file.level == "item" else expected.index.locate(rows)[0]
-        strange = items[expected.split[items] != file.split]
-        if strange.size:
-            found = expected.split[strange[0]]
+        others = items[expected.split[items] != file.split]
+        if others.size:
             yield (
-                f"{file.path.name}: {strange.size:,} of {len(rows):,} {file.level}s of {name!r} are of another split, "
-                f"first item {strange[0]}, which is {str(found)!r}"
+                f"{file.path.name}: {others.size:,} of {len(rows):,} {file.level}s of {name!r} are of another split, "
+                f"first item {others[0]}, which is {str(expected.split[others[0]])!r}"
             )
 
 
 def _against_items(labels: Mapping[str, Mapping[str, Array]], expected: Expected) -> Iterator[str]:
-    """What the labels of items in the metadata contradict."""
-    n_items = expected.index.n_items
+    """Contradictions to the labels of items in the metadata."""
     for name, rows in labels.get("item", {}).items():
         if name in expected.concepts:
-            mask = np.zeros(n_items, bool)
+            mask = np.zeros(expected.index.n_items, bool)
             mask[rows] = True
             differ = np.flatnonzero(mask != expected.concepts[name])
             if differ.size:
                 first = int(differ[0])
-                says = ("has it here and not there", "has it there and not here")[int(expected.concepts[name][first])]
-                yield f"{differ.size:,} items differ in {name!r}, first item {first}, which {says}"
+                how = ("has it here and not there", "has it there and not here")[int(expected.concepts[name][first])]
+                yield f"{differ.size:,} items differ in {name!r}, first item {first}, which {how}"
     for name, rows in labels.get("sample", {}).items():
         if name in expected.concepts and rows.size:
             items = expected.index.locate(rows)[0]
@@ -322,39 +332,39 @@ def expected_of(acts: SetReader) -> Expected:
     )
 
 
-def give_labels(acts: SetReader, truth: GroundTruth, *, overwrite: bool = False, keep: bool = False) -> list[str]:
-    """Give a set the labels of the ground truth that it does not have yet.
+def add_ground_truth(acts: SetReader, truth: GroundTruth, *, overwrite: bool = False, keep: bool = False) -> list[str]:
+    """Add the concepts of the ground truth that a set does not have yet.
 
     Parameters
     ----------
     overwrite
-        Replace concepts that are there and say something else.
+        Replace concepts of the set that differ.
     keep
-        Leave these as they are, rather than refuse.
+        Leave these as they are, instead of refusing.
 
     Returns
     -------
     list of str
-        Names of what was given: none where all of it was there.
+        Names of the added concepts: none where the set has them all.
 
     Raises
     ------
     StoreConflictError
-        A concept is there and says something else.
+        The set has a concept that differs.
     """
-    given: dict[str, None] = {}
+    added: dict[str, None] = {}
     for level, size in (("item", acts.n_items), ("sample", acts.shape[0])):
-        there = _stored(acts, level)
-        wanted = {
+        stored = _stored(acts, level)
+        missing = {
             name: rows
             for name, rows in truth.labels.get(level, {}).items()
-            if name not in there or not (keep or np.array_equal(there[name], rows))
+            if name not in stored or not (keep or np.array_equal(stored[name], rows))
         }
-        if wanted:
-            add_labels(acts.root, acts.path, LabelMatrix.of_rows(wanted, size, level), overwrite=overwrite)
+        if missing:
+            add_labels(acts.root, acts.path, LabelMatrix.of_rows(missing, size, level), overwrite=overwrite)
             acts.reopen()
-            given |= dict.fromkeys(wanted)
-    return list(given)
+            added |= dict.fromkeys(missing)
+    return list(added)
 
 
 def _stored(acts: SetReader, level: str) -> dict[str, Array]:

@@ -1,7 +1,7 @@
-"""Which feature each column of a filtered file really is: found by its values, not believed.
+"""Which feature each column of a filtered file really is: found by its values.
 
-The mapping that comes with such files is often wrong: columns were numbered along an unsorted list, and the mapping was
-written from the sorted one. The sparse file that they were made from still has the true ids.
+The mapping beside such files is often wrong: columns were numbered along an unsorted list, and the mapping was written
+from the sorted one. The sparse file that they were made from still has the true ids.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import numpy as np
 
 from saestore.errors import InvalidInputError
 from saestore.files import existing_file
-from saestore.formats.base import Opened, Rows
+from saestore.formats.base import Opened
 from saestore.formats.issues import Issue
 from saestore.kernels import mix64
+from saestore.sparse_rows import SparseRows
 
 Array = np.ndarray[Any, Any]
 
@@ -27,10 +28,15 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class Mapping:
-    """A ``…_unit_mapping.json``: the feature that each column is said to be, and the width before filtering."""
+    """A unit mapping: the feature of each column by that file, and the width before filtering."""
 
     units: Array
     n_original: int
+
+
+def mapping_name(base: str) -> str:
+    """The file name of the unit mapping of the file `base`."""
+    return f"{base}_unit_mapping.json"
 
 
 def read_mapping(path: Path) -> Mapping:
@@ -39,20 +45,24 @@ def read_mapping(path: Path) -> Mapping:
     Raises
     ------
     InvalidInputError
-        It is none, or names a feature twice or beyond the width.
+        It is not one, or names a feature twice or beyond the width.
     """
     try:
-        said = json.loads(existing_file(path).read_text(encoding="utf-8"))
-        places = {int(unit): int(place) for unit, place in said["unit_id_to_new_idx"].items()}
-        n_original = int(said["n_original"])
+        content = json.loads(existing_file(path).read_text(encoding="utf-8"))
+        columns = {int(unit): int(column) for unit, column in content["unit_id_to_new_idx"].items()}
+        n_original = int(content["n_original"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidInputError(
-            f"{path} is no unit mapping ({type(error).__name__}: {error}); it needs unit_id_to_new_idx and n_original"
+            f"{path} is not a unit mapping ({type(error).__name__}: {error}); it needs unit_id_to_new_idx and "
+            "n_original",
+            code="bad-unit-mapping",
         ) from error
-    if sorted(places.values()) != list(range(len(places))) or not all(0 <= u < n_original for u in places):
-        raise InvalidInputError(f"{path} does not give each column one feature below {n_original:,}.")
-    units = np.empty(len(places), np.int64)
-    units[list(places.values())] = list(places)
+    if sorted(columns.values()) != list(range(len(columns))) or not all(0 <= u < n_original for u in columns):
+        raise InvalidInputError(
+            f"{path} does not give each column one feature below {n_original:,}.", code="bad-unit-mapping"
+        )
+    units = np.empty(len(columns), np.int64)
+    units[list(columns.values())] = list(columns)
     return Mapping(units, n_original)
 
 
@@ -81,33 +91,37 @@ def recover_feature_ids(raw: Opened, sparse: Opened, claimed: Mapping | None, *,
     """
     n_features = sparse.n_features or (claimed.n_original if claimed else None)
     if n_features is None or raw.n_features is None:
-        raise InvalidInputError(f"{sparse.path} does not say how many features the SAE has; pass --n-features.")
+        raise InvalidInputError(
+            f"{sparse.path} does not say how many features the SAE has; pass --n-features.", code="unknown-width"
+        )
     if raw.n_rows != sparse.n_rows:
         raise InvalidInputError(
             f"{raw.path} has {raw.n_rows:,} rows and {sparse.path} {sparse.n_rows:,}; give the sparse file that it was "
-            "made from."
+            "made from.",
+            code="wrong-sparse-file",
         )
     columns, features = _Signatures(raw.n_features), _Signatures(n_features)
     columns.add(raw, positive=positive)
     features.add(sparse, positive=positive)
-    said = None if claimed is None or len(claimed.units) != raw.n_features else claimed.units
-    units = _matched(columns, features, said, raw.path)
+    mapped = None if claimed is None or len(claimed.units) != raw.n_features else claimed.units
+    units = _matched(columns, features, mapped, raw.path)
     read = raw.read
 
-    def renamed(start: int, stop: int) -> Rows:
+    def renamed(start: int, stop: int) -> SparseRows:
         rows = read(start, stop)
-        inside = (rows.ids >= 0) & (rows.ids < len(units))
-        # Whatever lies outside stays outside, to be found there.
-        return Rows(rows.indptr, np.where(inside, units[np.where(inside, rows.ids, 0)], n_features), rows.values)
+        inside = (rows.indices >= 0) & (rows.indices < len(units))
+        # Ids that are out of range stay out of range, to be reported.
+        ids = np.where(inside, units[np.where(inside, rows.indices, 0)], n_features)
+        return SparseRows(rows.indptr, ids, rows.data)
 
     dropped = int(features.negative[units[columns.count > 0]].sum()) if positive else 0
     active = columns.count > 0
-    faults = [*raw.faults, _filtered(len(units), n_features), *_mapping_faults(units, active, claimed, said)]
+    issues = [*raw.issues, _filtered(len(units), n_features), *_mapping_issues(units, active, claimed, mapped)]
     if dropped:
-        faults.append(
+        issues.append(
             Issue(
                 "negatives_dropped",
-                "recorded",
+                "info",
                 f"{dropped:,} negative activations of these features are in the sparse file and not here",
                 dropped,
             )
@@ -117,7 +131,7 @@ def recover_feature_ids(raw: Opened, sparse: Opened, claimed: Mapping | None, *,
         n_features=n_features,
         read=renamed,
         files=(*raw.files, *sparse.files),
-        faults=tuple(faults),
+        issues=tuple(issues),
         sae={**sparse.sae, **raw.sae},
         source={**raw.source, "kept_features": int(raw.n_features), "matched_against": sparse.path},
     )
@@ -134,11 +148,12 @@ class _Signatures:
         """Read all rows."""
         for start in range(0, opened.n_rows, opened.step):
             rows = opened.read(start, min(start + opened.step, opened.n_rows))
-            row = np.repeat(np.arange(start, start + len(rows.indptr) - 1), np.diff(rows.indptr))
-            inside = (rows.ids >= 0) & (rows.ids < len(self.count))
-            np.add.at(self.negative, rows.ids[inside & (rows.values < 0)], 1)
-            keep = inside & ((rows.values > 0) if positive else (rows.values != 0))
-            self._add(row[keep].astype(np.uint64), rows.ids[keep], rows.values[keep].astype(np.float64))
+            row = np.repeat(np.arange(start, start + len(rows)), np.diff(rows.indptr))
+            ids, values = rows.indices, rows.data
+            inside = (ids >= 0) & (ids < len(self.count))
+            np.add.at(self.negative, ids[inside & (values < 0)], 1)
+            keep = inside & ((values > 0) if positive else (values != 0))
+            self._add(row[keep].astype(np.uint64), ids[keep], values[keep].astype(np.float64))
 
     def _add(self, row: Array, ids: Array, values: Array) -> None:
         bits = values.view(np.uint64)
@@ -153,12 +168,12 @@ class _Signatures:
         return list(zip(self.count.tolist(), self._sums[0].tolist(), self._sums[1].tolist(), strict=True))
 
 
-def _matched(columns: _Signatures, features: _Signatures, said: Array | None, path: str) -> Array:
-    """The feature of each column; of columns without a value what is said of them, since it changes nothing."""
+def _matched(columns: _Signatures, features: _Signatures, mapped: Array | None, path: str) -> Array:
+    """The feature of each column; of columns without a value the mapped one, since it changes nothing."""
     candidates: dict[tuple[int, int, int], list[int]] = defaultdict(list)
     for feature, key in enumerate(features.keys()):
         candidates[key].append(feature)
-    units = np.full(len(columns.count), -1, np.int64) if said is None else said.copy()
+    units = np.full(len(columns.count), -1, np.int64) if mapped is None else mapped.copy()
     unmatched = []
     for column, key in enumerate(columns.keys()):
         if not key[0]:
@@ -167,14 +182,15 @@ def _matched(columns: _Signatures, features: _Signatures, said: Array | None, pa
         if not fits:
             unmatched.append(column)
             continue
-        claim = -1 if said is None else int(said[column])
+        claim = -1 if mapped is None else int(mapped[column])
         # Features with the same values on the same rows cannot be told apart, and need not be.
         units[column] = fits.pop(fits.index(claim) if claim in fits else 0)
     if unmatched:
         shown = ", ".join(map(str, unmatched[:_NAMED])) + (", …" if len(unmatched) > _NAMED else "")
         raise InvalidInputError(
             f"{len(unmatched)} columns of {path} ({shown}) have values that no feature of the sparse file has; give "
-            "the sparse file that it was made from."
+            "the sparse file that it was made from.",
+            code="wrong-sparse-file",
         )
     return units
 
@@ -182,30 +198,30 @@ def _matched(columns: _Signatures, features: _Signatures, said: Array | None, pa
 def _filtered(n_kept: int, n_features: int) -> Issue:
     return Issue(
         "filtered",
-        "recorded",
-        f"only {n_kept:,} of {n_features:,} features were kept; all others are silent here, whatever they were",
+        "info",
+        f"only {n_kept:,} of {n_features:,} features were kept; all others have no activations here",
         n_features - n_kept,
     )
 
 
-def _mapping_faults(units: Array, active: Array, claimed: Mapping | None, said: Array | None) -> list[Issue]:
+def _mapping_issues(units: Array, active: Array, claimed: Mapping | None, mapped: Array | None) -> list[Issue]:
     """What is wrong in the mapping, of columns that have values."""
     if claimed is None:
-        return [Issue("no_unit_mapping", "corrected", "no unit mapping was found; features found by their values")]
-    if said is None:
+        return [Issue("no_unit_mapping", "fixed", "no unit mapping was found; features found by their values")]
+    if mapped is None:
         message = f"the unit mapping names {len(claimed.units):,} columns, there are {len(units):,}"
-        return [Issue("wrong_unit_mapping", "corrected", f"{message}; features found by their values", len(units))]
-    wrong = np.flatnonzero(active & (units != said))
+        return [Issue("wrong_unit_mapping", "fixed", f"{message}; features found by their values", len(units))]
+    wrong = np.flatnonzero(active & (units != mapped))
     if not len(wrong):
         return []
     j = int(wrong[0])
     return [
         Issue(
             "wrong_unit_mapping",
-            "corrected",
+            "fixed",
             f"the unit mapping is wrong for {len(wrong):,} of {int(active.sum()):,} columns that have values: column "
-            f"{j} is feature {units[j]}, not {said[j]}; corrected by their values",
+            f"{j} is feature {units[j]}, not {mapped[j]}; corrected by their values",
             len(wrong),
-            {"columns": [[int(c), int(said[c]), int(units[c])] for c in wrong]},
+            {"columns": [[int(c), int(mapped[c]), int(units[c])] for c in wrong]},
         )
     ]

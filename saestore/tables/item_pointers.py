@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
+from saestore import layouts
 from saestore.errors import InvalidInputError
-from saestore.files import load_npy, load_npz, load_pt, split_member
+from saestore.files import load_array
 
 __all__ = ["item_pointers", "token_spans"]
-
-# The embedding step cuts a text here, the token counts do not.
-_TOKEN_LIMIT = 512
 
 
 def item_pointers(
@@ -28,7 +26,7 @@ def item_pointers(
     spec
         None: rows are shared evenly among the items (patches), or, without `n_items`, each row is an item. An int: so
         many rows each. A sequence: the pointers themselves. A path: ``file.npy``, ``file.npz:name`` (the name may be
-        left out where the file has one 1-D array), or a ``.pt`` with a list of token counts per word for each text.
+        left out where the file has one 1-D array), or a file that a layout knows (see `saestore.layouts`).
     n_items
         Number of items, or None where only `spec` says it.
     n_rows
@@ -50,23 +48,16 @@ def item_pointers(
     if isinstance(spec, (int, np.integer)) and not isinstance(spec, bool):
         return _rows_each(int(spec), n_items, n_rows)
     if isinstance(spec, (str, os.PathLike)):
-        where, values = _read_array(spec, ndim=1)
-        if isinstance(values, list):
-            return _from_counts(where, values, n_items, n_rows)
+        array = load_array(spec, 1)
+        if array is None:
+            of_layout: np.ndarray | None = layouts.ask("item_pointers", Path(spec), n_items, n_rows)
+            if of_layout is None:
+                raise _unknown_suffix(spec, "or the .pt of token counts of a known pipeline")
+            return of_layout
+        where, values = array
     else:
         where, values = "item_ptr", np.asarray(spec)
     return _checked_pointers(where, values, n_items, n_rows)
-
-
-def token_totals(path: str | os.PathLike[str]) -> np.ndarray:
-    """Number of tokens that a ``token_counts….pt`` says each text has, int64 (n_texts,).
-
-    Raises
-    ------
-    NotFoundError, InvalidInputError
-        There is no such file, or it holds something else; the message names the text.
-    """
-    return _totals(str(path), _loaded_counts(path))
 
 
 def token_spans(spec: str | os.PathLike[str] | np.ndarray, n_rows: int) -> np.ndarray:
@@ -90,10 +81,16 @@ def token_spans(spec: str | os.PathLike[str] | np.ndarray, n_rows: int) -> np.nd
     InvalidInputError
         If shape or dtype is another, or a span is negative or stops before it starts (its row is named).
     """
-    where, values = _read_array(spec, ndim=2) if isinstance(spec, (str, os.PathLike)) else ("spans", np.asarray(spec))
-    if isinstance(values, list) or values.dtype.kind not in "iu" or values.shape != (n_rows, 2):
-        got = "a list" if isinstance(values, list) else f"{values.dtype} {values.shape}"
-        raise InvalidInputError(f"{where} is {got}; token spans are integers of shape ({n_rows}, 2), one row a token")
+    where, values = "spans", np.asarray(spec)
+    if isinstance(spec, (str, os.PathLike)):
+        array = load_array(spec, 2)
+        if array is None:
+            raise _unknown_suffix(spec)
+        where, values = array
+    if values.dtype.kind not in "iu" or values.shape != (n_rows, 2):
+        raise InvalidInputError(
+            f"{where} is {values.dtype} {values.shape}; token spans are integers of shape ({n_rows}, 2), one per token"
+        )
     start, stop = values[:, 0], values[:, 1]
     wrong = np.flatnonzero((start < 0) | (stop < start) | (stop > np.iinfo(np.int32).max))
     if wrong.size:
@@ -104,23 +101,9 @@ def token_spans(spec: str | os.PathLike[str] | np.ndarray, n_rows: int) -> np.nd
     return values.astype(np.int32)
 
 
-def _read_array(spec: str | os.PathLike[str], ndim: int) -> tuple[str, np.ndarray | list[Any]]:
-    path, name = split_member(spec)
-    if path.suffix == ".npz":
-        return load_npz(path, name, ndim)
-    if path.suffix == ".npy":
-        return str(path), load_npy(path)
-    if path.suffix == ".pt" and ndim == 1:
-        return str(path), _loaded_counts(path)
-    known = ".npy, .npz (as file.npz:name)" + (" and .pt with token counts" if ndim == 1 else "")
-    raise InvalidInputError(f"{path} has the suffix {path.suffix!r}; known are {known}")
-
-
-def _loaded_counts(path: str | os.PathLike[str]) -> list[Any]:
-    counts = load_pt(path)
-    if not isinstance(counts, list):
-        raise InvalidInputError(f"{path} holds a {type(counts).__name__}; token counts are a list of lists of int")
-    return counts
+def _unknown_suffix(path: str | os.PathLike[str], more: str = "") -> InvalidInputError:
+    known = ".npy and .npz (as file.npz:name)" + (f", {more}" if more else "")
+    return InvalidInputError(f"{path} has the suffix {Path(path).suffix!r}; known are {known}", code="unknown-format")
 
 
 def _even(n_items: int, n_rows: int) -> np.ndarray:
@@ -176,47 +159,3 @@ def _checked_pointers(where: str, values: np.ndarray, n_items: int | None, n_row
             f"{where} ends at {pointers[-1]:,}, but the embeddings have {n_rows:,} rows; both must be equal"
         )
     return pointers
-
-
-def _from_counts(where: str, counts: list[Any], n_items: int | None, n_rows: int) -> np.ndarray:
-    totals = _totals(where, counts)
-    if n_items is not None and len(counts) != n_items:
-        raise InvalidInputError(f"{where} counts tokens of {len(counts):,} texts, but there are {n_items:,} items")
-    pointers = np.concatenate([np.zeros(1, np.int64), np.cumsum(totals)])
-    if pointers[-1] != n_rows:
-        raise InvalidInputError(
-            f"{where} counts {pointers[-1]:,} tokens, but the embeddings have {n_rows:,} rows; "
-            f"{_culprit(totals, n_rows)}. Give the true pointers with --item-ptr file.npy"
-        )
-    return pointers
-
-
-def _totals(where: str, counts: list[Any]) -> np.ndarray:
-    totals = np.zeros(len(counts), dtype=np.int64)
-    for text, words in enumerate(counts):
-        if not isinstance(words, list) or not all(type(count) is int and count >= 0 for count in words):
-            raise InvalidInputError(f"{where}: text {text} is no list of token counts (ints from 0 up, one per word)")
-        totals[text] = sum(words)
-    return totals
-
-
-def _culprit(totals: np.ndarray, n_rows: int) -> str:
-    """Say which text is off, as far as the counts alone can tell."""
-    long = np.flatnonzero(totals > _TOKEN_LIMIT)
-    if long.size:
-        others = ", ".join(f"{text} ({totals[text]:,})" for text in long[1:6])
-        also = f", so do {others}{' and more' if long.size > 6 else ''}" if others else ""
-        cut = np.minimum(totals, _TOKEN_LIMIT).sum()
-        fits = "just what there is" if cut == n_rows else "so another text is off as well"
-        return (
-            f"text {long[0]} likely: it counts {totals[long[0]]:,} tokens{also}, and embedding cuts texts at "
-            f"{_TOKEN_LIMIT}; cut there, they would be {cut:,}, {fits}"
-        )
-    if totals.sum() > n_rows:
-        ends = np.cumsum(totals)
-        past = int(np.flatnonzero(ends > n_rows)[0])
-        return (
-            f"they run past the last row at text {past}; a token that touches two words is counted twice, "
-            f"in that text or one before it"
-        )
-    return "rows are left over after the last text"

@@ -12,10 +12,10 @@ import scipy.sparse as sp
 
 import saestore
 from saestore.format import SetAttributes
-from saestore.store import start_set
 from saestore.tables import as_items
 from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter
+from saestore.writing.pipeline import start_set
 
 HERE = Path(__file__).parent
 

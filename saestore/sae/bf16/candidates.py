@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from saestore.sae.bf16.error_bounds import RowBounds, as_bfloat16, prepare
-from saestore.sae.forward import Above, Affine, Entries, TopK, places
+from saestore.sae.forward import AboveThreshold, Affine, Entries, TopK, true_indices
 
 # Features that one maximum stands for.
 BLOCK = 32
@@ -57,7 +57,7 @@ class Counts:
     rows_fallback: int = 0
     candidates: int = 0
 
-    def pay(self, d_sae: int) -> bool:
+    def is_profitable(self, d_sae: int) -> bool:
         """Whether few enough rows fell back, and few enough candidates were computed for the others."""
         few = self.candidates * _PAYING_CANDIDATES <= self.rows * d_sae
         return few and self.rows_fallback * _MOST_FALLBACK <= max(self.rows, _FIRST_ROWS)
@@ -75,12 +75,12 @@ class CandidateFilter:
         The steps of the SAE. Its weights are float32, its features a multiple of 32.
     """
 
-    def __init__(self, affine: Affine, select: TopK | Above) -> None:
+    def __init__(self, affine: Affine, select: TopK | AboveThreshold) -> None:
         self.affine, self.select = affine, select
         self.d_in, self.d_sae = affine.weight.shape
         self.counts = Counts()
         self._columns = affine.weight.T.contiguous()
-        threshold = select.threshold if isinstance(select, Above) else None
+        threshold = select.threshold if isinstance(select, AboveThreshold) else None
         self._weight, self.bounds = prepare(self._columns, affine.bias, affine.scale, threshold)
         # The features of a block are those with the same remainder, so that maxima are taken along whole rows.
         blocks = torch.stack([self.bounds.norm, self.bounds.lost, self.bounds.offset]).view(3, BLOCK, -1)
@@ -177,11 +177,11 @@ class CandidateFilter:
         floor = self._floor(maxima - error)
         keys = [torch.zeros(0, dtype=torch.int64, device=proposed.device)]
         # Not `>=`, so that where there is a NaN all are candidates.
-        for part in torch.split(places((maxima + error < floor).logical_not_()), _BLOCKS_AT_ONCE):
+        for part in torch.split(true_indices((maxima + error < floor).logical_not_()), _BLOCKS_AT_ONCE):
             row, block = part // m, part % m
             values = blocks[row, :, block].float()
             error = rows[row].error(values, *self._in_block[:, block])
-            hit = places((values + error < floor[row]).logical_not_())
+            hit = true_indices((values + error < floor[row]).logical_not_())
             pair = hit // BLOCK
             keys.append(row[pair] * self.d_sae + hit % BLOCK * m + block[pair])
         key = torch.cat(keys).sort().values
@@ -192,7 +192,7 @@ class CandidateFilter:
 
     def _floor(self, lower: torch.Tensor) -> torch.Tensor:
         """What the float32 value of each selected feature of a row reaches, (n, 1), from lower bounds of maxima."""
-        if isinstance(self.select, Above):
+        if isinstance(self.select, AboveThreshold):
             return lower.new_zeros(len(lower), 1)
         if lower.shape[1] < self.select.k:
             floor = lower.new_full((len(lower), 1), -torch.inf)
@@ -204,7 +204,7 @@ class CandidateFilter:
     def _selected(self, keys: torch.Tensor, scores: torch.Tensor, n: int) -> tuple[_Found, torch.Tensor]:
         """What is selected among candidates, and the rows where that takes the whole row to say."""
         row, feature = keys // self.d_sae, keys % self.d_sae
-        if isinstance(self.select, Above):
+        if isinstance(self.select, AboveThreshold):
             keep = self.select.keep(scores, feature)
             return (row[keep], feature[keep], scores[keep]), torch.zeros(n, dtype=torch.bool, device=keys.device)
         counts, k = torch.bincount(row, minlength=n), self.select.k

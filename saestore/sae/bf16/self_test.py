@@ -1,8 +1,8 @@
-"""When `saestore.sae.bf16.candidates` can be used, when it pays, and whether the device keeps what it relies on.
+"""Which SAEs can use `saestore.sae.bf16.candidates`, for which it is quicker, and whether the device is fit for it.
 
-Three things are assumed, for no library promises them: that a bfloat16 product adds up in float32; that the float32
-product is one (a setting may let it use fewer bits); and that each of its elements is computed by the same steps
-whatever part of the rows and features is asked for, as long as these are multiples of 16. `fault` tries all three.
+Candidates rely on three things that no library promises: a bfloat16 product adds up in float32; a float32 product
+uses all bits (a setting may let it use fewer); and each of its elements is computed by the same steps for every part
+of the rows and features, as long as their numbers are multiples of 16. `find_violation` tests all three.
 """
 
 from __future__ import annotations
@@ -13,25 +13,21 @@ import torch
 
 from saestore.sae.bf16.candidates import BLOCK, MULTIPLE, CandidateFilter
 from saestore.sae.bf16.error_bounds import accumulation_error, float32_error, rounding_error
-from saestore.sae.forward import Above, Forward, TopK
+from saestore.sae.forward import AboveThreshold, Forward, TopK
 
-# Enough to meet every part that a product is cut into, by threads and by the caches.
+# Enough to meet every part into which threads and caches cut a product.
 _SAMPLED = 64
 _MOST_ROWS = 512
-# By which parts of the product grow that are compared with the whole: no multiple of 16, nor of a vector's length.
+# The parts of the product that are compared with the whole grow by this: not a multiple of 16 or of a vector's length.
 _STEP = 47
-# By which parts of the product grow that are compared with the whole: no multiple of 16, nor of a vector's length.
-_STEP = 47
-# Ampere: the first GPUs whose tensor cores take bfloat16.
-_FIRST_WITH_BFLOAT16 = (8, 0)
 
-# Measured: what the rest costs is won back from this size of the product on, and so many features for each one sought.
+# Measured: the least product, and features per selected one, that win back the cost of the other steps.
 _MIN_D_IN, _MIN_D_SAE, _MIN_FEATURES_PER_K = 768, 1 << 14, 256
 
 
-def unsuited(forward: Forward) -> str | None:
-    """Say why candidates cannot be had of an SAE, or None."""
-    if forward.affine is None or not isinstance(forward.select, TopK | Above):
+def unsupported_reason(forward: Forward) -> str | None:
+    """The reason why an SAE cannot be encoded with candidates, or None."""
+    if forward.affine is None or not isinstance(forward.select, TopK | AboveThreshold):
         return "its pre-activations are not one matrix product"
     if isinstance(forward.select, TopK) and forward.select.by_magnitude:
         return "it selects by magnitude"
@@ -43,13 +39,13 @@ def unsuited(forward: Forward) -> str | None:
     return None
 
 
-def pays(forward: Forward) -> bool:
-    """Whether candidates are likely to be quicker than the float32 product, by SAE and device alone.
+def is_profitable(forward: Forward) -> bool:
+    """Whether candidates are likely to be quicker than the float32 product, judged by SAE and device alone.
 
-    On a GPU they are not taken to be: a library that chooses another way to add for every size of a product, as theirs
-    may, would not be caught by `fault`.
+    Always False on a GPU: its libraries may add in another order for each size of a product, which `find_violation`
+    does not find.
     """
-    if unsuited(forward) is not None or forward.affine is None:
+    if unsupported_reason(forward) is not None or forward.affine is None:
         return False
     weight, k = forward.affine.weight, forward.select.k if isinstance(forward.select, TopK) else 1
     if weight.shape[0] < _MIN_D_IN or weight.shape[1] < max(_MIN_D_SAE, _MIN_FEATURES_PER_K * k):
@@ -59,8 +55,8 @@ def pays(forward: Forward) -> bool:
     return weight.device.type == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
-def fault(candidates: CandidateFilter, buffer: torch.Tensor) -> str | None:
-    """Say what is not as assumed, or None. Costs about two float32 products of 512 rows.
+def find_violation(candidates: CandidateFilter, buffer: torch.Tensor) -> str | None:
+    """The assumption that the device violates, or None. Costs about two float32 products of 512 rows.
 
     Parameters
     ----------
@@ -103,7 +99,7 @@ def _same_bits(candidates: CandidateFilter, x: torch.Tensor, product: torch.Tens
 
 
 def _rows(n: int, columns: torch.Tensor) -> torch.Tensor:
-    """Embeddings (n, d_in) that rounding does not spare: random ones, ones of all sizes, and ones that cancel."""
+    """Embeddings (n, d_in) on which rounding shows: random ones, some of very different sizes, and some that cancel."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(n, columns.shape[1], generator=generator)
     sizes = torch.rand(x.shape, generator=generator).mul_(16).sub_(8).exp2_()

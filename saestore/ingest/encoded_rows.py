@@ -1,0 +1,157 @@
+"""Embeddings through an SAE, as a row source: read ahead, checked, encoded batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+
+from saestore.embeddings.base import EmbeddingSource
+from saestore.errors import InvalidInputError
+from saestore.sae.encode import Encoder, TruncationStats, reduce_batch
+from saestore.sparse_rows import Advance, SparseRows
+
+__all__ = ["EncodedRows", "add_dropped"]
+
+_CHECK_BYTES = 64 << 20
+
+
+class EncodedRows:
+    """A `RowSource`: the activations that an SAE gives to embeddings.
+
+    Parameters
+    ----------
+    source
+        The embeddings.
+    encoder
+        Encodes them.
+    dtype, top_k
+        Of the activations; how many each row keeps, None for all.
+    record
+        Where the embeddings come from, besides what every source of embeddings records.
+
+    Attributes
+    ----------
+    dropped
+        What `top_k` and `dtype` took away from the rows of the last `read`.
+    """
+
+    def __init__(
+        self, source: EmbeddingSource, encoder: Encoder, dtype: str, top_k: int | None, record: Mapping[str, Any]
+    ) -> None:
+        self.source, self.encoder = source, encoder
+        self._dtype, self._top_k, self._record = np.dtype(dtype), top_k, record
+        self.dropped = TruncationStats()
+
+    @property
+    def n_rows(self) -> int:
+        """Number of embeddings."""
+        return self.source.n_rows
+
+    @property
+    def n_features(self) -> int:
+        """Width of the SAE."""
+        return self.encoder.d_sae
+
+    def fingerprint(self, n_rows: int | None = None) -> str:
+        """Digest of the first `n_rows` embeddings, by default of all."""
+        return self.source.fingerprint(n_rows)
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the embeddings come from."""
+        source = self.source
+        shape = {"n_rows": source.n_rows, "d_in": source.d_in, "dtype": source.dtype}
+        return {**self._record, "path": source.path, "layout": source.layout, **shape}
+
+    def check(self, first: int, advance: Advance) -> None:
+        """Read the embeddings from row `first` on and refuse NaN and infinity.
+
+        Reading costs a hundredth of encoding. Memory: 64 MiB of embeddings.
+
+        Raises
+        ------
+        InvalidInputError
+            Names the first such row.
+        """
+        source = self.source
+        step = max(1, _CHECK_BYTES // (4 * source.d_in))
+        for start in range(first, source.n_rows, step):
+            block = source.read(start, min(start + step, source.n_rows))
+            # One finite sum shows a block to be finite. Another sum may have overflowed: then each value is looked at.
+            if not torch.isfinite(block.sum(dtype=torch.promote_types(block.dtype, torch.float32))):
+                finite = torch.isfinite(block).all(dim=1)
+                if not finite.all():
+                    row = int(torch.argmin(finite.to(torch.uint8)))
+                    bad = block[row][~torch.isfinite(block[row])][0].item()
+                    raise InvalidInputError(
+                        f"row {start + row:,} of {source.path} holds {bad}; embeddings must be finite. Nothing was "
+                        "written.",
+                        code="not-finite",
+                    )
+            advance(len(block), 0)
+
+    def read(self, start: int, stop: int, advance: Advance | None = None) -> SparseRows:
+        """Encode rows `start` to `stop`; batches begin at `start`, so that a segment has the same ones in every build.
+
+        Memory: one dense batch of pre-activations (128 MiB), two batches of embeddings, and the rows.
+        """
+        step = self.encoder.batch_rows
+        spans = [(first, min(first + step, stop)) for first in range(start, stop, step)]
+        parts: list[SparseRows] = []
+        self.dropped = TruncationStats()
+        for (first, _), block in _read_ahead(self.source.read, spans):
+            batch = self._encode(block, first)
+            parts.append(batch)
+            if advance is not None:
+                advance(len(block), batch.nnz)
+        return parts[0] if len(parts) == 1 else SparseRows.concat(parts)
+
+    def measure(self, first: int) -> tuple[int, float, float]:
+        """Rows, mean number of active features and explained variance of the batch from row `first` on."""
+        count = min(self.encoder.batch_rows, self.n_rows - first)
+        block = self.source.read(first, first + count)
+        batch = self.encoder.encode(block)
+        return count, batch.nnz / count, self.encoder.explained_variance(block, batch)
+
+    def _encode(self, block: Any, first: int) -> SparseRows:
+        batch = self.encoder.encode(block, first)
+        if self._top_k is None and batch.data.dtype == self._dtype:
+            return batch
+        batch, dropped = reduce_batch(batch, self._top_k, self._dtype.name, first)
+        self.dropped += dropped
+        return batch
+
+
+def _read_ahead(
+    read: Callable[[int, int], Any], spans: Sequence[tuple[int, int]]
+) -> Iterator[tuple[tuple[int, int], Any]]:
+    """Every span with the result of `read`; the next span is read while the caller works on this one."""
+    with ThreadPoolExecutor(1) as reader:
+        ahead: Future[Any] = reader.submit(read, *spans[0])
+        for index, span in enumerate(spans):
+            block = ahead.result()
+            if index + 1 < len(spans):
+                ahead = reader.submit(read, *spans[index + 1])
+            yield span, block
+
+
+def add_dropped(record: Mapping[str, Any], dropped: TruncationStats) -> dict[str, Any]:
+    """The record of what was dropped so far, with another segment's added."""
+    before = TruncationStats(
+        record.get("n_dropped", 0),
+        record.get("sum_dropped", 0.0),
+        record.get("sum_total", 0.0),
+        record.get("max_relative_error", 0.0),
+    )
+    both = before + dropped
+    return {
+        **record,
+        "n_dropped": both.n_dropped,
+        "sum_dropped": both.sum_dropped,
+        "sum_total": both.sum_total,
+        "share_of_sum": both.sum_dropped / both.sum_total if both.sum_total else 0.0,
+        "max_relative_error": both.max_rel_error,
+    }

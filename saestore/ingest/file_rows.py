@@ -1,0 +1,121 @@
+"""A foreign file as a row source: every row is cleaned on the way, and its faults are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from saestore.errors import InvalidInputError
+from saestore.formats.base import Opened, clean, fingerprint
+from saestore.formats.issues import Issue, IssueCollector, refusal
+from saestore.sparse_rows import Advance, SparseRows
+
+__all__ = ["FileRows"]
+
+
+@dataclass
+class FileRows:
+    """A `RowSource` over a file that another program wrote.
+
+    Attributes
+    ----------
+    opened
+        The file.
+    n_features
+        Width of the SAE.
+    faults
+        Known before a row was read.
+    reported, density
+        The faults and the activations per row that the last `check` found.
+    """
+
+    opened: Opened
+    n_features: int
+    faults: Sequence[Issue]
+    reported: Sequence[Issue] = ()
+    density: float = 0.0
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return self.opened.n_rows
+
+    @cached_property
+    def _collector(self) -> IssueCollector:
+        """Counts the faults of all rows that `read` gave."""
+        return self._new_collector()
+
+    def _new_collector(self) -> IssueCollector:
+        opened = self.opened
+        return IssueCollector(self.n_features, opened.row_capacity, sum_duplicates=opened.sum_duplicates)
+
+    def check(self, first: int, advance: Advance) -> IssueCollector:
+        """Read the rows from `first` on and report their faults; none is refused yet."""
+        collector = self._new_collector()
+        for start in range(first, self.n_rows, self.opened.step):
+            rows = self._block(start, min(start + self.opened.step, self.n_rows), collector)
+            advance(len(rows), rows.nnz)
+        self.reported, self.density = self._faults(collector), collector.nnz / max(1, collector.n_rows)
+        return collector
+
+    def read(self, start: int, stop: int, advance: Advance | None = None) -> SparseRows:
+        """Rows `start` to `stop`.
+
+        Raises
+        ------
+        InvalidInputError
+            They have faults that `check` did not find.
+        """
+        parts = []
+        for first in range(start, stop, self.opened.step):
+            parts.append(self._block(first, min(first + self.opened.step, stop), self._collector))
+            if advance is not None:
+                advance(len(parts[-1]), parts[-1].nnz)
+        if refusal(self._faults(self._collector)) is not None:
+            raise InvalidInputError(
+                f"{self.opened.path} changed during the import: it has new faults.", code="changed-file"
+            )
+        return parts[0] if len(parts) == 1 else SparseRows.concat(parts)
+
+    def fingerprint(self, n_rows: int | None = None) -> str:
+        """Digest of the files; they cannot tell their first rows from the others."""
+        if n_rows not in (None, self.n_rows):
+            raise ValueError("a file has a fingerprint of all its rows only")
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return fingerprint(self.opened.files)
+
+    def provenance(self) -> dict[str, Any]:
+        """Which file it is, and its faults."""
+        opened = self.opened
+        return {
+            "kind": "import",
+            "format": opened.format,
+            "path": opened.path,
+            **opened.source,
+            "n_rows": opened.n_rows,
+            "dtype": opened.dtype,
+            "faults": [fault.to_json(details=False) for fault in self.reported],
+        }
+
+    def _block(self, start: int, stop: int, collector: IssueCollector) -> SparseRows:
+        opened = self.opened
+        return clean(opened.read(start, stop), start, collector, opened.dtype)
+
+    def _faults(self, collector: IssueCollector) -> list[Issue]:
+        return [*self.faults, *collector.issues(), *_cut_off(self.opened, collector)]
+
+
+def _cut_off(opened: Opened, collector: IssueCollector) -> list[Issue]:
+    """Rows that fill all places are cut off, unless the SAE itself gives this many activations to every row."""
+    k, full, known = opened.row_capacity, collector.n_full, opened.sae.get("architecture", "unknown")
+    if k is None or not full or known == "topk" or (known == "unknown" and full == collector.n_rows):
+        return []
+    message = f"{full:,} of {collector.n_rows:,} rows fill all {k} places: further activations of the SAE are lost"
+    message += ", unless it is a TopK SAE" if known == "unknown" else ""
+    message += f"; {opened.when_full}" if opened.when_full else ""
+    return [Issue("cut_to_k", "info", message, full)]

@@ -1,0 +1,146 @@
+"""The arguments of `build` and `import_activations`, and what can be refused before anything is opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from saestore.errors import InvalidInputError
+from saestore.format import split_set_path
+from saestore.vocabulary import BUILD_DTYPES, SAMPLE_TYPES
+from saestore.writing.pipeline import check_storage_options
+
+__all__ = ["BuildOptions", "ImportOptions", "default_item_ptr"]
+
+_OF_MODELS = ("model", "layer", "batch_size", "max_tokens", "skip_bad")
+_OF_EMBEDDINGS = ("embeddings", "item_ptr", "token_spans")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """The arguments of `saestore.build`; None where the caller gave nothing."""
+
+    dataset: str
+    sample_type: str | None = None
+    embeddings: Any = None
+    sae: Any = None
+    items: Any = None
+    item_ptr: Any = None
+    token_spans: Any = None
+    images: Any = None
+    texts: Any = None
+    model: Any = None
+    layer: int | None = None
+    model_dtype: str = "float32"
+    batch_size: int | None = None
+    max_tokens: int | None = None
+    skip_bad: bool = False
+    device: str = "cpu"
+    dtype: str | None = None
+    top_k: int | None = None
+    segment_rows: int | None = None
+    codec: str = "pcodec"
+    matmul_precision: str = "auto"
+    data: str | None = None
+    ground_truth: str | bool | None = None
+
+    @property
+    def runs_model(self) -> bool:
+        """Whether images or texts are given rather than embeddings."""
+        return self.images is not None or self.texts is not None
+
+    def check(self) -> None:
+        """Refuse what no input could make right.
+
+        Raises
+        ------
+        InvalidInputError
+            Names the argument, the given value and what is allowed.
+        """
+        from saestore.sae.encode import usable_device
+
+        if self.sample_type is not None and self.sample_type not in SAMPLE_TYPES:
+            raise InvalidInputError(
+                f"sample_type {self.sample_type!r}: use one of {', '.join(SAMPLE_TYPES)}.", code="unknown-sample-type"
+            )
+        if self.dtype is not None and self.dtype not in BUILD_DTYPES:
+            raise InvalidInputError(f"dtype {self.dtype!r}: use float32 (lossless) or float16.", code="unknown-dtype")
+        if self.top_k is not None and self.top_k < 1:
+            raise InvalidInputError(f"top_k {self.top_k}: keep at least 1 activation per sample.", code="bad-top-k")
+        check_storage_options(self.codec, self.segment_rows)
+        self._check_inputs()
+        usable_device(self.device)
+
+    def _check_inputs(self) -> None:
+        if sum(given is not None for given in (self.embeddings, self.images, self.texts)) > 1:
+            raise InvalidInputError(
+                "embeddings, images and texts exclude one another: give one of the three.", code="several-inputs"
+            )
+        for name in _OF_EMBEDDINGS if self.runs_model else _OF_MODELS:
+            if getattr(self, name) not in (None, False):
+                other = "embeddings, not images or texts" if self.runs_model else "images or texts, not embeddings"
+                raise InvalidInputError(
+                    f"{name} goes with {other}; leave it out (--{name.replace('_', '-')}).", code="unused-option"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """The arguments of `saestore.import_activations`; None where the caller gave nothing."""
+
+    set_path: str
+    path: Any
+    format: str = "auto"
+    items: Any = None
+    item_ptr: Any = None
+    token_spans: Any = None
+    n_features: int | None = None
+    sparse: Any = None
+    pad_token: int | None = None
+    segment_rows: int | None = None
+    codec: str = "pcodec"
+
+    @property
+    def parts(self) -> list[str]:
+        """Dataset, sample type and, if it is given, the name of the SAE."""
+        return self.set_path.strip("/").split("/")
+
+    @property
+    def sample_type(self) -> str:
+        """The second part of the set's path."""
+        return self.parts[1] if len(self.parts) > 1 else ""
+
+    def check(self) -> None:
+        """Refuse what no file could make right.
+
+        Raises
+        ------
+        InvalidInputError
+            Names the argument, the given value and what is allowed.
+        """
+        check_storage_options(self.codec, self.segment_rows)
+        split_set_path("/".join([*self.parts, "sae"] if len(self.parts) == 2 else self.parts))
+        if self.sample_type not in SAMPLE_TYPES:
+            raise InvalidInputError(
+                f"{self.set_path!r} has the sample type {self.sample_type!r}: use one of {', '.join(SAMPLE_TYPES)}.",
+                code="unknown-sample-type",
+            )
+
+
+def default_item_ptr(item_ptr: Any, sample_type: str, n_items: int | None, n_rows: int) -> Any:
+    """How rows belong to items: as given, else as the sample type implies; None where they divide evenly.
+
+    Raises
+    ------
+    InvalidInputError
+        Tokens of several texts, and nothing says which tokens belong to which text.
+    """
+    if item_ptr is None and sample_type == "cls":
+        return 1
+    if item_ptr is None and sample_type == "token" and n_items is not None:
+        raise InvalidInputError(
+            f"it is not known which of the {n_rows:,} tokens belong to which of the {n_items:,} texts: pass --item-ptr "
+            "(item_ptr=), a .npy, .npz:name or token_counts .pt file.",
+            code="missing-item-ptr",
+        )
+    return item_ptr

@@ -1,0 +1,231 @@
+"""The one way in which a set is written: compare it with what is there, start or take it up, append segments, finish.
+
+`saestore.build`, `saestore.import_activations` and `Store.write` are doors to it. They differ in their row source.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import zarr
+
+from saestore.errors import InvalidInputError, NotFoundError
+from saestore.format import MAX_ROWS_PER_SEGMENT, SetAttributes
+from saestore.progress import Progress
+from saestore.segment.write import document_digests
+from saestore.sparse_rows import SparseRows
+from saestore.storage import open_root
+from saestore.tables import Items
+from saestore.tables.item_index import ItemIndex
+from saestore.tables.stored_items import write_items
+from saestore.vocabulary import CODECS
+from saestore.writing.compare import check_prefix, refuse_other
+from saestore.writing.lock import SetLock
+from saestore.writing.plan import WritePlan
+from saestore.writing.writer import SetWriter, read_attributes
+
+__all__ = ["Destination", "check_storage_options", "path_of", "start_set", "write_set"]
+
+Array = np.ndarray[Any, Any]
+
+# The merge at the end uses at most this much, so that the peak does not depend on the number of samples.
+MERGE_MEMORY = 256 << 20
+
+
+def path_of(items: Any) -> str | None:
+    """The file that a table of items is read from, None for a table in memory."""
+    return str(items) if isinstance(items, str | os.PathLike) else None
+
+
+class Destination:
+    """A store to write to, opened once; where there is none, it is created when a set is written.
+
+    Parameters
+    ----------
+    location
+        A folder, URL or zarr store, or the root group of an open one.
+
+    Raises
+    ------
+    StoreFormatError, StoreWriteError
+        What is there is not a store, or it cannot be written.
+    """
+
+    def __init__(self, location: Any) -> None:
+        self._location = location
+        self.root: zarr.Group | None = location if isinstance(location, zarr.Group) else None
+        if self.root is None:
+            try:
+                self.root = open_root(location, "r+")
+            except NotFoundError:
+                return
+
+    def create(self) -> zarr.Group:
+        """The root group, of a new store where there was none."""
+        if self.root is None:
+            self.root = open_root(self._location, "a")
+        return self.root
+
+    def attributes(self, path: str) -> SetAttributes | None:
+        """The attributes of the set at `path`, None where there is none.
+
+        Raises
+        ------
+        LockedError
+            Another process writes the set.
+        """
+        if self.root is None:
+            return None
+        SetLock(self.root, path).check()
+        return read_attributes(self.root, path)
+
+
+def write_set(
+    plan: WritePlan,
+    destination: Destination,
+    progress: Progress,
+    *,
+    append: bool = False,
+    overwrite: bool = False,
+    memory: int | None = None,
+) -> zarr.Group:
+    """Write a set, or finish the one that an earlier call of the same content left.
+
+    Parameters
+    ----------
+    append
+        Add the rows that a complete set does not have yet; the rows of the set must be the first of the plan.
+    overwrite
+        Replace a set of other content.
+    memory
+        Bound in bytes on the merge at the end, by default 256 MiB.
+
+    Returns
+    -------
+    zarr.Group
+        The root of the store.
+
+    Raises
+    ------
+    StoreConflictError
+        The store has a set of other content at this path.
+    LockedError, StoreWriteError
+        Another process writes the set, or the store cannot be written: what is committed stays.
+
+    Notes
+    -----
+    One thread sorts, compresses and writes a segment while this one reads the next. Memory: two segments of about two
+    million non-zeros (100 MiB each), later `memory` for the merge.
+    """
+    existing, root = destination.attributes(plan.path), destination.root
+    if overwrite or existing is None or root is None:
+        existing = None
+    elif _is_done(plan, root, existing, append=append) and SetLock(root, plan.path).check() is None:
+        progress.line(f"{plan.path} is complete already ({existing.n_samples:,} samples); nothing to do.")
+        return root
+    plan.check(0 if existing is None else existing.n_samples, progress)
+    root = destination.create()
+    with SetWriter(root, plan.path) as writer:
+        if overwrite and writer.attributes is not None:
+            writer.clear()
+        if writer.attributes is None:
+            start_set(writer, plan.attributes(), plan.table.items, plan.table.index, plan.table.spans)
+        # Once more, now that no other process can change the set.
+        elif _is_done(plan, root, writer.attributes, append=append):
+            return root
+        elif writer.attributes.complete:
+            _plan_more(plan, writer, writer.attributes)
+        first = _append_segments(plan, writer, progress)
+        writer.finish(first=first, memory=memory or MERGE_MEMORY, progress=progress.line)
+    return root
+
+
+def _is_done(plan: WritePlan, root: zarr.Group, existing: SetAttributes, *, append: bool) -> bool:
+    """Refuse a set of other content; True when the set is complete and nothing is left to do."""
+    if append and existing.complete and plan.rows.n_rows != existing.n_samples:
+        check_prefix(plan, root, existing)
+        return False
+    refuse_other(plan, existing)
+    return existing.complete
+
+
+def _append_segments(plan: WritePlan, writer: SetWriter, progress: Progress) -> int:
+    """Commit the rows that are not committed yet, segment by segment; returns the first sample of the last append."""
+    attributes = writer.attributes
+    if attributes is None:
+        raise RuntimeError("the set was not started")
+    done, n, step, dropped = attributes.n_samples, plan.rows.n_rows, attributes.segment_rows, attributes.dropped
+    if done:
+        progress.line(f"{plan.path}: going on after {done:,} of {n:,} samples.")
+    pending: Future[None] | None = None
+    with progress.bar(plan.path, plan.verb, n, done) as bar, ThreadPoolExecutor(1) as sink:
+        for start in range(done, n, step):
+            segment = [plan.rows.read(start, min(start + step, n), bar.advance)]
+            dropped = plan.count_dropped(dropped)
+            if pending is not None:
+                pending.result()
+            pending = sink.submit(_write_segment, writer, segment, dropped)
+        if pending is not None:
+            pending.result()
+    appends: Any = attributes.source.get("appended", [])
+    return int(appends[-1]["n_samples"]) if appends else 0
+
+
+def _write_segment(writer: SetWriter, segment: list[SparseRows], dropped: Mapping[str, Any] | None) -> None:
+    rows = segment.pop()  # the list lets go of it, so that it is freed before the next one is read
+    changes = {} if dropped is None else {"dropped": dropped}
+    writer.append(rows.indptr, rows.indices, rows.data, **changes)
+
+
+def _plan_more(plan: WritePlan, writer: SetWriter, existing: SetAttributes) -> None:
+    """Write the table of all items beside the one that is there, and plan the samples that are to come."""
+    plan.measure(existing.n_samples)  # for its warning
+    appends: Any = existing.source.get("appended", [])
+    step = {"n_samples": existing.n_samples, "n_items": existing.n_items}
+    table = plan.table
+    attributes = replace(
+        existing,
+        planned_samples=plan.rows.n_rows,
+        n_items=table.index.n_items,
+        item_size=table.index.item_size,
+        items=f"items-{table.index.n_items}",
+        source={**plan.provenance, "appended": [*appends, step]},
+        # Labels of items that were given later are columns of the new table, else they would have been refused.
+        concepts={level: info for level, info in existing.concepts.items() if level != "item"},
+    )
+    start_set(writer, attributes, table.items, table.index, table.spans)
+
+
+def start_set(
+    writer: SetWriter, attributes: SetAttributes, items: Items | None, index: ItemIndex, spans: Array | None = None
+) -> None:
+    """Create a set with its items, or give a complete set more items, of which no samples are there yet.
+
+    Parameters
+    ----------
+    attributes
+        Of the set from then on; for more items ``attributes.items`` is another group than before.
+    items, index, spans
+        Of all items; `spans` are the characters of every token, int32 (n_samples, 2).
+    """
+
+    def fill(group: zarr.Group) -> dict[str, str]:
+        names = write_items(group, items, index, attributes.codec, spans, name=attributes.items)
+        return document_digests(group, names)
+
+    (writer.start if writer.attributes is None else writer.extend)(attributes, fill)
+
+
+def check_storage_options(codec: str, segment_rows: int | None) -> None:
+    """Refuse a codec or a number of rows per segment that the format does not have."""
+    if codec not in CODECS:
+        raise InvalidInputError(f"codec {codec!r}: use one of {', '.join(CODECS)}.", code="unknown-codec")
+    if segment_rows is not None and not 1 <= segment_rows <= MAX_ROWS_PER_SEGMENT:
+        raise InvalidInputError(
+            f"segment_rows {segment_rows}: use 1 to {MAX_ROWS_PER_SEGMENT}.", code="bad-segment-rows"
+        )
