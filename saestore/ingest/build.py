@@ -165,7 +165,7 @@ def _stored_keys(destination: Destination, path: str) -> list[str]:
     if attributes is None or root is None:
         return []
     items = stored_items(root, path, attributes)
-    return [str(key) for key in items.read(KEY).array()] if KEY in items.info.columns else []
+    return [str(key) for key in items.read(KEY).values] if KEY in items.info.columns else []
 
 
 def _add_ground_truth(acts: ActivationSet, truth: GroundTruth, report: Progress) -> None:

@@ -369,6 +369,6 @@ def add_ground_truth(acts: SetReader, truth: GroundTruth, *, overwrite: bool = F
 
 
 def _stored(acts: SetReader, level: str) -> dict[str, Array]:
-    """Rows of the concepts that a set has, of those that are known everywhere."""
+    """Rows of the concepts that a set has and knows everywhere."""
     labels = acts.labels(level)
     return {name: ids(labels.matrix, i) for i, name in enumerate(labels.names) if labels.unknown_mask(name) is None}

@@ -69,8 +69,9 @@ def check_prefix(plan: WritePlan, root: zarr.Group, existing: SetAttributes) -> 
         )
     _refuse(plan, _settings(plan, existing), f"Appended samples must be made in the same way. {_REPLACE}")
     n_items, n_rows, table = existing.n_items, existing.n_samples, plan.table
+    path = f"{root.path}/{plan.path}".strip("/")
     _check_items(stored_items(root, plan.path, existing), table.items, n_items, plan.path)
-    pointers = ItemIndex.read(SnapshotStore(root.store), f"{root.path}/{plan.path}".strip("/"), existing).pointers()
+    pointers = ItemIndex.read(SnapshotStore(root.store), path, existing).pointers()
     if table.index.n_items < n_items or not np.array_equal(pointers, table.index.pointers()[: n_items + 1]):
         raise StoreConflictError(
             f"the {n_items:,} items of {plan.path} have other numbers of samples now. {_APPEND}", code="changed-sizes"
@@ -122,11 +123,11 @@ def _short(value: Any) -> str:
 
 def _check_items(stored: StoredTable, given: Items | None, n_items: int, path: str) -> None:
     """The first items of the table must be the items of the set; columns and concepts may have come to it."""
-    if not stored.info.columns:
+    if KEY not in stored.info.columns:
         return
     if given is None:
         raise StoreConflictError(f"{path} has a table of items; give one now as well. {_APPEND}", code="missing-items")
-    keys, now = stored.read(KEY).array(), given.key[:n_items]
+    keys, now = stored.read(KEY).values, given.key[:n_items]
     if len(now) < n_items or (keys != now).any():
         gone = sorted(set(keys.tolist()) - set(given.key.tolist()))
         index = int(np.argmax(keys[: len(now)] != now)) if len(now) and (keys[: len(now)] != now).any() else len(now)
@@ -135,11 +136,10 @@ def _check_items(stored: StoredTable, given: Items | None, n_items: int, path: s
         raise StoreConflictError(
             f"the items of {path} are not the first of the given ones: {what}{other}. {_APPEND}", code="changed-items"
         )
-    for name in stored.info.columns:
+    of_given = {**given.columns, **given.concepts}
+    for name in stored.info.names:
         if name != KEY:
-            _check_column(name, stored.read(name).array(), given.columns.get(name), path)
-    for name in stored.concept_names:
-        _check_column(name, stored.read(name).array(), given.concepts.get(name), path)
+            _check_column(name, stored.read(name).array(), of_given.get(name), path)
 
 
 def _check_column(name: str, there: np.ndarray, given: np.ndarray | None, path: str) -> None:

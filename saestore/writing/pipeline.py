@@ -209,8 +209,8 @@ def start_set(
     items, index, spans
         Of all items; `spans` are the characters of every token, int32 (n_samples, 2).
     """
-    write = writer.start if writer.attributes is None else writer.extend
-    write(attributes, lambda batch, new: write_tables(batch, new, items, index, spans))
+    add = writer.start if writer.attributes is None else writer.extend
+    add(attributes, lambda batch, a: write_tables(batch, a, items, index, spans))
 
 
 def check_storage_options(codec: str, segment_rows: int | None) -> None:
