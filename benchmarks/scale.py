@@ -31,6 +31,7 @@ from benchmarks.recorder import Recorder
 from benchmarks.synthetic import Columns, Items, Stream
 from benchmarks.tasks import SCALE_TASKS, Task
 from saestore.format import DEFAULT_SEGMENT_ROWS, SetAttributes
+from saestore.sparse_rows import SparseRows
 from saestore.tables import as_items
 from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter
@@ -64,7 +65,7 @@ def write_stream(
         for start in range(0, stream.n_samples, segment_rows):
             rows = change(start, stream.rows(start, min(start + segment_rows, stream.n_samples)))
             started = time.process_time()
-            writer.append(*rows)
+            writer.append(SparseRows(*rows))
             cpu += time.process_time() - started
     return {"cpu_seconds": cpu, **_stored(folder)}
 

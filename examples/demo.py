@@ -59,7 +59,7 @@ def build() -> None:
 def green_patches(acts: ActivationSet) -> Array:
     """Which patches show a green object, bool (n_samples,)."""
     covered = np.load(CLEVR / "patch_object_fraction.npy") > COVERED
-    return (covered & acts.items.concept("color::green")[:, None]).ravel()
+    return (covered & acts.items["color::green"][:, None]).ravel()
 
 
 def show_green(acts: ActivationSet) -> None:
@@ -87,7 +87,7 @@ def show_green(acts: ActivationSet) -> None:
 def show_sarcasm(acts: ActivationSet) -> None:
     """Choose the feature that finds sarcastic tweets, and show its strongest tokens in their sentences."""
     strongest = np.maximum.reduceat(acts.dense(), acts.item_index.pointers()[:-1])
-    positive, test = acts.items.concept("sarcastic"), acts.items.column("split") == "test"
+    positive, test = acts.items["sarcastic"], acts.items["split"] == "test"
     feature = int(average_precision(strongest[~test], positive[~test]).argmax())
     chosen, held_out = (average_precision(strongest[part][:, [feature]], positive[part])[0] for part in (~test, test))
     say(

@@ -12,18 +12,18 @@ from saestore.labels import (
     THRESHOLD,
     Fit,
     MaskOptions,
-    add_labels,
+    OnUnmatched,
     as_labels,
     from_masks,
     from_metadata,
     from_spans,
-    remove_labels,
 )
 from saestore.progress import Progress, ProgressOption
 from saestore.query.reader import Level, SetReader
 from saestore.query.slices import DENSE_LIMIT
 from saestore.scoring.concept_scores import concept_scores, score_intervals
-from saestore.tables.stored_labels import check_level
+from saestore.tables.label_matrix import check_level
+from saestore.writing.columns import add_labels, remove_labels
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -43,12 +43,16 @@ class Concepts:
         return self._reader.concept_names(level)
 
     def mask(self, name: str, level: Level | None = None) -> Array:
-        """Which items or samples have a concept, bool; by default of items where they have it, else of samples."""
+        """Where a concept is true, bool (n,), False where it is unknown; by default of items, else of samples."""
         return self._reader.concept_mask(name, level)
 
     def matrix(self, level: Level = "item") -> scipy.sparse.csc_array:
-        """All labels of a level, bool, items or samples x concepts in the order of ``names(level)``."""
+        """Where concepts are true, bool, items or samples x concepts in the order of ``names(level)``."""
         return self._reader.concept_matrix(level)
+
+    def unknown_matrix(self, level: Level = "item") -> scipy.sparse.csc_array:
+        """Where concepts are unknown, bool, as `matrix` has where they are true."""
+        return self._reader.unknown_matrix(level)
 
     def add(
         self,
@@ -57,7 +61,7 @@ class Concepts:
         *,
         names: Sequence[str] | None = None,
         overwrite: bool = False,
-        partial: bool = False,
+        on_unmatched: OnUnmatched = "error",
     ) -> list[str]:
         """Give items or samples labels. A reader sees all of them or none, whenever this is interrupted.
 
@@ -65,14 +69,15 @@ class Concepts:
         ----------
         labels
             A mapping of names to masks (``{"color::red": mask}``: bool, or 0 and 1, one value for each item or
-            sample), a scipy sparse or 2-D matrix with `names`, or the path of a ``metadata.csv``, whose rows are
-            matched to the items by their keys, else by the file names in them.
+            sample; what is masked, NaN, None or ``pandas.NA`` is unknown), a scipy sparse or 2-D matrix with `names`,
+            or the path of a ``metadata.csv``, whose rows are matched to the items by their keys, else by the file
+            names in them.
         level
             ``"item"`` or ``"sample"``: what the masks are over.
         overwrite
             Replace concepts that are there already.
-        partial
-            Pass over the rows of a ``metadata.csv`` that fit no item.
+        on_unmatched
+            ``"ignore"`` skips rows of a ``metadata.csv`` that fit no item.
 
         Returns
         -------
@@ -89,7 +94,7 @@ class Concepts:
             The store was opened to read only, or another process writes the set.
         """
         if isinstance(labels, str | os.PathLike):
-            given = from_metadata(labels, self._reader.items, self._reader.n_items, partial=partial)
+            given = from_metadata(labels, self._reader.items, self._reader.n_items, on_unmatched=on_unmatched)
         else:
             given = as_labels(labels, level, self._reader.n_items, self._reader.shape[0], names)
         add_labels(self._reader.root, self._reader.path, given, overwrite=overwrite)
@@ -104,8 +109,8 @@ class Concepts:
         within: bool | Sequence[str] = False,
         threshold: float = THRESHOLD,
         fit: Fit | None = None,
-        missing: Literal["error", "empty"] = "error",
-        partial: bool = False,
+        missing: Literal["error", "negative"] = "error",
+        on_unmatched: OnUnmatched = "error",
         overwrite: bool = False,
         progress: ProgressOption = False,
     ) -> list[str]:
@@ -129,9 +134,9 @@ class Concepts:
             How images became the squares that were cut into patches: ``"squash"``, or ``"crop"`` of the middle. By
             default what the set says of it, else ``"squash"``.
         missing
-            ``"empty"``: items without a mask have nothing to see. By default they are an error.
-        partial
-            Pass over masks that fit no item.
+            ``"negative"``: the patches of items without a mask do not have the concept. By default they are an error.
+        on_unmatched
+            ``"ignore"`` skips masks that fit no item.
         overwrite
             Replace concepts that are there already.
 
@@ -140,7 +145,7 @@ class Concepts:
         InvalidInputError, NotFoundError, MissingDependencyError
             Samples that are no patches, files and items that do not fit one another, no such folder, no pillow.
         """
-        options = MaskOptions(concept, threshold, fit, within, missing, partial)
+        options = MaskOptions(concept, threshold, fit, within, missing, on_unmatched)
         given = from_masks(
             folder,
             options,
@@ -155,7 +160,7 @@ class Concepts:
         self,
         spans: Mapping[Any, Sequence[tuple[int, int, str]]] | str | os.PathLike[str],
         *,
-        partial: bool = False,
+        on_unmatched: OnUnmatched = "error",
         overwrite: bool = False,
     ) -> list[str]:
         """Give tokens labels from spans of characters: a token has a concept where it shares a character with a span.
@@ -166,8 +171,8 @@ class Concepts:
             A mapping of items, by key or number, to ``[(start, stop, concept), …]``, or a CSV or JSONL file of ``key``,
             ``start``, ``stop`` and ``concept``. Characters are counted from 0, `stop` is the one after the last. What
             lies in no span does not have the concept.
-        partial
-            Pass over keys that are no item.
+        on_unmatched
+            ``"ignore"`` skips keys that fit no item.
         overwrite
             Replace concepts that are there already.
 
@@ -182,7 +187,7 @@ class Concepts:
             self._reader.item_index,
             lambda start, stop: self._reader.spans(slice(start, stop)),
             self._reader.shape[0],
-            partial=partial,
+            on_unmatched=on_unmatched,
         )
         return self.add(given, overwrite=overwrite)
 

@@ -9,13 +9,13 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from saestore.errors import InvalidInputError, StoreFormatError
-from saestore.vocabulary import DATA_DTYPES, LEVELS
+from saestore.vocabulary import DATA_DTYPES
 
 FORMAT_VERSION = 1
 SET_LEVELS = ("dataset", "sample_type", "sae")  # the groups that make the path of an activation set
@@ -29,12 +29,16 @@ SHARD = 1 << 22
 MAX_ROWS_PER_SEGMENT = (1 << 32) - 1  # sample numbers inside a segment are uint32
 DEFAULT_SEGMENT_ROWS = 1 << 16
 
+SEGMENTS = "segments"
 BY_SAMPLE, BY_FEATURE = "by_sample", "by_feature"
 CSR_ATTRS = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0"}
 CSC_ATTRS = {"encoding-type": "csc_matrix", "encoding-version": "0.1.0"}
 
-ITEMS = "items"  # the group of a set's items; items-<n_items> after some were appended
-_ITEMS = re.compile(r"items(-[0-9]+)?\Z")
+TABLES = ("samples", "items", "features")
+LEVEL_TABLES = {"sample": "samples", "item": "items"}  # the tables that have concepts
+KEY, TOKEN_SPANS = "key", ("token_start", "token_stop")
+# What an expression and an xarray dataset call something else.
+RESERVED = ("item", "position", "sample", "feature")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z")
 
@@ -55,7 +59,8 @@ def split_set_path(path: str) -> tuple[str, str, str]:
     if len(parts) != len(SET_LEVELS) or not all(_NAME.match(p) for p in parts):
         raise InvalidInputError(
             f"{path!r} is not the path of an activation set: write dataset/sample_type/sae, such as "
-            "CLEVR/patch/clip-scope-22, in letters, digits, '.', '_', '+' and '-'."
+            "CLEVR/patch/clip-scope-22, in letters, digits, '.', '_', '+' and '-'.",
+            code="invalid-set-path",
         )
     return parts[0], parts[1], parts[2]
 
@@ -72,21 +77,25 @@ def digest(value: Any) -> str:
 
 @dataclass(frozen=True)
 class SegmentInfo:
-    """What the set's attributes say of one committed segment: rows ``start`` to ``stop``, ``nnz`` non-zeros.
+    """One committed segment: rows ``start`` to ``stop``, ``nnz`` non-zeros.
 
-    ``digest`` is the SHA-256 of the ``zarr.json`` of the segment's group, which holds the digests of the documents
-    below it; the chunks carry their own checksums.
+    Attributes
+    ----------
+    digest
+        SHA-256 of the ``zarr.json`` of the segment's group, which holds the digests of the documents below it; the
+        chunks carry their own checksums.
+    name
+        Name of its group under ``segments``: ``<start>-<stop>``, or with an attempt's suffix.
+    n_bytes
+        Size of its arrays as stored, their documents included.
     """
 
     start: int
     stop: int
     nnz: int
     digest: str
-
-    @property
-    def name(self) -> str:
-        """Name of the segment's group: ``<start>-<stop>``."""
-        return f"{self.start}-{self.stop}"
+    name: str
+    n_bytes: int
 
     @property
     def n_rows(self) -> int:
@@ -95,7 +104,21 @@ class SegmentInfo:
 
     def to_json(self) -> dict[str, Any]:
         """Entry of the attribute ``segments``."""
-        return {"start": self.start, "stop": self.stop, "nnz": self.nnz, "digest": self.digest}
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> SegmentInfo:
+        """Parse an entry of the attribute ``segments``."""
+        start, stop, nnz, n_bytes = (int(entry[name]) for name in ("start", "stop", "nnz", "n_bytes"))
+        info = cls(start, stop, nnz, str(entry["digest"]), str(entry["name"]), n_bytes)
+        if not _NAME.match(info.name):
+            raise ValueError(f"{info.name!r} is not the name of a segment")
+        return info
+
+
+def segment_name(start: int, stop: int) -> str:
+    """Name of the group of a segment that one process writes."""
+    return f"{start}-{stop}"
 
 
 def document_digest(document: bytes) -> str:
@@ -104,15 +127,76 @@ def document_digest(document: bytes) -> str:
 
 
 @dataclass(frozen=True)
-class LabelsInfo:
-    """What the set's attributes say of the labels of one level: the group they are in, and its digest."""
+class ConceptsInfo:
+    """The concepts of a table: their names, and the groups that hold the two matrices.
 
-    name: str
-    digest: str
+    Attributes
+    ----------
+    names
+        Of the concepts, one per column.
+    true, unknown
+        Names of the groups of the sparse matrices, rows x concepts: where a concept is true, and where it is unknown.
+        `unknown` is None where everything is known.
+    n_rows
+        Rows that the matrices have; of later rows all concepts are unknown.
+    """
 
-    def to_json(self) -> dict[str, str]:
-        """Entry of the attribute ``concepts``."""
-        return {"name": self.name, "digest": self.digest}
+    names: tuple[str, ...]
+    true: str
+    unknown: str | None
+    n_rows: int
+
+
+@dataclass(frozen=True)
+class TableInfo:
+    """What the set's attributes say of one of its tables.
+
+    Attributes
+    ----------
+    version
+        Raised with each change. Arrays of a later version have other names than those that they replace.
+    columns
+        Names of the arrays by column: the values, and where some are unknown a second one that is true there.
+    concepts
+        None where the table has none.
+    pointers
+        Name of the array that says which samples an item has, or None; of ``items`` only.
+    digests
+        SHA-256 of the ``zarr.json`` of every array and group, by name.
+    """
+
+    version: int = 0
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    concepts: ConceptsInfo | None = None
+    pointers: str | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Columns, then concepts."""
+        return (*self.columns, *(self.concepts.names if self.concepts else ()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Entry of the attribute ``tables``."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> TableInfo:
+        """Parse an entry of the attribute ``tables``."""
+        concepts, pointers = entry.get("concepts"), entry.get("pointers")
+        if concepts is not None:
+            unknown = concepts["unknown"]
+            names = tuple(map(str, concepts["names"]))
+            concepts = ConceptsInfo(
+                names, str(concepts["true"]), None if unknown is None else str(unknown), int(concepts["n_rows"])
+            )
+        return cls(
+            int(entry["version"]),
+            {str(name): tuple(map(str, arrays)) for name, arrays in entry.get("columns", {}).items()},
+            concepts,
+            None if pointers is None else str(pointers),
+            {str(name): str(digest) for name, digest in entry.get("digests", {}).items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -130,7 +214,7 @@ class SetAttributes:
     segments
         The committed segments, consecutive from sample 0.
     n_items, item_size
-        Number of items, and samples per item where all have the same number, else None (``items/ptr`` then says).
+        Number of items, and samples per item where all have the same number, else None (``items`` has pointers then).
     planned_samples
         Rows that the build will write in all; None once complete, and for ready matrices.
     segment_rows
@@ -141,14 +225,12 @@ class SetAttributes:
         What ``top_k`` or a narrower dtype dropped, or None where the set is lossless.
     summary
         Figures of the finished build that cannot be derived from the arrays, such as the explained variance.
+    tables
+        The tables that have columns, by name (`TABLES`).
     digests
-        SHA-256 of the ``zarr.json`` of every group and array outside of the segments, by name.
+        SHA-256 of the ``zarr.json`` of every array at the set's root, by name.
     derived
         Names of the segments that the arrays at the set's root cover.
-    concepts
-        Labels that were given after the set was started, by level (`LEVELS`).
-    items
-        Name of the group that holds the items; another one after items were appended.
     """
 
     n_features: int
@@ -163,10 +245,9 @@ class SetAttributes:
     source: Mapping[str, Any] = field(default_factory=dict)
     dropped: Mapping[str, Any] | None = None
     summary: Mapping[str, Any] = field(default_factory=dict)
+    tables: Mapping[str, TableInfo] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     derived: tuple[str, ...] = ()
-    concepts: Mapping[str, LabelsInfo] = field(default_factory=dict)
-    items: str = ITEMS
 
     @property
     def n_samples(self) -> int:
@@ -182,6 +263,18 @@ class SetAttributes:
     def complete(self) -> bool:
         """True when nothing is left to build."""
         return self.planned_samples is None
+
+    def table(self, name: str) -> TableInfo:
+        """A table, which may have no columns."""
+        return self.tables.get(name, TableInfo())
+
+    def n_rows(self, table: str) -> int:
+        """Number of rows of a table; of samples those that are committed."""
+        return {"samples": self.n_samples, "items": self.n_items, "features": self.n_features}[table]
+
+    def with_table(self, name: str, table: TableInfo) -> SetAttributes:
+        """Same set, with this table."""
+        return replace(self, tables={**self.tables, name: table})
 
     def with_segments(self, segments: Sequence[SegmentInfo]) -> SetAttributes:
         """Same set, with these committed segments."""
@@ -205,13 +298,10 @@ class SetAttributes:
             "source": dict(self.source),
             "dropped": None if self.dropped is None else dict(self.dropped),
             "summary": dict(self.summary),
+            "tables": {name: table.to_json() for name, table in self.tables.items()},
             "digests": dict(self.digests),
             "derived": list(self.derived),
         }
-        if self.items != ITEMS:
-            body["items"] = self.items
-        if self.concepts:
-            body["concepts"] = {level: info.to_json() for level, info in self.concepts.items()}
         body = json.loads(canonical_json(body))  # what a reader will see, so that the checksum is of that
         return {**body, "checksum": digest(body)}
 
@@ -226,14 +316,11 @@ class SetAttributes:
         """
         check_version(attrs, where)
         try:
-            segments = tuple(
-                SegmentInfo(int(s["start"]), int(s["stop"]), int(s["nnz"]), str(s["digest"])) for s in attrs["segments"]
-            )
             result = cls(
                 n_features=int(attrs["n_features"]),
                 dtype=str(attrs["dtype"]),
                 codec=str(attrs["codec"]),
-                segments=segments,
+                segments=tuple(SegmentInfo.from_json(entry) for entry in attrs["segments"]),
                 n_items=int(attrs["n_items"]),
                 item_size=attrs["item_size"],
                 planned_samples=attrs["planned_samples"],
@@ -242,13 +329,9 @@ class SetAttributes:
                 source=attrs["source"],
                 dropped=attrs["dropped"],
                 summary=attrs["summary"],
+                tables={name: TableInfo.from_json(entry) for name, entry in attrs["tables"].items()},
                 digests=attrs["digests"],
                 derived=tuple(attrs["derived"]),
-                concepts={
-                    level: LabelsInfo(str(info["name"]), str(info["digest"]))
-                    for level, info in attrs.get("concepts", {}).items()
-                },
-                items=str(attrs.get("items", ITEMS)),
             )
             result._validate()
         except (KeyError, TypeError, ValueError) as e:
@@ -271,13 +354,15 @@ class SetAttributes:
         for name, value in (("item_size", self.item_size), ("planned_samples", self.planned_samples)):
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"{name} is {value!r}")
-        if not _ITEMS.match(self.items):
-            raise ValueError(f"items are in {self.items!r}")
-        if not set(self.concepts) <= set(LEVELS):
-            raise ValueError(f"concepts are of the levels {', '.join(self.concepts)}")
+        if not set(self.tables) <= set(TABLES):
+            raise ValueError(f"there are tables {', '.join(self.tables)}")
+        if self.item_size is None and self.table("items").pointers is None:
+            raise ValueError("item_size is null, and the items have no pointers")
+        if len({s.name for s in self.segments}) != len(self.segments):
+            raise ValueError("two segments have the same name")
         for mapping in (self.sae, self.source, self.summary, self.digests, self.dropped or {}):
             if not isinstance(mapping, Mapping):
-                raise TypeError(f"{mapping!r} is no object")
+                raise TypeError(f"{mapping!r} is not an object")
 
 
 def check_version(attrs: Mapping[str, Any], where: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,19 +16,18 @@ import numpy as np
 import zarr
 
 from saestore.errors import CorruptStoreError, SaestoreError
-from saestore.format import SetAttributes, digest
+from saestore.format import KEY, SEGMENTS, SetAttributes, digest, document_digest
 from saestore.segment import Segment, read_moments
 from saestore.segment.check import check_segment
-from saestore.segment.write import document_digests, segment_nodes
+from saestore.segment.write import segment_nodes
 from saestore.stats import STATISTICS, Moments
-from saestore.storage import SnapshotStore, find_sets, local_folder, missing_as_error
+from saestore.storage import DOCUMENT, SnapshotStore, find_sets, local_folder, missing_as_error
 from saestore.storage.open import ROOT_ATTRIBUTES
-from saestore.tables.item_index import POINTERS, ItemIndex
-from saestore.tables.stored_items import CONCEPT, SPANS, span_nodes
-from saestore.tables.stored_labels import LABEL_ARRAYS, LABELS, StoredLabels, check_labels
-from saestore.writing.derived import DERIVED, PER_SAMPLE
+from saestore.tables.item_index import ItemIndex
+from saestore.tables.stored_table import MATRIX, StoredTable
+from saestore.writing.derived import DERIVED, PER_SAMPLE, per_sample
 from saestore.writing.lock import LOCK, holder_of
-from saestore.writing.writer import SEGMENTS, read_attributes
+from saestore.writing.writer import read_attributes
 
 __all__ = ["Problem", "Report", "verify_set", "verify_store"]
 
@@ -125,16 +125,14 @@ def _check_set(root: zarr.Group, path: str, progress: Progress) -> Iterator[Find
 
     for info in attributes.segments:
         progress(f"{path}: segment {info.name}")
-        segment = Segment(SnapshotStore(root.store), f"{group.path}/{SEGMENTS}", info)
         node = f"{path}/{SEGMENTS}/{info.name}"
+        segment = Segment(SnapshotStore(root.store), group.path, info)
         yield from noted(_guarded(node, _check_segment(root, node, segment, attributes)))
-    progress(f"{path}: items and derived arrays")
-    yield from noted(_guarded(f"{path}/{attributes.items}", _check_items(group, attributes, path)))
+    progress(f"{path}: tables and derived arrays")
+    for name in attributes.tables:
+        yield from _check_document(root, f"{path}/{name}", {})
+        yield from noted(_guarded(f"{path}/{name}", _check_table(root, path, name, attributes)))
     yield from noted(_guarded(path, _check_derived(group, attributes, path, damaged)))
-    if attributes.concepts:
-        progress(f"{path}: labels")
-        yield from _check_document(root, f"{path}/{LABELS}", {})
-        yield from noted(_guarded(f"{path}/{LABELS}", _check_labels(root, attributes, path)))
     yield from _guarded(path, _check_leftovers(root, group, attributes, path, damaged))
 
 
@@ -151,13 +149,14 @@ def _check_segment(root: zarr.Group, node: str, segment: Segment, attributes: Se
 
 def _check_digests(root: zarr.Group, expected: Mapping[str, str | None]) -> Iterator[Finding]:
     """Documents that do not agree with their digests, by node."""
-    for node, wanted in expected.items():
-        try:
-            found = document_digests(root, [node])[node]
-        except CorruptStoreError as e:
-            yield node, str(e)
-            continue
-        if found != wanted:
+    store = SnapshotStore(root.store)
+    for node, digest_of_document in expected.items():
+        key = f"{root.path}/{node}/{DOCUMENT}".strip("/")
+        with suppress(Exception):  # zarr may fail on a damaged document; the snapshot keeps the bytes that were read
+            zarr.open(store, path=key.removesuffix(f"/{DOCUMENT}"), mode="r", zarr_format=3)
+        if key not in store.documents:
+            yield node, f"{key} is missing"
+        elif document_digest(store.documents[key]) != digest_of_document:
             yield node, "its zarr.json does not agree with its digest; it was damaged or changed by hand"
 
 
@@ -204,49 +203,72 @@ def _check_strays(root: zarr.Group, known: Iterable[str]) -> Iterator[Finding]:
         yield name, "belongs to no activation set of the store"
 
 
-def _check_items(group: zarr.Group, attributes: SetAttributes, path: str) -> Iterator[Finding]:
-    nodes = [n for n in attributes.digests if n not in DERIVED]
-    damaged = dict(_check_digests(group, {n: attributes.digests[n] for n in nodes}))
-    for node in nodes:
-        if node != attributes.items and node not in damaged:
-            damaged |= dict(_check_array(group, node, _length(node, attributes)))
-    for node, what in damaged.items():
-        yield f"{path}/{node}", what
-    pointers_node = f"{attributes.items}/{POINTERS}"
-    if pointers_node in damaged:
+def _check_table(root: zarr.Group, path: str, name: str, attributes: SetAttributes) -> Iterator[Finding]:
+    """Every column readable, of a length and dtype that it can have; concepts in canonical form."""
+    info, node = attributes.table(name), f"{path}/{name}"
+    damaged = dict(_check_digests(root, {f"{node}/{each}": sha for each, sha in info.digests.items()}))
+    concepts, groups = info.concepts, [] if info.concepts is None else [info.concepts.true, info.concepts.unknown]
+    for each in info.digests:
+        if f"{node}/{each}" not in damaged and each not in groups:
+            damaged |= dict(_check_array(root, f"{node}/{each}", None))
+    yield from damaged.items()
+    table = StoredTable(SnapshotStore(root.store), f"{root.path}/{path}".strip("/"), name, attributes)
+
+    def intact(*nodes: str) -> bool:
+        return not any(bad.startswith(tuple(f"{node}/{each}" for each in nodes)) for bad in damaged)
+
+    for column, arrays in info.columns.items():
+        if intact(*arrays):
+            for each, what in _check_column(table, column, arrays, attributes):
+                yield f"{node}/{each}", what
+    if info.pointers is not None and intact(info.pointers):
+        pointers = ItemIndex.read(SnapshotStore(root.store), f"{root.path}/{path}".strip("/"), attributes).pointers()
+        if len(pointers) != attributes.n_items + 1:
+            yield f"{node}/{info.pointers}", f"has {len(pointers)} values, expected {attributes.n_items + 1}"
+        elif pointers[0] != 0 or (np.diff(pointers) < 0).any() or pointers[-1] < attributes.n_samples:
+            yield f"{node}/{info.pointers}", "does not ascend from 0 to the number of samples"
+    if concepts is not None and intact(*filter(None, groups)):
+        if len(set(info.names)) != len(info.names):
+            yield node, "has two columns or concepts of the same name"
+        parts = {group: [table.reader(f"{group}/{array}") for array in MATRIX] for group in groups if group}
+        for group, readers in parts.items():
+            read = {array: reader.read(0, reader.length) for array, reader in zip(MATRIX, readers, strict=True)}
+            for array, what in _check_concepts(read, concepts.n_rows, len(concepts.names)):
+                yield f"{node}/{group}/{array}", what
+
+
+def _check_column(
+    table: StoredTable, name: str, arrays: tuple[str, ...], attributes: SetAttributes
+) -> Iterator[Finding]:
+    readers = [table.reader(array) for array in arrays]
+    # Columns may be older than rows that were appended, and of samples that are still to come there may be values.
+    most = max(table.n_rows, attributes.planned_samples or 0) if table.name == "samples" else table.n_rows
+    shortest = table.n_rows if table.name == "features" else 0
+    if not shortest <= readers[0].length <= most:
+        yield arrays[0], f"has {readers[0].length} values; the {table.name} are {table.n_rows}"
+    if readers[0].dtype.kind not in "biufT":
+        yield arrays[0], f"has the dtype {readers[0].dtype}, which no column has"
+    if len(readers) > 1 and (readers[1].length, readers[1].dtype) != (readers[0].length, np.dtype(bool)):
+        yield arrays[1], f"has {readers[1].length} values of {readers[1].dtype}, expected {readers[0].length} of bool"
+    if name == KEY and len(readers) > 1:
+        yield arrays[1], "marks keys of items as unknown"
+
+
+def _check_concepts(arrays: Mapping[str, Array], n_rows: int, n_concepts: int) -> Iterator[Finding]:
+    """A matrix of concepts holds sorted rows without doubles, and nothing but true."""
+    indptr, indices, data = (arrays[name] for name in MATRIX)
+    if len(indptr) != n_concepts + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any():
+        yield "indptr", f"does not lead over {n_concepts} concepts"
         return
-    pointers = ItemIndex.read(group, attributes).pointers()
-    if pointers[0] != 0 or (np.diff(pointers) < 0).any() or pointers[-1] < attributes.n_samples:
-        yield f"{path}/{pointers_node}", "does not lead from 0 to the number of samples"
-
-
-def _check_labels(root: zarr.Group, attributes: SetAttributes, path: str) -> Iterator[Finding]:
-    for level, info in attributes.concepts.items():
-        node = f"{path}/{LABELS}/{info.name}"
-        damaged = dict(_check_digests(root, {node: info.digest}))
-        with missing_as_error(node):
-            below: Any = root[node].attrs["digests"]
-        damaged |= dict(_check_digests(root, {f"{node}/{name}": below.get(name) for name in LABEL_ARRAYS}))
-        for name in LABEL_ARRAYS:
-            if f"{node}/{name}" not in damaged:
-                damaged |= dict(_check_array(root, f"{node}/{name}", None))
-        yield from damaged.items()
-        if not damaged:
-            labels = StoredLabels(SnapshotStore(root.store), f"{root.path}/{node}".strip("/"), info)
-            n_rows = attributes.n_items if level == "item" else attributes.n_samples
-            # Labels of samples stay those of the samples that there were, when others are appended.
-            appends: Any = attributes.source.get("appended", [])
-            if level == "sample" and labels.shape[0] in [each["n_samples"] for each in appends]:
-                n_rows = labels.shape[0]
-            for name, what in check_labels(labels, level, n_rows):
-                yield f"{node}/{name}".rstrip("/"), what
-
-
-def _length(node: str, attributes: SetAttributes) -> int | None:
-    """How long an array beside the segments has to be; None where nothing says it."""
-    if node in (*SPANS, *span_nodes(attributes.items), f"{attributes.items}/{CONCEPT}"):
-        return None
-    return attributes.n_items + (node == f"{attributes.items}/{POINTERS}")
+    for name in ("indices", "data"):
+        if len(arrays[name]) != indptr[-1]:
+            yield name, f"has {len(arrays[name])} values, expected {indptr[-1]}"
+            return
+    column = np.repeat(np.arange(n_concepts), np.diff(indptr))
+    if ((np.diff(indices.astype(np.int64)) <= 0) & (np.diff(column) == 0)).any() or (indices >= n_rows).any():
+        yield "indices", f"do not ascend within {n_rows} rows in every column"
+    if not data.all():
+        yield "data", "is false somewhere; only true is stored"
 
 
 def _check_array(group: zarr.Group, node: str, length: int | None) -> Iterator[Finding]:
@@ -278,7 +300,7 @@ def _check_derived(
     current = attributes.derived == tuple(s.name for s in attributes.segments)
     if not current or any(True for _ in damaged):
         return
-    segments = [Segment(SnapshotStore(group.store), f"{group.path}/{SEGMENTS}", info) for info in attributes.segments]
+    segments = [Segment(SnapshotStore(group.store), group.path, info) for info in attributes.segments]
     moments = read_moments(segments) if segments else Moments.zeros(attributes.n_features, 0, attributes.dtype)
     for name in DERIVED:
         if name in unreadable:
@@ -298,13 +320,11 @@ def _is_of(group: zarr.Group, name: str, moments: Moments) -> bool:
 def _agrees(group: zarr.Group, name: str, attributes: SetAttributes, segments: list[Segment]) -> bool:
     """Whether a per-sample array at the root says what the segments say."""
     stored: Any = group[name]
-    index = ItemIndex.read(group, attributes)
+    index = ItemIndex.read(SnapshotStore(group.store), group.path, attributes)
     for segment in segments:
         for start in range(segment.info.start, segment.info.stop, _ROWS):
             stop = min(start + _ROWS, segment.info.stop)
-            item, position = index.locate(np.arange(start, stop))
-            expected = {"item": item, "position": position, "l0": np.diff(segment.row_pointers(start, stop))}
-            if not np.array_equal(stored[start:stop], expected[name]):
+            if not np.array_equal(stored[start:stop], per_sample(segment, index, start, stop)[name]):
                 return False
     return True
 
@@ -319,12 +339,12 @@ def _check_leftovers(
         yield f"{path}/{LOCK}", "is the lock of a process that is gone; the next build takes it over"
     folder = local_folder(group)
     if folder is None:
-        segments: Any = group[SEGMENTS]
-        for name in set(segments.group_keys()) - {s.name for s in attributes.segments}:
-            yield f"{path}/{SEGMENTS}/{name}", "is named by no attributes; the next build removes it"
-        labels: Any = group.get(LABELS)
-        for name in set(() if labels is None else labels.group_keys()) - {i.name for i in attributes.concepts.values()}:
-            yield f"{path}/{LABELS}/{name}", "is named by no attributes; the next build removes it"
+        named = {SEGMENTS: {s.name for s in attributes.segments}}
+        named |= {name: {n.split("/")[0] for n in table.digests} for name, table in attributes.tables.items()}
+        for parent, names in named.items():
+            below: Any = group[parent]
+            for name in sorted(set(below.keys()) - names):
+                yield f"{path}/{parent}/{name}", "is named by no attributes; the next build removes it"
         return
     expected = _expected_files(group, attributes, {d.removeprefix(f"{path}/") for d in damaged})
     present = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()}
@@ -338,17 +358,15 @@ def _check_leftovers(
 
 def _expected_files(group: zarr.Group, attributes: SetAttributes, damaged: set[str]) -> set[str]:
     """Every file that a set in a local folder consists of, relative to it, but the chunks of damaged arrays."""
-    groups: list[str] = ["", SEGMENTS]
-    arrays: list[str] = []
-    for node in attributes.digests:
-        (groups if node == attributes.items else arrays).append(node)
+    groups, arrays = ["", SEGMENTS, *attributes.tables], list(attributes.digests)
     for info in attributes.segments:
         base = f"{SEGMENTS}/{info.name}"
         for name in ["", *segment_nodes()]:
             (groups if name in _GROUPS else arrays).append(f"{base}/{name}".rstrip("/"))
-    for labels in attributes.concepts.values():
-        groups += [LABELS, f"{LABELS}/{labels.name}"]
-        arrays += [f"{LABELS}/{labels.name}/{name}" for name in LABEL_ARRAYS]
+    for table, of in attributes.tables.items():
+        matrices = () if of.concepts is None else (of.concepts.true, of.concepts.unknown)
+        for name in of.digests:
+            (groups if name in matrices else arrays).append(f"{table}/{name}")
     files = {f"{node}/zarr.json".lstrip("/") for node in groups + arrays}
     for name in arrays:
         if name not in damaged:

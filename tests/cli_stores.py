@@ -11,6 +11,7 @@ from click.testing import CliRunner
 import saestore
 from saestore.cli import main
 from saestore.format import SetAttributes
+from saestore.sparse_rows import SparseRows
 from saestore.writing import SetWriter
 from saestore.writing.pipeline import start_set
 from saestore.writing.plan import ItemTable
@@ -102,7 +103,7 @@ def write_segments(path, name, dense, sizes, *, item_ptr=None, items=None, spans
         start = 0
         for size in sizes:
             part = sp.csr_array(dense[start : start + size])
-            writer.append(part.indptr.astype(np.int64), part.indices.astype(np.uint16), part.data)
+            writer.append(SparseRows(part.indptr.astype(np.int64), part.indices.astype(np.uint16), part.data))
             start += size
         if finish:
             writer.finish()

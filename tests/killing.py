@@ -24,7 +24,7 @@ from strategies import PATH, append_segments, layout, make_case, write_case, wri
 from zarr.storage import LocalStore
 
 import saestore
-from saestore.writing import SetWriter
+from saestore.writing import SetWriter, writer
 
 CASE = make_case(3, 48, 9, density=0.4, segment_rows=16, chunk=40, shard=80)
 KILLED = 9
@@ -34,9 +34,9 @@ RANDOM_KILLS = 4
 def build(folder: Path) -> None:
     """What a build does: go on where the set ends, then finish it."""
     store = saestore.open(folder, "a")
-    with layout(CASE), SetWriter(store.root, PATH) as writer:
-        append_segments(writer, CASE)
-        writer.finish()
+    with layout(CASE), SetWriter(store.root, PATH) as set_writer:
+        append_segments(set_writer, CASE)
+        set_writer.finish()
 
 
 def write(folder: Path) -> None:
@@ -95,6 +95,18 @@ def kill_at(n: int) -> Iterator[int]:
 
         return synchronous if name.endswith("_sync") else asynchronous
 
+    remove = writer._remove
+
+    def removing(root, path):
+        if next(writes) == n:
+            if n % 3 == 2:
+                leave_half(root.store, "delete_dir", f"{root.path}/{path}".strip("/"))
+            elif n % 3 == 1:
+                remove(root, path)
+            os._exit(KILLED)
+        remove(root, path)
+
+    writer._remove = removing
     for name in ("set", "set_if_not_exists", "delete", "delete_dir", "set_sync", "delete_sync"):
         if hasattr(LocalStore, name):
             setattr(LocalStore, name, dying(name, getattr(LocalStore, name)))

@@ -71,7 +71,7 @@ def main(base: Path) -> None:
         succeed(check_whole, work)
     assert seen == sorted(seen, key=["old", "new"].index), seen  # one commit: first only old ones, then only new ones
     assert len(set(seen)) == 2
-    assert total > 15
+    assert total > 8
 
 
 if __name__ == "__main__":

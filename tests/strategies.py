@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import saestore
 from saestore.activation_set import ActivationSet
 from saestore.format import SetAttributes, feature_dtype
+from saestore.sparse_rows import SparseRows
 from saestore.store import Store
 from saestore.tables import as_items
 from saestore.tables.item_index import ItemIndex
@@ -189,15 +190,15 @@ def append_segments(writer: SetWriter, case: Case, upto: int | None = None) -> N
     n_rows = len(case.dense) if upto is None else upto
     assert writer.attributes is not None
     for start in range(writer.attributes.n_samples, n_rows, case.segment_rows):
-        writer.append(*csr_rows(case, start, min(start + case.segment_rows, n_rows)))
+        writer.append(csr_rows(case, start, min(start + case.segment_rows, n_rows)))
 
 
-def csr_rows(case: Case, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def csr_rows(case: Case, start: int, stop: int) -> SparseRows:
     """Rows as a writer gets them: int64 pointers, ids of the stored dtype, activations of the stored dtype."""
     part = case.csr[start:stop]
     part.sort_indices()
     ids = part.indices.astype(feature_dtype(case.n_features))
-    return part.indptr.astype(np.int64), ids, part.data.astype(case.dense.dtype)
+    return SparseRows(part.indptr.astype(np.int64), ids, part.data.astype(case.dense.dtype))
 
 
 def shorter(case: Case, n_rows: int) -> Case:

@@ -209,7 +209,7 @@ def test_patches_per_item_are_inferred(tmp_path, build, saes):
     assert (acts.n_items, acts.attributes.item_size) == (10, 9)
     assert list(acts.items.column("key")) == [f"{i}.x" for i in range(10)]
     assert list(acts.items.column("split"))[:4] == ["train", "cal", "test", "train"]
-    np.testing.assert_array_equal(acts.items.concept("color::red"), np.arange(10) % 2 == 1)
+    np.testing.assert_array_equal(acts.items.column("color::red"), np.arange(10) % 2 == 1)
     best = acts.top_samples(int(acts.top_features(0, n=1).feature[0]), n=90)
     np.testing.assert_array_equal(best.item, best.sample // 9)
     np.testing.assert_array_equal(best.position, best.sample % 9)
@@ -257,7 +257,7 @@ def test_tokens_of_texts(kind, tmp_path, build, saes):
     assert acts.path == "Mine/token/tiny"
     assert (acts.n_items, acts.attributes.item_size) == (5, None)
     np.testing.assert_array_equal(acts.group["item"][:], np.repeat(np.arange(5), np.diff(POINTERS)))
-    np.testing.assert_array_equal(acts.group["char_start"][:], begin)
+    np.testing.assert_array_equal(acts.samples["token_start"], begin)
     np.testing.assert_array_equal(acts.group["char_stop"][:], begin + 2)
     items, positions = acts.item_index.locate(np.array([2, 3, 6, 7, 29]))
     np.testing.assert_array_equal(items, [0, 2, 2, 3, 4])

@@ -116,7 +116,7 @@ def test_options_reach_the_build(tmp_path, sae, weights):
     assert (about.dtype, about.codec, about.segment_rows) == ("float16", "blosc", 5)
     assert acts.nnz == 24 * 3
     assert about.dropped["top_k"] == 3
-    assert "char_start" in acts.group
+    assert "token_start" in acts.samples
     assert "48 non-zeros" in result.stdout
 
 

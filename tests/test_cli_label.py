@@ -105,7 +105,7 @@ def test_patches_are_labelled_from_masks(images, tmp_path):
     (tmp_path / "masks" / "scene_000000.png").unlink()
     line = refused(*words, "--concept", "new", store=images)
     assert f"has no mask of 1 of 6 items: '{cli_stores.IMAGES[0]}'" in line
-    assert ask_json(*words, "--concept", "new", "--missing", "empty", store=images)["added"] == ["new"]
+    assert ask_json(*words, "--concept", "new", "--missing", "negative", store=images)["added"] == ["new"]
 
 
 def test_tokens_are_labelled_from_spans(tmp_path):
@@ -115,7 +115,7 @@ def test_tokens_are_labelled_from_spans(tmp_path):
     assert ask_json("label", "--spans", spans, store=texts)["concepts"] == [
         {"name": "irony", "level": "sample", "n_positive": 1, "n": len(texts.dense)}
     ]
-    assert saestore.open(texts.path)["Talk"].samples("irony").tolist() == [1]
+    assert saestore.open(texts.path)["Talk"].samples.where("irony").tolist() == [1]
     spans.write_text(json.dumps({"key": "77", "start": 3, "stop": 8, "concept": "irony"}), encoding="utf-8")
     assert "1 key ('77') fits no item" in refused("label", "--spans", spans, store=texts)
 

@@ -17,6 +17,7 @@ import saestore
 from benchmarks.counting import CountingStore, decoded
 from saestore.format import SegmentInfo, SetAttributes, feature_dtype
 from saestore.segment import Segment, limit_fan_in, merge
+from saestore.sparse_rows import SparseRows
 from saestore.storage import SnapshotStore, stored_bytes
 from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter
@@ -58,7 +59,7 @@ def write_segments(writer: SetWriter, matrix: sp.csr_array, rows: int) -> None:
     for start in range(0, n, rows):
         part = matrix[start : start + rows]
         ids = part.indices.astype(feature_dtype(n_features))
-        writer.append(part.indptr.astype(np.int64), ids, part.data)
+        writer.append(SparseRows(part.indptr.astype(np.int64), ids, part.data))
 
 
 QUESTIONS: dict[str, Callable[[Any], Any]] = {
@@ -170,9 +171,8 @@ def test_a_merge_takes_no_more_steps_for_more_segments():
         root = saestore.open(MemoryStore(), "a").root
         with SetWriter(root, PATH) as writer:
             write_segments(writer, matrix, rows)
-            parent = writer.group["segments"]
-            snapshot = SnapshotStore(parent.store)
-            segments = [Segment(snapshot, parent.path, info) for info in writer.attributes.segments]
+            snapshot = SnapshotStore(root.store)
+            segments = [Segment(snapshot, PATH, info) for info in writer.attributes.segments]
         with decoded() as chunks:
             pieces = [len(samples) for samples, _ in merge._merged(segments, entries)]
         # Pointers, samples and activations of each, though a block of each is a small part of its one chunk.
@@ -185,12 +185,12 @@ def test_a_merge_takes_no_more_steps_for_more_segments():
 
 @pytest.mark.parametrize(("n", "fan_in", "most"), [(128, 128, 1), (129, 128, 1.02), (153, 128, 1.17), (9, 2, 4.2)])
 def test_merging_in_several_passes_rewrites_few_samples(n, fan_in, most):
-    infos = [SegmentInfo(a, a + 1, 1, "") for a in range(n)]
+    infos = [SegmentInfo(a, a + 1, 1, "", str(a), 1) for a in range(n)]
     rewritten = 0
     while len(infos) > 1:
         runs = limit_fan_in(infos, fan_in)
         assert [info for run in runs for info in run] == infos
         assert max(map(len, runs)) in range(2, fan_in + 1)
         rewritten += sum(run[-1].stop - run[0].start for run in runs if len(run) > 1)
-        infos = [SegmentInfo(run[0].start, run[-1].stop, 1, "") for run in runs]
+        infos = [SegmentInfo(run[0].start, run[-1].stop, 1, "", run[0].name, 1) for run in runs]
     assert rewritten <= most * n

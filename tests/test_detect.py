@@ -22,7 +22,6 @@ from saestore.detection.prune import choose, default_max_fraction
 from saestore.detection.report import compare
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.kernels import to_impact_order
-from saestore.query.reader import SetReader
 from saestore.scoring.bootstrap import BootstrapSampler
 from saestore.scoring.metrics import COUNTS, BootstrapCounts, evaluate
 from saestore.scoring.pooling import Pooling
@@ -467,15 +466,14 @@ def test_what_cannot_be_detected_is_one_error():
         bare.detect()
 
 
-def test_units_of_unknown_label_count_for_nothing(monkeypatch):
+def test_units_of_unknown_label_count_for_nothing():
     """Choice and results of a concept are those of brute force on the items whose label is known."""
     case, acts, truth, parts = planted(11, palette="heavy")
     names, rng = acts.concepts.names("item"), np.random.default_rng(0)
     unknown = (rng.random((case.n_items, len(names))) < 0.3) & ~acts.concepts.matrix("item").toarray()
-    matrices = {"item": sp.csc_array(unknown), "sample": sp.csc_array((90, 2), dtype=bool)}
-    monkeypatch.setattr(SetReader, "unknown_matrix", lambda _, level: matrices[level], raising=False)
+    masked = {name: np.ma.masked_array(truth[name], mask=unknown[:, i]) for i, name in enumerate(names)}
+    acts.concepts.add(masked, "item", overwrite=True)
     found = detect(acts, n=9, n_resamples=5, **ALL)
-    monkeypatch.undo()
     split, chosen = np.array(["train", "cal", "test"])[case.split], {row["concept"]: row for row in found.rows}
     assert unknown[case.split == 1].any()
     for name, positive in truth.items():

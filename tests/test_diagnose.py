@@ -25,6 +25,7 @@ from saestore.diagnostics import stream
 from saestore.diagnostics.stream import quantile_of_counts
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
 from saestore.format import SetAttributes
+from saestore.sparse_rows import SparseRows
 from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter
 from saestore.writing.pipeline import start_set
@@ -441,7 +442,7 @@ def with_attributes(path, dense, sae, sizes, finish):
     with SetWriter(store.root, "Named/token/x") as writer:
         start_set(writer, attributes, None, ItemIndex(len(dense) // 5, 5), None)
         for part in map(sp.csr_array, np.split(dense, np.cumsum(sizes)[:-1])):
-            writer.append(part.indptr.astype(np.int64), part.indices.astype(np.uint16), part.data)
+            writer.append(SparseRows(part.indptr.astype(np.int64), part.indices.astype(np.uint16), part.data))
         if finish:
             writer.finish()
     return saestore.open(path)["Named"]

@@ -10,6 +10,7 @@ from zarr.storage import MemoryStore
 
 import saestore
 from saestore.format import SetAttributes
+from saestore.sparse_rows import SparseRows
 from saestore.tables import as_items
 from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter
@@ -31,7 +32,7 @@ def table(n):
 
 def add(writer, start, stop):
     rows = DENSE[start:stop]
-    writer.append(rows.indptr.astype(np.int64), rows.indices.astype(np.uint16), rows.data)
+    writer.append(SparseRows(rows.indptr.astype(np.int64), rows.indices.astype(np.uint16), rows.data))
 
 
 def begin(root, n_items, stops):
@@ -48,9 +49,7 @@ def begin(root, n_items, stops):
 
 
 def extend(writer, n_items):
-    attributes = replace(
-        writer.attributes, n_items=n_items, planned_samples=int(PTR[n_items]), items=f"items-{n_items}"
-    )
+    attributes = replace(writer.attributes, n_items=n_items, planned_samples=int(PTR[n_items]))
     start_set(writer, attributes, table(n_items), ItemIndex.of(PTR[: n_items + 1]), SPANS[: PTR[n_items]])
 
 
@@ -117,7 +116,8 @@ def test_plain_xarray_opens_it(tmp_path):
         assert before.sizes["sample"] == 10  # the old one, until all arrays at the root are of the new one
         writer.finish(first=10)
     table = xr.open_zarr(tmp_path / "store", group=PATH, consolidated=False)
-    np.testing.assert_array_equal(table["char_start"], SPANS[:, 0])
+    samples = xr.open_zarr(tmp_path / "store", group=f"{PATH}/samples", consolidated=False)
+    np.testing.assert_array_equal(samples["token_start-2"], SPANS[:, 0])
     np.testing.assert_array_equal(table["item"], np.repeat(np.arange(6), np.diff(PTR)))
     np.testing.assert_array_equal(table["l0"], np.diff(DENSE.indptr))
 
@@ -127,7 +127,7 @@ def test_what_a_killed_append_left_is_removed(tmp_path):
     store = saestore.open(tmp_path / "store", "a")
     begin(store.root, 2, [10])
     group = zarr.open_group(tmp_path / "store", path=PATH, mode="r+")
-    group.create_group("items-6", attributes={"n_items": 6})
+    group["items"].create_array("key-2", data=np.arange(6), dimension_names=("item",))
     assert not store.verify(PATH).ok
     with SetWriter(store.root, PATH):
         pass

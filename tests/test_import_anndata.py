@@ -63,7 +63,7 @@ def test_obs_becomes_the_items(tmp_path):
     acts = imported(path)
     assert acts.items.column("split").tolist() == split
     assert acts.items.column("age").tolist() == list(range(12))
-    assert acts.items.concept("red").tolist() == [True, False] * 6
+    assert acts.items.column("red").tolist() == [True, False] * 6
     other = imported(path, items={"image_path": list("abcdefghijkl")})
     assert other.items.column("key").tolist() == list("abcdefghijkl")
 

@@ -101,4 +101,4 @@ def test_the_command(tmp_path, models, images, sae):
     chosen = [Image.open(images / name).convert("RGB") for name in ("05.png", "02.png")]
     patches = image_states(models("clip"), chosen)[1][:, 1:]
     assert_holds(acts, clip_scope_dense(sae, torch.from_numpy(patches.reshape(-1, WIDTH))))
-    assert acts.items.concept("color::red").tolist() == [True, False]
+    assert acts.items.column("color::red").tolist() == [True, False]

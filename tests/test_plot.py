@@ -16,10 +16,10 @@ from raising import raises
 
 import saestore
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
-from saestore.format import feature_dtype
+from saestore.format import TOKEN_SPANS, feature_dtype
+from saestore.sparse_rows import SparseRows
 from saestore.tables import as_items
 from saestore.tables.item_index import ItemIndex
-from saestore.tables.stored_items import SPANS
 from saestore.writing import SetWriter
 from saestore.writing.pipeline import start_set
 
@@ -353,7 +353,7 @@ def test_the_last_image_of_a_set_that_is_being_built_is_there_in_part(tmp_path):
     rows = sp.csr_array(dense)
     with SetWriter(store.root, "D/patch/s") as writer:
         start_set(writer, attributes, as_items({"image_path": ["image-0.png", "image-1.png"]}), ItemIndex(2, 16))
-        writer.append(rows.indptr.astype(np.int64), rows.indices.astype(feature_dtype(4)), rows.data)
+        writer.append(SparseRows(rows.indptr.astype(np.int64), rows.indices.astype(feature_dtype(4)), rows.data))
     acts = store["D/patch/s"]
     assert acts.shape == (20, 4)
     ax = acts.plot.top(0, images=tmp_path)
@@ -393,8 +393,8 @@ def tokens(texts, active):
 
 def with_spans(dense, spans, **options):
     acts = write(dense, **options)
-    for name, values in zip(SPANS, spans.T, strict=True):
-        acts.group.create_array(name, data=np.ascontiguousarray(values), dimension_names=("sample",))
+    for name, values in zip(TOKEN_SPANS, spans.T, strict=True):
+        acts.samples.set(name, values)
     return acts
 
 

@@ -18,7 +18,6 @@ from strategies import PATH, cases, make_case, memory_store, write_case, write_s
 
 from saestore.errors import InvalidInputError, NotFoundError, TooLargeError
 from saestore.kernels import to_impact_order
-from saestore.query.reader import SetReader
 from saestore.scoring.concept_scores import WITH_INTERVAL
 from saestore.scoring.observations import ScoredObservations
 from saestore.scoring.ranks import find_hits, item_maxima, rank
@@ -220,7 +219,14 @@ def test_samples_that_came_after_their_labels_are_left_out():
     write_segments(store, case)
     acts = store[PATH]
     assert acts.shape[0] == 40
-    assert_dataset(acts.concepts.scores("sample"), case.dense[:20], truth[:, None], ["third"], "sample")
+    found = acts.concepts.scores("sample")  # of those that came later nothing is known
+    first = acts.concepts.scores("sample", where=np.arange(40) < 20)
+    assert_dataset(first, case.dense[:20], truth[:, None], ["third"], "sample")
+    assert all(found[name].equals(first[name]) for name in (*SCORES, "n_positive", "n_negative"))
+    ends = [acts.concepts.intervals([("third", 0)], "sample", where=where, n_resamples=9) for where in
+            (None, np.arange(40) < 20)]  # fmt: skip
+    assert ends[0]["f1_low"].equals(ends[1]["f1_low"])
+    assert ends[0].attrs["n_items"] == ends[1].attrs["n_items"]
 
 
 def test_items_whose_samples_are_not_there_yet_are_left_out():
@@ -434,22 +440,22 @@ def test_observations_of_unknown_label_count_for_no_score(case, seed, level):
 
 
 @pytest.mark.parametrize("level", ["item", "sample"])
-def test_unknown_labels_of_a_set_count_for_no_score_or_interval(level, monkeypatch):
+def test_unknown_labels_of_a_set_count_for_no_score_or_interval(level):
     """Scores and intervals with unknown labels are those of `where` the label is known."""
     case = make_case(4, 60, 6, density=0.5, palette="heavy")
     acts, truth, names = write_labelled(case, 4, level)
     unknown = np.random.default_rng(0).random(truth.shape) < 0.4
     unknown[truth.argmax(axis=0), np.arange(3)] = False
-    unknown &= ~truth
-    monkeypatch.setattr(SetReader, "unknown_matrix", lambda _, __: sp.csc_array(unknown), raising=False)
+    plain = acts.concepts.scores(level)
+    masked = {name: np.ma.masked_array(truth[:, i], mask=unknown[:, i]) for i, name in enumerate(names)}
+    acts.concepts.add(masked, level, overwrite=True)
     found = acts.concepts.scores(level)
-    monkeypatch.undo()
+    assert not found.equals(plain)
     for i, name in enumerate(names):
         known = ~unknown[:, i]
         where = known if level == "sample" else known[case.item_of_sample]
         one = acts.concepts.scores(level, concepts=name, where=where)
         xarray.testing.assert_equal(found.isel(concept=[i]).drop_vars("n_active"), one.drop_vars("n_active"))
-    monkeypatch.setattr(SetReader, "unknown_matrix", lambda _, __: sp.csc_array(unknown), raising=False)
     pairs = [(name, feature) for name in names for feature in range(6)]
     ends = acts.concepts.intervals(pairs, level, n_resamples=200)
     for name in ("roc_auc", "f1", "point_biserial"):

@@ -16,7 +16,7 @@ from zarr.storage import LocalStore, MemoryStore
 from saestore.format import SegmentInfo
 from saestore.segment import Segment, merge_segments, plan_merges, write_segment
 from saestore.segment.check import check_segment
-from saestore.storage import SnapshotStore
+from saestore.storage import SnapshotStore, stored_bytes
 
 FEW = settings(max_examples=8, deadline=None)
 
@@ -25,8 +25,8 @@ def write(parent, case: Case, start=0, stop=None) -> SegmentInfo:
     stop = len(case.dense) if stop is None else stop
     with layout(case):
         return write_segment(
-            parent, start, *csr_rows(case, start, stop), n_features=case.n_features, codec=case.codec
-        )  # fmt: skip
+            parent.store, parent.path, start, csr_rows(case, start, stop), n_features=case.n_features, codec=case.codec
+        )
 
 
 def opened(parent, info) -> Segment:
@@ -34,7 +34,8 @@ def opened(parent, info) -> Segment:
 
 
 def segments_group(store=None):
-    return zarr.create_group(MemoryStore() if store is None else store, path="segments")
+    """The group of a set, in which there will be segments."""
+    return zarr.create_group(MemoryStore() if store is None else store, path="set")
 
 
 def whole(n_rows):
@@ -49,7 +50,7 @@ def contents(store: MemoryStore, prefix: str) -> dict[str, bytes]:
 @given(cases())
 def test_anndata_and_scipy_read_both_orders_as_they_are(case):
     parent = segments_group()
-    group = parent[write(parent, case).name]
+    group = parent[f"segments/{write(parent, case).name}"]
     wide = case.dense.astype(np.result_type(case.dense.dtype, np.float32))
     for name, kind in (("by_sample", sp.csr_array), ("by_feature", sp.csc_array)):
         matrix = group[name]
@@ -69,7 +70,7 @@ def test_anndata_and_scipy_read_both_orders_as_they_are(case):
 def test_anndata_reads_rows_and_columns_lazily():
     case = make_case(1, 50, 20, density=0.3)
     parent = segments_group()
-    group = parent[write(parent, case).name]
+    group = parent[f"segments/{write(parent, case).name}"]
     assert np.array_equal(anndata.io.sparse_dataset(group["by_sample"])[3:9].toarray(), case.dense[3:9])
     assert np.array_equal(anndata.io.sparse_dataset(group["by_feature"])[:, 4:7].toarray(), case.dense[:, 4:7])
 
@@ -85,9 +86,9 @@ def test_lists_are_in_impact_order_and_rows_in_feature_order(case):
         run = slice(pointers[feature], pointers[feature + 1])
         keys = list(zip((-data[run].astype(np.float64)).tolist(), samples[run].tolist(), strict=True))
         assert keys == sorted(keys)
-    indptr, ids, _ = segment.read_rows(*whole(len(case.dense)))
-    for start, stop in itertools.pairwise(indptr):
-        assert (np.diff(ids[start:stop].astype(int)) > 0).all()
+    rows = segment.read_rows(*whole(len(case.dense)))
+    for start, stop in itertools.pairwise(rows.indptr):
+        assert (np.diff(rows.indices[start:stop].astype(int)) > 0).all()
     assert list(check_segment(segment, case.n_features, case.dense.dtype)) == []
 
 
@@ -99,7 +100,7 @@ def test_feature_ids_are_as_narrow_as_they_can_be(n_features):
     segment = opened(parent, write(parent, case))
     assert segment.reader("by_sample/indices").dtype == ("uint16" if n_features <= 65_536 else "uint32")
     assert segment.reader("by_feature/indices").dtype == "uint32"
-    assert segment.read_rows(np.array([2]), np.array([3]))[1].max() == n_features - 1
+    assert segment.read_rows(np.array([2]), np.array([3])).indices.max() == n_features - 1
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -107,9 +108,9 @@ def test_activations_keep_their_dtype_and_their_bits(dtype):
     case = make_case(1, 50, 20, palette="extreme", dtype=dtype)
     parent = segments_group()
     segment = opened(parent, write(parent, case))
-    _, _, data = segment.read_rows(*whole(50))
+    data = segment.read_rows(*whole(50)).data
     assert data.dtype == dtype
-    assert data.tobytes() == csr_rows(case, 0, 50)[2].tobytes()
+    assert data.tobytes() == csr_rows(case, 0, 50).data.tobytes()
 
 
 def test_a_segment_may_begin_beyond_what_32_bits_hold():
@@ -119,10 +120,18 @@ def test_a_segment_may_begin_beyond_what_32_bits_hold():
     infos = []
     for start, stop in ((0, 10), (10, 30)):
         infos.append(
-            write_segment(parent, far + start, *csr_rows(case, start, stop), n_features=6, codec="pcodec")
-        )  # fmt: skip
+            write_segment(
+                parent.store, parent.path, far + start, csr_rows(case, start, stop), n_features=6, codec="pcodec"
+            )
+        )
     merged = merge_segments(
-        parent, [opened(parent, i) for i in infos], n_features=6, dtype="float32", codec="pcodec", memory=1 << 16
+        parent.store,
+        parent.path,
+        [opened(parent, i) for i in infos],
+        n_features=6,
+        dtype="float32",
+        codec="pcodec",
+        memory=1 << 16,
     )
     assert (merged.start, merged.stop) == (far, far + 30)
     segment = opened(parent, merged)
@@ -143,7 +152,8 @@ def test_merged_segments_are_the_bytes_of_one_written_whole(case, cuts, memory):
         return
     with layout(case):
         merged = merge_segments(
-            parent,
+            parent.store,
+            parent.path,
             [opened(parent, info) for info in parts],
             n_features=case.n_features,
             dtype=case.dense.dtype.name,
@@ -152,7 +162,9 @@ def test_merged_segments_are_the_bytes_of_one_written_whole(case, cuts, memory):
         )
     whole = segments_group()
     assert merged == write(whole, case)
-    assert contents(parent.store, f"segments/{merged.name}/") == contents(whole.store, f"segments/{merged.name}/")
+    prefix = f"set/segments/{merged.name}/"
+    assert contents(parent.store, prefix) == contents(whole.store, prefix)
+    assert merged.n_bytes == stored_bytes(whole[f"segments/{merged.name}"])
 
 
 def test_many_segments_full_of_ties_merge_in_memory_for_a_few_entries():
@@ -164,7 +176,13 @@ def test_many_segments_full_of_ties_merge_in_memory_for_a_few_entries():
     parent = segments_group()
     parts = [write(parent, case, a, a + 20) for a in range(0, 600, 20)]
     merged = merge_segments(
-        parent, [opened(parent, i) for i in parts], n_features=12, dtype="float32", codec="pcodec", memory=1
+        parent.store,
+        parent.path,
+        [opened(parent, i) for i in parts],
+        n_features=12,
+        dtype="float32",
+        codec="pcodec",
+        memory=1,
     )
     samples, data = opened(parent, merged).read_entries([(0, merged.nnz)])[0]
     assert np.array_equal(samples, np.concatenate([np.flatnonzero(dense[:, f]) for f in range(12)]))
@@ -172,7 +190,7 @@ def test_many_segments_full_of_ties_merge_in_memory_for_a_few_entries():
 
 
 def test_runs_of_neighbours_keep_to_the_number_of_rows():
-    infos = [SegmentInfo(a, a + 10, 1, "") for a in range(0, 50, 10)]
+    infos = [SegmentInfo(a, a + 10, 1, "", f"{a}-{a + 10}", 1) for a in range(0, 50, 10)]
     assert [len(run) for run in plan_merges(infos)] == [5]
     assert [len(run) for run in plan_merges(infos, 25)] == [2, 2, 1]
     assert [len(run) for run in plan_merges(infos, 9)] == [1] * 5
@@ -183,13 +201,13 @@ def test_the_digest_of_a_segment_vouches_for_every_document(tmp_path):
     case = make_case(1, 20, 5)
     parent = segments_group(LocalStore(tmp_path))
     info = write(parent, case)
-    folder = tmp_path / "segments" / info.name
+    folder = tmp_path / "set/segments" / info.name
 
     def sha(path):
         return hashlib.sha256((path / "zarr.json").read_bytes()).hexdigest()
 
     assert info.digest == sha(folder)
-    digests = parent[info.name].attrs["digests"]
+    digests = parent[f"segments/{info.name}"].attrs["digests"]
     below = {p.parent.relative_to(folder).as_posix() for p in folder.glob("**/zarr.json")} - {"."}
     assert digests == {name: sha(folder / name) for name in below}
 
@@ -213,7 +231,7 @@ def test_a_segment_that_lies_with_good_checksums_is_found_out(name):
     parent = segments_group()
     info = write(parent, case)
     said, change = WRONG[name]
-    array = parent[info.name][name]
+    array = parent[f"segments/{info.name}"][name]
     array[:] = np.ascontiguousarray(change(array[:]))
     found = dict(check_segment(opened(parent, info), 5, "float32"))
     assert name in found
@@ -224,7 +242,7 @@ def test_two_orders_of_different_entries_are_found_out():
     case = make_case(1, 20, 5, density=0.5)
     parent = segments_group()
     info = write(parent, case)
-    data = parent[info.name]["by_sample/data"]
+    data = parent[f"segments/{info.name}"]["by_sample/data"]
     data[:] = data[:] * 2
     found = dict(check_segment(opened(parent, info), 5, "float32"))
     assert found == {"by_feature": "does not hold the same entries as by_sample"}
@@ -235,7 +253,7 @@ def test_zeros_and_what_is_not_finite_are_found_out():
     parent = segments_group()
     info = write(parent, case)
     for value in (0, np.nan, np.inf):
-        data = parent[info.name]["by_sample/data"]
+        data = parent[f"segments/{info.name}"]["by_sample/data"]
         data[3] = value
         found = dict(check_segment(opened(parent, info), 5, "float32"))
         assert "zero or a value that is not finite" in found["by_sample/data"]

@@ -14,7 +14,8 @@ from saestore.stats import STATISTICS, Moments, RunningMoments, statistics_table
 
 
 def moments_of(case, start, stop):
-    indptr, _, data = to_impact_order(*csr_rows(case, start, stop), case.n_features)
+    rows = csr_rows(case, start, stop)
+    indptr, _, data = to_impact_order(rows.indptr, rows.indices, rows.data, case.n_features)
     return Moments.of_lists(indptr, data, stop - start)
 
 
@@ -31,7 +32,8 @@ def test_pieces_add_up_to_numpys_statistics(case, cuts):
 
 @given(cases(max_rows=40), st.lists(st.integers(1, 60), min_size=1), st.integers(1, 50))
 def test_running_sums_are_the_same_bits_whatever_the_pieces(case, lengths, block):
-    indptr, _, data = to_impact_order(*csr_rows(case, 0, len(case.dense)), case.n_features)
+    rows = csr_rows(case, 0, len(case.dense))
+    indptr, _, data = to_impact_order(rows.indptr, rows.indices, rows.data, case.n_features)
 
     class SmallBlocks(RunningMoments):
         BLOCK = block

@@ -12,12 +12,19 @@ from strategies import PATH, cases, layout, make_case, memory_store, write_case,
 from zarr.storage import LocalStore, MemoryStore
 
 import saestore
+from saestore import storage
 from saestore.errors import CorruptStoreError, NotFoundError, SaestoreError, StoreFormatError, StoreWriteError
-from saestore.storage import ArrayReader, ShardWriter, SnapshotStore, create_array, read_all, read_ranges, write_array
+from saestore.storage import ArrayReader, ArrayWriter, NewArray, SnapshotStore, WriteBatch, read_all, read_ranges
 from saestore.storage.shards import LocalShards
 
 CODECS = ["pcodec", "blosc"]
 DTYPES = ["uint16", "uint32", "int32", "int64", "float16", "float32", "float64", "bool"]
+
+
+def write_array(group, name, values, codec, **options):
+    batch = WriteBatch(group.store, group.path)
+    storage.write_array(batch, name, values, "item", codec, **options)
+    batch.flush()
 
 
 def some_values(dtype, n=1000):
@@ -32,7 +39,7 @@ def some_values(dtype, n=1000):
 def test_an_array_comes_back_and_zarr_alone_reads_it(tmp_path, dtype, codec):
     group = zarr.create_group(tmp_path / "a.zarr")
     values = some_values(dtype)
-    write_array(group, "x", values, ("item",), codec)
+    write_array(group, "x", values, codec)
     array = zarr.open_array(tmp_path / "a.zarr", path="x", mode="r")
     assert array.dtype == dtype
     assert array.metadata.dimension_names == ("item",)
@@ -44,13 +51,13 @@ def test_an_array_comes_back_and_zarr_alone_reads_it(tmp_path, dtype, codec):
 @pytest.mark.parametrize("text", [["", "a", "ü" * 300, "x\ny"], []])
 def test_text_comes_back(text):
     group = zarr.create_group(MemoryStore())
-    write_array(group, "x", np.array(text, np.dtypes.StringDType()), ("item",), "pcodec")
+    write_array(group, "x", np.array(text, np.dtypes.StringDType()), "pcodec")
     assert group["x"][:].tolist() == text
 
 
 def test_a_chunk_of_zeros_is_written_too():
     group = zarr.create_group(MemoryStore())
-    write_array(group, "x", np.zeros(100, np.float32), ("item",), "pcodec")
+    write_array(group, "x", np.zeros(100, np.float32), "pcodec")
     assert group["x"].nbytes_stored() > 0
     assert "x/c/0" in group.store._store_dict
 
@@ -66,17 +73,17 @@ def test_pieces_of_any_length_fill_an_array(lengths, chunk, per_shard):
         mock.patch("saestore.storage.arrays.CHUNK", chunk),
         mock.patch("saestore.storage.arrays.SHARD", chunk * per_shard),
     ):
-        array = create_array(group, "x", values.shape, values.dtype, ("item",), "pcodec")
-        writer = ShardWriter(array)
+        batch = WriteBatch(group.store)
+        writer = ArrayWriter(batch, "x", NewArray(len(values), values.dtype, "item", "pcodec"))
         for piece in np.split(values, np.cumsum(lengths)):
             writer.append(piece)
         writer.close()
+        batch.flush()
     assert np.array_equal(group["x"][:], values)
 
 
 def test_pieces_that_do_not_add_up_are_a_mistake_of_ours():
-    array = create_array(zarr.create_group(MemoryStore()), "x", (5,), np.int64, ("item",), "pcodec")
-    writer = ShardWriter(array)
+    writer = ArrayWriter(WriteBatch(MemoryStore()), "x", NewArray(5, np.dtype(np.int64), "item", "pcodec"))
     writer.append(np.arange(4))
     with pytest.raises(RuntimeError, match="4 of 5 values"):
         writer.close()
@@ -160,7 +167,7 @@ def two_arrays():
     values = np.arange(100, dtype=np.uint32), np.arange(100, dtype=np.float32) / 2
     with mock.patch("saestore.storage.arrays.CHUNK", 7), mock.patch("saestore.storage.arrays.SHARD", 21):
         for name, array in zip("ab", values, strict=True):
-            write_array(group, name, array, ("item",), "pcodec")
+            write_array(group, name, array, "pcodec")
     snapshot = SnapshotStore(group.store)
     return [ArrayReader(snapshot, name) for name in "ab"], values
 

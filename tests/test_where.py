@@ -149,7 +149,7 @@ JOIN = {"and": np.logical_and, "or": np.logical_or}
 @given(data=st.data())
 def test_an_expression_is_what_numpy_makes_of_it(named, data):
     text, expected = data.draw(trees(named.values))
-    assert named.acts.samples(text).tolist() == np.flatnonzero(expected).tolist()
+    assert named.acts.samples.where(text).tolist() == np.flatnonzero(expected).tolist()
 
 
 @given(data=st.data())
@@ -165,12 +165,12 @@ def test_and_binds_stronger_than_or_and_not_the_strongest(named, data):
         python = python.replace(name, f"v[{place}]")
     columns = [named.values[name].tolist() for name in ("object", "3d", "traffic light")]
     expected = [i for i, v in enumerate(zip(*columns, strict=True)) if eval(python, {}, {"v": v})]
-    assert named.acts.samples(text).tolist() == expected
+    assert named.acts.samples.where(text).tolist() == expected
 
 
 def test_long_and_flat_is_no_problem_and_deep_is_told(named):
-    assert len(named.acts.samples(" or ".join(["object"] * 5_000))) == named.values["object"].sum()
-    assert len(named.acts.samples("(" * 49 + "object" + ")" * 49)) == named.values["object"].sum()
+    assert len(named.acts.samples.where(" or ".join(["object"] * 5_000))) == named.values["object"].sum()
+    assert len(named.acts.samples.where("(" * 49 + "object" + ")" * 49)) == named.values["object"].sum()
     for deep in ("(" * 10_000 + "object", "not " * 10_000 + "object", "(not " * 51 + "object" + ")" * 51):
         with raises(InvalidInputError, "condition-too-deep", "deeper than 50"):
             parse(deep)
@@ -193,15 +193,15 @@ def test_ten_megabytes_are_one_short_error_at_once(piece):
 
 def test_the_longest_expression_is_answered(named):
     text = " or ".join(["weight<1"] * ((1 << 18) // 12))
-    assert np.array_equal(named.acts.samples(text), np.flatnonzero(named.values["weight"] < 1))
+    assert np.array_equal(named.acts.samples.where(text), np.flatnonzero(named.values["weight"] < 1))
 
 
 def test_a_name_in_quotes_stands_for_itself_where_only_a_name_can(named):
     light = np.flatnonzero(named.values["traffic light"]).tolist()
     for text in ('"traffic light"', "'traffic light' == true", '"traffic light" in (1)', "not ('traffic light' == 0)"):
-        assert named.acts.samples(text).tolist() == light
+        assert named.acts.samples.where(text).tolist() == light
     test = np.flatnonzero(named.values["split"] == "test").tolist()
-    assert named.acts.samples('"test" == split').tolist() == test
+    assert named.acts.samples.where('"test" == split').tolist() == test
 
 
 @given(st.text(max_size=30))
@@ -269,7 +269,7 @@ WRONG = [
 @pytest.mark.parametrize(("text", "error", "values", "marked"), WRONG, ids=[text for text, *_ in WRONG])
 def test_a_wrong_expression_is_reported_with_its_place(named, text, error, values, marked):
     with raises(*error, *values) as caught:
-        named.acts.samples(text)
+        named.acts.samples.where(text)
     lines = [f"\n  {text}", f"\n  {marked}"] if text else []
     assert str(caught.value).endswith("".join(lines).replace("\0", "\0"))
 
@@ -277,7 +277,7 @@ def test_a_wrong_expression_is_reported_with_its_place(named, text, error, value
 def test_a_long_expression_is_shown_around_the_place(named):
     text = "object and " * 30 + "nothing == 1" + " and object" * 30
     with raises(NotFoundError, "unknown-column", "'nothing'") as error:
-        named.acts.samples(text)
+        named.acts.samples.where(text)
     _, shown, carets = str(error.value).splitlines()
     assert len(shown) < 90
     assert shown[carets.index("^") : carets.rindex("^") + 1] == "nothing"
@@ -291,14 +291,14 @@ def test_a_mapping_asks_concepts_of_samples_too(named):
         ({"position": [0, 1], ODD: 1}, (values["position"] < 2) & values[ODD]),
         ({"item": 3}, values["item"] == 3),
     ):
-        assert acts.samples(where).tolist() == np.flatnonzero(expected).tolist()
+        assert acts.samples.where(where).tolist() == np.flatnonzero(expected).tolist()
     for name, value in (("object", "yes"), ("object", 2), ("weight", None), ("weight", True), ("split", 3)):
         with raises(InvalidInputError, "condition-type", repr(name)):
-            acts.samples({name: value})
+            acts.samples.where({name: value})
     with raises(NotFoundError, "unknown-column", "'splt'", "'split'"):
-        acts.samples({"splt": "test"})
-    assert len(acts.samples({})) == 40
-    assert len(acts.samples({"split": []})) == 0
+        acts.samples.where({"splt": "test"})
+    assert len(acts.samples.where({})) == 40
+    assert len(acts.samples.where({"split": []})) == 0
 
 
 @settings(max_examples=15)
@@ -320,7 +320,7 @@ def test_every_query_under_a_condition_equals_the_dense_tensor(case, data):
         )
     )
     rows, feature = np.flatnonzero(keep), data.draw(st.integers(0, width - 1))
-    assert acts.samples(where).tolist() == rows.tolist()
+    assert acts.samples.where(where).tolist() == rows.tolist()
     assert np.array_equal(acts.dense(where=where), dense[keep])
     assert np.array_equal(acts.sparse(where=where).toarray(), dense[keep])
     backwards = np.arange(n)[::-1]

@@ -24,7 +24,7 @@ def counted():
 
 
 def samples(acts, where):
-    return acts.samples(where).tolist()
+    return acts.samples.where(where).tolist()
 
 
 @pytest.mark.parametrize("where", [{"split": "test"}, {"split": ["test"], "red": True}, "split == 'test' and red"])

@@ -194,8 +194,8 @@ def test_items_come_back_as_they_were():
     assert acts.items.column("split").tolist() == case.items["split"]
     assert acts.items.column("weight").tolist() == case.items["weight"]
     assert acts.items.concept_names == ["color::red"]
-    assert np.array_equal(acts.items.concept("color::red"), case.red)
-    for ask in (acts.items.column, acts.items.concept):
+    assert np.array_equal(acts.items.column("color::red"), case.red)
+    for ask in (acts.items.column, acts.concepts.mask):
         with pytest.raises(saestore.errors.NotFoundError, match="'colour'"):
             ask("colour")
 

@@ -47,9 +47,9 @@ def test_items_are_a_dataset_with_text_and_labels(opened):
     assert items["key"].dims == ("item",)
     assert items["key"].values.tolist() == case.items["image_path"]
     assert items["split"].values.tolist() == case.items["split"]
-    assert items["concepts"].dims == ("item", "concept")
-    assert items["concepts"].sel(concept="color::red").values.tolist() == case.red.tolist()
-    assert items["concept"].values.tolist() == ["color::red"]
+    concepts = open_group(folder, f"{PATH}/items/concepts")
+    assert concepts["indices"].values.tolist() == np.flatnonzero(case.red).tolist()
+    assert open_group(folder, PATH).attrs["tables"]["items"]["concepts"]["names"] == ["color::red"]
 
 
 def test_every_group_of_a_set_opens(opened):

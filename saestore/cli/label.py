@@ -35,7 +35,7 @@ _GOES_WITH = {
     "threshold": ("masks",),
     "fit": ("masks",),
     "missing": ("masks",),
-    "partial": ("items", "masks", "spans"),
+    "on_unmatched": ("items", "masks", "spans"),
     "overwrite": ("items", "masks", "spans", "array", "ground_truth"),
 }
 
@@ -81,13 +81,20 @@ _GOES_WITH = {
 )
 @click.option(
     "--missing",
-    metavar="[error|empty]",
-    type=click.Choice(["error", "empty"]),
+    metavar="[error|negative]",
+    type=click.Choice(["error", "negative"]),
     default="error",
     show_default=True,
-    help="`empty`: on an item without a mask there is nothing to see.",
+    help="`negative`: the patches of an item without a mask do not have the concept.",
 )
-@click.option("--partial", is_flag=True, help="Pass over rows, masks and spans that fit no item of the set.")
+@click.option(
+    "--on-unmatched",
+    metavar="[error|ignore]",
+    type=click.Choice(["error", "ignore"]),
+    default="error",
+    show_default=True,
+    help="`ignore`: skip rows, masks and spans that fit no item of the set.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace concepts that are there already.")
 @json_option
 @click.pass_context
@@ -146,13 +153,13 @@ def _option(name: str) -> str:
 
 def _add(acts: ActivationSet, source: str, options: dict[str, Any], status: output.Status) -> list[str]:
     """Give the labels; returns the names of the concepts that were given."""
-    overwrite, partial = options["overwrite"], options["partial"]
+    overwrite, on_unmatched = options["overwrite"], options["on_unmatched"]
     if source == "items":
-        return acts.concepts.add(options["items"], partial=partial, overwrite=overwrite)
+        return acts.concepts.add(options["items"], on_unmatched=on_unmatched, overwrite=overwrite)
     if source == "ground_truth":
         return _add_ground_truth(acts, options["ground_truth"], overwrite=overwrite)
     if source == "spans":
-        return acts.concepts.add_spans(options["spans"], partial=partial, overwrite=overwrite)
+        return acts.concepts.add_spans(options["spans"], on_unmatched=on_unmatched, overwrite=overwrite)
     if source == "masks":
         return acts.concepts.add_masks(
             options["masks"],
@@ -161,7 +168,7 @@ def _add(acts: ActivationSet, source: str, options: dict[str, Any], status: outp
             threshold=0.25 if options["threshold"] is None else options["threshold"],
             fit=options["fit"],
             missing=options["missing"],
-            partial=partial,
+            on_unmatched=on_unmatched,
             overwrite=overwrite,
             progress=status,
         )

@@ -10,7 +10,7 @@ import numpy as np
 
 from saestore.cli.table import Column, numbers
 from saestore.cli.text import Marked, clean
-from saestore.tables.stored_items import KEY
+from saestore.format import KEY
 
 if TYPE_CHECKING:
     from saestore.activation_set import ActivationSet

@@ -89,7 +89,8 @@ class Vectors:
         with np.errstate(divide="ignore", invalid="ignore"):
             along: Array = centred @ (self.directions / np.where(lengths > 0, lengths, 1.0)[:, None]).T
             if self.offsets is not None:
-                return along + self.offsets / lengths
+                distances: Array = along + self.offsets / lengths
+                return distances
             norms = np.linalg.norm(centred, axis=1, keepdims=True)
             cosines: Array = np.where(norms > 0, along / norms, 0.0)
             return cosines

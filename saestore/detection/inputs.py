@@ -11,7 +11,7 @@ import numpy as np
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.query.posting_lists import PostingLists, iterate_lists
 from saestore.query.reader import Level, SetReader
-from saestore.scoring.concept_scores import read_labels, unknown_labels
+from saestore.scoring.concept_scores import read_labels
 from saestore.scoring.pooling import Pooling
 
 if TYPE_CHECKING:
@@ -234,25 +234,19 @@ def inputs_of(reader: SetReader, level: Level, concepts: Sequence[str] | str | N
     NotFoundError, InvalidInputError
         The set has no such concepts, or no column of splits.
     """
-    import scipy.sparse as sp
-
     labels = read_labels(reader, level, concepts)
-    stored = reader.labels_of_all_samples() if level == "sample" or reader.stored_labels("sample") else None
-    known = [] if stored is None else list(stored.names)
-    shape = reader.shape[0], len(known)
-    unknown = sp.csr_array(labels.matrix.shape, dtype=bool) if labels.unknown is None else labels.unknown.tocsr()
+    known = reader.concept_names("sample")
     of_samples: Any = (None, None)
     if level == "item":
-        matrices = (None if stored is None else stored.matrix(), unknown_labels(reader, "sample"))
-        empty = sp.csr_array(shape, dtype=bool)
-        of_samples = tuple(_chosen(empty if m is None else m.tocsr(), known, labels.names) for m in matrices)
+        matrices = (reader.concept_matrix("sample"), reader.unknown_matrix("sample"))
+        of_samples = tuple(_chosen(matrix.tocsr(), known, labels.names) for matrix in matrices)
     return Inputs(
         reader=reader,
         level=level,
         pooling=Pooling.of(score),
         names=labels.names,
         labels=labels.matrix,
-        unknown=unknown,
+        unknown=labels.unknown.tocsr(),
         sample_labels=of_samples[0],
         sample_unknown=of_samples[1],
         from_samples=np.array([level == "sample" or name in known for name in labels.names]),
@@ -297,5 +291,7 @@ def provenance(reader: SetReader) -> dict[str, Any]:
         "source": dict(a.source),
         "dropped": None if a.dropped is None else dict(a.dropped),
         "segments": {segment.name: segment.digest for segment in a.segments},
-        "labels": {level: info.digest for level, info in a.concepts.items()},
+        "labels": {
+            name: table.digests[table.concepts.true] for name, table in a.tables.items() if table.concepts is not None
+        },
     }

@@ -279,7 +279,7 @@ def _item_table(acts: SetReader) -> pd.DataFrame:
     for name in items.names():
         values = items.column(name)
         table["image_path" if name == "key" else name] = values.astype(object) if values.dtype.kind == "T" else values
-    table |= {name: items.concept(name) for name in items.concept_names}
+    table |= {name: items.column(name) for name in items.concept_names}
     return pd.DataFrame(table, index=np.arange(acts.n_items).astype(str).astype(object))
 
 

@@ -74,7 +74,7 @@ class Selected:
                 "before you export it.",
                 code="incomplete-set",
             )
-        samples = None if where is None else acts.samples(where)
+        samples = None if where is None else acts.samples.where(where)
         if samples is not None and not len(samples):
             raise InvalidInputError(
                 f"no sample of {acts.path} fulfils the condition; nothing was written.", code="nothing-selected"

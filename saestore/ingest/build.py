@@ -8,11 +8,11 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from saestore.activation_set import ActivationSet
+from saestore.format import KEY
 from saestore.ingest.options import BuildOptions
 from saestore.interop.optional import require
 from saestore.progress import Progress, ProgressOption
 from saestore.store import destination_of
-from saestore.tables.stored_items import KEY
 from saestore.writing.compare import stored_items
 from saestore.writing.pipeline import Destination, write_set
 
@@ -164,9 +164,8 @@ def _stored_keys(destination: Destination, path: str) -> list[str]:
     attributes, root = destination.attributes(path), destination.root
     if attributes is None or root is None:
         return []
-    group: Any = root[path]
-    items = stored_items(group, attributes)
-    return [str(key) for key in items.column(KEY)] if KEY in items.names() else []
+    items = stored_items(root, path, attributes)
+    return [str(key) for key in items.read(KEY).values] if KEY in items.info.columns else []
 
 
 def _add_ground_truth(acts: ActivationSet, truth: GroundTruth, report: Progress) -> None:

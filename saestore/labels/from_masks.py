@@ -12,12 +12,13 @@ from typing import Any, Literal
 import numpy as np
 
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
-from saestore.labels.item_keys import first_of, match_keys, some
-from saestore.labels.label_matrix import LabelMatrix, check_names
+from saestore.format import KEY
+from saestore.labels.as_labels import check_names
+from saestore.labels.item_keys import OnUnmatched, check_on_unmatched, first_of, match_keys, unmatched
 from saestore.labels.patch_grid import Fit, Patches
+from saestore.query.set_table import SetTable
 from saestore.tables.item_index import ItemIndex
-from saestore.tables.stored_items import KEY, StoredItems
-from saestore.tables.stored_labels import position_of
+from saestore.tables.label_matrix import LabelMatrix, position_of
 
 Array = np.ndarray[Any, Any]
 
@@ -35,15 +36,15 @@ class MaskOptions:
     threshold: float = THRESHOLD
     fit: Fit | None = None
     within: bool | Sequence[str] = False
-    missing: Literal["error", "empty"] = "error"
-    partial: bool = False
+    missing: Literal["error", "negative"] = "error"
+    on_unmatched: OnUnmatched = "error"
 
 
 def from_masks(
     folder: str | os.PathLike[str],
     options: MaskOptions,
     *,
-    items: StoredItems,
+    items: SetTable,
     index: ItemIndex,
     source: Mapping[str, Any],
     progress: Callable[[str], None] | None = None,
@@ -100,7 +101,7 @@ def read_mask(path: Path) -> Array:
                 return _any_channel(np.asarray(image.convert("RGB"))) & alpha
             return _any_channel(np.asarray(image))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
-        raise InvalidInputError(f"{path} is no image that can be read ({e}).") from e
+        raise InvalidInputError(f"{path} is not a readable image ({e}).", code="unreadable-image") from e
 
 
 def _any_channel(pixels: Array) -> Array:
@@ -109,70 +110,78 @@ def _any_channel(pixels: Array) -> Array:
 
 def _check_options(options: MaskOptions) -> None:
     if not 0 <= options.threshold < 1:
-        raise InvalidInputError(f"threshold={options.threshold}: use a share of the patch from 0 up to, not with, 1.")
-    if options.missing not in ("error", "empty"):
-        raise InvalidInputError(f"missing={options.missing!r}: use 'error' or 'empty'.")
+        raise InvalidInputError(
+            f"threshold={options.threshold}: use a share of the patch, 0 <= threshold < 1.", code="invalid-threshold"
+        )
+    if options.missing not in ("error", "negative"):
+        raise InvalidInputError(f"missing={options.missing!r}: use 'error' or 'negative'.", code="unknown-choice")
+    check_on_unmatched(options.on_unmatched)
 
 
-def _within(items: StoredItems, options: MaskOptions) -> dict[str, Array]:
-    """Concepts of items that masks say the place of."""
+def _within(items: SetTable, options: MaskOptions) -> dict[str, Array]:
+    """Concepts of items that masks locate."""
     if isinstance(options.within, str):
-        raise InvalidInputError(f"within={options.within!r}: give True, or a list of concepts of items.")
+        raise InvalidInputError(
+            f"within={options.within!r}: give True, or a list of concepts of items.", code="invalid-names"
+        )
     if not options.within:
         return {}
     names = items.concept_names if options.within is True else list(options.within)
     if not names:
-        raise InvalidInputError("the items have no concepts that masks could show the place of.")
+        raise InvalidInputError("the items have no concepts that masks could locate.", code="no-concept")
     for name in names:
         position_of(name, items.concept_names, "concept of items")
-    return {name: items.concept(name) for name in names}
+    return {name: np.ma.filled(items.column(name), False) for name in names}
 
 
 def _folders(folder: Path, options: MaskOptions) -> dict[str, Path]:
     """Folders of masks by concept; one of no concept has the key ""."""
     if not folder.is_dir():
-        raise NotFoundError(f"there is no folder {folder}.")
+        raise NotFoundError(f"there is no folder {folder}.", code="no-folder")
     if options.concept is not None or options.within:
         return {options.concept or "": folder}
     inside = sorted(path for path in folder.iterdir() if path.is_dir())
     if any(path.suffix.lower() in (*_SUFFIXES, *_LOSSY) for path in folder.iterdir() if path.is_file()):
         raise InvalidInputError(
             f"{folder} holds masks themselves: name what they show with --concept NAME (concept=), or use them for the "
-            "labels of items with --within-concepts (within=True)."
+            "labels of items with --within-concepts (within=True).",
+            code="unnamed-masks",
         )
     if not inside:
         raise InvalidInputError(
-            f"{folder} has no folder of masks: one for each concept, {folder}/<concept>/<item>.png."
+            f"{folder} has no folder of masks: one for each concept, {folder}/<concept>/<item>.png.", code="no-mask"
         )
     return {path.name: path for path in inside}
 
 
-def _files(folder: Path, items: StoredItems, n_items: int, options: MaskOptions) -> Iterator[tuple[int, Path]]:
+def _files(folder: Path, items: SetTable, n_items: int, options: MaskOptions) -> Iterator[tuple[int, Path]]:
     """The mask of every item, in the order of the items."""
     found = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     paths = [path for path in found if path.suffix.lower() in _SUFFIXES]
     lossy = [path for path in found if path.suffix.lower() in _LOSSY]
     if lossy:
-        raise InvalidInputError(f"{lossy[0]} is a JPEG, in which edges are blurred; give masks as PNG.")
+        raise InvalidInputError(
+            f"{lossy[0]} is a JPEG, in which edges are blurred; give masks as PNG.", code="lossy-mask"
+        )
     if not paths:
-        raise InvalidInputError(f"{folder} holds no mask ({', '.join(_SUFFIXES)}).")
+        raise InvalidInputError(f"{folder} holds no mask ({', '.join(_SUFFIXES)}).", code="no-mask")
     if KEY not in items.names():
-        raise InvalidInputError("the set has no keys of items to match masks to; build it with --items metadata.csv.")
+        raise InvalidInputError(
+            "the items of the set have no keys to match masks to; build it with --items metadata.csv.", code="no-keys"
+        )
     stored = [_without_suffix(key) for key in items.column(KEY).tolist()]
     given = [_without_suffix(path.relative_to(folder).as_posix()) for path in paths]
     item_of = match_keys(given, stored, str(folder))
-    strangers = [path.name for path, item in zip(paths, item_of, strict=True) if item is None]
-    if strangers and not options.partial:
-        raise InvalidInputError(
-            f"{folder}: {some(strangers, 'mask')} no item, whose keys are such as {items.column(KEY)[0]!r}. Rename "
-            "them, or pass over such files with --partial (partial=True)."
-        )
+    if options.on_unmatched == "error":
+        strangers = [path.name for path, item in zip(paths, item_of, strict=True) if item is None]
+        unmatched(strangers, "mask", str(items.column(KEY)[0]), str(folder))
     chosen = {item: path for path, item in zip(paths, item_of, strict=True) if item is not None}
     without = [items.column(KEY)[item] for item in range(n_items) if item not in chosen]
     if without and options.missing == "error":
         raise InvalidInputError(
-            f"{folder} has no mask of {len(without):,} of {n_items:,} items: {first_of(without)}. Add them, or say "
-            "with --missing empty (missing='empty') that nothing is there to see."
+            f"{folder} has no mask of {len(without):,} of {n_items:,} items: {first_of(without)}. Add them, or "
+            "give such items negative labels with --missing negative (missing='negative').",
+            code="missing-masks",
         )
     return iter(sorted(chosen.items()))
 

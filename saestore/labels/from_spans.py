@@ -13,10 +13,12 @@ import numpy as np
 
 from saestore.errors import InvalidInputError
 from saestore.files import existing_file
-from saestore.labels.item_keys import match_keys, some
-from saestore.labels.label_matrix import LabelMatrix, check_names
+from saestore.format import KEY
+from saestore.labels.as_labels import check_names
+from saestore.labels.item_keys import OnUnmatched, check_on_unmatched, match_keys, unmatched
+from saestore.query.set_table import SetTable
 from saestore.tables.item_index import ItemIndex
-from saestore.tables.stored_items import KEY, StoredItems
+from saestore.tables.label_matrix import LabelMatrix
 
 Array = np.ndarray[Any, Any]
 Span = tuple[int, int, str]
@@ -29,12 +31,12 @@ _TEXT = "text"
 
 def from_spans(
     given: Given | str | os.PathLike[str],
-    items: StoredItems,
+    items: SetTable,
     index: ItemIndex,
     spans_of: Callable[[int, int], Array | None],
     n_samples: int,
     *,
-    partial: bool = False,
+    on_unmatched: OnUnmatched = "error",
 ) -> LabelMatrix:
     """Labels of tokens from spans of characters.
 
@@ -59,19 +61,21 @@ def from_spans(
     if spans_of(0, min(1, n_samples)) is None:
         raise InvalidInputError(
             "the set does not know the characters of its tokens, so spans cannot be matched to them; build it with "
-            "--token-spans, or give masks over samples."
+            "--token-spans, or give masks over samples.",
+            code="no-token-spans",
         )
+    check_on_unmatched(on_unmatched)
     entries = list(_read(given) if isinstance(given, str | os.PathLike) else _of_mapping(given))
     check_names(list(dict.fromkeys(concept for _, _, _, concept in entries)))
-    by_item = _by_item(entries, items, index.n_items, where, partial=partial)
+    by_item = _by_item(entries, items, index.n_items, where, on_unmatched)
     if not by_item:
-        raise InvalidInputError(f"{where} holds no span of an item of the set.")
+        raise InvalidInputError(f"{where} holds no span of an item of the set.", code="no-span")
     _check_ends(by_item, items, where)
     rows: dict[str, list[Array]] = {concept: [] for spans in by_item.values() for _, _, concept in spans}
     for start, tokens in _blocks(spans_of, n_samples):
         _mark(by_item, index, start, tokens, rows)
-    found = {name: np.unique(np.concatenate([np.empty(0, np.int64), *parts])) for name, parts in rows.items()}
-    return LabelMatrix.of_rows(found, n_samples, "sample")
+    joined = {name: np.unique(np.concatenate([np.empty(0, np.int64), *parts])) for name, parts in rows.items()}
+    return LabelMatrix.of_rows(joined, n_samples, "sample")
 
 
 def _blocks(spans_of: Callable[[int, int], Array | None], n_samples: int) -> Iterator[tuple[int, Array]]:
@@ -101,14 +105,17 @@ def _of_mapping(given: Given) -> Iterator[tuple[Any, int, int, str]]:
     if not isinstance(given, Mapping):
         raise InvalidInputError(
             f"spans cannot be a {type(given).__name__}; give {{key: [(start, stop, concept), …]}}, or the path of a "
-            "CSV or JSONL file."
+            "CSV or JSONL file.",
+            code="unsupported-spans",
         )
     for key, spans in given.items():
         if not isinstance(spans, list | tuple):
-            raise InvalidInputError(f"spans of {key!r} are {spans!r}; give a list of (start, stop, concept).")
+            raise InvalidInputError(
+                f"spans of {key!r} are {spans!r}; give a list of (start, stop, concept).", code="invalid-span"
+            )
         for span in spans:
             if not isinstance(span, tuple | list) or len(span) != 3:
-                raise InvalidInputError(f"span {span!r} of {key!r}: give (start, stop, concept).")
+                raise InvalidInputError(f"span {span!r} of {key!r}: give (start, stop, concept).", code="invalid-span")
             start, stop, concept = span
             yield key, *_ends(start, stop, f"span {span!r} of {key!r}"), concept
 
@@ -116,9 +123,11 @@ def _of_mapping(given: Given) -> Iterator[tuple[Any, int, int, str]]:
 def _ends(start: Any, stop: Any, what: str) -> tuple[int, int]:
     for end in (start, stop):
         if isinstance(end, bool) or not isinstance(end, int | np.integer):
-            raise InvalidInputError(f"{what}: {end!r} is no number of a character.")
+            raise InvalidInputError(f"{what}: {end!r} is not the number of a character.", code="invalid-span")
     if not 0 <= start < stop:
-        raise InvalidInputError(f"{what}: a span needs 0 <= start < stop, the character after its last.")
+        raise InvalidInputError(
+            f"{what}: a span needs 0 <= start < stop; stop is the character after its last.", code="invalid-span"
+        )
     return int(start), int(stop)
 
 
@@ -127,12 +136,15 @@ def _read(path: str | os.PathLike[str]) -> Iterator[tuple[str, int, int, str]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e:
-        raise InvalidInputError(f"{file} is not in UTF-8: {e}.") from e
+        raise InvalidInputError(f"{file} is not in UTF-8: {e}.", code="unreadable-file") from e
     records = _csv_records(text, file) if file.suffix.lower() == ".csv" else _json_records(text, file)
     for line, record in records:
         missing = [column for column in _COLUMNS if record.get(column) is None]
         if missing:
-            raise InvalidInputError(f"{file} line {line} has no {missing[0]!r}; each needs {', '.join(_COLUMNS)}.")
+            raise InvalidInputError(
+                f"{file} line {line} has no {missing[0]!r}; each line needs {', '.join(_COLUMNS)}.",
+                code="missing-field",
+            )
         start, stop = (_number(record[end]) for end in ("start", "stop"))
         yield str(record["key"]), *_ends(start, stop, f"{file} line {line}"), record["concept"]
 
@@ -150,7 +162,7 @@ def _csv_records(text: str, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         for record in reader:
             yield reader.line_num, record
     except csv.Error as e:
-        raise InvalidInputError(f"{file} is no CSV file: {e}.") from e
+        raise InvalidInputError(f"{file} is not a CSV file: {e}.", code="unreadable-file") from e
 
 
 def _json_records(text: str, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -160,41 +172,43 @@ def _json_records(text: str, file: Path) -> Iterator[tuple[int, dict[str, Any]]]
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as e:
-            raise InvalidInputError(f"{file} line {number} is no JSON: {e}; spans are read from CSV or JSONL.") from e
+            raise InvalidInputError(
+                f"{file} line {number} is not JSON: {e}; spans are read from CSV or JSONL.", code="unreadable-file"
+            ) from e
         if not isinstance(record, dict):
-            raise InvalidInputError(f"{file} line {number} is no object with {', '.join(_COLUMNS)}.")
+            raise InvalidInputError(
+                f"{file} line {number} is not an object with {', '.join(_COLUMNS)}.", code="missing-field"
+            )
         yield number, record
 
 
 def _by_item(
-    entries: Sequence[tuple[Any, int, int, str]], items: StoredItems, n_items: int, where: str, *, partial: bool
+    entries: Sequence[tuple[Any, int, int, str]], items: SetTable, n_items: int, where: str, on_unmatched: OnUnmatched
 ) -> dict[int, list[Span]]:
     """Spans of every item that has some; keys are matched, numbers are those of the items."""
     keys = list(dict.fromkeys(str(key) for key, *_ in entries if not _is_number(key)))
     stored = items.column(KEY).tolist() if KEY in items.names() else [str(i) for i in range(n_items)]
     item_of: dict[Any, int | None] = dict(zip(keys, match_keys(keys, stored, where), strict=True))
-    strangers = [key for key, item in item_of.items() if item is None]
-    if strangers and not partial:
-        raise InvalidInputError(
-            f"{where}: {some(strangers, 'key')} no item of the set, whose keys are such as {stored[0]!r}. Correct "
-            "them, or pass over such spans with --partial (partial=True)."
-        )
-    found: dict[int, list[Span]] = {}
+    if on_unmatched == "error":
+        unmatched([key for key, item in item_of.items() if item is None], "key", stored[0], where)
+    by_item: dict[int, list[Span]] = {}
     for key, start, stop, concept in entries:
         item = int(key) if _is_number(key) else item_of[str(key)]
         if item is None:
             continue
         if not 0 <= item < n_items:
-            raise InvalidInputError(f"{where}: item {item} is out of range: there are {n_items:,}.")
-        found.setdefault(item, []).append((start, stop, concept))
-    return found
+            raise InvalidInputError(
+                f"{where}: item {item} is out of range: there are {n_items:,}.", code="out-of-range"
+            )
+        by_item.setdefault(item, []).append((start, stop, concept))
+    return by_item
 
 
 def _is_number(key: Any) -> bool:
     return isinstance(key, int | np.integer) and not isinstance(key, bool)
 
 
-def _check_ends(by_item: Mapping[int, Sequence[Span]], items: StoredItems, where: str) -> None:
+def _check_ends(by_item: Mapping[int, Sequence[Span]], items: SetTable, where: str) -> None:
     """Refuse spans that run past the end of their text, where the texts are known."""
     if _TEXT not in items.names():
         return
@@ -204,5 +218,6 @@ def _check_ends(by_item: Mapping[int, Sequence[Span]], items: StoredItems, where
             if stop > len(text):
                 raise InvalidInputError(
                     f"{where}: the span {start} to {stop} ({concept}) of item {item} ends after its text, which has "
-                    f"{len(text):,} characters. Characters are counted as Python does, not in bytes."
+                    f"{len(text):,} characters. Characters are counted as Python does, not in bytes.",
+                    code="span-out-of-text",
                 )

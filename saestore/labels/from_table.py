@@ -9,23 +9,27 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.labels.item_keys import first_of, match_keys, some
-from saestore.labels.label_matrix import LabelMatrix, check_names
+from saestore.format import KEY
+from saestore.labels.as_labels import check_names, of_masks
+from saestore.labels.item_keys import OnUnmatched, check_on_unmatched, first_of, match_keys, unmatched
+from saestore.query.set_table import SetTable
 from saestore.tables.items import Items
-from saestore.tables.stored_items import KEY, StoredItems
+from saestore.tables.label_matrix import LabelMatrix
 
 Array = np.ndarray[Any, Any]
 
 _TEXT = "text"
 
 
-def from_metadata(path: str | os.PathLike[str], items: StoredItems, n_items: int, *, partial: bool) -> LabelMatrix:
+def from_metadata(
+    path: str | os.PathLike[str], items: SetTable, n_items: int, *, on_unmatched: OnUnmatched
+) -> LabelMatrix:
     """Labels of items from a ``metadata.csv``; its rows may be in any order.
 
     Parameters
     ----------
-    partial
-        Pass over rows that fit no item.
+    on_unmatched
+        ``"ignore"`` skips rows that fit no item.
 
     Raises
     ------
@@ -34,24 +38,28 @@ def from_metadata(path: str | os.PathLike[str], items: StoredItems, n_items: int
     """
     table = Items.from_csv(path)
     if not table.concepts:
-        raise InvalidInputError(f"{path} has no column of labels, which hold nothing but 0 and 1.")
+        raise InvalidInputError(
+            f"{path} has no column of labels, which hold only 0, 1 and empty cells.", code="no-concept"
+        )
     check_names(list(table.concepts))
-    row_of = _rows_of_items(str(path), table, items, n_items, partial=partial)
-    rows = {name: np.flatnonzero(mask[row_of]) for name, mask in table.concepts.items()}
-    return LabelMatrix.of_rows(rows, n_items, "item")
+    check_on_unmatched(on_unmatched)
+    row_of = _rows_of_items(str(path), table, items, n_items, on_unmatched)
+    return of_masks({name: mask[row_of] for name, mask in table.concepts.items()}, n_items, "item")
 
 
-def _rows_of_items(path: str, table: Items, items: StoredItems, n_items: int, *, partial: bool) -> Array:
+def _rows_of_items(path: str, table: Items, items: SetTable, n_items: int, on_unmatched: OnUnmatched) -> Array:
     """Row of the table for every item."""
     if KEY not in items.names():
         raise InvalidInputError(
-            "the set has no keys of items to match; give {name: mask, …} in the order of its items."
+            "the items of the set have no keys to match; give {name: mask, …} in the order of its items.",
+            code="no-keys",
         )
     stored, given = items.column(KEY).tolist(), table.key.tolist()
     if _is_numbered(given):
         if not _is_numbered(stored):
             raise InvalidInputError(
-                f"{path} has no image_path or text_path, but the items have keys such as {stored[0]!r} to be matched."
+                f"{path} has no image_path or text_path, but the items have keys such as {stored[0]!r}.",
+                code="no-keys",
             )
         # A row number says nothing where the texts can be compared.
         if _TEXT in items.names() and _TEXT in table.columns:
@@ -59,12 +67,8 @@ def _rows_of_items(path: str, table: Items, items: StoredItems, n_items: int, *,
     if stored == given:
         return np.arange(n_items)
     item_of = match_keys(given, stored, path)
-    strangers = [key for key, item in zip(given, item_of, strict=True) if item is None]
-    if strangers and not partial:
-        raise InvalidInputError(
-            f"{path}: {some(strangers, 'row')} no item of the set, whose keys are such as {stored[0]!r}. Correct them, "
-            "or pass over such rows with --partial (partial=True)."
-        )
+    if on_unmatched == "error":
+        unmatched([key for key, item in zip(given, item_of, strict=True) if item is None], "row", stored[0], path)
     row_of = np.full(n_items, -1, np.int64)
     for row, item in enumerate(item_of):
         if item is not None:
@@ -72,8 +76,9 @@ def _rows_of_items(path: str, table: Items, items: StoredItems, n_items: int, *,
     without = [stored[i] for i in np.flatnonzero(row_of < 0)]
     if without:
         raise InvalidInputError(
-            f"{path} has no row for {len(without):,} of {n_items:,} items: {first_of(without)}. Labels that are not "
-            "given are unknown, not false: add the rows."
+            f"{path} has no row for {len(without):,} of {n_items:,} items: {first_of(without)}. Add the rows; leave "
+            "cells empty where a label is unknown.",
+            code="missing-rows",
         )
     return row_of
 

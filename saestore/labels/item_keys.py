@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
+from typing import Literal
 
 from saestore.errors import InvalidInputError
+
+OnUnmatched = Literal["error", "ignore"]
 
 _NAMED = 3  # keys that a message names
 
@@ -25,13 +28,16 @@ def match_keys(given: Sequence[str], stored: Sequence[str], where: str) -> list[
         if len(fits) > 1:
             raise InvalidInputError(
                 f"{where}: {key!r} fits {len(fits)} items, such as {first_of([stored[i] for i in fits[:2]])}; give "
-                "their full keys."
+                "their full keys.",
+                code="ambiguous-key",
             )
         found.append(fits[0] if fits else None)
     taken: dict[int, str] = {}
     for key, item in zip(given, found, strict=True):
         if item is not None and item in taken:
-            raise InvalidInputError(f"{where}: both {taken[item]!r} and {key!r} are item {stored[item]!r}; keep one.")
+            raise InvalidInputError(
+                f"{where}: both {taken[item]!r} and {key!r} are item {stored[item]!r}; keep one.", code="duplicate-key"
+            )
         if item is not None:
             taken[item] = key
     return found
@@ -49,10 +55,22 @@ def _places(keys: Sequence[str]) -> dict[str, list[int]]:
     return places
 
 
-def some(keys: Sequence[str], what: str) -> str:
-    """How many keys there are and the first of them, as the beginning of "… fit nothing"."""
-    one = len(keys) == 1
-    return f"{len(keys):,} {what}{'' if one else 's'} ({first_of(keys)}) {'fits' if one else 'fit'}"
+def check_on_unmatched(on_unmatched: str) -> None:
+    """Refuse anything but "error" and "ignore"."""
+    if on_unmatched not in ("error", "ignore"):
+        raise InvalidInputError(f"on_unmatched={on_unmatched!r}: use 'error' or 'ignore'.", code="unknown-choice")
+
+
+def unmatched(keys: Sequence[str], what: str, example: str, where: str) -> None:
+    """Refuse keys that fit no item, if there are any."""
+    if not keys:
+        return
+    shown = f"{len(keys):,} {what}{'s fit' if len(keys) > 1 else ' fits'}"
+    raise InvalidInputError(
+        f"{where}: {shown} no item ({first_of(keys)}); keys of items look like {example!r}. Correct them, or skip them "
+        "with --on-unmatched ignore (on_unmatched='ignore').",
+        code="unmatched-keys",
+    )
 
 
 def first_of(keys: Sequence[str]) -> str:

@@ -45,7 +45,7 @@ class Patches:
     def of(cls, index: ItemIndex, source: Mapping[str, Any], fit: Fit | None) -> Patches:
         """As `fit` says it, else the set's attribute ``source``, else as if images had been squashed to squares."""
         if fit not in (None, *_FITS):
-            raise InvalidInputError(f"fit={fit!r}: use 'squash' or 'crop'.")
+            raise InvalidInputError(f"fit={fit!r}: use 'squash' or 'crop'.", code="unknown-choice")
         said = source.get("transform")
         said = said if isinstance(said, Mapping) else {}
         if fit is None and not said and Path(str(source.get("path", ""))).name.startswith(_CROPPED):
@@ -55,8 +55,9 @@ class Patches:
         rows, columns = said.get("grid") or (side, side)
         if rows * columns != size or size < 2:
             raise InvalidInputError(
-                f"the items have {size or 'different numbers of'} samples each, which are no grid of patches; masks "
-                "need one."
+                f"the items have {size or 'different numbers of'} samples each, which are not a grid of patches; "
+                "masks need one.",
+                code="no-patch-grid",
             )
         return cls(said if said and fit is None else _FITS[fit or "squash"], (int(rows), int(columns)))
 

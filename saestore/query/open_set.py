@@ -11,16 +11,17 @@ import numpy as np
 import zarr
 
 from saestore.errors import CorruptStoreError, NotFoundError
-from saestore.format import SetAttributes, digest
+from saestore.format import LEVEL_TABLES, TOKEN_SPANS, SetAttributes, digest
 from saestore.query import distribution
 from saestore.query.selection import Condition, select
 from saestore.query.where import Names, as_tree, bind, of_mask
 from saestore.segment import Segment, warm_all
-from saestore.storage import SnapshotStore, missing_as_error, stored_bytes
+from saestore.storage import SnapshotStore, stored_bytes
+from saestore.tables.column import Column
 from saestore.tables.item_index import ItemIndex
-from saestore.tables.stored_items import SPANS, StoredItems, span_nodes
-from saestore.tables.stored_labels import LABELS, StoredLabels
-from saestore.writing.writer import SEGMENTS, read_attributes
+from saestore.tables.label_matrix import LabelMatrix, check_level
+from saestore.tables.stored_table import StoredTable
+from saestore.writing.writer import read_attributes
 
 Array = np.ndarray[Any, Any]
 P = ParamSpec("P")
@@ -62,8 +63,6 @@ def retry_on_stale_snapshot(query: Callable[Concatenate[Self, P], R]) -> Callabl
 class OpenSet:
     """Base class: an opened activation set, as one snapshot; `ActivationSet` documents parameters and attributes."""
 
-    _labels: dict[str, StoredLabels]
-
     def __init__(self, root: zarr.Group, path: str) -> None:
         self.root = root
         self.path = path
@@ -88,10 +87,9 @@ class OpenSet:
         self._last_condition: tuple[str, Condition] | None = None
         snapshot = SnapshotStore(self.root.store)
         prefix = f"{self.root.path}/{self.path}".strip("/")
-        self._snapshot, self._labels = snapshot, {}
-        self.__dict__.pop("items", None)  # it caches labels
-        self.segments = [Segment(snapshot, f"{prefix}/{SEGMENTS}", info) for info in attributes.segments]
-        self._index = ItemIndex.read(self.group, attributes, snapshot)
+        self._snapshot, self._base, self._tables = snapshot, prefix, dict[str, StoredTable]()
+        self.segments = [Segment(snapshot, prefix, info) for info in attributes.segments]
+        self._index = ItemIndex.read(snapshot, prefix, attributes)
         eager = _EAGER_POINTERS // (8 * (attributes.n_features + 1))
         warm_all(self.segments[:eager])
 
@@ -101,36 +99,28 @@ class OpenSet:
         self._open()
         return before != self.attributes
 
-    def stored_labels(self, level: str) -> StoredLabels | None:
-        """Labels that were added after the set was started, None where there are none."""
-        info = self.attributes.concepts.get(level)
-        if info is None:
-            return None
-        if level not in self._labels:
-            path = f"{self.root.path}/{self.path}/{LABELS}/{info.name}".strip("/")
-            self._labels[level] = StoredLabels(self._snapshot, path, info)
-        return self._labels[level]
+    def table(self, name: str) -> StoredTable:
+        """One of the tables ``samples``, ``items`` and ``features``, as of opening."""
+        if name not in self._tables:
+            self._tables[name] = StoredTable(self._snapshot, self._base, name, self.attributes)
+        return self._tables[name]
 
-    def labels_of_all_samples(self) -> StoredLabels | None:
-        """Labels of samples, which must cover every sample; None where there are none."""
-        labels = self.stored_labels("sample")
-        if labels is not None:
-            labels.check_covers(self.shape[0])
-        return labels
+    @retry_on_stale_snapshot
+    def read_column(self, table: str, name: str, rows: Any = None) -> Column:
+        """Values of a column or concept of a table, of all rows or of some."""
+        return self.table(table).read(name, rows)
+
+    @retry_on_stale_snapshot
+    def labels(self, level: str) -> LabelMatrix:
+        """All concepts of a level, `item` or `sample`."""
+        check_level(level)
+        return self.table(LEVEL_TABLES[level]).labels()
 
     @property
     def group(self) -> zarr.Group:
         """The set's Zarr group."""
         group: Any = self.root[self.path]
         return group  # type: ignore[no-any-return]
-
-    @functools.cached_property
-    @retry_on_stale_snapshot
-    def items(self) -> StoredItems:
-        """The images or texts of the dataset: key, split, labels."""
-        with missing_as_error(f"{self.path}/{self.attributes.items}"):
-            group: Any = self.group[self.attributes.items]
-        return StoredItems(group, self.stored_labels("item"))
 
     @property
     def item_index(self) -> ItemIndex:
@@ -140,15 +130,10 @@ class OpenSet:
     @retry_on_stale_snapshot
     def spans(self, samples: Any = None) -> Array | None:
         """First character of each token in its text and the one after its last, int32 (n, 2); None where unknown."""
-        ids = select(samples, self.shape[0], "sample").ids
-        nodes = span_nodes(self.attributes.items)
-        if any(node not in self.group for node in nodes):
-            if self.attributes.items not in self.group:
-                raise CorruptStoreError(f"{self.path}/{self.attributes.items} is gone: items were appended meanwhile.")
+        ids, table = select(samples, self.shape[0], "sample").ids, self.table("samples")
+        if any(name not in table.info.columns for name in TOKEN_SPANS):
             return None
-        columns: list[Any] = [self.group[node] for node in nodes]
-        with missing_as_error(f"{self.path}/{' and '.join(SPANS)}"):
-            return np.stack([np.asarray(column.oindex[ids]) for column in columns], axis=1)
+        return np.stack([table.read(name, ids).values for name in TOKEN_SPANS], axis=1)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -240,6 +225,6 @@ class OpenSet:
             return of_mask(where, self.shape[0], self._index)
         key = repr(tree)  # which tells 1 from True, as == does not
         if self._last_condition is None or self._last_condition[0] != key:
-            names = Names(self.shape[0], self._index, lambda: self.items, lambda: self.stored_labels("sample"))
+            names = Names(self.shape[0], self._index, self.table("items"), self.table("samples"))
             self._last_condition = key, bind(tree, names)
         return self._last_condition[1]

@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, NotFoundError
+from saestore.errors import InvalidInputError
+from saestore.format import LEVEL_TABLES
 from saestore.query import distribution, similarity, slices
 from saestore.query.open_set import OpenSet, retry_on_stale_snapshot
 from saestore.query.posting_lists import PostingLists, one_list
 from saestore.query.results import FeatureMatches, Histogram, SimilarFeatures, TopFeatures, TopSamples
 from saestore.query.selection import Selection, check_at_least, select, select_one
+from saestore.query.set_table import SetTable
 from saestore.query.similarity import Metric, Sizes
 from saestore.query.slices import DENSE_LIMIT, check_size
 from saestore.query.topk import top_of_lists, top_of_rows
 from saestore.stats import statistics_table
-from saestore.tables.stored_labels import check_level, position_of
+from saestore.tables.label_matrix import check_level, csc_of_rows, position_of
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -30,34 +32,23 @@ class SetReader(OpenSet):
     """An opened set and every question about it. Analyses, plots and exports take one.
 
     Features and samples are given as an int, a slice, a list or array of ints, or a boolean mask, by numpy's rules.
-    ``where`` restricts a question to the samples that fulfil a condition; see `samples`.
+    ``where`` restricts a question to the samples that fulfil a condition; see `SetTable.where`.
     """
 
-    @retry_on_stale_snapshot
-    def samples(self, where: Any) -> Array:
-        """Samples that fulfil a condition, ascending, int64.
+    @property
+    def samples(self) -> SetTable:
+        """The table of the samples: ``samples.where(expression)`` gives numbers, ``samples["column"]`` values."""
+        return SetTable(self, "samples")
 
-        Parameters
-        ----------
-        where
-            An expression (``'split == "test" and color::red'``), a mapping of names to a value or to several
-            (``{"split": ["cal", "test"], "color::red": True}``), or a boolean mask per sample or per item. A name is a
-            column of the items, a concept of items or of samples, ``item``, ``position`` or ``sample``;
-            ``sample.NAME`` is a concept of samples where items have one of the same name.
+    @property
+    def items(self) -> SetTable:
+        """The table of the images or texts: key, split, columns and concepts."""
+        return SetTable(self, "items")
 
-        Raises
-        ------
-        NotFoundError
-            A name has no such meaning; the message names those that are like it.
-        InvalidInputError
-            The condition is not valid; for an expression the message marks the place.
-
-        Notes
-        -----
-        Memory: 8 bytes per sample that fulfils it, a byte per sample, and the columns that are named.
-        """
-        condition = self.condition(where)
-        return np.arange(self.shape[0]) if condition is None else condition.samples(self.shape[0])
+    @property
+    def features(self) -> SetTable:
+        """The table of the features: their names, notes, and all else that is known of them."""
+        return SetTable(self, "features")
 
     @retry_on_stale_snapshot
     def top_samples(
@@ -351,14 +342,10 @@ class SetReader(OpenSet):
         if level is None:
             return list(dict.fromkeys([*self.concept_names("item"), *self.concept_names("sample")]))
         check_level(level)
-        if level == "item":
-            return list(self.items.concept_names)
-        labels = self.stored_labels(level)
-        return [] if labels is None else list(labels.names)
+        return self.table(LEVEL_TABLES[level]).concept_names
 
-    @retry_on_stale_snapshot
     def concept_mask(self, name: str, level: Level | None = None) -> Array:
-        """Whether each item or sample has a concept, bool (n_items,) or (n_samples,).
+        """Whether each item or sample has a concept, bool (n_items,) or (n_samples,); False where unknown.
 
         Parameters
         ----------
@@ -371,28 +358,20 @@ class SetReader(OpenSet):
             There is no concept of this name; the message names those that there are.
         """
         if level is None:
-            level = "item" if name in self.items.concept_names else "sample"
-            if level == "sample" and name not in self.concept_names("sample"):
-                position_of(name, self.concept_names())
-        check_level(level)
-        if level == "item":
-            return self.items.concept(name)
-        labels = self.labels_of_all_samples()
-        if labels is None:
-            message = f"The samples of {self.path} have no concept {name!r}; they have none at all."
-            raise NotFoundError(message, code="unknown-concept")
-        return labels.mask(name)
+            level = "sample" if name in self.concept_names("sample") else "item"
+            level = "item" if name in self.concept_names("item") else level
+            position_of(name, self.concept_names())
+        position_of(name, self.concept_names(level), f"concept of {level}s")
+        return np.ma.filled(self.read_column(LEVEL_TABLES[level], name).array(), False)
 
-    @retry_on_stale_snapshot
     def concept_matrix(self, level: Level = "item") -> scipy.sparse.csc_array:
-        """All labels of a level, bool, items or samples x concepts in the order of ``concepts(level)``.
+        """Where concepts are true, bool, items or samples x concepts in the order of `concept_names`.
 
         Memory: 5 bytes per positive label.
         """
-        import scipy.sparse as sp
+        return self.labels(level).matrix
 
-        check_level(level)
-        if level == "item":
-            return self.items.concept_matrix()
-        labels = self.labels_of_all_samples()
-        return sp.csc_array((self.shape[0], 0), dtype=bool) if labels is None else labels.matrix()
+    def unknown_matrix(self, level: Level = "item") -> scipy.sparse.csc_array:
+        """Where concepts are unknown, as `concept_matrix` has where they are true."""
+        labels = self.labels(level)
+        return csc_of_rows([[]] * len(labels.names), labels.n_rows) if labels.unknown is None else labels.unknown

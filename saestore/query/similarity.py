@@ -250,8 +250,8 @@ def _difference(one: OpenSet, other: OpenSet) -> str:
     sizes, other_sizes = np.diff(one.item_index.pointers()), np.diff(other.item_index.pointers())
     for item in np.flatnonzero(sizes != other_sizes):
         return f"item {item} has {sizes[item]:,} samples in {one.path} and {other_sizes[item]:,} in {other.path}"
-    if "key" in one.items.names() and "key" in other.items.names():
-        keys, other_keys = one.items.column("key"), other.items.column("key")
+    if all("key" in acts.table("items").info.columns for acts in (one, other)):
+        keys, other_keys = (acts.read_column("items", "key").values for acts in (one, other))
         for item in np.flatnonzero(keys != other_keys):
             return f"item {item} is {str(keys[item])!r} in {one.path} and {str(other_keys[item])!r} in {other.path}"
     return ""

@@ -82,7 +82,7 @@ def _read_rows(plan: Sequence[tuple[Segment, Array]]) -> SparseRows:
 
     def read(part: tuple[Segment, Array]) -> SparseRows:
         segment, rows = part
-        return SparseRows(*segment.read_rows(*runs_of(rows)))
+        return segment.read_rows(*runs_of(rows))
 
     parts = list(map(read, plan)) if plan[0][0].is_local else at_once(read, plan)
     return parts[0] if len(parts) == 1 else SparseRows.concat(parts)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NoReturn, TypeAlias
 
@@ -14,16 +14,17 @@ import numpy as np
 from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
 from saestore.query.selection import Condition
 from saestore.query.where_parser import Compare, Join, Mark, Name, Node, Not, Value, parse, quote_text
+from saestore.tables.column import Column
 from saestore.tables.item_index import ItemIndex
-from saestore.tables.stored_items import StoredItems
-from saestore.tables.stored_labels import StoredLabels, listed
+from saestore.tables.label_matrix import listed
+from saestore.tables.stored_table import StoredTable
 from saestore.vocabulary import LEVELS
 
 Array = np.ndarray[Any, Any]
 
 _BLOCK = 1 << 20  # samples at a time
 _NUMBERS = ("item", "position", "sample")  # names that no column stores
-_KINDS = {"b": "true and false", "i": "numbers", "u": "numbers", "f": "numbers", "T": "text", "U": "text"}
+_KINDS = {"b": "true and false", "i": "numbers", "u": "numbers", "f": "numbers", "T": "text"}
 _OPERATORS = {
     "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
@@ -47,12 +48,13 @@ class _Block:
         return np.arange(self.start, self.stop) if name == "sample" else self.located[_NUMBERS.index(name)]
 
 
-# A value per item, or a function that makes a value per sample of a block.
-_Values: TypeAlias = Array | Callable[[_Block], Array]
+# Values of all items (or rows of one table), or a function that makes values of the samples of a block.
+_Values: TypeAlias = Column | Callable[[_Block], Column]
+_Mask: TypeAlias = Array | Callable[[_Block], Array]
 
 
 @dataclass(frozen=True)
-class _Column:
+class NamedValues:
     """The values that a name stands for."""
 
     name: str
@@ -61,46 +63,31 @@ class _Column:
 
     @property
     def kind(self) -> str:
+        """What it holds, for messages."""
         return _KINDS[self.dtype.kind]
 
 
-@dataclass(frozen=True)
-class Names:
-    """The meaning of names in conditions; items and labels are opened only for a name that needs them."""
+class NameSource:
+    """The meaning of names in conditions; values are read only of names that occur."""
 
-    n_samples: int
-    index: ItemIndex
-    items: Callable[[], StoredItems]
-    labels: Callable[[], StoredLabels | None]
-    _columns: dict[Name, _Column] = field(default_factory=dict)
+    numbers: tuple[str, ...]  # names that no column stores
 
-    @cached_property
-    def _labels(self) -> StoredLabels | None:
-        return self.labels()
+    def __init__(self, n_items: int) -> None:
+        self.n_items = n_items
+        self._columns: dict[Name, NamedValues] = {}
 
-    def _find(self, name: str, level: str | None) -> _Column | None:
-        """Column, concept of items, concept of samples, or number with this name: the first that there is."""
-        items = self.items()
-        if level in (None, "item"):
-            if name in items.names():
-                return _of_items(name, items.column(name))
-            if name in items.concept_names:
-                return _of_items(name, items.concept(name))
-        if level in (None, "sample") and self._labels is not None and name in self._labels.names:
-            self._labels.check_covers(self.n_samples)
-            mask = self._labels.mask(name)
-            return _Column(name, lambda block: mask[block.start : block.stop], mask.dtype)
-        if name == "item" and level in (None, "item"):
-            return _of_items(name, np.arange(self.index.n_items))
-        if name in _NUMBERS and level in (None, "sample"):
-            return _Column(name, lambda block: block.numbers(name), np.dtype(np.int64))
-        head, _, rest = name.partition(".")
-        return self._find(rest, head) if level is None and head in LEVELS and rest else None
+    def known(self) -> list[str]:
+        """Names of all columns and concepts."""
+        raise NotImplementedError
 
-    def column(self, name: Name, *, perhaps_text: bool = False) -> _Column:
+    def find(self, name: str, level: str | None) -> NamedValues | None:
+        """Column, concept or number with this name, None where there is none."""
+        raise NotImplementedError
+
+    def column(self, name: Name, *, perhaps_text: bool = False) -> NamedValues:
         """The values of a name, or an error that marks it; a name on the right may be a text without quotes."""
         if name not in self._columns:
-            column = self._find(name.text, name.level)
+            column = self.find(name.text, name.level)
             if column is None:
                 raise NotFoundError(_marked(self._unknown(name, perhaps_text), name.mark), code="unknown-column")
             self._columns[name] = column
@@ -111,13 +98,68 @@ class Names:
         message = f"there is no column or concept{level} {name.text!r}"
         if perhaps_text:
             return f"{message}; a text needs quotes: {quote_text(name.text)}"
-        items, samples = self.items(), [] if self._labels is None else self._labels.names
-        known = list(dict.fromkeys([*items.names(), *items.concept_names, *samples]))
-        return f"{message}. {did_you_mean(name.text, known)}There are {listed(known)}; and {', '.join(_NUMBERS)}"
+        known = self.known()
+        return f"{message}. {did_you_mean(name.text, known)}There are {listed(known)}; and {', '.join(self.numbers)}"
 
 
-def _of_items(name: str, values: Array) -> _Column:
-    return _Column(name, values, values.dtype)
+class Names(NameSource):
+    """The meaning of names in conditions over samples: columns of samples and of the items that they belong to."""
+
+    numbers = _NUMBERS
+
+    def __init__(self, n_samples: int, index: ItemIndex, items: StoredTable, samples: StoredTable) -> None:
+        super().__init__(index.n_items)
+        self.n_samples, self.index, self._items, self._samples = n_samples, index, items, samples
+
+    def known(self) -> list[str]:
+        """Names of all columns and concepts, those of items first."""
+        return list(dict.fromkeys([*self._items.info.names, *self._samples.info.names]))
+
+    def find(self, name: str, level: str | None) -> NamedValues | None:
+        """Column or concept of items, of samples, or number with this name: the first that there is."""
+        samples = self._samples
+        if level in (None, "item") and name in self._items.info.names:
+            return _of_rows(name, self._items.read(name))
+        if level in (None, "sample") and name in samples.concept_names:
+            whole = samples.read(name)
+            return NamedValues(name, lambda block: whole.at(slice(block.start, block.stop)), whole.values.dtype)
+        if level in (None, "sample") and name in samples.info.columns:
+            of_block = lambda block: samples.read(name, slice(block.start, block.stop))  # noqa: E731
+            return NamedValues(name, of_block, samples.dtype(name))
+        if name == "item" and level in (None, "item"):
+            return _of_rows(name, Column(np.arange(self.n_items)))
+        if name in _NUMBERS and level in (None, "sample"):
+            return NamedValues(name, lambda block: Column(block.numbers(name)), np.dtype(np.int64))
+        head, _, rest = name.partition(".")
+        return self.find(rest, head) if level is None and head in LEVELS and rest else None
+
+
+class TableNames(NameSource):
+    """The meaning of names in conditions over the rows of one table."""
+
+    def __init__(self, table: StoredTable) -> None:
+        super().__init__(table.n_rows)
+        self._table = table
+        self.numbers = (table.name.removesuffix("s"),)  # the number of a row
+
+    def known(self) -> list[str]:
+        """Names of all columns and concepts."""
+        return list(self._table.info.names)
+
+    def find(self, name: str, level: str | None) -> NamedValues | None:
+        """A column or concept of the table, or the number of a row."""
+        if level not in (None, *self.numbers):
+            return None
+        if name in self._table.info.names:
+            return _of_rows(name, self._table.read(name))
+        if name in self.numbers:
+            return _of_rows(name, Column(np.arange(self._table.n_rows)))
+        head, _, rest = name.partition(".")
+        return self.find(rest, head) if level is None and head in self.numbers and rest else None
+
+
+def _of_rows(name: str, column: Column) -> NamedValues:
+    return NamedValues(name, column, column.values.dtype)
 
 
 def as_tree(where: Any) -> Node | None:
@@ -161,6 +203,14 @@ def bind(tree: Node, names: Names) -> Condition:
     return Condition(of_samples, None)
 
 
+def rows_where(tree: Node, names: TableNames) -> Array:
+    """Rows of a table that fulfil a condition over its own columns, ascending int64; errors as of `bind`."""
+    mask = _bound(tree, names)
+    if not isinstance(mask, np.ndarray):
+        raise TypeError("a condition over one table has one value per row")
+    return np.flatnonzero(mask)
+
+
 def of_mask(where: Any, n_samples: int, index: ItemIndex) -> Condition | None:
     """The samples of a boolean mask per sample or per item; a mask whose length fits both is per sample."""
     if where is None:
@@ -184,19 +234,24 @@ def of_mask(where: Any, n_samples: int, index: ItemIndex) -> Condition | None:
     return Condition(mask, None if len(mask) == n_samples else index)
 
 
-def _bound(node: Node, names: Names) -> _Values:
+def _bound(node: Node, names: NameSource, negated: bool = False) -> _Mask:
+    """The mask of a tree, or of its negation.
+
+    A negation is carried down to the comparisons: of an unknown value neither a comparison nor its negation holds.
+    """
     match node:
         case Join(_, ()):
-            return np.ones(names.index.n_items, bool)
+            return np.full(names.n_items, not negated)
         case Join(word, terms):
-            return _joined(operator.and_ if word == "and" else operator.or_, (_bound(t, names) for t in terms))
+            join = operator.and_ if (word == "and") != negated else operator.or_
+            return _joined(join, (_bound(t, names, negated) for t in terms))
         case Not(term):
-            return _applied(operator.invert, _bound(term, names))
+            return _bound(term, names, not negated)
         case Name():
             column = names.column(node)
             if column.kind != "true and false":
                 _refuse(f"{column.name!r} holds {column.kind}; compare it with a value", node.mark)
-            return column.values
+            return _applied(lambda values: values, [column], negated)
     column, compare = names.column(node.left), _OPERATORS[node.operator]
     if isinstance(node.right, Name):
         other = names.column(node.right, perhaps_text=True)
@@ -204,9 +259,9 @@ def _bound(node: Node, names: Names) -> _Values:
             mark, end = node.left.mark, node.right.mark
             what = f"{column.name!r} holds {column.kind}, and {other.name!r} holds {other.kind}"
             _refuse(f"{what}; they cannot be compared", mark and end and replace(mark, stop=end.stop))
-        return _applied(compare, column.values, other.values)
+        return _applied(compare, [column, other], negated)
     options = [_fitting(column, node.operator, value) for value in node.right]
-    return _applied(lambda values: _any_of(compare, values, options), column.values)
+    return _applied(lambda values: _any_of(compare, values, options), [column], negated)
 
 
 def _any_of(compare: Callable[[Any, Any], Array], values: Array, options: Iterable[Any]) -> Array:
@@ -216,7 +271,7 @@ def _any_of(compare: Callable[[Any, Any], Array], values: Array, options: Iterab
     return mask
 
 
-def _joined(join: Callable[[Array, Array], Array], parts: Iterable[_Values]) -> _Values:
+def _joined(join: Callable[[Array, Array], Array], parts: Iterable[_Mask]) -> _Mask:
     """Masks over items are joined at once, and only what remains for every block."""
     of_items: Array | None = None
     of_samples: list[Callable[[_Block], Array]] = []
@@ -237,14 +292,27 @@ def _joined(join: Callable[[Array, Array], Array], parts: Iterable[_Values]) -> 
     return over
 
 
-def _applied(function: Callable[..., Array], *columns: _Values) -> _Values:
-    """A function of columns, over items where all columns are per item."""
-    if all(isinstance(column, np.ndarray) for column in columns):
-        return function(*columns)
-    return lambda block: function(*(c[block.located[0]] if isinstance(c, np.ndarray) else c(block) for c in columns))
+def _applied(function: Callable[..., Array], columns: Sequence[NamedValues], negated: bool) -> _Mask:
+    """A function of columns, false where one is unknown; over items where all columns are per item."""
+
+    def mask(parts: Sequence[Column]) -> Array:
+        result = function(*(part.values for part in parts))
+        result = ~result if negated else result
+        for known in (part.known for part in parts):
+            result = result if known is None else result & known
+        return result
+
+    whole = [column.values for column in columns if isinstance(column.values, Column)]
+    if len(whole) == len(columns):
+        return mask(whole)
+    return lambda block: mask([_on(column.values, block) for column in columns])
 
 
-def _fitting(column: _Column, comparison: str, value: Value) -> str | float | bool:
+def _on(values: _Values, block: _Block) -> Column:
+    return values.at(block.located[0]) if isinstance(values, Column) else values(block)
+
+
+def _fitting(column: NamedValues, comparison: str, value: Value) -> str | float | bool:
     """The value of a literal, which a value of the column can equal."""
     given, kind = value.value, column.kind
     if value.untyped:
@@ -262,7 +330,7 @@ def _fitting(column: _Column, comparison: str, value: Value) -> str | float | bo
     return given
 
 
-def _converted(column: _Column, text: str, mark: Mark | None) -> str | float | bool:
+def _converted(column: NamedValues, text: str, mark: Mark | None) -> str | float | bool:
     """The value that an untyped text stands for."""
     kind = column.dtype.kind
     try:
@@ -271,7 +339,7 @@ def _converted(column: _Column, text: str, mark: Mark | None) -> str | float | b
     except (KeyError, ValueError):
         expected = {"b": "true or false", "f": "a number"}.get(kind, "an integer")
         _refuse(f"the value of {column.name!r} is {expected}, not {text!r}", mark)
-    if _EXPRESSION.search(text) and text not in np.asarray(column.values):
+    if isinstance(column.values, Column) and _EXPRESSION.search(text) and text not in column.values.values:
         _refuse(f'no item has this {column.name!r}; write == and quotes: {column.name} == "…" and …', mark)
     return text
 

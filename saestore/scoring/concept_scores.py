@@ -19,7 +19,7 @@ from saestore.scoring.metrics import BootstrapCounts
 from saestore.scoring.observations import KnownGroup, ScoredObservations
 from saestore.scoring.ranks import find_hits, split_by_cost
 from saestore.scoring.scores import score_all
-from saestore.tables.stored_labels import position_of
+from saestore.tables.label_matrix import position_of
 from saestore.vocabulary import SCORES
 
 if TYPE_CHECKING:
@@ -45,12 +45,12 @@ class ConceptLabels:
     matrix
         Items or samples x concepts, bool CSR.
     unknown
-        The same shape, true where a label is not known, bool CSC; None where all are.
+        The same shape, true where a label is not known, bool CSC.
     """
 
     names: list[str]
     matrix: scipy.sparse.csr_array
-    unknown: scipy.sparse.csc_array | None
+    unknown: scipy.sparse.csc_array
 
 
 @retry_on_stale_snapshot
@@ -142,6 +142,10 @@ def _count_pairs(
     """
     index, of_samples = reader.item_index, observations.sizes is None
     counting = observations.kept if observations.sizes is None else observations.sizes > 0
+    groups = {concept: group for group in observations.groups for concept in group.concepts.tolist()}
+    known_of = {concept: groups[concept].known for concept, _, _ in pairs}
+    if known_of and all(known is not None for known in known_of.values()):
+        counting = counting & np.any([known for known in known_of.values() if known is not None], axis=0)
     rows = np.flatnonzero(counting)
     item_of_row = index.locate(rows)[0] if of_samples else rows
     present, item_of_row = np.unique(item_of_row, return_inverse=True)
@@ -154,8 +158,8 @@ def _count_pairs(
                 continue
             true = np.zeros(len(counting), bool)
             true[labels.indices[labels.indptr[concept] : labels.indptr[concept + 1]]] = True
-            group = next(group for group in observations.groups if concept in group.concepts)
-            known = np.ones(len(counting), bool) if group.known is None else group.known
+            known = known_of[concept]
+            known = np.ones(len(counting), bool) if known is None else known
             part = slice(lists.indptr[at[0]], lists.indptr[at[0] + 1])
             entries, values = lists.samples[part], lists.data[part]
             entries, values = entries[known[entries]], values[known[entries]]
@@ -176,39 +180,24 @@ def read_labels(reader: SetReader, level: Level, concepts: Sequence[str] | str |
     """
     import scipy.sparse as sp
 
-    if level == "item":
-        known, matrix = list(reader.items.concept_names), reader.items.concept_matrix()
-    elif level == "sample":
-        labels = reader.stored_labels(level)
-        known, matrix = ([], sp.csc_array((0, 0))) if labels is None else (list(labels.names), labels.matrix())
-    else:
-        raise InvalidInputError(f"level={level!r}: use 'item' or 'sample'.", code="unknown-level")
+    known, matrix = reader.concept_names(level), reader.concept_matrix(level)
     if not known:
         raise NotFoundError(
             f"{reader.path} has no concepts on {level}s{_elsewhere(reader, level)}; add some with acts.concepts.add().",
             code="no-concepts",
         )
-    unknown = unknown_labels(reader, level)
+    unknown = reader.unknown_matrix(level)
     if concepts is None:
         return ConceptLabels(known, sp.csr_array(matrix), unknown)
     names = [concepts] if isinstance(concepts, str) else list(concepts)
     columns = [position_of(name, known, f"concept of {level}s") for name in names]
-    return ConceptLabels(names, sp.csr_array(matrix[:, columns]), None if unknown is None else unknown[:, columns])
-
-
-def unknown_labels(reader: SetReader, level: Level) -> scipy.sparse.csc_array | None:
-    """Items or samples x all concepts of a level, true where a label is not known; None where all are known."""
-    import scipy.sparse as sp
-
-    read = getattr(reader, "unknown_matrix", None)
-    matrix = None if read is None else read(level)
-    return None if matrix is None or not matrix.nnz else sp.csc_array(matrix)
+    return ConceptLabels(names, sp.csr_array(matrix[:, columns]), unknown[:, columns])
 
 
 def _elsewhere(reader: SetReader, level: Level) -> str:
     if level == "sample":
-        return ", but on items (level='item')" if reader.items.concept_names else ""
-    return ", but on samples (level='sample')" if reader.stored_labels("sample") else ""
+        return ", but on items (level='item')" if reader.concept_names("item") else ""
+    return ", but on samples (level='sample')" if reader.concept_names("sample") else ""
 
 
 def read_observations(reader: SetReader, level: Level, labels: ConceptLabels, where: Any) -> ScoredObservations:

@@ -91,7 +91,7 @@ class ScoredObservations:
         index: ItemIndex | None = None,
         unknown: scipy.sparse.csc_array | None = None,
     ) -> ScoredObservations:
-        """Samples that have labels and fulfil a condition; with `index`, items that have such a sample.
+        """Samples with a known label that fulfil a condition; with `index`, items that have such a sample.
 
         Parameters
         ----------
@@ -101,12 +101,14 @@ class ScoredObservations:
         kept = np.ones(n_samples, bool) if where is None else np.zeros(n_samples, bool)
         if where is not None:
             kept[where.samples(n_samples)] = True
-        sizes, counted = None, kept
+        sizes, counted, labelled = None, kept, _labelled(labels.shape, unknown)
         if index is None:
-            kept[labels.shape[0] :] = False
+            kept[: len(labelled)] &= labelled[:n_samples]
+            kept[len(labelled) :] = False
         else:
             pointers = np.minimum(index.pointers(), n_samples)
-            kept[pointers[labels.shape[0]] :] = False
+            kept[: pointers[len(labelled)]] &= np.repeat(labelled, np.diff(pointers[: len(labelled) + 1]))
+            kept[pointers[len(labelled)] :] = False
             sizes = segment_sums(kept, pointers).astype(np.int64)
             counted = sizes > 0
         groups = _groups(unknown, counted, labels.shape[1])
@@ -131,6 +133,14 @@ class ScoredObservations:
                 items = self.index.locate(over.samples)[0]
                 over = PostingLists(over.features, *item_maxima(over.indptr, items, over.data, self.sizes))
             yield over
+
+
+def _labelled(shape: tuple[int, int], unknown: scipy.sparse.csc_array | None) -> Array:
+    """Observations whose label is known for one concept or more."""
+    if unknown is None:
+        return np.ones(shape[0], bool)
+    labelled: Array = np.bincount(unknown.indices, minlength=shape[0]) < shape[1]
+    return labelled
 
 
 def _groups(unknown: scipy.sparse.csc_array | None, counted: Array, n_concepts: int) -> list[KnownGroup]:

@@ -100,8 +100,9 @@ def _check_rows(segment: Segment, n_features: int, sums: _Sums) -> Iterator[Find
             yield f"{BY_SAMPLE}/indptr", f"does not ascend at samples {start} to {stop}"
             return
         total = int(pointers[-1])
-        indptr, ids, data = segment.read_rows(np.array([start]), np.array([stop]))
-        rows = np.repeat(np.arange(start, stop), np.diff(indptr))
+        block = segment.read_rows(np.array([start]), np.array([stop]))
+        ids, data = block.indices, block.data
+        rows = np.repeat(np.arange(start, stop), np.diff(block.indptr))
         if (ids >= n_features).any():
             yield f"{BY_SAMPLE}/indices", f"holds feature {int(ids.max())} of {n_features}"
         if ((np.diff(ids.astype(np.int64)) <= 0) & (np.diff(rows) == 0)).any():

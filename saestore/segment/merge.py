@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import zarr
+from zarr.abc.store import Store
 
 from saestore.format import BY_FEATURE, BY_SAMPLE, MAX_ROWS_PER_SEGMENT, SegmentInfo
 from saestore.kernels import descending_bits, expand_pointers, merge_impact
 from saestore.segment.read import Segment
-from saestore.segment.write import SAMPLED_IDS, create_segment, seal_segment, write_statistics
+from saestore.segment.write import SAMPLED_IDS, SegmentShape, SegmentWriter
 from saestore.stats import Moments, RunningMoments
-from saestore.storage import ShardWriter
+from saestore.storage import ArrayWriter
 
 Array = np.ndarray[Any, Any]
 
@@ -53,27 +53,24 @@ def limit_fan_in(run: Sequence[SegmentInfo], fan_in: int) -> list[list[SegmentIn
 
 
 def merge_segments(
-    parent: zarr.Group, segments: Sequence[Segment], *, n_features: int, dtype: Any, codec: str, memory: int
+    store: Store, path: str, segments: Sequence[Segment], *, n_features: int, dtype: Any, codec: str, memory: int
 ) -> SegmentInfo:
-    """Write the union of neighbouring segments as a new one; nothing names it yet.
+    """Write the union of neighbouring segments of the set at `path` as a new one; nothing names it yet.
 
     Parameters
     ----------
     memory
-        Bound in bytes, at least some 6 MiB. Beside it stay the pointers of the features (8 bytes a feature and
+        Bound in bytes, at least some 6 MiB. Beside it stay the pointers of the features (8 bytes per feature and
         segment), a decoded chunk of each segment (130 kB), and the shards of the output while they are filled and
-        written (some 100 MiB).
+        written (about 100 MiB).
     """
     first, last = segments[0].info, segments[-1].info
     nnz = sum(s.info.nnz for s in segments)
-    group, arrays = create_segment(
-        parent, first.start, last.stop, nnz, _first_ids(segments), n_features=n_features, dtype=dtype, codec=codec
-    )
+    shape = SegmentShape(first.start, last.stop, nnz, n_features, np.dtype(dtype))
+    writer = SegmentWriter(store, path, shape, _first_ids(segments), codec=codec)
     entries = max(1 << 10, memory // _BYTES_PER_ENTRY)
-    _merge_rows(arrays[BY_SAMPLE], segments, entries)
-    moments = _merge_lists(arrays[BY_FEATURE], segments, n_features, entries)
-    write_statistics(group, moments, codec)
-    return SegmentInfo(first.start, last.stop, nnz, seal_segment(group))
+    _merge_rows(writer.arrays[BY_SAMPLE], segments, entries)
+    return writer.close(_merge_lists(writer.arrays[BY_FEATURE], segments, shape, entries))
 
 
 def _first_ids(segments: Sequence[Segment]) -> Array:
@@ -86,21 +83,19 @@ def _first_ids(segments: Sequence[Segment]) -> Array:
     return np.concatenate(parts)
 
 
-def _merge_rows(arrays: Mapping[str, zarr.Array[Any]], segments: Sequence[Segment], entries: int) -> None:
+def _merge_rows(writers: Mapping[str, ArrayWriter], segments: Sequence[Segment], entries: int) -> None:
     """Append the rows of every segment, a block of about `entries` non-zeros at a time."""
-    writers, base = {name: ShardWriter(a) for name, a in arrays.items()}, 0
+    base = 0
     writers["indptr"].append(np.zeros(1, np.int64))
     for segment in segments:
         info = segment.info
         rows = max(1, min(info.n_rows, entries * info.n_rows // max(1, info.nnz)))
         for start in range(info.start, info.stop, rows):
-            pointers, ids, data = segment.read_rows(np.array([start]), np.array([min(start + rows, info.stop)]))
-            writers["indptr"].append(pointers[1:] + base)
-            writers["indices"].append(ids)
-            writers["data"].append(data)
-            base += int(pointers[-1])
-    for writer in writers.values():
-        writer.close()
+            block = segment.read_rows(np.array([start]), np.array([min(start + rows, info.stop)]))
+            writers["indptr"].append(block.indptr[1:] + base)
+            writers["indices"].append(block.indices)
+            writers["data"].append(block.data)
+            base += block.nnz
 
 
 class _Stream:
@@ -192,19 +187,16 @@ def _merged(segments: Sequence[Segment], entries: int) -> Iterator[tuple[Array, 
 
 
 def _merge_lists(
-    arrays: Mapping[str, zarr.Array[Any]], segments: Sequence[Segment], n_features: int, entries: int
+    writers: Mapping[str, ArrayWriter], segments: Sequence[Segment], shape: SegmentShape, entries: int
 ) -> Moments:
     """Append the lists of all segments, merged; returns the sums of their activations."""
-    writers, first = {name: ShardWriter(a) for name, a in arrays.items()}, segments[0].info.start
-    pointers = np.zeros(n_features + 1, np.int64)
+    pointers = np.zeros(shape.n_features + 1, np.int64)
     for segment in segments:
         pointers += segment.feature_ptr
     writers["indptr"].append(pointers)
-    moments = RunningMoments(pointers, segments[-1].info.stop - first, arrays["data"].dtype)
+    moments = RunningMoments(pointers, shape.stop - shape.start, shape.dtype)
     for samples, data in _merged(segments, entries):
-        writers["indices"].append((samples - first).astype(np.uint32))
+        writers["indices"].append((samples - shape.start).astype(np.uint32))
         writers["data"].append(data)
         moments.append(data)
-    for writer in writers.values():
-        writer.close()
     return moments.close()

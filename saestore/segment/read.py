@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from saestore.format import BY_FEATURE, BY_SAMPLE, SegmentInfo
+from saestore.format import BY_FEATURE, BY_SAMPLE, SEGMENTS, SegmentInfo
 from saestore.kernels import runs_of
+from saestore.sparse_rows import SparseRows, pointers
 from saestore.stats import Moments
 from saestore.storage import ArrayReader, SnapshotStore, at_once, read_all, read_ranges
 
@@ -32,9 +33,9 @@ class Segment:
     store
         The store, as a snapshot.
     path
-        Path of the group ``segments`` of the set.
+        Path of the set in it.
     info
-        What the set's attributes say of the segment.
+        The segment, as the set's attributes describe it.
 
     Sample numbers here are those of the set, not of the segment.
     """
@@ -42,7 +43,7 @@ class Segment:
     def __init__(self, store: SnapshotStore, path: str, info: SegmentInfo) -> None:
         self.info = info
         self._store = store
-        self._path = f"{path}/{info.name}"
+        self._path = f"{path}/{SEGMENTS}/{info.name}".strip("/")
         self._readers: dict[str, ArrayReader] = {}
 
     def reader(self, name: str) -> ArrayReader:
@@ -79,16 +80,16 @@ class Segment:
         """Samples (int64) and activations of slices of the concatenated feature lists."""
         return read_entries([(self, a, b) for a, b in slices])
 
-    def read_rows(self, starts: Array, stops: Array) -> tuple[Array, Array, Array]:
-        """Ascending ranges of samples, with gaps between them, as one CSR piece: int64 indptr, ids, activations."""
+    def read_rows(self, starts: Array, stops: Array) -> SparseRows:
+        """The rows of ascending ranges of samples, with gaps between them."""
         first, lengths = self.info.start, stops - starts
-        (pointers,) = read_ranges([self.reader(f"{BY_SAMPLE}/indptr")], starts - first, stops - first + 1)
+        (found,) = read_ranges([self.reader(f"{BY_SAMPLE}/indptr")], starts - first, stops - first + 1)
         ends = np.cumsum(lengths + 1)
-        counts = np.delete(np.diff(pointers), ends[:-1] - 1)  # what lies between two ranges is not theirs
-        spans = pointers[ends - lengths - 1], pointers[ends - 1]
+        counts = np.delete(np.diff(found), ends[:-1] - 1)  # what lies between two ranges is not theirs
+        spans = found[ends - lengths - 1], found[ends - 1]
         readers = [self.reader(f"{BY_SAMPLE}/{name}") for name in ("indices", "data")]
         indices, data = read_ranges(readers, *spans)
-        return np.concatenate([[0], np.cumsum(counts)]), indices, data
+        return SparseRows(pointers(counts), indices, data)
 
     def row_pointers(self, start: int, stop: int) -> Array:
         """Pointers of the samples `start` to `stop`, (stop - start + 1,)."""

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import zarr
+from zarr.abc.store import Store
 
-from saestore.errors import CorruptStoreError
-from saestore.format import BY_FEATURE, BY_SAMPLE, CSC_ATTRS, CSR_ATTRS, SegmentInfo, feature_dtype
+from saestore.format import (
+    BY_FEATURE,
+    BY_SAMPLE,
+    CSC_ATTRS,
+    CSR_ATTRS,
+    SEGMENTS,
+    SegmentInfo,
+    document_digest,
+    feature_dtype,
+    segment_name,
+)
 from saestore.kernels import to_impact_order
+from saestore.sparse_rows import SparseRows
 from saestore.stats import Moments, RunningMoments
-from saestore.storage import Delta, SnapshotStore, create_array, packed_bytes, write_array
+from saestore.storage import ArrayWriter, Delta, NewArray, WriteBatch, packed_bytes, write_array
 
 Array = np.ndarray[Any, Any]
 
@@ -32,51 +40,74 @@ SAMPLED_IDS = 1 << 16
 _WORTH_LOOKBACK = 0.9
 
 
-def create_segment(
-    parent: zarr.Group,
-    start: int,
-    stop: int,
-    nnz: int,
-    first_ids: Array,
-    *,
-    n_features: int,
-    dtype: Any,
-    codec: str,
-) -> tuple[zarr.Group, dict[str, dict[str, zarr.Array[Any]]]]:
-    """Create the groups and empty arrays of a segment under the group ``segments``.
+@dataclass(frozen=True)
+class SegmentShape:
+    """What a segment holds: samples ``start`` to ``stop``, ``nnz`` non-zeros of `dtype`."""
+
+    start: int
+    stop: int
+    nnz: int
+    n_features: int
+    dtype: np.dtype[Any]
+
+
+class SegmentWriter:
+    """Writes one segment array by array; nothing names it until the set's attributes do.
 
     Parameters
     ----------
+    store, path
+        The store, and the path of the set in it.
     first_ids
         The first `SAMPLED_IDS` feature ids of its rows, or all.
 
-    Returns
-    -------
-    group, arrays
-        The segment's group, and its arrays by matrix and name. They must be filled through these: an array that is
-        opened again has forgotten that it writes chunks of zeros too.
+    Attributes
+    ----------
+    arrays
+        Writers of the arrays of both matrices, by matrix and name.
     """
-    group = parent.create_group(
-        f"{start}-{stop}", attributes={"start": start, "stop": stop, "nnz": nnz, "n_features": n_features}
-    )
-    arrays: dict[str, dict[str, zarr.Array[Any]]] = {}
-    rows, shape = stop - start, [stop - start, n_features]
-    row_deltas: dict[str, Delta] = {"indices": _delta_of_ids(first_ids, codec), "data": _DELTA_OF_ROWS}
-    for name, attrs, length, ids, deltas, finer in (
-        (BY_SAMPLE, CSR_ATTRS, rows, feature_dtype(n_features), row_deltas, _FINER_ROWS),
-        (BY_FEATURE, CSC_ATTRS, n_features, np.dtype(np.uint32), _DELTAS_OF_LISTS, 1),
-    ):
-        matrix = group.create_group(name, attributes={**attrs, "shape": shape})
-        # The pointers of the features are read whole, once, when a set is opened: one chunk, one request.
-        pointers = create_array(
-            matrix, "indptr", (length + 1,), np.int64, ("pointer",), codec, sharded=name == BY_SAMPLE, finer=finer
-        )
-        arrays[name] = {"indptr": pointers}
-        for array, kind in (("indices", ids), ("data", dtype)):
-            arrays[name][array] = create_array(
-                matrix, array, (nnz,), kind, ("nonzero",), codec, delta=deltas[array], finer=finer
-            )
-    return group, arrays
+
+    def __init__(
+        self, store: Store, path: str, shape: SegmentShape, first_ids: Array, *, codec: str, name: str | None = None
+    ) -> None:
+        self._shape, self._codec = shape, codec
+        self._name = name or segment_name(shape.start, shape.stop)
+        self._batch = WriteBatch(store, f"{path}/{SEGMENTS}/{self._name}")
+        self._digests: dict[str, str] = {}
+        self.arrays: dict[str, dict[str, ArrayWriter]] = {}
+        rows, n_features, nnz = shape.stop - shape.start, shape.n_features, shape.nnz
+        row_deltas: dict[str, Delta] = {"indices": _delta_of_ids(first_ids, codec), "data": _DELTA_OF_ROWS}
+        for matrix, attrs, length, ids, deltas, finer in (
+            (BY_SAMPLE, CSR_ATTRS, rows, feature_dtype(n_features), row_deltas, _FINER_ROWS),
+            (BY_FEATURE, CSC_ATTRS, n_features, np.dtype(np.uint32), _DELTAS_OF_LISTS, 1),
+        ):
+            document = self._batch.put_group(matrix, {**attrs, "shape": [rows, n_features]})
+            self._digests[matrix] = document_digest(document)
+            # The pointers of the features are read whole, once, when a set is opened: one chunk, one request.
+            whole = NewArray(length + 1, np.dtype(np.int64), "pointer", codec, sharded=matrix == BY_SAMPLE, finer=finer)
+            parts = {"indptr": whole}
+            for array, dtype in (("indices", ids), ("data", shape.dtype)):
+                parts[array] = NewArray(nnz, dtype, "nonzero", codec, finer=finer, delta=deltas[array])
+            self.arrays[matrix] = {
+                array: ArrayWriter(self._batch, f"{matrix}/{array}", part) for array, part in parts.items()
+            }
+
+    def close(self, moments: Moments) -> SegmentInfo:
+        """Write the per-feature sums and the documents; returns what the set's attributes will say of the segment.
+
+        The segment's group holds the digests of the documents below it, and the set's attributes hold its own.
+        """
+        for matrix, writers in self.arrays.items():
+            for array, writer in writers.items():
+                self._digests[f"{matrix}/{array}"] = writer.close()
+        for name, values in moments.arrays().items():
+            self._digests[name] = write_array(self._batch, name, values, "feature", self._codec)
+        shape = self._shape
+        attributes = {"start": shape.start, "stop": shape.stop, "nnz": shape.nnz, "n_features": shape.n_features}
+        document = self._batch.put_group("", {**attributes, "digests": self._digests})
+        self._batch.flush()
+        numbers = shape.start, shape.stop, shape.nnz
+        return SegmentInfo(*numbers, document_digest(document), self._name, self._batch.n_bytes)
 
 
 def _delta_of_ids(ids: Array, codec: str) -> Delta:
@@ -87,73 +118,36 @@ def _delta_of_ids(ids: Array, codec: str) -> Delta:
     return "lookback" if lookback < _WORTH_LOOKBACK * before else "consecutive"
 
 
-def write_statistics(group: zarr.Group, moments: Moments, codec: str) -> None:
-    """Write the per-feature sums of a segment."""
-    for name, values in moments.arrays().items():
-        write_array(group, name, values, ("feature",), codec)
-
-
-def write_segment(
-    parent: zarr.Group, start: int, indptr: Array, indices: Array, data: Array, *, n_features: int, codec: str
-) -> SegmentInfo:
-    """Write samples ``start`` to ``start + len(indptr) - 1`` as a segment; nothing names it yet.
+def write_segment(store: Store, path: str, start: int, rows: SparseRows, *, n_features: int, codec: str) -> SegmentInfo:
+    """Write consecutive samples from `start` on as a segment; nothing names it yet.
 
     Parameters
     ----------
-    parent
-        The group ``segments`` of the set.
-    indptr, indices, data
-        A CSR matrix with ascending feature ids, no duplicates and no zeros.
+    store, path
+        The store, and the path of the set in it.
+    rows
+        With ascending feature ids, no duplicates and no zeros.
 
     Notes
     -----
-    Memory: some 48 bytes a non-zero of the segment.
+    Memory: about 48 bytes per non-zero of the segment.
     """
-    stop, nnz = start + len(indptr) - 1, len(indices)
-    group, arrays = create_segment(
-        parent, start, stop, nnz, indices[:SAMPLED_IDS], n_features=n_features, dtype=data.dtype, codec=codec
-    )
-    by_sample = {"indptr": indptr.astype(np.int64, copy=False), "indices": indices, "data": data}
-    _fill(arrays[BY_SAMPLE], by_sample)
-    column_ptr, rows, values = to_impact_order(indptr, indices, data, n_features)
-    _fill(arrays[BY_FEATURE], {"indptr": column_ptr, "indices": rows, "data": values})
-    moments = RunningMoments(column_ptr, stop - start, values.dtype)
+    indptr, indices, data = rows.indptr.astype(np.int64, copy=False), rows.indices, rows.data
+    shape = SegmentShape(start, start + len(rows), rows.nnz, n_features, data.dtype)
+    writer = SegmentWriter(store, path, shape, indices[:SAMPLED_IDS], codec=codec)
+    column_ptr, samples, values = to_impact_order(indptr, indices, data, n_features)
+    for matrix, arrays in (
+        (BY_SAMPLE, {"indptr": indptr, "indices": indices.astype(feature_dtype(n_features), copy=False), "data": data}),
+        (BY_FEATURE, {"indptr": column_ptr, "indices": samples, "data": values}),
+    ):
+        for name, array in arrays.items():
+            writer.arrays[matrix][name].append(array)
+    moments = RunningMoments(column_ptr, len(rows), values.dtype)
     moments.append(values)
-    write_statistics(group, moments.close(), codec)
-    return SegmentInfo(start, stop, nnz, seal_segment(group))
-
-
-def _fill(arrays: Mapping[str, zarr.Array[Any]], values: Mapping[str, Array]) -> None:
-    for name, array in arrays.items():
-        if array.size:
-            array[:] = values[name].astype(array.dtype, copy=False)
-
-
-def seal_segment(group: zarr.Group) -> str:
-    """Record the digests of a segment's metadata documents in its group; returns the digest of the group's own.
-
-    So the set's attributes, which name that digest, vouch for every document of the segment.
-    """
-    group.attrs["digests"] = document_digests(group, segment_nodes())
-    return document_digests(group, [""])[""]
+    return writer.close(moments.close())
 
 
 def segment_nodes() -> list[str]:
     """Groups and arrays of a segment, relative to it."""
     matrices = [f"{m}{a}" for m in (BY_SAMPLE, BY_FEATURE) for a in ("", "/indptr", "/indices", "/data")]
     return [*matrices, *Moments.names()]
-
-
-def document_digests(group: zarr.Group, names: Iterable[str]) -> dict[str, str]:
-    """SHA-256, in hex, of the bytes of the ``zarr.json`` of nodes in `group`, by name; ``""`` is the group itself."""
-    store = SnapshotStore(group.store)
-    found = {}
-    for name in names:
-        path = f"{group.path}/{name}".strip("/")
-        key = f"{path}/zarr.json".lstrip("/")
-        with suppress(Exception):  # whatever zarr makes of a document: what it read, the snapshot keeps
-            zarr.open(store, path=path, mode="r", zarr_format=3)
-        if key not in store.documents:
-            raise CorruptStoreError(f"{key} is missing")
-        found[name] = hashlib.sha256(store.documents[key]).hexdigest()
-    return found

@@ -1,18 +1,22 @@
 """Everything that touches a Zarr store: opening it, creating arrays, reading slices of immutable ones."""
 
-from saestore.storage.arrays import Delta, ShardWriter, create_array, packed_bytes, stored_bytes, write_array
+from saestore.storage.arrays import ArrayWriter, Delta, NewArray, packed_bytes, stored_bytes, write_array
+from saestore.storage.batch import DOCUMENT, WriteBatch, group_document
 from saestore.storage.open import find_sets, local_folder, missing_as_error, open_root, write_errors
 from saestore.storage.reader import ArrayReader, at_once, read_all, read_ranges
 from saestore.storage.snapshot import SnapshotStore
 
 __all__ = [
+    "DOCUMENT",
     "ArrayReader",
+    "ArrayWriter",
     "Delta",
-    "ShardWriter",
+    "NewArray",
     "SnapshotStore",
+    "WriteBatch",
     "at_once",
-    "create_array",
     "find_sets",
+    "group_document",
     "local_folder",
     "missing_as_error",
     "open_root",

@@ -22,8 +22,8 @@ from saestore.storage.snapshot import SnapshotStore
 Array = np.ndarray[Any, Any]
 Job = Callable[[], None]  # fills its part of the memory for a slice
 
-_EMPTY = 2**64 - 1  # length of a chunk that a shard does not have
-_DTYPES = ("uint16", "uint32", "int32", "int64", "float16", "float32", "float64")
+EMPTY = 2**64 - 1  # length of a chunk that a shard does not have
+_TEXT = np.dtypes.StringDType()
 _CHUNKS_A_JOB = 32  # a megabyte or two of what is read at once
 
 
@@ -103,7 +103,7 @@ class LocalShards:
             places = self.index(shard)[first : first + count]
             if count == 1:  # the head of a list, mostly: here microseconds are the answer's time
                 ((offset, size),) = places.tolist()
-                out[:] = self._decoded(_pread(path, offset, size) if size != _EMPTY else b"")
+                out[:] = self._decoded(_pread(path, offset, size) if size != EMPTY else b"")
                 return
             begin, end = bytes_of(places, path)
             block = _pread(path, begin, end - begin)
@@ -130,7 +130,7 @@ def _parse(meta: dict[str, Any]) -> tuple[Layout, list[tuple[str, dict[str, Any]
     """Layout, codecs of a chunk, and whether there are shards, of a one-dimensional array as saestore writes them."""
     grid, keys = _named(meta["chunk_grid"]), _named(meta["chunk_key_encoding"])
     known = meta["node_type"] == "array" and grid[0] == "regular" and keys[0] == "default"
-    if not known or len(meta["shape"]) != 1 or meta["data_type"] not in _DTYPES or meta.get("storage_transformers"):
+    if not known or len(meta["shape"]) != 1 or meta.get("storage_transformers"):
         return None
     (length,), (shard,) = meta["shape"], grid[1]["chunk_shape"]
     chunk, codecs = shard, [_named(c) for c in meta["codecs"]]
@@ -141,7 +141,8 @@ def _parse(meta: dict[str, Any]) -> tuple[Layout, list[tuple[str, dict[str, Any]
         conf = codecs[0][1]
         (chunk,) = conf["chunk_shape"]
         codecs = [_named(c) for c in conf["codecs"]]
-    layout = Layout(int(length), np.dtype(meta["data_type"]), int(chunk), int(shard))
+    dtype = _TEXT if meta["data_type"] == "string" else np.dtype(meta["data_type"])
+    layout = Layout(int(length), dtype, int(chunk), int(shard))
     return None if layout.shard % layout.chunk else (layout, codecs, sharded)
 
 
@@ -160,7 +161,7 @@ def parse_index(raw: bytes) -> Array:
 
 def bytes_of(places: Array, shard: str) -> tuple[int, int]:
     """Where the bytes of neighbouring chunks begin and end."""
-    if (places[:, 1] == _EMPTY).any():
+    if (places[:, 1] == EMPTY).any():
         raise CorruptStoreError(f"{shard} lacks a chunk.")
     return int(places[:, 0].min()), int(places.sum(axis=1).max())
 
@@ -179,6 +180,11 @@ def _decoder(codecs: list[tuple[str, dict[str, Any]]], dtype: np.dtype[Any]) -> 
     if names == ["bytes", "blosc", "crc32c"] and codecs[0][1].get("endian", "little") == "little":
         blosc = numcodecs.Blosc()
         return lambda raw: np.frombuffer(blosc.decode(raw), dtype)
+    zstd, text = numcodecs.Zstd(), numcodecs.VLenUTF8()
+    if names == ["bytes", "zstd", "crc32c"] and dtype.itemsize == 1:
+        return lambda raw: np.frombuffer(zstd.decode(raw), dtype)
+    if names == ["vlen-utf8", "zstd", "crc32c"] and dtype.kind == "T":
+        return lambda raw: np.asarray(text.decode(zstd.decode(raw))).astype(dtype)
     return None
 
 

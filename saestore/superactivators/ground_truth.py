@@ -13,12 +13,13 @@ import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.files import load_pt, nearby
-from saestore.labels.commit import add_labels
-from saestore.labels.label_matrix import LabelMatrix, check_names
+from saestore.labels.as_labels import check_names
 from saestore.superactivators.file_names import SUFFIXES, TOKEN_COUNTS
 from saestore.superactivators.token_counts import token_totals
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.items import SPLITS
+from saestore.tables.label_matrix import LabelMatrix, ids
+from saestore.writing.columns import add_labels
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
@@ -327,7 +328,7 @@ def expected_of(acts: SetReader) -> Expected:
     return Expected(
         acts.path.split("/")[1],
         acts.item_index,
-        {name: acts.items.concept(name) for name in acts.concept_names("item")},
+        {name: acts.concept_mask(name, "item") for name in acts.concept_names("item")},
         acts.items.column("split") if "split" in names else None,
     )
 
@@ -368,12 +369,6 @@ def add_ground_truth(acts: SetReader, truth: GroundTruth, *, overwrite: bool = F
 
 
 def _stored(acts: SetReader, level: str) -> dict[str, Array]:
-    """Rows of the concepts that a set has; none where its samples became more since they were given."""
-    if level == "item":
-        matrix, names = acts.items.concept_matrix(), acts.concept_names("item")
-    else:
-        try:
-            matrix, names = acts.concept_matrix("sample"), acts.concept_names("sample")
-        except InvalidInputError:
-            return {}
-    return {name: np.sort(matrix.indices[matrix.indptr[i] : matrix.indptr[i + 1]]) for i, name in enumerate(names)}
+    """Rows of the concepts that a set has and knows everywhere."""
+    labels = acts.labels(level)
+    return {name: ids(labels.matrix, i) for i, name in enumerate(labels.names) if labels.unknown_mask(name) is None}

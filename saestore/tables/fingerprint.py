@@ -21,7 +21,13 @@ def items_fingerprint(items: Items | None, index: ItemIndex) -> str:
         table = {
             "key": items.key.tolist(),
             "columns": {k: [str(x) for x in v.tolist()] for k, v in items.columns.items()},
-            "concepts": {k: np.packbits(v).tobytes().hex() for k, v in items.concepts.items()},
+            "concepts": {
+                name: [
+                    np.packbits(np.ma.filled(v, False)).tobytes().hex(),
+                    np.packbits(np.ma.getmaskarray(v)).tobytes().hex(),
+                ]
+                for name, v in items.concepts.items()
+            },
         }
     return digest([table, index.n_items, index.item_size, None if index.ptr is None else index.ptr.tolist()])
 

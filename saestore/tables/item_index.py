@@ -1,4 +1,4 @@
-"""Which item, and which place in it, a sample is."""
+"""Which item a sample belongs to, and its position in it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import zarr
 
 from saestore.format import SetAttributes
 from saestore.storage import ArrayReader, SnapshotStore
 
 Array = np.ndarray[Any, Any]
 
-POINTERS = "ptr"
-
 
 @dataclass(frozen=True)
 class ItemIndex:
-    """Samples of an item follow one another: a number of samples per item, or a pointer array, says everything.
+    """Which samples an item has. They follow one another, so one number or a pointer array describes all items.
 
     Attributes
     ----------
@@ -27,7 +24,7 @@ class ItemIndex:
     item_size
         Samples per item where all have the same number, else None.
     ptr
-        Else int64 (n_items + 1,): item i has the samples ``ptr[i]:ptr[i + 1]``. Memory: 8 bytes an item.
+        Else int64 (n_items + 1,): item i has the samples ``ptr[i]:ptr[i + 1]``. Memory: 8 bytes per item.
     """
 
     n_items: int
@@ -43,13 +40,12 @@ class ItemIndex:
         return cls(len(ptr) - 1, None, ptr)
 
     @classmethod
-    def read(cls, group: zarr.Group, attributes: SetAttributes, store: SnapshotStore | None = None) -> ItemIndex:
-        """Of the set in `group`."""
-        if attributes.item_size is not None:
+    def read(cls, store: SnapshotStore, path: str, attributes: SetAttributes) -> ItemIndex:
+        """Of the set at `path`."""
+        name = attributes.table("items").pointers
+        if name is None:
             return cls(attributes.n_items, attributes.item_size)
-        reader = ArrayReader(
-            store or SnapshotStore(group.store), f"{group.path}/{attributes.items}/{POINTERS}".strip("/")
-        )
+        reader = ArrayReader(store, f"{path}/items/{name}".strip("/"))
         return cls(attributes.n_items, None, reader.read(0, reader.length))
 
     def locate(self, samples: Array) -> tuple[Array, Array]:

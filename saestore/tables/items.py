@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SPLITS", "Items", "as_items"]
 
-SPLITS = ("train", "cal", "test")
+SPLITS = ("train", "cal", "val", "test", "none")
 
-_KEYS = ("image_path", "text_path")
+_KEYS = ("key", "image_path", "text_path")
 # Text even where a value looks like a number; never a concept.
 _TEXT = (*_KEYS, "text", "split", "class")
 # Never a concept, though a column of them may happen to hold nothing but 0 and 1.
@@ -53,7 +53,7 @@ class Items:
     columns : dict of str to ndarray, each (n_items,)
         Every other column as it was, text (``StringDType``), int64, float64 or bool; ``split`` is one of `SPLITS`.
     concepts : dict of str to ndarray of bool, each (n_items,)
-        Labels, in the order of the file.
+        Labels, in the order of the file; a masked array where some are unknown.
     """
 
     key: np.ndarray
@@ -109,7 +109,8 @@ def as_items(obj: Items | str | os.PathLike[str] | pd.DataFrame | Mapping[str, S
     if pandas is not None and isinstance(obj, pandas.DataFrame):
         return Items.from_frame(obj)
     raise InvalidInputError(
-        f"items cannot be a {type(obj).__name__}; give the path of a metadata.csv, a DataFrame or a dict of columns"
+        f"items cannot be a {type(obj).__name__}; give the path of a metadata.csv, a DataFrame or a dict of columns",
+        code="unsupported-items",
     )
 
 
@@ -123,10 +124,12 @@ def _read_csv(path: Path) -> tuple[list[str], list[np.ndarray]]:
             path, header=None, dtype=str, keep_default_na=False, na_filter=False, encoding="utf-8-sig", compression=None
         )
     except pd.errors.EmptyDataError as error:
-        raise InvalidInputError(f"{path} is empty; it needs a header and one row per item") from error
+        raise InvalidInputError(
+            f"{path} is empty; it needs a header and one row per item", code="empty-file"
+        ) from error
     except (ValueError, OSError) as error:
         reason = str(error).strip().removeprefix("Error tokenizing data. C error: ")
-        raise InvalidInputError(f"{path} is not a CSV file in UTF-8: {reason}") from error
+        raise InvalidInputError(f"{path} is not a CSV file in UTF-8: {reason}", code="unreadable-file") from error
     table = frame.to_numpy(dtype=object)
     columns = [table[1:, place].astype(np.dtypes.StringDType()) for place in range(table.shape[1])]
     return [str(name) for name in table[0]], columns
@@ -137,8 +140,10 @@ def _frame(mapping: Mapping[str, Sequence[Any] | np.ndarray]) -> pd.DataFrame:
 
     lengths = {name: np.shape(values) for name, values in mapping.items()}
     if any(len(shape) != 1 for shape in lengths.values()) or len(set(lengths.values())) > 1:
-        told = ", ".join(f"{name} {shape}" for name, shape in lengths.items())
-        raise InvalidInputError(f"every column of items needs the same length and one dimension, not: {told}")
+        message = ", ".join(f"{name} {shape}" for name, shape in lengths.items())
+        raise InvalidInputError(
+            f"every column of items needs the same length and one dimension, not: {message}", code="wrong-length"
+        )
     # A column of numpy's StringDType is no type that pandas takes.
     lists = {name: v.tolist() if isinstance(v, np.ndarray) else list(v) for name, v in mapping.items()}
     return pd.DataFrame(lists)
@@ -165,15 +170,16 @@ def _plain(series: pd.Series) -> np.ndarray:
 def _items(names: list[str], columns: list[np.ndarray], where: str) -> Items:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise InvalidInputError(f"{where} has more than one column {twice[0]!r}; keep one")
+        raise InvalidInputError(f"{where} has more than one column {twice[0]!r}; keep one", code="duplicate-name")
     table = {name: column for name, column in zip(names, columns, strict=True) if name not in _PANDAS_INDEX}
     if not {*_KEYS, "text"} & set(table):
         raise InvalidInputError(
-            f"{where} has the columns {_some(list(table))}; it needs image_path (images), or text_path or text (texts)"
+            f"{where} has the columns {_some(list(table))}; it needs key, image_path, text_path or text",
+            code="no-keys",
         )
     n_items = len(columns[0])
     if n_items == 0:
-        raise InvalidInputError(f"{where} has a header but no rows; it needs one row per item")
+        raise InvalidInputError(f"{where} has a header but no rows; it needs one row per item", code="empty-file")
     for name in _TEXT:
         if name in table:
             table[name] = table[name].astype(np.dtypes.StringDType())
@@ -191,7 +197,8 @@ def _take_key(table: dict[str, np.ndarray], n_items: int, where: str) -> np.ndar
             empty = np.flatnonzero(key == "")
             if empty.size:
                 raise InvalidInputError(
-                    f"{where}: {name} is empty in row {empty[0]} (counting from 0); every item needs one"
+                    f"{where}: {name} is empty in row {empty[0]} (counting from 0); every item needs one",
+                    code="empty-key",
                 )
             return key
     return np.arange(n_items).astype(np.dtypes.StringDType())
@@ -203,30 +210,36 @@ def _check_split(table: dict[str, np.ndarray], where: str) -> None:
     for row, value in enumerate(table["split"]):
         if value not in SPLITS:
             raise InvalidInputError(
-                f"{where}: split is {value!r} in row {row} (counting from 0); allowed are {', '.join(SPLITS)}"
+                f"{where}: split is {value!r} in row {row} (counting from 0); allowed are {', '.join(SPLITS)}",
+                code="unknown-split",
             )
 
 
 def _labels(name: str, column: np.ndarray, where: str) -> np.ndarray | None:
-    """Return a concept as bool, None for another column; refuse one that is a concept with something else in it."""
+    """Return a concept as bool, masked where cells are empty, and None for another column.
+
+    A column with mostly 0 and 1 in it is a concept with a mistake, which is refused.
+    """
     if name in _TEXT or name in _NUMBERS:
         return None
     if column.dtype.kind in "biuf":
-        valid = (column == 0) | (column == 1)
-        labels = column == 1
+        valid, labels = (column == 0) | (column == 1), column == 1
+        empty = np.isnan(column) if column.dtype.kind == "f" else np.zeros(len(column), bool)
     else:
         valid = np.array([value in _LABEL_WORDS for value in column])
         labels = np.array([_LABEL_WORDS.get(value, False) for value in column])
-    if valid.all():
-        return np.asarray(labels)
+        empty = column == ""
+    if (valid | empty).all() and valid.any():
+        return np.ma.MaskedArray(labels, empty) if empty.any() else np.asarray(labels)
     if "::" not in name and valid.mean() < _MOSTLY:
         return None
-    row = int(np.flatnonzero(~valid)[0])
+    row = int(np.flatnonzero(~valid & ~empty)[0]) if not empty.all() else 0
     value = column.tolist()[row]
-    shown = "missing" if value == "" or value != value else repr(value)  # noqa: PLR0124 (only NaN differs from itself)
+    shown = "missing" if empty[row] else repr(value)
     raise InvalidInputError(
-        f"{where}: concept {name!r} is {shown} in row {row} (counting from 0); labels are 0 or 1. "
-        f"Correct it, or leave the column out"
+        f"{where}: concept {name!r} is {shown} in row {row} (counting from 0); labels are 0, 1 or an empty cell. "
+        "Correct it, or leave the column out",
+        code="invalid-label",
     )
 
 

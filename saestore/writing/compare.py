@@ -8,13 +8,12 @@ import numpy as np
 import zarr
 
 from saestore.errors import StoreConflictError
-from saestore.format import SetAttributes
+from saestore.format import KEY, SetAttributes
 from saestore.storage import SnapshotStore
 from saestore.tables import Items
 from saestore.tables.fingerprint import spans_fingerprint
 from saestore.tables.item_index import ItemIndex
-from saestore.tables.stored_items import KEY, StoredItems
-from saestore.tables.stored_labels import LABELS, StoredLabels
+from saestore.tables.stored_table import StoredTable
 
 if TYPE_CHECKING:
     from saestore.writing.plan import WritePlan
@@ -70,9 +69,9 @@ def check_prefix(plan: WritePlan, root: zarr.Group, existing: SetAttributes) -> 
         )
     _refuse(plan, _settings(plan, existing), f"Appended samples must be made in the same way. {_REPLACE}")
     n_items, n_rows, table = existing.n_items, existing.n_samples, plan.table
-    group: Any = root[plan.path]
-    _check_items(stored_items(group, existing), table.items, n_items, plan.path)
-    pointers = ItemIndex.read(group, existing).pointers()
+    path = f"{root.path}/{plan.path}".strip("/")
+    _check_items(stored_items(root, plan.path, existing), table.items, n_items, plan.path)
+    pointers = ItemIndex.read(SnapshotStore(root.store), path, existing).pointers()
     if table.index.n_items < n_items or not np.array_equal(pointers, table.index.pointers()[: n_items + 1]):
         raise StoreConflictError(
             f"the {n_items:,} items of {plan.path} have other numbers of samples now. {_APPEND}", code="changed-sizes"
@@ -91,14 +90,9 @@ def check_prefix(plan: WritePlan, root: zarr.Group, existing: SetAttributes) -> 
         )
 
 
-def stored_items(group: zarr.Group, attributes: SetAttributes) -> StoredItems:
-    """The items of the set in `group`, with the labels that were given later."""
-    items: Any = group[attributes.items]
-    info = attributes.concepts.get("item")
-    if info is None:
-        return StoredItems(items)
-    path = f"{group.path}/{LABELS}/{info.name}".strip("/")
-    return StoredItems(items, StoredLabels(SnapshotStore(group.store), path, info))
+def stored_items(root: zarr.Group, path: str, attributes: SetAttributes) -> StoredTable:
+    """The items of the set at `path`."""
+    return StoredTable(SnapshotStore(root.store), f"{root.path}/{path}".strip("/"), "items", attributes)
 
 
 def _settings(plan: WritePlan, existing: SetAttributes) -> dict[str, tuple[Any, Any]]:
@@ -127,13 +121,13 @@ def _short(value: Any) -> str:
     return str(value)[:12] if isinstance(value, str) else str(value)
 
 
-def _check_items(stored: StoredItems, given: Items | None, n_items: int, path: str) -> None:
+def _check_items(stored: StoredTable, given: Items | None, n_items: int, path: str) -> None:
     """The first items of the table must be the items of the set; columns and concepts may have come to it."""
-    if not stored.names():
+    if KEY not in stored.info.columns:
         return
     if given is None:
         raise StoreConflictError(f"{path} has a table of items; give one now as well. {_APPEND}", code="missing-items")
-    keys, now = stored.column(KEY), given.key[:n_items]
+    keys, now = stored.read(KEY).values, given.key[:n_items]
     if len(now) < n_items or (keys != now).any():
         gone = sorted(set(keys.tolist()) - set(given.key.tolist()))
         index = int(np.argmax(keys[: len(now)] != now)) if len(now) and (keys[: len(now)] != now).any() else len(now)
@@ -142,11 +136,10 @@ def _check_items(stored: StoredItems, given: Items | None, n_items: int, path: s
         raise StoreConflictError(
             f"the items of {path} are not the first of the given ones: {what}{other}. {_APPEND}", code="changed-items"
         )
-    for name in stored.names():
+    of_given = {**given.columns, **given.concepts}
+    for name in stored.info.names:
         if name != KEY:
-            _check_column(name, stored.column(name), given.columns.get(name), path)
-    for name in stored.concept_names:
-        _check_column(name, stored.concept(name), given.concepts.get(name), path)
+            _check_column(name, stored.read(name).array(), of_given.get(name), path)
 
 
 def _check_column(name: str, there: np.ndarray, given: np.ndarray | None, path: str) -> None:

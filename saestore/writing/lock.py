@@ -15,13 +15,12 @@ from typing import Any
 
 import zarr
 from zarr.errors import ContainsGroupError
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, MemoryStore
 
 from saestore.errors import LockedError, StoreWriteError
-from saestore.storage import missing_as_error, write_errors
+from saestore.storage import DOCUMENT, missing_as_error, write_errors
 
 LOCK = "lock"
-DOCUMENT = "zarr.json"
 _DRAFT = ".draft"
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # what file systems without hard links say
 
@@ -92,7 +91,8 @@ class SetLock:
                 self._root.create_group(self._path, attributes=owner)
             except ContainsGroupError:
                 return False
-            time.sleep(0.05)  # whoever wrote at the same moment has written by now; the last one owns it
+            if not isinstance(self._root.store, MemoryStore):
+                time.sleep(0.05)  # whoever wrote at the same moment has written by now; the last one owns it
             return (read_lock(self._root, self._path) or {}).get("token") == self._token
         document = json.dumps({"attributes": owner, "zarr_format": 3, "node_type": "group"}, indent=2)
         folder = self._file.parent

@@ -17,12 +17,11 @@ import zarr
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.format import MAX_ROWS_PER_SEGMENT, SetAttributes
 from saestore.progress import Progress
-from saestore.segment.write import document_digests
 from saestore.sparse_rows import SparseRows
 from saestore.storage import open_root
 from saestore.tables import Items
 from saestore.tables.item_index import ItemIndex
-from saestore.tables.stored_items import write_items
+from saestore.tables.table_writer import write_tables
 from saestore.vocabulary import CODECS
 from saestore.writing.compare import check_prefix, refuse_other
 from saestore.writing.lock import SetLock
@@ -179,7 +178,7 @@ def _append_segments(plan: WritePlan, writer: SetWriter, progress: Progress) -> 
 def _write_segment(writer: SetWriter, segment: list[SparseRows], dropped: Mapping[str, Any] | None) -> None:
     rows = segment.pop()  # the list lets go of it, so that it is freed before the next one is read
     changes = {} if dropped is None else {"dropped": dropped}
-    writer.append(rows.indptr, rows.indices, rows.data, **changes)
+    writer.append(rows, **changes)
 
 
 def _plan_more(plan: WritePlan, writer: SetWriter, existing: SetAttributes) -> None:
@@ -193,10 +192,7 @@ def _plan_more(plan: WritePlan, writer: SetWriter, existing: SetAttributes) -> N
         planned_samples=plan.rows.n_rows,
         n_items=table.index.n_items,
         item_size=table.index.item_size,
-        items=f"items-{table.index.n_items}",
         source={**plan.provenance, "appended": [*appends, step]},
-        # Labels of items that were given later are columns of the new table, else they would have been refused.
-        concepts={level: info for level, info in existing.concepts.items() if level != "item"},
     )
     start_set(writer, attributes, table.items, table.index, table.spans)
 
@@ -209,16 +205,12 @@ def start_set(
     Parameters
     ----------
     attributes
-        Of the set from then on; for more items ``attributes.items`` is another group than before.
+        Of the set from then on.
     items, index, spans
         Of all items; `spans` are the characters of every token, int32 (n_samples, 2).
     """
-
-    def fill(group: zarr.Group) -> dict[str, str]:
-        names = write_items(group, items, index, attributes.codec, spans, name=attributes.items)
-        return document_digests(group, names)
-
-    (writer.start if writer.attributes is None else writer.extend)(attributes, fill)
+    add = writer.start if writer.attributes is None else writer.extend
+    add(attributes, lambda batch, a: write_tables(batch, a, items, index, spans))
 
 
 def check_storage_options(codec: str, segment_rows: int | None) -> None:

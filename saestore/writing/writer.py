@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 import zarr
-from zarr.storage import LocalStore
 
-from saestore.errors import InvalidInputError, StoreConflictError
-from saestore.format import ITEMS, SegmentInfo, SetAttributes
+from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError
+from saestore.format import SEGMENTS, TABLES, SegmentInfo, SetAttributes
 from saestore.segment import Segment, limit_fan_in, merge_segments, plan_merges, write_segment
-from saestore.storage import SnapshotStore, local_folder, missing_as_error, write_errors
+from saestore.sparse_rows import SparseRows
+from saestore.storage import (
+    DOCUMENT,
+    SnapshotStore,
+    WriteBatch,
+    group_document,
+    local_folder,
+    missing_as_error,
+    write_errors,
+)
 from saestore.storage.open import PARTIAL
-from saestore.tables.stored_items import SPANS
-from saestore.tables.stored_labels import LABELS
+from saestore.tables.item_index import ItemIndex
 from saestore.writing.derived import DERIVED, write_derived
-from saestore.writing.lock import DOCUMENT, LOCK, SetLock, publish
+from saestore.writing.lock import LOCK, SetLock, publish
 
-Array = np.ndarray[Any, Any]
 Progress = Callable[[str], None]
 
 DEFAULT_MEMORY = 1 << 30
-SEGMENTS = "segments"
+# Writes the tables of a set and returns its attributes with them.
+Fill = Callable[[WriteBatch, SetAttributes], SetAttributes]
 
 
 class SetWriter:
@@ -73,26 +80,15 @@ class SetWriter:
         return self._root
 
     @property
-    def group(self) -> zarr.Group:
-        """The set's group; in a local folder as the root of a store of its own.
+    def _base(self) -> str:
+        return f"{self._root.path}/{self.path}".strip("/")
 
-        With every node zarr writes those above it too, for a moment and under another name. A process killed then would
-        leave half files in folders that it shares with other builders.
-        """
-        folder = local_folder(self._root)
-        if folder is not None:
-            return zarr.open_group(LocalStore(folder / self.path), mode="r+", zarr_format=3, use_consolidated=False)
-        group = self._root[self.path]
-        assert isinstance(group, zarr.Group)  # noqa: S101  (for the type checker)
-        return group
+    def _batch(self) -> WriteBatch:
+        """Writes below the set; unlike zarr it leaves the documents of the groups above alone."""
+        return WriteBatch(self._root.store, self._base)
 
-    def start(self, attributes: SetAttributes, fill: Callable[[zarr.Group], Mapping[str, str]]) -> None:
+    def start(self, attributes: SetAttributes, fill: Fill) -> None:
         """Create the set; its attributes, written last, make it exist.
-
-        Parameters
-        ----------
-        fill
-            Writes what lies beside the segments (items) and returns the digests of its metadata.
 
         Raises
         ------
@@ -100,87 +96,96 @@ class SetWriter:
             The set exists.
         """
         if self.attributes is not None:
-            raise StoreConflictError(f"{self.path} exists already; pass overwrite=True to replace it.")
+            raise StoreConflictError(
+                f"{self.path} exists already; pass overwrite=True to replace it.", code="set-exists"
+            )
         with self._errors():
-            group = self._create_groups()
-            digests = fill(group)
-            group.create_group(SEGMENTS)
-            self.commit(replace(attributes, digests=digests))
+            self._create_parents()
+            batch = self._batch()
+            batch.put_group(SEGMENTS)
+            self._commit(batch, fill(batch, attributes))
 
-    def extend(self, attributes: SetAttributes, fill: Callable[[zarr.Group], Mapping[str, str]]) -> None:
+    def change(self, fill: Fill) -> None:
+        """Write new versions of tables, commit them, and remove what they replace.
+
+        A reader that opened the set before finds arrays gone, and reads the attributes again.
+        """
+        before = self.require()
+        with self._errors():
+            batch = self._batch()
+            self._commit(batch, fill(batch, before))
+            self._remove_leftovers()
+
+    def extend(self, attributes: SetAttributes, fill: Fill) -> None:
         """Take further samples: from this commit on the set has other items, and plans more samples.
 
-        The group of the items before stays until the set is complete again, for those who opened the set before.
+        What this replaces stays until the next writer, for those who opened the set before.
 
         Parameters
         ----------
         attributes
-            Of the set from now on, with the segments that it has.
-        fill
-            Writes the items into a group that no attributes name yet, and returns the digests of its metadata.
+            Of the set from now on, with the segments and tables that it has.
         """
-        before = self._attributes()
         with self._errors():
-            digests = {name: sha for name, sha in before.digests.items() if name.split("/")[0] != before.items}
-            self.commit(replace(attributes, digests={**digests, **fill(self.group)}))
+            batch = self._batch()
+            self._commit(batch, fill(batch, attributes))
 
-    def _create_groups(self) -> zarr.Group:
-        """Create the set's group and those above it: a set whose parents are missing would not be found."""
+    def _create_parents(self) -> None:
+        """Create the groups above the set: a set whose parents are missing would not be found."""
         folder, names = local_folder(self._root), self.path.split("/")
         if folder is None:
             group = self._root
-            for name in names:
+            for name in names[:-1]:
                 group = group.require_group(name)
-            return group
-        group = zarr.open_group(LocalStore(folder / self.path), mode="a", zarr_format=3, use_consolidated=False)
-        group.attrs.put({})
+            return
         for depth in range(1, len(names)):
             parent = folder.joinpath(*names[:depth], DOCUMENT)
+            if parent.exists():
+                continue
             # Drafted in the set's own folder, where it is removed if this process is killed.
             draft = folder / self.path / f"{names[depth - 1]}{PARTIAL}"
-            draft.write_bytes((folder / self.path / DOCUMENT).read_bytes())
+            draft.write_bytes(group_document())
             with suppress(FileExistsError):
                 publish(draft, parent)
             draft.unlink()
-        return group
 
     def clear(self) -> None:
         """Remove the set, the lock excepted."""
         self.attributes = None
         with self._errors():
             # Without its attributes the set is gone at once; a killed removal leaves nothing that looks like a set.
-            self.group.attrs.put({})
+            batch = self._batch()
+            batch.put_group("")
+            batch.flush()
             self._remove_leftovers()
 
     def commit(self, attributes: SetAttributes) -> None:
         """Rewrite the set's attributes: the only commit there is."""
         with self._errors():
-            self.group.attrs.put(attributes.to_json())
+            self._commit(self._batch(), attributes)
+
+    def _commit(self, batch: WriteBatch, attributes: SetAttributes) -> None:
+        batch.flush()  # what the attributes will name
+        batch.put_group("", attributes.to_json())
+        batch.flush()
         self.attributes = attributes
 
-    def append(self, indptr: Array, indices: Array, data: Array, **changes: Any) -> SegmentInfo:
+    def append(self, rows: SparseRows, **changes: Any) -> SegmentInfo:
         """Write and commit the next rows as one segment.
 
         Parameters
         ----------
-        indptr, indices, data
-            A CSR matrix: ascending feature ids, no duplicates, no zeros, finite.
+        rows
+            With ascending feature ids, no duplicates, no zeros, finite.
         changes
             Attributes of the set that change with this commit.
         """
-        attributes = self._attributes()
-        parent: Any = self.group[SEGMENTS]
+        a = self.require()
         with self._errors():
             info = write_segment(
-                parent,
-                attributes.n_samples,
-                indptr,
-                indices,
-                data,
-                n_features=attributes.n_features,
-                codec=attributes.codec,
+                self._root.store, self._base, a.n_samples, rows, n_features=a.n_features, codec=a.codec
             )
-            self.commit(replace(attributes.with_segments([*attributes.segments, info]), **changes))
+            self.commit(replace(a.with_segments([*a.segments, info]), **changes))
         return info
 
     def finish(
@@ -193,17 +198,16 @@ class SetWriter:
         first
             Segments of samples before this one are left as they are.
         """
-        attributes = self._attributes()
+        attributes = self.require()
         if attributes.planned_samples not in (None, attributes.n_samples):
             raise InvalidInputError(
-                f"{self.path} has {attributes.n_samples} of {attributes.planned_samples} planned samples."
+                f"{self.path} has {attributes.n_samples} of {attributes.planned_samples} planned samples.",
+                code="incomplete-set",
             )
-        self.compact(first=first, memory=memory, progress=progress)
-        attributes = self._attributes()
-        self.commit(replace(attributes, planned_samples=None, **changes))
-        if attributes.items != ITEMS:
-            with self._errors():
-                self._remove_leftovers()  # the items before an append
+        self._merge_all(first, memory, progress)
+        self._refresh(planned_samples=None, **changes)
+        with self._errors():
+            self._remove_leftovers()  # such as the items before an append
 
     def compact(self, *, first: int = 0, memory: int = DEFAULT_MEMORY, progress: Progress | None = None) -> None:
         """Merge all segments into as few as the format allows, then refresh the arrays at the root.
@@ -215,78 +219,78 @@ class SetWriter:
         memory
             Bound in bytes; see `saestore.segment.merge_segments`.
         """
+        self._merge_all(first, memory, progress)
+        self._refresh()
+
+    def _merge_all(self, first: int, memory: int, progress: Progress | None) -> None:
         while any(len(run) > 1 for run in self._plan(memory, first)):
             for run in self._plan(memory, first):
                 if len(run) > 1:
                     if progress is not None:
                         progress(f"merging {len(run)} segments ({run[0].name} … {run[-1].name})")
                     self._merge(run, memory)
-        attributes = self._attributes()
-        if attributes.derived != tuple(s.name for s in attributes.segments) and attributes.segments:
-            with self._errors():
-                self._derive()
 
     def _plan(self, memory: int, first: int) -> list[list[SegmentInfo]]:
-        attributes = self._attributes()
+        attributes = self.require()
         # The pointers of all segments that are merged at once are in memory: a quarter of the bound is theirs.
         fan_in = max(2, memory // 4 // (8 * (attributes.n_features + 1)))
         segments = [s for s in attributes.segments if s.start >= first]
         return [part for run in plan_merges(segments) for part in limit_fan_in(run, fan_in)]
 
     def _merge(self, run: list[SegmentInfo], memory: int) -> None:
-        attributes = self._attributes()
-        parent: Any = self.group[SEGMENTS]
-        snapshot = SnapshotStore(parent.store)
-        segments = [Segment(snapshot, parent.path, info) for info in run]
+        a = self.require()
         with self._errors():
             merged = merge_segments(
-                parent,
-                segments,
-                n_features=attributes.n_features,
-                dtype=attributes.dtype,
-                codec=attributes.codec,
+                self._root.store,
+                self._base,
+                self._segments(run),
+                n_features=a.n_features,
+                dtype=a.dtype,
+                codec=a.codec,
                 memory=memory,
             )
-            kept = [merged if s is run[0] else s for s in attributes.segments if s is run[0] or s not in run]
-            self.commit(attributes.with_segments(kept))
+            kept = [merged if s is run[0] else s for s in a.segments if s is run[0] or s not in run]
+            self.commit(a.with_segments(kept))
             for info in run:
-                del parent[info.name]
+                _remove(self._root, f"{self.path}/{SEGMENTS}/{info.name}")
 
-    def _derive(self) -> None:
-        attributes = self._attributes()
-        replaced = {*DERIVED, *(SPANS if attributes.items != ITEMS else ())}
-        digests = {name: sha for name, sha in attributes.digests.items() if name not in replaced}
-        if attributes.derived:
-            # From here until they are written anew the arrays at the root cover nothing.
-            self.commit(replace(attributes, derived=(), digests=digests))
-        group = self.group
-        snapshot = SnapshotStore(group.store)
-        segments = [Segment(snapshot, f"{group.path}/{SEGMENTS}".strip("/"), info) for info in attributes.segments]
-        digests |= write_derived(group, attributes, segments)
-        self.commit(replace(attributes, derived=tuple(s.name for s in attributes.segments), digests=digests))
+    def _segments(self, infos: Sequence[SegmentInfo]) -> list[Segment]:
+        snapshot = SnapshotStore(self._root.store)
+        return [Segment(snapshot, self._base, info) for info in infos]
 
-    def _attributes(self) -> SetAttributes:
+    def _refresh(self, **changes: Any) -> None:
+        """Write the arrays at the root anew where they do not cover the segments; commit with these changes."""
+        attributes = self.require()
+        names = tuple(s.name for s in attributes.segments)
+        if attributes.segments and attributes.derived != names:
+            if attributes.digests:
+                # From here until they are written anew the arrays at the root cover nothing.
+                self.commit(replace(attributes, derived=(), digests={}))
+            with self._errors():
+                self._remove_leftovers()
+                index = ItemIndex.read(SnapshotStore(self._root.store), self._base, attributes)
+                digests = write_derived(self._batch(), attributes, index, self._segments(attributes.segments))
+            changes |= {"derived": names, "digests": digests}
+        if changes:
+            self.commit(replace(attributes, **changes))
+
+    def require(self) -> SetAttributes:
+        """The attributes of the set, which must have been started."""
         if self.attributes is None:
-            raise RuntimeError(f"{self.path} was not started")
+            raise NotFoundError(f"There is no activation set {self.path} in the store.", code="unknown-set")
         return self.attributes
 
     def _remove_leftovers(self) -> None:
-        """Remove what no attributes name: everything where there is no set, else unnamed segments and half files."""
+        """Remove what the attributes do not name, and half files; where there is no set, everything."""
         remove_partial_files(self._root, self.path)
-        found = self._root.get(self.path)
-        if not isinstance(found, zarr.Group):
-            return
         if self.attributes is None:
-            _remove_others(found, {LOCK})
+            _remove_others(self._root, self.path, {LOCK})
             return
-        _remove_others(found.get(SEGMENTS), {s.name for s in self.attributes.segments})
-        if self.attributes.concepts:
-            _remove_others(found.get(LABELS), {info.name for info in self.attributes.concepts.values()})
-        elif LABELS in _child_names(found):
-            _remove(found, LABELS)
-        for name in _child_names(found):
-            if name.split("-")[0] == ITEMS and name != self.attributes.items:
-                _remove(found, name)
+        a, tables = self.attributes, [name for name in TABLES if name in self.attributes.tables]
+        _remove_others(self._root, self.path, {LOCK, SEGMENTS, *tables, *(DERIVED if a.digests else ())})
+        _remove_others(self._root, f"{self.path}/{SEGMENTS}", {s.name for s in a.segments})
+        for name in tables:
+            _remove_others(self._root, f"{self.path}/{name}", {node.split("/")[0] for node in a.tables[name].digests})
 
 
 def read_attributes(root: zarr.Group, path: str) -> SetAttributes | None:
@@ -298,29 +302,24 @@ def read_attributes(root: zarr.Group, path: str) -> SetAttributes | None:
         return SetAttributes.from_json(group.attrs.asdict(), path)
 
 
-def _child_names(group: zarr.Group) -> set[str]:
-    """Names of the children of a group, half-written ones of a local folder included."""
-    folder = local_folder(group)
+def _remove_others(root: zarr.Group, path: str, keep: set[str]) -> None:
+    """Remove the children of a group, if there is one, but for those to keep; half-written ones of a folder too."""
+    folder = local_folder(root)
     if folder is not None:
-        return {p.name for p in folder.iterdir() if p.is_dir()} if folder.is_dir() else set()
-    return set(group.keys())
+        names = {p.name for p in (folder / path).iterdir() if p.is_dir()} if (folder / path).is_dir() else set()
+    else:
+        group = root.get(path)
+        names = set(group.keys()) if isinstance(group, zarr.Group) else set()
+    for name in sorted(names - keep):
+        _remove(root, f"{path}/{name}")
 
 
-def _remove_others(group: Any, keep: set[str]) -> None:
-    """Remove the children of a group, if there is one, but for those to keep."""
-    for name in [] if group is None else list(_child_names(group)):
-        if name not in keep:
-            _remove(group, name)
-
-
-def _remove(group: zarr.Group, name: str) -> None:
-    folder = local_folder(group)
+def _remove(root: zarr.Group, path: str) -> None:
+    folder = local_folder(root)
     if folder is None:
-        del group[name]
-        return
-    import shutil
-
-    shutil.rmtree(folder / name)
+        del root[path]
+    else:
+        shutil.rmtree(folder / path)
 
 
 def remove_partial_files(root: zarr.Group, path: str) -> None:

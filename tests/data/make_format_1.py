@@ -12,6 +12,7 @@ import scipy.sparse as sp
 
 import saestore
 from saestore.format import SetAttributes
+from saestore.sparse_rows import SparseRows
 from saestore.tables import as_items
 from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter
@@ -45,7 +46,7 @@ def main() -> None:
         start_set(writer, attributes, items, index, spans)
         for a, b in ((0, 3), (3, 6), (6, 8)):
             part = wide[a:b]
-            writer.append(part.indptr.astype(np.int64), part.indices.astype(np.uint32), part.data)
+            writer.append(SparseRows(part.indptr.astype(np.int64), part.indices.astype(np.uint32), part.data))
     np.savez_compressed(
         HERE / "format-1.npz", dense=dense, rows=wide.tocoo().row, columns=wide.tocoo().col, values=wide.data
     )

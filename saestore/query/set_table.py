@@ -1,0 +1,244 @@
+"""``acts.samples``, ``acts.items``, ``acts.features``: the columns of what a set is made of, read and changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
+from saestore.format import KEY
+from saestore.query import html
+from saestore.query.open_set import OpenSet, retry_on_stale_snapshot
+from saestore.query.where import TableNames, as_tree, rows_where
+from saestore.tables.column import TEXT, Column, as_column
+from saestore.writing.columns import remove_columns, set_columns
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = np.ndarray[Any, Any]
+
+_SHOWN = 20
+_NULLABLE = {"b": "boolean", "i": "Int64", "u": "UInt64"}
+
+
+class SetTable:
+    """One of the three tables of a set: a row for each sample, item or feature, and named columns.
+
+    ``table["name"]`` gives the values of a column as a numpy array, in the order of the rows. Where some are unknown it
+    is a `numpy.ma.MaskedArray`; an unknown float is NaN. A concept is a column of true, false and unknown.
+
+    Parameters
+    ----------
+    reader
+        The opened set.
+    name
+        ``samples``, ``items`` or ``features``.
+    """
+
+    def __init__(self, reader: OpenSet, name: str) -> None:
+        self._reader, self._name = reader, name
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of all columns, those of concepts last."""
+        return list(self._reader.table(self._name).info.names)
+
+    def names(self) -> list[str]:
+        """Names of the columns that are not concepts."""
+        return list(self._reader.table(self._name).info.columns)
+
+    @property
+    def concept_names(self) -> list[str]:
+        """Names of the columns that are concepts."""
+        return self._reader.table(self._name).concept_names
+
+    def __len__(self) -> int:
+        return self._reader.attributes.n_rows(self._name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.columns
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def __getitem__(self, name: str) -> Array:
+        return self.column(name)
+
+    def column(self, name: str, rows: Any = None) -> Array:
+        """Values of a column, of all rows or of some, of which only the chunks are read that hold them.
+
+        Raises
+        ------
+        NotFoundError
+            There is none of that name; the message names those that are like it.
+        """
+        return self._reader.read_column(self._name, name, rows).array()
+
+    def set(self, name: str, values: Any, unknown: Any = None) -> None:
+        """Add a column, or replace it. A reader sees the old values or the new ones, whenever this is interrupted.
+
+        Parameters
+        ----------
+        values
+            One value per row: a list, a numpy array (masked or not) or a pandas Series of true and false, ints, floats
+            or texts, where None, NaN and masked values are unknown. Or a mapping of the numbers of rows to values, of
+            items also of their keys; the values of all other rows are unknown.
+        unknown
+            bool (n,): rows whose value is unknown, in addition.
+
+        Raises
+        ------
+        InvalidInputError
+            The number, the type or the name does not fit; a key fits no item.
+        OutOfRangeError
+            There is no row of one of the numbers.
+        StoreWriteError, LockedError
+            The store was opened to read only, or another process writes the set.
+        """
+        if isinstance(values, Mapping):
+            values = self._of_mapping(values, name)
+        column = as_column(values, f"column {name!r}", unknown)
+        set_columns(self._reader.root, self._reader.path, self._name, {name: column})
+        self._reader.reopen()
+
+    def remove(self, name: str) -> None:
+        """Remove a column or a concept."""
+        remove_columns(self._reader.root, self._reader.path, self._name, [name])
+        self._reader.reopen()
+
+    def where(self, condition: Any) -> Array:
+        """Rows that fulfil a condition, ascending, int64.
+
+        Parameters
+        ----------
+        condition
+            An expression (``'split == "test" and color::red'``), a mapping of names to a value or to several
+            (``{"split": ["cal", "test"], "color::red": True}``), or a boolean mask. A name is a column or a concept of
+            this table, or ``item``, ``sample`` or ``feature``, the number of the row. For samples it is also a column
+            or a concept of their items, and ``position``; ``sample.NAME`` is a concept of samples where items have one
+            of the same name. A comparison with an unknown value does not hold, and neither does its negation.
+
+        Raises
+        ------
+        NotFoundError
+            A name that is none of these; the message names those that are like it.
+        InvalidInputError
+            Something that is not a condition; in an expression the message marks the place.
+
+        Notes
+        -----
+        Memory: 8 bytes per row that fulfils it, a byte for every row, and the columns that are named.
+        """
+        return _rows_where(self._reader, self._name, condition)
+
+    def search(self, text: str) -> Array:
+        """Rows with a text in one of their columns of text, upper or lower case, ascending int64."""
+        hits, wanted = np.zeros(len(self), bool), text.casefold()
+        for name in self.names():
+            if self._reader.table(self._name).dtype(name) == TEXT:
+                column = self._reader.read_column(self._name, name)
+                hits |= np.array([wanted in value.casefold() for value in column.values.tolist()], bool)
+        return np.flatnonzero(hits)
+
+    def to_pandas(self, columns: Sequence[str] | str | None = None, where: Any = None) -> pd.DataFrame:
+        """The columns as a pandas DataFrame, with the numbers of the rows as its index.
+
+        Parameters
+        ----------
+        columns
+            Names; by default all.
+        where
+            Only rows that fulfil this; see `where`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A column with unknown values has one of pandas' nullable types, of texts it has None there.
+        """
+        import pandas as pd
+
+        names = self.columns if columns is None else [columns] if isinstance(columns, str) else list(columns)
+        rows = None if where is None else self.where(where)
+        index = pd.RangeIndex(len(self)) if rows is None else pd.Index(rows)
+        data = {name: _series(self._reader.read_column(self._name, name, rows)) for name in names}
+        return pd.DataFrame(data, index=index.rename(self._name.removesuffix("s")))
+
+    def __repr__(self) -> str:
+        names = self.columns
+        what = f"columns {', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''}" if names else "no columns"
+        return f"<{type(self).__name__} {self._name} of {self._reader.path}: {len(self):,} rows, {what}>"
+
+    def _repr_html_(self) -> str:
+        rows, names = np.arange(min(_SHOWN, len(self))), self.columns[:_SHOWN]
+        data = [self._reader.read_column(self._name, name, rows) for name in names]
+        shown = [[str(i), *(_shown(column, i) for column in data)] for i in rows.tolist()]
+        more = f"<p>… {len(self) - _SHOWN:,} more rows</p>" if len(self) > _SHOWN else ""
+        return html.table([self._name.removesuffix("s"), *names], shown) + more
+
+    def _of_mapping(self, values: Mapping[Any, Any], name: str) -> list[Any]:
+        """A value for each row, from a mapping of numbers or keys."""
+        out: list[Any] = [None] * len(self)
+        by_key: dict[str, int] = {}
+        if self._name == "items" and KEY in self.names() and any(isinstance(key, str) for key in values):
+            by_key = {key: row for row, key in enumerate(self.column(KEY).tolist())}
+        for key, value in values.items():
+            if isinstance(key, int | np.integer) and not isinstance(key, bool):
+                row = int(key)
+            elif key in by_key:
+                row = by_key[key]
+            else:
+                raise NotFoundError(
+                    f"column {name!r}: {key!r} is neither the number of a row nor the key of one of the {self._name}.",
+                    code="unknown-key",
+                )
+            if not 0 <= row < len(out):
+                raise OutOfRangeError(
+                    f"column {name!r}: {self._name.removesuffix('s')} {row} is out of range: there are {len(out):,}."
+                )
+            out[row] = value
+        return out
+
+
+@retry_on_stale_snapshot
+def _rows_where(reader: OpenSet, table: str, condition: Any) -> Array:
+    n_rows = reader.attributes.n_rows(table)
+    if condition is None:
+        return np.arange(n_rows)
+    if table == "samples":
+        chosen = reader.condition(condition)
+        return np.arange(n_rows) if chosen is None else chosen.samples(n_rows)
+    tree = as_tree(condition)
+    if tree is None:
+        mask = np.asarray(condition)
+        if mask.dtype != bool or mask.shape != (n_rows,):
+            raise InvalidInputError(
+                f"the condition is {mask.dtype} {mask.shape}; give an expression, a mapping or a boolean mask of "
+                f"{n_rows:,}.",
+                code="invalid-mask",
+            )
+        return np.flatnonzero(mask)
+    return rows_where(tree, TableNames(reader.table(table)))
+
+
+def _series(column: Column) -> Any:
+    """A column as pandas takes it."""
+    import pandas as pd
+
+    if column.values.dtype == TEXT:
+        values = column.values.astype(object)
+        if column.unknown is not None:
+            values[column.unknown] = None
+        return values
+    if column.unknown is None:
+        return column.values
+    series = pd.array(column.values, dtype=_NULLABLE[column.values.dtype.kind])
+    series[column.unknown] = pd.NA
+    return series
+
+
+def _shown(column: Column, row: int) -> str:
+    unknown = column.unknown is not None and column.unknown[row]
+    return "" if unknown else str(column.values[row])

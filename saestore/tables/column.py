@@ -1,0 +1,178 @@
+"""The values of one column: what a caller may give for them, checked and turned into an array and a mask."""
+
+from __future__ import annotations
+
+import numbers
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from saestore.errors import InvalidInputError
+
+Array = np.ndarray[Any, Any]
+
+TEXT = np.dtypes.StringDType()
+_FLOATS = ("float16", "float32", "float64")
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """Values of a column.
+
+    Attributes
+    ----------
+    values
+        bool, an integer dtype, a float dtype or ``StringDType`` (n,). An unknown float is NaN.
+    unknown
+        bool (n,): where values of another dtype are unknown; None where all are known. The value there is 0 or "".
+    """
+
+    values: Array
+    unknown: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def known(self) -> Array | None:
+        """Where values are known, bool (n,); None where all are."""
+        if self.values.dtype.kind == "f":
+            known = ~np.isnan(self.values)
+            return None if known.all() else known
+        return None if self.unknown is None else ~self.unknown
+
+    def array(self) -> Array:
+        """As users see it: a masked array where some values are unknown that are not floats."""
+        return self.values if self.unknown is None else np.ma.MaskedArray(self.values, self.unknown)
+
+    def resized(self, n: int) -> Column:
+        """With this many values, of which further ones are unknown."""
+        if len(self) >= n:
+            return self if len(self) == n else Column(self.values[:n], _some(self.unknown, slice(n)))
+        if self.values.dtype.kind == "f":
+            return Column(np.concatenate([self.values, np.full(n - len(self), np.nan, self.values.dtype)]))
+        values = np.zeros(n, self.values.dtype)
+        values[: len(self)] = self.values
+        unknown = np.ones(n, bool)
+        unknown[: len(self)] = False if self.unknown is None else self.unknown
+        return Column(values, unknown)
+
+    def at(self, rows: Any) -> Column:
+        """The values of some rows."""
+        return Column(self.values[rows], _some(self.unknown, rows))
+
+
+def _some(unknown: Array | None, rows: Any) -> Array | None:
+    if unknown is None:
+        return None
+    part = unknown[rows]
+    return part if part.any() else None
+
+
+def as_column(given: Any, what: str, unknown: Any = None) -> Column:
+    """Check the values of a column.
+
+    Parameters
+    ----------
+    given
+        One-dimensional: numpy, masked or not, pandas, or a list, of true and false, ints, floats or texts. None, NaN,
+        ``pandas.NA`` and what is masked are unknown.
+    what
+        The column, for messages.
+    unknown
+        bool (n,): where values are unknown as well.
+
+    Raises
+    ------
+    InvalidInputError
+        The values have another dimension or are of another type.
+    """
+    mask = np.ma.getmaskarray(given) if isinstance(given, np.ma.MaskedArray) else None
+    values = _as_array(np.ma.getdata(given) if mask is not None else given)
+    if values.ndim != 1:
+        raise InvalidInputError(f"{what} has {values.ndim} dimensions; give one value per row.", code="invalid-shape")
+    if mask is None:
+        mask = np.zeros(len(values), bool)
+    if unknown is not None:
+        mask = mask | _as_mask(unknown, len(values), what)
+    if values.dtype.kind == "O":
+        mask = mask | _missing(values)
+        values = _typed(values, mask, what)
+    values = _stored(values, mask, what)
+    if values.dtype.kind == "f":
+        values = values.copy() if mask.any() else values
+        values[mask] = np.nan
+        return Column(values)
+    return Column(values, mask if mask.any() else None)
+
+
+def _as_array(given: Any) -> Array:
+    if hasattr(given, "isna") and hasattr(given, "to_numpy"):  # pandas: its missing values stay what they are
+        return (
+            np.asarray(given)
+            if getattr(given.dtype, "kind", "O") in "biuf" and not given.isna().any()
+            else np.asarray(given.to_numpy(dtype=object))
+        )
+    if isinstance(given, np.ndarray):
+        return given
+    values = list(given)
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
+
+
+def _as_mask(unknown: Any, n: int, what: str) -> Array:
+    mask = np.asarray(unknown)
+    if mask.dtype != bool or mask.shape != (n,):
+        raise InvalidInputError(
+            f"unknown= of {what} is {mask.dtype} {mask.shape}; give a boolean array of {n:,}.", code="invalid-mask"
+        )
+    return mask
+
+
+def _missing(values: Array) -> Array:
+    """Where an array of objects holds None, NaN or ``pandas.NA``, of which none equals itself."""
+    return np.array([v is None or (not isinstance(v, str) and (v != v) is not False) for v in values.tolist()], bool)  # noqa: PLR0124
+
+
+def _typed(values: Array, mask: Array, what: str) -> Array:
+    """Objects as an array of their one type; what is masked becomes 0 or an empty text."""
+    known = values[~mask].tolist()
+    if all(isinstance(v, bool | np.bool_) for v in known) and known:
+        dtype: Any = np.dtype(bool)
+    elif all(isinstance(v, numbers.Integral) and not isinstance(v, bool) for v in known) and known:
+        dtype = np.dtype(np.int64)
+    elif all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in known) and known:
+        dtype = np.dtype(np.float64)
+    elif all(isinstance(v, str) for v in known):
+        dtype = TEXT
+    else:
+        kinds = ", ".join(sorted({type(v).__name__ for v in known}))
+        raise InvalidInputError(
+            f"{what} holds {kinds}; a column holds true and false, ints, floats or texts.", code="mixed-types"
+        )
+    out = np.zeros(len(values), dtype)
+    try:
+        out[~mask] = known
+    except OverflowError as e:
+        raise InvalidInputError(f"{what} holds an int beyond 64 bits ({e}).", code="out-of-int64") from e
+    return out
+
+
+def _stored(values: Array, mask: Array, what: str) -> Array:
+    kind = values.dtype.kind
+    if kind == "b":
+        return values
+    if kind in "iu":
+        if values.dtype == np.uint64 and (values[~mask] > np.iinfo(np.int64).max).any():
+            raise InvalidInputError(f"{what} holds an int beyond 64 bits.", code="out-of-int64")
+        return values.astype(np.int64)
+    if kind == "f":
+        return values.astype(values.dtype.newbyteorder("=") if values.dtype.name in _FLOATS else np.float64)
+    if kind in "UT":
+        return values.astype(TEXT)
+    raise InvalidInputError(
+        f"{what} has the dtype {values.dtype}; a column holds true and false, ints, floats or texts.",
+        code="unsupported-dtype",
+    )

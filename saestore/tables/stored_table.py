@@ -1,0 +1,127 @@
+"""A table inside a store, read: columns and concepts of samples, items or features."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from saestore.errors import NotFoundError, did_you_mean
+from saestore.format import SetAttributes, TableInfo
+from saestore.kernels import runs_of
+from saestore.storage import ArrayReader, SnapshotStore, read_ranges
+from saestore.tables.column import Column
+from saestore.tables.label_matrix import LabelMatrix, listed
+
+if TYPE_CHECKING:
+    import scipy.sparse
+
+Array = np.ndarray[Any, Any]
+
+MATRIX = ("indptr", "indices", "data")  # the arrays of a matrix of concepts
+
+
+class StoredTable:
+    """One table as it was committed: immutable, read when asked for.
+
+    Parameters
+    ----------
+    store
+        The store, as a snapshot.
+    path
+        Path of the set in it.
+    name
+        ``samples``, ``items`` or ``features``.
+    attributes
+        Of the set.
+
+    Notes
+    -----
+    Memory: the answers, and 8 bytes per concept.
+    """
+
+    def __init__(self, store: SnapshotStore, path: str, name: str, attributes: SetAttributes) -> None:
+        self._store, self._path = store, f"{path}/{name}".strip("/")
+        self.name, self.n_rows = name, attributes.n_rows(name)
+        self.info: TableInfo = attributes.table(name)
+        self._readers: dict[str, ArrayReader] = {}
+        self._read_pointers: dict[str, Array] = {}
+
+    def reader(self, node: str) -> ArrayReader:
+        """Slices of one array of the table; opened once."""
+        if node not in self._readers:
+            self._readers[node] = ArrayReader(self._store, f"{self._path}/{node}")
+        return self._readers[node]
+
+    @property
+    def concept_names(self) -> list[str]:
+        """Names of the concepts, in the order of their columns."""
+        return [] if self.info.concepts is None else list(self.info.concepts.names)
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """Dtype of a column or concept."""
+        return np.dtype(bool) if name in self.concept_names else self.reader(self._arrays(name)[0]).dtype
+
+    def read(self, name: str, rows: Array | slice | None = None) -> Column:
+        """Values of a column or concept, of all rows or of some; of a column only the chunks are read that hold them.
+
+        Raises
+        ------
+        NotFoundError
+            There is none of that name.
+        """
+        if name in self.concept_names:
+            return self._concept(name) if rows is None else self._concept(name).at(rows)
+        arrays = [self.reader(node) for node in self._arrays(name)]
+        if rows is None:
+            rows = slice(0, self.n_rows)
+        if isinstance(rows, slice):
+            parts = [a.read(min(rows.start, a.length), min(rows.stop, a.length)) for a in arrays]
+            return Column(*parts).resized(rows.stop - rows.start)
+        unique, back = np.unique(rows, return_inverse=True)
+        inside = unique[unique < arrays[0].length]
+        return Column(*read_ranges(arrays, *runs_of(inside))).resized(len(unique)).at(back)
+
+    def _arrays(self, name: str) -> tuple[str, ...]:
+        if name not in self.info.columns:
+            hint = did_you_mean(name, self.info.names)
+            raise NotFoundError(
+                f"The {self.name} have no column {name!r}. {hint}They have {listed(self.info.names)}.",
+                code="unknown-column",
+            )
+        return self.info.columns[name]
+
+    def _concept(self, name: str) -> Column:
+        info = self.info.concepts
+        if info is None:
+            raise RuntimeError(f"{self._path} has no concepts")
+        column = info.names.index(name)
+        masks = [np.zeros(info.n_rows, bool) for _ in range(1 if info.unknown is None else 2)]
+        for group, mask in zip((info.true, info.unknown), masks, strict=False):
+            pointers = self._pointers(str(group))
+            mask[self.reader(f"{group}/indices").read(int(pointers[column]), int(pointers[column + 1]))] = True
+        unknown = masks[1] if len(masks) > 1 and masks[1].any() else None
+        return Column(masks[0], unknown).resized(self.n_rows)
+
+    def _pointers(self, group: str) -> Array:
+        if group not in self._read_pointers:
+            reader = self.reader(f"{group}/indptr")
+            self._read_pointers[group] = reader.read(0, reader.length)
+        return self._read_pointers[group]
+
+    def labels(self) -> LabelMatrix:
+        """All concepts of the table. Memory: 5 bytes per positive label."""
+        info, level = self.info.concepts, self.name.removesuffix("s")
+        if info is None:
+            return LabelMatrix.of_rows({}, self.n_rows, level)
+        shape = info.n_rows, len(info.names)
+        unknown = None if info.unknown is None else self._matrix(info.unknown, shape)
+        return LabelMatrix(list(info.names), self._matrix(info.true, shape), level, unknown).resized(self.n_rows)
+
+    def _matrix(self, group: str, shape: tuple[int, int]) -> scipy.sparse.csc_array:
+        import scipy.sparse as sp
+
+        reader, indptr = self.reader(f"{group}/indices"), self._pointers(group)
+        indices = reader.read(0, reader.length)
+        dtype = np.int32 if max(shape[0], len(indices)) < 1 << 31 else np.int64
+        return sp.csc_array((np.ones(len(indices), bool), indices.astype(dtype), indptr.astype(dtype)), shape=shape)
