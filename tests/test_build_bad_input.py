@@ -306,7 +306,7 @@ def test_rows_that_do_not_fit_the_items(how, message, refused, x):
 
 def test_unknown_dataset_names_the_nearest(refused, monkeypatch):
     monkeypatch.delenv("SAESTORE_SCRATCH", raising=False)
-    refused(NotFoundError, "no known dataset 'CLEVRR'; nearest: CLEVR", "CLEVRR")
+    refused(NotFoundError, "no known dataset 'CLEVRR'. Did you mean 'CLEVR'", "CLEVRR")
 
 
 def test_known_dataset_without_its_embeddings(tmp_path, refused, monkeypatch):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from raising import raises
 
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
 from saestore.tables import item_pointers, token_spans
@@ -76,14 +77,14 @@ def test_rows_that_do_not_fit(spec, n_items, n_rows, parts):
 
 def test_pointer_files_that_cannot_be_used(tmp_path):
     np.savez(tmp_path / "t.npz", text_ptr=[0, 2], token_ids=[5, 6], offsets=[[0, 1], [1, 2]])
-    with pytest.raises(NotFoundError, match=r"2 arrays of 1 dim.*text_ptr, token_ids, offsets.*t\.npz:NAME"):
+    with raises(NotFoundError, "no-such-array", "text_ptr, token_ids, offsets", "t.npz:NAME"):
         item_pointers(tmp_path / "t.npz", 1, 2)
-    with pytest.raises(NotFoundError, match=r"no array 'txt_ptr'.*text_ptr, token_ids, offsets"):
+    with raises(NotFoundError, "no-such-array", "'txt_ptr'", "text_ptr, token_ids, offsets"):
         item_pointers(f"{tmp_path / 't.npz'}:txt_ptr", 1, 2)
-    with pytest.raises(NotFoundError, match=r"nearest names there: t\.npz"):
+    with raises(NotFoundError, "no-such-file", "tt.npz", "'t.npz'"):
         item_pointers(tmp_path / "tt.npz", 1, 2)
     (tmp_path / "p.txt").write_text("0 2")
-    with pytest.raises(InvalidInputError, match=r"suffix '\.txt'; known are \.npy, \.npz .*\.pt"):
+    with raises(InvalidInputError, "unknown-format", "'.txt'", ".npy", ".npz", ".pt"):
         item_pointers(tmp_path / "p.txt", 1, 2)
     np.save(tmp_path / "f.npy", np.array([0.0, 2.0]))
     with pytest.raises(InvalidInputError, match=r"f\.npy is float64"):
@@ -97,7 +98,7 @@ def test_truncated_pointer_files(tmp_path, suffix, share):
     (np.save if suffix == "npy" else np.savez)(whole, np.arange(100))
     cut = tmp_path / f"cut.{suffix}"
     cut.write_bytes(whole.read_bytes()[: int(share * whole.stat().st_size)])
-    with pytest.raises(InvalidInputError, match=rf"cut\.{suffix} is truncated"):
+    with raises(InvalidInputError, "damaged-file", f"cut.{suffix}"):
         item_pointers(cut, None, 99)
 
 
@@ -114,7 +115,7 @@ def test_pickled_arrays_are_not_run(tmp_path, suffix):
     marker = tmp_path / "ran"
     file = tmp_path / f"p.{suffix}"
     (np.save if suffix == "npy" else np.savez)(file, np.array([Payload(marker)], dtype=object))
-    with pytest.raises(InvalidInputError, match=rf"p\.{suffix}"):
+    with raises(InvalidInputError, "pickled", f"p.{suffix}"):
         item_pointers(file, None, 1)
     assert not marker.exists()
     with np.load(file, allow_pickle=True) if suffix == "npz" else file.open("rb") as stream:
@@ -154,7 +155,7 @@ class TestTokenCounts:
                 [[1, 2], [400, 200], [3], [513]],
                 4,
                 1030,
-                ["counts 1,119 tokens", "1,030 rows", "text 1", "600", "512", "3 (513)", "just what there is"],
+                ["counts 1,119 tokens", "1,030 rows", "text 1", "600", "512", "3 (513)", "exactly the rows"],
             ),
             ([[1, 2], [2, 2], [3]], 3, 8, ["counts 10 tokens", "8 rows", "at text 2", "twice"]),
             ([[1, 2], [3]], 2, 9, ["counts 6 tokens", "9 rows", "left over"]),
@@ -172,7 +173,7 @@ class TestTokenCounts:
             assert part in str(error.value)
 
     def test_payload_is_not_run(self, save, tmp_path):
-        with pytest.raises(InvalidInputError, match="not unpickled"):
+        with raises(InvalidInputError, "pickled", "token_counts"):
             item_pointers(save([Payload(tmp_path / "ran")]), 1, 1)
         assert not (tmp_path / "ran").exists()
 

@@ -233,7 +233,7 @@ def test_bad_frames():
 
 def test_missing_file_names_its_neighbours(write):
     path = write(CLEVR)
-    with pytest.raises(NotFoundError, match=r"nearest names there: metadata\.csv"):
+    with pytest.raises(NotFoundError, match=r"did you mean 'metadata\.csv'"):
         as_items(path.with_name("metadta.csv"))
     with pytest.raises(NotFoundError, match="does not exist"):
         as_items(path.parent / "nowhere" / "metadata.csv")

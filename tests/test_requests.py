@@ -1,5 +1,7 @@
 """What a question costs: requests to the store and bytes, which are exact where seconds are noise."""
 
+import asyncio
+import time
 from collections import Counter
 
 import numpy as np
@@ -9,6 +11,7 @@ from strategies import PATH, layout, make_case, write_segments
 from zarr.storage import MemoryStore
 
 import saestore
+from saestore.query.slices import iterate_rows
 
 
 class CountingStore(MemoryStore):
@@ -137,6 +140,58 @@ def test_a_dense_slice_of_rows_reads_the_chunks_of_those_rows():
     assert len(again) <= 3
     stored = sum(len(v) for k, v in store._store_dict.items() if "/by_sample/" in k and "/c/" in k)
     assert sum(n for _, n in again) < stored / 8
+
+
+class SlowStore(MemoryStore):
+    """A store in memory whose answers take a while, and that knows how many requests wait at the same time."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.waiting = {"now": 0, "most": 0}
+
+    def _starts(self):
+        self.waiting["now"] += 1
+        self.waiting["most"] = max(self.waiting.values())
+
+    async def get(self, key, prototype=None, byte_range=None):
+        self._starts()
+        await asyncio.sleep(0.02)
+        self.waiting["now"] -= 1
+        return await super().get(key, prototype, byte_range)
+
+    def get_sync(self, key, **kwargs):  # newer zarr versions read without an event loop
+        self._starts()
+        time.sleep(0.02)
+        self.waiting["now"] -= 1
+        return super().get_sync(key, **kwargs)
+
+    def with_read_only(self, read_only=False):
+        other = super().with_read_only(read_only)
+        other.waiting = self.waiting
+        return other
+
+
+def test_rows_of_several_segments_are_waited_for_together():
+    case = make_case(8, 400, 30, density=0.3, segment_rows=50, chunk=64, shard=1 << 22)
+    store = SlowStore()
+    write_segments(saestore.open(store, "a"), case)
+    acts, rows = saestore.open(store)[PATH], np.arange(3, 400, 50)  # one row of each of 8 segments
+    store.waiting["most"] = 0
+    assert np.array_equal(acts.sparse(rows).toarray(), case.dense[rows])
+    assert store.waiting["most"] >= 8
+
+
+@pytest.mark.parametrize("block", [1, 20, 90, 1000, 10**6])
+def test_blocks_of_rows_cross_the_borders_of_segments(block):
+    case = make_case(9, 60, 20, density=0.4, segment_rows=25)
+    acts = write_segments(saestore.open(MemoryStore(), "a"), case)
+    rows = np.delete(np.arange(60), [0, 1, 24, 25, 40])
+    blocks = list(iterate_rows(acts.segments, rows, block))
+    assert np.concatenate([part for part, _ in blocks]).tolist() == rows.tolist()
+    dense = np.concatenate([sp.csr_array((b.data, b.indices, b.indptr), (len(b), 20)).toarray() for _, b in blocks])
+    assert np.array_equal(dense, case.dense[rows])
+    longest = 2 * max(np.count_nonzero(case.dense, axis=1))
+    assert max(b.nnz for _, b in blocks) <= max(1.6 * block, longest)
 
 
 def test_a_dense_column_reads_the_list_of_that_feature():

@@ -159,7 +159,7 @@ class TestChunks:
 
     def test_missing_chunk(self, info, tmp_path):
         (tmp_path / "X_chunk_1.pt").unlink()
-        with raises(NotFoundError, "missing-chunk", "1", "3", "X_chunk_1.pt"):
+        with raises(NotFoundError, "missing-chunk", "X_chunk_1.pt"):
             open_embeddings(info)
 
     def test_truncated_chunk(self, info, tmp_path):

@@ -35,7 +35,8 @@ _LARGEST = 65504.0  # of float16, the only dtype that such a cache has
 _SPLITS = 5  # what Delphi's own CacheConfig writes
 _ENTRIES_OF_SPLIT = 1 << 26  # Delphi loads a file whole: half a GiB
 _SAFETENSORS = {"uint16": "U16", "uint32": "U32", "float16": "F16", "int64": "I64"}
-_RECORD = np.dtype([("place", "<u4", (3,)), ("value", "<f2")])  # sequence, position, latent
+_AXES = ("sequence", "position", "latent")
+_RECORD = np.dtype([("place", "<u4", (3,)), ("value", "<f2")])  # the place along the three axes
 _SOURCE = ("model_name", "dataset_repo", "dataset_split", "dataset_name", "dataset_column")
 
 
@@ -114,10 +115,7 @@ def open_delphi(source: Source) -> Opened:
     if n := sum(padding):
         issues.append(Issue("padding_tokens", "info", f"{n:,} activations on padding tokens; left out", n))
     if dtype == "float16":
-        message = (
-            "the cache was written in float16: its activations are rounded (by up to 0.05 %), and those within 0.00001 "
-            "of 0 are missing"
-        )
+        message = "a cache holds float16: activations are rounded by up to 0.05 %, those within 0.00001 of 0 missing"
         issues.append(Issue("float16_values", "info", message, spool.n_entries))
     return Opened(
         "delphi",
@@ -150,30 +148,24 @@ def _parts(folder: Path) -> list[_Part]:
 
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    if not path.is_file():
-        return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
     except (ValueError, TypeError) as error:
         raise InvalidInputError(f"{path} is damaged ({error}).", code="damaged-file") from error
 
 
-def _open(path: Path) -> Any:
+def _tensor(path: Path, name: str) -> Any:
+    """A tensor of a file, not read yet."""
     safetensors = require("safetensors", "sae", f"reading {path}")
     try:
-        return safetensors.safe_open(path, framework="np")
+        opened = safetensors.safe_open(path, framework="np")
     except (safetensors.SafetensorError, OSError) as error:
-        raise InvalidInputError(
-            f"{path} is truncated or not a .safetensors file ({error})", code="damaged-file"
-        ) from error
-
-
-def _tensor(path: Path, name: str) -> Any:
-    opened = _open(path)
-    if name not in opened.keys():  # noqa: SIM118  (not a mapping)
-        raise InvalidInputError(
-            f"{path} has no tensor {name!r}; it has {', '.join(opened.keys()) or 'none'}.", code="no-such-tensor"
-        )
+        message = f"{path} is truncated or not a .safetensors file ({error})"
+        raise InvalidInputError(message, code="damaged-file") from error
+    names = list(opened.keys())
+    if name not in names:
+        message = f"{path} has no tensor {name!r}; it has {', '.join(names) or 'none'}."
+        raise InvalidInputError(message, code="no-such-tensor")
     return opened.get_slice(name)
 
 
@@ -204,8 +196,12 @@ def _tokens(parts: list[_Part], config: dict[str, Any], pad_token: int | None) -
 
 
 def _shape(path: Path, name: str) -> tuple[int, ...] | None:
-    opened = _open(path)
-    return tuple(opened.get_slice(name).get_shape()) if name in opened.keys() else None  # noqa: SIM118
+    try:
+        return tuple(_tensor(path, name).get_shape())
+    except InvalidInputError as error:
+        if error.code == "no-such-tensor":
+            return None
+        raise
 
 
 def _blocks(part: _Part) -> Iterator[tuple[Array, Array]]:
@@ -224,18 +220,12 @@ def _entries(parts: list[_Part], tokens: _Tokens, padding: list[int]) -> Iterato
     """The entries of all files, in their order, without padding, whose counts go to `padding`."""
     for part in parts:
         for locations, activations in _blocks(part):
+            limits = (tokens.n_sequences, tokens.ctx, part.end - part.start + 1)
+            for name, largest, limit in zip(_AXES, locations.max(axis=0, initial=0).tolist(), limits, strict=True):
+                if largest >= limit:
+                    message = f"{part.path} has {name} {largest:,}; there are {limit:,}. It is damaged."
+                    raise InvalidInputError(message, code="damaged-file")
             sequence, position, latent = (locations[:, i].astype(np.int64) for i in range(3))
-            checks = (
-                ("sequence", sequence, tokens.n_sequences),
-                ("position", position, tokens.ctx),
-                ("latent", latent, part.end - part.start + 1),
-            )
-            for name, values, limit in checks:
-                if len(values) and not 0 <= int(values.max()) < limit:
-                    raise InvalidInputError(
-                        f"{part.path} has {name} {int(values.max()):,}; there are {limit:,}. It is damaged.",
-                        code="damaged-file",
-                    )
             rows, keep = tokens.rows(sequence * tokens.ctx + position)
             padding.append(int((~keep).sum()))
             yield rows[keep], latent[keep] + part.start, activations[keep]
@@ -278,7 +268,17 @@ def write_delphi(selected: Selected, path: Path, tokens: Any = None, pad_token: 
         for part in _sequences(selected, ctx, token_ids, pad_token):
             token_file.write(part.tobytes())
         splits.write(folder, token_file, (len(sizes), ctx))
-    _write_config(selected, folder / "config.json", ctx, int(sizes.sum()), splits.n_files)
+    source = selected.acts.attributes.source
+    config = {
+        **{name: str(source.get(name, "")) for name in _SOURCE},
+        "dataset_repo": str(source.get("dataset_repo", selected.acts.path.split("/")[0])),
+        "dataset_column": str(source.get("dataset_column", "text")),
+        "batch_size": 32,
+        "cache_ctx_len": ctx,
+        "n_tokens": int(sizes.sum()),
+        "n_splits": splits.n_files,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=4))
     return Written((path.name,), splits.notes())
 
 
@@ -415,20 +415,6 @@ def _save_safetensors(path: Path, tensors: dict[str, tuple[str, tuple[int, ...],
         for _, _, parts in tensors.values():
             for part in parts:
                 file.write(part.tobytes())
-
-
-def _write_config(selected: Selected, path: Path, ctx: int, n_tokens: int, n_splits: int) -> None:
-    source = selected.acts.attributes.source
-    config = {
-        **{name: str(source.get(name, "")) for name in _SOURCE},
-        "dataset_repo": str(source.get("dataset_repo", selected.acts.path.split("/")[0])),
-        "dataset_column": str(source.get("dataset_column", "text")),
-        "batch_size": 32,
-        "cache_ctx_len": ctx,
-        "n_tokens": n_tokens,
-        "n_splits": n_splits,
-    }
-    path.write_text(json.dumps(config, indent=4))
 
 
 _OPTIONS = ("pad_token", "tokens", "clip")

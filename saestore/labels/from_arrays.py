@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.files import existing_file, load_npy
+from saestore.files import NpzFile, load_npy
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -52,7 +51,9 @@ def read_arrays(
         raise InvalidInputError(
             f"{file} has the suffix {file.suffix!r}; labels are read from .npy and .npz files.", code="unknown-suffix"
         )
-    arrays = _read(existing_file(file))
+    with ExitStack() as resources:
+        archive = NpzFile(file, resources)
+        arrays = {name: archive.read(name) for name in archive.names}
     if set(arrays) >= _SPARSE:
         return _sparse(file, names)
     missing = [name for name in names if name not in arrays]
@@ -61,20 +62,6 @@ def read_arrays(
             f"{file} has no array {missing[0]!r}; it has {', '.join(arrays)}.", code="unknown-array"
         )
     return {name: arrays[name] for name in names or arrays}
-
-
-def _read(file: Path) -> dict[str, Array]:
-    with file.open("rb") as stream:  # numpy forgets to close a file that is damaged
-        try:
-            if stream.read(2) != b"PK":
-                raise ValueError("it does not start like a zip archive")
-            stream.seek(0)
-            with np.load(stream, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-        except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, KeyError, RuntimeError) as e:
-            raise InvalidInputError(
-                f"{file} is truncated, or not a .npz file of plain arrays ({e}).", code="unreadable-file"
-            ) from e
 
 
 def _sparse(file: Path, names: Sequence[str]) -> scipy.sparse.sparray:

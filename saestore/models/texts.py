@@ -170,14 +170,16 @@ class Tokenizer:
         Raises
         ------
         InvalidInputError
-            The SAE expects a BOS and the tokenizer has none.
+            The SAE expects a BOS and the tokenizer has neither BOS nor EOS.
         """
         bos = tokenizer.bos_token_id
+        if bos is None and prepend_bos:
+            bos = tokenizer.eos_token_id  # as TransformerLens does, with which such SAEs were trained
         has = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
         if prepend_bos and bos is None:
             raise InvalidInputError(
-                "the SAE was trained on texts with a BOS token in front, and the tokenizer has none: it belongs to "
-                "another model",
+                "the SAE was trained on texts with a BOS token in front, and the tokenizer has no BOS and no "
+                "EOS: it belongs to another model",
                 code="no-bos",
             )
         added = bos if prepend_bos and not has else None
@@ -199,7 +201,7 @@ class Tokenizer:
         stored = (np.array(encoding.special_tokens_mask, np.int64) == 0) & ~np.isin(ids, self._special_ids)
         if self.drop_bos:
             ids, spans, stored = ids[1:], spans[1:], stored[1:]
-        bos = self.tokenizer.bos_token_id
+        bos = self.tokenizer.bos_token_id if self.bos is None else self.bos
         if self.bos is not None and ids[:1].tolist() != [bos]:
             ids, stored = np.concatenate([[self.bos], ids]), np.concatenate([[False], stored])
             spans = np.concatenate([np.zeros((1, 2), np.int32), spans])

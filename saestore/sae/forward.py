@@ -1,4 +1,4 @@
-"""What an SAE does to a batch of embeddings, cut into the steps that an encoder takes.
+"""The computation of an SAE on a batch of embeddings, cut into the steps of an encoder.
 
 Every step is the same floating-point operation, in the same order, as in sae_lens's ``encode``: a product that rounds
 otherwise would choose another feature where two are nearly tied. What is left out is what changes nothing (a bias of
@@ -39,11 +39,11 @@ class Affine:
         return self.finish(torch.mm(self.shifted(x), self.weight, out=out))
 
     def shifted(self, x: torch.Tensor) -> torch.Tensor:
-        """What of (n, d_in) goes into the product."""
+        """The input of the product, (n, d_in)."""
         return x if self.shift is None else x - self.shift
 
     def finish(self, product: torch.Tensor, features: torch.Tensor | slice = _ALL) -> torch.Tensor:
-        """Add the bias and scale, in place, whatever `features` the last axis of `product` has."""
+        """Add the bias and scale, in place; `features` are those of the last axis of `product`."""
         if self.bias is not None:
             product.add_(self.bias[features])
         if self.scale is not None:
@@ -122,7 +122,7 @@ class AboveThreshold:
         return row[entry].bincount(minlength=n), block[entry] * _BLOCK + hit % _BLOCK, values.view(-1)[hit]
 
     def keep(self, values: torch.Tensor, features: torch.Tensor | slice = _ALL) -> torch.Tensor:
-        """Which of the values are selected, whatever `features` their last axis has."""
+        """Which of the values are selected; `features` are those of their last axis."""
         threshold = self.threshold[features] if self.threshold.ndim else self.threshold
         return (values <= threshold).logical_not_()  # so that NaN stays, to be refused
 
@@ -147,7 +147,7 @@ class Forward:
     Attributes
     ----------
     dtype
-        What embeddings are cast to first.
+        Dtype that embeddings are cast to first.
     norm_in
         Normalises embeddings, or None; the SAE keeps what `decode` needs to take it back.
     affine

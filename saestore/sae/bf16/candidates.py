@@ -21,7 +21,7 @@ from saestore.sae.forward import AboveThreshold, Affine, Entries, TopK, true_ind
 
 # Features that one maximum stands for.
 BLOCK = 32
-# A product's elements are computed by the same steps, whatever its sizes, where these are multiples of this; other
+# A product's elements are computed by the same steps for all sizes that are multiples of this; other
 # sizes leave a remainder to other code, which adds in another order. `saestore.sae.bf16.self_test` tries it.
 MULTIPLE = 16
 # Bounds on what is copied at once: blocks of bfloat16 pre-activations, and features' weights.
@@ -41,7 +41,7 @@ _Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 @dataclass
 class Counts:
-    """What became of the rows so far.
+    """How the rows so far were encoded.
 
     Attributes
     ----------
@@ -122,7 +122,7 @@ class CandidateFilter:
             return torch.mm(self._with_ones(as_bfloat16(shifted)), self._weight, out=out)
 
     def exact_proposal(self, shifted: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What `propose` would give of some features, did it not round, and the sums of magnitudes; both float64."""
+        """The result of `propose` for some features without rounding, and the sums of magnitudes; both float64."""
         x, weight = self._with_ones(as_bfloat16(shifted)).double(), self._weight[:, features].double()
         return x @ weight, x.abs() @ weight.abs()
 
@@ -143,7 +143,7 @@ class CandidateFilter:
 
         Notes
         -----
-        Memory: 4,096 features' weights, and some 16 numbers a key.
+        Memory: 4,096 features' weights, and about 16 numbers per key.
         """
         if not len(keys):
             return shifted.new_empty(0)
@@ -202,7 +202,7 @@ class CandidateFilter:
         return floor.clamp_(min=0) if self.select.relu else floor
 
     def _selected(self, keys: torch.Tensor, scores: torch.Tensor, n: int) -> tuple[_Found, torch.Tensor]:
-        """What is selected among candidates, and the rows where that takes the whole row to say."""
+        """The selection among candidates, and the rows that need the whole row for it."""
         row, feature = keys // self.d_sae, keys % self.d_sae
         if isinstance(self.select, AboveThreshold):
             keep = self.select.keep(scores, feature)
@@ -220,7 +220,7 @@ class CandidateFilter:
         return (torch.repeat_interleave(counts), ids, values), tied
 
     def _replaced(self, found: _Found, whole: torch.Tensor, x: torch.Tensor, buffer: torch.Tensor) -> _Found:
-        """What was found, with what the float32 product gives for the rows in `whole`."""
+        """The selection, with the rows in `whole` replaced by those of the float32 product."""
         rows = whole.nonzero().squeeze(1)
         padded = torch.cat([rows, rows[:1].expand(_padded(len(rows)) - len(rows))])
         dense = self.affine(x[padded], out=buffer[: len(padded)])
@@ -237,7 +237,7 @@ def _padded(n: int) -> int:
 
 
 def _steps(sizes: torch.Tensor) -> Iterator[tuple[torch.Tensor, int, torch.Tensor]]:
-    """What is multiplied at once: units of like sizes, their width, and where each begins in all the products.
+    """Steps of the product: units of similar sizes, their width, and where each begins in all the products.
 
     Few and large steps, because each is a place where threads wait for one another.
     """

@@ -7,7 +7,7 @@ makes of them and ``y`` what the product returns, the exact value is ``x.w = x'.
 
 with the last term for rounding the result. The norms are measured, not assumed, and rounded up. Accumulation: each of
 the product's d_in steps may err by 2^-23 of the sum of magnitudes (twice what float32 rounding does, for units that
-truncate). The float32 path has its own error, some (d_in + 4) 2^-24 of ``|x| |w| + |bias|`` in whatever order it adds.
+truncate). The float32 path has its own error, about (d_in + 4) 2^-24 of ``|x| |w| + |bias|`` in any order of adding.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BFLOAT16_ROUNDING, _ACCUMULATION, _FLOAT32_ROUNDING = 2.0**-8, 2.0**-23, 2.0**-
 _UP = 1 + 2.0**-14
 # Smaller ones are taken for zero by the units that multiply them.
 _SMALLEST_NORMAL = torch.finfo(torch.bfloat16).tiny
-# What a product or sum that underflows can lose, a step.
+# Loss per step of a product or sum that underflows.
 _UNDERFLOW = 2.0**-123
 # Beyond this an intermediate result may be infinite where another order of adding is not.
 _LARGEST = 2.0**100
@@ -30,7 +30,7 @@ _LARGEST = 2.0**100
 _WEIGHTS_AT_ONCE = 1 << 18
 # A bias is three bfloat16 numbers, which hold 24 bits.
 _PARTS = 3
-# What the sum of their magnitudes is to the bias, at most.
+# Largest ratio of the sum of their magnitudes to the bias.
 _SUM_OF_PARTS = 1 + 2.0**-6
 # A bound below this is taken for this, so that float32 holds it in full.
 _SMALLEST_BOUND = 2.0**-100
@@ -101,23 +101,23 @@ class RowBounds:
 
 
 def rounding_error(values: torch.Tensor) -> torch.Tensor:
-    """What rounding to these bfloat16 values took off at most."""
+    """Largest error of rounding to these bfloat16 values."""
     return values.abs().mul_(_BFLOAT16_ROUNDING * _UP)
 
 
 def accumulation_error(magnitudes: torch.Tensor, d_in: int) -> torch.Tensor:
-    """What a bfloat16 product's sums can be off, given the sums of magnitudes."""
+    """Largest error of the sums of a bfloat16 product, given the sums of magnitudes."""
     steps = d_in + _PARTS + 4
     return magnitudes * _gamma(steps, _ACCUMULATION) + steps * _UNDERFLOW
 
 
 def float32_error(magnitudes: torch.Tensor, d_in: int) -> torch.Tensor:
-    """What a float32 product, bias added and scaled, can be off, given the sums of magnitudes."""
+    """Largest error of a float32 product with bias and scale, given the sums of magnitudes."""
     return magnitudes * _gamma(d_in + 4, _FLOAT32_ROUNDING)
 
 
 def _gamma(steps: int, unit: float) -> float:
-    """Relative error of so many roundings, one on the other (Higham, Accuracy and Stability, lemma 3.1)."""
+    """Relative error of this many roundings, one on the other (Higham, Accuracy and Stability, lemma 3.1)."""
     return steps * unit / (1 - steps * unit)
 
 
