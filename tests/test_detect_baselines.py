@@ -182,7 +182,7 @@ def test_cls_embeddings_that_cannot_be(cls_world):
     _, acts, cls = cls_world
     with raises(InvalidInputError, "wrong-row-count", "59 rows", f"{N_ITEMS} items"):
         detect(acts, cls_embeddings=cls[1:])
-    with raises(InvalidInputError, "bad-option", "cls_embeddings=", "level='item'"):
+    with raises(InvalidInputError, "wrong-level", "cls_embeddings=", "level='item'"):
         detect(acts, "sample", cls_embeddings=cls)
 
 

@@ -364,7 +364,7 @@ def test_embeddings_that_are_not_those_of_the_set_are_refused(healthy, tmp_path)
     np.save(tmp_path / "other.npy", embeddings(CLEVR)[::-1])
     with raises(InvalidInputError, "other-embeddings", "other.npy", "CLEVR/patch/clevr-sae"):
         acts.diagnose(tmp_path / "other.npy")
-    with pytest.raises(NotFoundError, match=r"nothing\.npy"):
+    with raises(NotFoundError, "no-such-file", "nothing.npy"):
         acts.diagnose(tmp_path / "nothing.npy")
     with raises(InvalidInputError, "wrong-sae", "1,984"):
         acts.diagnose(sae=CLEVR / "sae-512")
