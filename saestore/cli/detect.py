@@ -152,9 +152,9 @@ def _print(results: list[Detection], form: str | None, every: bool) -> None:
         rows = [{"set": found.provenance["set"], **row} for found in results for row in found.rows]
         from saestore.detection.report import to_csv
 
-        click.echo(to_csv(rows), nl=False)
+        output.line(to_csv(rows), nl=False)
     elif form == "markdown":
-        click.echo("\n".join(found.to_markdown() for found in results), nl=False)
+        output.line("\n".join(found.to_markdown() for found in results), nl=False)
     else:
         for found in results:
             _show(found)

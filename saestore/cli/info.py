@@ -39,7 +39,7 @@ def info(target: Target, *, fidelity: bool, embeddings: str | None, sae_from: st
             output.document({"store": target.location, "sets": [found]})
         else:
             output.title(acts.path)
-            click.echo("\n".join(pairs([*overview(found), *_details(acts, found)], output.line_width())))
+            output.line("\n".join(pairs([*overview(found), *_details(acts, found)], output.line_width())))
         return
     sets = [store[path].info() for path in store]
     if as_json:
@@ -47,7 +47,7 @@ def info(target: Target, *, fidelity: bool, embeddings: str | None, sae_from: st
     elif sets:
         output.table(_columns(sets))
     else:
-        click.echo(f"The store {target.location} has no activation set yet; fill it with `saestore build`.")
+        output.line(f"The store {target.location} has no activation set yet; fill it with `saestore build`.")
 
 
 def _fidelity(target: Target, embeddings: str | None, sae: str | None, *, as_json: bool) -> None:
@@ -62,7 +62,7 @@ def _fidelity(target: Target, embeddings: str | None, sae: str | None, *, as_jso
     output.title(f"{acts.path}: fidelity")
     rows = found.rows()
     rows += [row for f in found.findings for row in ((f.severity, f.what), ("", f.advice))]
-    click.echo("\n".join(pairs(rows if found.findings else [*rows, ("findings", "none")], output.line_width())))
+    output.line("\n".join(pairs(rows if found.findings else [*rows, ("findings", "none")], output.line_width())))
 
 
 def _columns(sets: list[Info]) -> list[Column]:
