@@ -198,3 +198,51 @@ def test_an_image_is_never_read_outside_of_the_images(tmp_path):
             continue
         with raises(InvalidInputError, "outside-images"):
             acts.plot.top(1, n=1, images=tmp_path / "images")
+
+
+MOVED = {
+    "shifted": lambda d, _: d.shift(sample=1),
+    "rolled": lambda d, _: d.roll(sample=3),
+    "other data": lambda d, _: d.assign(activation=d["activation"].copy(data=d["activation"].values[::-1].copy())),
+    "set in place": lambda d, _: _changed(d.copy(deep=True).load()),
+    "of two sets": lambda d, other: _together(d.isel(sample=slice(0, 10)), other.isel(sample=slice(30, 40))),
+    "other order": lambda d, _: d.assign(activation=(d["activation"].dims, d["activation"].variable[::-1]._data)),
+    "map_blocks": lambda d, _: d.chunk().assign(
+        activation=d["activation"].copy(data=d["activation"].chunk().data.map_blocks(lambda block: block * 2))
+    ),
+    "rolled blocks": lambda d, _: d.chunk(sample=7).roll(sample=3),
+}
+
+
+def _changed(dataset):
+    dataset["activation"][:, 3] = 0
+    return dataset
+
+
+def _together(*parts):
+    import xarray as xr
+
+    return xr.concat(parts, "sample", data_vars="minimal", coords="minimal", compat="override")
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_the_accessor_refuses_a_dataset_with_other_values(acts, name):
+    other = write_case(memory_store(), make_case(8, 40, 6, segment_rows=11, chunk=16, shard=32))
+    dataset = MOVED[name](acts.to_xarray(), other.to_xarray())
+    for ask in (lambda: dataset.sae.top(3), dataset.sae.stats, lambda: dataset.sae.plot.histogram(3)):
+        with raises(InvalidInputError, "not-a-selection"):
+            ask()
+
+
+def test_the_accessor_answers_of_values_that_are_the_sets(acts):
+    for change in (lambda d: d.load(), lambda d: d.chunk(sample=7), lambda d: d.isel(sample=[5, 3, 9]).transpose()):
+        dataset = change(acts.to_xarray())
+        where = np.isin(np.arange(40), dataset["sample"])
+        assert list(dataset.sae.top(3)) == list(acts.top_samples(3, where=where))
+        assert dataset.sae.stats().equals(acts.stats(where=where))
+
+
+def test_a_split_has_any_name(tmp_path):
+    items = {"key": ["a", "b"], "split": ["fit", "hold out"]}
+    acts = saestore.open(tmp_path / "s.zarr", "a").write("T/patch/s", case_matrix(), items=items)
+    assert acts.samples.where('split == "hold out"').tolist() == [3, 4, 5]
