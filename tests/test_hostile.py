@@ -246,3 +246,15 @@ def test_a_split_has_any_name(tmp_path):
     items = {"key": ["a", "b"], "split": ["fit", "hold out"]}
     acts = saestore.open(tmp_path / "s.zarr", "a").write("T/patch/s", case_matrix(), items=items)
     assert acts.samples.where('split == "hold out"').tolist() == [3, 4, 5]
+
+
+def test_a_condition_with_what_no_column_can_hold_is_refused_or_answered(tmp_path):
+    items = {"key": ["a", "b"], "split": ["fit", "test"], "size": [0.5, 1.5]}
+    acts = saestore.open(tmp_path / "s.zarr", "a").write("T/patch/s", case_matrix(), items=items)
+    for where in ({"split": "\udc80"}, 'split < "\udc80"'):
+        with raises(InvalidInputError, "condition-type"):
+            acts.samples.where(where)
+    assert acts.samples.where({"size": 10**400}).tolist() == []
+    with raises(InvalidInputError, "invalid-set-path", "None"):
+        saestore.open(tmp_path / "s.zarr", "a").write(None, case_matrix())
+    assert np.array_equal(acts.to_xarray("auto")["activation"].values, acts.dense())

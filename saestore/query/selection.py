@@ -47,7 +47,7 @@ def select(spec: Any, size: int, what: str) -> Selection:
             return Selection(np.arange(*spec.indices(size)), scalar=False)
         except (TypeError, ValueError) as e:
             raise InvalidInputError(f"{what}s {spec!r}: {e}.", code="not-an-index") from e
-    ids = _as_array(spec, what)
+    ids = _as_array(spec, size, what)
     if ids.ndim > 1:
         raise InvalidInputError(
             f"{what}s has {ids.ndim} dimensions; give an int, a slice, a list of ints or a boolean mask of {size:,}.",
@@ -66,7 +66,7 @@ def select(spec: Any, size: int, what: str) -> Selection:
     return Selection(_checked(np.atleast_1d(ids), size, what), scalar)
 
 
-def _as_array(spec: Any, what: str) -> Array:
+def _as_array(spec: Any, size: int, what: str) -> Array:
     """The ids as an array of the same number of dimensions; what numpy would guess at is refused."""
     if isinstance(spec, np.ma.MaskedArray) and np.ma.getmaskarray(spec).any():
         raise _not_an_index(spec, what, "a masked value")
@@ -79,7 +79,7 @@ def _as_array(spec: Any, what: str) -> Array:
     except (TypeError, ValueError, RuntimeError) as e:
         raise _not_an_index(spec, what, str(e)) from e
     if ids.dtype == object and all(isinstance(value, int) and not _is_bool(value) for value in ids.flat):
-        raise OutOfRangeError(f"{what} {max(ids.flat, key=abs)} is out of range: it does not fit in 64 bits.")
+        raise OutOfRangeError(f"{what} {max(ids.flat, key=abs)} is out of range: there are {size:,}.")
     return ids
 
 
