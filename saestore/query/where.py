@@ -321,7 +321,7 @@ def _fitting(column: NamedValues, comparison: str, value: Value) -> str | float 
     if isinstance(given, str) and _HALF_CHARACTER.search(given):
         _refuse(f"{given!r} holds half of a character, which no stored text has", value.mark)
     if isinstance(given, int) and abs(given) > _LARGEST:
-        given = math.copysign(math.inf, given)  # beyond every stored number
+        given = math.inf if given > 0 else -math.inf  # beyond every stored number
     if value.untyped:
         return _converted(column, str(given), value.mark)
     fits = {
