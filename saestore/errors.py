@@ -5,6 +5,7 @@ One small tree. Each error is also the builtin that a caller would expect (``Key
 A message is one sentence or two: the value that was given, what was allowed, what to do.
 """
 
+import re
 from collections.abc import Iterable
 
 __all__ = [
@@ -19,8 +20,21 @@ __all__ = [
     "StoreFormatError",
     "StoreWriteError",
     "TooLargeError",
+    "UnreachableError",
     "did_you_mean",
+    "escape",
 ]
+
+
+# Control characters but for tabs and line ends, other line ends, changes of direction, halves of characters.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]|\r(?!\n)")
+
+
+def escape(text: str, *, one_line: bool = False) -> str:
+    r"""The text with control characters as ``\x1b``, so that it cannot move the cursor or colour the terminal."""
+    if one_line:
+        text = " ".join(re.split(r"[\t\r\n]+", text))
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 class SaestoreError(Exception):
@@ -48,7 +62,8 @@ class SaestoreError(Exception):
 
     def __str__(self) -> str:
         # KeyError would show the repr of the message, quotes and all.
-        return str(self.args[0]) if self.args else ""
+        # A message may name what a file or a store holds, and goes to a terminal.
+        return escape(str(self.args[0])) if self.args else ""
 
 
 class NotFoundError(SaestoreError, KeyError):
@@ -79,6 +94,12 @@ class CorruptStoreError(SaestoreError, OSError):
     """Stored bytes that contradict their checksum, or that are missing although a committed segment names them."""
 
     code = "corrupt-store"
+
+
+class UnreachableError(SaestoreError, OSError):
+    """Stored bytes that cannot be read now: no permission, no network, no file handle left."""
+
+    code = "unreachable"
 
 
 class StoreConflictError(SaestoreError, FileExistsError):

@@ -16,6 +16,7 @@ from saestore.format import canonical_json, split_set_path
 from saestore.progress import Progress, ProgressOption
 from saestore.query import html
 from saestore.storage import find_sets, missing_as_error, open_root, stored_bytes
+from saestore.storage.open import raise_unreachable
 from saestore.verify import Report, verify_set, verify_store
 from saestore.writing import SetWriter
 from saestore.writing.matrix_rows import MatrixRows
@@ -191,6 +192,9 @@ class Store(Mapping[str, ActivationSet]):
         StoreConflictError
             The store has a set of other content at this path, and `overwrite` is False.
         """
+        if not isinstance(path, str):
+            message = f"the path of a set is text, such as 'CLEVR/patch/clip-scope-22', not {path!r}."
+            raise InvalidInputError(message, code="invalid-set-path")
         split_set_path(path)
         given = _recorded_source(source, images)
         rows = MatrixRows.of(matrix, dtype, given)
@@ -218,7 +222,13 @@ class Store(Mapping[str, ActivationSet]):
     def verify(self, path: str | None = None, progress: ProgressOption = False) -> Report:
         """Re-read everything and check it; see `saestore.verify`."""
         report = Progress(progress).line
-        return verify_store(self.root, report) if path is None else verify_set(self.root, self.resolve(path), report)
+        try:
+            return (
+                verify_store(self.root, report) if path is None else verify_set(self.root, self.resolve(path), report)
+            )
+        except OSError as error:
+            raise_unreachable(path or "the store", error)
+            raise
 
     def delete(self, path: str) -> None:
         """Remove an activation set."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from saestore.errors import CorruptStoreError, SaestoreError
+from saestore.errors import CorruptStoreError, SaestoreError, UnreachableError
 from saestore.format import KEY, SEGMENTS, SetAttributes, digest, document_digest
 from saestore.segment import Segment, read_moments
 from saestore.segment.check import check_segment
@@ -101,6 +101,8 @@ def _guarded(node: str, findings: Iterator[Finding]) -> Iterator[Finding]:
     try:
         with missing_as_error(node):
             yield from findings
+    except UnreachableError:
+        raise  # nothing is known of what cannot be read now
     except SaestoreError as e:
         yield node, str(e)
 

@@ -266,9 +266,9 @@ def test_labels_other_than_0_and_1(tmp_path, refused, x):
     refused(InvalidInputError, "concept 'color::red' is '2' in row 2.*labels are 0 or 1", embeddings=x, items=items)
 
 
-def test_unknown_split(tmp_path, refused, x):
-    items = table(tmp_path, "image_path,split", "a,train", "b,val", "c,test", "d,cal")
-    refused(InvalidInputError, "split is 'val' in row 1.*allowed are train, cal, test", embeddings=x, items=items)
+def test_empty_split(tmp_path, refused, x):
+    items = table(tmp_path, "image_path,split", "a,train", "b,", "c,test", "d,cal")
+    refused(InvalidInputError, "split is empty in row 1", embeddings=x, items=items)
 
 
 def test_no_such_metadata(tmp_path, refused, x):

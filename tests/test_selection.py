@@ -70,7 +70,7 @@ def test_none_is_everything_and_an_empty_list_nothing():
         assert select(nothing, 4, "sample").ids.tolist() == []
 
 
-@pytest.mark.parametrize("spec", [10, -11, 10**30, [0, 10], np.array([-11]), np.array([255], np.uint8)])
+@pytest.mark.parametrize("spec", [10, -11, 10**30, [10**30], [0, 10], np.array([-11]), np.array([255], np.uint8)])
 def test_an_id_out_of_range_is_named_with_the_range(spec):
     bad = int(np.asarray(spec).reshape(-1)[-1])
     with raises(OutOfRangeError, "out-of-range", f"feature {bad}", "there are 10"):
@@ -78,19 +78,18 @@ def test_an_id_out_of_range_is_named_with_the_range(spec):
 
 
 BAD = [
-    (1.5, "not-an-index", "0 dimensions"),
+    (1.5, "not-an-index", "1.5"),
     ([1.0, 2.0], "not-an-index", "float64"),
     ([[1, 2]], "not-an-index", "2 dimensions"),
     ([[1], [2, 3]], "not-an-index", [[1], [2, 3]]),
-    ("3", "not-an-index", "0 dimensions"),
+    ("3", "not-an-index", "'3'"),
     (["a"], "not-an-index", "<U1"),
-    (True, "not-an-index", "0 dimensions"),
-    ([10**30], "not-an-index", "object"),
+    (True, "not-an-index", "True"),
     ([True, False], "mask-length", "2 values; there are 10 features"),
     (slice(0.5, 2), "not-an-index", "slice(0.5, 2, None)"),
     (slice(0, 5, 0), "not-an-index", "slice(0, 5, 0)"),
     (slice("a", "b"), "not-an-index", "slice('a', 'b', None)"),
-    ({1: 2}, "not-an-index", "0 dimensions"),
+    ({1: 2}, "not-an-index", {1: 2}),
 ]
 
 

@@ -133,7 +133,7 @@ def build(
             continue
         if not as_json:
             output.title(found[-1]["path"])
-            click.echo("\n".join(pairs(overview(found[-1]), output.line_width())))
+            output.line("\n".join(pairs(overview(found[-1]), output.line_width())))
     if as_json:
         output.document({"store": location, "sets": found})
     if failed:

@@ -148,9 +148,9 @@ def _print(results: list[Detection], form: str | None, every: bool) -> None:
         rows = [{"set": result.provenance["set"], **row} for result in results for row in result.rows]
         from saestore.detection.report import to_csv
 
-        click.echo(to_csv(rows), nl=False)
+        output.line(to_csv(rows), nl=False)
     elif form == "markdown":
-        click.echo("\n".join(result.to_markdown() for result in results), nl=False)
+        output.line("\n".join(result.to_markdown() for result in results), nl=False)
     else:
         for result in results:
             _show(result)

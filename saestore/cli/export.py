@@ -91,7 +91,7 @@ def export(
     shown = f"{done.files[0]}" + (f" and {len(done.files) - 1} more" if len(done.files) > 1 else "")
     for said in done.notes:
         note(f"{said}.")
-    click.echo(f"{acts.path}: {done.n_samples:,} samples, {done.nnz:,} non-zeros as {done.format}: {shown}")
+    output.line(f"{acts.path}: {done.n_samples:,} samples, {done.nnz:,} non-zeros as {done.format}: {shown}")
 
 
 def _numbers(text: str | None) -> list[int] | None:

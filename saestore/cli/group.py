@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
-from saestore.errors import SaestoreError
+from saestore.errors import SaestoreError, escape
 
 INTERRUPTED = 130  # what a shell reports of a process that Ctrl-C ended
 _DEBUG = "saestore.debug"
@@ -68,7 +68,10 @@ class ErrorGroup(click.Group):
         show, warnings.showwarning = warnings.showwarning, _show_warning
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except click.ClickException as e:
+            e.message = escape(e.message)
+            raise
+        except (click.exceptions.Exit, click.Abort):
             raise
         except (Exception, KeyboardInterrupt) as e:
             if isinstance(e, OSError) and e.errno == errno.EPIPE:
@@ -99,4 +102,4 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 def note(message: str) -> None:
     """Say something to the person at the terminal, in one line on stderr."""
-    click.echo(f"saestore: {' '.join(message.split())}", err=True)
+    click.echo(f"saestore: {escape(' '.join(message.split()))}", err=True)

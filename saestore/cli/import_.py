@@ -99,7 +99,7 @@ def import_(ctx: click.Context, /, set_path: str, path: str, location: str, as_j
         output.document({"store": location, "check": False, "report": _report(found), "set": found})
         return
     output.title(found["path"])
-    click.echo("\n".join(pairs([*overview(found), *_lines(faults)], output.line_width())))
+    output.line("\n".join(pairs([*overview(found), *_lines(faults)], output.line_width())))
 
 
 _WRITING = ("segment_rows", "codec", "overwrite")
@@ -139,7 +139,7 @@ def _show(report: ImportReport) -> None:
         ("import", "possible" if report.ok else "refused, because of the errors above"),
     ]
     output.title(report.path)
-    click.echo("\n".join(pairs(rows, output.line_width())))
+    output.line("\n".join(pairs(rows, output.line_width())))
 
 
 def _lines(faults: list[dict[str, Any]]) -> list[tuple[str, str]]:

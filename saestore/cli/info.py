@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from saestore.cli import keys, output
 from saestore.cli.group import command
 from saestore.cli.table import Column, counts, pairs, size
@@ -31,7 +29,7 @@ def info(target: Target, *, as_json: bool) -> None:
             output.document({"store": target.location, "sets": [found]})
         else:
             output.title(acts.path)
-            click.echo("\n".join(pairs([*overview(found), *_details(acts, found)], output.line_width())))
+            output.line("\n".join(pairs([*overview(found), *_details(acts, found)], output.line_width())))
         return
     sets = [store[path].info() for path in store]
     if as_json:
@@ -39,7 +37,7 @@ def info(target: Target, *, as_json: bool) -> None:
     elif sets:
         output.table(_columns(sets))
     else:
-        click.echo(f"The store {target.location} has no activation set yet; fill it with `saestore build`.")
+        output.line(f"The store {target.location} has no activation set yet; fill it with `saestore build`.")
 
 
 def _columns(sets: list[Info]) -> list[Column]:

@@ -14,6 +14,7 @@ import click
 
 from saestore.cli.table import Column, render
 from saestore.cli.text import clip
+from saestore.errors import escape
 
 _WIDTH = 100  # of lines that go to a file or another program
 
@@ -23,22 +24,27 @@ def line_width() -> int:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH
 
 
+def line(text: str = "", *, nl: bool = True, err: bool = False, bold: bool = False) -> None:
+    """Print text. Everything printed passes here: what a store holds cannot move the cursor."""
+    click.secho(escape(text), nl=nl, err=err, bold=bold)
+
+
 def title(text: str) -> None:
     """Print a heading; bold in a terminal."""
-    click.secho(clip(text, line_width()), bold=True)
+    line(clip(escape(text, one_line=True), line_width()), bold=True)
 
 
 def table(columns: Sequence[Column]) -> None:
     """Print a table, its head bold in a terminal."""
     head, *lines = render(columns, line_width())
-    click.secho(head, bold=True)
+    line(head, bold=True)
     if lines:
-        click.echo("\n".join(lines))
+        line("\n".join(lines))
 
 
 def document(value: Any) -> None:
     """Print one JSON document. What is not a number there (NaN, infinity) becomes null."""
-    click.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
+    line(json.dumps(_plain(value), indent=2, allow_nan=False))
 
 
 def _plain(value: Any) -> Any:
@@ -62,7 +68,11 @@ class Status:
     def __call__(self, message: str) -> None:
         """Say this instead of what was said before."""
         if sys.stderr.isatty():
-            click.echo(f"\r\033[K{clip(message, shutil.get_terminal_size().columns - 1)}", err=True, nl=False)
+            click.echo(
+                f"\r\033[K{clip(escape(message, one_line=True), shutil.get_terminal_size().columns - 1)}",
+                err=True,
+                nl=False,
+            )
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         if sys.stderr.isatty():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from saestore.cli.text import Marked, clip, clip_start, width
+from saestore.errors import escape
 
 _GAP = "  "
 _NARROWEST = 10  # columns that a text keeps, however many others there are
@@ -28,6 +29,22 @@ class Column:
     cells: Sequence[str | Marked]
     right: bool = False
     cut: Literal["start", "end"] | None = None
+
+    def __post_init__(self) -> None:
+        cells = [cell if isinstance(cell, Marked) else escape(cell, one_line=True) for cell in self.cells]
+        object.__setattr__(self, "cells", cells)
+
+    @property
+    def narrowest(self) -> int:
+        """The fewest columns in which cells that differ can be told apart."""
+        if not any(isinstance(cell, Marked) for cell in self.cells):
+            texts = {str(cell) for cell in self.cells}
+            cut = clip_start if self.cut == "start" else clip
+            for limit in range(_NARROWEST, max(map(width, texts), default=0)):
+                if len({cut(text, limit) for text in texts}) == len(texts):
+                    return limit
+            return max(_NARROWEST, *map(width, texts), 0) if len(texts) > 1 else _NARROWEST
+        return _NARROWEST
 
     def fitted(self, limit: int) -> list[str]:
         """The head and the cells, each padded to `limit`."""
@@ -75,15 +92,19 @@ def size(n_bytes: float) -> str:
 def render(columns: Sequence[Column], limit: int) -> list[str]:
     """The lines of a table, the first its head, none wider than `limit`."""
     widths = [max(width(str(cell)) for cell in (c.name, *c.cells)) for c in columns]
-    flexible = [i for i, c in enumerate(columns) if c.cut or any(isinstance(cell, Marked) for cell in c.cells)]
+    flexible = [c.cut is not None or any(isinstance(cell, Marked) for cell in c.cells) for c in columns]
+    least = [min(w, c.narrowest) if flex else w for c, w, flex in zip(columns, widths, flexible, strict=True)]
+    # The names of the rows come first: where they cannot be told apart, the last of the other columns are left out.
+    kept = list(range(len(columns)))
+    while sum(least[i] + len(_GAP) for i in kept) - len(_GAP) > limit and not all(flexible[i] for i in kept):
+        kept.remove(max(i for i in kept if not flexible[i]))
+    columns, widths, least = [columns[i] for i in kept], [widths[i] for i in kept], [least[i] for i in kept]
     excess = sum(widths) + len(_GAP) * (len(columns) - 1) - limit
-    while excess > 0 and flexible:
-        widest = max(flexible, key=lambda i: widths[i])
-        if widths[widest] <= _NARROWEST:
-            break
+    while excess > 0 and widths != least:
+        widest = max((i for i in range(len(widths)) if widths[i] > least[i]), key=lambda i: widths[i])
         # Down to the next widest at once, else by one.
-        others = [widths[i] for i in flexible if i != widest]
-        step = max(1, min(excess, widths[widest] - max(_NARROWEST, *others, 0)))
+        others = [widths[i] for i in range(len(widths)) if i != widest and widths[i] > least[i]]
+        step = max(1, min(excess, widths[widest] - max(least[widest], *others, 0)))
         widths[widest], excess = widths[widest] - step, excess - step
     fitted = [c.fitted(w) for c, w in zip(columns, widths, strict=True)]
     return [clip(_GAP.join(cells).rstrip(), limit) for cells in zip(*fitted, strict=True)]
@@ -93,6 +114,7 @@ def pairs(rows: Sequence[tuple[str, str]], limit: int) -> list[str]:
     """Labels and values, one below the other; a long value goes on in its own column."""
     import textwrap
 
+    rows = [(escape(name, one_line=True), escape(value, one_line=True)) for name, value in rows]
     label = max((width(name) for name, _ in rows), default=0)
     lines = []
     for name, value in rows:

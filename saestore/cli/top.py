@@ -89,28 +89,32 @@ def _note_silent(
 @with_target
 @click.option("--sample", metavar="N", type=int, multiple=True, required=True, help="The sample; may be repeated.")
 @click.option("-n", metavar="N", type=click.IntRange(1), default=10, show_default=True, help="Rows for each sample.")
+@where_option
 @json_option
-def top_features(target: Target, *, sample: tuple[int, ...], n: int, as_json: bool) -> None:
+def top_features(target: Target, *, sample: tuple[int, ...], n: int, where: tuple[str, ...], as_json: bool) -> None:
     """Show the features that are strongest on a sample."""
-    import numpy as np
-
     from saestore.cli.places import places
+    from saestore.query.selection import select
 
     acts = target.activations()
-    asked = [acts.top_features(s, n) for s in sample]
+    chosen = select(list(sample), acts.shape[0], "sample").ids
+    condition = acts.condition(conditions(acts, where))
+    if condition is not None:
+        chosen = chosen[condition.keeps(chosen)]
+    asked = [acts.top_features(s, n) for s in chosen]
     # A sample where nothing is active has a place, too.
-    where = places(acts, np.array([s % acts.shape[0] for s in sample]))
+    located = places(acts, chosen)
     rows = [
         {"feature": f, "activation": a, **place}
-        for top, place in zip(asked, where, strict=True)
+        for top, place in zip(asked, located, strict=True)
         for f, a in zip(top.feature.tolist(), top.activation.tolist(), strict=True)
     ]
     if as_json:
-        output.document({"set": acts.path, "n": n, "rows": rows})
+        output.document({"set": acts.path, "n": n, "where": list(where) or None, "rows": rows})
         return
-    for i, (top, place) in enumerate(zip(asked, where, strict=True)):
+    for i, (top, place) in enumerate(zip(asked, located, strict=True)):
         if i:
-            click.echo()
+            output.line()
         _show_features(acts, place)
         output.table([numbers("feature", top.feature.tolist()), decimals("activation", top.activation.tolist())])
 
@@ -128,7 +132,7 @@ def _show_features(acts: ActivationSet, place: dict[str, Any]) -> None:
     key = clean(place["key"] or "")
     if key not in ("", str(place["item"])):
         where += f", {clip_start(key, max(0, limit - len(where) - 2))}"
-    click.echo(clip(where, limit))
+    output.line(clip(where, limit))
     if place["text"] is not None:
         text = shown_text(place)
-        click.echo(text.fit(limit) if isinstance(text, Marked) else clip(text, limit))
+        output.line(text.fit(limit) if isinstance(text, Marked) else clip(text, limit))

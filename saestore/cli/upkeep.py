@@ -32,10 +32,10 @@ def verify(ctx: click.Context, target: Target, as_json: bool) -> None:
         problems = [{"set": p.path, "node": p.node, "what": p.what} for p in report.problems]
         output.document({"ok": report.ok, "checked": report.checked, "problems": problems})
     elif report.ok:
-        click.echo(f"Nothing is wrong. Checked: {', '.join(report.checked) or 'an empty store'}")
+        output.line(f"Nothing is wrong. Checked: {', '.join(report.checked) or 'an empty store'}")
     else:
         for problem in report.problems:
-            click.echo(" ".join(str(problem).split()))
+            output.line(" ".join(str(problem).split()))
         n = len(report.problems)
         note(f"{n} problem{'s' * (n != 1)} found. Restore what is damaged from a copy, or build it anew.")
     if not report.ok:
@@ -71,4 +71,4 @@ def compact(target: Target, memory: int) -> None:
         before = len(store[path].attributes.segments)
         with output.Status() as status:
             after = len(store.compact(path, memory=memory, progress=status).attributes.segments)
-        click.echo(f"{path}: {before} segment{'s' * (before != 1)} before, {after} now")
+        output.line(f"{path}: {before} segment{'s' * (before != 1)} before, {after} now")

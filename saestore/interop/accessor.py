@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from saestore.errors import InvalidInputError, OutOfRangeError
+from saestore.interop.lazy import unread_ids
 from saestore.interop.origin import KEY, Origin
 from saestore.query.selection import select
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
+_BLOCK = 1 << 22  # activations that are compared at once
 _SELECT = "Select with isel or sel, such as ds.isel(sample=ds.split == 'test'), and ask that."
 
 
@@ -66,6 +68,7 @@ class SAEAccessor:
 
     def stats(self) -> xr.Dataset:
         """Exact statistics of the selected features over the selected samples, on dimension ``feature``."""
+        self._check_values(np.unique(self._ids("feature")))
         return self.acts.stats(self._ids("feature"), where=self.where())
 
     def where(self) -> Array | None:
@@ -95,6 +98,40 @@ class SAEAccessor:
             raise OutOfRangeError(
                 f"feature {missing[0]} is not among the {len(own):,} features of this Dataset; ask .sae.acts, or a "
                 "Dataset that has it."
+            )
+        self._check_values(np.unique(requested))
+
+    def _check_values(self, features: Array) -> None:
+        """Refuse a Dataset whose activations of some features are not those of its samples in the set.
+
+        Encoding and coordinates survive `roll`, `shift`, `concat`, ``copy(data=)`` and values that are set in place.
+
+        Notes
+        -----
+        Activations that were not read yet are told by the rows and columns that they stand for. Others are compared
+        with those of the set: reads as much as the answer. Memory: blocks of about 4 million entries.
+        """
+        acts, samples, own = self.acts, self._ids("sample"), self._ids("feature")
+        variable = self._dataset.variables["activation"]
+        unread = unread_ids(variable)
+        if unread is not None:
+            same = np.array_equal(unread[0], samples) and np.array_equal(unread[1], own)
+        else:
+            values = variable.set_dims({name: variable.sizes.get(name, 1) for name in ("sample", "feature")})
+            values = values.transpose("sample", "feature").isel(feature=np.flatnonzero(np.isin(own, features)))
+            step = max(1, _BLOCK // max(1, len(features)))
+            same = all(
+                np.array_equal(
+                    values[start : start + step].to_numpy(),
+                    acts.dense(samples[start : start + step], own[np.isin(own, features)]),
+                )
+                for start in range(0, len(samples), step)
+            )
+        if not same:
+            raise InvalidInputError(
+                f".sae answers from the set, and `activation` of this Dataset has other values or another order. "
+                f"{_SELECT}",
+                code="not-a-selection",
             )
 
     def _ids(self, name: str) -> Array:
@@ -171,6 +208,7 @@ class Plots:
         if self._sae._ids("feature").size != self._sae.acts.shape[1]:  # noqa: SLF001
             message = "density() is a picture of all features: ask a Dataset that has all of them."
             raise InvalidInputError(message, code="missing-features")
+        self._sae._check_values(self._sae._ids("feature"))  # noqa: SLF001
         return self._plots().density(**self._with_where(options))
 
     def _plots(self) -> SetPlots:

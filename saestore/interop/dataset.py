@@ -93,5 +93,7 @@ def open_set(acts: SetReader, chunks: Any, max_bytes: int) -> xr.Dataset:
     """Open a set that is open already; see `ActivationSet.to_xarray`."""
     if chunks is not None:
         require("dask", "dask", "chunks=")
+    if chunks == "auto":
+        chunks = {}  # the preferred chunks are as large as dask's own; dask cannot tell the size of texts
     opened: Any = acts  # the engine takes a set too; named by a text, since the engine imports this module
     return xr.open_dataset(opened, engine="saestore", chunks=chunks, max_bytes=max_bytes)

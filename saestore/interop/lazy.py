@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
@@ -78,6 +79,17 @@ class LazyActivation(BackendArray):
 
     def __dask_tokenize__(self) -> Any:
         return self.acts.__dask_tokenize__(), self.shape, self.max_bytes
+
+
+def unread_ids(variable: xr.Variable) -> tuple[Array, Array] | None:
+    """Samples and features that a variable of activations reads when it is asked; None where it holds values."""
+    data: Any = variable._data  # noqa: SLF001 (the public `data` would read them)
+    while isinstance(data, indexing.MemoryCachedArray | indexing.CopyOnWriteArray):
+        data = data.array
+    if not isinstance(data, indexing.LazilyIndexedArray) or not isinstance(data.array, LazyActivation):
+        return None
+    rows, columns = (np.atleast_1d(_ids(k, n)) for k, n in zip(data.key.tuple, data.array.shape, strict=True))
+    return rows, columns
 
 
 class LazyCoordinate(BackendArray):

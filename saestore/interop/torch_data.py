@@ -65,9 +65,11 @@ class Batches(IterableDataset[Batch]):
         block_rows: int,
         buffer_rows: int,
     ) -> None:
-        numbers = {"batch_size": batch_size, "block_rows": block_rows, "buffer_rows": buffer_rows}
-        for name, number in numbers.items():
-            check_at_least(name, number, 1)
+        batch_size = check_at_least("batch_size", batch_size, 1)
+        block_rows, buffer_rows = (
+            check_at_least("block_rows", block_rows, 1),
+            check_at_least("buffer_rows", buffer_rows, 1),
+        )
         self._acts, self._batch_size, self._sparse = acts, batch_size, sparse
         self._rows = None if samples is None else select(samples, acts.shape[0], "sample").ids
         self._n_rows = acts.shape[0] if self._rows is None else len(self._rows)
@@ -75,7 +77,9 @@ class Batches(IterableDataset[Batch]):
         width = acts.shape[1] if self._features is None else len(self._features)
         if not sparse:
             check_size((batch_size, width), 4, DENSE_LIMIT, "Use a smaller batch_size, or sparse=True.")
-        self._shuffle, self._seed, self._epoch = shuffle, seed, 0
+        self._shuffle, self._seed = shuffle, seed
+        # In shared memory, so that workers that stay alive see the epoch that the training loop sets.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._block = block_rows
         # Whole batches, so that only the last batch of all can be short, for any number of workers.
         self._buffer = max(1, buffer_rows // batch_size) * batch_size
@@ -89,19 +93,19 @@ class Batches(IterableDataset[Batch]):
 
     def set_epoch(self, epoch: int) -> None:
         """Give the next iteration another order; the same `seed` and epoch give the same order."""
-        self._epoch = epoch
+        self._epoch.fill_(check_at_least("epoch", epoch, 0))
 
     def __iter__(self) -> Iterator[Batch]:
-        worker = get_worker_info()
+        worker, epoch = get_worker_info(), int(self._epoch)
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
         blocks = np.arange(-(-self._n_rows // self._block))
         if self._shuffle:
-            np.random.default_rng([self._seed, self._epoch]).shuffle(blocks)
+            np.random.default_rng([self._seed, epoch]).shuffle(blocks)
         lengths = np.minimum(self._block, self._n_rows - blocks * self._block)
         starts, ends = blocks * self._block, np.cumsum(lengths)
         for buffer in range(first, -(-self._n_rows // self._buffer), step):
             index = self._index_of(starts, ends, buffer)
-            yield from self._batches(index if self._rows is None else self._rows[index], buffer)
+            yield from self._batches(index if self._rows is None else self._rows[index], buffer, epoch)
 
     def _index_of(self, starts: Array, ends: Array, buffer: int) -> Array:
         """Indices of the requested rows that are in one buffer, from the order of the blocks."""
@@ -114,11 +118,11 @@ class Batches(IterableDataset[Batch]):
             pieces.append(np.arange(starts[i] + a, starts[i] + b))
         return np.concatenate(pieces)
 
-    def _batches(self, rows: Array, buffer: int) -> Iterator[Batch]:
+    def _batches(self, rows: Array, buffer: int, epoch: int) -> Iterator[Batch]:
         if self._shuffle:
             # Read in ascending order, in few requests, and only then mixed.
             rows = np.sort(rows)
-            order = np.random.default_rng([self._seed, self._epoch, buffer + 1]).permutation(len(rows))
+            order = np.random.default_rng([self._seed, epoch, buffer + 1]).permutation(len(rows))
         values = self._acts.sparse(rows, self._features)
         for start in range(0, len(rows), self._batch_size):
             part = slice(start, start + self._batch_size)

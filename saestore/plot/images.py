@@ -101,13 +101,28 @@ def find_image(acts: SetReader, key: str, images: str | os.PathLike[str] | None)
         bases = [Path(str(source.get("path"))), Path(str(source.get("path"))).parent]
     if images is None and source.get("items"):
         bases.append(Path(str(source["items"])).parent)
-    paths = [base / key for base in bases or [Path()]]
+    paths = [_inside(base, key) for base in bases or [Path()]]
     for path in paths:
         if path.is_file():
             return path
     raise NotFoundError(
         f"The image {paths[0]} does not exist; pass the folder that {key!r} starts in as images=.", code="image-missing"
     )
+
+
+def _inside(folder: Path, key: str) -> Path:
+    """The path of an image in a folder; a key that leads out of the folder, by ``..`` or a link, is refused."""
+    path = folder / key
+    try:
+        inside = "\0" not in key and path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):
+        inside = False
+    if not inside:
+        raise InvalidInputError(
+            f"The key {key!r} leads out of the folder {folder}; images are read from that folder only.",
+            code="outside-images",
+        )
+    return path
 
 
 def read_image(path: Path) -> Array:

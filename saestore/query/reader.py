@@ -75,7 +75,7 @@ class SetReader(OpenSet):
         Reads `n` entries of every list in every segment, in two requests per segment once shard indexes are known;
         more where `level` or `where` drops some. Memory: those entries.
         """
-        check_at_least("n", n, 0)
+        n = check_at_least("n", n, 0)
         check_level(level)
         features, condition = self._features(feature), self.condition(where)
         return self._table(
@@ -104,7 +104,7 @@ class SetReader(OpenSet):
 
         At most `n` rows per sample; only active features appear.
         """
-        check_at_least("n", n, 0)
+        n = check_at_least("n", n, 0)
         if sample is None and where is None:
             message = "top_features() needs sample=, one or several, or where=."
             raise InvalidInputError(message, code="missing-argument")
@@ -244,7 +244,7 @@ class SetReader(OpenSet):
         return Histogram(edges[:-1], edges[1:], counts.astype(np.int64))
 
     @retry_on_stale_snapshot
-    def similar(self, feature: int, n: int = 10, metric: Metric = "jaccard") -> SimilarFeatures:
+    def similar(self, feature: int, n: int = 10, metric: Metric = "jaccard", *, where: Any = None) -> SimilarFeatures:
         """The features that are most like one, of those that are active on at least one sample with it.
 
         Parameters
@@ -267,9 +267,14 @@ class SetReader(OpenSet):
         Reads the feature's list and the rows of its samples. Memory: the list, a block of about 4 million non-zeros,
         and about 100 bytes per feature.
         """
-        similarity.check_request(n, metric)
+        n, condition = similarity.check_request(n, metric), self.condition(where)
         lists = one_list(self.segments, select_one(feature, self.shape[1], "feature", "similar"), self.dtype)
-        return similarity.most_similar(metric, n, self.segments, lists, self._sizes())
+        if condition is None:
+            return similarity.most_similar(metric, n, self.segments, lists, self._sizes())
+        rows, n_features = condition.samples(self.shape[0]), self.shape[1]
+        moments = distribution.moments_where(self.segments, np.arange(n_features), n_features, rows, self.dtype)
+        lists = lists.keep(condition.keeps(lists.samples))
+        return similarity.most_similar(metric, n, self.segments, lists, Sizes.of(moments))
 
     @retry_on_stale_snapshot
     def cooccurrence(self, features: Any, *, max_bytes: int = DENSE_LIMIT) -> xarray.DataArray:
@@ -325,7 +330,7 @@ class SetReader(OpenSet):
         Reads the lists of this set once for every 2,048 features of the other. Memory: about 400 MB, 8 bytes per
         sample, and the answer.
         """
-        similarity.check_request(n, metric)
+        n = similarity.check_request(n, metric)
         if not isinstance(other, SetReader):
             raise InvalidInputError(f"compare() takes another set, not a {type(other).__name__}.", code="not-a-set")
         similarity.check_same_samples(self, other)

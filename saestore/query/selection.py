@@ -47,33 +47,53 @@ def select(spec: Any, size: int, what: str) -> Selection:
             return Selection(np.arange(*spec.indices(size)), scalar=False)
         except (TypeError, ValueError) as e:
             raise InvalidInputError(f"{what}s {spec!r}: {e}.", code="not-an-index") from e
-    if not isinstance(spec, bool | np.bool_):
-        try:
-            return Selection(_checked(np.array([operator.index(spec)]), size, what), scalar=True)
-        except TypeError:
-            pass
-        except OverflowError:
-            raise OutOfRangeError(f"{what} {spec} is out of range: there are {size:,}.") from None
-    try:
-        ids = np.asarray(spec)
-    except ValueError as e:
-        raise InvalidInputError(f"{what}s {spec!r} is not an index: {e}.", code="not-an-index") from e
-    if ids.ndim != 1:
+    ids = _as_array(spec, size, what)
+    if ids.ndim > 1:
         raise InvalidInputError(
             f"{what}s has {ids.ndim} dimensions; give an int, a slice, a list of ints or a boolean mask of {size:,}.",
             code="not-an-index",
         )
-    if ids.dtype == bool:
+    scalar = ids.ndim == 0
+    if ids.dtype == bool and not scalar:
         if len(ids) != size:
             message = f"the mask over {what}s has {len(ids):,} values; there are {size:,} {what}s."
             raise InvalidInputError(message, code="mask-length")
         return Selection(np.flatnonzero(ids), scalar=False)
-    if not len(ids):
+    if not scalar and not len(ids):
         return Selection(np.empty(0, np.int64), scalar=False)
     if ids.dtype.kind not in "iu":
-        message = f"{what}s of dtype {ids.dtype} are not an index; give ints or a boolean mask."
-        raise InvalidInputError(message, code="not-an-index")
-    return Selection(_checked(ids, size, what), scalar=False)
+        raise _not_an_index(spec, what, f"a value of dtype {ids.dtype}")
+    return Selection(_checked(np.atleast_1d(ids), size, what), scalar)
+
+
+def _as_array(spec: Any, size: int, what: str) -> Array:
+    """The ids as an array of the same number of dimensions; what numpy would guess at is refused."""
+    if isinstance(spec, np.ma.MaskedArray) and np.ma.getmaskarray(spec).any():
+        raise _not_an_index(spec, what, "a masked value")
+    if isinstance(spec, list | tuple) and 0 < sum(map(_is_bool, spec)) < len(spec):
+        raise _not_an_index(spec, what, "a boolean among numbers")
+    try:
+        ids = np.asarray(spec)
+        if ids.dtype == object and ids.ndim == 0:
+            ids = np.asarray(operator.index(spec))
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise _not_an_index(spec, what, str(e)) from e
+    if ids.dtype == object and all(isinstance(value, int) and not _is_bool(value) for value in ids.flat):
+        raise OutOfRangeError(f"{what} {max(ids.flat, key=abs)} is out of range: there are {size:,}.")
+    return ids
+
+
+def _not_an_index(spec: Any, what: str, reason: str) -> InvalidInputError:
+    value = " ".join(repr(spec).split())[:100]
+    return InvalidInputError(
+        f"{what}s {value} is not an index ({reason}); give an int, a slice, a list of ints or a boolean mask.",
+        code="not-an-index",
+    )
+
+
+def _is_bool(value: Any) -> bool:
+    """Whether a value is a boolean of Python, numpy or torch."""
+    return isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool")
 
 
 def _checked(ids: Array, size: int, what: str) -> Array:
@@ -93,10 +113,17 @@ def select_one(spec: Any, size: int, what: str, method: str) -> int:
     return int(chosen.ids[0])
 
 
-def check_at_least(name: str, value: int, least: int) -> None:
-    """Refuse a number that is too small."""
-    if value < least:
-        raise InvalidInputError(f"{name}={value!r}: use {least} or more.", code="too-small")
+def check_at_least(name: str, value: Any, least: int) -> int:
+    """Return a whole number as an int; refuse what is none, or too small."""
+    try:
+        if _is_bool(value):
+            raise TypeError("a boolean is not a number")
+        number = operator.index(value)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise InvalidInputError(f"{name}={value!r}: use a whole number, {least} or more.", code="not-an-integer") from e
+    if number < least:
+        raise InvalidInputError(f"{name}={number}: use {least} or more.", code="too-small")
+    return number
 
 
 @dataclass(frozen=True)

@@ -227,12 +227,13 @@ def _keep_best(best: Sequence[Array], rows: Array, columns: Sequence[Array], pic
         kept[rows] = np.take_along_axis(values, order, axis=1)
 
 
-def check_request(n: int, metric: str) -> None:
-    """Refuse too few rows or an unknown metric."""
-    check_at_least("n", n, 1)
+def check_request(n: int, metric: str) -> int:
+    """Return the number of rows; refuse too few or an unknown metric."""
+    n = check_at_least("n", n, 1)
     if metric not in METRICS:
         known = ", ".join(map(repr, METRICS))
         raise InvalidInputError(f"metric={metric!r}: use one of {known}.", code="unknown-metric")
+    return n
 
 
 def check_same_samples(one: OpenSet, other: OpenSet) -> None:

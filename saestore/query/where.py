@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,6 +30,8 @@ _OPERATORS = {
     "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
+_LARGEST = 1 << 1000
 _EXPRESSION = re.compile(r"\s(and|or)\s|^[\"'].*[\"']$", re.DOTALL)  # what an untyped value hardly ever holds
 
 
@@ -315,6 +318,10 @@ def _on(values: _Values, block: _Block) -> Column:
 def _fitting(column: NamedValues, comparison: str, value: Value) -> str | float | bool:
     """The value of a literal, which a value of the column can equal."""
     given, kind = value.value, column.kind
+    if isinstance(given, str) and _HALF_CHARACTER.search(given):
+        _refuse(f"{given!r} holds half of a character, which no stored text has", value.mark)
+    if isinstance(given, int) and abs(given) > _LARGEST:
+        given = math.inf if given > 0 else -math.inf  # beyond every stored number
     if value.untyped:
         return _converted(column, str(given), value.mark)
     fits = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +22,25 @@ from saestore.errors import (
     SaestoreError,
     StoreFormatError,
     StoreWriteError,
+    UnreachableError,
 )
 from saestore.format import FORMAT_VERSION, SET_LEVELS, check_version
+
+# What a place answers that tells nothing of the stored bytes, and what to do: numbers of errors, of HTTP, and classes.
+_UNREACHABLE: tuple[tuple[tuple[int | str, ...], str], ...] = (
+    (
+        (errno.EACCES, errno.EPERM, 401, 403, "PermissionError", "NoCredentialsError", "PermissionDeniedError",
+         "UnauthenticatedError"),
+        "This user is not allowed to read it: change its mode, or renew the credentials.",
+    ),
+    ((errno.EMFILE, errno.ENFILE), "The process has used its file handles: close files, or raise `ulimit -n`."),
+    ((errno.EIO, errno.ESTALE), "The device or the network folder does not answer well: check it, then ask again."),
+    (
+        (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, 408, 429, 500, 502, 503, 504, "ConnectionError",
+         "TimeoutError", "ClientConnectionError", "EndpointConnectionError", "gaierror"),
+        "The place does not answer: check the network, then ask again.",
+    ),
+)  # fmt: skip
 
 PARTIAL = ".partial"  # how zarr's local store ends the name of a file that it is writing
 ROOT_ATTRIBUTES = {"format": FORMAT_VERSION, "encoding-type": "saestore"}
@@ -49,6 +67,8 @@ def open_root(location: Any, mode: str) -> zarr.Group:
     """
     if mode not in ("r", "r+", "a"):
         raise ValueError(f"mode {mode!r}: use 'r' to read, 'r+' or 'a' to write.")
+    if isinstance(location, os.PathLike | bytes):
+        location = Path(os.fsdecode(location))
     label = describe(location)
     local = _local_path(location)
     if local is not None:
@@ -83,8 +103,10 @@ def _open_existing(location: Any, mode: Any, label: str) -> zarr.Group:
     except ImportError as e:
         raise MissingDependencyError(f"{label} needs a package: {e}. Try `pip install 'zarr[remote]'`.") from e
     except OSError as e:
+        raise_unreachable(label, e)
         raise StoreFormatError(f"{label} cannot be read ({e.strerror or e}). Name another path with --store.") from e
     except Exception as e:
+        raise_unreachable(label, e)
         if "read-only" in str(e) or "read only" in str(e):
             raise StoreWriteError(f"{label} is read-only: open it with mode='r', or make a writable copy.") from e
         # zarr parses a damaged document into almost any error there is.
@@ -107,18 +129,22 @@ def _create(location: Any, local: Path | None, label: str, attempts: int = 3) ->
 
 
 def _local_path(location: Any) -> Path | None:
+    """The absolute path, which stays that of the store after a change of the working folder."""
     if isinstance(location, Path):
-        return location
+        return location.expanduser().absolute()
     if isinstance(location, str) and location.startswith("file://"):
         return Path(url2pathname(urlsplit(location).path))
     if isinstance(location, str) and "://" not in location and not location.startswith("memory:"):
-        return Path(location).expanduser()
+        return Path(location).expanduser().absolute()
     return None
 
 
 def _check_local(path: Path) -> None:
-    if path.is_file() and path.suffix != ".zip":
-        raise StoreFormatError(f"{path} is a file; a store is a folder. Name another path with --store.")
+    if path.is_file():
+        advice = (
+            "Unpack it, or open it as zarr.storage.ZipStore(path)." if path.suffix == ".zip" else "Name another path."
+        )
+        raise StoreFormatError(f"{path} is a file; a store is a folder. {advice}")
     if path.is_dir() and not (path / "zarr.json").exists() and any(p.suffix != PARTIAL for p in path.iterdir()):
         raise StoreFormatError(
             f"{path} is a folder but no saestore store (it has no zarr.json). Name the folder that "
@@ -162,6 +188,25 @@ def _write_reason(e: OSError) -> str | None:
     return None
 
 
+def raise_unreachable(what: str, error: BaseException) -> None:
+    """Raise `UnreachableError` where an error, or one of its causes, tells nothing of the bytes that are stored."""
+    cause: BaseException | None = error
+    while cause is not None:
+        reason = next((reason for kinds, reason in _UNREACHABLE if _is_any(cause, kinds)), None)
+        if isinstance(cause, SaestoreError):
+            return
+        if reason is not None:
+            raise UnreachableError(f"{what} cannot be read now: {cause}. {reason}") from error
+        cause = cause.__cause__ or cause.__context__
+
+
+def _is_any(error: BaseException, kinds: tuple[int | str, ...]) -> bool:
+    # Errors of remote places are known by name: their packages are optional.
+    status = getattr(error, "status", None) or getattr(error, "status_code", None)
+    names = {base.__name__ for base in type(error).__mro__}
+    return bool(names & set(kinds)) or getattr(error, "errno", None) in kinds or status in kinds
+
+
 @contextmanager
 def missing_as_error(what: str) -> Iterator[None]:
     """Name the node in whatever a damaged or missing chunk or document makes zarr and the codecs raise."""
@@ -170,6 +215,7 @@ def missing_as_error(what: str) -> Iterator[None]:
     except (SaestoreError, MemoryError):
         raise
     except Exception as e:
+        raise_unreachable(what, e)
         # zarr parses a damaged document into almost any error there is.
         raise CorruptStoreError(
             f"{what} is damaged ({type(e).__name__}: {' '.join(str(e).split())[:160]}). Run `saestore verify`, then "
