@@ -48,10 +48,10 @@ def test_a_cache_comes_in(tmp_path):
         assert (acts.n_items, acts.attributes.item_size) == (12, CTX)
     sae, source = acts.attributes.sae, acts.attributes.source
     assert sae["hook_name"] == "layers.3.mlp"
-    assert sae["architecture"] == sae["fingerprint"] == "unknown"  # a cache does not say which SAE it was
+    assert sae["architecture"] is sae["fingerprint"] is None  # a cache does not say which SAE it was
     assert (source["model_name"], source["dataset_repo"]) == ("some/model", "some/texts")
     assert "float16_values" in faults(acts)
-    with pytest.raises(InvalidInputError, match=r"names no SAE, and .* does not say which it was"):
+    with pytest.raises(InvalidInputError, match=r"names no SAE, and .* does not name it either"):
         saestore.import_activations("Texts/token", folder, store=memory_store())
 
 

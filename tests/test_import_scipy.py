@@ -58,7 +58,7 @@ def test_a_store_verifies_and_says_where_it_came_from(tmp_path):
     source, sae = acts.attributes.source, acts.attributes.sae
     assert (source["kind"], source["format"], source["path"]) == ("import", "scipy", str(path))
     assert sae["name"] == "sae"
-    assert sae["architecture"] == sae["hook_name"] == sae["fingerprint"] == "unknown"
+    assert sae["architecture"] is sae["hook_name"] is sae["fingerprint"] is None
     assert acts.items.column("split").tolist() == case.items["split"]
     assert acts.item_index.pointers().tolist() == case.item_ptr.tolist()
 

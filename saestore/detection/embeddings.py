@@ -46,6 +46,8 @@ class EmbeddingReader:
             from saestore.embeddings.opening import open_embeddings
         except ImportError as e:
             raise MissingDependencyError(f"Reading embeddings needs torch ({e}); pip install 'saestore[sae]'.") from e
+        if source.get("kind") in ("import", "matrix"):
+            source = {}  # path and fingerprint are those of activations
         spec = source.get("path") if spec is None else spec
         if spec is None:
             raise NotFoundError(f"{path} does not say where its embeddings are; name them with embeddings=.")

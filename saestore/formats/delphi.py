@@ -285,8 +285,7 @@ def write_delphi(selected: Selected, path: Path, tokens: Any = None, pad_token: 
 def _hookpoint(selected: Selected) -> str:
     """Delphi's name for the place in the model; the name of the SAE where the store does not know the place."""
     hook = selected.acts.attributes.sae.get("hook_name")
-    known = isinstance(hook, str) and hook != "unknown"
-    return (str(hook) if known else selected.acts.path.split("/")[2]).replace("/", ".")
+    return (str(hook) if hook else selected.acts.path.split("/")[2]).replace("/", ".")
 
 
 def _temporary(stack: ExitStack, folder: Path) -> IO[bytes]:

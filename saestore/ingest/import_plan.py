@@ -64,7 +64,7 @@ def plan_import(options: ImportOptions, resources: ExitStack, progress: Progress
     path = _full_path(options.parts, opened)
     sae = {"name": path.split("/")[2], "d_sae": n_features, **opened.sae}
     # A file of activations has neither weights nor the embeddings that went in.
-    missing = {name: "unknown" for name in ("architecture", "hook_name", "fingerprint") if name not in sae}
+    missing = dict.fromkeys(name for name in ("architecture", "hook_name", "fingerprint") if name not in sae)
     return ImportPlan(
         path=path,
         rows=FileRows(opened, n_features, [*opened.issues, *of_items]),
