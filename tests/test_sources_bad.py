@@ -4,6 +4,7 @@ import os
 import pickle
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -262,3 +263,31 @@ class TestZarr:
         source = open_embeddings(tmp_path / "x.zarr")
         with raises(InvalidInputError, "damaged-file", "x.zarr", "2", "5"):
             source.read(2, 5)
+
+
+@pytest.mark.parametrize("padding", [0, 4 << 20])
+def test_a_file_that_was_compressed_again_is_refused(tmp_path, padding):
+    """torch maps an entry as numbers, however it is stored."""
+    torch.save(rows(100, 8), tmp_path / "x.pt")
+    with zipfile.ZipFile(tmp_path / "x.pt") as old:
+        entries = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(tmp_path / "y.pt", "w", zipfile.ZIP_DEFLATED) as new:
+        for name, content in entries.items():
+            new.writestr(name, content + bytes(padding if "/data/" in name else 0))
+    with raises(InvalidInputError, "compressed-file", "y.pt"):
+        open_embeddings(tmp_path / "y.pt")
+
+
+def test_tensors_without_numbers_are_refused(tmp_path):
+    torch.save(torch.zeros(4, 3, device="meta"), tmp_path / "meta.pt")
+    with raises(InvalidInputError, "unsupported-tensor", "meta"):
+        open_embeddings(tmp_path / "meta.pt")
+    torch.save({"embeddings": torch.ones(4, 3, requires_grad=True)}, tmp_path / "grad.pt")
+    assert open_embeddings(tmp_path / "grad.pt").read(0, 4).tolist() == [[1.0] * 3] * 4
+
+
+def test_a_npy_of_an_odd_shape_is_refused(tmp_path):
+    head = b"{'descr': '<f4', 'fortran_order': False, 'shape': (True, 4), }\n"
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + bytes(64))
+    with raises(InvalidInputError, "damaged-file", "x.npy"):
+        open_embeddings(tmp_path / "x.npy")

@@ -147,7 +147,7 @@ def _loader(lens: ModuleType, architecture: str, where: str) -> Any:
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"{path} is not JSON ({error}); write the SAE again", code="invalid-sae") from error
     if not isinstance(config, dict):
         raise InvalidInputError(
