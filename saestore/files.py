@@ -10,7 +10,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -29,6 +29,7 @@ __all__ = [
     "load_pt",
     "nearby",
     "read_json",
+    "refuse_unused",
     "split_member",
 ]
 
@@ -184,6 +185,36 @@ def _plain_tensors(loaded: Any, where: str) -> Any:
             f"{where} is a {kind} tensor; save an ordinary dense tensor of numbers", code="unsupported-tensor"
         )
     return loaded.detach()
+
+
+def refuse_unused(
+    shapes: Mapping[str, tuple[int, ...]], used: Sequence[str], n_rows: int, where: str, *, masks_only: bool = False
+) -> None:
+    """Refuse a file in which another tensor has a value for each row, such as a mask of padding.
+
+    Parameters
+    ----------
+    shapes
+        Of all tensors of the file.
+    used
+        Names of those that are read.
+    masks_only
+        Let others pass than masks, because the caller named the tensor to read.
+
+    Raises
+    ------
+    InvalidInputError
+        Names the tensor (``unused-tensor``).
+    """
+    for name, shape in shapes.items():
+        if name in used or n_rows < 2 or int(np.prod(shape)) != n_rows:
+            continue
+        if "mask" in name.lower() or not masks_only:
+            raise InvalidInputError(
+                f"{where} has {name!r} beside {used[0]!r}, with one value per row, which saestore does not use. If it "
+                "marks padding, leave those rows out; then save the file without it",
+                code="unused-tensor",
+            )
 
 
 def load_npy(path: str | os.PathLike[str]) -> np.ndarray:

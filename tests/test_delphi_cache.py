@@ -322,4 +322,4 @@ def test_places_outside_of_the_cache_are_refused(tmp_path, bad):
 
 def cache_tokens(path):
     """The tokens that an export wrote."""
-    return safetensors_numpy.load_file(sorted(path.rglob("*.safetensors"))[0])["tokens"]
+    return safetensors_numpy.load_file(min(path.rglob("*.safetensors")))["tokens"]

@@ -378,3 +378,10 @@ def test_formats_that_are_not_the_files(tmp_path):
     write_info(tmp_path, "empty", [])
     with raises(InvalidInputError, "bad-chunk-list"):
         imported(tmp_path / "empty")
+
+
+def test_a_mask_beside_activations_is_not_ignored(tmp_path):
+    indices, values = as_top_k(top_rows(24, WIDTH, K), K)
+    torch.save({"top_acts": values, "top_indices": indices, "attention_mask": torch.ones(4, 6)}, tmp_path / "x.pt")
+    with raises(InvalidInputError, "unused-tensor", "attention_mask"):
+        imported(tmp_path / "x.pt", n_features=WIDTH)

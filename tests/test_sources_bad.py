@@ -29,7 +29,7 @@ from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundE
     [
         (torch.zeros(4, 3, dtype=torch.int64), "unsupported-dtype", "64"),
         (torch.zeros(4), "bad-shape", "(4,)"),
-        (torch.zeros(4, 3, 2), "bad-shape", "reshape to (12, 2)"),
+        (torch.zeros(4, 3, 2), "bad-shape", "as (12, 2) or (4, 6)"),
         (torch.zeros(0, 3), "bad-shape", "(0, 3)"),
     ],
 )
@@ -200,7 +200,7 @@ class TestChunks:
 
     def test_list_that_is_no_json(self, info):
         info.write_text(info.read_text()[:50])
-        with raises(InvalidInputError, "bad-chunk-list", "JSONDecodeError"):
+        with raises(InvalidInputError, "bad-chunk-list", "not JSON"):
             open_embeddings(info)
         info.write_text("[1, 2]")
         with raises(InvalidInputError, "bad-chunk-list"):
@@ -291,3 +291,26 @@ def test_a_npy_of_an_odd_shape_is_refused(tmp_path):
     (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + bytes(64))
     with raises(InvalidInputError, "damaged-file", "x.npy"):
         open_embeddings(tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+@pytest.mark.parametrize(
+    ("name", "shape"), [("attention_mask", (12,)), ("attention_mask", (3, 4)), ("lengths", (12, 1))]
+)
+def test_a_tensor_of_the_rows_is_not_ignored(tmp_path, suffix, name, shape):
+    """A mask beside the embeddings marks padding: rows that are no samples."""
+    tensors = {"embeddings": rows(12, 8), name: torch.ones(shape, dtype=torch.int64)}
+    file = tmp_path / f"x.{suffix}"
+    (torch.save if suffix == "pt" else safetensors_torch.save_file)(tensors, file)
+    with raises(InvalidInputError, "unused-tensor", name, file.name):
+        open_embeddings(file)
+
+
+def test_a_tensor_that_is_named_may_have_neighbours_but_no_mask(tmp_path):
+    x, labels = rows(12, 8), torch.ones(12)
+    file = tmp_path / "x.safetensors"
+    safetensors_torch.save_file({"embeddings": x, "labels": labels, "mean": torch.ones(8)}, file)
+    assert torch.equal(open_embeddings(f"{file}:embeddings").read(0, 12), x)
+    safetensors_torch.save_file({"embeddings": x, "mask": labels}, file)
+    with raises(InvalidInputError, "unused-tensor", "mask"):
+        open_embeddings(f"{file}:embeddings")

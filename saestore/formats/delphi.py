@@ -37,7 +37,7 @@ _ENTRIES_OF_SPLIT = 1 << 26  # Delphi loads a file whole: half a GiB
 _SAFETENSORS = {"uint16": "U16", "uint32": "U32", "float16": "F16", "int64": "I64"}
 _AXES = ("sequence", "position", "latent")
 _RECORD = np.dtype([("place", "<u4", (3,)), ("value", "<f2")])  # the place along the three axes
-TOKEN = "token"  # the column of samples with token ids
+_IDS = "token"  # the column of samples with token ids
 _SOURCE = ("model_name", "dataset_repo", "dataset_split", "dataset_name", "dataset_column")
 
 
@@ -64,7 +64,7 @@ class _Tokens:
         """The token id of each sample, where the cache has them."""
         if self.ids is None:
             return {}
-        return {TOKEN: self.ids.reshape(-1) if self.keep is None else self.ids[self.keep]}
+        return {_IDS: self.ids.reshape(-1) if self.keep is None else self.ids[self.keep]}
 
     @property
     def n_rows(self) -> int:
@@ -270,8 +270,8 @@ def write_delphi(selected: Selected, path: Path, tokens: Any = None, pad_token: 
     written.
     """
     acts = selected.acts
-    if tokens is None and TOKEN in acts.samples:
-        tokens = np.ma.filled(acts.samples[TOKEN], pad_token)
+    if tokens is None and _IDS in acts.samples:
+        tokens = np.ma.filled(acts.samples[_IDS], pad_token)
     token_ids = _token_ids(tokens, acts.shape[0])
     folder = path / _hookpoint(selected)
     folder.mkdir(parents=True)

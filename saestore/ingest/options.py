@@ -121,8 +121,8 @@ class ImportOptions:
         """
         if not isinstance(self.path, str | os.PathLike):
             raise InvalidInputError(
-                f"activations to import are a file or folder, not a {type(self.path).__name__}; give its path, or store "
-                "a scipy sparse matrix in memory with saestore.open(STORE, 'a').write(SET, matrix).",
+                f"activations to import are a file or folder, not a {type(self.path).__name__}; give its path, or "
+                "store a scipy sparse matrix in memory with saestore.open(STORE, 'a').write(SET, matrix).",
                 code="not-a-path",
             )
         check_storage_options(self.codec, self.segment_rows)

@@ -124,6 +124,7 @@ def write_tables(
     items: Items | None,
     index: ItemIndex,
     spans: Array | None,
+    *,
     columns: Mapping[str, Array] | None = None,
 ) -> SetAttributes:
     """Write what a set is started or extended with; returns its attributes with the tables.

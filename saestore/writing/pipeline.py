@@ -134,7 +134,7 @@ def write_set(
             writer.clear()
         if writer.attributes is None:
             table = plan.table
-            start_set(writer, plan.attributes(), table.items, table.index, table.spans, table.columns)
+            start_set(writer, plan.attributes(), table.items, table.index, table.spans, columns=table.columns)
         # Once more, now that no other process can change the set.
         elif _is_done(plan, root, writer.attributes, append=append):
             return root
@@ -195,7 +195,7 @@ def _plan_more(plan: WritePlan, writer: SetWriter, existing: SetAttributes) -> N
         item_size=table.index.item_size,
         source={**plan.provenance, "appended": [*appends, step]},
     )
-    start_set(writer, attributes, table.items, table.index, table.spans, table.columns)
+    start_set(writer, attributes, table.items, table.index, table.spans, columns=table.columns)
 
 
 def start_set(
@@ -204,6 +204,7 @@ def start_set(
     items: Items | None,
     index: ItemIndex,
     spans: Array | None = None,
+    *,
     columns: Mapping[str, Array] | None = None,
 ) -> None:
     """Create a set with its items, or give a complete set more items, of which no samples are there yet.
@@ -216,7 +217,7 @@ def start_set(
         As `write_tables` takes them.
     """
     add = writer.start if writer.attributes is None else writer.extend
-    add(attributes, lambda batch, a: write_tables(batch, a, items, index, spans, columns))
+    add(attributes, lambda batch, a: write_tables(batch, a, items, index, spans, columns=columns))
 
 
 def check_storage_options(codec: str, segment_rows: int | None) -> None:
