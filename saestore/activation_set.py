@@ -319,9 +319,10 @@ class ActivationSet(SetReader):
 
         ``X`` is backed by the stored matrix where the set is one segment, as it is after a build: slices are read when
         they are taken, and ``adata.to_memory()`` reads all. With several segments, and with float16, which scipy does
-        not have, ``X`` is read into memory. Ids that are read from the backed matrix are uint16 or uint32, which some of
-        scipy's operations (``tocoo``, ``nonzero``) refuse: convert with ``X.indices = X.indices.astype("int64")``, and
-        ``X.indptr`` alike.
+        not have, ``X`` is read into memory.
+
+        Ids that are read from the backed matrix are uint16 or uint32, which some of scipy's operations (``tocoo``,
+        ``nonzero``) refuse. Convert them: ``X.indices = X.indices.astype("int64")``, and ``X.indptr`` alike.
 
         Raises
         ------
