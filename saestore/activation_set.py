@@ -258,6 +258,9 @@ class ActivationSet(SetReader):
         they are taken, and ``adata.to_memory()`` reads all. With several segments, and with float16, which scipy does
         not have, ``X`` is read into memory.
 
+        Ids that are read from the backed matrix are uint16 or uint32, which some of scipy's operations (``tocoo``,
+        ``nonzero``) refuse. Convert them: ``X.indices = X.indices.astype("int64")``, and ``X.indptr`` alike.
+
         Raises
         ------
         TooLargeError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -9,7 +10,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -27,18 +28,22 @@ __all__ = [
     "load_npz",
     "load_pt",
     "nearby",
+    "read_json",
+    "refuse_unused",
     "split_member",
 ]
 
 Array = np.ndarray[Any, Any]
 
 _MEMBER = re.compile(r"(?P<path>.*\.(npz|safetensors)):(?P<name>.+)", re.DOTALL)
+# Arrays that are read whole: at most this many bytes, or this many times the size of the file.
+_MOST_BYTES, _MOST_INFLATION = 256 << 20, 64
 _SKIP = 1 << 24  # bytes that are decompressed at once to get past them
 
 # numpy has no error of its own for a damaged file; its header is Python source, which has errors of its own.
 _NUMPY_DAMAGE = (
     ValueError, EOFError, OSError, OverflowError, MemoryError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile,
-    zlib.error, KeyError, RuntimeError,
+    zlib.error, KeyError, RuntimeError, TypeError,
 )  # fmt: skip
 # Nor has torch: what comes depends on the place of the damage.
 _TORCH_DAMAGE = (
@@ -93,6 +98,23 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
     return file
 
 
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The content of a JSON file.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no such file.
+    InvalidInputError
+        If it is not JSON in UTF-8, or is nested too deeply (``damaged-file``).
+    """
+    file = existing_file(path)
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise InvalidInputError(f"{file} is damaged or not JSON ({error}).", code="damaged-file") from error
+
+
 def load_pt(path: str | os.PathLike[str]) -> object:
     """Load a file of ``torch.save``, memory-mapped and with ``weights_only``: tensors stay on disk until read.
 
@@ -124,8 +146,17 @@ def load_pt(path: str | os.PathLike[str]) -> object:
     if start != b"PK":
         raise damaged
     try:
-        loaded: object = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        return loaded
+        with zipfile.ZipFile(file) as archive:
+            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+    except (*_NUMPY_DAMAGE, NotImplementedError) as error:
+        raise damaged from error
+    if compressed:  # torch would map the compressed bytes as numbers
+        raise InvalidInputError(
+            f"{file} was compressed after it was saved; write it again with torch.save(tensor, path)",
+            code="compressed-file",
+        )
+    try:
+        return _plain_tensors(torch.load(file, map_location="cpu", weights_only=True, mmap=True), str(file))
     except pickle.UnpicklingError as error:
         # torch's message is a page of advice (to turn the safety off, among others); its one fact is the name.
         match = re.search(r"GLOBAL (\S+)", str(error))
@@ -134,8 +165,56 @@ def load_pt(path: str | os.PathLike[str]) -> object:
             "torch.save(tensor, path)",
             code="pickled",
         ) from error
+    except InvalidInputError:
+        raise
     except _TORCH_DAMAGE as error:
         raise damaged from error
+
+
+def _plain_tensors(loaded: Any, where: str) -> Any:
+    """What was loaded, its tensors without gradients; refuses tensors that have no numbers or no shape."""
+    import torch
+
+    if isinstance(loaded, dict):
+        return {name: _plain_tensors(value, f"{where}:{name}") for name, value in loaded.items()}
+    if not isinstance(loaded, torch.Tensor):
+        return loaded
+    if loaded.is_meta or loaded.is_nested or loaded.is_quantized:
+        kind = "meta" if loaded.is_meta else "nested" if loaded.is_nested else "quantized"
+        raise InvalidInputError(
+            f"{where} is a {kind} tensor; save an ordinary dense tensor of numbers", code="unsupported-tensor"
+        )
+    return loaded.detach()
+
+
+def refuse_unused(
+    shapes: Mapping[str, tuple[int, ...]], used: Sequence[str], n_rows: int, where: str, *, masks_only: bool = False
+) -> None:
+    """Refuse a file in which another tensor has a value for each row, such as a mask of padding.
+
+    Parameters
+    ----------
+    shapes
+        Of all tensors of the file.
+    used
+        Names of those that are read.
+    masks_only
+        Let others pass than masks, because the caller named the tensor to read.
+
+    Raises
+    ------
+    InvalidInputError
+        Names the tensor (``unused-tensor``).
+    """
+    for name, shape in shapes.items():
+        if name in used or n_rows < 2 or int(np.prod(shape)) != n_rows:
+            continue
+        if "mask" in name.lower() or not masks_only:
+            raise InvalidInputError(
+                f"{where} has {name!r} beside {used[0]!r}, with one value per row, which saestore does not use. If it "
+                "marks padding, leave those rows out; then save the file without it",
+                code="unused-tensor",
+            )
 
 
 def load_npy(path: str | os.PathLike[str]) -> np.ndarray:
@@ -234,6 +313,18 @@ class NpzFile:
         """One whole array."""
         return self[name].read_all()
 
+    def check_size(self, *names: str) -> None:
+        """Refuse to read whole arrays that are out of all proportion to the file (``too-large``)."""
+        limit = max(_MOST_BYTES, _MOST_INFLATION * self.path.stat().st_size)
+        for name in names:
+            size = self._zip.getinfo(f"{name}.npy").file_size
+            if size > limit:
+                raise InvalidInputError(
+                    f"{self.path}:{name} inflates to {size:,} bytes, more than {limit:,}; save it without compression "
+                    "(numpy.savez) if that is meant.",
+                    code="too-large",
+                )
+
     def open(self, name: str) -> IO[bytes]:
         """The bytes of one array's file, decompressed."""
         return self._resources.enter_context(self._zip.open(f"{name}.npy"))
@@ -273,6 +364,7 @@ class NpzArray:
 
     def read_all(self) -> Array:
         """The whole array in its shape."""
+        self._archive.check_size(self._name)
         return self.read(0, self.length).reshape(self.shape, order="F" if self._fortran else "C")
 
     def read(self, start: int, stop: int) -> Array:

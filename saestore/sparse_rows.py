@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-__all__ = ["Advance", "RowSource", "SparseRows", "pointers"]
+from saestore.errors import InvalidInputError
+
+__all__ = ["Advance", "RowSource", "SparseRows", "check_matrix_ids", "pointers"]
 
 Array = np.ndarray[Any, Any]
 Advance = Callable[[int, int], object]  # receives a number of rows and of their non-zeros
@@ -19,6 +21,42 @@ def pointers(counts: Array | Sequence[int]) -> Array:
     out = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=out[1:])
     return out
+
+
+def check_matrix_ids(matrix: Any, what: str) -> None:
+    """Check every row and column number of a scipy sparse matrix, before scipy narrows or follows them.
+
+    Raises
+    ------
+    InvalidInputError
+        A number is outside of the shape (``id-out-of-range``), or the pointers do not fit the entries
+        (``bad-pointers``).
+    """
+    n_rows, n_columns = matrix.shape if matrix.ndim == 2 else (0, 0)
+    if matrix.format == "coo" and matrix.ndim == 2:
+        axes = [("row", matrix.row, n_rows), ("column", matrix.col, n_columns)]
+    elif matrix.format in ("csr", "csc", "bsr") and matrix.ndim == 2:
+        by_column = matrix.format == "csc"
+        height, width = matrix.blocksize if matrix.format == "bsr" else (1, 1)
+        axes = [("row" if by_column else "column", matrix.indices, n_rows if by_column else n_columns // width)]
+        indptr, n_lines = matrix.indptr, n_columns if by_column else n_rows // height
+        n_entries = min(len(matrix.indices), len(matrix.data))
+        fits = len(indptr) == n_lines + 1 and indptr[0] == 0 and indptr[-1] <= n_entries
+        if not fits or (indptr[1:] < indptr[:-1]).any():
+            raise InvalidInputError(
+                f"{what}: indptr does not fit {len(matrix.indices):,} entries in {n_lines:,} lines; it starts at 0, "
+                "never falls and ends at the number of entries.",
+                code="bad-pointers",
+            )
+    else:
+        return  # scipy checks the numbers of the other formats itself
+    for axis, ids, limit in axes:
+        for number in (int(ids.min()), int(ids.max())) if len(ids) else ():
+            if not 0 <= number < limit:
+                raise InvalidInputError(
+                    f"{what} has an entry in {axis} {number}; its {axis}s are 0 to {limit - 1}. Nothing was written.",
+                    code="id-out-of-range",
+                )
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -552,3 +553,15 @@ def _wait_until_stopped(pid):
     """Wait until a process that is not our child is stopped."""
     while Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "T":
         time.sleep(0.01)
+
+
+def test_identical_rows_are_reported_and_recorded(build, saes):
+    """Padding that was not left out makes features look frequent."""
+    x = near(saes["tiny"], 200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "identical_rows" not in build(embeddings=x).attributes.summary
+    x[50:90] = 0
+    with pytest.warns(UserWarning, match="40 of 200 embeddings are identical"):
+        acts = build(embeddings=x, overwrite=True)
+    assert acts.attributes.summary["identical_rows"] == 40

@@ -179,6 +179,28 @@ def test_one_sample_type_of_several_datasets(scratch, sae):
     assert [found["path"] for found in json.loads(result.stdout)["sets"]] == ["CLEVR/cls/my-sae", "Coco/cls/my-sae"]
 
 
+@pytest.mark.parametrize("names", [("CLEVR", "Coco"), ("Coco", "CLEVR"), ("nosuch", "CLEVR")])
+def test_what_is_named_and_missing_does_not_stop_the_others(scratch, sae, names):
+    found_by_name(scratch, "CLEVR", CLS, 2)
+    missing = next(name for name in names if name != "CLEVR")
+    result = invoke("build", *names, "--sample-type", "cls", "--sae", sae)
+    assert result.exit_code == 1
+    assert list(saestore.open("activations.zarr")) == ["CLEVR/cls/my-sae"]
+    assert any(line.startswith(f"saestore: error: {missing} (cls): ") for line in result.stderr.splitlines())
+    assert f"1 of 2 were not built: {missing} (cls)" in result.stderr.splitlines()[-1]
+
+
+def test_without_a_name_what_the_sae_does_not_fit_is_skipped(scratch, sae):
+    found_by_name(scratch, "Coco", CLS, 3)
+    folder = scratch / "Embeddings" / "CLEVR"
+    folder.mkdir(parents=True)
+    torch.save(torch.zeros(2, D_IN + 1), folder / f"{CLS}.pt")
+    result = invoke("build", "--sae", sae)
+    assert result.exit_code == 0, result.stderr
+    assert list(saestore.open("activations.zarr")) == ["Coco/cls/my-sae"]
+    assert any("skipping CLEVR (cls): " in line and f"width {D_IN + 1}" in line for line in result.stderr.splitlines())
+
+
 def test_without_a_name_all_known_datasets_that_are_found(scratch, sae):
     found_by_name(scratch, "Coco", CLS, 3)
     result = invoke("build", "--sae", sae)

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from hypothesis import given, settings
 from raising import raises
 from strategies import cases, make_case, memory_store, write_case
@@ -48,10 +49,10 @@ def test_a_cache_comes_in(tmp_path):
         assert (acts.n_items, acts.attributes.item_size) == (12, CTX)
     sae, source = acts.attributes.sae, acts.attributes.source
     assert sae["hook_name"] == "layers.3.mlp"
-    assert sae["architecture"] == sae["fingerprint"] == "unknown"  # a cache does not say which SAE it was
+    assert sae["architecture"] is sae["fingerprint"] is None  # a cache does not say which SAE it was
     assert (source["model_name"], source["dataset_repo"]) == ("some/model", "some/texts")
     assert "float16_values" in faults(acts)
-    with pytest.raises(InvalidInputError, match=r"names no SAE, and .* does not say which it was"):
+    with pytest.raises(InvalidInputError, match=r"names no SAE, and .* does not name it either"):
         saestore.import_activations("Texts/token", folder, store=memory_store())
 
 
@@ -283,3 +284,42 @@ def test_delphi_itself_loads_it(tmp_path):
         expected = np.flatnonzero(case.dense[:, latent])
         assert rows.tolist() == expected.tolist()
         assert np.array_equal(activations, case.dense[expected, latent])
+
+
+def test_token_ids_come_in_and_go_out_again(tmp_path):
+    dense = top_rows(120, 40, 6).astype(np.float16)
+    tokens = np.random.default_rng(1).integers(5, 900, (12, CTX))
+    tokens[3, 6:] = 0
+    folder = save_delphi(tmp_path / "h", dense, CTX, tokens=tokens)
+    acts = imported(folder)
+    assert np.array_equal(acts.samples["token"], tokens.ravel())
+    written = saestore.export(acts, tmp_path / "out", format="delphi")
+    assert written.notes == ()
+    assert np.array_equal(cache_tokens(tmp_path / "out"), tokens)
+    padded = imported(folder, pad_token=0)
+    assert np.array_equal(padded.samples["token"], tokens[tokens != 0])
+    saestore.export(padded, tmp_path / "padded", format="delphi")
+    assert np.array_equal(cache_tokens(tmp_path / "padded"), tokens)
+
+
+def test_an_export_without_token_ids_says_so(tmp_path):
+    acts = memory_store().write("Texts/token/mine", sp.csr_array(top_rows(60, 40, 6)), item_ptr=CTX)
+    written = saestore.export(acts, tmp_path / "out", format="delphi")
+    assert "no token ids" in written.notes[0]
+
+
+@pytest.mark.parametrize("bad", [-1, 2**32, 40])
+def test_places_outside_of_the_cache_are_refused(tmp_path, bad):
+    folder = save_delphi(tmp_path / "h", top_rows(60, 40, 6).astype(np.float16), CTX, splits=1)
+    file = next(folder.glob("*.safetensors"))
+    tensors = {name: array.copy() for name, array in safetensors_numpy.load_file(file).items()}
+    tensors["locations"] = tensors["locations"].astype(np.int64)
+    tensors["locations"][3, 2] = bad
+    safetensors_numpy.save_file(tensors, file)
+    with raises(InvalidInputError, "damaged-file", f"{bad:,}"):
+        imported(folder)
+
+
+def cache_tokens(path):
+    """The tokens that an export wrote."""
+    return safetensors_numpy.load_file(min(path.rglob("*.safetensors")))["tokens"]

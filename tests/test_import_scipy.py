@@ -58,7 +58,7 @@ def test_a_store_verifies_and_says_where_it_came_from(tmp_path):
     source, sae = acts.attributes.source, acts.attributes.sae
     assert (source["kind"], source["format"], source["path"]) == ("import", "scipy", str(path))
     assert sae["name"] == "sae"
-    assert sae["architecture"] == sae["hook_name"] == sae["fingerprint"] == "unknown"
+    assert sae["architecture"] is sae["hook_name"] is sae["fingerprint"] is None
     assert acts.items.column("split").tolist() == case.items["split"]
     assert acts.item_index.pointers().tolist() == case.item_ptr.tolist()
 
@@ -259,3 +259,39 @@ def test_reads_stay_within_a_block(tmp_path, monkeypatch):
     for kind in ("csr", "csc", "coo"):
         acts = imported(save(tmp_path, case.csr.asformat(kind)), segment_rows=11)
         assert np.array_equal(acts.dense(), case.dense)
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc", "coo"])
+@pytest.mark.parametrize("bad", [-1, 9, 2**32 + 5])
+def test_ids_of_a_file_are_checked_before_they_are_narrowed(tmp_path, kind, bad):
+    matrix = sp.coo_array((np.float32([1, 2, 3]), ([0, 1, 2], [0, 1, 2])), shape=(4, 9)).asformat(kind)
+    path = save(tmp_path, matrix)
+    arrays = dict(np.load(path))
+    name = "col" if kind == "coo" else "indices"
+    arrays[name] = np.array([0, 1, bad if kind != "csc" or bad != 9 else 4])
+    np.savez(path, **arrays)
+    with pytest.raises(InvalidInputError) as error:
+        imported(path)
+    assert error.value.code in ("id-out-of-range", "errors-in-file", "damaged-file")
+    assert str(int(arrays[name][2])) in str(error.value)
+
+
+def test_ids_that_are_not_integers_are_refused(tmp_path):
+    path = save(tmp_path, sp.csr_array(np.eye(3, dtype=np.float32)))
+    np.savez(path, **(dict(np.load(path)) | {"indices": np.array([0.0, 1.5, 2.0])}))
+    with raises(InvalidInputError, "unsupported-dtype", "float64"):
+        imported(path)
+
+
+def test_an_array_that_inflates_without_measure_is_refused(tmp_path):
+    path = save(tmp_path, sp.csr_array(np.eye(3, dtype=np.float32)))
+    np.savez_compressed(path, **(dict(np.load(path)) | {"indptr": np.zeros(40_000_000, np.int64)}))
+    with raises(InvalidInputError, "too-large", "indptr"):
+        imported(path)
+
+
+def test_what_is_not_a_path_is_refused_by_its_type():
+    with raises(InvalidInputError, "not-a-path", "csr_array", "write("):
+        saestore.import_activations(PATH, sp.csr_array(np.eye(3)), store=memory_store())
+    with raises(InvalidInputError, "not-a-path", "ndarray"):
+        saestore.check_import(PATH, np.eye(3))

@@ -244,3 +244,40 @@ def test_import_needs_neither_torch_nor_pandas():
     code = "import sys, saestore.tables; print([m for m in ('torch', 'pandas', 'sae_lens') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "image_path,red,split\na,TRUE,train\nb,FALSE,cal\nc,true,test\n",
+        "image_path, red, split\na, 1, train\nb, 0, cal\nc, 1, test\n",
+        "image_path ,red ,split \na ,1 ,train \nb ,0 ,cal \nc ,1 ,test \n",
+        'image_path, "red", "split"\na, "1", "train"\nb, "0", "cal"\nc, "1", "test"\n',
+        '"image_path","red","split"\n"a","True","train"\n"b","False","cal"\n"c","True","test"\n',
+    ],
+    ids=["spreadsheet", "after commas", "before commas", "quotes after spaces", "quotes"],
+)
+def test_tables_as_spreadsheets_and_hands_leave_them(write, content):
+    items = Items.from_csv(write(content))
+    assert items.key.tolist() == ["a", "b", "c"]
+    assert items.concepts["red"].tolist() == [True, False, True]
+    assert items.columns["split"].tolist() == ["train", "cal", "test"]
+
+
+def test_spaces_of_texts_are_kept(write):
+    """Token spans count from the first character of a text."""
+    items = Items.from_csv(write("text,red\n a b ,1\nc,0\n"))
+    assert items.columns["text"].tolist() == [" a b ", "c"]
+
+
+def test_labels_that_are_masked_or_minus_one_are_not_false():
+    items = as_items({"key": list("abcd"), "masked": np.ma.array([1, 0, 1, 0], mask=[0, 0, 1, 0]), "n": [-1, 0, 1, -1]})
+    assert np.ma.getmaskarray(items.concepts["masked"]).tolist() == [False, False, True, False]
+    assert items.columns["n"].tolist() == [-1, 0, 1, -1]
+    with raises(InvalidInputError, "invalid-label", "-1"):
+        as_items({"key": list("abcd"), "red": [-1, 0, 1, 1]})
+
+
+def test_half_characters_are_refused():
+    with raises(InvalidInputError, "invalid-text", "key"):
+        as_items({"key": ["a", "\udc80"]})

@@ -363,3 +363,12 @@ def test_whoever_adds_labels_may_be_killed_at_any_write(tmp_path):
     here = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)])}
     subprocess.run([sys.executable, here / "killing_labels.py", tmp_path], env=environment, check=True, timeout=600)
+
+
+@pytest.mark.parametrize("row", [-1, 40, 2**32])
+def test_rows_outside_of_the_set_are_refused(acts, row):
+    labels = sp.csc_array((np.ones(2, bool), np.array([0, 1]), np.array([0, 2])), shape=(40, 1))
+    labels.indices = np.array([0, row])
+    with raises(InvalidInputError, "id-out-of-range", row):
+        acts.concepts.add(labels, "sample", names=["c"])
+    assert "c" not in acts.concepts.names("sample")

@@ -232,9 +232,11 @@ def test_temporal_saes_are_refused(tmp_path):
 
 
 def test_object_is_named_after_what_it_knows():
-    assert load_sae(topk()).name == "topk-32"
+    assert load_sae(topk()).name == f"topk-32-{load_sae(topk()).fingerprint()[:8]}"
     metadata = sae_lens.saes.sae.SAEMetadata(model_name="gpt2", hook_name="blocks.3.hook_z")
-    assert load_sae(topk(metadata=metadata)).name == "gpt2-blocks.3.hook_z"
+    names = [load_sae(topk(metadata=metadata, seed=seed)).name for seed in (0, 0, 1)]
+    assert all(name.startswith("gpt2-blocks.3.hook_z-") for name in names)
+    assert names[0] == names[1] != names[2]  # two SAEs of one hook are two sets
     metadata.neuronpedia_id = "gpt2-small/3-att-kk"
     assert load_sae(topk(metadata=metadata)).name == "gpt2-small-3-att-kk"
 
@@ -285,6 +287,10 @@ def test_fingerprint_of_a_checkpoint_depends_on_weights_and_k(tmp_path):
         ("runs/1200013184", "runs-1200013184"),
         ("Ärger/saes", "rger-saes"),
         ("runs/.hidden", "hidden"),
+        ("checkpoints/o3k9wq1b/final_122880", "o3k9wq1b-final_122880"),
+        ("checkpoints/o3k9wq1b/checkpoint-500", "o3k9wq1b-checkpoint-500"),
+        ("o3k9wq1b/checkpoints/step_100k", "o3k9wq1b-checkpoints-step_100k"),
+        ("o3k9wq1b/layer_12", "layer_12"),
     ],
 )
 def test_name_from_path(path, name, tmp_path):

@@ -4,6 +4,7 @@ import os
 import pickle
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundE
     [
         (torch.zeros(4, 3, dtype=torch.int64), "unsupported-dtype", "64"),
         (torch.zeros(4), "bad-shape", "(4,)"),
-        (torch.zeros(4, 3, 2), "bad-shape", "reshape to (12, 2)"),
+        (torch.zeros(4, 3, 2), "bad-shape", "as (12, 2) or (4, 6)"),
         (torch.zeros(0, 3), "bad-shape", "(0, 3)"),
     ],
 )
@@ -199,7 +200,7 @@ class TestChunks:
 
     def test_list_that_is_no_json(self, info):
         info.write_text(info.read_text()[:50])
-        with raises(InvalidInputError, "bad-chunk-list", "JSONDecodeError"):
+        with raises(InvalidInputError, "bad-chunk-list", "not JSON"):
             open_embeddings(info)
         info.write_text("[1, 2]")
         with raises(InvalidInputError, "bad-chunk-list"):
@@ -262,3 +263,54 @@ class TestZarr:
         source = open_embeddings(tmp_path / "x.zarr")
         with raises(InvalidInputError, "damaged-file", "x.zarr", "2", "5"):
             source.read(2, 5)
+
+
+@pytest.mark.parametrize("padding", [0, 4 << 20])
+def test_a_file_that_was_compressed_again_is_refused(tmp_path, padding):
+    """torch maps an entry as numbers, however it is stored."""
+    torch.save(rows(100, 8), tmp_path / "x.pt")
+    with zipfile.ZipFile(tmp_path / "x.pt") as old:
+        entries = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(tmp_path / "y.pt", "w", zipfile.ZIP_DEFLATED) as new:
+        for name, content in entries.items():
+            new.writestr(name, content + bytes(padding if "/data/" in name else 0))
+    with raises(InvalidInputError, "compressed-file", "y.pt"):
+        open_embeddings(tmp_path / "y.pt")
+
+
+def test_tensors_without_numbers_are_refused(tmp_path):
+    torch.save(torch.zeros(4, 3, device="meta"), tmp_path / "meta.pt")
+    with raises(InvalidInputError, "unsupported-tensor", "meta"):
+        open_embeddings(tmp_path / "meta.pt")
+    torch.save({"embeddings": torch.ones(4, 3, requires_grad=True)}, tmp_path / "grad.pt")
+    assert open_embeddings(tmp_path / "grad.pt").read(0, 4).tolist() == [[1.0] * 3] * 4
+
+
+def test_a_npy_of_an_odd_shape_is_refused(tmp_path):
+    head = b"{'descr': '<f4', 'fortran_order': False, 'shape': (True, 4), }\n"
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + bytes(64))
+    with raises(InvalidInputError, "damaged-file", "x.npy"):
+        open_embeddings(tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+@pytest.mark.parametrize(
+    ("name", "shape"), [("attention_mask", (12,)), ("attention_mask", (3, 4)), ("lengths", (12, 1))]
+)
+def test_a_tensor_of_the_rows_is_not_ignored(tmp_path, suffix, name, shape):
+    """A mask beside the embeddings marks padding: rows that are no samples."""
+    tensors = {"embeddings": rows(12, 8), name: torch.ones(shape, dtype=torch.int64)}
+    file = tmp_path / f"x.{suffix}"
+    (torch.save if suffix == "pt" else safetensors_torch.save_file)(tensors, file)
+    with raises(InvalidInputError, "unused-tensor", name, file.name):
+        open_embeddings(file)
+
+
+def test_a_tensor_that_is_named_may_have_neighbours_but_no_mask(tmp_path):
+    x, labels = rows(12, 8), torch.ones(12)
+    file = tmp_path / "x.safetensors"
+    safetensors_torch.save_file({"embeddings": x, "labels": labels, "mean": torch.ones(8)}, file)
+    assert torch.equal(open_embeddings(f"{file}:embeddings").read(0, 12), x)
+    safetensors_torch.save_file({"embeddings": x, "mask": labels}, file)
+    with raises(InvalidInputError, "unused-tensor", "mask"):
+        open_embeddings(f"{file}:embeddings")

@@ -535,3 +535,28 @@ def test_segments_beside_a_layout_of_many_shards_are_the_same(tmp_path):
         writer.finish(memory=1)
     assert np.array_equal(store[PATH].dense(), case.dense)
     assert store.verify().ok
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "coo", "bsr"])
+@pytest.mark.parametrize(("width", "bad"), [(65536, -1), (65536, 65536), (30, 65541), (30, 30), (30, 2**32)])
+def test_ids_are_checked_before_they_are_narrowed(form, width, bad):
+    """scipy does not look again at numbers that are set later; a narrower dtype would turn them into other features."""
+    matrix = sp.csr_array((np.float32([1, 2]), [0, 1], [0, 1, 2]), shape=(2, width)).asformat(form)
+    axis = 0 if form == "csc" else 1
+    if form == "coo":
+        matrix.coords = (matrix.row.astype(np.int64), np.array([0, bad]))
+    else:
+        matrix.indices = np.r_[matrix.indices[:-1].astype(np.int64), bad]
+    store = memory_store()
+    limit = matrix.shape[axis] // (matrix.blocksize[1] if form == "bsr" else 1)
+    if bad < 0 or bad >= limit:
+        with raises(InvalidInputError, "id-out-of-range", bad):
+            store.write(PATH, matrix)
+    assert list(store) == []
+
+
+def test_pointers_that_do_not_fit_are_refused():
+    matrix = sp.csr_array((np.float32([1, 2]), [0, 1], [0, 1, 2]), shape=(2, 3))
+    matrix.indptr = np.array([0, 900, 2])
+    with raises(InvalidInputError, "bad-pointers"):
+        memory_store().write(PATH, matrix)

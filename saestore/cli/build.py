@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -121,23 +121,36 @@ def build(
         how["ground_truth"] = False
     given = embeddings is not None or how["images"] is not None or how["texts"] is not None
     jobs = _jobs(datasets, sample_type, how["data"], given=given)
-    found, failed = [], []
-    for dataset, each in jobs:
+    found, failed, unfit = [], [], []
+    for job in jobs:
         try:
-            found.append(_build_one(dataset, store=location, sample_type=each, embeddings=embeddings, **how))
+            if job.error is not None:
+                raise job.error
+            found.append(
+                _build_one(job.dataset, store=location, sample_type=job.sample_type, embeddings=embeddings, **how)
+            )
         except _OF_ONE_JOB as error:
             if len(jobs) == 1:
                 raise
-            failed.append(f"{dataset} ({each})")
-            note(f"error: {failed[-1]}: {error}")
+            # Without names, an SAE is meant for the data sets whose embeddings it takes.
+            if not datasets and how["sae"] is not None and error.code == "wrong-width":
+                unfit.append(error)
+                note(f"skipping {job}: {error}")
+                continue
+            failed.append(str(job))
+            note(f"error: {job}: {error}")
             continue
         if not as_json:
             output.title(found[-1]["path"])
             output.line("\n".join(pairs(overview(found[-1]), output.line_width())))
     if as_json:
         output.document({"store": location, "sets": found})
+    if unfit and not found and not failed:
+        raise unfit[0]
     if failed:
-        raise InvalidInputError(f"{len(failed)} of {len(jobs)} were not built: {', '.join(failed)}; see above.")
+        raise InvalidInputError(
+            f"{len(failed)} of {len(jobs)} were not built: {', '.join(failed)}; see above.", code="not-built"
+        )
 
 
 def _check_for_one(given: dict[str, Any], n_datasets: int) -> None:
@@ -156,23 +169,38 @@ def _build_one(dataset: str, **how: Any) -> dict[str, Any]:
         raise KeyboardInterrupt(_INTERRUPTED) from None
 
 
-def _jobs(
-    names: tuple[str, ...], sample_type: str | None, data: str | None, *, given: bool
-) -> list[tuple[str, str | None]]:
-    """Which dataset and sample type to build, one after the other."""
+class _Job(NamedTuple):
+    """One set to build, or the reason why it cannot be built."""
+
+    dataset: str
+    sample_type: str | None
+    error: NotFoundError | InvalidInputError | None = None
+
+    def __str__(self) -> str:
+        return self.dataset if self.sample_type is None else f"{self.dataset} ({self.sample_type})"
+
+
+def _jobs(names: tuple[str, ...], sample_type: str | None, data: str | None, *, given: bool) -> list[_Job]:
+    """Which dataset and sample type to build, one after the other; what is named and cannot be built has its error."""
     from saestore.superactivators.datasets import find_dataset, known_datasets
     from saestore.superactivators.file_names import data_roots
 
     data_roots(data)  # a folder that is not there is no reason to skip
     if given:
-        return [(names[0], sample_type)]
-    jobs: list[tuple[str, str | None]] = []
-    for dataset in [find_dataset(name) for name in names] or known_datasets():
+        return [_Job(names[0], sample_type)]
+    jobs: list[_Job] = []
+    for name in names or [dataset.name for dataset in known_datasets()]:
+        try:
+            dataset = find_dataset(name)
+        except NotFoundError as error:
+            jobs.append(_Job(name, sample_type, error))
+            continue
         tried = dict(_found(dataset, sample_type, data))
-        jobs += [(dataset.name, each) for each, missing in tried.items() if missing is None]
+        jobs += [_Job(dataset.name, each) for each, missing in tried.items() if missing is None]
         reasons = [missing for missing in tried.values() if missing is not None]
         if names and len(reasons) == len(tried):
-            raise reasons[0]
+            jobs.append(_Job(dataset.name, sample_type, reasons[0]))
+            continue
         for reason in reasons if len(reasons) < len(tried) else reasons[:1]:
             note(f"skipping {dataset.name}: {reason}")
     if not jobs:
@@ -183,7 +211,9 @@ def _jobs(
     return jobs
 
 
-def _found(dataset: Dataset, sample_type: str | None, data: str | None) -> Iterator[tuple[str, Exception | None]]:
+def _found(
+    dataset: Dataset, sample_type: str | None, data: str | None
+) -> Iterator[tuple[str, NotFoundError | InvalidInputError | None]]:
     """Each sample type with the reason why its embeddings cannot be had, None where they can."""
     from saestore.superactivators.file_names import find_embeddings
 

@@ -34,4 +34,4 @@ def diagnose(
     output.title(f"{acts.path}: diagnosis")
     rows = result.rows()
     rows += [row for f in result.findings for row in ((f.severity, f.message), ("", f.advice))]
-    click.echo("\n".join(pairs(rows if result.findings else [*rows, ("findings", "none")], output.line_width())))
+    output.line("\n".join(pairs(rows if result.findings else [*rows, ("findings", "none")], output.line_width())))

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from saestore.errors import InvalidInputError, OutOfRangeError
+from saestore.files import refuse_unused
 
 __all__ = ["DTYPES", "EmbeddingSource", "Matrix", "Part", "PartedSource", "checked", "pick"]
 
@@ -195,19 +196,21 @@ def checked(matrix: Matrix, where: str) -> Matrix:
     shape = matrix.shape
     if len(shape) != 2 or 0 in shape:
         message = f"{where} has the shape {shape}; embeddings have two dimensions, rows and width, neither of them 0"
-        if len(shape) > 2:
-            message += f": reshape to ({int(np.prod(shape[:-1]))}, {shape[-1]})"
+        if len(shape) > 2 and 0 not in shape:
+            # The SAE, which alone knows its width, may take all heads of a position at once (hook_z).
+            choices = [(int(np.prod(shape[:n])), int(np.prod(shape[n:]))) for n in range(len(shape) - 1, 0, -1)]
+            message += f": reshape it so that the width is that of the SAE, as {' or '.join(map(str, choices))}"
         raise InvalidInputError(message, code="bad-shape")
     return matrix
 
 
-def pick(ndims: dict[str, int], key: str | None, where: str, choose: str) -> str:
+def pick(shapes: dict[str, tuple[int, ...]], key: str | None, where: str, choose: str) -> str:
     """Choose the tensor that holds the embeddings.
 
     Parameters
     ----------
-    ndims
-        Number of dimensions of each tensor, by name.
+    shapes
+        Shape of each tensor, by name.
     key
         The requested name, or None for "embeddings", "normalized_embeddings" or the only 2-D one.
     where
@@ -218,22 +221,28 @@ def pick(ndims: dict[str, int], key: str | None, where: str, choose: str) -> str
     Raises
     ------
     InvalidInputError
-        If there is none, or several and no name.
+        If there is none, or several and no name; or another tensor has a value per row, such as a mask of padding,
+        which would be ignored (``unused-tensor``).
     """
-    if key is not None:
-        if key in ndims:
-            return key
+    matrices = [name for name, shape in shapes.items() if len(shape) == 2]
+    if key is not None and key not in shapes:
         raise InvalidInputError(
-            f"{where} has no tensor {key!r}; it has {', '.join(ndims) or 'none'}", code="no-such-tensor"
+            f"{where} has no tensor {key!r}; it has {', '.join(shapes) or 'none'}", code="no-such-tensor"
         )
-    for name in _KEYS:
-        if name in ndims:
-            return name
-    matrices = [name for name, ndim in ndims.items() if ndim == 2]
-    if len(matrices) == 1:
-        return matrices[0]
+    named = [name for name in (key, *_KEYS) if name is not None and name in shapes]
+    choices = named[:1] or [name for name in matrices if not _per_row(name, shapes)]
+    if len(choices) == 1:
+        n_rows = int(np.prod(shapes[choices[0]][:-1]))
+        refuse_unused(shapes, (choices[0], *_KEYS), n_rows, where, masks_only=key is not None)
+        return choices[0]
     raise InvalidInputError(
-        f"{where} holds {', '.join(ndims) or 'no tensor'}; embeddings are called {' or '.join(_KEYS)}, or are the only "
-        f"2-D tensor; {choose}",
+        f"{where} holds {', '.join(shapes) or 'no tensor'}; embeddings are called {' or '.join(_KEYS)}, or are the "
+        f"only 2-D tensor; {choose}",
         code="no-embeddings",
     )
+
+
+def _per_row(name: str, shapes: dict[str, tuple[int, ...]]) -> bool:
+    """Whether a tensor has one value for each row of another, 2-D one."""
+    size = int(np.prod(shapes[name]))
+    return any(len(shape) == 2 and shape[0] == size for other, shape in shapes.items() if other != name)

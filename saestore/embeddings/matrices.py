@@ -78,8 +78,8 @@ def open_pt(path: Path) -> Matrix:
     loaded = load_pt(path)
     if isinstance(loaded, dict):
         tensors = {str(name): value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
-        ndims = {name: tensor.ndim for name, tensor in tensors.items()}
-        loaded = tensors[pick(ndims, None, str(path), "save that tensor alone with torch.save(tensor, path)")]
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        loaded = tensors[pick(shapes, None, str(path), "save that tensor alone with torch.save(tensor, path)")]
     if not isinstance(loaded, torch.Tensor):
         raise InvalidInputError(
             f"{path} holds a {type(loaded).__name__}; embeddings are a tensor or a dict with one", code="no-embeddings"
@@ -106,8 +106,8 @@ def open_safetensors(path: Path, key: str | None = None) -> Matrix:
         raise InvalidInputError(
             f"{file} is truncated or not a .safetensors file ({error})", code="damaged-file"
         ) from error
-    ndims = {name: len(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 (no mapping)
-    name = pick(ndims, key, str(file), f"choose one as {file.name}:KEY")
+    shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+    name = pick(shapes, key, str(file), f"choose one as {file.name}:KEY")
     rows = opened.get_slice(name)
 
     def fill(out: torch.Tensor, start: int, stop: int) -> None:
@@ -136,7 +136,7 @@ def open_zarr(location: str) -> Matrix:
         ) from error
     if isinstance(node, zarr.Group):
         arrays = dict(sorted(node.arrays()))
-        ndims = {name: array.ndim for name, array in arrays.items()}
-        name = pick(ndims, None, location, f"choose one as {location.rstrip('/')}/NAME")
+        shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+        name = pick(shapes, None, location, f"choose one as {location.rstrip('/')}/NAME")
         return zarr_matrix(arrays[name], f"{location.rstrip('/')}/{name}")
     return zarr_matrix(node, location)

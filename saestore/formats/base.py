@@ -88,6 +88,8 @@ class Opened:
         Issues that opening it showed.
     check_items
         Issues between the rows and the items that they belong to.
+    columns
+        Further columns of samples by name, (n_rows,) each, such as token ids.
     when_full
         What it means, for this SAE, that rows fill their capacity.
     sae, source
@@ -109,6 +111,7 @@ class Opened:
     default_item_size: int = 1
     issues: tuple[Issue, ...] = ()
     check_items: Callable[[Items | None, ItemIndex], Sequence[Issue]] | None = None
+    columns: Mapping[str, Array] = field(default_factory=dict)
     when_full: str = ""
     sae: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
@@ -180,6 +183,7 @@ def clean(rows: SparseRows, first_row: int, issues: IssueCollector, dtype: str) 
     Memory: about 50 bytes per entry.
     """
     n, width = len(rows), issues.n_features
+    check_ids(rows.indices, "the file")
     row = np.repeat(np.arange(n), np.diff(rows.indptr))
     ids, values = rows.indices, rows.data
     keep = _usable(row, ids, values, first_row, issues)
@@ -208,6 +212,27 @@ def clean(rows: SparseRows, first_row: int, issues: IssueCollector, dtype: str) 
     lengths = np.bincount(row, minlength=n)
     issues.count_rows(lengths)
     return SparseRows(pointers(lengths), ids.astype(feature_dtype(width)), values)
+
+
+def check_ids(ids: Array, where: str, within: np.iinfo[Any] | None = None) -> None:
+    """Refuse numbers of rows or features that are not integers, or that a cast to a narrower dtype would change.
+
+    Raises
+    ------
+    InvalidInputError
+        Names the dtype (``unsupported-dtype``) or the number (``id-out-of-range``).
+    """
+    if ids.dtype.kind not in "iu":
+        raise InvalidInputError(
+            f"{where} has numbers of dtype {ids.dtype}; numbers of rows and features are integers.",
+            code="unsupported-dtype",
+        )
+    if within is not None and len(ids):
+        for number in (int(ids.min()), int(ids.max())):
+            if not within.min <= number <= within.max:
+                raise InvalidInputError(
+                    f"{where} has the feature {number}, which no set has. The file is damaged.", code="id-out-of-range"
+                )
 
 
 def _usable(row: Array, ids: Array, values: Array, first_row: int, issues: IssueCollector) -> Array:

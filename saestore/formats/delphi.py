@@ -20,8 +20,8 @@ from typing import IO, Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError
-from saestore.files import load_array, load_npy
-from saestore.formats.base import Format, Opened, Source, Written, stored_dtype
+from saestore.files import load_array, load_npy, read_json
+from saestore.formats.base import Format, Opened, Source, Written, check_ids, stored_dtype
 from saestore.formats.issues import Issue
 from saestore.formats.selection import Block, Selected
 from saestore.formats.spool import Spool, blocks
@@ -37,6 +37,7 @@ _ENTRIES_OF_SPLIT = 1 << 26  # Delphi loads a file whole: half a GiB
 _SAFETENSORS = {"uint16": "U16", "uint32": "U32", "float16": "F16", "int64": "I64"}
 _AXES = ("sequence", "position", "latent")
 _RECORD = np.dtype([("place", "<u4", (3,)), ("value", "<f2")])  # the place along the three axes
+_IDS = "token"  # the column of samples with token ids
 _SOURCE = ("model_name", "dataset_repo", "dataset_split", "dataset_name", "dataset_column")
 
 
@@ -56,6 +57,14 @@ class _Tokens:
     n_sequences: int
     ctx: int
     keep: Array | None
+    ids: Array | None = None
+
+    @property
+    def columns(self) -> dict[str, Array]:
+        """The token id of each sample, where the cache has them."""
+        if self.ids is None:
+            return {}
+        return {_IDS: self.ids.reshape(-1) if self.keep is None else self.ids[self.keep]}
 
     @property
     def n_rows(self) -> int:
@@ -128,6 +137,7 @@ def open_delphi(source: Source) -> Opened:
         spool.step,
         item_ptr=tokens.item_ptr,
         issues=tuple(issues),
+        columns=tokens.columns,
         sae={"hook_name": folder.name},
         source={"layout": f"delphi, {len(parts)} files", **{name: config[name] for name in _SOURCE if name in config}},
     )
@@ -149,9 +159,9 @@ def _parts(folder: Path) -> list[_Part]:
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        return dict(read_json(path)) if path.is_file() else {}
     except (ValueError, TypeError) as error:
-        raise InvalidInputError(f"{path} is damaged ({error}).", code="damaged-file") from error
+        raise InvalidInputError(f"{path} is not a JSON object.", code="damaged-file") from error
 
 
 def _tensor(path: Path, name: str) -> Any:
@@ -184,8 +194,9 @@ def _tokens(parts: list[_Part], config: dict[str, Any], pad_token: int | None) -
             raise InvalidInputError(
                 f"{first}: tokens have the shape {shape}; they are sequences by positions.", code="bad-shape"
             )
-        keep = None if pad_token is None else _tensor(first, "tokens")[:] != pad_token
-        return _Tokens(shape[0], shape[1], keep), []
+        ids = np.asarray(_tensor(first, "tokens")[:])
+        check_ids(ids, f"{first}: tokens")
+        return _Tokens(shape[0], shape[1], None if pad_token is None else ids != pad_token, ids), []
     ctx = config.get("cache_ctx_len")
     if pad_token is not None or type(ctx) is not int:
         reason = "so that it does not show padding" if pad_token is not None else "and config.json no cache_ctx_len"
@@ -221,9 +232,12 @@ def _entries(parts: list[_Part], tokens: _Tokens, padding: list[int]) -> Iterato
     for part in parts:
         for locations, activations in _blocks(part):
             limits = (tokens.n_sequences, tokens.ctx, part.end - part.start + 1)
-            for name, largest, limit in zip(_AXES, locations.max(axis=0, initial=0).tolist(), limits, strict=True):
-                if largest >= limit:
-                    message = f"{part.path} has {name} {largest:,}; there are {limit:,}. It is damaged."
+            check_ids(locations, f"{part.path}: locations")
+            ends = (locations.min(axis=0, initial=0), locations.max(axis=0, initial=0))
+            for name, *numbers, limit in zip(_AXES, *(end.tolist() for end in ends), limits, strict=True):
+                wrong = [number for number in numbers if not 0 <= number < limit]
+                if wrong:
+                    message = f"{part.path} has {name} {wrong[0]:,}; there are {limit:,}. It is damaged."
                     raise InvalidInputError(message, code="damaged-file")
             sequence, position, latent = (locations[:, i].astype(np.int64) for i in range(3))
             rows, keep = tokens.rows(sequence * tokens.ctx + position)
@@ -241,7 +255,7 @@ def write_delphi(selected: Selected, path: Path, tokens: Any = None, pad_token: 
     ----------
     tokens
         Token id of every sample of the set, (n_samples,) integers: an array, ``file.npy`` or ``file.npz:name``. None
-        writes `pad_token` everywhere, as for image patches.
+        takes the column ``token`` of the samples, and writes `pad_token` everywhere where there is none.
     clip
         Write what float16 cannot hold as 65,504 instead of refusing it.
 
@@ -255,7 +269,10 @@ def write_delphi(selected: Selected, path: Path, tokens: Any = None, pad_token: 
     Memory: a block. Entries and tokens go through unnamed temporary files beside the target, as large as what is
     written.
     """
-    token_ids = _token_ids(tokens, selected.acts.shape[0])
+    acts = selected.acts
+    if tokens is None and _IDS in acts.samples:
+        tokens = np.ma.filled(acts.samples[_IDS], pad_token)
+    token_ids = _token_ids(tokens, acts.shape[0])
     folder = path / _hookpoint(selected)
     folder.mkdir(parents=True)
     sizes = np.diff(selected.acts.item_index.pointers())[selected.items[0]]
@@ -279,14 +296,16 @@ def write_delphi(selected: Selected, path: Path, tokens: Any = None, pad_token: 
         "n_splits": splits.n_files,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=4))
-    return Written((path.name,), splits.notes())
+    notes = splits.notes()
+    if token_ids is None and acts.path.split("/")[1] == "token":
+        notes += (f"the set has no token ids: {pad_token} is written for every token; give them with --tokens",)
+    return Written((path.name,), notes)
 
 
 def _hookpoint(selected: Selected) -> str:
     """Delphi's name for the place in the model; the name of the SAE where the store does not know the place."""
     hook = selected.acts.attributes.sae.get("hook_name")
-    known = isinstance(hook, str) and hook != "unknown"
-    return (str(hook) if known else selected.acts.path.split("/")[2]).replace("/", ".")
+    return (str(hook) if hook else selected.acts.path.split("/")[2]).replace("/", ".")
 
 
 def _temporary(stack: ExitStack, folder: Path) -> IO[bytes]:

@@ -87,6 +87,7 @@ def _rows(archive: NpzFile, kind: str, shape: tuple[int, int], dtype: str, resou
         return spool.read, spool.step
     import scipy.sparse
 
+    archive.check_size(*archive.names)
     with archive.errors():
         loaded = scipy.sparse.load_npz(archive.path)
         if kind == "bsr":

@@ -12,7 +12,7 @@ import numpy as np
 
 from saestore.errors import InvalidInputError
 from saestore.formats import base
-from saestore.formats.base import rows_per_block
+from saestore.formats.base import check_ids, rows_per_block
 from saestore.kernels import expand_pointers
 from saestore.sparse_rows import SparseRows, pointers
 from saestore.storage.open import write_errors
@@ -49,13 +49,14 @@ class Spool:
 
     def __init__(self, n_rows: int, entries: Entries, dtype: str, resources: ExitStack) -> None:
         self.n_rows, self.n_entries = n_rows, 0
-        feature = "<i4" if np.dtype(dtype).itemsize < 8 else "<i8"
+        feature = np.dtype("<i4" if np.dtype(dtype).itemsize < 8 else "<i8")
         self._record = np.dtype([("row", "<i8"), ("feature", feature), ("value", dtype)])
         self._file = resources.enter_context(tempfile.TemporaryFile(prefix="saestore-"))  # noqa: SIM115
         n_buckets = -(-n_rows // _BUCKET)
         self._blocks: list[Array] = []
         with write_errors(f"a temporary file in {tempfile.gettempdir()}"):
             for rows, features, values in entries:
+                check_ids(features, "the matrix", np.iinfo(feature))
                 # A stable sort of small integers is a radix sort: entries of a row keep their order.
                 bucket = rows // _BUCKET
                 order = np.argsort(bucket, kind="stable")
@@ -120,6 +121,7 @@ class Compressed:
         InvalidInputError
             Pointers or rows are out of range.
         """
+        check_ids(self.indptr, f"{self.where}: indptr")
         indptr, n = self.indptr.astype(np.int64), self.n_entries
         n_major = self.shape[0] if self.by == "csr" else self.shape[1]
         if len(indptr) != n_major + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any() or indptr[-1] > n:
@@ -158,6 +160,7 @@ def checked_rows(rows: Array, n_rows: int, where: str) -> Array:
     InvalidInputError
         A row is out of range.
     """
+    check_ids(rows, where)
     outside = np.flatnonzero((rows < 0) | (rows >= n_rows))
     if len(outside):
         raise InvalidInputError(

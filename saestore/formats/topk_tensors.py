@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.files import existing_file, load_pt
+from saestore.files import existing_file, load_pt, refuse_unused
 from saestore.formats.base import BLOCK, Format, Opened, Source
 from saestore.interop.optional import require
 from saestore.sparse_rows import SparseRows, pointers
@@ -125,6 +125,8 @@ def _part(path: Path, keys: tuple[str, str]) -> _Part:
             f"{path}: {keys[0]} is {ids.dtype} and {keys[1]} {values.dtype}; use integers and floats.",
             code="unsupported-dtype",
         )
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if hasattr(tensor, "shape")}
+    refuse_unused(shapes, keys, int(np.prod(values.shape[:-1])), str(path))
     return _Part(ids, values, tensors)
 
 

@@ -30,6 +30,7 @@ __all__ = ["BuildPlan", "plan_build"]
 
 # Trained SAEs explain 0.6 to 0.95; embeddings of another layer, hook or normalisation give 0.3, 0, or far below.
 _LOW_VARIANCE = 0.4
+_MANY_IDENTICAL = 0.01
 _SETTINGS = {
     "dtype": "dtype of the embeddings",
     "model_fingerprint": "model weights",
@@ -66,10 +67,20 @@ class BuildPlan(WritePlan):
     verb: ClassVar[str] = "encoded"
 
     def check(self, first: int, progress: Progress) -> None:
-        """Refuse NaN and infinity in embeddings on disk; a model's output is checked when it is computed."""
+        """Refuse NaN and infinity in embeddings on disk; a model's output is checked when it is computed.
+
+        Warns if many rows are identical.
+        """
         if not self.inputs.computed:
             with progress.bar(self.path, "checked", self.rows.n_rows, first) as bar:
                 self.rows.check(first, lambda count, _: bar.advance(count))
+            same, n = self.rows.n_identical, self.rows.n_rows - first
+            if same > _MANY_IDENTICAL * n:
+                warnings.warn(
+                    f"{same:,} of {n:,} embeddings are identical to another one: padding that was not left out would "
+                    "look like this. Each is stored as a sample.",
+                    stacklevel=5,
+                )
 
     def measure(self, first: int) -> tuple[float, dict[str, Any]]:
         """Active features per row and explained variance of the first batch; warns if that is low."""
@@ -82,7 +93,8 @@ class BuildPlan(WritePlan):
                 stacklevel=5,
             )
         variance = explained if np.isfinite(explained) else None
-        return l0, {"explained_variance": variance, "encoding": self.rows.encoder.encoding["mode"]}
+        summary = {"explained_variance": variance, "encoding": self.rows.encoder.encoding["mode"]}
+        return l0, summary | ({"identical_rows": self.rows.n_identical} if self.rows.n_identical else {})
 
     def count_dropped(self, record: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """The record of what was dropped so far, with what the last read dropped added."""

@@ -112,10 +112,10 @@ class FileRows:
 
 def _cut_off(opened: Opened, collector: IssueCollector) -> list[Issue]:
     """Rows that fill all places are cut off, unless the SAE itself gives this many activations to every row."""
-    k, full, known = opened.row_capacity, collector.n_full, opened.sae.get("architecture", "unknown")
-    if k is None or not full or known == "topk" or (known == "unknown" and full == collector.n_rows):
+    k, full, known = opened.row_capacity, collector.n_full, opened.sae.get("architecture")
+    if k is None or not full or known == "topk" or (known is None and full == collector.n_rows):
         return []
     message = f"{full:,} of {collector.n_rows:,} rows fill all {k} places: further activations of the SAE are lost"
-    message += ", unless it is a TopK SAE" if known == "unknown" else ""
+    message += ", unless it is a TopK SAE" if known is None else ""
     message += f"; {opened.when_full}" if opened.when_full else ""
     return [Issue("cut_to_k", "info", message, full)]

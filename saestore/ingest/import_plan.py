@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from saestore.errors import InvalidInputError
@@ -64,7 +64,7 @@ def plan_import(options: ImportOptions, resources: ExitStack, progress: Progress
     path = _full_path(options.parts, opened)
     sae = {"name": path.split("/")[2], "d_sae": n_features, **opened.sae}
     # A file of activations has neither weights nor the embeddings that went in.
-    missing = {name: "unknown" for name in ("architecture", "hook_name", "fingerprint") if name not in sae}
+    missing = dict.fromkeys(name for name in ("architecture", "hook_name", "fingerprint") if name not in sae)
     return ImportPlan(
         path=path,
         rows=FileRows(opened, n_features, [*opened.issues, *of_items]),
@@ -114,4 +114,5 @@ def _table(options: ImportOptions, opened: Opened) -> ItemTable:
     spec = default_item_ptr(spec, sample_type, n_items, n_rows)
     if spec is None and n_items is None:
         spec = opened.default_item_size
-    return ItemTable.of(n_rows, items, spec, options.token_spans, path_of(options.items))
+    table = ItemTable.of(n_rows, items, spec, options.token_spans, path_of(options.items))
+    return replace(table, columns=opened.columns)

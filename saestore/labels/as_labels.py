@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError
+from saestore.sparse_rows import check_matrix_ids
 from saestore.tables.column import as_column
 from saestore.tables.label_matrix import LabelMatrix, check_level
 from saestore.writing.columns import check_names as check_each_name
@@ -85,6 +86,7 @@ def _of_matrix(given: Any, level: str, sizes: Mapping[str, int], names: Sequence
         raise InvalidInputError(
             f"the matrix holds {given.dtype}; labels are true or false, or 0 and 1.", code="invalid-label"
         )
+    check_matrix_ids(given, "the matrix")
     matrix = sp.csc_array(given, copy=True)
     matrix.sum_duplicates()
     unknown = matrix.copy()

@@ -12,6 +12,7 @@ import numpy as np
 
 from saestore.errors import InvalidInputError
 from saestore.files import NpzFile, load_npy
+from saestore.sparse_rows import check_matrix_ids
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -68,14 +69,15 @@ def _sparse(file: Path, names: Sequence[str]) -> scipy.sparse.sparray:
     import scipy.sparse as sp
 
     try:
-        matrix = sp.coo_array(sp.load_npz(file))
+        loaded = sp.load_npz(file)
     except (ValueError, KeyError, NotImplementedError, TypeError) as e:
         raise InvalidInputError(
             f"{file} is not a sparse matrix of scipy.sparse.save_npz ({e}).", code="unreadable-file"
         ) from e
-    if len(names) != matrix.shape[1]:
+    check_matrix_ids(loaded, str(file))
+    if len(names) != loaded.shape[1]:
         raise InvalidInputError(
-            f"{file} has shape {matrix.shape}; name its columns with --concept, one each: {len(names)} are named.",
+            f"{file} has shape {loaded.shape}; name its columns with --concept, one each: {len(names)} are named.",
             code="wrong-names",
         )
-    return matrix
+    return sp.coo_array(loaded)

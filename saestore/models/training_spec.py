@@ -151,7 +151,7 @@ def _names_in(folder: Path) -> set[str]:
     """Names of the model in a folder, by its configuration and by the hub's cache."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return set()
     # A snapshot in the hub's cache is …/models--owner--name/snapshots/<commit>.
     cached = [part.rsplit("--", 1)[-1] for part in folder.parts if part.startswith("models--")]

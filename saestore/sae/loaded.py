@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 # Folder and file names that do not identify an SAE; the name of the folder above is then added.
 _GENERIC = re.compile(
-    r"saes?|models?|weights|final|best|last|latest|checkpoints?|inference|output|out|[\d_.-]+", re.IGNORECASE
+    r"(saes?|models?|weights|final|best|last|latest|checkpoints?|ckpts?|steps?|epochs?|iter|inference|outputs?|out)?"
+    r"([\d_.-]+[kmb]?)?",
+    re.IGNORECASE,
 )
 
 
@@ -86,9 +88,14 @@ def slug(text: str) -> str:
 def name_from_path(path: Path) -> str:
     """Name an SAE after the folder or file that holds it.
 
-    A generic name (``sae``, ``final``, ``checkpoint``, a number) gets the name of the folder above in front:
-    ``examples/clevr/sae`` is ``clevr-sae``. Links are not followed.
+    A generic name (``sae``, ``final_122880``, ``checkpoint-500``, a number) gets the names of the folders above in
+    front, up to one that is not generic: ``examples/clevr/sae`` is ``clevr-sae``. Links are not followed.
     """
     full = path.absolute()
     name = full.stem if full.is_file() else full.name
-    return slug(f"{full.parent.name}-{name}" if _GENERIC.fullmatch(name) else name)
+    parts = [name]
+    for folder in full.parents:
+        if not _GENERIC.fullmatch(parts[-1]) or not folder.name:
+            break
+        parts.append(folder.name)
+    return slug("-".join(reversed(parts)))

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +88,8 @@ def load_release(release: str, sae_id: str, device: str = "cpu") -> LoadedSAE:
 def load_object(sae: Any, device: str = "cpu") -> LoadedSAE:
     """Take an SAE of sae_lens that is already in memory; it is moved to the device.
 
-    It is named after its Neuronpedia id, else after model and hook, else after architecture and width.
+    It is named after its Neuronpedia id. Else the name is made of model and hook, or architecture and width, and of
+    the first digits of its fingerprint: other SAEs of the same hook have other names.
     """
     if "sae_lens" not in sys.modules or not isinstance(sae, (lens := import_sae_lens()).SAE):
         raise InvalidInputError(
@@ -96,10 +97,10 @@ def load_object(sae: Any, device: str = "cpu") -> LoadedSAE:
         )
     notes = sae.cfg.metadata.to_dict()
     model, hook = notes.get("model_name"), notes.get("hook_name")
-    name = notes.get("neuronpedia_id") or (
-        f"{model}-{hook}" if model and hook else f"{sae.cfg.architecture()}-{sae.cfg.d_sae}"
-    )
-    return _loaded(lens, sae.to(device), slug(str(name)), {}, f"the SAE {name}")
+    kind = f"{model}-{hook}" if model and hook else f"{sae.cfg.architecture()}-{sae.cfg.d_sae}"
+    name = notes.get("neuronpedia_id") or kind
+    loaded = _loaded(lens, sae.to(device), slug(str(name)), {}, f"the SAE {name}")
+    return loaded if name != kind else replace(loaded, name=f"{loaded.name}-{loaded.fingerprint()[:8]}")
 
 
 def download_advice(release: str, sae_id: str, name: str) -> str:
@@ -147,7 +148,7 @@ def _loader(lens: ModuleType, architecture: str, where: str) -> Any:
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"{path} is not JSON ({error}); write the SAE again", code="invalid-sae") from error
     if not isinstance(config, dict):
         raise InvalidInputError(

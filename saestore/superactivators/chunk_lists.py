@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saestore.errors import InvalidInputError, NotFoundError
-from saestore.files import existing_file, nearby
+from saestore.files import nearby, read_json
 from saestore.formats.issues import Issue
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _read(info: Path) -> Chunks:
             f"no {info}, which lists the chunks and their rows; without it none can be read", code="no-chunk-list"
         )
     try:
-        facts = dict(json.loads(existing_file(info).read_text(encoding="utf-8")))
+        facts = dict(read_json(info))
         entries = [dict(entry) for entry in facts.pop("chunks")]
         files = [info.parent / str(entry["file"]) for entry in entries]
         n = int(facts.get("num_chunks", len(files)))

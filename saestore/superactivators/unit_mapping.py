@@ -6,7 +6,6 @@ from the sorted one. The sparse file that they were made from still has the true
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.files import existing_file
+from saestore.files import read_json
 from saestore.formats.base import Opened
 from saestore.formats.issues import Issue
 from saestore.kernels import mix64
@@ -48,7 +47,7 @@ def read_mapping(path: Path) -> Mapping:
         It is not one, or names a feature twice or beyond the width.
     """
     try:
-        content = json.loads(existing_file(path).read_text(encoding="utf-8"))
+        content = read_json(path)
         columns = {int(unit): int(column) for unit, column in content["unit_id_to_new_idx"].items()}
         n_original = int(content["n_original"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:

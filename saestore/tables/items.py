@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ _NUMBERS = ("id", "index", "width", "height")
 # pandas writes its index into a column without a name; it says nothing that the row number does not.
 _PANDAS_INDEX = ("", "Unnamed: 0")
 
-_LABEL_WORDS = {"0": False, "1": True, "0.0": False, "1.0": True, "False": False, "True": True}
+_LABEL_WORDS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 # A plain column (Coco's `traffic light`) with at least this share of 0 and 1 is a concept with mistakes in it, to be
 # told, not a count: 0, 1, 2 has less.
 _MOSTLY = 0.75
@@ -120,9 +121,20 @@ def _read_csv(path: Path) -> tuple[list[str], list[np.ndarray]]:
     try:
         # The header is read as a row, else pandas would rename a column that is there twice. No value is guessed at:
         # a text "NA" is a text.
-        frame = pd.read_csv(
-            path, header=None, dtype=str, keep_default_na=False, na_filter=False, encoding="utf-8-sig", compression=None
+        read = partial(
+            pd.read_csv,
+            path,
+            header=None,
+            dtype=str,
+            keep_default_na=False,
+            na_filter=False,
+            encoding="utf-8-sig",
+            compression=None,
         )
+        frame = read()
+        # A file that is written by hand may have spaces beside its commas, which are not part of the values then.
+        spaced = any(name != name.strip() for name in frame.iloc[0])
+        frame = read(skipinitialspace=True) if spaced else frame
     except pd.errors.EmptyDataError as error:
         raise InvalidInputError(
             f"{path} is empty; it needs a header and one row per item", code="empty-file"
@@ -131,8 +143,11 @@ def _read_csv(path: Path) -> tuple[list[str], list[np.ndarray]]:
         reason = str(error).strip().removeprefix("Error tokenizing data. C error: ")
         raise InvalidInputError(f"{path} is not a CSV file in UTF-8: {reason}", code="unreadable-file") from error
     table = frame.to_numpy(dtype=object)
-    columns = [table[1:, place].astype(np.dtypes.StringDType()) for place in range(table.shape[1])]
-    return [str(name) for name in table[0]], columns
+    names = [str(name).strip() for name in table[0]]
+    if spaced:
+        for index in [i for i, name in enumerate(names) if name != "text"]:
+            table[1:, index] = [value.strip() for value in table[1:, index]]
+    return names, [_text(table[1:, index], names[index]) for index in range(len(names))]
 
 
 def _frame(mapping: Mapping[str, Sequence[Any] | np.ndarray]) -> pd.DataFrame:
@@ -164,7 +179,17 @@ def _plain(series: pd.Series) -> np.ndarray:
         if numbers.dtype.kind in "biuf":
             return numbers
     values[missing] = ""
-    return np.array([str(value) for value in values], dtype=np.dtypes.StringDType())
+    return _text(values, str(series.name))
+
+
+def _text(values: np.ndarray, name: str) -> np.ndarray:
+    """Values as texts; refuses half characters (lone surrogates), which no file can hold."""
+    try:
+        return np.array([str(value) for value in values], dtype=np.dtypes.StringDType())
+    except (TypeError, UnicodeError) as error:
+        raise InvalidInputError(
+            f"column {name!r} holds a text that is not valid Unicode ({error}); correct it.", code="invalid-text"
+        ) from error
 
 
 def _items(names: list[str], columns: list[np.ndarray], where: str) -> Items:
@@ -226,9 +251,10 @@ def _labels(name: str, column: np.ndarray, where: str) -> np.ndarray | None:
         valid, labels = (column == 0) | (column == 1), column == 1
         empty = np.isnan(column) if column.dtype.kind == "f" else np.zeros(len(column), bool)
     else:
-        valid = np.array([value in _LABEL_WORDS for value in column])
-        labels = np.array([_LABEL_WORDS.get(value, False) for value in column])
-        empty = column == ""
+        words = [value.strip().lower() for value in column.tolist()]
+        valid = np.array([word in _LABEL_WORDS for word in words])
+        labels = np.array([_LABEL_WORDS.get(word, False) for word in words])
+        empty = np.array([word == "" for word in words])
     if (valid | empty).all() and valid.any():
         return np.ma.MaskedArray(labels, empty) if empty.any() else np.asarray(labels)
     if "::" not in name and valid.mean() < _MOSTLY:
@@ -247,7 +273,7 @@ def _numbers(name: str, column: np.ndarray) -> np.ndarray:
     """Turn text into numbers where every value of the column is one."""
     if name in _TEXT or column.dtype.kind in "biuf":
         return column
-    values = column.tolist()
+    values = [value.strip() for value in column.tolist()]
     if all(_INT.fullmatch(value) for value in values):
         return np.array([int(value) for value in values], dtype=np.int64)
     if all(_FLOAT.fullmatch(value) for value in values):

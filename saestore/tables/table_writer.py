@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +119,13 @@ class TableWriter:
 
 
 def write_tables(
-    batch: WriteBatch, attributes: SetAttributes, items: Items | None, index: ItemIndex, spans: Array | None
+    batch: WriteBatch,
+    attributes: SetAttributes,
+    items: Items | None,
+    index: ItemIndex,
+    spans: Array | None,
+    *,
+    columns: Mapping[str, Array] | None = None,
 ) -> SetAttributes:
     """Write what a set is started or extended with; returns its attributes with the tables.
 
@@ -129,6 +135,8 @@ def write_tables(
         The items, and which samples belong to which.
     spans
         int32 (n_samples, 2): first character of a token in its text, and the one after its last.
+    columns
+        Further columns of samples, (n_samples,) each.
     """
     if items is not None or index.item_size is None or "items" in attributes.tables:
         before = attributes.table("items")
@@ -140,9 +148,12 @@ def write_tables(
                 writer.set_column(name, as_column(values, f"column {name!r}"))
             writer.set_concepts(labels_of_items(items))
         attributes = attributes.with_table("items", writer.info)
+    of_samples = dict(columns or {})
     if spans is not None:
+        of_samples |= dict(zip(TOKEN_SPANS, spans.T, strict=True))
+    if of_samples:
         writer = TableWriter(batch, "samples", attributes.table("samples"), attributes.codec)
-        for name, values in zip(TOKEN_SPANS, spans.T, strict=True):
+        for name, values in of_samples.items():
             writer.set_column(name, Column(np.ascontiguousarray(values)))
         attributes = attributes.with_table("samples", writer.info)
     return attributes

@@ -11,7 +11,7 @@ import numpy as np
 
 from saestore.errors import InvalidInputError
 from saestore.format import feature_dtype
-from saestore.sparse_rows import Advance, SparseRows
+from saestore.sparse_rows import Advance, SparseRows, check_matrix_ids
 from saestore.vocabulary import DATA_DTYPES
 
 __all__ = ["MatrixRows"]
@@ -97,6 +97,7 @@ def _as_csr(matrix: Any) -> Any:
         raise InvalidInputError(
             f"matrix has shape {matrix.shape}; it needs at least one sample and one feature.", code="bad-shape"
         )
+    check_matrix_ids(matrix, "matrix")
     if matrix.dtype == np.float16 or not matrix.dtype.isnative:  # scipy holds these, but can do nothing with them
         matrix = matrix.astype(np.float32 if matrix.dtype == np.float16 else matrix.dtype.newbyteorder("="))
     csr = sp.csr_array(matrix)

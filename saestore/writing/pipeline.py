@@ -133,7 +133,8 @@ def write_set(
         if overwrite and writer.attributes is not None:
             writer.clear()
         if writer.attributes is None:
-            start_set(writer, plan.attributes(), plan.table.items, plan.table.index, plan.table.spans)
+            table = plan.table
+            start_set(writer, plan.attributes(), table.items, table.index, table.spans, columns=table.columns)
         # Once more, now that no other process can change the set.
         elif _is_done(plan, root, writer.attributes, append=append):
             return root
@@ -194,11 +195,17 @@ def _plan_more(plan: WritePlan, writer: SetWriter, existing: SetAttributes) -> N
         item_size=table.index.item_size,
         source={**plan.provenance, "appended": [*appends, step]},
     )
-    start_set(writer, attributes, table.items, table.index, table.spans)
+    start_set(writer, attributes, table.items, table.index, table.spans, columns=table.columns)
 
 
 def start_set(
-    writer: SetWriter, attributes: SetAttributes, items: Items | None, index: ItemIndex, spans: Array | None = None
+    writer: SetWriter,
+    attributes: SetAttributes,
+    items: Items | None,
+    index: ItemIndex,
+    spans: Array | None = None,
+    *,
+    columns: Mapping[str, Array] | None = None,
 ) -> None:
     """Create a set with its items, or give a complete set more items, of which no samples are there yet.
 
@@ -206,11 +213,11 @@ def start_set(
     ----------
     attributes
         Of the set from then on.
-    items, index, spans
-        Of all items; `spans` are the characters of every token, int32 (n_samples, 2).
+    items, index, spans, columns
+        As `write_tables` takes them.
     """
     add = writer.start if writer.attributes is None else writer.extend
-    add(attributes, lambda batch, a: write_tables(batch, a, items, index, spans))
+    add(attributes, lambda batch, a: write_tables(batch, a, items, index, spans, columns=columns))
 
 
 def check_storage_options(codec: str, segment_rows: int | None) -> None:

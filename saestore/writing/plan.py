@@ -37,12 +37,15 @@ class ItemTable:
         The file that the table was read from, if any.
     spans
         int32 (n_rows, 2), the first character of each token in its text and the one after its last, if known.
+    columns
+        Further columns of samples by name, (n_rows,) each.
     """
 
     index: ItemIndex
     items: Items | None = None
     path: str | None = None
     spans: Array | None = None
+    columns: Mapping[str, Array] = field(default_factory=dict)
 
     @classmethod
     def of(cls, n_rows: int, items: Any, item_ptr: Any, spans: Any, path: str | None = None) -> ItemTable:
