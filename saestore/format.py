@@ -41,6 +41,7 @@ KEY, TOKEN_SPANS = "key", ("token_start", "token_stop")
 RESERVED = ("item", "position", "sample", "feature")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z")
+_LONGEST_NAME = 255  # bytes, on most file systems
 
 
 def feature_dtype(n_features: int) -> np.dtype[Any]:
@@ -54,12 +55,13 @@ def default_segment_rows(l0: float) -> int:
 
 
 def split_set_path(path: str) -> tuple[str, str, str]:
-    """Split ``dataset/sample_type/sae`` into its parts, refusing anything else."""
-    parts = path.strip("/").split("/")
-    if len(parts) != len(SET_LEVELS) or not all(_NAME.match(p) for p in parts):
+    """Split ``dataset/sample_type/sae`` into its parts, refusing anything else, such as a leading slash or ``..``."""
+    parts = path.split("/")
+    if len(parts) != len(SET_LEVELS) or not all(_NAME.match(p) and len(p) <= _LONGEST_NAME for p in parts):
         raise InvalidInputError(
             f"{path!r} is not the path of an activation set: write dataset/sample_type/sae, such as "
-            "CLEVR/patch/clip-scope-22, in letters, digits, '.', '_', '+' and '-'.",
+            "CLEVR/patch/clip-scope-22, in letters, digits, '.', '_', '+' and '-'; each part begins with a letter or "
+            f"digit and has at most {_LONGEST_NAME} characters.",
             code="invalid-set-path",
         )
     return parts[0], parts[1], parts[2]
@@ -315,6 +317,12 @@ class SetAttributes:
             The attributes are of a newer format, or are not those of an activation set.
         """
         check_version(attrs, where)
+        if attrs.get("checksum") != digest({name: value for name, value in attrs.items() if name != "checksum"}):
+            raise StoreFormatError(
+                f"The attributes of {where} do not agree with their checksum: its zarr.json was damaged or changed by "
+                "hand. Restore it from a copy.",
+                code="edited-document",
+            )
         try:
             result = cls(
                 n_features=int(attrs["n_features"]),

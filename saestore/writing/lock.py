@@ -18,6 +18,7 @@ from zarr.errors import ContainsGroupError
 from zarr.storage import LocalStore, MemoryStore
 
 from saestore.errors import LockedError, StoreWriteError
+from saestore.format import split_set_path
 from saestore.storage import DOCUMENT, missing_as_error, write_errors
 
 LOCK = "lock"
@@ -33,6 +34,7 @@ class SetLock:
     """
 
     def __init__(self, root: zarr.Group, path: str) -> None:
+        split_set_path(path)  # before anything is written or removed
         self._root = root
         self._path = f"{path}/{LOCK}"
         self._set = path
