@@ -105,7 +105,7 @@ class SegmentWriter:
         shape = self._shape
         attributes = {"start": shape.start, "stop": shape.stop, "nnz": shape.nnz, "n_features": shape.n_features}
         document = self._batch.put_group("", {**attributes, "digests": self._digests})
-        self._batch.flush()
+        self._batch.sync()
         numbers = shape.start, shape.stop, shape.nnz
         return SegmentInfo(*numbers, document_digest(document), self._name, self._batch.n_bytes)
 

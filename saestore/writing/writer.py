@@ -19,12 +19,13 @@ from saestore.storage import (
     DOCUMENT,
     SnapshotStore,
     WriteBatch,
+    durable,
     group_document,
     local_folder,
     missing_as_error,
     write_errors,
 )
-from saestore.storage.open import PARTIAL
+from saestore.storage.durable import PARTIAL
 from saestore.tables.item_index import ItemIndex
 from saestore.writing.derived import DERIVED, write_derived
 from saestore.writing.lock import LOCK, SetLock, publish
@@ -62,6 +63,7 @@ class SetWriter:
         try:
             with self._errors():
                 self.attributes = read_attributes(self._root, self.path)
+                self._flush_document()
                 self._remove_leftovers()
         except BaseException:
             self._lock.release()
@@ -145,6 +147,7 @@ class SetWriter:
             # Drafted in the set's own folder, where it is removed if this process is killed.
             draft = folder / self.path / f"{names[depth - 1]}{PARTIAL}"
             draft.write_bytes(group_document())
+            durable.flush([draft], draft.parent)  # its name is flushed with the set's
             with suppress(FileExistsError):
                 publish(draft, parent)
             draft.unlink()
@@ -154,9 +157,7 @@ class SetWriter:
         self.attributes = None
         with self._errors():
             # Without its attributes the set is gone at once; a killed removal leaves nothing that looks like a set.
-            batch = self._batch()
-            batch.put_group("")
-            batch.flush()
+            self._batch().commit({})
             self._remove_leftovers()
 
     def commit(self, attributes: SetAttributes) -> None:
@@ -165,10 +166,14 @@ class SetWriter:
             self._commit(self._batch(), attributes)
 
     def _commit(self, batch: WriteBatch, attributes: SetAttributes) -> None:
-        batch.flush()  # what the attributes will name
-        batch.put_group("", attributes.to_json())
-        batch.flush()
+        batch.commit(attributes.to_json())
         self.attributes = attributes
+
+    def _flush_document(self) -> None:
+        """Have the attributes on the disk that were read: a writer that was killed may have left that to be done."""
+        folder = local_folder(self._root)
+        if folder is not None and self.attributes is not None:
+            durable.flush([folder / self.path / DOCUMENT], folder)
 
     def append(self, rows: SparseRows, **changes: Any) -> SegmentInfo:
         """Write and commit the next rows as one segment.
