@@ -40,7 +40,7 @@ class WriteBatch:
         self._pending: dict[str, bytes] = {}
         self._size = 0
         self._folder = Path(store.root) if isinstance(store, LocalStore) else None
-        self._written: set[str] = set()  # keys that may not be on the disk yet
+        self._folders: set[Path] = set()  # whose names may not be on the disk yet
         self.n_bytes = 0  # of all arrays, their documents included
 
     def put(self, key: str, value: bytes) -> None:
@@ -69,14 +69,17 @@ class WriteBatch:
         zarr.create_group(carrier, zarr_format=3)
         if not carrier.done:
             raise RuntimeError("zarr created a group without writing its document")
-        self._written.update(pending)
+        if self._folder is not None:
+            files = [self._folder / key for key in pending]
+            durable.flush_files(files)
+            self._folders.update(file.parent for file in files)
 
     def sync(self) -> None:
         """Write what is waiting; on a local folder all of it is on the disk then, so that a document may name it."""
         self.flush()
         if self._folder is not None:
-            durable.flush((self._folder / key for key in self._written), self._folder)
-        self._written.clear()
+            durable.flush_folders(self._folders, self._folder)
+        self._folders.clear()
 
     def commit(self, attributes: Mapping[str, Any]) -> None:
         """Replace the document at the prefix, after everything else is on the disk; what it replaces may go then."""

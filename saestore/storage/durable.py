@@ -18,11 +18,21 @@ _NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # what file syste
 
 def flush(files: Iterable[Path], top: Path) -> None:
     """Have files on the disk, then their names: every folder from theirs up to `top`."""
-    folders: set[Path] = set()
+    files = list(files)
+    flush_files(files)
+    flush_folders({file.parent for file in files}, top)
+
+
+def flush_files(files: Iterable[Path]) -> None:
+    """Have the content of files on the disk."""
     for file in files:
         _flush(file)
-        folders.update(parent for parent in file.parents if parent == top or top in parent.parents)
-    for folder in sorted(folders, key=lambda each: -len(each.parts)):
+
+
+def flush_folders(folders: Iterable[Path], top: Path) -> None:
+    """Have the names in folders, and in those above them up to `top`, on the disk."""
+    above = {each for folder in folders for each in (folder, *folder.parents) if top in (each, *each.parents)}
+    for folder in sorted(above, key=lambda each: -len(each.parts)):
         flush_folder(folder)
 
 
@@ -40,6 +50,7 @@ def flush_folder(folder: Path) -> None:
 def replace_file(path: Path, content: bytes) -> None:
     """Replace a file at once: after a crash it has the old content or the new one."""
     draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+    path.parent.mkdir(exist_ok=True)
     try:
         with draft.open("wb") as file:
             file.write(content)
