@@ -176,6 +176,7 @@ class SetWriter:
         self.attributes = None
         with self._errors():
             # Without its attributes the set is gone at once; a killed removal leaves nothing that looks like a set.
+            self._lock.confirm()
             self._batch().commit({})
             self._remove_leftovers()
 
@@ -186,6 +187,7 @@ class SetWriter:
 
     def _commit(self, batch: WriteBatch, attributes: SetAttributes) -> None:
         batch.sync()
+        self._lock.confirm()
         prefix = self._base if self._replaced is None else f"{self._base}/{NEXT}"
         WriteBatch(self._root.store, prefix).commit(attributes.to_json())
         self.attributes = attributes
