@@ -30,6 +30,7 @@ MAX_ROWS_PER_SEGMENT = (1 << 32) - 1  # sample numbers inside a segment are uint
 DEFAULT_SEGMENT_ROWS = 1 << 16
 
 SEGMENTS = "segments"
+NEXT = "next"  # holds the attributes of a set that will replace this one
 BY_SAMPLE, BY_FEATURE = "by_sample", "by_feature"
 CSR_ATTRS = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0"}
 CSC_ATTRS = {"encoding-type": "csc_matrix", "encoding-version": "0.1.0"}
@@ -41,6 +42,7 @@ KEY, TOKEN_SPANS = "key", ("token_start", "token_stop")
 RESERVED = ("item", "position", "sample", "feature")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z")
+_LONGEST_NAME = 255  # bytes, on most file systems
 
 
 def feature_dtype(n_features: int) -> np.dtype[Any]:
@@ -54,12 +56,13 @@ def default_segment_rows(l0: float) -> int:
 
 
 def split_set_path(path: str) -> tuple[str, str, str]:
-    """Split ``dataset/sample_type/sae`` into its parts, refusing anything else."""
-    parts = path.strip("/").split("/")
-    if len(parts) != len(SET_LEVELS) or not all(_NAME.match(p) for p in parts):
+    """Split ``dataset/sample_type/sae`` into its parts, refusing anything else, such as a leading slash or ``..``."""
+    parts = path.split("/")
+    if len(parts) != len(SET_LEVELS) or not all(_NAME.match(p) and len(p) <= _LONGEST_NAME for p in parts):
         raise InvalidInputError(
             f"{path!r} is not the path of an activation set: write dataset/sample_type/sae, such as "
-            "CLEVR/patch/clip-scope-22, in letters, digits, '.', '_', '+' and '-'.",
+            "CLEVR/patch/clip-scope-22, in letters, digits, '.', '_', '+' and '-'; each part begins with a letter or "
+            f"digit and has at most {_LONGEST_NAME} characters.",
             code="invalid-set-path",
         )
     return parts[0], parts[1], parts[2]
@@ -116,9 +119,9 @@ class SegmentInfo:
         return info
 
 
-def segment_name(start: int, stop: int) -> str:
-    """Name of the group of a segment that one process writes."""
-    return f"{start}-{stop}"
+def segment_name(start: int, stop: int, generation: int = 1) -> str:
+    """Name of the group of a segment; a set that replaces another one has other names."""
+    return f"{start}-{stop}" if generation == 1 else f"{start}-{stop}.{generation}"
 
 
 def document_digest(document: bytes) -> str:
@@ -231,6 +234,10 @@ class SetAttributes:
         SHA-256 of the ``zarr.json`` of every array at the set's root, by name.
     derived
         Names of the segments that the arrays at the set's root cover.
+    generation
+        How many sets there were at this path, each replaced by the next; part of the names of segments from 2 on.
+    identity
+        SHA-256 of the attributes that the set began with: other content, or another generation, has another one.
     """
 
     n_features: int
@@ -248,6 +255,8 @@ class SetAttributes:
     tables: Mapping[str, TableInfo] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     derived: tuple[str, ...] = ()
+    generation: int = 1
+    identity: str = ""
 
     @property
     def n_samples(self) -> int:
@@ -301,6 +310,8 @@ class SetAttributes:
             "tables": {name: table.to_json() for name, table in self.tables.items()},
             "digests": dict(self.digests),
             "derived": list(self.derived),
+            "generation": self.generation,
+            "identity": self.identity,
         }
         body = json.loads(canonical_json(body))  # what a reader will see, so that the checksum is of that
         return {**body, "checksum": digest(body)}
@@ -315,6 +326,12 @@ class SetAttributes:
             The attributes are of a newer format, or are not those of an activation set.
         """
         check_version(attrs, where)
+        if attrs.get("checksum") != digest({name: value for name, value in attrs.items() if name != "checksum"}):
+            raise StoreFormatError(
+                f"The attributes of {where} do not agree with their checksum: its zarr.json was damaged or changed by "
+                "hand. Restore it from a copy.",
+                code="edited-document",
+            )
         try:
             result = cls(
                 n_features=int(attrs["n_features"]),
@@ -332,6 +349,8 @@ class SetAttributes:
                 tables={name: TableInfo.from_json(entry) for name, entry in attrs["tables"].items()},
                 digests=attrs["digests"],
                 derived=tuple(attrs["derived"]),
+                generation=int(attrs["generation"]),
+                identity=str(attrs["identity"]),
             )
             result._validate()
         except (KeyError, TypeError, ValueError) as e:

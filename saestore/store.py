@@ -200,7 +200,7 @@ class Store(Mapping[str, ActivationSet]):
         rows = MatrixRows.of(matrix, dtype, given)
         check_storage_options(codec, segment_rows)
         plan = WritePlan(
-            path=path.strip("/"),
+            path=path,
             rows=rows,
             table=ItemTable.of(rows.n_rows, items, item_ptr, token_spans),
             dtype=rows.dtype,
@@ -283,7 +283,7 @@ def _recorded_source(source: Mapping[str, Any] | None, images: Any) -> dict[str,
 
 def _recorded_sae(sae: Any, path: str, n_features: int) -> dict[str, Any]:
     """The record of an SAE that a caller names; with a fingerprint where it can be loaded from here."""
-    name = path.strip("/").split("/")[-1]
+    name = path.rsplit("/", maxsplit=1)[-1]
     if sae is None:
         return {}
     if isinstance(sae, Mapping):

@@ -24,6 +24,7 @@ from strategies import PATH, append_segments, layout, make_case, write_case, wri
 from zarr.storage import LocalStore
 
 import saestore
+from saestore.storage import durable
 from saestore.writing import SetWriter, writer
 
 CASE = make_case(3, 48, 9, density=0.4, segment_rows=16, chunk=40, shard=80)
@@ -106,6 +107,18 @@ def kill_at(n: int) -> Iterator[int]:
             os._exit(KILLED)
         remove(root, path)
 
+    replace_file = durable.replace_file
+
+    def replacing(path, content):
+        if next(writes) == n:
+            if n % 3 == 1:
+                replace_file(path, content)
+            elif n % 3 == 2:
+                path.with_name(f"{path.name}.0123.partial").write_bytes(content[: len(content) // 2])
+            os._exit(KILLED)
+        replace_file(path, content)
+
+    durable.replace_file = replacing
     writer._remove = removing
     for name in ("set", "set_if_not_exists", "delete", "delete_dir", "set_sync", "delete_sync"):
         if hasattr(LocalStore, name):

@@ -147,18 +147,19 @@ def test_killed_at_random_times(tmp_path, processes, job, undisturbed, dense):
 def test_killed_while_it_replaces_another_build(tmp_path, processes, job, undisturbed, dense):
     other, store = tmp_path / "other", tmp_path / "store"
     assert processes.run(job(other, top_k=2))["exit"] == 0
+    replaced = tmp_path / "replaced"
+    shutil.copytree(other, replaced)
+    assert processes.run(job(replaced, overwrite=True))["exit"] == 0
     for n in (8, 40, 90, 200):
         shutil.rmtree(store, ignore_errors=True)
         shutil.copytree(other, store)
         assert processes.run(job(store, overwrite=True), kill_at=n)["exit"] == -9
-        ended = processes.run(job(store))
-        if ended["exit"] == 1:  # killed before it had begun to remove: the other build is still there, whole
-            assert ended["error"] == "StoreConflictError"
-            held = hashes(store)
-            held.pop(f"{PATH}/lock/zarr.json", None)  # of the dead one
-            assert held == hashes(other)
-            assert processes.run(job(store, overwrite=True))["exit"] == 0
-        assert hashes(store) == undisturbed[0]
+        try:  # the other build is still there, whole, or the new one already
+            assert hashes(other).items() <= hashes(store).items()
+        except AssertionError:
+            assert np.array_equal(saestore.open(store)[PATH].dense(), saestore.open(replaced)[PATH].dense())
+        assert processes.run(job(store, overwrite=True))["exit"] == 0
+        assert hashes(store) == hashes(replaced)
 
 
 def test_interrupted(tmp_path, processes, job, undisturbed, dense):

@@ -326,7 +326,7 @@ def test_anndata_and_xarray_read_labels(tmp_path, case):
     assert dict(table.sizes) == {"sample": 40, "feature": 6}
     acts.samples.set("weight", np.arange(40.0))
     columns = xr.open_zarr(tmp_path / "a.zarr", group=f"{PATH}/samples", consolidated=False, chunks=None)
-    assert columns["weight-2"].values.tolist() == list(range(40))
+    assert columns["weight.2"].values.tolist() == list(range(40))
     xr.open_datatree(tmp_path / "a.zarr", engine="zarr", group="Shapes", consolidated=False)
 
 

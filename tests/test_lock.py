@@ -10,7 +10,8 @@ import threading
 import time
 
 import pytest
-from strategies import PATH, make_case, memory_store, write_case, write_segments
+from raising import raises
+from strategies import PATH, append_segments, make_case, memory_store, write_case, write_segments
 
 import saestore
 from saestore.errors import LockedError
@@ -38,7 +39,14 @@ def put_lock(tmp_path, **owner):
     """A lock that somebody left."""
     file = lock_file(tmp_path)
     file.parent.mkdir(parents=True, exist_ok=True)
-    whole = {"host": socket.gethostname(), "pid": 1, "started": None, "time": "2026-01-02T03:04:05+00:00", "token": "x"}
+    whole = {
+        "host": socket.gethostname(),
+        **lock_module._machine(),
+        "pid": 1,
+        "started": None,
+        "time": "2026-01-02T03:04:05+00:00",
+        "token": "x",
+    }
     file.write_text(json.dumps({"attributes": {**whole, **owner}, "zarr_format": 3, "node_type": "group"}))
 
 
@@ -112,7 +120,17 @@ def test_a_process_number_that_was_given_to_another_does_not_hold_a_lock(tmp_pat
 
 @pytest.mark.parametrize(
     "owner",
-    [{"host": "another-host"}, {"pid": os.getppid()}, {"pid": "x"}, {"pid": -1}, {"pid": None}, {"pid": 2**70}],
+    [
+        {"host": "another-host"},
+        {"boot": "another"},
+        {"boot": None},
+        {"pid_namespace": "pid:[1]"},
+        {"pid": os.getppid()},
+        {"pid": "x"},
+        {"pid": -1},
+        {"pid": None},
+        {"pid": 2**70},
+    ],
     ids=str,
 )
 def test_who_may_be_alive_keeps_the_lock(tmp_path, store, owner):
@@ -128,6 +146,15 @@ def test_a_lock_that_cannot_be_read_is_an_error_of_ours(tmp_path, store):
     lock_file(tmp_path).write_text("{")
     with pytest.raises(saestore.errors.SaestoreError, match=f"{PATH}/lock"):
         write_case(store, CASE)
+
+
+def test_a_writer_whose_lock_was_taken_commits_nothing(tmp_path, any_store):
+    with SetWriter(any_store.root, PATH) as writer:
+        append_segments(writer, CASE, 4)
+        del any_store.root[f"{PATH}/lock"]
+        with raises(LockedError, "lock-lost", PATH):
+            append_segments(writer, CASE, 8)
+    assert any_store[PATH].shape == (4, 5)
 
 
 def test_of_many_that_start_at_once_one_writes(tmp_path):

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from raising import raises
 from strategies import PATH, layout, make_case, write_case, write_segments
 
 import saestore
-from saestore.errors import CorruptStoreError, SaestoreError
+from saestore.errors import CorruptStoreError, SaestoreError, StoreFormatError
 from saestore.storage import ArrayReader, SnapshotStore
 from saestore.verify import _check_document
 
@@ -220,8 +221,19 @@ def change(folder: Path, path: str, **attributes) -> None:
 def test_attributes_changed_by_hand_do_not_agree_with_their_checksum(folder):
     change(folder, PATH, note="mine")
     (problem,) = saestore.open(folder).verify().problems
-    assert "attributes do not agree with their checksum" in problem.what
-    assert np.isfinite(saestore.open(folder)[PATH].dense()).all()  # a note does no harm to a reader
+    assert (problem.node, "do not agree with their checksum" in problem.what) == (PATH, True)
+    with raises(StoreFormatError, "edited-document", PATH):
+        _ = saestore.open(folder)[PATH]
+
+
+@pytest.mark.parametrize(
+    "change", [{"item_size": 10, "n_items": 6}, {"n_features": 8}, {"dtype": "float16"}, {"tables": {}}]
+)
+def test_attributes_that_were_edited_answer_nothing(folder, change):
+    group = saestore.open(folder, "a").root[PATH]
+    group.attrs.update(change)
+    with raises(StoreFormatError, "edited-document", PATH):
+        _ = saestore.open(folder)[PATH]
 
 
 def test_arrays_at_the_root_that_say_something_else_are_named(folder):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from saestore.errors import StoreConflictError
 from saestore.formats.base import Written
+from saestore.storage import durable
+from saestore.storage.durable import PARTIAL
 from saestore.storage.open import write_errors
-
-PARTIAL = ".partial"
 
 
 def write_atomically(
@@ -57,6 +57,7 @@ def write_atomically(
         folder.mkdir(parents=True)
         try:
             written = write(folder / target.name)
+            durable.flush((file for file in folder.rglob("*") if file.is_file()), folder)
             # One file replaces another at once. Of folders and several files the old ones go first, so that old and
             # new are never seen together.
             if not (len(written.files) == 1 and old == [target] and target.is_file()):
@@ -66,6 +67,7 @@ def write_atomically(
                     path.rename(aside / path.name)
             for name in written.files:
                 (folder / name).replace(target.with_name(name))
+            durable.flush_folder(target.parent)  # before the old ones go
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     return written

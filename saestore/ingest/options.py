@@ -104,7 +104,7 @@ class ImportOptions:
     @property
     def parts(self) -> list[str]:
         """Dataset, sample type and, if it is given, the name of the SAE."""
-        return self.set_path.strip("/").split("/")
+        return self.set_path.split("/")
 
     @property
     def sample_type(self) -> str:

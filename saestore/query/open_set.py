@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 import zarr
 
-from saestore.errors import CorruptStoreError, NotFoundError
+from saestore.errors import CorruptStoreError, NotFoundError, StoreConflictError
 from saestore.format import LEVEL_TABLES, TOKEN_SPANS, SetAttributes, digest
 from saestore.query import distribution
 from saestore.query.selection import Condition, select
@@ -68,18 +68,22 @@ class OpenSet:
         self.path = path
         self._open()
 
-    def _open(self) -> None:
+    def _open(self, before: SetAttributes | None = None) -> None:
         attributes = read_attributes(self.root, self.path)
         while True:
             if attributes is None:
-                raise NotFoundError(f"There is no activation set {self.path} in the store.")
+                raise NotFoundError(f"There is no activation set {self.path} in the store.", code="unknown-set")
+            if before is not None and attributes.identity != before.identity:
+                raise StoreConflictError(
+                    f"{self.path} was replaced by another set after it was opened. Open it again.", code="set-replaced"
+                )
             try:
                 self._open_segments(attributes)
                 return
             except CorruptStoreError:
                 # A compaction may have merged the segments just after they were named.
-                before, attributes = attributes, read_attributes(self.root, self.path)
-                if attributes == before:
+                last, attributes = attributes, read_attributes(self.root, self.path)
+                if attributes == last:
                     raise
 
     def _open_segments(self, attributes: SetAttributes) -> None:
@@ -94,9 +98,15 @@ class OpenSet:
         warm_all(self.segments[:eager])
 
     def reopen(self) -> bool:
-        """Open the present state; True if it differs from the state before."""
+        """Open the present state; True if it differs from the state before.
+
+        Raises
+        ------
+        StoreConflictError
+            Another set replaced this one.
+        """
         before = self.attributes
-        self._open()
+        self._open(before)
         return before != self.attributes
 
     def table(self, name: str) -> StoredTable:

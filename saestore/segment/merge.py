@@ -53,7 +53,15 @@ def limit_fan_in(run: Sequence[SegmentInfo], fan_in: int) -> list[list[SegmentIn
 
 
 def merge_segments(
-    store: Store, path: str, segments: Sequence[Segment], *, n_features: int, dtype: Any, codec: str, memory: int
+    store: Store,
+    path: str,
+    segments: Sequence[Segment],
+    *,
+    n_features: int,
+    dtype: Any,
+    codec: str,
+    memory: int,
+    name: str | None = None,
 ) -> SegmentInfo:
     """Write the union of neighbouring segments of the set at `path` as a new one; nothing names it yet.
 
@@ -67,7 +75,7 @@ def merge_segments(
     first, last = segments[0].info, segments[-1].info
     nnz = sum(s.info.nnz for s in segments)
     shape = SegmentShape(first.start, last.stop, nnz, n_features, np.dtype(dtype))
-    writer = SegmentWriter(store, path, shape, _first_ids(segments), codec=codec)
+    writer = SegmentWriter(store, path, shape, _first_ids(segments), codec=codec, name=name)
     entries = max(1 << 10, memory // _BYTES_PER_ENTRY)
     _merge_rows(writer.arrays[BY_SAMPLE], segments, entries)
     return writer.close(_merge_lists(writer.arrays[BY_FEATURE], segments, shape, entries))

@@ -105,7 +105,7 @@ class SegmentWriter:
         shape = self._shape
         attributes = {"start": shape.start, "stop": shape.stop, "nnz": shape.nnz, "n_features": shape.n_features}
         document = self._batch.put_group("", {**attributes, "digests": self._digests})
-        self._batch.flush()
+        self._batch.sync()
         numbers = shape.start, shape.stop, shape.nnz
         return SegmentInfo(*numbers, document_digest(document), self._name, self._batch.n_bytes)
 
@@ -118,7 +118,9 @@ def _delta_of_ids(ids: Array, codec: str) -> Delta:
     return "lookback" if lookback < _WORTH_LOOKBACK * before else "consecutive"
 
 
-def write_segment(store: Store, path: str, start: int, rows: SparseRows, *, n_features: int, codec: str) -> SegmentInfo:
+def write_segment(
+    store: Store, path: str, start: int, rows: SparseRows, *, n_features: int, codec: str, name: str | None = None
+) -> SegmentInfo:
     """Write consecutive samples from `start` on as a segment; nothing names it yet.
 
     Parameters
@@ -134,14 +136,14 @@ def write_segment(store: Store, path: str, start: int, rows: SparseRows, *, n_fe
     """
     indptr, indices, data = rows.indptr.astype(np.int64, copy=False), rows.indices, rows.data
     shape = SegmentShape(start, start + len(rows), rows.nnz, n_features, data.dtype)
-    writer = SegmentWriter(store, path, shape, indices[:SAMPLED_IDS], codec=codec)
+    writer = SegmentWriter(store, path, shape, indices[:SAMPLED_IDS], codec=codec, name=name)
     column_ptr, samples, values = to_impact_order(indptr, indices, data, n_features)
     for matrix, arrays in (
         (BY_SAMPLE, {"indptr": indptr, "indices": indices.astype(feature_dtype(n_features), copy=False), "data": data}),
         (BY_FEATURE, {"indptr": column_ptr, "indices": samples, "data": values}),
     ):
-        for name, array in arrays.items():
-            writer.arrays[matrix][name].append(array)
+        for part, array in arrays.items():
+            writer.arrays[matrix][part].append(array)
     moments = RunningMoments(column_ptr, len(rows), values.dtype)
     moments.append(values)
     return writer.close(moments.close())

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import zarr
 from zarr.abc.buffer import Buffer
 from zarr.abc.store import Store
-from zarr.storage import WrapperStore
+from zarr.storage import LocalStore, WrapperStore
+
+from saestore.storage import durable
 
 DOCUMENT = "zarr.json"
 # Values wait until this many bytes are there: a small set is written in one pass, a large one shard by shard.
@@ -36,6 +39,8 @@ class WriteBatch:
         self._store, self._prefix = store, prefix.strip("/")
         self._pending: dict[str, bytes] = {}
         self._size = 0
+        self._folder = Path(store.root) if isinstance(store, LocalStore) else None
+        self._folders: set[Path] = set()  # whose names may not be on the disk yet
         self.n_bytes = 0  # of all arrays, their documents included
 
     def put(self, key: str, value: bytes) -> None:
@@ -64,6 +69,26 @@ class WriteBatch:
         zarr.create_group(carrier, zarr_format=3)
         if not carrier.done:
             raise RuntimeError("zarr created a group without writing its document")
+        if self._folder is not None:
+            files = [self._folder / key for key in pending]
+            durable.flush_files(files)
+            self._folders.update(file.parent for file in files)
+
+    def sync(self) -> None:
+        """Write what is waiting; on a local folder all of it is on the disk then, so that a document may name it."""
+        self.flush()
+        if self._folder is not None:
+            durable.flush_folders(self._folders, self._folder)
+        self._folders.clear()
+
+    def commit(self, attributes: Mapping[str, Any]) -> None:
+        """Replace the document at the prefix, after everything else is on the disk; what it replaces may go then."""
+        self.sync()
+        if self._folder is None:
+            self.put_group("", attributes)
+            self.flush()
+        else:
+            durable.replace_file(self._folder / self._prefix / DOCUMENT, group_document(attributes))
 
 
 def group_document(attributes: Mapping[str, Any] | None = None) -> bytes:

@@ -25,6 +25,8 @@ from saestore.errors import (
     UnreachableError,
 )
 from saestore.format import FORMAT_VERSION, SET_LEVELS, check_version
+from saestore.storage import durable
+from saestore.storage.durable import PARTIAL
 
 # What a place answers that tells nothing of the stored bytes, and what to do: numbers of errors, of HTTP, and classes.
 _UNREACHABLE: tuple[tuple[tuple[int | str, ...], str], ...] = (
@@ -42,7 +44,6 @@ _UNREACHABLE: tuple[tuple[tuple[int | str, ...], str], ...] = (
     ),
 )  # fmt: skip
 
-PARTIAL = ".partial"  # how zarr's local store ends the name of a file that it is writing
 ROOT_ATTRIBUTES = {"format": FORMAT_VERSION, "encoding-type": "saestore"}
 
 
@@ -117,7 +118,11 @@ def _create(location: Any, local: Path | None, label: str, attempts: int = 3) ->
     for half in () if local is None else local.glob(f"*{PARTIAL}"):  # of a process that was killed while it did this
         half.unlink(missing_ok=True)
     try:
-        return zarr.create_group(location, zarr_format=3, attributes=dict(ROOT_ATTRIBUTES))
+        root = zarr.create_group(location, zarr_format=3, attributes=dict(ROOT_ATTRIBUTES))
+        folder = local_folder(root)
+        if folder is not None:
+            durable.flush([folder / "zarr.json"], folder.parent)
+        return root
     except (FileNotFoundError, ContainsGroupError):
         # Another process creates the same store: it was quicker, or took our document for a dead one's half.
         if not attempts:

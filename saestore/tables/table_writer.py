@@ -104,7 +104,7 @@ class TableWriter:
 
     def _free(self, base: str) -> str:
         """A name that no node of the table has or had when this writer came."""
-        name = base if self.info.version == 1 else f"{base}-{self.info.version}"
+        name = base if self.info.version == 1 else f"{base}.{self.info.version}"
         while name.casefold() in self._taken:
             name += "_"
         self._taken.add(name.casefold())

@@ -48,7 +48,7 @@ def write_derived(
         about = {"long_name": statistic.description}
         values = statistic.of(moments)
         digests[statistic.name] = write_array(batch, statistic.name, values, "feature", codec, attributes=about)
-    batch.flush()
+    batch.sync()
     return digests
 
 

@@ -18,6 +18,7 @@ from zarr.errors import ContainsGroupError
 from zarr.storage import LocalStore, MemoryStore
 
 from saestore.errors import LockedError, StoreWriteError
+from saestore.format import split_set_path
 from saestore.storage import DOCUMENT, missing_as_error, write_errors
 
 LOCK = "lock"
@@ -33,6 +34,7 @@ class SetLock:
     """
 
     def __init__(self, root: zarr.Group, path: str) -> None:
+        split_set_path(path)  # before anything is written or removed
         self._root = root
         self._path = f"{path}/{LOCK}"
         self._set = path
@@ -51,6 +53,7 @@ class SetLock:
         """
         owner = {
             "host": socket.gethostname(),
+            **_machine(),
             "pid": os.getpid(),
             "started": _process_start(os.getpid()),
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -70,6 +73,20 @@ class SetLock:
         if holder is not None and not _is_dead(holder):
             raise LockedError(self._refusal(holder))
         return holder
+
+    def confirm(self) -> None:
+        """Refuse to commit where the lock is not this one's any more: somebody broke it, and may write now.
+
+        Raises
+        ------
+        LockedError
+            The lock is gone, or another's.
+        """
+        if (read_lock(self._root, self._path) or {}).get("token") != self._token:
+            raise LockedError(
+                f"{self._set} is not locked by this process any more; nothing further is written. Run it again.",
+                code="lock-lost",
+            )
 
     def release(self) -> None:
         """Give the lock back, if it is still this one's."""
@@ -158,9 +175,11 @@ def holder_of(root: zarr.Group, path: str) -> dict[str, Any] | None:
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:
-    """True when the owner ran on this host and is gone."""
-    pid = holder.get("pid")
+    """True when the owner ran on this host, where its process would be seen, and is gone; what is unknown is alive."""
+    pid, here = holder.get("pid"), _machine()
     if holder.get("host") != socket.gethostname() or type(pid) is not int or pid < 1:
+        return False
+    if any(holder.get(name) != value for name, value in here.items()) or None in here.values():
         return False
     try:
         os.kill(pid, 0)
@@ -170,6 +189,15 @@ def _is_dead(holder: dict[str, Any]) -> bool:
         return False
     started = holder.get("started")
     return started is not None and started != _process_start(pid)
+
+
+def _machine() -> dict[str, str | None]:
+    """Which boot of which machine this is, and which processes are seen here: containers share names of hosts."""
+    result: dict[str, str | None] = {"boot": None, "pid_namespace": None}
+    with suppress(OSError):
+        result["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        result["pid_namespace"] = str(Path("/proc/self/ns/pid").readlink())
+    return result
 
 
 def _process_start(pid: int) -> int | None:

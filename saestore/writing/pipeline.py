@@ -9,12 +9,13 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import zarr
 
-from saestore.errors import InvalidInputError, NotFoundError
+from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError
 from saestore.format import MAX_ROWS_PER_SEGMENT, SetAttributes
 from saestore.progress import Progress
 from saestore.sparse_rows import SparseRows
@@ -100,7 +101,7 @@ def write_set(
     append
         Add the rows that a complete set does not have yet; the rows of the set must be the first of the plan.
     overwrite
-        Replace a set of other content.
+        Replace a set of other content. Readers see the old set until the new one is complete.
     memory
         Bound in bytes on the merge at the end, by default 256 MiB.
 
@@ -129,9 +130,7 @@ def write_set(
         return root
     plan.check(0 if existing is None else existing.n_samples, progress)
     root = destination.create()
-    with SetWriter(root, plan.path) as writer:
-        if overwrite and writer.attributes is not None:
-            writer.clear()
+    with SetWriter(root, plan.path, resumes=partial(_is_begun, plan) if overwrite else None) as writer:
         if writer.attributes is None:
             table = plan.table
             start_set(writer, plan.attributes(), table.items, table.index, table.spans, columns=table.columns)
@@ -152,6 +151,15 @@ def _is_done(plan: WritePlan, root: zarr.Group, existing: SetAttributes, *, appe
         return False
     refuse_other(plan, existing)
     return existing.complete
+
+
+def _is_begun(plan: WritePlan, existing: SetAttributes) -> bool:
+    """Whether a set is the beginning of the plan's, left by an interrupted call."""
+    try:
+        refuse_other(plan, existing)
+    except StoreConflictError:
+        return False
+    return not existing.complete
 
 
 def _append_segments(plan: WritePlan, writer: SetWriter, progress: Progress) -> int:

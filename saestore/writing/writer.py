@@ -11,20 +11,21 @@ from typing import Any, Self
 
 import zarr
 
-from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError
-from saestore.format import SEGMENTS, TABLES, SegmentInfo, SetAttributes
+from saestore.errors import CorruptStoreError, InvalidInputError, NotFoundError, StoreConflictError, StoreFormatError
+from saestore.format import NEXT, SEGMENTS, SegmentInfo, SetAttributes, TableInfo, digest, segment_name
 from saestore.segment import Segment, limit_fan_in, merge_segments, plan_merges, write_segment
 from saestore.sparse_rows import SparseRows
 from saestore.storage import (
     DOCUMENT,
     SnapshotStore,
     WriteBatch,
+    durable,
     group_document,
     local_folder,
     missing_as_error,
     write_errors,
 )
-from saestore.storage.open import PARTIAL
+from saestore.storage.durable import PARTIAL
 from saestore.tables.item_index import ItemIndex
 from saestore.writing.derived import DERIVED, write_derived
 from saestore.writing.lock import LOCK, SetLock, publish
@@ -45,23 +46,31 @@ class SetWriter:
         Root group of the store, writable.
     path
         ``dataset/sample_type/sae``.
+    resumes
+        Write another set beside the one that is there, which `finish` puts in its place in one commit. Called with the
+        attributes that an earlier writer left: True where its work is the beginning of this one's.
 
     Notes
     -----
     What a killed process left and the attributes do not name is removed when the next writer takes over.
     """
 
-    def __init__(self, root: zarr.Group, path: str) -> None:
+    def __init__(self, root: zarr.Group, path: str, *, resumes: Callable[[SetAttributes], bool] | None = None) -> None:
         self._root = root
         self.path = path
         self._lock = SetLock(root, path)
+        self._resumes = resumes
         self.attributes: SetAttributes | None = None
+        self._replaced: SetAttributes | None = None  # what readers see until the set that is written replaces it
 
     def __enter__(self) -> Self:
         self._lock.acquire()
         try:
             with self._errors():
                 self.attributes = read_attributes(self._root, self.path)
+                self._flush_document()
+                if self._resumes is not None and self.attributes is not None and not self._resumes(self.attributes):
+                    self._replaced, self.attributes = self.attributes, self._read_next(self._resumes)
                 self._remove_leftovers()
         except BaseException:
             self._lock.release()
@@ -103,7 +112,19 @@ class SetWriter:
             self._create_parents()
             batch = self._batch()
             batch.put_group(SEGMENTS)
-            self._commit(batch, fill(batch, attributes))
+            if self._replaced is not None:  # arrays of another version have other names
+                versions = {name: TableInfo(table.version) for name, table in self._replaced.tables.items()}
+                attributes = replace(attributes, generation=self._replaced.generation + 1, tables=versions)
+            filled = fill(batch, replace(attributes, identity=digest(attributes.to_json())))
+            tables = {name: table for name, table in filled.tables.items() if table.digests}
+            self._commit(batch, replace(filled, tables=tables))
+
+    def _read_next(self, resumes: Callable[[SetAttributes], bool]) -> SetAttributes | None:
+        with suppress(StoreFormatError, CorruptStoreError):  # then it is begun anew
+            result = read_attributes(self._root, f"{self.path}/{NEXT}")
+            if result is not None and resumes(result):
+                return result
+        return None
 
     def change(self, fill: Fill) -> None:
         """Write new versions of tables, commit them, and remove what they replace.
@@ -145,6 +166,7 @@ class SetWriter:
             # Drafted in the set's own folder, where it is removed if this process is killed.
             draft = folder / self.path / f"{names[depth - 1]}{PARTIAL}"
             draft.write_bytes(group_document())
+            durable.flush([draft], draft.parent)  # its name is flushed with the set's
             with suppress(FileExistsError):
                 publish(draft, parent)
             draft.unlink()
@@ -154,9 +176,8 @@ class SetWriter:
         self.attributes = None
         with self._errors():
             # Without its attributes the set is gone at once; a killed removal leaves nothing that looks like a set.
-            batch = self._batch()
-            batch.put_group("")
-            batch.flush()
+            self._lock.confirm()
+            self._batch().commit({})
             self._remove_leftovers()
 
     def commit(self, attributes: SetAttributes) -> None:
@@ -165,10 +186,25 @@ class SetWriter:
             self._commit(self._batch(), attributes)
 
     def _commit(self, batch: WriteBatch, attributes: SetAttributes) -> None:
-        batch.flush()  # what the attributes will name
-        batch.put_group("", attributes.to_json())
-        batch.flush()
+        batch.sync()
+        self._lock.confirm()
+        prefix = self._base if self._replaced is None else f"{self._base}/{NEXT}"
+        WriteBatch(self._root.store, prefix).commit(attributes.to_json())
         self.attributes = attributes
+
+    def _replace(self) -> None:
+        """Put the set that was written in the place of the other one."""
+        if self._replaced is not None:
+            self._replaced = None
+            with self._errors():
+                self._commit(self._batch(), self.require())
+                self._remove_leftovers()
+
+    def _flush_document(self) -> None:
+        """Have the attributes on the disk that were read: a writer that was killed may have left that to be done."""
+        folder = local_folder(self._root)
+        if folder is not None and self.attributes is not None:
+            durable.flush([folder / self.path / DOCUMENT], folder)
 
     def append(self, rows: SparseRows, **changes: Any) -> SegmentInfo:
         """Write and commit the next rows as one segment.
@@ -183,7 +219,13 @@ class SetWriter:
         a = self.require()
         with self._errors():
             info = write_segment(
-                self._root.store, self._base, a.n_samples, rows, n_features=a.n_features, codec=a.codec
+                self._root.store,
+                self._base,
+                a.n_samples,
+                rows,
+                n_features=a.n_features,
+                codec=a.codec,
+                name=segment_name(a.n_samples, a.n_samples + len(rows), a.generation),
             )
             self.commit(replace(a.with_segments([*a.segments, info]), **changes))
         return info
@@ -205,6 +247,7 @@ class SetWriter:
                 code="incomplete-set",
             )
         self._merge_all(first, memory, progress)
+        self._replace()
         self._refresh(planned_samples=None, **changes)
         with self._errors():
             self._remove_leftovers()  # such as the items before an append
@@ -248,6 +291,7 @@ class SetWriter:
                 dtype=a.dtype,
                 codec=a.codec,
                 memory=memory,
+                name=segment_name(run[0].start, run[-1].stop, a.generation),
             )
             kept = [merged if s is run[0] else s for s in a.segments if s is run[0] or s not in run]
             self.commit(a.with_segments(kept))
@@ -283,14 +327,18 @@ class SetWriter:
     def _remove_leftovers(self) -> None:
         """Remove what the attributes do not name, and half files; where there is no set, everything."""
         remove_partial_files(self._root, self.path)
-        if self.attributes is None:
-            _remove_others(self._root, self.path, {LOCK})
-            return
-        a, tables = self.attributes, [name for name in TABLES if name in self.attributes.tables]
-        _remove_others(self._root, self.path, {LOCK, SEGMENTS, *tables, *(DERIVED if a.digests else ())})
-        _remove_others(self._root, f"{self.path}/{SEGMENTS}", {s.name for s in a.segments})
-        for name in tables:
-            _remove_others(self._root, f"{self.path}/{name}", {node.split("/")[0] for node in a.tables[name].digests})
+        keep: dict[str, set[str]] = {}
+        for a in filter(None, (self._replaced, self.attributes)):
+            keep.setdefault(SEGMENTS, set()).update(s.name for s in a.segments)
+            for name, table in a.tables.items():
+                keep.setdefault(name, set()).update(node.split("/")[0] for node in table.digests)
+        derived = any(a.digests for a in (self._replaced, self.attributes) if a is not None)
+        following = self._replaced is not None and self.attributes is not None
+        _remove_others(
+            self._root, self.path, {LOCK, *keep, *(DERIVED if derived else ()), *([NEXT] if following else ())}
+        )
+        for name, nodes in keep.items():
+            _remove_others(self._root, f"{self.path}/{name}", nodes)
 
 
 def read_attributes(root: zarr.Group, path: str) -> SetAttributes | None:
