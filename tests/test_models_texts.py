@@ -146,3 +146,13 @@ def test_facts_of_the_training_are_warned_of_and_recorded(tmp_path, models):
     sae = acts.attributes.sae
     assert sae["model_from_pretrained_kwargs"] == {"center_writing_weights": True}
     assert sae["exclude_special_tokens"] is True
+
+
+def test_blocks_without_attention(models):
+    ids = [2, 5, 7, 3, 9, 4]
+    model, _ = load_text_model(Pretrained(str(models("mamba"))), 1, "float32", "cpu")
+    result = model(input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.int64))
+    with torch.no_grad():
+        states = whole_text_model(models("mamba"))(torch.tensor([ids]), output_hidden_states=True).hidden_states
+    assert len(states) == N_BLOCKS + 1  # the last is the norm of the last block's output
+    torch.testing.assert_close(result, states[1])
