@@ -148,7 +148,7 @@ class Tokenizer:
     tokenizer
         Of transformers, a fast one.
     bos
-        Id of a first token that is put before those of the tokenizer; None for none.
+        Id of a first token that is put before the tokenizer's own; None for none.
     drop_bos
         Whether the first token that the tokenizer itself adds is left out.
     max_tokens
