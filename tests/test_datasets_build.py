@@ -202,7 +202,7 @@ DISAGREE = {
     ),
     "a row in an item without": (
         ROWS, "train", lambda d: d["color::blue"].append(300),
-        "1 of 257 patch rows of 'color::blue' lie in items without it, first in item 1",
+        "1 of 257 patch rows of 'color::blue' are in items without it, first in item 1",
     ),
     "another split": (
         ROWS, "cal", lambda d: d["color::blue"].append(10),

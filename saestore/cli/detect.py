@@ -30,14 +30,14 @@ _SHOWN = ("threshold", "cal_f1", "f1", "precision", "recall", "roc_auc")
     type=click.Choice(["item", "sample"]),
     default="item",
     show_default=True,
-    help="Detect concepts of items, by the score of their samples, or those of samples.",
+    help="Detect concepts of items, by the score of their samples, or concepts of samples.",
 )
 @click.option(
     "--score",
     metavar="[max|mean|top-N]",
     default="max",
     show_default=True,
-    help="Of an item: its strongest sample, the mean of all, or that of the N strongest.",
+    help="Score of an item: its strongest sample, the mean of all samples, or of the N strongest.",
 )
 @click.option(
     "--p", metavar="SHARE", multiple=True, type=float,
@@ -63,7 +63,7 @@ _SHOWN = ("threshold", "cal_f1", "f1", "precision", "recall", "roc_auc")
 )  # fmt: skip
 @click.option("--probe", is_flag=True, help="Also fit a sparse logistic probe to all features, on train.")
 @click.option(
-    "--localise/--no-localise", default=True, help="Where samples have the concepts, also tell which they are."
+    "--localise/--no-localise", default=True, help="Where samples have the concepts, also report which they are."
 )
 @click.option("--baselines", is_flag=True, help="Also ask the ways before SAEs, on the embeddings of the set.")
 @click.option(
@@ -72,7 +72,7 @@ _SHOWN = ("threshold", "cal_f1", "f1", "precision", "recall", "roc_auc")
 )  # fmt: skip
 @click.option(
     "--cls-embeddings", metavar="PATH",
-    help="One embedding of each item, that of its CLS token: also ask the difference of their means.",
+    help="One embedding per item, from its CLS token: also measure the difference of their means.",
 )  # fmt: skip
 @click.option(
     "--confidence-level", metavar="SHARE", type=float, default=0.95, show_default=True, help="Of the intervals."
@@ -114,7 +114,7 @@ def detect(
     if every and target.named:
         raise click.UsageError("Name a set, or give --all.")
     if every and any(options[name] is not None for name in ("embeddings", "cls_embeddings")):
-        raise click.UsageError("embeddings are those of one set; --all takes them from where each was built.")
+        raise click.UsageError("embeddings belong to one set; with --all each set's own embeddings are read.")
     results: list[Detection] = []
     with output.Status() as status:
         for acts in _every(target, level) if every else [target.activations()]:

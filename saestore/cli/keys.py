@@ -164,7 +164,7 @@ SET_INFO = {
     "n_features": "number of features",
     "n_items": "number of items",
     "nnz": "number of non-zeros",
-    "l0": "mean number of active features a sample, null without samples",
+    "l0": "mean number of active features per sample, null without samples",
     "dead_features": "features that are never active",
     "stored_bytes": "bytes of all arrays of the set",
     "dense_bytes": "bytes of the same activations as a dense float32 tensor",
