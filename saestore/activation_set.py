@@ -91,7 +91,7 @@ class ActivationSet(SetReader):
         Parameters
         ----------
         level
-            ``"item"`` detects concepts of items by the `score` of their samples, ``"sample"`` those of samples.
+            ``"item"`` detects concepts of items by the `score` of their samples, ``"sample"`` concepts of samples.
         concepts
             Names; by default all of the level.
         score
@@ -236,7 +236,7 @@ class ActivationSet(SetReader):
         Notes
         -----
         Opening reads no activation and nothing per sample. A slice reads the lists of its features or the rows of its
-        samples, whichever is less.
+        samples, the smaller of both.
         """
         from saestore.interop.dataset import open_set
 
