@@ -20,19 +20,9 @@ Info = dict[str, Any]
 
 @command("info", example="saestore info CLEVR/patch", keys={**keys.SETS})
 @with_target
-@click.option("--fidelity", is_flag=True, help="Look for signs of a wrong layer, a missing normalisation or BOS rows.")
-@click.option("--embeddings", metavar="PATH", help="With --fidelity: what was encoded.  [default: as the set records]")
-@click.option(
-    "--sae-from", metavar="SAE", help="With --fidelity: the SAE, as for `build`.  [default: as the set records]"
-)
 @json_option
-def info(target: Target, *, fidelity: bool, embeddings: str | None, sae_from: str | None, as_json: bool) -> None:
+def info(target: Target, *, as_json: bool) -> None:
     """Show what is in the store, or all that is known of a set."""
-    if fidelity:
-        _fidelity(target, embeddings, sae_from, as_json=as_json)
-        return
-    if embeddings is not None or sae_from is not None:
-        raise click.UsageError("--embeddings and --sae-from go with --fidelity.")
     store = target.open()
     if target.named:
         acts = store[target.choose(store)]
@@ -50,21 +40,6 @@ def info(target: Target, *, fidelity: bool, embeddings: str | None, sae_from: st
         output.table(_columns(sets))
     else:
         click.echo(f"The store {target.location} has no activation set yet; fill it with `saestore build`.")
-
-
-def _fidelity(target: Target, embeddings: str | None, sae: str | None, *, as_json: bool) -> None:
-    """What the set's activations look like beside what its SAE is known to give."""
-    acts = target.activations()
-    with output.Status() as say:
-        say(f"{acts.path}: reading {acts.nnz:,} activations")
-        found = acts.diagnose(embeddings, sae)
-    if as_json:
-        output.document({"store": target.location, "fidelity": found.to_dict()})
-        return
-    output.title(f"{acts.path}: fidelity")
-    rows = found.rows()
-    rows += [row for f in found.findings for row in ((f.severity, f.what), ("", f.advice))]
-    click.echo("\n".join(pairs(rows if found.findings else [*rows, ("findings", "none")], output.line_width())))
 
 
 def _columns(sets: list[Info]) -> list[Column]:
@@ -93,13 +68,13 @@ def _state(found: Info) -> str:
 
 def overview(found: Info) -> list[tuple[str, str]]:
     """What a build sums up in the end, as labels and values."""
-    each = "" if found["bytes_per_nonzero"] is None else f", {found['bytes_per_nonzero']:.2f} bytes per non-zero"
+    each = "" if found["bytes_per_nonzero"] is None else f", {found['bytes_per_nonzero']:.2f} bytes a non-zero"
     explained = found["summary"].get("explained_variance")
     rows = [
         ("samples", f"{found['n_samples']:,} of {found['n_items']:,} items"),
         ("features", f"{found['n_features']:,}, of which {found['dead_features']:,} are never active"),
         ("non-zeros", f"{found['nnz']:,}"),
-        ("L0", "-" if found["l0"] is None else f"{found['l0']:.2f} active features per sample"),
+        ("L0", "-" if found["l0"] is None else f"{found['l0']:.2f} active features a sample"),
         ("size", size(found["stored_bytes"]) + each),
         ("dense", f"{size(found['dense_bytes'])} as float32, {_times(found['ratio'])} the size"),
     ]
