@@ -65,7 +65,7 @@ def hits(path):
     ]
 
 
-@pytest.mark.parametrize("path", _linted())
+@pytest.mark.parametrize("path", list(_linted()))
 def test_prose_is_plain(path):
     assert hits(path) == []
 
