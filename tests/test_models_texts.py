@@ -11,12 +11,15 @@ pytest.importorskip("PIL")
 
 import torch
 from build_helpers import assert_holds, clip_scope, clip_scope_dense, sae_lens_folder, unexplained
+from raising import raises
 from tiny_models import LANGUAGE, N_BLOCKS, TEXTS, WIDTH, text_model, text_states, whole_text_model
 from transformers import AutoTokenizer
 
 import saestore
+from saestore.errors import InvalidInputError
 from saestore.models.blocks import load_text_model
 from saestore.models.pretrained import Pretrained
+from saestore.models.texts import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +139,27 @@ def test_a_special_token_is_special_by_its_id(tmp_path, models):
             rows = [text_states(models("gpt2"), one)[1][0].numpy()[np.array(one) != 1] for one in ids]
         acts = build(tmp_path / kind, texts, model=models(kind), sae=tmp_path / "noted")
         assert_holds(acts, encoded(loaded, rows))
+
+
+def test_markers_of_a_chat_template_are_special_and_an_unknown_token_is_not(models):
+    made = AutoTokenizer.from_pretrained(models("bert"))
+    made.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    (tokens,) = Tokenizer.of(made, None, None, 500)(["<|im_start|> one ☃"])
+    names = np.array(made.convert_ids_to_tokens(tokens.ids))
+    assert not tokens.stored[np.isin(names, ["[CLS]", "<|im_start|>", "[SEP]"])].any()
+    assert tokens.stored[~np.isin(names, ["[CLS]", "<|im_start|>", "[SEP]"])].all()
+    assert "[UNK]" in names[tokens.stored]
+
+
+def test_eos_takes_the_place_of_a_bos_that_the_tokenizer_lacks(models):
+    made = AutoTokenizer.from_pretrained(models("gpt2"))
+    made.eos_token, made.bos_token = "<bos>", None
+    (tokens,) = Tokenizer.of(made, True, None, 500)(["one"])
+    assert (tokens.ids[0], tokens.stored[0]) == (made.eos_token_id, False)
+    assert tokens.stored[1:].all()
+    made.eos_token = None
+    with raises(InvalidInputError, "no-bos"):
+        Tokenizer.of(made, True, None, 500)
 
 
 def test_facts_of_the_training_are_warned_of_and_recorded(tmp_path, models):
