@@ -210,7 +210,7 @@ def headline(results: Results) -> str:
         f"Of 256,000 samples and 65,536 features, the 20 strongest samples of a feature take "
         f"{figure(top['saestore']['median_ms'])} ms. Reading the feature's column from anndata's zarr matrix takes "
         f"{figure(top['anndata']['times'])} times as long, Delphi's loader {figure(top['delphi']['times'])} times. "
-        f"Both orders together, lossless, take {size:.1f} bytes a non-zero on the CLEVR example. A build runs at "
+        f"Both orders together, lossless, take {size:.1f} bytes per non-zero on the CLEVR example. A build runs at "
         f"{speed:.0%} of the speed of the bare float32 matrix product."
     )
 

@@ -79,7 +79,7 @@ class ActivationSet(SetReader):
         Parameters
         ----------
         level
-            ``"item"`` detects concepts of items by a score of their samples, ``"sample"`` those of samples.
+            ``"item"`` detects concepts of items by a score of their samples, ``"sample"`` concepts of samples.
         concepts
             Names; by default all of the level.
         options
@@ -100,7 +100,7 @@ class ActivationSet(SetReader):
         NotFoundError
             There is no such concept, no column ``split``, or a split without items.
         InvalidInputError
-            The embeddings are not those of the set.
+            The embeddings belong to another set.
 
         Notes
         -----
@@ -140,7 +140,7 @@ class ActivationSet(SetReader):
         Raises
         ------
         SaestoreError
-            `embeddings` or `sae` were given, and cannot be read or are not those of this set.
+            `embeddings` or `sae` were given, and cannot be read or belong to another set.
 
         Notes
         -----
@@ -173,7 +173,7 @@ class ActivationSet(SetReader):
         Notes
         -----
         Opening reads no activation and nothing per sample. A slice reads the lists of its features or the rows of its
-        samples, whichever is less.
+        samples, the smaller of both.
         """
         from saestore.interop.dataset import open_set
 

@@ -39,7 +39,7 @@ class Concepts:
         self._reader = reader
 
     def names(self, level: Level | None = None) -> list[str]:
-        """Names of the concepts of a level, in the order of their columns; by default of both, those of items first."""
+        """Names of the concepts of a level, in the order of their columns; by default of both, items first."""
         return self._reader.concept_names(level)
 
     def mask(self, name: str, level: Level | None = None) -> Array:
@@ -126,13 +126,13 @@ class Concepts:
         concept
             What the masks in `folder` show.
         within
-            True, or some concepts of items: the label of a patch is that of its item, where the mask covers it. So one
+            True, or some concepts of items: a patch has the label of its item, where the mask covers it. So one
             mask of the object and the item's ``color::green`` make a ``color::green`` of patches.
         threshold
             A patch counts where more than this share of it is covered.
         fit
             How images became the squares that were cut into patches: ``"squash"``, or ``"crop"`` of the middle. By
-            default what the set says of it, else ``"squash"``.
+            default from the set, else ``"squash"``.
         missing
             ``"negative"``: the patches of items without a mask do not have the concept. By default they are an error.
         on_unmatched
@@ -143,7 +143,7 @@ class Concepts:
         Raises
         ------
         InvalidInputError, NotFoundError, MissingDependencyError
-            Samples that are no patches, files and items that do not fit one another, no such folder, no pillow.
+            Samples that are not patches, files and items that do not fit one another, no such folder, no pillow.
         """
         options = MaskOptions(concept, threshold, fit, within, missing, on_unmatched)
         given = from_masks(
@@ -170,7 +170,7 @@ class Concepts:
         spans
             A mapping of items, by key or number, to ``[(start, stop, concept), …]``, or a CSV or JSONL file of ``key``,
             ``start``, ``stop`` and ``concept``. Characters are counted from 0, `stop` is the one after the last. What
-            lies in no span does not have the concept.
+            is in no span does not have the concept.
         on_unmatched
             ``"ignore"`` skips keys that fit no item.
         overwrite
@@ -179,7 +179,7 @@ class Concepts:
         Raises
         ------
         InvalidInputError
-            The set does not know the characters of its tokens; a key is no item; a span does not lie in its text.
+            The set does not know the characters of its tokens; a key is not an item; a span is not inside its text.
         """
         given = from_spans(
             spans,
@@ -207,7 +207,7 @@ class Concepts:
         features: Any = None,
         max_bytes: int = DENSE_LIMIT,
     ) -> xarray.Dataset:
-        """Score every feature with every concept, exactly; `saestore.scoring.scores.SCORES` says by what.
+        """Score every feature with every concept, exactly; `saestore.scoring.scores.SCORES` lists the scores.
 
         Parameters
         ----------
@@ -278,12 +278,12 @@ class Concepts:
         -------
         xarray.Dataset
             On ``pair``: ``concept``, ``feature``, all that `scores` gives, and ``roc_auc_low``,
-            ``roc_auc_high`` and so on for every score but the threshold. F1, precision and recall are those of that one
+            ``roc_auc_high`` and so on for every score but the threshold. F1, precision and recall belong to that one
             threshold in every draw. NaN where the score is NaN.
 
         Notes
         -----
-        Memory: the lists of the features, 56 bytes for each pair and draw, and some 200 MB.
+        Memory: the lists of the features, 56 bytes for each pair and draw, and about 200 MB.
         """
         return score_intervals(
             self._reader,

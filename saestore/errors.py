@@ -50,7 +50,7 @@ class SaestoreError(Exception):
     Attributes
     ----------
     code : str
-        For programs and tests: it stays the same when the message is worded anew.
+        For programs and tests: it stays the same when the message changes.
     """
 
     code = "error"
@@ -85,7 +85,7 @@ class OutOfRangeError(SaestoreError, IndexError):
 
 
 class StoreFormatError(SaestoreError, ValueError):
-    """The path is no saestore store, or one of a format that this version cannot read."""
+    """The path is not a saestore store, or a store in a format that this version cannot read."""
 
     code = "store-format"
 
@@ -121,7 +121,7 @@ class StoreWriteError(SaestoreError, OSError):
 
 
 class TooLargeError(SaestoreError, MemoryError):
-    """An answer that would not fit: the message says its shape, its bytes and what to ask for instead."""
+    """An answer that would not fit: the message has its shape, its bytes and what to ask for instead."""
 
     code = "too-large"
 

@@ -163,7 +163,7 @@ class TableInfo:
     concepts
         None where the table has none.
     pointers
-        Name of the array that says which samples an item has, or None; of ``items`` only.
+        Name of the array with each item's samples, or None; of ``items`` only.
     digests
         SHA-256 of the ``zarr.json`` of every array and group, by name.
     """
@@ -323,7 +323,7 @@ class SetAttributes:
         Raises
         ------
         StoreFormatError
-            The attributes are of a newer format, or are not those of an activation set.
+            The attributes are of a newer format, or do not belong to an activation set.
         """
         check_version(attrs, where)
         if attrs.get("checksum") != digest({name: value for name, value in attrs.items() if name != "checksum"}):
@@ -355,7 +355,7 @@ class SetAttributes:
             result._validate()
         except (KeyError, TypeError, ValueError) as e:
             raise StoreFormatError(
-                f"The attributes of {where} are not those of a format {FORMAT_VERSION} activation set "
+                f"The attributes of {where} are not attributes of a format {FORMAT_VERSION} activation set "
                 f"({type(e).__name__}: {e}). They were damaged or changed by hand: restore its zarr.json from a copy."
             ) from e
         return result
@@ -367,7 +367,7 @@ class SetAttributes:
                 raise ValueError(f"segment {s.name} does not follow sample {expected}")
             expected = s.stop
         if self.dtype not in DATA_DTYPES:
-            raise ValueError(f"dtype {self.dtype!r} is none of {', '.join(DATA_DTYPES)}")
+            raise ValueError(f"dtype {self.dtype!r} is not one of {', '.join(DATA_DTYPES)}")
         if self.n_features < 1 or self.n_items < 0 or self.segment_rows < 1:
             raise ValueError("n_features, n_items or segment_rows is out of range")
         for name, value in (("item_size", self.item_size), ("planned_samples", self.planned_samples)):

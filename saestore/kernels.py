@@ -29,7 +29,7 @@ def descending_bits(values: Array) -> Array:
 
     Notes
     -----
-    The bits of an IEEE number with its sign bit flipped sort as the numbers do; those of a negative number must be
+    The bits of an IEEE number with its sign bit flipped sort as the numbers do; the bits of a negative number must be
     inverted altogether. -0.0 and 0.0 differ here, so zeros must not occur (a store has none).
     """
     unsigned, sign = _BITS[values.itemsize], _SIGN[values.itemsize]
@@ -113,7 +113,7 @@ def merge_impact(features: Array, data: Array, rows: Array, segment: Array) -> t
     data
         Activation of every entry.
     rows
-        Sample of every entry; those of a later segment are higher.
+        Sample of every entry; a later segment has higher ones.
     segment
         Number of the segment every entry is from, non-decreasing. Inside a segment the entries are in order already.
 

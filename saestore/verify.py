@@ -67,7 +67,7 @@ class Report:
 
 
 def verify_store(root: zarr.Group, progress: Progress | None = None) -> Report:
-    """Re-read everything in a store: its sets as `verify_set` does, and what lies beside them."""
+    """Re-read everything in a store: its sets as `verify_set` does, and everything else in it."""
     paths, unreadable = find_sets(root)
     problems = [Problem("", node, str(e)) for node, e in unreadable.items()]
     problems += [p for path in paths for p in _set_problems(root, path, progress)]
@@ -84,7 +84,7 @@ def verify_set(root: zarr.Group, path: str, progress: Progress | None = None) ->
 
     Notes
     -----
-    Memory: a block of some 4 million entries and the pointers of one segment. Entries are compared by a 128-bit sum of
+    Memory: a block of about 4 million entries and the pointers of one segment. Entries are compared by a 128-bit sum of
     hashes, not pairwise.
     """
     problems = _set_problems(root, path, progress) + [Problem("", *f) for f in _check_parents(root, [path])]
@@ -110,7 +110,7 @@ def _guarded(node: str, findings: Iterator[Finding]) -> Iterator[Finding]:
 def _check_set(root: zarr.Group, path: str, progress: Progress) -> Iterator[Finding]:
     attributes = read_attributes(root, path)
     if attributes is None:
-        yield path, "is no activation set"
+        yield path, "is not an activation set"
         return
     group: Any = root[path]
     yield from _check_document(root, path, None)
@@ -187,7 +187,7 @@ def _check_parents(root: zarr.Group, paths: Iterable[str]) -> Iterator[Finding]:
 
 
 def _check_strays(root: zarr.Group, known: Iterable[str]) -> Iterator[Finding]:
-    """What lies in the store and belongs to no set: in a local folder any file, elsewhere any group."""
+    """What is in the store and belongs to no set: in a local folder any file, elsewhere any group."""
     known = tuple(known)
     parents = {"", *("/".join(p.split("/")[:n]) for p in known for n in (1, 2))}
     folder = local_folder(root)
@@ -310,14 +310,14 @@ def _check_derived(
 
 
 def _is_of(group: zarr.Group, name: str, moments: Moments) -> bool:
-    """Whether a statistic at the root is that of these sums."""
+    """Whether a statistic at the root equals the statistic of these sums."""
     stored: Any = group[name]
     (statistic,) = (s for s in STATISTICS if s.name == name)
     return np.allclose(stored[...], statistic.of(moments), rtol=1e-9, atol=0, equal_nan=True)
 
 
 def _agrees(group: zarr.Group, name: str, attributes: SetAttributes, segments: list[Segment]) -> bool:
-    """Whether a per-sample array at the root says what the segments say."""
+    """Whether a per-sample array at the root equals the arrays of the segments."""
     stored: Any = group[name]
     index = ItemIndex.read(SnapshotStore(group.store), group.path, attributes)
     for segment in segments:

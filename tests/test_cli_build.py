@@ -88,7 +88,14 @@ def test_a_dataset_of_ones_own(tmp_path, sae, weights):
     acts = saestore.open("new.zarr")["Mine/patch"]
     assert acts.path == "Mine/patch/my-sae"
     np.testing.assert_allclose(acts.dense(), expected(rows, weights), rtol=1e-5, atol=1e-6)
-    for text in ("36 of 4 items", "180", "5.00 active features a sample", "never active", "x the size", "first batch"):
+    for text in (
+        "36 of 4 items",
+        "180",
+        "5.00 active features per sample",
+        "never active",
+        "x the size",
+        "first batch",
+    ):
         assert text in result.stdout, text
 
 

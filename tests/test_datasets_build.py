@@ -202,7 +202,7 @@ DISAGREE = {
     ),
     "a row in an item without": (
         ROWS, "train", lambda d: d["color::blue"].append(300),
-        "1 of 257 patch rows of 'color::blue' lie in items without it, first in item 1",
+        "1 of 257 patch rows of 'color::blue' are in items without it, first in item 1",
     ),
     "another split": (
         ROWS, "cal", lambda d: d["color::blue"].append(10),
@@ -254,7 +254,7 @@ WRONG = {
     "huge": (lambda d: d.update({"color::blue": [1 << 70]}), f"has sample {1 << 70}"),
     "no list": (lambda d: d.update({"color::blue": 7}), "is a int; allowed is a list"),
     "a matrix": (lambda d: d.update({"color::blue": torch.zeros(2, 2)}), "float32 of shape (2, 2)"),
-    "no name": (lambda d: d.update({3: [0]}), "3 is no name of a concept"),
+    "no name": (lambda d: d.update({3: [0]}), "3 cannot be the name of a concept"),
 }
 
 

@@ -107,7 +107,7 @@ def test_the_end_of_a_chunk_is_not_believed(tmp_path):
         assert kinds(acts)["wrong_end_idx"] == ("fixed", 2)
     report = saestore.check_import("Some/cls/sae", info)
     (fault,) = [f for f in report.faults if f.kind == "wrong_end_idx"]
-    assert "wrong rows for 2 of 3 chunks: chunk 0 says 0 to 37 and is 0 to 40" in fault.message
+    assert "wrong rows for 2 of 3 chunks: chunk 0 is listed as 0 to 37 and is 0 to 40" in fault.message
 
 
 def listed(info, change):

@@ -167,6 +167,12 @@ def test_models_of_the_wrong_kind(files, tmp_path):
     refuses(tmp_path, "unsupported-model", "clip", "--images", **of_texts(files, model=files / "clip"))
 
 
+@pytest.mark.parametrize("kind", ["xlnet", "esm"])
+def test_models_that_cannot_run_up_to_a_block(files, tmp_path, kind):
+    model = text_model(kind, tmp_path / kind)
+    refuses(tmp_path, "unsupported-model", kind, "--embeddings", **of_texts(files, model=model, layer=0))
+
+
 def test_models_that_are_not_there(files, tmp_path, monkeypatch):
     how = of_images(files, model=tmp_path / "nothing")
     refuses(tmp_path, "unknown-model", tmp_path / "nothing", "config.json", kind=NotFoundError, **how)

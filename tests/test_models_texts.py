@@ -11,12 +11,15 @@ pytest.importorskip("PIL")
 
 import torch
 from build_helpers import assert_holds, clip_scope, clip_scope_dense, sae_lens_folder, unexplained
+from raising import raises
 from tiny_models import LANGUAGE, N_BLOCKS, TEXTS, WIDTH, text_model, text_states, whole_text_model
 from transformers import AutoTokenizer
 
 import saestore
+from saestore.errors import InvalidInputError
 from saestore.models.blocks import load_text_model
 from saestore.models.pretrained import Pretrained
+from saestore.models.texts import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +141,27 @@ def test_a_special_token_is_special_by_its_id(tmp_path, models):
         assert_holds(acts, encoded(loaded, rows))
 
 
+def test_markers_of_a_chat_template_are_special_and_an_unknown_token_is_not(models):
+    made = AutoTokenizer.from_pretrained(models("bert"))
+    made.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    (tokens,) = Tokenizer.of(made, None, None, 500)(["<|im_start|> one ☃"])
+    names = np.array(made.convert_ids_to_tokens(tokens.ids))
+    assert not tokens.stored[np.isin(names, ["[CLS]", "<|im_start|>", "[SEP]"])].any()
+    assert tokens.stored[~np.isin(names, ["[CLS]", "<|im_start|>", "[SEP]"])].all()
+    assert "[UNK]" in names[tokens.stored]
+
+
+def test_eos_takes_the_place_of_a_bos_that_the_tokenizer_lacks(models):
+    made = AutoTokenizer.from_pretrained(models("gpt2"))
+    made.eos_token, made.bos_token = "<bos>", None
+    (tokens,) = Tokenizer.of(made, True, None, 500)(["one"])
+    assert (tokens.ids[0], tokens.stored[0]) == (made.eos_token_id, False)
+    assert tokens.stored[1:].all()
+    made.eos_token = None
+    with raises(InvalidInputError, "no-bos"):
+        Tokenizer.of(made, True, None, 500)
+
+
 def test_facts_of_the_training_are_warned_of_and_recorded(tmp_path, models):
     noted(tmp_path / "noted", hook_name="blocks.1.hook_resid_post", exclude_special_tokens=True,
           model_from_pretrained_kwargs={"center_writing_weights": True})  # fmt: skip
@@ -146,3 +170,13 @@ def test_facts_of_the_training_are_warned_of_and_recorded(tmp_path, models):
     sae = acts.attributes.sae
     assert sae["model_from_pretrained_kwargs"] == {"center_writing_weights": True}
     assert sae["exclude_special_tokens"] is True
+
+
+def test_blocks_without_attention(models):
+    ids = [2, 5, 7, 3, 9, 4]
+    model, _ = load_text_model(Pretrained(str(models("mamba"))), 1, "float32", "cpu")
+    result = model(input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.int64))
+    with torch.no_grad():
+        states = whole_text_model(models("mamba"))(torch.tensor([ids]), output_hidden_states=True).hidden_states
+    assert len(states) == N_BLOCKS + 1  # the last is the norm of the last block's output
+    torch.testing.assert_close(result, states[1])

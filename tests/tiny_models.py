@@ -53,7 +53,30 @@ LANGUAGE = {
     "gpt2": lambda v: transformers.GPT2LMHeadModel(
         transformers.GPT2Config(n_embd=WIDTH, n_layer=N_BLOCKS, n_head=4, vocab_size=v, bos_token_id=1, eos_token_id=1)
     ),
+    "qwen3.5": lambda v: transformers.Qwen3_5ForCausalLM(
+        transformers.Qwen3_5TextConfig(
+            **GROUPED,
+            vocab_size=v,
+            layer_types=["linear_attention", "full_attention", "linear_attention"],
+            linear_num_key_heads=2,
+            linear_num_value_heads=2,
+            linear_key_head_dim=8,
+            linear_value_head_dim=8,
+        )
+    ),
     "bert": lambda v: transformers.BertModel(transformers.BertConfig(**TEXT, vocab_size=v, max_position_embeddings=64)),
+}
+# Mamba lists its hidden states in another way; saestore cannot run the others up to a block.
+OTHER_KINDS = {
+    "mamba": lambda v: transformers.MambaForCausalLM(
+        transformers.MambaConfig(hidden_size=WIDTH, num_hidden_layers=N_BLOCKS, state_size=4, vocab_size=v)
+    ),
+    "xlnet": lambda v: transformers.XLNetModel(
+        transformers.XLNetConfig(d_model=WIDTH, d_inner=64, n_layer=N_BLOCKS, n_head=4, vocab_size=v)
+    ),
+    "esm": lambda v: transformers.EsmModel(
+        transformers.EsmConfig(**TEXT, vocab_size=v, pad_token_id=0, mask_token_id=2)
+    ),
 }
 
 
@@ -166,7 +189,7 @@ def text_model(kind, folder):
     """Save a text model and a tokenizer of its kind."""
     torch.manual_seed(0)
     made = tokenizer(kind if kind in ("gpt2", "bert") else "llama")
-    quietly(LANGUAGE[kind](len(made)).save_pretrained, folder)
+    quietly({**LANGUAGE, **OTHER_KINDS}[kind](len(made)).save_pretrained, folder)
     made.save_pretrained(folder)
     return folder
 

@@ -36,7 +36,7 @@ _OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "ground
     "--sample-type",
     metavar="TYPE",
     type=click.Choice(SAMPLE_TYPES),
-    help="patch, token or cls.  [default: all whose embeddings are found; with --embeddings, that of the dataset]",
+    help="patch, token or cls.  [default: all whose embeddings are found; with --embeddings, the dataset's]",
 )
 @click.option(
     "--embeddings",
@@ -48,7 +48,7 @@ _OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "ground
     "--sae",
     metavar="SAE",
     help="Folder in sae_lens format, RELEASE:SAE_ID, a CLIP-Scope checkpoint, or clip-scope-22 or "
-    "gemma-scope-9b-34-16k.  [default: that of the dataset]",
+    "gemma-scope-9b-34-16k.  [default: the dataset's SAE]",
 )
 @click.option(
     "--data",
@@ -78,7 +78,7 @@ _OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "ground
     "--dtype",
     metavar="DTYPE",
     type=click.Choice(BUILD_DTYPES),
-    help="float32 or float16, whose error is measured and recorded.  [default: that of the SAE, lossless]",
+    help="float32 or float16, whose error is measured and recorded.  [default: the SAE's dtype, lossless]",
 )
 @click.option(
     "--top-k",
@@ -111,8 +111,8 @@ def build(
     """Encode embeddings through an SAE and store the non-zeros.
 
     Without a name, all known datasets whose embeddings are found. With --images or --texts the embeddings are a model's
-    hidden state, and never lie on disk. What was killed goes on where it was when the same command is given again; what
-    is complete is left as it is.
+    hidden state, and are never written to disk. Run the same command again to resume an interrupted
+    build. Complete sets are skipped.
     """
     _check_for_one({"embeddings": embeddings, **how}, len(datasets))
     if how.pop("no_ground_truth"):

@@ -72,7 +72,7 @@ def concepts(
     as_json: bool,
     **draws: Any,
 ) -> None:
-    """Show the best features for each concept: how well their activation tells where it is true."""
+    """Show the best features for each concept: how well their activation predicts where it is true."""
     if as_csv and as_json:
         raise click.UsageError("Choose one of --csv and --json.")
     acts = target.activations()

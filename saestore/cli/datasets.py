@@ -21,15 +21,15 @@ Found = dict[str, Any]
 KEYS = {
     "store": "the store that was looked into",
     "searched": "folders that were searched, the first first",
-    "datasets": "one for each, those of `saestore.toml` last",
+    "datasets": "one for each, entries of `saestore.toml` last",
     "datasets[].name": "its name",
     "datasets[].modality": "`image` or `text`",
     "datasets[].sae": "the SAE that it is built with by default",
     "datasets[].patches": "patches of an image; null for texts",
-    "datasets[].own": "whether `saestore.toml` says something of it",
+    "datasets[].own": "whether `saestore.toml` describes it",
     "datasets[].items": "its metadata.csv, null where none was found",
     "datasets[].ground_truth": "folder of its ground truth, null where none was found",
-    "datasets[].token_counts": "what says which samples are of which text; null where nothing was found, or for images",
+    "datasets[].token_counts": "file that assigns samples to texts; null where nothing was found, or for images",
     "datasets[].samples": "one for each sample type that it can have",
     "datasets[].samples[].sample_type": "`patch`, `token` or `cls`",
     "datasets[].samples[].embeddings": "where they are, null where none were found",
@@ -50,7 +50,7 @@ KEYS = {
 def datasets(location: str, data: str | None, as_json: bool) -> None:
     """List the datasets that can be built by name, and what of each was found.
 
-    Known are seven, and those that a saestore.toml in the current folder tells of.
+    Seven are built in; a saestore.toml in the current folder adds more.
     """
     from saestore.superactivators.datasets import known_datasets
     from saestore.superactivators.file_names import data_roots

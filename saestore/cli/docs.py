@@ -21,8 +21,8 @@ one activation set takes it as SET, any part of its path that fits one set only 
 Answers go to stdout, progress and messages to stderr. A table fits the terminal, or 100 columns where there is none.
 With `--json` a query prints one JSON document with the keys listed below; NaN is null there.
 
-The exit status is 0 where all went well; 1 for an error, told in one line; 2 for wrong usage; 130 after Ctrl-C. To see
-where in the code an error comes from, add `--debug`.
+The exit status is 0 where all went well; 1 for an error, printed in one line; 2 for wrong usage; 130 after Ctrl-C. To
+see where in the code an error comes from, add `--debug`.
 
 The examples ask the store that `make demo` leaves:
 

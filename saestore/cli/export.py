@@ -102,6 +102,6 @@ def _numbers(text: str | None) -> list[int] | None:
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
         if not first.isdecimal() or (last and not last.isdecimal()):
-            raise click.BadParameter(f"{part!r} is no feature; write numbers and ranges, such as 3,17,100-199.")
+            raise click.BadParameter(f"{part!r} is not a feature; write numbers and ranges, such as 3,17,100-199.")
         found += range(int(first), int(last or first) + 1)
     return found

@@ -52,10 +52,10 @@ def command(
 
 
 class ErrorGroup(click.Group):
-    """A group that tells every error in one line on stderr and exits with status 1."""
+    """A group that prints every error in one line on stderr and exits with status 1."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """Commands in the order in which one meets them, not in that of the alphabet."""
+        """Commands in the order in which a user needs them, not in alphabetical order."""
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -59,7 +59,7 @@ KEYS = {
     help=f"Format of the file: {', '.join(IMPORT_FORMATS)}; auto looks into it.",
 )
 @click.option("--items", metavar="CSV", help="metadata.csv of the images or texts: keys, split, concepts.")
-@item_ptr_option("as the file says, else the samples divide evenly among the items")
+@item_ptr_option("from the file, else the samples divide evenly among the items")
 @token_spans_option
 @click.option(
     "--n-features", metavar="N", type=click.IntRange(1), help="Width of the SAE, where the file does not say it."
@@ -80,10 +80,10 @@ KEYS = {
 def import_(ctx: click.Context, /, set_path: str, path: str, location: str, as_json: bool, **how: Any) -> None:
     """Take in activations that another program stored: the file or folder PATH becomes the set SET.
 
-    SET is DATASET/SAMPLE_TYPE/SAE; the name of the SAE may be left out where the file says it. Everything is read and
-    checked before anything is written. What was killed goes on where it was when the same command is given again.
+    SET is DATASET/SAMPLE_TYPE/SAE; the name of the SAE may be left out where the file contains it. Everything is read
+    and checked before anything is written. Run the same command again to resume an interrupted import.
 
-    With --check the exit status is 1 if an import would be refused, and 0 if not, whatever else there is to tell.
+    With --check the exit status is 1 if an import would be refused, and 0 if not, also with other findings.
     """
     how["format"] = how.pop("kind")
     if how.pop("check"):
@@ -123,7 +123,7 @@ def _imported(set_path: str, path: str, **how: Any) -> dict[str, Any]:
 
 
 def _report(found: dict[str, Any]) -> dict[str, Any]:
-    """What the set says of its import, in the shape of a report."""
+    """What the set records of its import, in the shape of a report."""
     names = ("path", "n_samples", "n_features", "n_items", "nnz", "dtype")
     source = found["source"]
     return {**{name: found[name] for name in names}, "format": source["format"], "ok": True, "faults": source["faults"]}

@@ -66,13 +66,13 @@ def _state(found: Info) -> str:
 
 def overview(found: Info) -> list[tuple[str, str]]:
     """What a build sums up in the end, as labels and values."""
-    each = "" if found["bytes_per_nonzero"] is None else f", {found['bytes_per_nonzero']:.2f} bytes a non-zero"
+    each = "" if found["bytes_per_nonzero"] is None else f", {found['bytes_per_nonzero']:.2f} bytes per non-zero"
     explained = found["summary"].get("explained_variance")
     rows = [
         ("samples", f"{found['n_samples']:,} of {found['n_items']:,} items"),
         ("features", f"{found['n_features']:,}, of which {found['dead_features']:,} are never active"),
         ("non-zeros", f"{found['nnz']:,}"),
-        ("L0", "-" if found["l0"] is None else f"{found['l0']:.2f} active features a sample"),
+        ("L0", "-" if found["l0"] is None else f"{found['l0']:.2f} active features per sample"),
         ("size", size(found["stored_bytes"]) + each),
         ("dense", f"{size(found['dense_bytes'])} as float32, {_times(found['ratio'])} the size"),
     ]

@@ -111,7 +111,7 @@ DETECT = {
     "localisation[].feature": "number of the feature",
     "localisation[].target_recall": "target recall of the detection",
     "localisation[].threshold": "threshold of the detection",
-    "localisation[].sample_target_recall": "target recall of the samples, not below that of the detection",
+    "localisation[].sample_target_recall": "target recall of the samples, not below the detection's",
     "localisation[].sample_threshold": "threshold of the samples",
     "localisation[].cal_f1": "F1 over the samples of detected calibration items, by which it was chosen",
     "localisation[].n_detected": "test items that are detected",
@@ -143,7 +143,7 @@ SET_INFO = {
     "n_features": "number of features",
     "n_items": "number of items",
     "nnz": "number of non-zeros",
-    "l0": "mean number of active features a sample, null without samples",
+    "l0": "mean number of active features per sample, null without samples",
     "dead_features": "features that are never active",
     "stored_bytes": "bytes of all arrays of the set",
     "dense_bytes": "bytes of the same activations as a dense float32 tensor",
@@ -178,7 +178,7 @@ VERIFY = {
 DIAGNOSE = {
     "ok": "true without an error or a warning",
     **SET,
-    "reconstruction": "explained variance of the build's first batch; with torch, SAE and embeddings also that of "
+    "reconstruction": "explained variance of the build's first batch; with torch, SAE and embeddings also of "
     "the stored activations, and more",
     "l0": "active features per sample: minimum, quartiles, maximum, mean",
     "activations": "smallest and largest activation, and how many features have negative ones",

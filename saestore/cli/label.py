@@ -77,7 +77,7 @@ _GOES_WITH = {
     "--fit",
     metavar="[squash|crop]",
     type=click.Choice(["squash", "crop"]),
-    help="How images became squares.  [default: what the set says, else squash]",
+    help="How images became squares.  [default: from the set, else squash]",
 )
 @click.option(
     "--missing",
@@ -131,7 +131,7 @@ def _writable(target: Target) -> Any:
 
 
 def _source(ctx: click.Context, options: dict[str, Any]) -> str:
-    """What to do: the one of the options that say it."""
+    """What to do: the given one among the options that exclude one another."""
     options["list"] = options.pop("list_")
     given = [name for name in _SOURCES if options[name]]
     if len(given) > 1:

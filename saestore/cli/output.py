@@ -20,7 +20,7 @@ _WIDTH = 100  # of lines that go to a file or another program
 
 
 def line_width() -> int:
-    """Width of the terminal, or 100 where stdout is none."""
+    """Width of the terminal, or 100 where stdout is not a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH
 
 
@@ -60,13 +60,13 @@ def _plain(value: Any) -> Any:
 
 
 class Status:
-    """One line on stderr that says what is going on and is gone at the end; nothing where stderr is no terminal."""
+    """One line on stderr that names the present step and is gone at the end; only on a terminal."""
 
     def __enter__(self) -> Self:
         return self
 
     def __call__(self, message: str) -> None:
-        """Say this instead of what was said before."""
+        """Replace the line."""
         if sys.stderr.isatty():
             click.echo(
                 f"\r\033[K{clip(escape(message, one_line=True), shutil.get_terminal_size().columns - 1)}",

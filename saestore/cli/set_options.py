@@ -36,11 +36,11 @@ codec_option = click.option(
 
 
 def item_ptr_option(otherwise: str) -> Callable[[Function], Function]:
-    """``--item-ptr``; `otherwise` says what holds without it."""
+    """``--item-ptr``; `otherwise` describes the default."""
     return click.option(
         "--item-ptr",
         metavar="PTR",
         callback=lambda _, __, value: int(value) if (value or "").isdecimal() else value,
         help="Which samples belong to which item: FILE.npy, FILE.npz:NAME, a token_counts .pt, or a number of samples "
-        f"an item.  [default: {otherwise}]",
+        f"per item.  [default: {otherwise}]",
     )

@@ -21,7 +21,7 @@ _PARTS = {"--dataset": 0, "--sample-type": 1, "--sae": 2}  # option -> which par
 
 @dataclass(frozen=True)
 class Target:
-    """What the user said of the store and the set; None where nothing was said."""
+    """The user's choice of store and set; None where nothing was given."""
 
     location: str
     path: str | None = None
@@ -36,7 +36,7 @@ class Target:
 
     @property
     def named(self) -> bool:
-        """Whether the user named a set, in whatever way."""
+        """Whether the user named a set, in any way."""
         return self.path is not None or bool(self._options)
 
     def open(self, mode: str = "r") -> Store:

@@ -39,7 +39,7 @@ def clip(text: str, limit: int) -> str:
 
 
 def clip_start(text: str, limit: int) -> str:
-    """At most `limit` columns of a text, its start cut: the end of a path is what tells it from others."""
+    """At most `limit` columns of a text, its start cut: paths differ at their end."""
     if width(text) <= limit:
         return text
     # A mark whose letter was cut off would sit on the ellipsis.

@@ -37,7 +37,7 @@ def verify(ctx: click.Context, target: Target, as_json: bool) -> None:
         for problem in report.problems:
             output.line(" ".join(str(problem).split()))
         n = len(report.problems)
-        note(f"{n} problem{'s' * (n != 1)} found. Restore what is damaged from a copy, or build it anew.")
+        note(f"{n} problem{'s' * (n != 1)} found. Restore what is damaged from a copy, or build it again.")
     if not report.ok:
         ctx.exit(1)
 
@@ -46,7 +46,7 @@ def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
     """A number of bytes: 1GiB, 500MB, 1073741824."""
     match = _SIZE.match(value.strip())
     if match is None:
-        raise click.BadParameter(f"{value!r} is no number of bytes; write 1GiB, 500MB or 1073741824.")
+        raise click.BadParameter(f"{value!r} is not a number of bytes; write 1GiB, 500MB or 1073741824.")
     number = float(match["number"]) * (1024 if match["binary"] else 1000) ** _POWERS[match["prefix"].upper()]
     if number < _SMALLEST:
         raise click.BadParameter(f"{value!r} is too little to merge in; give 1MiB or more.")

@@ -79,7 +79,7 @@ class Evaluation:
         """A row for each chosen feature whose concept is labelled on samples.
 
         In detected items, the samples at or above a second threshold are predicted to have the concept. It is the
-        quantile of a target recall not below that of the detection, with the best F1 over the samples of detected
+        quantile of a target recall not below the detection's, with the best F1 over the samples of detected
         calibration items. Results are over the samples of detected test items.
 
         Memory: two columns over a split.

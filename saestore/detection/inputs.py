@@ -160,7 +160,7 @@ class Inputs:
                 existing = ", ".join(sorted({str(s) for s in self.split.tolist()})) or "none"
                 raise NotFoundError(
                     f"{self.reader.path} has no {self.level}s with labels in the split {name!r}. Choices are made on "
-                    f"'cal', results are those of 'test', vectors and probes of 'train'. The items have: {existing}.",
+                    f"'cal', measured on 'test'; vectors and probes are fitted on 'train'. The items have: {existing}.",
                     code="empty-split",
                 )
 

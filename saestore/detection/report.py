@@ -100,7 +100,7 @@ class Detection:
         parts = [
             f"# Concept detection in {self.provenance['set']}",
             f"Features, thresholds and methods are chosen on {settings['n_cal']:,} {settings['level']}s of the split "
-            f"`cal`. The results are those of {settings['n_test']:,} {settings['level']}s of `test`, with "
+            f"`cal`. The results are measured on {settings['n_test']:,} {settings['level']}s of `test`, with "
             f"{100 * settings['confidence_level']:g} % intervals by the bootstrap over items "
             f"({settings['n_resamples']:,} draws, seed {settings['seed']}).",
             "F1 on test:\n\n" + self._comparison(),

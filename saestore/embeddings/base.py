@@ -103,7 +103,7 @@ class PartedSource:
     path, layout
         As in `EmbeddingSource`.
     d_in, dtype
-        Those of every part.
+        Width and dtype of every part.
     parts
         In row order, from row 0, without gap or overlap.
     """

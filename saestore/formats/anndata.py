@@ -105,7 +105,7 @@ def open_anndata(source: Source) -> Opened:
 
 @contextmanager
 def _group(path: Path, mode: str) -> Iterator[Any]:
-    """The root group of a file or folder, to read (``r``) or to write anew (``w``)."""
+    """The root group of a file or folder, to read (``r``) or to create (``w``)."""
     if path.suffix == ".h5ad" and not path.is_dir():
         h5py = require("h5py", "anndata", f"opening {path.name}")
         with h5py.File(path, mode) as file:
@@ -174,7 +174,7 @@ def _numbering(names: Any) -> list[Issue]:
         return []
     if np.array_equal(numbers, np.arange(len(numbers))):
         return []
-    message = f"features are numbered anew: the feature called {numbers[0]} in var is feature 0"
+    message = f"features are renumbered: the feature called {numbers[0]} in var is feature 0"
     return [Issue("renumbered_features", "info", message, len(numbers))]
 
 

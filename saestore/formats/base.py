@@ -68,11 +68,11 @@ class Opened:
     files
         All files that it is made of.
     n_rows, n_features
-        Shape; `n_features` is None where the file does not say it.
+        Shape; `n_features` is None where the file does not state it.
     dtype
         Dtype that holds every activation exactly: float16, float32 or float64.
     read
-        ``read(start, stop)`` gives those rows as they are in the file, whatever is wrong with them; cheapest in
+        ``read(start, stop)`` gives these rows as they are in the file, faults included; cheapest in
         ascending order.
     step
         Rows to read at once, so that a read stays within about 100 MiB.
@@ -81,9 +81,9 @@ class Opened:
     sum_duplicates
         Whether a feature that comes twice in a row means the sum.
     item_ptr, items
-        Which rows belong to which item and what those are, where the file says it.
+        Which rows belong to which item and what the items are, where the file states it.
     default_item_size
-        Rows per item where neither the caller nor the file says it.
+        Rows per item where neither the caller nor the file states it.
     issues
         Issues that opening it showed.
     check_items

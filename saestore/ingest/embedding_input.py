@@ -50,7 +50,7 @@ class Inputs:
 
 
 def embeddings_on_disk(options: BuildOptions, dataset: Dataset | None, sample_type: str) -> Inputs:
-    """Open the given embeddings, else those of a known dataset."""
+    """Open the given embeddings, else the embeddings of a known dataset."""
     spec = options.embeddings
     if spec is None and dataset is not None:
         from saestore.superactivators.file_names import find_embeddings

@@ -80,7 +80,7 @@ class FileRows:
         return parts[0] if len(parts) == 1 else SparseRows.concat(parts)
 
     def fingerprint(self, n_rows: int | None = None) -> str:
-        """Digest of the files; they cannot tell their first rows from the others."""
+        """Digest of the files; a digest of the first rows alone does not exist."""
         if n_rows not in (None, self.n_rows):
             raise ValueError("a file has a fingerprint of all its rows only")
         return self._fingerprint

@@ -151,7 +151,7 @@ def check_import(
 ) -> ImportReport:
     """Read activations that another program wrote, and report what is wrong with them; writes nothing.
 
-    The parameters are those of `import_activations`.
+    Takes the parameters of `import_activations`.
 
     Raises
     ------

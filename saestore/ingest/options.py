@@ -140,7 +140,7 @@ def default_item_ptr(item_ptr: Any, sample_type: str, n_items: int | None, n_row
     Raises
     ------
     InvalidInputError
-        Tokens of several texts, and nothing says which tokens belong to which text.
+        Tokens of several texts, and nothing states which tokens belong to which text.
     """
     if item_ptr is None and sample_type == "cls":
         return 1

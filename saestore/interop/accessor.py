@@ -54,7 +54,7 @@ class SAEAccessor:
         Parameters
         ----------
         feature
-            Its number, or several; they must be among those of the Dataset.
+            Its number, or several; they must be in the Dataset.
         n, level
             As in `ActivationSet.top_samples`.
 
@@ -151,7 +151,7 @@ class SAEAccessor:
             raise InvalidInputError(
                 ".sae needs the variable `activation` of a Dataset that saestore opened, unchanged: by "
                 "acts.to_xarray(), or xr.open_dataset(…, engine='saestore'). This Dataset has none, or one that "
-                f"where() or arithmetic made anew. {_SELECT}",
+                f"where() or arithmetic computed. {_SELECT}",
                 code="not-a-selection",
             )
         for name in ("sample", "feature"):

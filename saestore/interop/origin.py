@@ -2,7 +2,7 @@
 
 xarray keeps the encoding of a variable through `isel`, `sel`, `load`, `chunk`, copies and pickles, and drops it where
 values change: through `where`, arithmetic, a new coordinate. After that the labels no longer name samples and features
-of the set, or the activations are no longer those of the set.
+of the set, or the activations have changed.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def read_arrays(
     Raises
     ------
     NotFoundError, InvalidInputError
-        There is no such file or array; it is none of these files, or holds pickled objects.
+        There is no such file or array; it has another format, or holds pickled objects.
     """
     file = Path(path)
     if file.suffix == ".npy":

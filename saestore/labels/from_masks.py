@@ -54,15 +54,15 @@ def from_masks(
     Parameters
     ----------
     source
-        What the set says of its embeddings: how images were made square, where it is known.
+        What the set records of its embeddings: how images were made square, where it is known.
     options
         As `saestore.concepts_namespace.Concepts.add_masks` explains them.
 
     Raises
     ------
     NotFoundError, InvalidInputError, MissingDependencyError
-        No such folder; samples that are no patches, a mask that fits no item, an item without a mask, a file that is
-        no image; pillow is not installed. Nothing was written.
+        No such folder; samples that are not patches, a mask that fits no item, an item without a mask, a file that is
+        not an image; pillow is not installed. Nothing was written.
 
     Notes
     -----

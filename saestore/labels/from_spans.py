@@ -51,11 +51,11 @@ def from_spans(
     Raises
     ------
     InvalidInputError
-        The set does not know the characters of its tokens, a key is no item, or a span lies outside of its text.
+        The set does not know the characters of its tokens, a key is not an item, or a span ends outside of its text.
 
     Notes
     -----
-    Memory: the spans, and some 32 bytes for each of a million tokens.
+    Memory: the spans, and about 32 bytes for each of a million tokens.
     """
     where = str(given) if isinstance(given, str | os.PathLike) else "spans"
     if spans_of(0, min(1, n_samples)) is None:
@@ -185,7 +185,7 @@ def _json_records(text: str, file: Path) -> Iterator[tuple[int, dict[str, Any]]]
 def _by_item(
     entries: Sequence[tuple[Any, int, int, str]], items: SetTable, n_items: int, where: str, on_unmatched: OnUnmatched
 ) -> dict[int, list[Span]]:
-    """Spans of every item that has some; keys are matched, numbers are those of the items."""
+    """Spans of every item that has any; keys are matched, and numbers are item numbers."""
     keys = list(dict.fromkeys(str(key) for key, *_ in entries if not _is_number(key)))
     stored = items.column(KEY).tolist() if KEY in items.names() else [str(i) for i in range(n_items)]
     item_of: dict[Any, int | None] = dict(zip(keys, match_keys(keys, stored, where), strict=True))

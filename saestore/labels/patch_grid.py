@@ -1,4 +1,4 @@
-"""Where the patches of an image lie in its pixels, as far as a set says what was done to its images."""
+"""The pixels of each patch of an image, as far as a set records how its images were prepared."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Patches:
 
     @classmethod
     def of(cls, index: ItemIndex, source: Mapping[str, Any], fit: Fit | None) -> Patches:
-        """As `fit` says it, else the set's attribute ``source``, else as if images had been squashed to squares."""
+        """From `fit`, else the set's attribute ``source``, else as if images had been squashed to squares."""
         if fit not in (None, *_FITS):
             raise InvalidInputError(f"fit={fit!r}: use 'squash' or 'crop'.", code="unknown-choice")
         said = source.get("transform")

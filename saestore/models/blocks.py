@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from saestore.errors import InvalidInputError
 from saestore.models.pretrained import Pretrained, weights_fingerprint
+from saestore.sae.hub import one_line
 
 __all__ = ["BlockModel", "Tower", "load_text_model", "load_tower"]
 
@@ -127,7 +129,7 @@ def load_text_model(pretrained: Pretrained, layer: int, dtype: str, device: str)
         )
     cut = _cut(config, layer, pretrained.name)
     if config is whole:
-        return BlockModel(pretrained.model("AutoModel", cut, dtype), layer, cut, device), config
+        return _checked(BlockModel(pretrained.model("AutoModel", cut, dtype), layer, cut, device), whole), config
     both = copy.deepcopy(whole)
     both.text_config = cut
     part = getattr(pretrained.model("AutoModel", both, dtype), "language_model", None)
@@ -135,7 +137,29 @@ def load_text_model(pretrained: Pretrained, layer: int, dtype: str, device: str)
         raise InvalidInputError(
             f"{pretrained.name} ({whole.model_type}) has no text part that saestore can find", code="unsupported-model"
         )
-    return BlockModel(part, layer, cut, device), config
+    return _checked(BlockModel(part, layer, cut, device), whole), config
+
+
+def _checked(model: BlockModel, config: Any) -> BlockModel:
+    """Run three tokens, because only a run shows whether a model can do without its last blocks."""
+    ids = torch.ones((1, 3), dtype=torch.int64)
+    try:
+        shape = tuple(model(input_ids=ids, attention_mask=ids).shape)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise InvalidInputError(
+            f"a model of the kind {config.model_type!r} cannot be run up to a block: {type(error).__name__}: "
+            f"{one_line(error)}; give its embeddings as --embeddings",
+            code="unsupported-model",
+        ) from error
+    if shape != (1, 3, model.width):
+        raise InvalidInputError(
+            f"a block of a {config.model_type!r} model returns an array of shape {shape} for 1 text of 3 tokens; "
+            f"saestore needs (1, 3, {model.width}). Give its embeddings as --embeddings",
+            code="unsupported-model",
+        )
+    return model
 
 
 def _cut(config: Any, layer: int, name: str) -> Any:
@@ -154,7 +178,8 @@ def _cut(config: Any, layer: int, name: str) -> Any:
     cut.use_cache = False  # nothing reads it
     # Some models list the kind of attention of each block.
     if getattr(cut, "layer_types", None):
-        cut.layer_types = list(cut.layer_types)[: layer + 1]
+        with suppress(AttributeError):  # a property that follows from num_hidden_layers
+            cut.layer_types = list(cut.layer_types)[: layer + 1]
     return cut
 
 

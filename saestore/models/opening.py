@@ -131,7 +131,8 @@ def _texts(
 
 def _longest(request: ModelRequest, spec: SAETrainingSpec, config: Any, of_tokenizer: int) -> int | None:
     """Tokens of a text that the model sees: as requested, else as the SAE was trained, and never more than it can."""
-    most = min(int(getattr(config, "max_position_embeddings", None) or of_tokenizer), int(of_tokenizer))
+    positions = int(getattr(config, "max_position_embeddings", None) or 0)  # -1 for relative positions
+    most = min(positions if positions > 0 else int(of_tokenizer), int(of_tokenizer))
     if "roberta" in config.model_type:  # its positions begin after the padding's
         most -= config.pad_token_id + 1 if most == config.max_position_embeddings else 0
     if request.max_tokens is not None and not 1 <= request.max_tokens <= most:

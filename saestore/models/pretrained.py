@@ -146,8 +146,17 @@ class Pretrained:
             Dtype of the loaded weights.
         """
         loader = getattr(self._library, class_name).from_pretrained
-        model, info = self.load("model", loader, config=config, dtype=getattr(torch, dtype), output_loading_info=True)
-        missing = sorted([*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])])
+        kwargs = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # each is an error below
+        model, info = self.load("model", loader, config=config, dtype=getattr(torch, dtype), **kwargs)
+        if info["mismatched_keys"]:
+            name, stored, expected = min(info["mismatched_keys"])
+            raise InvalidInputError(
+                f"{name} of {self.name} has the shape {tuple(stored)}, and a {config.model_type!r} model up to the "
+                f"requested block has {tuple(expected)}: config.json belongs to other weights, or saestore cannot run "
+                "models of this kind. Give the embeddings as --embeddings",
+                code="unsupported-model",
+            )
+        missing = sorted(info["missing_keys"])
         if missing:
             raise InvalidInputError(
                 f"the weights of {self.name} lack {len(missing)} tensors that a {class_name} has, {missing[0]} for "

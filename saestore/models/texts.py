@@ -113,7 +113,6 @@ def _json_lines(path: Path) -> dict[str, list[Any]]:
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-# Ids of an unknown token are not here: it stands for characters of the text.
 _SPECIAL_ROLES = ("bos", "eos", "pad", "cls", "sep", "mask")
 
 
@@ -148,7 +147,7 @@ class Tokenizer:
     tokenizer
         Of transformers, a fast one.
     bos
-        Id of a first token that is put before those of the tokenizer; None for none.
+        Id of a first token that is put before the tokenizer's own; None for none.
     drop_bos
         Whether the first token that the tokenizer itself adds is left out.
     max_tokens
@@ -193,8 +192,11 @@ class Tokenizer:
 
     @cached_property
     def _special_ids(self) -> np.ndarray:
-        ids = [getattr(self.tokenizer, f"{role}_token_id", None) for role in _SPECIAL_ROLES]
-        return np.array([i for i in ids if i is not None], np.int64)
+        named = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}  # of chat templates
+        named |= set(self.tokenizer.all_special_ids)
+        named.discard(self.tokenizer.unk_token_id)  # stands for characters of the text, unless it has another role
+        named |= {getattr(self.tokenizer, f"{role}_token_id", None) for role in _SPECIAL_ROLES} - {None}
+        return np.array(sorted(named), np.int64)
 
     def _one(self, encoding: Any) -> Tokens:
         ids, spans = np.array(encoding.ids, np.int64), np.array(encoding.offsets, np.int32).reshape(-1, 2)

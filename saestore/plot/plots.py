@@ -102,7 +102,7 @@ class Plots:
         fit
             How an image became a square for the model: ``"squash"``, or ``"crop"`` of its middle after its shorter
             side was resized. By default what the set records; if it records nothing, ``"squash"``, and the picture
-            says so.
+            has a text that explains it.
 
         Raises
         ------

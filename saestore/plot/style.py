@@ -167,7 +167,7 @@ def titled(ax: Axes, *lines: str, size: float = 10.0, room: float | None = None)
 
 
 def nothing_to_show(ax: Axes, title: str, message: str) -> Axes:
-    """An Axes that says why it is empty."""
+    """An Axes with a text: why it is empty."""
     ax.set_axis_off()
     titled(ax, title)
     ax.text(0.5, 0.5, message, transform=ax.transAxes, ha="center", va="center", wrap=True, alpha=0.7)

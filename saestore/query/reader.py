@@ -125,7 +125,7 @@ class SetReader(OpenSet):
 
         Notes
         -----
-        Reads the lists of the features or the rows of the samples, whichever is less. Memory: the answer, twice where
+        Reads the lists of the features or the rows of the samples, the smaller of both. Memory: the answer, twice where
         ids are not ascending, and a block of about 4 million non-zeros.
         """
         rows, columns = self._rows(samples, where), select(features, self.shape[1], "feature")
@@ -343,7 +343,7 @@ class SetReader(OpenSet):
 
     @retry_on_stale_snapshot
     def concept_names(self, level: Level | None = None) -> list[str]:
-        """Names of the concepts of a level, in the order of their columns; by default of both, those of items first."""
+        """Names of the concepts of a level, in the order of their columns; by default of both, items first."""
         if level is None:
             return list(dict.fromkeys([*self.concept_names("item"), *self.concept_names("sample")]))
         check_level(level)

@@ -158,7 +158,7 @@ class SimilarFeatures(ResultTable):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class FeatureMatches(ResultTable):
-    """Features of another set that match those of this one, best first for each, ties by ascending feature.
+    """Features of another set that match the features of this one, best first for each, ties by ascending feature.
 
     Attributes
     ----------

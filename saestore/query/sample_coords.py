@@ -63,8 +63,8 @@ class SampleCoordinates:
     def by_name(self) -> dict[str, SampleCoordinate]:
         """All coordinates: item and position, columns of the items, then a boolean one for every concept.
 
-        Where items and samples both have a concept, the one of samples is called ``sample.<name>``, as in ``where=``;
-        a concept with the name of another coordinate is called ``concept::<name>``.
+        Where items and samples both have a concept, the concept of samples is called ``sample.<name>``, as in
+        ``where=``; a concept with the name of another coordinate is called ``concept::<name>``.
         """
         coordinates = {**self._positions(), **self._of_items()}
         of_items, of_samples = self.acts.concept_names("item"), self.acts.concept_names("sample")

@@ -43,7 +43,7 @@ class SetTable:
 
     @property
     def columns(self) -> list[str]:
-        """Names of all columns, those of concepts last."""
+        """Names of all columns, concepts last."""
         return list(self._reader.table(self._name).info.names)
 
     def names(self) -> list[str]:
@@ -124,7 +124,7 @@ class SetTable:
         Raises
         ------
         NotFoundError
-            A name that is none of these; the message names those that are like it.
+            An unknown name; the message names those that are like it.
         InvalidInputError
             Something that is not a condition; in an expression the message marks the place.
 

@@ -107,7 +107,7 @@ def overlap_of_list(segments: Sequence[Segment], lists: PostingLists, n_features
 def most_similar(
     metric: Metric, n: int, segments: Sequence[Segment], lists: PostingLists, sizes: Sizes
 ) -> SimilarFeatures:
-    """The features that are most like the one of `lists`, itself not among them."""
+    """The features that are most like the feature of `lists`, without itself."""
     n_both, dot = overlap_of_list(segments, lists, len(sizes.sum))
     scores = score(metric, sizes.take(lists.features), sizes, n_both, dot)
     n_both[lists.features] = 0

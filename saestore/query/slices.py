@@ -1,4 +1,4 @@
-"""Dense and sparse slices: read the rows of the samples or the lists of the features, whichever is less."""
+"""Dense and sparse slices: read the rows of the samples or the lists of the features, the smaller of both."""
 
 from __future__ import annotations
 
@@ -168,8 +168,8 @@ def points(segments: Sequence[Segment], rows: Array, features: Array, n_features
 
     Notes
     -----
-    Reads the lists of the features or the rows of the samples, whichever is less. Memory: the answer; 8 bytes per point
-    where there are more than 4 million; and a block of about 4 million points and non-zeros, 400 MB.
+    Reads the lists of the features or the rows of the samples, the smaller of both. Memory: the answer; 8 bytes per
+    point where there are more than 4 million; and a block of about 4 million points and non-zeros, 400 MB.
     """
     if len(rows) <= _BLOCK:
         return _points(segments, rows, features, n_features, dtype)

@@ -115,7 +115,7 @@ class Names(NameSource):
         self.n_samples, self.index, self._items, self._samples = n_samples, index, items, samples
 
     def known(self) -> list[str]:
-        """Names of all columns and concepts, those of items first."""
+        """Names of all columns and concepts, items first."""
         return list(dict.fromkeys([*self._items.info.names, *self._samples.info.names]))
 
     def find(self, name: str, level: str | None) -> NamedValues | None:

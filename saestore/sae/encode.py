@@ -131,7 +131,7 @@ class Encoder:
         Returns
         -------
         SparseRows
-            Support and values are those of sae_lens's ``encode`` on the same rows. Features ascend in a row and are
+            Support and values equal sae_lens's ``encode`` on the same rows. Features ascend in a row and are
             uint16 up to 65,536 features, else uint32; activations are float32 (float16 and bfloat16 are widened), or
             float64 for a float64 SAE.
 

@@ -43,7 +43,7 @@ class Affine:
         return x if self.shift is None else x - self.shift
 
     def finish(self, product: torch.Tensor, features: torch.Tensor | slice = _ALL) -> torch.Tensor:
-        """Add the bias and scale, in place; `features` are those of the last axis of `product`."""
+        """Add the bias and scale, in place; `features` are the ids along the last axis of `product`."""
         if self.bias is not None:
             product.add_(self.bias[features])
         if self.scale is not None:
@@ -122,7 +122,7 @@ class AboveThreshold:
         return row[entry].bincount(minlength=n), block[entry] * _BLOCK + hit % _BLOCK, values.view(-1)[hit]
 
     def keep(self, values: torch.Tensor, features: torch.Tensor | slice = _ALL) -> torch.Tensor:
-        """Which of the values are selected; `features` are those of their last axis."""
+        """Which of the values are selected; `features` are the ids along their last axis."""
         threshold = self.threshold[features] if self.threshold.ndim else self.threshold
         return (values <= threshold).logical_not_()  # so that NaN stays, to be refused
 
@@ -246,8 +246,8 @@ _ROWS_AT_ONCE = 64
 def top_k(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Find the k largest values of each row, in no particular order.
 
-    The k largest lie in the k blocks whose maxima are the largest, so only those blocks are searched. Where values tie
-    for the last place, which of them count is what ``torch.topk`` says: such rows are given to it whole.
+    The k largest are in the k blocks whose maxima are the largest, so only those blocks are searched. Where values tie
+    for the last place, ``torch.topk`` decides which of them count: it gets the whole of such rows.
 
     Parameters
     ----------

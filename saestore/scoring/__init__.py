@@ -1,1 +1,1 @@
-"""How well features tell concepts: ranks, scores, thresholds, and their intervals."""
+"""How well features predict concepts: ranks, scores, thresholds, and their intervals."""

@@ -1,6 +1,6 @@
 """Confidence intervals by the bootstrap over items. Pure array functions.
 
-Samples of one item resemble each other, so items are drawn with all their samples, whatever is scored. A draw is a
+Samples of one item resemble each other, so items are drawn with all their samples, for every score. A draw is a
 number of copies per item, and a score in all draws comes from sparse counts times those numbers.
 """
 

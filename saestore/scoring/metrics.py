@@ -50,7 +50,7 @@ class BootstrapCounts:
     values
         Distinct values of the score, descending, float64 (n_values,).
     rows, hits
-        n_values x n_items: observations with that value, and those of them that the concept is true of.
+        n_values x n_items: observations with that value, and how many of them have the concept.
     n_predicted
         How many of the values reach the threshold.
     """

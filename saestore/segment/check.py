@@ -42,7 +42,7 @@ def check_segment(segment: Segment, n_features: int, dtype: Any, damaged: Collec
 
     Notes
     -----
-    Memory: a block of some 4 million entries, and the pointers of the features.
+    Memory: a block of about 4 million entries, and the pointers of the features.
     """
     unreadable = set(damaged)
     for name, what in _check_arrays(segment, n_features, dtype, unreadable):
@@ -63,7 +63,7 @@ def check_segment(segment: Segment, n_features: int, dtype: Any, damaged: Collec
 
 
 def _check_arrays(segment: Segment, n_features: int, dtype: Any, damaged: Collection[str]) -> Iterator[Finding]:
-    """Arrays that cannot be read, or are of another length or dtype than the format says."""
+    """Arrays that cannot be read, or have another length or dtype than the format requires."""
     info, moments = segment.info, Moments.zeros(1, 0, dtype).arrays()
     pointer = np.dtype(np.int64)
     expected = {

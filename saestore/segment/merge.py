@@ -39,7 +39,7 @@ def plan_merges(infos: Sequence[SegmentInfo], max_rows: int = MAX_ROWS_PER_SEGME
 
 
 def limit_fan_in(run: Sequence[SegmentInfo], fan_in: int) -> list[list[SegmentInfo]]:
-    """Cut a run of which only `fan_in` segments can be merged at once: into merges that leave so many, and the rest.
+    """Cut a run into merges that leave at most `fan_in` segments, which is what can be merged at once, and the rest.
 
     Merging no more than that before the last merge rewrites the fewest samples: of 153 segments, 128 at once, 26.
     """
@@ -68,7 +68,7 @@ def merge_segments(
     Parameters
     ----------
     memory
-        Bound in bytes, at least some 6 MiB. Beside it stay the pointers of the features (8 bytes per feature and
+        Bound in bytes, at least about 6 MiB. Beside it stay the pointers of the features (8 bytes per feature and
         segment), a decoded chunk of each segment (130 kB), and the shards of the output while they are filled and
         written (about 100 MiB).
     """

@@ -37,7 +37,7 @@ class Segment:
     info
         The segment, as the set's attributes describe it.
 
-    Sample numbers here are those of the set, not of the segment.
+    Sample numbers here count within the set, not within the segment.
     """
 
     def __init__(self, store: SnapshotStore, path: str, info: SegmentInfo) -> None:
@@ -55,7 +55,7 @@ class Segment:
 
     @property
     def is_local(self) -> bool:
-        """True where the segment lies in a local folder, where there is nothing to wait for."""
+        """True where the segment is stored in a local folder, where there is nothing to wait for."""
         return self._store.folder is not None
 
     @cached_property

@@ -155,7 +155,7 @@ def _chain(dtype: np.dtype[Any], codec: str, delta: Delta) -> tuple[list[dict[st
 
 
 def packed_bytes(values: Array, delta: Delta, finer: int = 1) -> int:
-    """Size of values that pcodec encodes in chunks so many times finer, in bytes."""
+    """Size of values that pcodec encodes in chunks this many times finer, in bytes."""
     codec, chunk = numcodecs.pcodec.PCodec(level=_PCODEC_LEVEL, **_PCODEC_DELTA[delta]), max(1, CHUNK // finer)
     return sum(len(codec.encode(values[first : first + chunk])) for first in range(0, len(values), chunk))
 

@@ -1,4 +1,4 @@
-"""Opening a store wherever zarr can open one, and turning what the file system says into one clear error."""
+"""Opening a store wherever zarr can open one, and turning errors of the file system into one clear error."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def open_root(location: Any, mode: str) -> zarr.Group:
     NotFoundError
         Nothing is there.
     StoreFormatError
-        What is there is no saestore store, or is of a newer format.
+        The path is not a saestore store, or has a newer format.
     StoreWriteError
         It cannot be created or written.
     """
@@ -164,7 +164,7 @@ def describe(location: Any) -> str:
 
 @contextmanager
 def write_errors(label: str) -> Iterator[None]:
-    """Turn what a full, read-only or forbidden place says into a `StoreWriteError` that says what to do."""
+    """Turn the error of a full, read-only or forbidden place into a `StoreWriteError` with advice."""
     try:
         yield
     except OSError as e:
@@ -214,7 +214,7 @@ def _is_any(error: BaseException, kinds: tuple[int | str, ...]) -> bool:
 
 @contextmanager
 def missing_as_error(what: str) -> Iterator[None]:
-    """Name the node in whatever a damaged or missing chunk or document makes zarr and the codecs raise."""
+    """Name the node in any error that zarr and the codecs raise on a damaged or missing chunk or document."""
     try:
         yield
     except (SaestoreError, MemoryError):

@@ -126,7 +126,7 @@ class ZarrArray:
 def read_all(wanted: Sequence[tuple[ArrayReader, int, int]]) -> list[Array]:
     """Read several slices, of one array or of several, in the order asked for.
 
-    Slices of one array that share a chunk, or lie in neighbouring chunks, are read as one, so that no chunk is decoded
+    Slices of one array that share a chunk, or need neighbouring chunks, are read as one, so that no chunk is decoded
     twice; separate ones at the same time.
     """
     runs = _plan_runs(wanted)

@@ -29,7 +29,7 @@ _CHUNKS_A_JOB = 32  # a megabyte or two of what is read at once
 
 @dataclass(frozen=True)
 class Layout:
-    """What an array's document says: its length and dtype, values of a chunk and of a shard."""
+    """Facts of an array's document: its length and dtype, values of a chunk and of a shard."""
 
     length: int
     dtype: np.dtype[Any]

@@ -32,7 +32,7 @@ class _Span:
 class SnapshotStore(WrapperStore[Store]):
     """A store seen as a snapshot: shard indexes are read once, and a chunk that is missing is damage, not zeros.
 
-    Right for immutable arrays only. Memory: 16 bytes a chunk that was ever touched, a thousandth of the data.
+    Right for immutable arrays only. Memory: 16 bytes per chunk that was ever touched, a thousandth of the data.
     `documents` keeps the bytes of every ``zarr.json`` that was read, for checksums.
     """
 
@@ -51,7 +51,7 @@ class SnapshotStore(WrapperStore[Store]):
 
     @property
     def read_only(self) -> bool:
-        """Always: zarr would wrap a writable store anew on every opening, and forget what this one remembers."""
+        """Always: zarr would wrap a writable store again on every opening, and lose what this one has cached."""
         return True
 
     def index(self, key: str, size: int, read: Callable[[], Any]) -> bytes:

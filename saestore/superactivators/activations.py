@@ -105,7 +105,7 @@ def open_filtered(name: str, source: Source) -> Opened:
 
 
 def _named(opened: Opened, source: Source) -> Opened:
-    """Add what the file's name and the pipeline say to what the file itself says."""
+    """Add the facts of the file's name and the pipeline to the facts of the file itself."""
     name = PipelineName.of(find_chunks(source.path).base)
     grid = source.sample_type == "patch" and opened.n_rows % GRID == 0
     opened = replace(opened, default_item_size=GRID if grid else 1, check_items=_check_calibration)

@@ -33,7 +33,7 @@ class Chunks:
     files
         The files.
     entries
-        What the list says of each; empty without a list.
+        Facts of the list about each; empty without a list.
     facts
         What else is in the list.
     """
@@ -49,7 +49,7 @@ class Chunks:
         Raises
         ------
         InvalidInputError
-            A file has another number of rows than the list says, so that all rows after it would shift.
+            A file has another number of rows than the list, so that all rows after it would shift.
         """
         wrong, start = [], 0
         for number, (file, entry, shape) in enumerate(zip(self.files, self.entries, shapes, strict=False)):
@@ -57,18 +57,20 @@ class Chunks:
             listed = tuple(entry.get("shape") or shape)
             if entry.get("n_samples", rows) != rows or listed[: len(shape)] != shape[: len(listed)]:
                 raise InvalidInputError(
-                    f"{file} has the shape {shape}, but the list of chunks says {entry.get('n_samples', listed)}; all "
+                    f"{file} has the shape {shape}, but the list of chunks has {entry.get('n_samples', listed)}; all "
                     "rows after it would shift.",
                     code="wrong-chunk-size",
                 )
             bounds = entry.get("start_idx", start), entry.get("end_idx", start + rows)
             if bounds != (start, start + rows):
-                wrong.append(f"chunk {number} says {bounds[0]:,} to {bounds[1]:,} and is {start:,} to {start + rows:,}")
+                wrong.append(
+                    f"chunk {number} is listed as {bounds[0]:,} to {bounds[1]:,} and is {start:,} to {start + rows:,}"
+                )
             start += rows
         total = (self.facts or {}).get("total_samples")
         if total not in (None, 0, start):
             raise InvalidInputError(
-                f"the chunks of {self.base} add up to {start:,} rows, but their list says total_samples {total:,}.",
+                f"the chunks of {self.base} add up to {start:,} rows, but total_samples of their list is {total:,}.",
                 code="wrong-chunk-size",
             )
         if not wrong:
@@ -126,7 +128,7 @@ def _read(info: Path) -> Chunks:
         ) from error
     if not entries or n != len(entries):
         raise InvalidInputError(
-            f"{info} lists {len(entries)} chunks, but says num_chunks {n}; it needs at least one",
+            f"{info} lists {len(entries)} chunks, but its num_chunks is {n}; it needs at least one",
             code="bad-chunk-list",
         )
     for file in files:
@@ -154,7 +156,7 @@ def open_dense_chunks(path: Path, chunks: Chunks) -> tuple[PartedSource, tuple[I
     Raises
     ------
     InvalidInputError
-        A chunk is damaged, of another width or dtype than the first, or of another shape than the list says.
+        A chunk is damaged, of another width or dtype than the first, or of another shape than in the list.
     """
     from saestore.embeddings.base import Part, PartedSource, checked
     from saestore.embeddings.matrices import open_pt
@@ -208,7 +210,7 @@ class ChunkWriter:
     n_rows, row_bytes
         Number of rows, and bytes of each.
     facts
-        What else the list says.
+        Further facts of the list.
 
     Attributes
     ----------

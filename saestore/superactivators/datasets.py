@@ -1,4 +1,4 @@
-"""The data sets that are known by name, seven of the pipeline and those of a user's ``saestore.toml``."""
+"""The data sets that are known by name, seven of the pipeline and the user's own in ``saestore.toml``."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ DATASETS = (
 
 
 def known_datasets() -> list[Dataset]:
-    """The seven data sets, then those of ``saestore.toml`` in the current folder.
+    """The seven data sets, then the entries of ``saestore.toml`` in the current folder.
 
     A table of that file with the name of a known data set changes it.
 

@@ -317,7 +317,7 @@ def _against_items(labels: Mapping[str, Mapping[str, Array]], expected: Expected
             without = items[~expected.concepts[name][items]]
             if without.size:
                 yield (
-                    f"{without.size:,} of {len(rows):,} {expected.sample_type} rows of {name!r} lie in items without "
+                    f"{without.size:,} of {len(rows):,} {expected.sample_type} rows of {name!r} are in items without "
                     f"it, first in item {without[0]}"
                 )
 

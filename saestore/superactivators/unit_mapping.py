@@ -75,7 +75,7 @@ def recover_feature_ids(raw: Opened, sparse: Opened, claimed: Mapping | None, *,
     sparse
         What it was made from, with the true features.
     claimed
-        What the mapping beside it says.
+        Facts of the mapping beside it.
     positive
         Negative values were dropped on the way to `raw`, so only positive ones can be matched.
 
@@ -137,7 +137,7 @@ def recover_feature_ids(raw: Opened, sparse: Opened, claimed: Mapping | None, *,
 
 
 class _Signatures:
-    """Of each column the number of its values and two sums of hashes of (row, value), whatever the order of reading."""
+    """Of each column the number of its values and two sums of hashes of (row, value), in any order of reading."""
 
     def __init__(self, width: int) -> None:
         self.count, self.negative = np.zeros(width, np.int64), np.zeros(width, np.int64)

@@ -15,7 +15,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class ItemIndex:
-    """Which samples an item has. They follow one another, so one number or a pointer array describes all items.
+    """The samples of each item. They follow one another, so one number or a pointer array describes all items.
 
     Attributes
     ----------

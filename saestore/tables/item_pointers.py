@@ -19,16 +19,16 @@ __all__ = ["item_pointers", "token_spans"]
 def item_pointers(
     spec: int | str | os.PathLike[str] | Sequence[int] | np.ndarray | None, n_items: int | None, n_rows: int
 ) -> np.ndarray:
-    """Say which rows belong to which item: item i has the rows ``ptr[i]:ptr[i + 1]``.
+    """Pointers of the items: item i has the rows ``ptr[i]:ptr[i + 1]``.
 
     Parameters
     ----------
     spec
-        None: rows are shared evenly among the items (patches), or, without `n_items`, each row is an item. An int: so
+        None: rows are shared evenly among the items (patches), or, without `n_items`, each row is an item. An int: this
         many rows each. A sequence: the pointers themselves. A path: ``file.npy``, ``file.npz:name`` (the name may be
         left out where the file has one 1-D array), or a file that a layout knows (see `saestore.layouts`).
     n_items
-        Number of items, or None where only `spec` says it.
+        Number of items, or None where only `spec` determines it.
     n_rows
         Number of rows of the embeddings.
 
@@ -41,7 +41,7 @@ def item_pointers(
     NotFoundError
         If there is no such file or array.
     InvalidInputError
-        If rows and items do not fit; the message says which number was expected.
+        If rows and items do not fit; the message names the expected number.
     """
     if spec is None:
         return _even(n_rows if n_items is None else n_items, n_rows)

@@ -76,7 +76,7 @@ class Items:
         NotFoundError
             If there is no such file.
         InvalidInputError
-            If it is no CSV, is empty, lacks a needed column, has one twice, a label other than 0 and 1, or an
+            If it is not a CSV, is empty, lacks a needed column, has one twice, a label other than 0 and 1, or an
             unknown split; the message names column, value and row (from 0).
         """
         names, columns = _read_csv(existing_file(path))
@@ -84,7 +84,7 @@ class Items:
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> Items:
-        """Take the columns of a pandas DataFrame; the rules are those of `from_csv`, the index is not read."""
+        """Take the columns of a pandas DataFrame; with the rules of `from_csv`; the index is not read."""
         columns = [_plain(frame.iloc[:, place]) for place in range(frame.shape[1])]
         return _items([str(name) for name in frame.columns], columns, "items")
 

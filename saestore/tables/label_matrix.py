@@ -77,7 +77,7 @@ class LabelMatrix:
         return replace(self, matrix=matrix, unknown=csc_of_rows([r[r < n_rows] for r in rows], n_rows))
 
     def updated(self, other: LabelMatrix) -> LabelMatrix:
-        """With the concepts of another one, which replace those of the same name in their place."""
+        """With the concepts of another matrix, which replace concepts of the same name in their place."""
         sources = {name: (self, i) for i, name in enumerate(self.names)}
         sources |= {name: (other, i) for i, name in enumerate(other.names)}
         return self._picked(list(sources), list(sources.values()))

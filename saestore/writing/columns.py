@@ -21,7 +21,7 @@ Array = np.ndarray[Any, Any]
 
 
 def set_columns(root: zarr.Group, path: str, table: str, columns: Mapping[str, Column]) -> None:
-    """Add columns to a table of the set at `path`, or replace those of the same name.
+    """Add columns to a table of the set at `path`, or replace columns of the same name.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def remove_columns(root: zarr.Group, path: str, table: str, names: Sequence[str]
 
 
 def add_labels(root: zarr.Group, path: str, labels: LabelMatrix, *, overwrite: bool = False) -> None:
-    """Add concepts to the set at `path`; `overwrite` replaces those of the same name in their place.
+    """Add concepts to the set at `path`; `overwrite` replaces concepts of the same name in their place.
 
     Raises
     ------
@@ -182,6 +182,6 @@ def _check_complete(attributes: SetAttributes, table: str, path: str) -> None:
     if table == "samples" and not attributes.complete:
         raise InvalidInputError(
             f"{path} is still being built ({attributes.n_samples:,} of {attributes.planned_samples:,} samples). Finish "
-            "the build before you give labels or columns of samples; those of items can be given now.",
+            "the build before you give labels or columns of samples; labels and columns of items can be given now.",
             code="incomplete-set",
         )

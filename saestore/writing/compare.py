@@ -23,7 +23,7 @@ __all__ = ["check_prefix", "refuse_other", "stored_items"]
 _REPLACE = "Pass --overwrite (overwrite=True) to replace it, or name another set"
 _APPEND = (
     "Only further items can be appended; to remove or change items pass --overwrite (overwrite=True), which builds the "
-    "set anew, or name another set."
+    "set again, or name another set."
 )
 
 

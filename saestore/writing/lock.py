@@ -1,4 +1,4 @@
-"""One builder at a time: a lock that says who holds it, and that a dead process does not keep."""
+"""One builder at a time: a lock that names its owner, and that a dead process does not keep."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def publish(draft: Path, target: Path) -> None:
 
 
 def read_lock(root: zarr.Group, path: str) -> dict[str, Any] | None:
-    """What a lock says of its owner, None where there is no lock."""
+    """The owner that a lock records, None where there is no lock."""
     with missing_as_error(path):
         group = root.get(path)
         return None if group is None else dict(group.attrs)

@@ -81,7 +81,7 @@ class MatrixRows:
         return digest.hexdigest()
 
     def provenance(self) -> dict[str, Any]:
-        """What the caller said of the matrix."""
+        """The caller's description of the matrix."""
         return {"kind": "matrix", **self.source}
 
 

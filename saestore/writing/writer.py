@@ -303,7 +303,7 @@ class SetWriter:
         return [Segment(snapshot, self._base, info) for info in infos]
 
     def _refresh(self, **changes: Any) -> None:
-        """Write the arrays at the root anew where they do not cover the segments; commit with these changes."""
+        """Write the arrays at the root again where they do not cover the segments; commit with these changes."""
         attributes = self.require()
         names = tuple(s.name for s in attributes.segments)
         if attributes.segments and attributes.derived != names:

@@ -3,7 +3,7 @@
 A bfloat16 product costs a third of a float32 one, and errs by less than half a percent. How much at most follows, for
 every single pre-activation, from the norms of what rounding takes off embeddings and weights: see
 `saestore.sae.bf16.error_bounds`. So what cannot be among the k largest, or above its threshold, is known without being
-computed in float32. The few dozen features a row that can be are computed in float32, bit for bit as the whole
+computed in float32. The few dozen candidates per row are computed in float32, bit for bit as the whole
 product would have given them, and selected among as ever. Rows that have too many, and rows that no bound holds for,
 go through the float32 product whole.
 """
@@ -220,7 +220,7 @@ class CandidateFilter:
         return (torch.repeat_interleave(counts), ids, values), tied
 
     def _replaced(self, found: _Found, whole: torch.Tensor, x: torch.Tensor, buffer: torch.Tensor) -> _Found:
-        """The selection, with the rows in `whole` replaced by those of the float32 product."""
+        """The selection, with the rows in `whole` taken from the float32 product."""
         rows = whole.nonzero().squeeze(1)
         padded = torch.cat([rows, rows[:1].expand(_padded(len(rows)) - len(rows))])
         dense = self.affine(x[padded], out=buffer[: len(padded)])
