@@ -235,7 +235,6 @@ class Store(Mapping[str, ActivationSet]):
         path = self.resolve(path)
         with SetWriter(self.root, path) as writer:
             writer.clear()
-        del self.root[path]
 
 
 def destination_of(store: Any) -> Destination:

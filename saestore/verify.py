@@ -195,6 +195,9 @@ def _check_strays(root: zarr.Group, known: Iterable[str]) -> Iterator[Finding]:
         nodes = (f"{a}/{b}/{c}" for a, d in root.groups() for b, s in d.groups() for c in s.group_keys())
         strays = [n for n in nodes if n not in known]
     else:
+        # Groups of a dataset whose sets were deleted stay: another writer may just have found them there.
+        empty = (f.parent.relative_to(folder).as_posix() for n in ("*", "*/*") for f in folder.glob(f"{n}/{DOCUMENT}"))
+        parents |= {group for group in empty if not any(_check_document(root, group, {}))}
         documents = {f"{p}/zarr.json".lstrip("/") for p in parents}
         names = (f.relative_to(folder).as_posix() for f in sorted(folder.rglob("*")) if f.is_file())
         strays = [n for n in names if n not in documents and not any(n.startswith(f"{s}/") for s in known)]

@@ -374,6 +374,11 @@ def test_a_deleted_set_leaves_nothing(tmp_path):
     write_case(store, case, "Shapes/patch/other")
     store.delete("sae")
     assert list(store) == ["Shapes/patch/other"]
+    assert store.verify().ok
+    store.delete("other")
+    assert list(store) == []
+    assert store.verify().ok
+    write_case(store, case, "Shapes/patch/other")
     assert not (tmp_path / "a.zarr" / PATH).exists()
     assert store.verify().ok
 

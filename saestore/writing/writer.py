@@ -79,6 +79,10 @@ class SetWriter:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         self._lock.release()
+        folder = local_folder(self._root)
+        if folder is not None and self.attributes is None:
+            with suppress(OSError):  # not empty: another writer is there already
+                (folder / self.path).rmdir()
 
     def _errors(self) -> Any:
         return write_errors(f"{self._root.store}")
@@ -172,13 +176,18 @@ class SetWriter:
             draft.unlink()
 
     def clear(self) -> None:
-        """Remove the set, the lock excepted."""
+        """Remove the set, all of it while the lock is held."""
         self.attributes = None
         with self._errors():
             # Without its attributes the set is gone at once; a killed removal leaves nothing that looks like a set.
             self._lock.confirm()
             self._batch().commit({})
             self._remove_leftovers()
+            folder = local_folder(self._root)
+            if folder is None:
+                del self._root[self.path]  # and the lock with it
+            else:
+                (folder / self.path / DOCUMENT).unlink(missing_ok=True)
 
     def commit(self, attributes: SetAttributes) -> None:
         """Rewrite the set's attributes: the only commit there is."""
