@@ -69,7 +69,7 @@ class ErrorGroup(click.Group):
         try:
             return super().invoke(ctx)
         except click.ClickException as e:
-            e.message = escape(e.message)
+            e.__dict__["message"] = escape(e.message)  # typed as final
             raise
         except (click.exceptions.Exit, click.Abort):
             raise

@@ -31,6 +31,7 @@ TOP_SAMPLES = {
 TOP_FEATURES = {
     **SET,
     "n": "rows for each sample at most",
+    "where": "the conditions as given, or null",
     "rows": "one for each feature of each sample, strongest first",
     **{key: says for key, says in TOP_SAMPLES.items() if key.startswith("rows[]")},
 }
@@ -131,6 +132,7 @@ SIMILAR = {
     "feature": "number of the feature",
     "metric": "`jaccard`, `cosine` or `correlation`",
     "n": "rows at most",
+    "where": "the conditions as given, or null",
     "rows": "one for each feature, most similar first",
     "rows[].feature": "number of the feature",
     "rows[].score": "the metric",
