@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from saestore import errors as errors
     from saestore.activation_set import ActivationSet
+    from saestore.detection.options import DetectionOptions
     from saestore.formats.export import export
     from saestore.ingest.build import build
     from saestore.ingest.import_ import check_import, import_activations
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 # Loaded when first asked for: zarr and numpy take half a second that `saestore --help` need not wait for.
 _WHERE = {
     "ActivationSet": "saestore.activation_set",
+    "DetectionOptions": "saestore.detection.options",
     "FeatureMatches": "saestore.query.results",
     "Histogram": "saestore.query.results",
     "SimilarFeatures": "saestore.query.results",
@@ -39,6 +41,7 @@ _WHERE = {
 
 __all__ = [
     "ActivationSet",
+    "DetectionOptions",
     "FeatureMatches",
     "Histogram",
     "SimilarFeatures",

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.concepts_namespace import Concepts
-from saestore.errors import InvalidInputError
 from saestore.query import html
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.reader import Level, SetReader
@@ -19,8 +18,9 @@ if TYPE_CHECKING:
     import torch
     import xarray
 
+    from saestore.detection.options import DetectionOptions
     from saestore.detection.report import Detection
-    from saestore.diagnostics.report import Fidelity
+    from saestore.diagnostics.report import Diagnosis
     from saestore.interop.torch_data import Batches
     from saestore.plot import Plots
 
@@ -68,151 +68,88 @@ class ActivationSet(SetReader):
         level: Level = "item",
         *,
         concepts: Sequence[str] | str | None = None,
-        score: str = "max",
-        p: Sequence[float] | None = None,
-        min_active: int | None = None,
-        max_fraction: float | None = None,
-        min_p99_percentile: float | None = None,
-        n: int = 5,
-        combine: int = 0,
-        probe: bool = False,
-        localise: bool = True,
-        baselines: bool = False,
+        options: DetectionOptions | None = None,
         embeddings: Any = None,
         cls_embeddings: Any = None,
-        confidence_level: float = 0.95,
-        n_resamples: int = 1000,
-        seed: int = 0,
     ) -> Detection:
-        """Find the feature and threshold that detect each concept, and measure them on test items.
+        """Find the feature and threshold that detect each concept, and measure them on test.
 
-        Everything is chosen on the items whose ``split`` is ``cal``; ``test`` items are used once, for the results.
+        Everything is chosen on the items whose ``split`` is ``cal``; the items of ``test`` only give the results.
 
         Parameters
         ----------
         level
-            ``"item"`` detects concepts of items by the `score` of their samples, ``"sample"`` those of samples.
+            ``"item"`` detects concepts of items by a score of their samples, ``"sample"`` those of samples.
         concepts
             Names; by default all of the level.
-        score
-            Of an item: ``"max"``, ``"mean"`` or ``"top-N"``, the mean of its N strongest samples, inactive ones
-            included as 0.
-        p
-            Thresholds let through these shares of the concept's positive calibration samples on which the feature is
-            above 0: they are their exact ``1 - p`` quantiles. By default 0.02, 0.05, 0.1, 0.2 … 0.9, 0.95. The positive
-            samples are those labelled so, or where only items have the concept, all samples of its items. With a
-            `score` that is a mean, thresholds are quantiles of the positive items' scores instead.
-        min_active, max_fraction, min_p99_percentile
-            Features are left out that are above 0 on fewer calibration samples, or on a larger share of them, or whose
-            99th percentile of activations above 0 is below this percentile of all features'. By default 2, or one in
-            10,000 samples; the far-out fence of the features' shares; 5. ``1``, ``1.0`` and ``0`` leave out the dead
-            only.
-        n
-            Candidates listed per concept.
-        combine
-            Also combine up to this many of the best features, by OR and by their mean.
-        probe
-            Also fit a sparse (L1) logistic probe to the scores of all features, on ``train``: an upper bound. Needs
-            scikit-learn.
-        localise
-            Where samples have a concept, also find the samples of detected items that have it, at a second threshold,
-            also chosen on ``cal``.
-        baselines
-            Also measure methods without an SAE, fitted to the embeddings on ``train``: difference of means, linear
-            separators (logistic, SVM), k-means clusters. Needs torch and scikit-learn.
+        options
+            Scores, target recalls, pruning, other methods and intervals: ``DetectionOptions(max_features=3)``.
         embeddings
-            The embeddings that the set was built from, as `saestore.build` takes them; by default from the recorded
-            place. They imply `baselines`.
+            The embeddings that the set was built from, as `saestore.build` takes them, for the baselines; by default
+            where the set records them. With embeddings, the baselines are evaluated.
         cls_embeddings
-            The embedding of each item's CLS token: also measure the difference of their means. For items only.
-        confidence_level, n_resamples, seed
-            Of the intervals, by the bootstrap over items.
+            One embedding per item, its CLS token: also evaluate the difference of their means. For items only.
 
         Returns
         -------
         Detection
-            A row for each concept that a feature fires on.
+            A row for each concept that a feature fires on, and for each other method.
 
         Raises
         ------
         NotFoundError
-            There is no such concept, no column ``split``, or a split has no items.
+            There is no such concept, no column ``split``, or a split without items.
+        InvalidInputError
+            The embeddings are not those of the set.
 
         Notes
         -----
-        A concept with no positive in ``cal`` has no threshold; one with none in ``test`` has NaN where positives are
-        needed. ``detection.skipped`` names both.
+        Items or samples whose label of a concept is unknown count for nothing of that concept. A concept without a
+        positive in ``cal`` has no threshold; without one in ``test``, metrics that need positives are NaN.
+        ``detection.skipped`` names both.
 
         Memory: the labels, about 20 bytes per sample, 16 bytes per feature, and a few hundred MB for a block of lists.
         """
-        from saestore.detection.embeddings import EmbeddingReader
-        from saestore.detection.inputs import about, inputs_of
-        from saestore.detection.prune import MIN_P99_PERCENTILE, PruningRules
-        from saestore.detection.run import Options, detect
-        from saestore.scoring.quantile_thresholds import SHARES
+        from saestore.detection.options import DetectionOptions
+        from saestore.detection.run import detect
 
-        weakest = MIN_P99_PERCENTILE if min_p99_percentile is None else min_p99_percentile
-        options = Options(
-            p=SHARES if p is None else p,
-            cuts=PruningRules(min_active, max_fraction, weakest),
-            n=n,
-            combine=combine,
-            probe=probe,
-            localise=localise,
-            baselines=baselines or embeddings is not None,
-            confidence_level=confidence_level,
-            n_resamples=n_resamples,
-            seed=seed,
-        )
-        if cls_embeddings is not None and level != "item":
-            message = "cls_embeddings= belong to items, not to samples; use level='item'."
-            raise InvalidInputError(message, code="wrong-level")
-        inputs = inputs_of(self, level, concepts, score)
-        source = self.attributes.source
-        return detect(
-            inputs,
-            options,
-            about(self),
-            lambda: EmbeddingReader(embeddings, source, self.shape[0], self.path),
-            None
-            if cls_embeddings is None
-            else lambda: EmbeddingReader(cls_embeddings, {}, self.n_items, self.path, "items"),
-        )
+        options = options or DetectionOptions()
+        return detect(self, level, concepts, options, embeddings=embeddings, cls_embeddings=cls_embeddings)
 
     @retry_on_stale_snapshot
-    def diagnose(self, embeddings: Any = None, sae: Any = None, *, n_rows: int = 2048, seed: int = 0) -> Fidelity:
-        """Look for signs of a wrong layer, a missing normalisation, or BOS rows among the samples.
+    def diagnose(self, embeddings: Any = None, sae: Any = None, *, n_rows: int = 2048, seed: int = 0) -> Diagnosis:
+        """Compare the set with its SAE and its embeddings, and find identical, missing and impossible activations.
 
         Parameters
         ----------
         embeddings
-            The encoded embeddings, in any form that `build` takes; by default from the recorded place.
+            What was encoded, in any form that `build` takes; by default where the set records it.
         sae
-            The SAE; by default the recorded one.
+            The SAE; by default where the set records it.
         n_rows
             Samples that are decoded and compared with their embeddings.
         seed
-            Chooses the samples: 64 runs of consecutive ones, spread over the set.
+            Of the choice of these samples: 64 runs of consecutive ones, spread over the set.
 
         Returns
         -------
-        Fidelity
-            With ``findings``, empty where all is as expected. ``left_out`` names checks that were not possible without
-            the embeddings, the SAE or torch; explained variance is then taken from the build's first batch.
+        Diagnosis
+            With ``findings``, empty where all facts fit. Without embeddings, the SAE or torch, ``left_out`` names what
+            is not measured.
 
         Raises
         ------
         SaestoreError
-            `embeddings` or `sae` were given, and cannot be read or do not belong to this set.
+            `embeddings` or `sae` were given, and cannot be read or are not those of this set.
 
         Notes
         -----
-        Every activation is read once. Memory: about 80 MB and 60 bytes per feature for any number of samples; with
+        Every activation is read once. Memory: about 20 MB, 16 bytes per sample and 60 bytes per feature; with
         embeddings also the SAE, 128 MiB of pre-activations and ``n_rows`` embeddings eight times.
         """
-        from saestore.diagnostics.measure import measure
+        from saestore.diagnostics.measure import diagnose
 
-        return measure(self, self.segments, embeddings, sae, n_rows=n_rows, seed=seed)
+        return diagnose(self, embeddings, sae, n_rows=n_rows, seed=seed)
 
     def to_xarray(self, chunks: Any = None, *, max_bytes: int = DENSE_LIMIT) -> xarray.Dataset:
         """A lazy Dataset: ``activation(sample, feature)`` as if it were dense, labels, statistics, provenance.

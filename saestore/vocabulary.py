@@ -13,8 +13,10 @@ __all__ = [
     "IMPORT_FORMATS",
     "LEVELS",
     "MATMUL_PRECISIONS",
+    "METRICS",
     "MODEL_DTYPES",
     "SAMPLE_TYPES",
+    "SCORES",
     "SEVERITIES",
 ]
 
@@ -26,6 +28,34 @@ MODEL_DTYPES = ("float32", "bfloat16", "float16")
 DATA_DTYPES = ("float16", "float32", "float64")
 MATMUL_PRECISIONS = ("auto", "float32", "bfloat16")
 
+# Scores of a feature with a concept.
+SCORES = {
+    "roc_auc": "area under the ROC curve, as `sklearn.metrics.roc_auc_score`",
+    "average_precision": "as `sklearn.metrics.average_precision_score`",
+    "f1": "best F1 over all thresholds above 0, 0 where none helps",
+    "threshold": "the highest stored activation with that F1: what scores as much or more is predicted positive",
+    "precision": "precision at that threshold",
+    "recall": "recall at that threshold",
+    "mean_difference": "mean activation where the concept is true minus where it is false, zeros included",
+    "point_biserial": "correlation of activation and concept, as `scipy.stats.pointbiserialr`",
+}
+# Metrics of a detector: a score with a threshold that was chosen elsewhere.
+METRICS = {
+    "precision": "share of the predicted that is positive",
+    "recall": "share of the positives that is predicted",
+    "accuracy": "share that is predicted correctly",
+    "f1": "harmonic mean of precision and recall",
+    "tpr": "true positive rate, the same as recall",
+    "fpr": "share of the negatives that is predicted",
+    "tnr": "1 - fpr",
+    "fnr": "1 - tpr",
+    "tp": "predicted positives",
+    "fp": "predicted negatives",
+    "tn": "negatives that are not predicted",
+    "fn": "positives that are not predicted",
+    "roc_auc": "area under the ROC curve of the score, as `sklearn.metrics.roc_auc_score`",
+    "average_precision": "of the score, as `sklearn.metrics.average_precision_score`",
+}
 # Format -> the module that declares it, in the order in which a file is tried. The names are
 # here so that help does not wait for numpy.
 FORMATS = {

@@ -1,5 +1,7 @@
 """Detection by brute force on dense arrays, a threshold at a time: plain numpy, nothing of saestore."""
 
+from fractions import Fraction
+
 import numpy as np
 
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -34,12 +36,22 @@ def f1_of(predicted, truth):
     return 2 * tp / (int(predicted.sum()) + int(truth.sum()))
 
 
+def threshold_of(values, recall):
+    """The quantile that the decimal share `recall` of some values reaches, between neighbours as numpy interpolates."""
+    ordered = np.sort(values).astype(np.float64)
+    rank = (len(values) - 1) * (1 - Fraction(str(recall)))
+    low = int(rank)
+    below, above = float(ordered[low]), float(ordered[min(low + 1, len(values) - 1)])
+    weight = float(rank - low)
+    return above - (above - below) * (1 - weight) if weight >= 0.5 else below + (above - below) * weight
+
+
 def middle(places):
     return places[(len(places) - 1) // 2]
 
 
-def candidates(dense, item_of, split, truth, rows_true, *, level="item", score="max", shares=SHARES, features=None):
-    """Every feature of one concept with its best p on cal, best first: (feature, p, threshold, f1, n_rows).
+def candidates(dense, item_of, split, truth, rows_true, *, level="item", score="max", known=None):
+    """Every feature of one concept with its best target recall on cal: (feature, recall, threshold, f1, n_rows).
 
     Parameters
     ----------
@@ -47,13 +59,17 @@ def candidates(dense, item_of, split, truth, rows_true, *, level="item", score="
         Of every item, or at the level of samples of every sample.
     rows_true
         Of every sample, whether it is one of the concept's.
+    known
+        Of what `truth` is of, whether the label is known; by default everywhere.
     """
     scores, units = units_of(dense, item_of, split, "cal", level=level, score=score)
+    if known is not None:
+        scores, units = scores[known[units]], units[known[units]]
     positive = truth[units]
     if not positive.any():
         return []
     found = []
-    for feature in range(dense.shape[1]) if features is None else features:
+    for feature in range(dense.shape[1]):
         column = dense[:, feature].astype(np.float64)
         active = column[(split[item_of] == "cal") & rows_true]
         active = active[active > 0]
@@ -63,8 +79,8 @@ def candidates(dense, item_of, split, truth, rows_true, *, level="item", score="
             source = source[source > 0]
         if not len(source):
             continue
-        thresholds = [np.quantile(source, 1 - p) for p in shares]
+        thresholds = [threshold_of(source, p) for p in SHARES]
         f1 = [f1_of(scores[:, feature] >= threshold, positive) for threshold in thresholds]
         best = middle([i for i, value in enumerate(f1) if value == max(f1)])
-        found.append((int(feature), shares[best], float(thresholds[best]), f1[best], len(active)))
+        found.append((int(feature), SHARES[best], float(thresholds[best]), f1[best], len(active)))
     return sorted(found, key=lambda c: (-c[3], -c[4], c[0]))

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tiny_blocks
 from hypothesis import settings
 
 import saestore
@@ -11,6 +12,15 @@ import saestore
 # Hypothesis' own profile for shared machines: the same examples in every run, and no deadline, because a test that
 # fails when the machine is busy says nothing of the code. `pytest --hypothesis-profile=default` looks for new ones.
 settings.load_profile("ci")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--tiny-blocks", action="store_true", help="shrink every block constant to 3; see tiny_blocks.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--tiny-blocks", default=False):
+        assert len(tiny_blocks.shrink()) > 10, "where have the block constants gone?"
 
 
 @pytest.fixture(scope="session")

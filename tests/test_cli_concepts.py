@@ -10,7 +10,7 @@ from cli_stores import ask, ask_json, invoke, paths_in, refused
 
 import saestore
 from saestore.cli import keys
-from saestore.scoring.scores import SCORES
+from saestore.vocabulary import SCORES
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 from dataclasses import replace
+from fractions import Fraction
 
 import brute_detect
 import numpy as np
@@ -12,17 +13,27 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
+from raising import raises
 from sklearn import metrics as sk
 from strategies import PATH, cases, make_case, memory_store, write_case, write_segments
 
-from saestore.detection.prune import PruningRules, choose, default_max_fraction
+from saestore.detection import DetectionOptions
+from saestore.detection.prune import choose, default_max_fraction
 from saestore.detection.report import compare
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.kernels import to_impact_order
-from saestore.scoring.bootstrap import METRICS_WITH_INTERVAL, BootstrapSampler
-from saestore.scoring.metrics import METRICS, evaluate
+from saestore.scoring.bootstrap import BootstrapSampler
+from saestore.scoring.metrics import COUNTS, BootstrapCounts, evaluate
 from saestore.scoring.pooling import Pooling
-from saestore.scoring.quantile_thresholds import SHARES, count_reaching, list_quantiles
+from saestore.scoring.thresholds import (
+    TARGET_RECALLS,
+    best_between,
+    best_quantile,
+    check_recalls,
+    count_reaching,
+    list_quantiles,
+)
+from saestore.vocabulary import METRICS
 from saestore.writing import SetWriter
 
 FEW = settings(
@@ -32,6 +43,12 @@ FEW = settings(
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
 )
 ALL = {"min_active": 1, "max_fraction": 1.0, "min_p99_percentile": 0}
+
+
+def detect(acts, level="item", *, embeddings=None, cls_embeddings=None, **options):
+    """Detect with these options."""
+    given = DetectionOptions(**options)
+    return acts.detect(level, options=given, embeddings=embeddings, cls_embeddings=cls_embeddings)
 
 
 def ragged(rng, lengths, values):
@@ -57,12 +74,51 @@ DRAWN = {
 
 @pytest.mark.parametrize("kind", DRAWN)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_quantiles_are_numpys_bit_for_bit(kind, dtype):
+def test_quantiles_are_those_of_exact_ranks(kind, dtype):
     rng = np.random.default_rng(1)
     indptr, values = ragged(rng, rng.integers(1, 30, 50), lambda r, n: DRAWN[kind](r, n).astype(dtype))
-    q = 1 - np.array(SHARES)
-    expected = [np.quantile(values[a:b].astype(np.float64), q) for a, b in itertools.pairwise(indptr)]
-    np.testing.assert_array_equal(list_quantiles(indptr, values, q), expected)
+    found = list_quantiles(indptr, values, np.array(TARGET_RECALLS))
+    lists = [values[a:b].astype(np.float64) for a, b in itertools.pairwise(indptr)]
+    expected = [[brute_detect.threshold_of(each, recall) for recall in TARGET_RECALLS] for each in lists]
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(found, [np.quantile(each, 1 - np.array(TARGET_RECALLS)) for each in lists], rtol=1e-12)
+
+
+@given(st.integers(1, 200), st.integers(0, 1000), st.integers(1, 1000))
+def test_a_threshold_of_whole_rank_is_that_activation(n, share, whole):
+    """Shares such as 0.7 are decimals: where (n - 1) * 0.3 is whole, rounding 1 - 0.7 must not move the threshold."""
+    share = min(share, whole)
+    values = np.sort(np.random.default_rng(n).random(n).astype(np.float32))[::-1]
+    found = list_quantiles(np.array([0, n]), values, np.array([share / whole]))[0, 0]
+    rank = (n - 1) * (1 - Fraction(share, whole))
+    if rank.denominator == 1:
+        assert found == float(values[n - 1 - int(rank)])
+        assert count_reaching(np.array([0, n]), values, np.array([0]), np.array([[found]]))[0, 0] == n - rank
+    else:
+        assert values[n - 1 - int(rank)] <= found <= values[n - 2 - int(rank)]
+
+
+def test_target_recalls_are_shares():
+    assert check_recalls([0.5, 0.1, 0.5]).tolist() == [0.1, 0.5]
+    for wrong in ([], [1.5], [-0.1], "half", [np.nan]):
+        with raises(InvalidInputError, "bad-option", f"target_recalls={wrong!r}"):
+            check_recalls(wrong)
+
+
+@given(st.lists(st.tuples(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), st.booleans()), min_size=1, max_size=12))
+def test_a_chosen_threshold_never_says_yes_to_all(pairs):
+    scores, truth = (np.array(x) for x in zip(*pairs, strict=True))
+    cuts = [cut for cut in np.unique(scores) if (scores < cut).any()]
+    best = max((brute_detect.f1_of(scores >= cut, truth) for cut in cuts), default=0)
+    found = best_between(scores, truth)
+    assert found.f1 == (best if truth.any() else 0)
+    if found.f1:
+        assert brute_detect.f1_of(scores >= found.threshold, truth) == found.f1
+    else:
+        assert np.isnan(found.threshold)
+    assert not best_between(scores, truth, above=0).threshold <= 0
+    by_quantile = best_quantile(scores, truth, np.array(TARGET_RECALLS), scores[truth])
+    assert np.isnan(by_quantile.threshold) or (scores < by_quantile.threshold).any()
 
 
 @pytest.mark.parametrize("kind", DRAWN)
@@ -111,7 +167,7 @@ def test_items_score_the_same_from_lists_and_from_columns(case, score):
 def test_metrics_are_those_of_scikit_learn(pairs):
     scores, truth = (np.array(x) for x in zip(*pairs, strict=True))
     predicted = scores >= 0.5
-    found = evaluate(scores, truth, predicted)
+    found = evaluate(scores, truth, 0.5)
     assert list(found) == list(METRICS)
     tn, fp, fn, tp = sk.confusion_matrix(truth, predicted, labels=[False, True]).ravel()
     assert (found["tn"], found["fp"], found["fn"], found["tp"]) == (tn, fp, fn, tp)
@@ -141,45 +197,41 @@ def test_intervals_are_those_of_the_drawn_items():
     items = np.unique(items, return_inverse=True)[1]
     n_items = items.max() + 1
     scores, truth = rng.choice([0.0, 0.5, 1.0, 2.0], 40), rng.random(40) < 0.4
-    predicted = scores >= 1
-    found = BootstrapSampler(items, n_items, 50, 0.9, 7).intervals(scores, truth, predicted)
-    drawn = {name: [] for name in METRICS_WITH_INTERVAL}
+    counts = BootstrapCounts.of_column(scores, truth, items, n_items, 1.0)
+    (found,) = BootstrapSampler(n_items, 50, 0.9, 7).intervals([counts.metrics])
+    drawn = {name: [] for name in METRICS if name not in COUNTS}
     rng = np.random.default_rng(7)
     for picked in rng.integers(0, n_items, (50, n_items)):
         rows = np.concatenate([np.flatnonzero(items == item) for item in picked])
-        values = evaluate(scores[rows], truth[rows], predicted[rows])
+        values = evaluate(scores[rows], truth[rows], 1.0)
         for name, each in drawn.items():
             each.append(values[name])
     for name, values in drawn.items():
         low, high = np.nanquantile(values, [0.05, 0.95])
         assert found[f"{name}_low"] == pytest.approx(low, abs=1e-12), name
         assert found[f"{name}_high"] == pytest.approx(high, abs=1e-12), name
-    held = BootstrapSampler(items, n_items, 50, 0.9, 7)
-    held._held = None  # as where the draws are too many to be kept
-    assert held.intervals(scores, truth, predicted) == found
+    again = BootstrapSampler(n_items, 50, 0.9, 7)
+    again._cached = None  # as where the draws are too many to be kept
+    assert again.intervals([counts.metrics]) == [found]
 
 
-def test_cuts_take_what_they_say_and_count_it():
+def test_pruning_follows_its_rules_and_counts_what_each_left_out():
     n_active = np.array([0, 1, 2, 50, 100, 60])
     p99 = np.array([np.nan, 9.0, 5.0, 1.0, 8.0, 3.0])
-    pruned = choose(n_active, p99, 100, PruningRules(2, 0.9, 50))
-    # 0 and 1 are dead, 4 is everywhere, 3 is below the median of 5, 1 and 3.
-    assert pruned.features.tolist() == [2, 5]
-    report = pruned.report
-    assert (report["never_active"], report["dead"], report["ubiquitous"], report["weak"], report["kept"]) == (
-        1,
-        2,
-        1,
-        1,
-        2,
+    features, report = choose(
+        n_active, p99, 100, DetectionOptions(min_active=2, max_fraction=0.9, min_p99_percentile=50)
     )
+    # 0 and 1 are dead, 4 is everywhere, 3 is below the median of 5, 1 and 3.
+    assert features.tolist() == [2, 5]
+    counts = [report[name] for name in ("never_active", "dead", "ubiquitous", "weak", "kept")]
+    assert counts == [1, 2, 1, 1, 2]
     assert report["min_p99"] == 3.0
-    assert choose(n_active, p99, 100, PruningRules(1, 1.0, 0)).features.tolist() == [1, 2, 3, 4, 5]
-    assert choose(n_active, p99, 100, PruningRules()).report["min_active"] == 2
-    assert choose(n_active, p99, 30_001, PruningRules()).report["min_active"] == 4
+    assert choose(n_active, p99, 100, DetectionOptions(**ALL))[0].tolist() == [1, 2, 3, 4, 5]
+    assert choose(n_active, p99, 100, DetectionOptions())[1]["min_active"] == 2
+    assert choose(n_active, p99, 30_001, DetectionOptions())[1]["min_active"] == 4
     fractions = np.exp([-5.0, -4.0, -3.0])  # quartiles -4.5 and -3.5
     assert default_max_fraction(fractions) == pytest.approx(np.exp(-0.5))
-    assert choose(np.zeros(3, int), np.full(3, np.nan), 10, PruningRules()).features.tolist() == []
+    assert choose(np.zeros(3, int), np.full(3, np.nan), 10, DetectionOptions())[0].tolist() == []
 
 
 # Whole detections
@@ -219,7 +271,7 @@ def check(case, acts, truth, rows_true, found, **how):
     by_concept = {}
     for c in found.candidates:
         by_concept.setdefault(c["concept"], []).append(
-            (c["feature"], c["p"], c["threshold"], c["cal_f1"], c["cal_n_rows"])
+            (c["feature"], c["target_recall"], c["threshold"], c["cal_f1"], c["cal_n_rows"])
         )
     rows = {row["concept"]: row for row in found.rows}
     for name, positive in truth.items():
@@ -229,13 +281,18 @@ def check(case, acts, truth, rows_true, found, **how):
         if not expected:
             assert name in found.skipped
             continue
-        feature, p, threshold, f1, _ = expected[0]
+        feature, recall, threshold, f1, _ = expected[0]
         scores, units = brute_detect.units_of(
             case.dense[:, [feature]], case.item_of_sample, split, "test", level=level, score=score
         )
-        values = evaluate(scores[:, 0], positive[units], scores[:, 0] >= threshold)
+        values = evaluate(scores[:, 0], positive[units], threshold)
         row = rows[name]
-        assert (row["feature"], row["p"], row["threshold"], row["cal_f1"]) == (feature, p, threshold, f1)
+        assert (row["feature"], row["target_recall"], row["threshold"], row["cal_f1"]) == (
+            feature,
+            recall,
+            threshold,
+            f1,
+        )
         assert {k: row[k] for k in METRICS} == pytest.approx(values, nan_ok=True, abs=0), name
         if not positive[units].any():
             assert "'test'" in found.skipped[name]
@@ -262,9 +319,9 @@ def test_detection_equals_brute_force(seed, palette, dtype, segment_rows):
         return
     rows_true = {name: parts.get(name, positive[case.item_of_sample]) for name, positive in truth.items()}
     for score in ("max", "mean", "top-2"):
-        found = acts.detect(score=score, n=9, n_resamples=5, **ALL)
+        found = detect(acts, score=score, n=9, n_resamples=5, **ALL)
         check(case, acts, truth, rows_true, found, score=score)
-    found = acts.detect("sample", n=9, n_resamples=5, **ALL)
+    found = detect(acts, "sample", n=9, n_resamples=5, **ALL)
     check(case, acts, parts, parts, found, level="sample")
 
 
@@ -292,7 +349,7 @@ def test_ties_at_the_threshold_are_predicted():
     hair = np.nextafter(np.float32(0.1), np.float32(0))
     column = [0.1, 0.1, 0.1, hair, 0, 0, 0.1, 0.1, hair, 0.1, 0, 0]
     truth = [1, 1, 1, 0, 0, 0] * 2
-    (row,) = one_per_item([column], HALVES, {"a": truth}).detect(n_resamples=5, **ALL).rows
+    (row,) = detect(one_per_item([column], HALVES, {"a": truth}), n_resamples=5, **ALL).rows
     assert row["threshold"] == float(np.float32(0.1))
     assert (row["cal_f1"], row["tp"], row["fp"], row["fn"], row["tn"]) == (1.0, 2, 1, 1, 2)
 
@@ -300,8 +357,8 @@ def test_ties_at_the_threshold_are_predicted():
 def test_a_single_positive_gives_a_threshold():
     column = [0.7, 0.2, 0, 0, 0, 0, 0.8, 0.7, 0.1, 0, 0, 0]
     truth = [1, 0, 0, 0, 0, 0] * 2
-    (row,) = one_per_item([column], HALVES, {"a": truth}).detect(n_resamples=5, **ALL).rows
-    assert (row["threshold"], row["p"], row["cal_f1"]) == (float(np.float32(0.7)), 0.4, 1.0)
+    (row,) = detect(one_per_item([column], HALVES, {"a": truth}), n_resamples=5, **ALL).rows
+    assert (row["threshold"], row["target_recall"], row["cal_f1"]) == (float(np.float32(0.7)), 0.4, 1.0)
     assert (row["tp"], row["fp"], row["precision"]) == (1, 1, 0.5)
 
 
@@ -311,9 +368,9 @@ def test_a_feature_that_never_fires_on_a_concept_is_not_chosen():
     weak = [1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0]
     truth = [1, 1, 1, 1, 1, 0] * 2
     acts = one_per_item([silent, weak], HALVES, {"a": truth})
-    found = acts.detect(n_resamples=5, **ALL)
+    found = detect(acts, n_resamples=5, **ALL)
     assert [c["feature"] for c in found.candidates] == [1]
-    only_silent = one_per_item([silent], HALVES, {"a": truth}).detect(n_resamples=5, **ALL)
+    only_silent = detect(one_per_item([silent], HALVES, {"a": truth}), n_resamples=5, **ALL)
     assert only_silent.rows == []
     assert "above 0 where it is true" in only_silent.skipped["a"]
 
@@ -323,9 +380,9 @@ def test_features_that_are_active_everywhere_and_negative_ones():
     negative = [-1, -1, -1, -5, -5, -5] * 2
     truth = [1, 1, 1, 0, 0, 0] * 2
     acts = one_per_item([negative, everywhere], HALVES, {"a": truth})
-    found = acts.detect(n_resamples=5, **ALL)
+    found = detect(acts, n_resamples=5, **ALL)
     assert [(c["feature"], c["cal_f1"]) for c in found.candidates] == [(1, 1.0)]
-    cut = acts.detect(n_resamples=5, max_fraction=0.9)
+    cut = detect(acts, n_resamples=5, max_fraction=0.9)
     assert cut.rows == []
     assert (cut.pruning["ubiquitous"], cut.pruning["dead"]) == (1, 1)
 
@@ -336,7 +393,7 @@ def test_concepts_absent_from_a_split_are_named():
         [column], HALVES,
         {"not in cal": [0] * 6 + [1] + [0] * 5, "not in test": [1] + [0] * 11, "nowhere": [0] * 12, "all": [1] * 12},
     )  # fmt: skip
-    found = acts.detect(n_resamples=5, **ALL)
+    found = detect(acts, n_resamples=5, **ALL)
     assert {row["concept"] for row in found.rows} == {"not in test", "all"}
     assert set(found.skipped) == {"not in cal", "not in test", "nowhere"}
     assert "'cal' nor of 'test'" in found.skipped["nowhere"]
@@ -372,8 +429,8 @@ def test_nothing_of_the_test_split_changes_a_choice(level, score):
     columns = [acts.concepts.names("item").index(name) for name in names]
     other.concepts.add(dict(zip(names, shuffled[:, columns].T, strict=True)))
     other.concepts.add({n: np.where(test_rows, rng.permutation(m), m) for n, m in parts.items()}, "sample")
-    chosen = ("concept", "method", "feature", "p", "threshold", "cal_f1", "chosen")
-    found = [a.detect(level, score=score, n_resamples=5) for a in (acts, other)]
+    chosen = ("concept", "method", "feature", "target_recall", "threshold", "cal_f1")
+    found = [detect(a, level, score=score, n_resamples=5) for a in (acts, other)]
     told = [[{key: row.get(key) for key in chosen} for row in each.rows] for each in found]
     assert told[0] == told[1]
     assert told[0]
@@ -385,27 +442,53 @@ def test_nothing_of_the_test_split_changes_a_choice(level, score):
 def test_what_cannot_be_detected_is_one_error():
     column = [1, 1, 0, 0, 0, 0] * 2
     acts = one_per_item([column], HALVES, {"a": [1, 0] * 6})
-    for arguments, says in [
-        ({"score": "median"}, "top-3"), ({"score": "top-0"}, "top-3"), ({"p": [1.5]}, "from 0 to 1"),
-        ({"p": []}, "from 0 to 1"), ({"min_active": 0}, "min_active"), ({"max_fraction": 0}, "max_fraction"),
-        ({"min_p99_percentile": 101}, "0 to 100"), ({"n": 0}, "1 or more"), ({"n_resamples": 0}, "1 or more"),
-        ({"level": "patch"}, "'item' or 'sample'"),
+    for options in [
+        {"score": "median"}, {"score": "top-0"}, {"target_recalls": [1.5]}, {"target_recalls": []}, {"min_active": 0},
+        {"max_fraction": 0}, {"min_p99_percentile": 101}, {"n": 0}, {"n_resamples": 0}, {"max_features": 0},
     ]:  # fmt: skip
-        with pytest.raises(InvalidInputError, match=says):
-            acts.detect(**arguments)
-    with pytest.raises(NotFoundError, match="no concept"):
+        ((name, value),) = options.items()
+        with raises(InvalidInputError, "bad-option", f"{name}={value!r}"):
+            DetectionOptions(**options)
+    with raises(InvalidInputError, "unknown-level", "'patch'", "'item'", "'sample'"):
+        acts.detect("patch")
+    with raises(NotFoundError, "unknown-concept", "'b'"):
         acts.detect(concepts="b")
-    with pytest.raises(NotFoundError, match="no concepts on samples"):
+    with raises(NotFoundError, "no-concepts", "on samples"):
         acts.detect("sample")
     only_train = one_per_item([column], ["train"] * 6 + ["test"] * 6, {"a": [1, 0] * 6})
-    with pytest.raises(NotFoundError, match="the split 'cal'"):
+    with raises(NotFoundError, "empty-split", "'cal'", "test, train"):
         only_train.detect()
     bare = memory_store().write(
         "Toy/patch/x", sp.csr_array(np.ones((3, 2), np.float32)), items={"image_path": list("abc")}
     )
     bare.concepts.add({"a": [1, 0, 1]})
-    with pytest.raises(NotFoundError, match="no column 'split'"):
+    with raises(NotFoundError, "no-splits", "'split'"):
         bare.detect()
+
+
+def test_units_of_unknown_label_count_for_nothing():
+    """Choice and results of a concept are those of brute force on the items whose label is known."""
+    case, acts, truth, parts = planted(11, palette="heavy")
+    names, rng = acts.concepts.names("item"), np.random.default_rng(0)
+    unknown = (rng.random((case.n_items, len(names))) < 0.3) & ~acts.concepts.matrix("item").toarray()
+    masked = {name: np.ma.masked_array(truth[name], mask=unknown[:, i]) for i, name in enumerate(names)}
+    acts.concepts.add(masked, "item", overwrite=True)
+    found = detect(acts, n=9, n_resamples=5, **ALL)
+    split, chosen = np.array(["train", "cal", "test"])[case.split], {row["concept"]: row for row in found.rows}
+    assert unknown[case.split == 1].any()
+    for name, positive in truth.items():
+        known = ~unknown[:, names.index(name)]
+        rows_true = parts.get(name, positive[case.item_of_sample])
+        expected = brute_detect.candidates(case.dense, case.item_of_sample, split, positive, rows_true, known=known)
+        got = [(c["feature"], c["threshold"], c["cal_f1"]) for c in found.candidates if c["concept"] == name]
+        assert got == [(feature, threshold, f1) for feature, _, threshold, f1, _ in expected]
+        if expected:
+            row, how = chosen[name], {"level": "item", "score": "max"}
+            scores, units = brute_detect.units_of(case.dense, case.item_of_sample, split, "test", **how)
+            scores, units = scores[known[units], row["feature"]], units[known[units]]
+            assert row["n_positive"] + row["n_negative"] == len(units)
+            values = evaluate(scores, positive[units], row["threshold"])
+            assert {k: row[k] for k in METRICS} == pytest.approx(values, nan_ok=True, abs=0)
 
 
 def test_combinations_equal_brute_force():
@@ -414,7 +497,7 @@ def test_combinations_equal_brute_force():
     case = make_case(21, 300, 8, density=0.3, palette="heavy")
     case = replace(case, item_ptr=np.arange(0, 301, 5), split=rng.integers(0, 3, 60), red=rng.random(60) < 0.4)
     acts = write_case(memory_store(), case)
-    found = acts.detect(combine=4, n_resamples=5, **ALL)
+    found = detect(acts, max_features=4, n_resamples=5, **ALL)
     split, truth = np.array(["train", "cal", "test"])[case.split], case.red
     best = brute_detect.candidates(case.dense, case.item_of_sample, split, truth, truth[case.item_of_sample])[:4]
     scores = {}
@@ -427,14 +510,14 @@ def test_combinations_equal_brute_force():
         tried = []
         for k in (2, 3, 4):
             cal = pool(scores["cal"][0][:k], axis=0)
-            cuts = [1.0] if method == "or" else np.unique(cal)
+            cuts = [1.0] if method == "or" else np.unique(cal[cal > 0])
             f1 = [brute_detect.f1_of(cal >= cut, scores["cal"][1]) for cut in cuts]
             tried.append((max(f1), -k))
         f1, k = max(tried)
         row = rows[method]
         assert (row["cal_f1"], row["features"]) == (f1, [f for f, *_ in best[:-k]])
         test = pool(scores["test"][0][:-k], axis=0)
-        values = evaluate(test, scores["test"][1], test >= row["threshold"])
+        values = evaluate(test, scores["test"][1], row["threshold"])
         assert {name: row[name] for name in METRICS} == pytest.approx(values, abs=0)
 
 
@@ -443,11 +526,12 @@ def test_localisation_equals_brute_force(seed):
     case, acts, _, parts = planted(seed, palette="heavy")
     if not usable(case):
         pytest.fail("choose another seed")
-    found = acts.detect(n_resamples=5, **ALL)
+    found = detect(acts, n_resamples=5, **ALL)
     split, item_of = np.array(["train", "cal", "test"])[case.split], case.item_of_sample
     (row,) = found.localisation  # of the one concept that items and samples have
     (detector,) = [r for r in found.rows if r["concept"] == "common"]
-    assert (row["concept"], row["feature"], row["p"]) == ("common", detector["feature"], detector["p"])
+    assert (row["concept"], row["feature"]) == ("common", detector["feature"])
+    assert row["target_recall"] == detector["target_recall"]
     column, true = case.dense[:, row["feature"]].astype(np.float64), parts["common"]
     source = column[true & (column > 0) & (split[item_of] == "cal")]
 
@@ -456,16 +540,16 @@ def test_localisation_equals_brute_force(seed):
         items = [i for i in np.unique(item_of) if split[i] == name and column[item_of == i].max() >= row["threshold"]]
         return np.isin(item_of, items)
 
-    shares = [p for p in SHARES if p >= row["p"]]
-    cuts = [np.quantile(source, 1 - p) for p in shares]
+    shares = [p for p in TARGET_RECALLS if p >= row["target_recall"]]
+    cuts = [brute_detect.threshold_of(source, p) for p in shares]
     f1 = [sk.f1_score(true[rows_of("cal")], column[rows_of("cal")] >= cut) for cut in cuts]
     best = brute_detect.middle([i for i, value in enumerate(f1) if value == max(f1)])
-    assert (row["p2"], row["threshold2"]) == (shares[best], cuts[best])
+    assert (row["sample_target_recall"], row["sample_threshold"]) == (shares[best], cuts[best])
     assert row["cal_f1"] == pytest.approx(max(f1))
     inside = rows_of("test")
     assert row["n_samples"] == inside.sum()
     if true[inside].any():
-        predicted = column[inside] >= row["threshold2"]
+        predicted = column[inside] >= row["sample_threshold"]
         assert row["iou"] == pytest.approx(sk.jaccard_score(true[inside], predicted, zero_division=0))
         assert row["f1"] == pytest.approx(sk.f1_score(true[inside], predicted, zero_division=0))
         assert row["precision"] == pytest.approx(sk.precision_score(true[inside], predicted, zero_division=0))
@@ -484,11 +568,11 @@ def test_a_probe_finds_what_two_features_say_together():
     dense = np.abs(rng.normal(size=(300, 6))).astype(np.float32)
     truth = dense[:, 1] + dense[:, 4] > 1.7
     acts = stored(dense, np.arange(301), (["train"] * 4 + ["cal", "test"]) * 50, {"a": truth})
-    rows = {row["method"]: row for row in acts.detect(probe=True, n_resamples=5).rows}
+    rows = {row["method"]: row for row in detect(acts, probe=True, n_resamples=5).rows}
     assert {1, 4} <= set(rows["probe"]["features"])
     assert rows["probe"]["roc_auc"] > 0.97 > rows["feature"]["roc_auc"]
     bare = stored(dense, np.arange(301), ["cal", "test"] * 150, {"a": truth})
-    found = bare.detect(probe=True, n_resamples=5)
+    found = detect(bare, probe=True, n_resamples=5)
     assert [row["method"] for row in found.rows] == ["feature"]
     assert "a (probe)" in found.skipped
 
@@ -517,7 +601,7 @@ def told():
     """A detection with methods, localisation, a concept that is absent from test, and names that break tables."""
     case, acts, _, _ = planted(1, palette="heavy")
     acts.concepts.add({"a | b,\n": case.red})
-    return acts.detect(combine=3, n_resamples=20)
+    return detect(acts, max_features=3, n_resamples=20)
 
 
 def test_report_is_what_was_found(told, tmp_path):
@@ -526,7 +610,7 @@ def test_report_is_what_was_found(told, tmp_path):
     assert {"detection.md", "detection.csv", "localisation.csv", "detection.json"} <= set(by_name)
     document = json.loads((tmp_path / "report" / "detection.json").read_text())
     assert document["provenance"]["segments"] == told.provenance["segments"]
-    assert document["settings"]["p"] == list(SHARES)
+    assert document["settings"]["target_recalls"] == list(TARGET_RECALLS)
     table = list(csv.DictReader(io.StringIO((tmp_path / "report" / "detection.csv").read_text())))
     assert len(table) == len(document["rows"]) == len(told.rows)
     for text, row, plain in zip(table, told.rows, document["rows"], strict=True):
@@ -552,13 +636,3 @@ def test_markdown_has_every_concept_and_marks_the_best(told):
         assert [("**" in cell) for cell in line.replace("\\|", "").split("|")[2:-1]] == [
             m in row["best"] for m in told.methods
         ]
-
-
-def test_picture_shows_every_result(told):
-    pytest.importorskip("matplotlib").use("Agg")
-    ax = told.plot()
-    shown = {line.get_label(): line.get_xdata() for line in ax.get_lines() if not line.get_label().startswith("_")}
-    assert list(shown) == told.methods
-    for method, f1 in shown.items():
-        np.testing.assert_array_equal(f1, [row["f1"] for row in told.rows if row["method"] == method])
-    assert [label.get_text() for label in ax.get_yticklabels()] == told.concepts

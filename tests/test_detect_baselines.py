@@ -6,20 +6,29 @@ from dataclasses import replace
 import brute_detect
 import numpy as np
 import pytest
+from raising import raises
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.linear_model import LogisticRegression
 from strategies import make_case, memory_store, write_case
 
+from saestore.detection import DetectionOptions
 from saestore.detection import baselines as made
 from saestore.detection.baselines import AGGREGATIONS, METHODS, aggregate
-from saestore.detection.embeddings import EmbeddingReader
 from saestore.detection.inputs import inputs_of
 from saestore.errors import InvalidInputError, NotFoundError
-from saestore.scoring.metrics import METRICS, evaluate
+from saestore.scoring.metrics import evaluate
+from saestore.vocabulary import METRICS
 
 pytest.importorskip("torch", reason="embeddings are read by torch")
+from saestore.embeddings.opening import open_embeddings
 
 N_ITEMS, SIZE, WIDTH = 60, 5, 7
+
+
+def detect(acts, level="item", *, embeddings=None, cls_embeddings=None, **options):
+    """Detect with these options."""
+    given = DetectionOptions(**options)
+    return acts.detect(level, options=given, embeddings=embeddings, cls_embeddings=cls_embeddings)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +50,7 @@ def world():
 @pytest.fixture(scope="module")
 def found(world):
     _, acts, embeddings, _ = world
-    return acts.detect(embeddings=embeddings, n_resamples=5)
+    return detect(acts, embeddings=embeddings, n_resamples=5)
 
 
 def rows_of(case, name):
@@ -53,8 +62,8 @@ def item_max(column):
 
 
 def best_f1(scores, truth):
-    """The best F1 that any threshold reaches."""
-    return max(brute_detect.f1_of(scores >= cut, truth) for cut in np.unique(scores))
+    """The best F1 that any threshold reaches, but for the one that says yes to all."""
+    return max(brute_detect.f1_of(scores >= cut, truth) for cut in np.unique(scores)[1:])
 
 
 def test_every_method_has_a_row(found):
@@ -73,20 +82,25 @@ def test_difference_of_means_is_that_of_numpy(world, found):
     scores = item_max(cosines.astype(np.float32).astype(np.float64))
     (row,) = [row for row in found.rows if row["method"] == "difference"]
     cal, test = case.split == 1, case.split == 2
-    cuts = [np.quantile(cosines[rows_of(case, "cal") & part], 1 - p) for p in brute_detect.SHARES]
+    source = cosines.astype(np.float32)[rows_of(case, "cal") & part]
+    cuts = [brute_detect.threshold_of(source, p) for p in brute_detect.SHARES]
     by_quantile = max(brute_detect.f1_of(scores[cal] >= cut, case.red[cal]) for cut in cuts)
     assert row["cal_f1"] == max(by_quantile, best_f1(scores[cal], case.red[cal]))
-    assert (row["p"] is None) == (by_quantile < row["cal_f1"])
-    values = evaluate(scores[test], case.red[test], scores[test] >= row["threshold"])
+    assert (row["target_recall"] is None) == (by_quantile < row["cal_f1"])
+    values = evaluate(scores[test], case.red[test], row["threshold"])
     assert {name: row[name] for name in METRICS} == pytest.approx(values, abs=1e-12)
+
+
+def sample_of(embeddings, inputs):
+    train = inputs.of("train")
+    known = ~inputs.row_unknown(train).toarray()
+    return made.Sample.of(open_embeddings(embeddings), train, inputs.row_labels(train), known, 0)
 
 
 def test_separators_are_those_of_scikit_learn(world):
     case, acts, embeddings, part = world
     inputs = inputs_of(acts, "item", None, "max")
-    train = inputs.of("train")
-    embedded = EmbeddingReader(embeddings, {}, len(embeddings), "x")
-    drawn = made.Drawn.of(embedded, train, inputs.row_labels(train), 0)
+    drawn = sample_of(embeddings, inputs)
     mask = rows_of(case, "train")
     mean, deviation = embeddings[mask].mean(axis=0), embeddings[mask].std(axis=0)
     scaled = (embeddings - mean) / deviation
@@ -140,7 +154,7 @@ def cls_world(world):
 
 def test_one_embedding_an_item(cls_world):
     case, acts, cls = cls_world
-    found = acts.detect(cls_embeddings=cls, n_resamples=5)
+    found = detect(acts, cls_embeddings=cls, n_resamples=5)
     assert [row["method"] for row in found.rows] == ["feature", "difference, cls"]
     assert found.provenance["cls_embeddings"]["path"] == "numpy array"
     row, wide = found.rows[1], cls.astype(np.float64)
@@ -150,7 +164,7 @@ def test_one_embedding_an_item(cls_world):
     cosines = (wide - centre) @ direction / np.linalg.norm(wide - centre, axis=1) / np.linalg.norm(direction)
     cosines = cosines.astype(np.float32).astype(np.float64)
     assert row["cal_f1"] == best_f1(cosines[cal], case.red[cal])
-    values = evaluate(cosines[test], case.red[test], cosines[test] >= row["threshold"])
+    values = evaluate(cosines[test], case.red[test], row["threshold"])
     assert {name: row[name] for name in METRICS} == pytest.approx(values, abs=1e-12)
     assert row["roc_auc"] > 0.7
 
@@ -159,27 +173,27 @@ def test_nothing_of_the_test_split_changes_the_vector_of_cls(cls_world):
     case, acts, cls = cls_world
     other = cls.copy()
     other[case.split == 2] = np.random.default_rng(6).normal(size=((case.split == 2).sum(), WIDTH))
-    one, two = (acts.detect(cls_embeddings=each, n_resamples=5).rows[1] for each in (cls, other))
+    one, two = (detect(acts, cls_embeddings=each, n_resamples=5).rows[1] for each in (cls, other))
     assert (one["threshold"], one["cal_f1"]) == (two["threshold"], two["cal_f1"])
     assert one["roc_auc"] != two["roc_auc"]
 
 
 def test_cls_embeddings_that_cannot_be(cls_world):
     _, acts, cls = cls_world
-    with pytest.raises(InvalidInputError, match=f"has 59 rows, but .* has {N_ITEMS} items; give one embed"):
-        acts.detect(cls_embeddings=cls[1:])
-    with pytest.raises(InvalidInputError, match="cls_embeddings= are of items"):
-        acts.detect("sample", cls_embeddings=cls)
+    with raises(InvalidInputError, "wrong-row-count", "59 rows", f"{N_ITEMS} items"):
+        detect(acts, cls_embeddings=cls[1:])
+    with raises(InvalidInputError, "wrong-level", "cls_embeddings=", "level='item'"):
+        detect(acts, "sample", cls_embeddings=cls)
 
 
 def test_nothing_of_the_test_split_changes_a_baseline(world, found):
     case, acts, embeddings, _ = world
     other, test = embeddings.copy(), rows_of(case, "test")
     other[test] = np.random.default_rng(1).normal(size=(test.sum(), WIDTH))
-    again = acts.detect(embeddings=other, n_resamples=5)
+    again = detect(acts, embeddings=other, n_resamples=5)
     for a, b in zip(found.rows, again.rows, strict=True):
-        assert [a[k] for k in ("method", "p", "threshold", "cal_f1", "setting")] == [
-            b[k] for k in ("method", "p", "threshold", "cal_f1", "setting")
+        assert [a[k] for k in ("method", "target_recall", "threshold", "cal_f1", "setting")] == [
+            b[k] for k in ("method", "target_recall", "threshold", "cal_f1", "setting")
         ]
     changed = [a["roc_auc"] != b["roc_auc"] for a, b in zip(found.rows, again.rows, strict=True)]
     assert sum(changed) >= len(METHODS)
@@ -187,7 +201,7 @@ def test_nothing_of_the_test_split_changes_a_baseline(world, found):
 
 def test_samples_have_baselines_too(world):
     _, acts, embeddings, _ = world
-    rows = {row["method"]: row for row in acts.detect("sample", embeddings=embeddings, n_resamples=5).rows}
+    rows = {row["method"]: row for row in detect(acts, "sample", embeddings=embeddings, n_resamples=5).rows}
     assert set(rows) == {"feature", *METHODS}
     for method in ("difference", "logistic", "svm"):
         assert rows[method]["roc_auc"] > 0.9
@@ -199,26 +213,24 @@ def test_more_rows_than_are_held_are_drawn(world, monkeypatch):
     monkeypatch.setattr(made, "_ANY", 20)
     monkeypatch.setattr(made, "_POSITIVE", 10)
     inputs = inputs_of(acts, "item", None, "max")
-    train = inputs.of("train")
-    embedded = EmbeddingReader(embeddings, {}, len(embeddings), "x")
-    drawn = made.Drawn.of(embedded, train, inputs.row_labels(train), 0)
+    drawn = sample_of(embeddings, inputs)
     assert 20 <= len(drawn.rows) <= 30
     assert drawn.labels[:, 0].sum() >= 10
-    np.testing.assert_array_equal(drawn.rows, made.Drawn.of(embedded, train, inputs.row_labels(train), 0).rows)
+    np.testing.assert_array_equal(drawn.rows, sample_of(embeddings, inputs).rows)
 
 
 def test_wrong_embeddings_are_refused(world, example_store, project_dir, tmp_path):
     import saestore
 
     _, acts, embeddings, _ = world
-    with pytest.raises(NotFoundError, match="does not say where"):
-        acts.detect(baselines=True)
-    with pytest.raises(InvalidInputError, match="299 rows"):
-        acts.detect(embeddings=embeddings[:-1])
+    with raises(NotFoundError, "unnamed-embeddings", "embeddings="):
+        detect(acts, baselines=True)
+    with raises(InvalidInputError, "wrong-row-count", "299 rows", "300"):
+        detect(acts, embeddings=embeddings[:-1])
     built = saestore.open(example_store)["CLEVR/patch"]
     right = np.load(project_dir / "examples" / "clevr" / "embeddings.npy")
-    with pytest.raises(InvalidInputError, match="other embeddings"):
-        built.detect(embeddings=right[::-1].copy())
+    with raises(InvalidInputError, "other-embeddings", built.attributes.source["fingerprint"][:12]):
+        detect(built, embeddings=right[::-1].copy())
 
 
 def tables_of(page):
@@ -241,7 +253,7 @@ def test_documentation_has_the_numbers_of_the_examples(example_store, project_di
     tables = tables_of((project_dir / "docs" / "detection.md").read_text(encoding="utf-8"))
     assert len(tables) == 2
     for table, name in zip(tables, ("CLEVR", "iSarcasm"), strict=True):
-        found = store[name].detect(baselines=True, probe=True, combine=5, n_resamples=1)
+        found = detect(store[name], baselines=True, probe=True, max_features=5, n_resamples=1)
         rows = {(row["concept"], row["method"]): row["f1"] for row in found.rows}
         for concept in found.concepts:
             assert list(table[concept]) == found.methods

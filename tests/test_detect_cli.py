@@ -11,7 +11,7 @@ from cli_stores import ask, ask_json, invoke, refused
 
 import saestore
 from saestore.cli import keys
-from saestore.scoring.metrics import METRICS
+from saestore.vocabulary import METRICS
 
 FEW = ["--n-resamples", 20, "--min-active", 1, "--max-fraction", 1]
 
@@ -34,7 +34,9 @@ def no_store_of_ones_own(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def found(images):
-    return saestore.open(images.path)["Toy"].detect(n_resamples=20, min_active=1, max_fraction=1.0, combine=2)
+    return saestore.open(images.path)["Toy"].detect(
+        options=saestore.DetectionOptions(n_resamples=20, min_active=1, max_fraction=1.0, max_features=2)
+    )
 
 
 def paths_in(document, prefix=""):
@@ -46,14 +48,14 @@ def paths_in(document, prefix=""):
 
 
 def test_json_is_what_the_api_answers(images, found):
-    document = ask_json("detect", "Toy", *FEW, "--combine", 2, store=images)
+    document = ask_json("detect", "Toy", *FEW, "--max-features", 2, store=images)
     assert document == {"set": "Toy/patch/x", **json.loads(found.to_json())}
     assert set(paths_in(document)) == set(keys.DETECT)
 
 
 def test_csv_and_markdown(images, found):
-    assert ask("detect", "Toy", *FEW, "--combine", 2, "--markdown", store=images) == found.to_markdown()
-    rows = list(csv.DictReader(io.StringIO(ask("detect", "Toy", *FEW, "--combine", 2, "--csv", store=images))))
+    assert ask("detect", "Toy", *FEW, "--max-features", 2, "--markdown", store=images) == found.to_markdown()
+    rows = list(csv.DictReader(io.StringIO(ask("detect", "Toy", *FEW, "--max-features", 2, "--csv", store=images))))
     assert [row["set"] for row in rows] == ["Toy/patch/x"] * len(found.rows)
     for text, row in zip(rows, found.rows, strict=True):
         assert {name: text[name] for name in METRICS} == {
@@ -62,13 +64,13 @@ def test_csv_and_markdown(images, found):
 
 
 def test_table_has_a_line_for_each_result_and_tells_what_is_missing(images, found):
-    run = invoke("detect", "Toy", *FEW, "--combine", 2, store=images)
+    run = invoke("detect", "Toy", *FEW, "--max-features", 2, store=images)
     assert run.exit_code == 0
     for row in found.rows:
         assert row["method"] in run.stdout
     assert "which samples" in run.stdout.lower()
     assert "concept 'never': no item of the split 'cal' nor of 'test' has it" in run.stderr
-    assert "features were looked at" in run.stderr
+    assert "features are considered" in run.stderr
 
 
 def test_all_sets_and_their_reports(images, tmp_path):
@@ -81,7 +83,7 @@ def test_all_sets_and_their_reports(images, tmp_path):
     run = invoke("detect", "--all", *FEW, "--json", "--report", tmp_path / "r", "--store", tmp_path / "two.zarr")
     assert run.exit_code == 0, run.output
     assert [each["set"] for each in json.loads(run.stdout)["sets"]] == ["A/patch/x", "B/patch/x"]
-    assert "C/patch/x is passed over: it has no concepts" in run.stderr
+    assert "C/patch/x is skipped: it has no concepts" in run.stderr
     for name in ("A", "B"):
         assert (tmp_path / "r" / name / "patch" / "x" / "detection.md").exists()
 

@@ -56,7 +56,7 @@ def extend(writer, n_items):
 def check(acts, n_items, n_samples):
     assert (acts.n_items, len(acts)) == (n_items, n_samples)
     assert acts.items.column("text").tolist() == TEXTS[:n_items]
-    assert acts.items.concept("odd").tolist() == [False, True] * (n_items // 2)
+    assert acts.items.column("odd").tolist() == [False, True] * (n_items // 2)
     np.testing.assert_array_equal(acts.sparse().toarray(), DENSE[:n_samples].toarray())
     np.testing.assert_array_equal(acts.spans(), SPANS[:n_samples])
     np.testing.assert_array_equal(acts.item_index.pointers(), PTR[: n_items + 1])

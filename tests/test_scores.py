@@ -12,14 +12,17 @@ import scipy.stats
 import xarray
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from raising import raises
 from sklearn import metrics
-from strategies import PATH, cases, make_case, memory_store, write_segments
+from strategies import PATH, cases, make_case, memory_store, write_case, write_segments
 
 from saestore.errors import InvalidInputError, NotFoundError, TooLargeError
 from saestore.kernels import to_impact_order
-from saestore.scoring.bootstrap import WITH_INTERVAL
+from saestore.scoring.concept_scores import WITH_INTERVAL
+from saestore.scoring.observations import ScoredObservations
 from saestore.scoring.ranks import find_hits, item_maxima, rank
-from saestore.scoring.scores import SCORES, score_all
+from saestore.scoring.scores import score_all
+from saestore.vocabulary import SCORES
 from saestore.writing import SetWriter
 
 # Writing a store takes half a second: few examples, each compared in full.
@@ -35,15 +38,14 @@ FEW = settings(
 
 
 def best_threshold(column, truth):
-    """F1, threshold, precision and recall where F1 is best, in whole numbers; the highest such threshold."""
-    best = None
-    for threshold in np.unique(column)[::-1]:
+    """F1, threshold, precision and recall where F1 is best, in whole numbers; the highest such threshold above 0."""
+    best = Fraction(0), np.nan, 0, 0
+    for threshold in np.unique(column[column > 0])[::-1]:
         predicted = column >= threshold
         tp, k, p = int((predicted & truth).sum()), int(predicted.sum()), int(truth.sum())
         f1 = Fraction(2 * tp, k + p)
-        if best is None or f1 > best[0]:
+        if f1 > best[0]:
             best = f1, float(threshold), tp / k, tp / p
-    assert best is not None
     return dict(zip(("f1", "threshold", "precision", "recall"), map(float, best), strict=True))
 
 
@@ -61,10 +63,10 @@ def expected_scores(column, truth):
     }
     if len(np.unique(wide)) > 1:
         found["point_biserial"] = scipy.stats.pointbiserialr(truth, wide / np.abs(wide).max())[0]
-    precision, recall, _ = metrics.precision_recall_curve(truth, wide)
+    precision, recall, thresholds = metrics.precision_recall_curve(truth, wide)
     with np.errstate(invalid="ignore"):
-        curve = 2 * precision * recall / (precision + recall)
-    assert found["f1"] == pytest.approx(np.nanmax(curve), abs=1e-12)
+        curve = (2 * precision * recall / (precision + recall))[:-1][thresholds > 0]
+    assert found["f1"] == pytest.approx(np.nan_to_num(curve).max(initial=0), abs=1e-12)
     return found
 
 
@@ -217,7 +219,14 @@ def test_samples_that_came_after_their_labels_are_left_out():
     write_segments(store, case)
     acts = store[PATH]
     assert acts.shape[0] == 40
-    assert_dataset(acts.concepts.scores("sample"), case.dense[:20], truth[:, None], ["third"], "sample")
+    found = acts.concepts.scores("sample")  # of those that came later nothing is known
+    first = acts.concepts.scores("sample", where=np.arange(40) < 20)
+    assert_dataset(first, case.dense[:20], truth[:, None], ["third"], "sample")
+    assert all(found[name].equals(first[name]) for name in (*SCORES, "n_positive", "n_negative"))
+    ends = [acts.concepts.intervals([("third", 0)], "sample", where=where, n_resamples=9) for where in
+            (None, np.arange(40) < 20)]  # fmt: skip
+    assert ends[0]["f1_low"].equals(ends[1]["f1_low"])
+    assert ends[0].attrs["n_items"] == ends[1].attrs["n_items"]
 
 
 def test_items_whose_samples_are_not_there_yet_are_left_out():
@@ -233,8 +242,10 @@ def test_pieces_of_bounded_memory_give_the_same_bits():
     case = make_case(4, 60, 12, density=0.5, palette="signed", segment_rows=25)
     acts, _, _ = write_labelled(case, 4)
     whole = acts.concepts.scores()
-    pieces, block = "saestore.scoring.concept_scores._PIECE", "saestore.scoring.scored_observations._BLOCK"
-    with mock.patch(pieces, 7), mock.patch(block, 20):
+    with (
+        mock.patch("saestore.scoring.concept_scores._PIECE", 7),
+        mock.patch("saestore.scoring.observations._BLOCK", 20),
+    ):
         pieces = acts.concepts.scores()
     assert whole.identical(pieces)
 
@@ -252,19 +263,19 @@ def test_chosen_features_and_concepts_are_rows_and_columns_of_all():
 def test_what_is_asked_wrongly_is_named():
     case = make_case(5, 30, 4)
     acts, _, _ = write_labelled(case, 1)
-    with pytest.raises(InvalidInputError, match="level='items': use 'item' or 'sample'"):
+    with raises(InvalidInputError, "unknown-level", "'items'", "'item'", "'sample'"):
         acts.concepts.scores("items")
-    with pytest.raises(NotFoundError, match=r"no concept of items 'red'\. There are concept 0, concept 1"):
+    with raises(NotFoundError, "unknown-concept", "'red'", "concept 0, concept 1"):
         acts.concepts.scores(concepts="red")
-    with pytest.raises(TooLargeError, match="8 x 3 x 4"):
+    with raises(TooLargeError, "too-large", "8 x 3 x 4"):
         acts.concepts.scores(max_bytes=100)
-    with pytest.raises(NotFoundError, match=r"no concepts on samples, but on items \(level='item'\); give it"):
+    with raises(NotFoundError, "no-concepts", "on samples", "level='item'", "acts.concepts.add()"):
         acts.concepts.scores("sample")
     bare = memory_store().write(PATH, case.csr, case.item_ptr)
-    with pytest.raises(NotFoundError, match="no concepts on items; give it some"):
+    with raises(NotFoundError, "no-concepts", "on items; add some"):
         bare.concepts.scores()
     bare.concepts.add({"red": np.ones(30, bool)}, "sample")
-    with pytest.raises(NotFoundError, match=r"on items, but on samples \(level='sample'\)"):
+    with raises(NotFoundError, "no-concepts", "on items", "level='sample'"):
         bare.concepts.scores()
 
 
@@ -294,7 +305,7 @@ def score_of_draw(items, acts_dense, truth, ptr, threshold):
     column, true = acts_dense[rows].astype(np.float64), truth[rows]
     predicted = column >= threshold
     precision, recall, f1, _ = metrics.precision_recall_fscore_support(
-        true, predicted, average="binary", zero_division=np.nan
+        true, predicted, average="binary", zero_division=0
     )
     return [
         metrics.roc_auc_score(true, column),
@@ -347,7 +358,7 @@ def test_intervals_do_not_depend_on_how_many_draws_are_made_at_once():
     acts, _, names = write_labelled(case, 4)
     pairs = [(name, feature) for name in names for feature in range(12)]
     whole = acts.concepts.intervals(pairs, n_resamples=40)
-    with mock.patch("saestore.scoring.bootstrap._CELLS", 100):
+    with mock.patch("saestore.scoring.metrics._CELLS", 100), mock.patch("saestore.scoring.bootstrap._DRAWN", 100):
         xarray.testing.assert_allclose(whole, acts.concepts.intervals(pairs, n_resamples=40), rtol=1e-12, atol=1e-13)
     assert not whole.identical(acts.concepts.intervals(pairs, n_resamples=40, seed=1))
 
@@ -364,17 +375,90 @@ def test_what_has_no_score_has_no_interval():
 
 
 @pytest.mark.parametrize(
-    ("pairs", "options", "told"),
+    ("pairs", "options", "code", "named"),
     [
-        ([("some", 1)], {"confidence_level": 95}, "confidence_level=95: use a share"),
-        ([("some", 1)], {"n_resamples": 0}, "n_resamples=0"),
-        ([("some", 1)], {"seed": -1}, "seed=-1"),
-        ([], {}, r"pairs=\[\]: give \(concept, feature\) pairs"),
-        ([(1, "some")], {}, "pairs="),
-        ("some", {}, "pairs='some'"),
+        ([("some", 1)], {"confidence_level": 95}, "bad-option", "confidence_level=95"),
+        ([("some", 1)], {"n_resamples": 0}, "bad-option", "n_resamples=0"),
+        ([("some", 1)], {"seed": -1}, "bad-option", "seed=-1"),
+        ([], {}, "bad-pairs", "pairs=[]"),
+        ([(1, "some")], {}, "bad-pairs", "pairs=[(1, 'some')]"),
+        ("some", {}, "bad-pairs", "pairs='some'"),
     ],
 )
-def test_intervals_of_what_cannot_be_are_refused(pairs, options, told):
+def test_intervals_of_what_cannot_be_are_refused(pairs, options, code, named):
     acts = memory_store().write(PATH, sp.csr_array(np.eye(3, dtype=np.float32)))
-    with pytest.raises(InvalidInputError, match=told):
+    with raises(InvalidInputError, code, named):
         acts.concepts.intervals(pairs, **options)
+
+
+# Thresholds that say yes to everything, and unknown labels
+
+
+@pytest.mark.parametrize("column", [[1.0, 0, 0, 0], [0, 0, -1.0, -2.0], [0, 2.0, 0, 1.0]])
+def test_always_yes_is_not_a_detector(column):
+    """A threshold of 0 would have F1 2/3 for any feature; only stored activations above 0 count."""
+    dense, truth = np.array(column, np.float32)[:, None], np.array([False, True, False, True])
+    acts = memory_store().write(PATH, sp.csr_array(dense))
+    acts.concepts.add({"half": truth})
+    found = acts.concepts.scores()
+    assert_dataset(found, dense, truth[:, None], ["half"], "item")
+    helps = column == [0, 2.0, 0, 1.0]
+    assert found["f1"].item() == (1.0 if helps else 0.0)
+    assert (found["precision"].item(), found["recall"].item()) == ((1.0, 1.0) if helps else (0.0, 0.0))
+    assert np.isnan(found["threshold"].item()) != helps
+    assert acts.concepts.intervals([("half", 0)], n_resamples=20)["f1_high"].item() == found["f1"].item()
+
+
+@settings(max_examples=20)
+@given(cases(max_rows=30, max_features=5), st.integers(0, 1000), st.sampled_from(["item", "sample"]))
+def test_observations_of_unknown_label_count_for_no_score(case, seed, level):
+    """The scores of a concept are those of the observations whose label is known, whatever is known of others."""
+    rng = np.random.default_rng(seed)
+    acts = write_case(memory_store(), case)
+    n = case.n_items if level == "item" else len(case.dense)
+    truth, unknown = random_truth(rng, n, 4), rng.random((n, 4)) < [0, 0.3, 0.3, 0.8]
+    unknown[:, 2] = unknown[:, 1]  # the same are known of two concepts
+    index = acts.item_index if level == "item" else None
+    observations = ScoredObservations.of(
+        sp.csr_array(truth & ~unknown), len(case.dense), None, index=index, unknown=sp.csc_array(unknown)
+    )
+    assert len(observations.groups) <= 3
+    counted, dense = np.ones(n, bool), case.dense
+    if level == "item":
+        dense, counted = dense_items(case.dense, case.item_ptr, np.ones(len(case.dense), bool))
+    for lists in observations.lists(acts.segments, np.arange(case.n_features), acts.dtype):
+        for group in observations.groups:
+            ranked = group.rank(lists)
+            labels = observations.labels[:, group.concepts]
+            scores = score_all(ranked, find_hits(ranked, labels), observations.n_positive[group.concepts])
+            for i, concept in enumerate(group.concepts.tolist()):
+                known = counted & ~unknown[:, concept]
+                one = {name: grid[:, [i]] for name, grid in scores.items()}
+                assert_scores(one, dense[known][:, lists.features], truth[known][:, [concept]])
+                assert observations.n_positive[concept] == truth[known, concept].sum()
+                assert observations.n_negative[concept] == (~truth[known, concept]).sum()
+
+
+@pytest.mark.parametrize("level", ["item", "sample"])
+def test_unknown_labels_of_a_set_count_for_no_score_or_interval(level):
+    """Scores and intervals with unknown labels are those of `where` the label is known."""
+    case = make_case(4, 60, 6, density=0.5, palette="heavy")
+    acts, truth, names = write_labelled(case, 4, level)
+    unknown = np.random.default_rng(0).random(truth.shape) < 0.4
+    unknown[truth.argmax(axis=0), np.arange(3)] = False
+    plain = acts.concepts.scores(level)
+    masked = {name: np.ma.masked_array(truth[:, i], mask=unknown[:, i]) for i, name in enumerate(names)}
+    acts.concepts.add(masked, level, overwrite=True)
+    found = acts.concepts.scores(level)
+    assert not found.equals(plain)
+    for i, name in enumerate(names):
+        known = ~unknown[:, i]
+        where = known if level == "sample" else known[case.item_of_sample]
+        one = acts.concepts.scores(level, concepts=name, where=where)
+        xarray.testing.assert_equal(found.isel(concept=[i]).drop_vars("n_active"), one.drop_vars("n_active"))
+    pairs = [(name, feature) for name in names for feature in range(6)]
+    ends = acts.concepts.intervals(pairs, level, n_resamples=200)
+    for name in ("roc_auc", "f1", "point_biserial"):
+        defined = ~np.isnan(ends[name].values)
+        assert (ends[f"{name}_low"].values[defined] <= ends[name].values[defined]).all()
+        assert (ends[name].values[defined] <= ends[f"{name}_high"].values[defined]).all()

@@ -7,6 +7,7 @@ from saestore.cli.build import build
 from saestore.cli.concepts import concepts
 from saestore.cli.datasets import datasets
 from saestore.cli.detect import detect
+from saestore.cli.diagnose import diagnose
 from saestore.cli.export import export
 from saestore.cli.group import DebugOption, ErrorGroup
 from saestore.cli.import_ import import_
@@ -35,6 +36,7 @@ for command in (
     detect,
     label,
     similar,
+    diagnose,
     verify,
     compact,
     export,

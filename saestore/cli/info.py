@@ -20,17 +20,9 @@ Info = dict[str, Any]
 
 @command("info", example="saestore info CLEVR/patch", keys={**keys.SETS})
 @with_target
-@click.option("--fidelity", is_flag=True, help="Look for signs of a wrong layer, a missing normalisation or BOS rows.")
-@click.option("--embeddings", metavar="PATH", help="With --fidelity: what was encoded.  [default: as the set says]")
-@click.option("--sae-from", metavar="SAE", help="With --fidelity: the SAE, as for `build`.  [default: as the set says]")
 @json_option
-def info(target: Target, *, fidelity: bool, embeddings: str | None, sae_from: str | None, as_json: bool) -> None:
+def info(target: Target, *, as_json: bool) -> None:
     """Show what is in the store, or all that is known of a set."""
-    if fidelity:
-        _fidelity(target, embeddings, sae_from, as_json=as_json)
-        return
-    if embeddings is not None or sae_from is not None:
-        raise click.UsageError("--embeddings and --sae-from go with --fidelity.")
     store = target.open()
     if target.named:
         acts = store[target.choose(store)]
@@ -48,21 +40,6 @@ def info(target: Target, *, fidelity: bool, embeddings: str | None, sae_from: st
         output.table(_columns(sets))
     else:
         click.echo(f"The store {target.location} has no activation set yet; fill it with `saestore build`.")
-
-
-def _fidelity(target: Target, embeddings: str | None, sae: str | None, *, as_json: bool) -> None:
-    """What the set's activations look like beside what its SAE is known to give."""
-    acts = target.activations()
-    with output.Status() as say:
-        say(f"{acts.path}: reading {acts.nnz:,} activations")
-        found = acts.diagnose(embeddings, sae)
-    if as_json:
-        output.document({"store": target.location, "fidelity": found.to_dict()})
-        return
-    output.title(f"{acts.path}: fidelity")
-    rows = found.rows()
-    rows += [row for f in found.findings for row in ((f.severity, f.what), ("", f.advice))]
-    click.echo("\n".join(pairs(rows if found.findings else [*rows, ("findings", "none")], output.line_width())))
 
 
 def _columns(sets: list[Info]) -> list[Column]:

@@ -1,5 +1,7 @@
 """What the keys of the JSON documents mean; the page ``docs/cli.md`` is made from these."""
 
+from saestore.vocabulary import METRICS, SCORES
+
 SET = {"set": "path of the activation set"}
 
 PLACE = {
@@ -64,16 +66,9 @@ CONCEPTS = {
     "rows": "the best features of each concept, best first",
     "rows[].concept": "name of the concept",
     "rows[].feature": "number of the feature",
-    "rows[].roc_auc": "area under the ROC curve",
-    "rows[].average_precision": "average precision",
-    "rows[].f1": "best F1 over all thresholds",
-    "rows[].threshold": "the highest activation at which F1 is best; as much or more is predicted positive",
-    "rows[].precision": "precision at the threshold",
-    "rows[].recall": "recall at the threshold",
-    "rows[].mean_difference": "mean activation where the concept is true minus where it is false",
-    "rows[].point_biserial": "correlation of activation and concept",
-    "rows[].n_positive": "items or samples that the concept is true of",
-    "rows[].n_negative": "items or samples that it is not",
+    **{f"rows[].{name}": description for name, description in SCORES.items()},
+    "rows[].n_positive": "items or samples that the concept is known to be true of",
+    "rows[].n_negative": "items or samples that it is known to be false of",
     "rows[].n_active": "items or samples where the feature is not 0",
     **{
         f"rows[].{name}_{end}": f"{end}er end of the interval of {name}, with `--intervals`"
@@ -82,61 +77,45 @@ CONCEPTS = {
     },
 }
 
-_METRICS = {
-    "precision": "of what was predicted positive, the share that is",
-    "recall": "share of the positives that was predicted",
-    "accuracy": "share that was predicted right",
-    "f1": "harmonic mean of precision and recall",
-    "tpr": "true positive rate, the same as recall",
-    "fpr": "share of the negatives that was predicted positive",
-    "tnr": "1 - fpr",
-    "fnr": "1 - tpr",
-    "roc_auc": "area under the ROC curve of the score",
-    "average_precision": "average precision of the score",
-}
-
 DETECT = {
     **SET,
-    "settings": "all that was set, and the sizes of the splits",
+    "settings": "all options, and the sizes of the splits",
     "provenance": "the set, its SAE, its source, and the digests of its segments and labels",
-    "pruning": "the cuts, with the numbers that came from the data, and how many features each of them took",
+    "pruning": "the rules that leave features out, with the numbers taken from the data, and how many each left out",
     "skipped": "concepts without a full result, and why",
     "rows": "one for each concept and method, by concept",
     "rows[].concept": "name of the concept",
     "rows[].method": "`feature`: the best single one; `or`, `mean`: of several; `probe`: of all; else of embeddings",
     "rows[].feature": "number of the feature, null where the method has several or none",
-    "rows[].features": "numbers of the features that it is made of",
+    "rows[].features": "numbers of the features that it uses",
     "rows[].setting": "what else was chosen, such as the strength of a probe, else null",
-    "rows[].p": "share of the positive calibration samples that the threshold lets through, null where it is another",
-    "rows[].threshold": "what scores as much or more is predicted positive",
+    "rows[].target_recall": "share of the active positive calibration samples that reaches the threshold, else null",
+    "rows[].threshold": "what scores as much or more is predicted positive; null where no threshold helps",
     "rows[].cal_f1": "F1 on the calibration split, by which it was chosen",
-    "rows[].n_positive": "items or samples of test that the concept is true of",
-    "rows[].n_negative": "those that it is not",
-    **{f"rows[].{name}": f"{says}, on test" for name, says in _METRICS.items()},
-    **{f"rows[].{name}": f"{says}, on test" for name, says in (
-        ("tp", "positives that were predicted"), ("fp", "negatives that were predicted positive"),
-        ("tn", "negatives that were not"), ("fn", "positives that were missed"),
-    )},
-    **{f"rows[].{name}_{end}": f"{end}er end of its interval" for name in _METRICS for end in ("low", "high")},
+    "rows[].n_positive": "items or samples of test that the concept is known to be true of",
+    "rows[].n_negative": "those that it is known to be false of",
+    **{f"rows[].{name}": f"{description}, on test" for name, description in METRICS.items()},
+    **{f"rows[].{name}_{end}": f"{end}er end of its interval"
+       for name in METRICS if name not in ("tp", "fp", "tn", "fn") for end in ("low", "high")},
     "candidates": "the best features of each concept on the calibration split, best first",
     "candidates[].concept": "name of the concept",
     "candidates[].feature": "number of the feature",
-    "candidates[].p": "the share that is best for it",
+    "candidates[].target_recall": "the target recall that is best for it",
     "candidates[].threshold": "the threshold there",
     "candidates[].cal_f1": "F1 on the calibration split",
     "candidates[].cal_tp": "positives there that reach the threshold",
-    "candidates[].cal_predicted": "items or samples in all that do",
+    "candidates[].cal_predicted": "items or samples of known label in all that do",
     "candidates[].cal_n_rows": "positive calibration samples on which the feature is above 0",
-    "localisation": "which samples of detected items are the concept's, one for each concept that samples have",
+    "localisation": "which samples of detected items have the concept, one for each concept that samples have",
     "localisation[].concept": "name of the concept",
     "localisation[].feature": "number of the feature",
-    "localisation[].p": "share that the threshold of the detection lets through",
-    "localisation[].threshold": "that threshold",
-    "localisation[].p2": "share that the threshold of samples lets through, p or more",
-    "localisation[].threshold2": "that threshold",
+    "localisation[].target_recall": "target recall of the detection",
+    "localisation[].threshold": "threshold of the detection",
+    "localisation[].sample_target_recall": "target recall of the samples, not below that of the detection",
+    "localisation[].sample_threshold": "threshold of the samples",
     "localisation[].cal_f1": "F1 over the samples of detected calibration items, by which it was chosen",
     "localisation[].n_detected": "test items that are detected",
-    "localisation[].n_samples": "their samples",
+    "localisation[].n_samples": "their samples of known label",
     "localisation[].tp": "samples of the concept that reach the threshold",
     "localisation[].fp": "other samples that do",
     "localisation[].fn": "samples of the concept that do not",
@@ -194,4 +173,23 @@ VERIFY = {
     "problems[].set": 'path of the set, "" for what belongs to none',
     "problems[].node": "the damaged array, group or file",
     "problems[].what": "what is wrong with it",
+}
+
+DIAGNOSE = {
+    "ok": "true without an error or a warning",
+    **SET,
+    "reconstruction": "explained variance of the build's first batch; with torch, SAE and embeddings also that of "
+    "the stored activations, and more",
+    "l0": "active features per sample: minimum, quartiles, maximum, mean",
+    "activations": "smallest and largest activation, and how many features have negative ones",
+    "features": "how many are dead, and which are active on more than half of the samples",
+    "samples": "how many are empty or identical to another of their item, and how alike the first ones of items are",
+    "expected": "what the metadata of the SAE gives",
+    "left_out": "what could not be measured, and why",
+    "findings": "the worst first, empty where all facts fit",
+    "findings[].code": "stable name of the finding",
+    "findings[].severity": "`error`, `warning` or `note`",
+    "findings[].message": "the fact, in words",
+    "findings[].evidence": "the numbers behind it",
+    "findings[].advice": "what to do",
 }

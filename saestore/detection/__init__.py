@@ -1,1 +1,5 @@
-"""Which features know a concept: thresholds from calibration items, results on test items, and the older ways."""
+"""Detectors of concepts: thresholds chosen on calibration items, results on test items, and methods without an SAE."""
+
+from saestore.detection.options import DetectionOptions
+
+__all__ = ["DetectionOptions"]

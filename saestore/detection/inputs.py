@@ -1,26 +1,23 @@
-"""What a detection is made from: the lists, the labels, and which rows are of which split."""
+"""What a detection is made from: the lists, the labels, and which rows belong to which split."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.query.posting_lists import PostingLists, iterate_lists
-from saestore.query.reader import SetReader
-from saestore.scoring.concept_scores import labels_of
+from saestore.query.reader import Level, SetReader
+from saestore.scoring.concept_scores import read_labels
 from saestore.scoring.pooling import Pooling
-from saestore.segment import Segment
-from saestore.tables.item_index import ItemIndex
 
 if TYPE_CHECKING:
     import scipy.sparse
 
 Array = np.ndarray[Any, Any]
-Level = Literal["item", "sample"]
 
 _BLOCK = 1 << 20  # entries of lists that are read at a time
 TRAIN, CALIBRATION, TEST = "train", "cal", "test"
@@ -42,8 +39,8 @@ class Split:
         Where in `rows` each item starts, int64 (n_items,).
     units
         What is predicted: `items`, or at the level of samples `rows`.
-    labels
-        ScoredObservations x concepts, bool CSC.
+    labels, unknown
+        Units x concepts, bool CSC: where a concept is true, and where its label is not known.
     """
 
     name: str
@@ -52,27 +49,43 @@ class Split:
     starts: Array
     units: Array
     labels: scipy.sparse.csc_array
+    unknown: scipy.sparse.csc_array
 
     def truth(self, concept: int) -> Array:
         """Which units a concept is true of, bool (n_units,)."""
-        found = np.zeros(len(self.units), bool)
-        found[self.labels.indices[self.labels.indptr[concept] : self.labels.indptr[concept + 1]]] = True
-        return found
+        return _column(self.labels, concept)
+
+    def known(self, concept: int) -> Array:
+        """Units whose label of a concept is known, bool (n_units,). Others count for nothing."""
+        return ~_column(self.unknown, concept)
 
     @property
     def n_positive(self) -> Array:
-        """ScoredObservations that each concept is true of, int64 (n_concepts,)."""
+        """Units that each concept is true of, int64 (n_concepts,)."""
         counts: Array = np.diff(self.labels.indptr).astype(np.int64)
         return counts
 
     @property
-    def item_of_row(self) -> Array:
-        """Place in `items` of every row."""
-        return np.repeat(np.arange(len(self.items)), np.diff(self.starts, append=len(self.rows)))
+    def n_known(self) -> Array:
+        """Units whose label of each concept is known, int64 (n_concepts,)."""
+        counts: Array = len(self.units) - np.diff(self.unknown.indptr).astype(np.int64)
+        return counts
 
-    def draws_of(self) -> Array:
-        """Place in `items` of every unit: what is drawn is items."""
-        return np.arange(len(self.items)) if len(self.units) == len(self.items) else self.item_of_row
+    @property
+    def sizes(self) -> Array:
+        """Rows of every item, int64 (n_items,)."""
+        sizes: Array = np.diff(self.starts, append=len(self.rows))
+        return sizes
+
+    @property
+    def item_of_row(self) -> Array:
+        """Index into `items` of every row."""
+        return np.repeat(np.arange(len(self.items)), self.sizes)
+
+    @property
+    def item_of_unit(self) -> Array:
+        """Index into `items` of every unit."""
+        return np.arange(len(self.items)) if self.units is self.items else self.item_of_row
 
 
 @dataclass(frozen=True)
@@ -81,109 +94,121 @@ class Inputs:
 
     Attributes
     ----------
+    reader, level, pooling
+        The set, what is predicted, and how an item is scored.
     names
         The concepts.
-    labels
-        ScoredObservations x concepts, bool CSR: items, or samples.
-    sample_labels
+    labels, unknown
+        Units x concepts, bool CSR: items, or samples.
+    sample_labels, sample_unknown
         Samples x concepts, bool CSR, empty for concepts that only items have; None at the level of samples.
     from_samples
-        Of every concept, whether its positive rows are known: bool (n_concepts,). Else they are all rows of its items.
+        Whether the positive rows of each concept are known, bool (n_concepts,). Else they are all rows of its items.
     split
-        Of every item.
+        Split of every item.
 
     Notes
     -----
-    Memory: 9 bytes a sample, and 5 for each label that is true.
+    Memory: 9 bytes per sample, and 5 per true or unknown label.
     """
 
-    path: str
+    reader: SetReader
     level: Level
     pooling: Pooling
     names: Sequence[str]
     labels: scipy.sparse.csr_array
+    unknown: scipy.sparse.csr_array
     sample_labels: scipy.sparse.csr_array | None
+    sample_unknown: scipy.sparse.csr_array | None
     from_samples: Array
     split: Array
-    index: ItemIndex
-    segments: Sequence[Segment]
-    shape: tuple[int, int]
-    dtype: np.dtype[Any]
     _splits: dict[str, Split] = field(default_factory=dict, repr=False)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Samples x features."""
+        return self.reader.shape
+
+    @property
+    def by_samples(self) -> bool:
+        """Whether a score is the activation of one sample, so that samples set the thresholds."""
+        return self.level == "sample" or self.pooling.is_activation
+
     def of(self, name: str) -> Split:
-        """The rows of a split; kept."""
+        """The rows of a split, cached."""
         if name not in self._splits:
-            self._splits[name] = self._find(name)
+            pointers = np.minimum(self.reader.item_index.pointers(), self.shape[0])
+            n_rows = self.labels.shape[0] if self.level == "sample" else int(pointers[self.labels.shape[0]])
+            chosen = np.repeat(self.split == name, np.diff(pointers))
+            chosen[n_rows:] = False
+            rows = np.flatnonzero(chosen)
+            items, starts = np.unique(self.reader.item_index.locate(rows)[0], return_index=True)
+            units = items if self.level == "item" else rows
+            labels, unknown = self.labels[units].tocsc(), self.unknown[units].tocsc()
+            self._splits[name] = Split(name, rows, items, starts, units, labels, unknown)
         return self._splits[name]
 
-    def _find(self, name: str) -> Split:
-        pointers = np.minimum(self.index.pointers(), self.shape[0])
-        n_rows = self.labels.shape[0] if self.level == "sample" else int(pointers[self.labels.shape[0]])
-        chosen = np.repeat(self.split == name, np.diff(pointers))
-        chosen[n_rows:] = False
-        rows = np.flatnonzero(chosen)
-        items, starts = np.unique(self.index.locate(rows)[0], return_index=True)
-        units = items if self.level == "item" else rows
-        return Split(name, rows, items, starts, units, self.labels[units].tocsc())
-
     def need(self, *names: str) -> None:
-        """Refuse where a split has no rows.
+        """Raise an error where a split has no rows; it names the splits that there are.
 
         Raises
         ------
         NotFoundError
-            It has none; the message says which there are.
         """
         for name in names:
             if not len(self.of(name).rows):
-                there = ", ".join(sorted({str(s) for s in self.split.tolist()})) or "none"
+                existing = ", ".join(sorted({str(s) for s in self.split.tolist()})) or "none"
                 raise NotFoundError(
-                    f"{self.path} has no {self.level}s with labels in the split {name!r}: thresholds and choices are "
-                    f"made on 'cal', results on 'test'. The items have the splits {there}."
+                    f"{self.reader.path} has no {self.level}s with labels in the split {name!r}. Choices are made on "
+                    f"'cal', results are those of 'test', vectors and probes of 'train'. The items have: {existing}.",
+                    code="empty-split",
                 )
 
     def row_labels(self, split: Split) -> scipy.sparse.csr_array:
         """Which rows of a split are positive for a concept: rows x concepts, bool CSR."""
+        return self._of_rows(split, split.labels, self.sample_labels)
+
+    def row_unknown(self, split: Split) -> scipy.sparse.csr_array:
+        """Which rows of a split have no known label of a concept: rows x concepts, bool CSR."""
+        return self._of_rows(split, split.unknown, self.sample_unknown)
+
+    def _of_rows(
+        self, split: Split, of_units: scipy.sparse.csc_array, of_samples: scipy.sparse.csr_array | None
+    ) -> scipy.sparse.csr_array:
         import scipy.sparse as sp
 
-        if self.sample_labels is None:
-            return split.labels.tocsr()
-        known = self.sample_labels[split.rows].tocsr()
+        if of_samples is None:
+            return of_units.tocsr()
         only_items = sp.diags_array(~self.from_samples, dtype=bool)
-        found = self.labels[split.items] @ only_items
-        rows = sp.csr_array(known + found.tocsr()[split.item_of_row])
+        rows = sp.csr_array(of_samples[split.rows] + (of_units @ only_items).tocsr()[split.item_of_row])
         rows.eliminate_zeros()
         rows.sort_indices()
         return rows
 
-    def positive_rows(self, split: Split, concept: int) -> Array:
-        """Which rows of a split a concept's thresholds are set on, bool (n_rows,)."""
-        if self.level == "sample":
-            return split.truth(concept)
-        if not self.from_samples[concept] or self.sample_labels is None:
-            return split.truth(concept)[split.item_of_row]
-        found: Array = self.sample_labels[split.rows][:, [concept]].toarray()[:, 0]
-        return found
+    def lists(self, split: Split, features: Array) -> Iterator[PostingLists]:
+        """The lists of ascending features over a split; samples are numbered by their index in its rows.
 
-    def blocks(self, split: Split, features: Array) -> Iterator[PostingLists]:
-        """The lists of ascending features over a split; samples are numbered by their place in its rows.
-
-        Memory: a block of a million entries or the longest list, and 8 bytes a sample.
+        Memory: a block of a million entries or the longest list, and 8 bytes per sample.
         """
-        place = np.full(self.shape[0], -1, np.int64)
-        place[split.rows] = np.arange(len(split.rows))
-        for lists in iterate_lists(self.segments, features, self.dtype, _BLOCK):
-            at = place[lists.samples]
-            kept = PostingLists(lists.features, lists.indptr, at, lists.data).keep(at >= 0)
-            yield kept
+        index = np.full(self.shape[0], -1, np.int64)
+        index[split.rows] = np.arange(len(split.rows))
+        for lists in iterate_lists(self.reader.segments, features, self.reader.dtype, _BLOCK):
+            rows = index[lists.samples]
+            yield PostingLists(lists.features, lists.indptr, rows, lists.data).keep(rows >= 0)
+
+    def unit_lists(self, split: Split, lists: PostingLists) -> PostingLists:
+        """From lists over the rows of a split to lists over its units, those that score above 0."""
+        if self.level == "sample":
+            return lists.keep(lists.data > 0)
+        items = split.item_of_row[lists.samples]
+        return PostingLists(lists.features, *self.pooling.of_lists(lists.indptr, items, lists.data, split.sizes))
 
     def columns(self, split: Split, features: Array) -> Iterator[tuple[int, Array, Array]]:
         """Features with their column over the rows of a split, and the scores of its units; float64 each.
 
-        Memory: a block, and 24 bytes a row.
+        Memory: a block, and 24 bytes per row.
         """
-        for lists in self.blocks(split, np.unique(features)):
+        for lists in self.lists(split, np.unique(features)):
             for i, feature in enumerate(lists.features.tolist()):
                 part = slice(lists.indptr[i], lists.indptr[i + 1])
                 column = np.zeros(len(split.rows))
@@ -191,62 +216,69 @@ class Inputs:
                 yield feature, column, self.unit_scores(split, column)
 
     def unit_scores(self, split: Split, column: Array) -> Array:
-        """What units score whose rows have these activations."""
+        """Scores of units whose rows have these activations."""
         return self.pooling.of_column(column, split.starts) if self.level == "item" else column
 
 
-def check_splits(split: Any, path: str) -> Array:
-    """The column of splits.
-
-    Raises
-    ------
-    NotFoundError
-        There is none.
-    """
-    if split is None:
-        raise NotFoundError(
-            f"The items of {path} have no column 'split'; detection needs one that says train, cal or test of each."
-        )
-    found = np.asarray(split)
-    if found.dtype.kind not in "TUO":
-        raise InvalidInputError(f"The column 'split' of {path} is {found.dtype}; it must say train, cal or test.")
-    return found
+def _column(matrix: scipy.sparse.csc_array, column: int) -> Array:
+    mask = np.zeros(matrix.shape[0], bool)
+    mask[matrix.indices[matrix.indptr[column] : matrix.indptr[column + 1]]] = True
+    return mask
 
 
 def inputs_of(reader: SetReader, level: Level, concepts: Sequence[str] | str | None, score: str) -> Inputs:
-    """What detection asks of a set, read once."""
-    import scipy.sparse as sp
+    """What detection needs of a set, read once.
 
-    names, labels = labels_of(reader, level, concepts)
-    split = check_splits(reader.items.column("split") if "split" in reader.items.names() else None, reader.path)
+    Raises
+    ------
+    NotFoundError, InvalidInputError
+        The set has no such concepts, or no column of splits.
+    """
+    labels = read_labels(reader, level, concepts)
     known = reader.concept_names("sample")
-    of_samples = None
-    if level == "item" and set(known) & set(names):
-        # The columns of concepts that samples have, others empty.
-        place = {name: i for i, name in enumerate(known)}
-        there = [(place[name], i) for i, name in enumerate(names) if name in place]
-        rows, columns = map(list, zip(*there, strict=True))
-        chooser = sp.csr_array((np.ones(len(there), bool), (rows, columns)), shape=(len(known), len(names)))
-        of_samples = sp.csr_array(reader.concept_matrix("sample").tocsr() @ chooser)
-    elif level == "item":
-        of_samples = sp.csr_array((reader.shape[0], len(names)), dtype=bool)
+    of_samples: Any = (None, None)
+    if level == "item":
+        matrices = (reader.concept_matrix("sample"), reader.unknown_matrix("sample"))
+        of_samples = tuple(_chosen(matrix.tocsr(), known, labels.names) for matrix in matrices)
     return Inputs(
-        path=reader.path,
+        reader=reader,
         level=level,
         pooling=Pooling.of(score),
-        names=names,
-        labels=sp.csr_array(labels),
-        sample_labels=of_samples,
-        from_samples=np.array([level == "sample" or name in known for name in names]),
-        split=split,
-        index=reader.item_index,
-        segments=reader.segments,
-        shape=reader.shape,
-        dtype=reader.dtype,
+        names=labels.names,
+        labels=labels.matrix,
+        unknown=labels.unknown.tocsr(),
+        sample_labels=of_samples[0],
+        sample_unknown=of_samples[1],
+        from_samples=np.array([level == "sample" or name in known for name in labels.names]),
+        split=_splits(reader),
     )
 
 
-def about(reader: SetReader) -> dict[str, Any]:
+def _chosen(matrix: scipy.sparse.csr_array, known: list[str], names: Sequence[str]) -> scipy.sparse.csr_array:
+    """The columns of `names`, empty for names that `known` lacks."""
+    import scipy.sparse as sp
+
+    pairs = [(known.index(name), i) for i, name in enumerate(names) if name in known]
+    rows, columns = np.array(pairs, np.int64).reshape(-1, 2).T
+    return sp.csr_array(matrix @ sp.csr_array((np.ones(len(pairs), bool), (rows, columns)), (len(known), len(names))))
+
+
+def _splits(reader: SetReader) -> Array:
+    """The column of splits."""
+    if "split" not in reader.items.names():
+        raise NotFoundError(
+            f"The items of {reader.path} have no column 'split'; detection needs train, cal or test for each item.",
+            code="no-splits",
+        )
+    split = np.asarray(reader.items.column("split"))
+    if split.dtype.kind not in "TUO":
+        raise InvalidInputError(
+            f"The column 'split' of {reader.path} is {split.dtype}; it must hold train, cal or test.", code="bad-splits"
+        )
+    return split
+
+
+def provenance(reader: SetReader) -> dict[str, Any]:
     """Which set a result is of, in what state."""
     a = reader.attributes
     return {

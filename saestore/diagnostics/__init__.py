@@ -1,1 +1,1 @@
-"""Is a set what its SAE gives of the embeddings it was trained for? The numbers, and the signs that it is not."""
+"""Facts about a set beside what its SAE and its embeddings give, and findings where the facts contradict each other."""

@@ -1,171 +1,132 @@
-"""From a set to its fidelity: counts over all activations, a sample of embeddings, and what both say."""
+"""From a set to its diagnosis: facts about all activations, a sample of embeddings, and what does not fit."""
 
 from __future__ import annotations
 
 import importlib.util
-import re
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saestore.diagnostics import judge
-from saestore.diagnostics.report import Fidelity
-from saestore.diagnostics.stream import Streamed, ValueCounts, quantile_of_counts
+from saestore.diagnostics.report import Diagnosis, Finding
+from saestore.diagnostics.stream import RowScan, quantile_of_counts
 from saestore.errors import InvalidInputError, MissingDependencyError, SaestoreError
 from saestore.query import distribution
-from saestore.segment import Segment
 from saestore.stats import Moments
 
 if TYPE_CHECKING:
-    from saestore.diagnostics.variance import Opened
     from saestore.query.reader import SetReader
 
 Array = np.ndarray[Any, Any]
 
-ALWAYS_ON = 0.5  # of the samples
+ALWAYS_ON = 0.5  # share of the samples
+NUMERICAL = 0.01  # share of the non-zeros that other hardware may add, drop or change
 _LISTED = 100
-_ITEMS = 256  # whose first samples are held against each other
-_L0_IN_NAME = re.compile(r"average_l0_(\d+)")
-# What is zero or more after the encoders of these, as sae_lens names them.
+# Encoders whose activations are never negative, as sae_lens names them.
 _RELU = ("standard", "topk", "jumprelu", "gated", "batchtopk", "matryoshka_batchtopk")
 
 
-def measure(
-    acts: SetReader, segments: Sequence[Segment], embeddings: Any, sae: Any, *, n_rows: int, seed: int
-) -> Fidelity:
-    """See `ActivationSet.fidelity`."""
+def diagnose(acts: SetReader, embeddings: Any, sae: Any, *, n_rows: int, seed: int) -> Diagnosis:
+    """See `ActivationSet.diagnose`."""
     if n_rows < 2:
-        raise InvalidInputError(f"n_rows is {n_rows}; compare at least 2 samples with their embeddings")
+        raise InvalidInputError(f"n_rows={n_rows}: compare at least 2 samples.", code="bad-option")
     if not acts.nnz:
-        raise InvalidInputError(f"{acts.path} has no activations yet; there is nothing to look at.")
-    moments = distribution.all_moments(segments, np.arange(acts.shape[1]), acts.shape[1], acts.dtype)
-    streamed = Streamed(segments, acts.item_index, acts.shape[1], acts.nnz)
+        raise InvalidInputError(f"{acts.path} has no activations yet: nothing to diagnose.", code="empty-set")
+    n_samples, n_features = acts.shape
+    moments = distribution.all_moments(acts.segments, np.arange(n_features), n_features, acts.dtype)
+    scan = RowScan(acts.segments, n_samples, n_features)
     left_out: list[str] = []
-    loaded, opened = _open(acts, embeddings, sae, left_out)
-    expected = _expected(acts, loaded)
-    thresholds = expected.pop("thresholds", None)
-    found = _recorded(acts)
-    scale = None
-    if opened is not None:
+    reconstruction: dict[str, Any] = {"recorded": acts.attributes.summary.get("explained_variance")}
+    loaded, source = _open(acts, embeddings, sae, left_out)
+    if source is not None:
         from saestore.diagnostics import variance
 
-        rows = variance.sample_rows(acts.shape[0], n_rows, seed)
-        found = variance.compare(acts, opened, rows)
-        if judge.is_low(found) and np.isfinite(found["explained_variance"]):
-            scale = variance.best_scale(opened, rows)
-    fidelity = Fidelity(
+        reconstruction |= variance.compare(acts, loaded, source, variance.sample_rows(n_samples, n_rows, seed))
+    expected = _expected(acts, loaded)
+    thresholds = expected.pop("thresholds", None)
+    findings = [
+        *_about_reconstruction(reconstruction, acts.attributes.dropped is not None),
+        *_about_rows(scan, acts),
+        *_about_values(expected, scan, moments, _below(moments, thresholds, acts.dtype)),
+    ]
+    return Diagnosis(
         set=acts.path,
-        reconstruction=found,
-        l0=_l0(streamed),
-        activations=_activations(streamed, moments),
-        features=_features(moments, acts.shape[0], acts.nnz),
-        positions=_positions(acts, streamed, seed),
+        reconstruction=reconstruction,
+        l0=_l0(scan.l0),
+        activations={
+            "min": float(np.nanmin(moments.min)),
+            "max": float(np.nanmax(moments.max)),
+            "n_negative": int((moments.min < 0).sum()),
+        },
+        features=_features(moments, n_samples),
+        samples=_samples(scan, acts),
         expected=expected,
         left_out=tuple(left_out),
-        findings=(),
+        findings=tuple(sorted(findings, key=lambda f: ("error", "warning", "note").index(f.severity))),
     )
-    below = _below_threshold(moments, thresholds, acts.dtype)
-    outliers = _outliers(streamed)
-    facts = judge.Facts(fidelity, streamed, scale, below, outliers, acts.attributes.dropped, _kind(acts))
-    return judge.judged(facts)
 
 
-def _kind(acts: SetReader) -> str:
-    return acts.path.split("/")[1]
-
-
-def _open(acts: SetReader, embeddings: Any, sae: Any, left_out: list[str]) -> tuple[Any, Opened | None]:
-    """The SAE, and with the embeddings; None and a reason where one is not there, unless it was asked for."""
-    without = "explained variance of the stored activations: "
+def _open(acts: SetReader, embeddings: Any, sae: Any, left_out: list[str]) -> tuple[Any, Any]:
+    """The SAE and the embeddings; None and a reason for what is not available, an error for what was asked for."""
+    what = "explained variance of the stored activations: "
     if importlib.util.find_spec("torch") is None:
         if embeddings is not None or sae is not None:
             raise MissingDependencyError(
                 "Decoding activations needs torch; pip install 'saestore[sae]', or leave out the embeddings and the SAE"
             )
-        left_out.append(without + "torch is not installed (pip install 'saestore[sae]')")
+        left_out.append(what + "torch is not installed (pip install 'saestore[sae]')")
         return None, None
-    from saestore.diagnostics import variance
+    from saestore.embeddings.of_set import embeddings_of
+    from saestore.interop.decoding import sae_of
 
     try:
-        loaded = variance.open_sae(acts, sae)
+        loaded = sae_of(acts, sae)
     except SaestoreError as error:
         if embeddings is not None or sae is not None:
             raise
-        left_out.append(f"{without}the SAE is not at hand ({error})")
+        left_out.append(f"{what}the SAE is not available ({error})")
         return None, None
-    spec = embeddings
-    if spec is None:
-        source = acts.attributes.source
-        if source.get("kind") != "embeddings" or source.get("layout") == "array" or not source.get("path"):
-            left_out.append(without + "the set names no file of embeddings; give it with --embeddings (embeddings=)")
-            return loaded, None
-        spec = source["path"]
     try:
-        return loaded, variance.Opened(loaded, variance.open_rows(acts, spec, loaded))
+        source = embeddings_of(acts, embeddings)
+        if source.d_in != loaded.d_in:
+            raise InvalidInputError(
+                f"{source.path} has embeddings of width {source.d_in:,}; the SAE {loaded.name} takes {loaded.d_in:,}.",
+                code="wrong-width",
+            )
     except SaestoreError as error:
         if embeddings is not None:
             raise
-        left_out.append(f"{without}{error}")
+        left_out.append(f"{what}{error}")
         return loaded, None
+    return loaded, source
 
 
 def _expected(acts: SetReader, loaded: Any) -> dict[str, Any]:
-    """What the SAE's metadata says there should be."""
-    said_of = {} if loaded is None else loaded.info
-    sae = {**said_of, **{name: value for name, value in acts.attributes.sae.items() if value is not None}}
-    architecture = sae.get("architecture")
-    l0 = _l0_in_name(sae)
+    """What the metadata of the set and of the SAE give."""
+    recorded = {name: value for name, value in acts.attributes.sae.items() if value is not None}
+    sae = {**({} if loaded is None else loaded.info), **recorded}
+    architecture, k = sae.get("architecture"), sae.get("k")
     negative = False if architecture in _RELU else True if architecture == "clip_scope" else None
-    k = sae.get("k")
-    expected = {"architecture": architecture, "d_in": sae.get("d_in"), "k": k, "l0": l0, "negative": negative}
+    expected = {"architecture": architecture, "d_in": sae.get("d_in"), "k": k, "l0": None, "negative": negative}
     if loaded is not None:
-        from saestore.diagnostics.variance import said_by
+        from saestore.diagnostics.variance import expected_of
 
-        said = said_by(loaded)
-        expected["l0"] = said["l0"] if l0 is None else l0
-        expected["negative"] = negative if said["negative"] is None else said["negative"]
-        expected["thresholds"] = said["thresholds"]
-    if k is not None:
-        expected["l0"] = None  # k says it
+        own = expected_of(loaded)
+        expected["l0"] = own["l0"] if k is None else None
+        expected["negative"] = negative if own["negative"] is None else own["negative"]
+        expected["thresholds"] = own["thresholds"]
     return expected
 
 
-def _l0_in_name(sae: Mapping[str, Any]) -> float | None:
-    """Gemma Scope calls its SAEs by their mean L0."""
-    names = [str(sae.get(key) or "") for key in ("sae_id", "source")]
-    if sae.get("name") and importlib.util.find_spec("torch") is not None:
-        from saestore.sae import REGISTERED
-
-        names += [REGISTERED[sae["name"]].file] if sae["name"] in REGISTERED else []
-    found = [_L0_IN_NAME.search(name) for name in names]
-    return next((float(match[1]) for match in found if match), None)
-
-
-def _recorded(acts: SetReader) -> dict[str, Any] | None:
-    share = acts.attributes.summary.get("explained_variance")
-    return None if share is None else {"explained_variance": share, "measured": "first batch of the build"}
-
-
-def _l0(streamed: Streamed) -> dict[str, Any]:
-    counts = streamed.first.l0 + streamed.others.l0
-    there = np.flatnonzero(counts)
+def _l0(counts: Array) -> dict[str, Any]:
+    used = np.flatnonzero(counts)
     quartiles = {name: quantile_of_counts(counts, q) for name, q in (("p25", 0.25), ("median", 0.5), ("p75", 0.75))}
     mean = float((counts * np.arange(len(counts))).sum() / counts.sum())
-    return {"min": int(there[0]), **quartiles, "max": int(there[-1]), "mean": mean}
+    return {"min": int(used[0]), **quartiles, "max": int(used[-1]), "mean": mean}
 
 
-def _activations(streamed: Streamed, moments: Moments) -> dict[str, Any]:
-    return {
-        "min": float(np.nanmin(moments.min)),
-        "p50": streamed.values.quantile(0.5),
-        "p99": streamed.values.quantile(0.99),
-        "max": float(np.nanmax(moments.max)),
-        "n_negative": int((moments.min < 0).sum()),
-    }
-
-
-def _features(moments: Moments, n_samples: int, nnz: int) -> dict[str, Any]:
+def _features(moments: Moments, n_samples: int) -> dict[str, Any]:
     often = np.flatnonzero(moments.n_active > ALWAYS_ON * n_samples)
     often = often[np.argsort(-moments.n_active[often], kind="stable")]
     return {
@@ -173,52 +134,21 @@ def _features(moments: Moments, n_samples: int, nnz: int) -> dict[str, Any]:
         "n_dead": int((moments.n_active == 0).sum()),
         "n_always_on": len(often),
         "always_on": often[:_LISTED].tolist(),
-        "share_always_on": float(moments.n_active[often].sum() / nnz),
     }
 
 
-def _positions(acts: SetReader, streamed: Streamed, seed: int) -> dict[str, Any] | None:
-    """The samples that stand first in their item beside the others."""
-    n_first, n_others = (int(group.l0.sum()) for group in (streamed.first, streamed.others))
-    if not n_first or not n_others or _kind(acts) == "cls":
-        return None
-    norms = [group.norms.quantile(0.5) or 0.0 for group in (streamed.first, streamed.others)]
-    l0 = [quantile_of_counts(group.l0, 0.5) for group in (streamed.first, streamed.others)]
-    first, second = _alike(acts, seed)
+def _samples(scan: RowScan, acts: SetReader) -> dict[str, Any]:
     return {
-        "n_first": n_first,
-        "share": n_first / (n_first + n_others),
-        "n_strongest": len(streamed.strongest),
-        "share_of_strongest": float(streamed.strongest.mean()),
-        "norm_ratio": norms[0] / norms[1] if norms[1] else None,
-        "l0_ratio": l0[0] / l0[1] if l0[1] else None,
-        "alike": first,
-        "alike_second": second,
+        "n": acts.shape[0],
+        "n_empty": int(scan.l0[0]),
+        "n_identical": scan.n_identical(acts.item_index),
+        "first_identical": scan.identical_at(acts.item_index, 0),
+        "second_identical": scan.identical_at(acts.item_index, 1),
     }
 
 
-def _alike(acts: SetReader, seed: int) -> tuple[float | None, float | None]:
-    """How alike the active features of the first samples of items are, and of the second ones: mean Jaccard index."""
-    pointers = acts.item_index.pointers()
-    items = np.flatnonzero((np.diff(pointers) > 1) & (pointers[1:] <= acts.shape[0]))
-    if len(items) > _ITEMS:
-        items = np.sort(np.random.default_rng(seed).choice(items, _ITEMS, replace=False))
-    if len(items) < 2:
-        return None, None
-    return _jaccard(acts, pointers[items]), _jaccard(acts, pointers[items] + 1)
-
-
-def _jaccard(acts: SetReader, rows: Array) -> float:
-    active = acts.sparse(rows).astype(np.float64)
-    active.data[:] = 1
-    both = np.asarray(active[:-1].multiply(active[1:]).sum(axis=1)).ravel()
-    sizes = np.diff(active.indptr)
-    either = sizes[:-1] + sizes[1:] - both
-    return float(np.mean(both[either > 0] / either[either > 0])) if (either > 0).any() else 0.0
-
-
-def _below_threshold(moments: Moments, thresholds: Array | None, dtype: np.dtype[Any]) -> Array:
-    """Features with an activation below what the encoder lets through."""
+def _below(moments: Moments, thresholds: Array | None, dtype: np.dtype[Any]) -> Array:
+    """Features with an activation below the smallest that the encoder gives."""
     if thresholds is None:
         return np.zeros(0, np.int64)
     slack = 1 - 2 * float(np.finfo(dtype).eps)  # rounding to the stored dtype may go below
@@ -226,14 +156,96 @@ def _below_threshold(moments: Moments, thresholds: Array | None, dtype: np.dtype
         return np.flatnonzero(moments.min < np.broadcast_to(thresholds, moments.min.shape) * slack)
 
 
-def _outliers(streamed: Streamed) -> dict[str, Any]:
-    """Samples whose norm is many times the median."""
-    norms = ValueCounts.sum_of(streamed.first.norms, streamed.others.norms)
-    median = norms.quantile(0.5) or 0.0
-    largest = norms.quantile(1.0) or 0.0
-    return {
-        "n_samples": norms.n_above(judge.OUTLIER * median),
-        "norm_median": median,
-        "norm_largest": largest,
-        "n_first": streamed.first.norms.n_above(judge.OUTLIER * median),
-    }
+def _about_reconstruction(r: dict[str, Any], dropped: bool) -> Iterator[Finding]:
+    share, rest = r.get("explained_variance", r["recorded"]), r.get("without_first")
+    if "agreement" in r and r["agreement"] < 1 - NUMERICAL:
+        yield Finding(
+            "not-reproduced", "error",
+            f"Encoding the embeddings again gives {r['agreement']:.0%} of the stored activations.",
+            {"agreement": r["agreement"]},
+            "The stored activations come from another SAE, other embeddings, or rows in another order: find out which, "
+            "and build or import the set again.",
+        )  # fmt: skip
+    elif not dropped and r.get("missing", 0) > NUMERICAL:
+        yield Finding(
+            "missing-activations", "warning",
+            f"The set lacks {r['missing']:.0%} of the activations that encoding the embeddings again gives.",
+            {"missing": r["missing"]},
+            "Build or import the set without a filter.",
+        )  # fmt: skip
+    if share is None:
+        return
+    if math.isnan(share):
+        yield Finding(
+            "identical-embeddings", "warning", "All embeddings that were compared are identical.", {},
+            "Check the embeddings.",
+        )  # fmt: skip
+    elif share <= 0 and (rest is None or rest <= 0):
+        yield Finding(
+            "explains-nothing", "warning",
+            f"The decoded activations explain {share:.2f} of the variance of the embeddings: their mean would be as "
+            "good.",
+            {"explained_variance": share, "without_first": rest},
+            "Check that the embeddings are of the model, layer and hook that the SAE was trained on, with columns "
+            "in order.",
+        )  # fmt: skip
+    factor = r.get("scale", 1.0)
+    if r.get("shift") or factor != 1:
+        how = f"multiplied by {factor:.3g}" + (" and shifted by the decoder's bias" if r["shift"] else "")
+        yield Finding(
+            "scale", "warning",
+            f"With the embeddings {how}, the SAE explains {r['scaled_explained_variance']:.2f} of their variance, more "
+            "than as they are: they are not normalised as the SAE expects.",
+            {"factor": factor, "shift": r["shift"], "rescaled": r["scaled_explained_variance"]},
+            "Encode the hidden states as the model gives them, or normalised as in the SAE's training.",
+        )  # fmt: skip
+
+
+def _about_rows(scan: RowScan, acts: SetReader) -> Iterator[Finding]:
+    s = _samples(scan, acts)
+    first, second = s["first_identical"], s["second_identical"]
+    if first is not None and first > 0.5 >= second:
+        yield Finding(
+            "identical-first-rows", "warning",
+            f"The first sample is identical in {first:.0%} of the items: it looks like a BOS or CLS row.",
+            {"first": first, "second": second},
+            "SAEs are trained without such rows: leave the first row of every item out of the embeddings and of the "
+            "counts of rows (--item-ptr), and build again; until then use --where 'position > 0'.",
+        )  # fmt: skip
+    if s["n_identical"]:
+        yield Finding(
+            "identical-rows", "warning",
+            f"{s['n_identical']:,} of {s['n']:,} samples are identical to another sample of their item.",
+            {"n_samples": s["n_identical"]},
+            "Padding looks like this: leave padded rows out of the embeddings and of the counts of rows.",
+        )  # fmt: skip
+    if s["n_empty"]:
+        yield Finding(
+            "empty-rows", "note", f"{s['n_empty']:,} of {s['n']:,} samples have no active feature: all-zero rows.",
+            {"n_samples": s["n_empty"]}, "Zero rows of padding can look like this.",
+        )  # fmt: skip
+
+
+def _about_values(expected: dict[str, Any], scan: RowScan, moments: Moments, below: Array) -> Iterator[Finding]:
+    k, n_negative = expected["k"], int((moments.min < 0).sum())
+    above = 0 if k is None else int(scan.l0[k + 1 :].sum())
+    advice = "The set names another SAE than it was made with, or holds other numbers than its activations."
+    if above:
+        most = int(np.flatnonzero(scan.l0)[-1])
+        yield Finding(
+            "above-k", "error", f"{above:,} samples have more than k = {k} active features, up to {most:,}.",
+            {"n_samples": above, "max": most, "k": k}, advice,
+        )  # fmt: skip
+    if expected["negative"] is False and n_negative:
+        lowest = float(np.nanmin(moments.min))
+        yield Finding(
+            "negative", "error",
+            f"{n_negative:,} features have negative activations, down to {lowest:.4g}; the SAE gives none.",
+            {"n_features": n_negative, "min": lowest}, advice,
+        )  # fmt: skip
+    if len(below):
+        yield Finding(
+            "below-threshold", "error",
+            f"{len(below):,} features have activations below the smallest that the SAE's threshold allows.",
+            {"n_features": len(below), "features": below[:_LISTED].tolist()}, advice,
+        )  # fmt: skip

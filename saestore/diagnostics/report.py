@@ -1,4 +1,4 @@
-"""What a look at a set's fidelity found: numbers, and in words what they say is wrong."""
+"""The report of a diagnosis: numbers, and findings in words."""
 
 from __future__ import annotations
 
@@ -14,147 +14,128 @@ Severity = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True)
 class Finding:
-    """A sign that something is wrong.
+    """A fact that does not fit the SAE or the embeddings of the set.
 
     Attributes
     ----------
-    sign
-        Which: ``wrong-layer``, ``normalisation``, ``other-activations``, ``first-position``, ``outlier-rows``, ``l0``,
-        ``above-k``, ``below-k``, ``incomplete``, ``negative``, ``below-threshold``, ``always-on``.
+    code
+        ``not-reproduced``, ``missing-activations``, ``explains-nothing``, ``scale``, ``identical-embeddings``,
+        ``identical-first-rows``, ``identical-rows``, ``empty-rows``, ``above-k``, ``negative``, ``below-threshold``.
     severity
-        ``error``: this cannot be of that SAE. ``warning``: most likely wrong. ``note``: worth knowing.
-    what
-        What was seen, in words.
+        ``error``: the SAE cannot give this. ``warning``: most likely a mistake. ``note``: worth knowing.
+    message
+        The fact, in words.
     evidence
         The numbers behind it.
     advice
         What to do.
     """
 
-    sign: str
+    code: str
     severity: Severity
-    what: str
+    message: str
     evidence: Mapping[str, Any]
     advice: str
 
 
 @dataclass(frozen=True, repr=False)
-class Fidelity:
-    """How faithful the activations of a set are, and the signs of what went wrong.
+class Diagnosis:
+    """Facts about the activations of a set, and findings.
 
     Attributes
     ----------
     set
         Path of the set.
     reconstruction
-        ``explained_variance`` and where it was measured: ``measured`` is "stored activations against embeddings" or
-        "first batch of the build"; with embeddings at hand also ``mse``, ``cosine`` (mean over rows), ``n_rows``,
-        ``agreement`` (share of the stored non-zeros that encoding again gives) and the norms of
-        the embeddings. None where neither is known.
+        ``recorded``, the explained variance of the build's first batch. With embeddings and SAE also, over ``n_rows``
+        samples: ``explained_variance``, ``without_first`` (without the first sample of each item), ``mse``,
+        ``cosine`` (mean), ``agreement`` (share of the stored non-zeros that encoding again gives), ``missing`` (share
+        of the non-zeros that encoding again gives and the set lacks), ``norm_median``, ``decoded_norm_median``; and
+        ``scale``, ``shift``, ``scaled_explained_variance``: the best of the tried scales of the embeddings.
     l0
-        Active features a sample, over all samples: ``min``, ``p25``, ``median``, ``p75``, ``max``, ``mean``, exact.
+        Active features per sample: ``min``, ``p25``, ``median``, ``p75``, ``max``, ``mean``.
     activations
-        ``min`` and ``max`` exact, ``p50`` and ``p99`` of the active values to within 0.05 %, ``n_negative`` features
-        with negative ones.
+        ``min``, ``max``, and ``n_negative``, the features with negative activations.
     features
-        ``n_dead`` (never active), ``n_always_on`` (on more than half of the samples) and the ids of up to 100 of these.
-    positions
-        The samples that stand first in their item beside the others; None where items have one sample.
+        ``n``, ``n_dead`` (never active), ``n_always_on`` (active on more than half of the samples), and the ids of up
+        to 100 of the latter.
+    samples
+        ``n``; ``n_empty`` (without an active feature); ``n_identical`` (the same activations as another sample of their
+        item); ``first_identical`` and ``second_identical``, the share of items whose first or second sample has the
+        most common activations of its kind (None where items have one sample).
     expected
-        What the SAE's metadata says: ``architecture``, ``d_in``, ``k``, ``l0``, ``negative``; None where it does not.
+        What the SAE's metadata gives: ``architecture``, ``d_in``, ``k``, ``l0``, ``negative``; None if unknown.
     left_out
-        What could not be looked at, and why.
+        What could not be measured, and why.
     findings
-        What is wrong; none where all is as expected.
+        The worst first; empty where all facts fit.
     """
 
     set: str
-    reconstruction: dict[str, Any] | None
+    reconstruction: dict[str, Any]
     l0: dict[str, Any]
     activations: dict[str, Any]
     features: dict[str, Any]
-    positions: dict[str, Any] | None
+    samples: dict[str, Any]
     expected: dict[str, Any]
     left_out: tuple[str, ...]
     findings: tuple[Finding, ...]
 
     @property
     def ok(self) -> bool:
-        """True where nothing was found."""
-        return not self.findings
+        """True without an error or a warning."""
+        return all(finding.severity == "note" for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON takes it but for NaN."""
-        return {"ok": self.ok, **asdict(self), "left_out": list(self.left_out), "findings": self._findings()}
-
-    def _findings(self) -> list[dict[str, Any]]:
-        return [asdict(finding) for finding in self.findings]
+        """Everything as JSON-able values; numbers that are not finite are NaN."""
+        result = {"ok": self.ok, **asdict(self)}
+        return {**result, "left_out": list(self.left_out), "findings": list(result["findings"])}
 
     def rows(self) -> list[tuple[str, str]]:
         """The numbers as labels and texts, for people."""
-        low = self.l0
-        rows = [("explained variance", self._explained())]
-        rows += self._reconstruction()
-        rows.append(
-            (
-                "L0",
-                f"min {low['min']}, quartiles {low['p25']:g} / {low['median']:g} / {low['p75']:g}, max {low['max']}, "
-                f"mean {low['mean']:.2f}",
-            )
-        )
-        rows.append(("expected", _expected(self.expected)))
-        on = self.features
-        listed = ", ".join(str(i) for i in on["always_on"][:10]) + (" …" if on["n_always_on"] > 10 else "")
-        always = f": {listed}" if listed else ""
-        rows.append(("features", f"{on['n_dead']:,} dead; {on['n_always_on']:,} on more than half of samples{always}"))
-        a = self.activations
-        rows.append(("activations", ", ".join(f"{k} {_number(a[k])}" for k in ("min", "p50", "p99", "max"))))
-        if self.positions is not None:
-            p = self.positions
-            rows.append(
-                (
-                    "first in item",
-                    f"{p['share']:.1%} of samples, {p['share_of_strongest']:.1%} of the {p['n_strongest']:,} strongest "
-                    f"activations; norm x{_number(p['norm_ratio'])}, L0 x{_number(p['l0_ratio'])} of the others'",
-                )
-            )
+        r, l0, on, samples = self.reconstruction, self.l0, self.features, self.samples
+        explained = f"{_number(r.get('recorded'))} in the first batch of the build"
+        rows = [("explained variance", explained if "n_rows" not in r else
+                 f"{_number(r['explained_variance'])} of {r['n_rows']:,} samples, {explained}")]  # fmt: skip
+        if "n_rows" in r:
+            rows += [
+                ("reconstruction", f"mean squared error {_number(r['mse'])}, cosine {_number(r['cosine'])}"),
+                ("encoded again", f"{r['agreement']:.1%} of the stored non-zeros; {r['missing']:.1%} are missing"),
+                ("best scale", f"{r['scale']:.3g}, explained variance {_number(r['scaled_explained_variance'])}"),
+            ]
+        quartiles = f"min {l0['min']}, quartiles {l0['p25']:g} / {l0['median']:g} / {l0['p75']:g}"
+        listed = ", ".join(map(str, on["always_on"][:10])) + (" …" if on["n_always_on"] > 10 else "")
+        rows += [
+            ("L0", f"{quartiles}, max {l0['max']}, mean {l0['mean']:.2f}"),
+            ("expected", _expected(self.expected)),
+            ("features", f"{on['n_dead']:,} dead; {on['n_always_on']:,} active on more than half of the samples"
+             + (f": {listed}" if listed else "")),
+            ("activations", f"min {_number(self.activations['min'])}, max {_number(self.activations['max'])}"),
+            ("samples", f"{samples['n_empty']:,} without activations, {samples['n_identical']:,} identical to another "
+             "of their item"),
+        ]  # fmt: skip
+        if samples["first_identical"] is not None:
+            shares = f"{samples['first_identical']:.1%} of first, {samples['second_identical']:.1%} of second samples"
+            rows.append(("identical", shares))
         return rows + [("left out", reason) for reason in self.left_out]
 
-    def _explained(self) -> str:
-        found = self.reconstruction
-        if found is None:
-            return "not known"
-        rows = f", {found['n_rows']:,} samples" if "n_rows" in found else ""
-        return f"{_number(found['explained_variance'])} ({found['measured']}{rows})"
-
-    def _reconstruction(self) -> list[tuple[str, str]]:
-        found = self.reconstruction
-        if found is None or "mse" not in found:
-            return []
-        return [
-            ("reconstruction", f"mean squared error {_number(found['mse'])}, cosine {_number(found['cosine'])}"),
-            ("embeddings", f"median norm {_number(found['norm_median'])}, largest {_number(found['norm_max'])}"),
-            ("encoded again", f"{found['agreement']:.1%} of the stored non-zeros come out"),
-        ]
-
     def __repr__(self) -> str:
-        lines = [f"Fidelity of {self.set}:", *(f"  {name}: {value}" for name, value in self.rows())]
-        lines += [f"  {f.severity}: {f.what} {f.advice}" for f in self.findings] or ["  nothing wrong was found"]
+        lines = [f"Diagnosis of {self.set}:", *(f"  {name}: {value}" for name, value in self.rows())]
+        lines += [f"  {f.severity} {f.code}: {f.message} {f.advice}" for f in self.findings] or ["  no findings"]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        found = [[f.severity, f.what, f.advice] for f in self.findings] or [["-", "nothing wrong was found", ""]]
-        numbers = html.table(["", ""], self.rows(), left=(0, 1))
-        findings = html.table(["", "found", "what to do"], found, left=(0, 1, 2))
-        return f"<strong>{escape(self.set)}</strong>{findings}{numbers}"
+        found = [[f.severity, f.message, f.advice] for f in self.findings] or [["-", "no findings", ""]]
+        findings = html.table(["", "finding", "what to do"], found, left=(0, 1, 2))
+        return f"<strong>{escape(self.set)}</strong>{findings}{html.table(['', ''], self.rows(), left=(0, 1))}"
 
 
 def _expected(expected: Mapping[str, Any]) -> str:
-    said = [str(expected["architecture"])] if expected["architecture"] else []
-    said += [f"{name} {_number(expected[name])}" for name in ("k", "l0", "d_in") if expected[name] is not None]
+    known = [str(expected["architecture"])] if expected["architecture"] else []
+    known += [f"{name} {_number(expected[name])}" for name in ("k", "l0", "d_in") if expected[name] is not None]
     if expected["negative"] is not None:
-        said.append("negative values possible" if expected["negative"] else "no negative values")
-    return ", ".join(said) or "the set says nothing of its SAE"
+        known.append("negative values possible" if expected["negative"] else "no negative values")
+    return ", ".join(known) or "the set records nothing of its SAE"
 
 
 def _number(value: float | None) -> str:

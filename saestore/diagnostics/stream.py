@@ -1,4 +1,4 @@
-"""One pass over all activations, row by row, that keeps counts only."""
+"""One pass over all activations, sample by sample: active features per sample, and which samples are identical."""
 
 from __future__ import annotations
 
@@ -13,126 +13,77 @@ from saestore.tables.item_index import ItemIndex
 Array = np.ndarray[Any, Any]
 
 _ENTRIES, _ROWS = 1 << 18, 1 << 16  # of a block; a single row may have more entries
-_STRONGEST = 1 << 12
-# Sign, exponent and 11 bits of mantissa: values in one bin differ by 2**-11 of themselves.
-_SHIFT, _BINS = 12, 1 << 20
+_ROUNDING = 13  # bits of a float32 mantissa that are rounded away before rows are compared: 0.1 % remains
+_FACTORS = tuple(map(np.uint64, (0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93, 0xBF58476D1CE4E5B9)))  # odd
 
 
-class ValueCounts:
-    """Counts of values, as float32, in bins of constant relative width, 8 MB."""
-
-    def __init__(self) -> None:
-        self.counts = np.zeros(_BINS, np.int64)
-
-    def add(self, values: Array) -> None:
-        """Count values."""
-        with np.errstate(over="ignore", under="ignore"):
-            bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-        # An order of the bit patterns that is that of the values.
-        ordered = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
-        np.add.at(self.counts, ordered >> _SHIFT, 1)
-
-    @classmethod
-    def sum_of(cls, *parts: ValueCounts) -> ValueCounts:
-        """Of all together."""
-        result = cls()
-        result.counts = np.sum([part.counts for part in parts], axis=0)
-        return result
-
-    @property
-    def total(self) -> int:
-        """How many were counted."""
-        return int(self.counts.sum())
-
-    def quantile(self, q: float) -> float | None:
-        """The value with a share `q` of the others below it, to within half a bin; None of none."""
-        if not self.total:
-            return None
-        bin_ = int(np.searchsorted(np.cumsum(self.counts), max(1, np.ceil(q * self.total))))
-        middle = np.array([(bin_ << _SHIFT) | 1 << (_SHIFT - 1)], np.uint32)
-        bits = np.where(middle >> 31, middle & np.uint32((1 << 31) - 1), ~middle)
-        return float(bits.astype(np.uint32).view(np.float32)[0])
-
-    def n_above(self, value: float) -> int:
-        """How many are larger than `value`, to within a bin."""
-        bits = np.array([value], np.float32).view(np.uint32)
-        ordered = int(np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))[0])
-        return int(self.counts[(ordered >> _SHIFT) + 1 :].sum())
-
-
-class Group:
-    """Samples of one kind: how many, their L0 and their norms."""
-
-    def __init__(self, n_features: int) -> None:
-        self.l0 = np.zeros(n_features + 1, np.int64)
-        self.norms = ValueCounts()
-
-    def add(self, l0: Array, norms: Array) -> None:
-        """Count samples."""
-        counted = np.bincount(l0)
-        self.l0[: len(counted)] += counted
-        self.norms.add(norms)
-
-
-class Streamed:
-    """Counts over all samples of a set.
+class RowScan:
+    """Facts about every sample of a set.
 
     Attributes
     ----------
-    first, others
-        Samples that stand first in their item, and the others.
-    values
-        The activations.
-    strongest
-        Whether each of the strongest activations of all is of a sample that stands first, bool.
+    l0
+        How many samples have 0, 1, 2 … active features, int64.
+    keys
+        Fingerprint of each sample's activations, uint64 (n_samples,); 0 for a sample without any.
 
     Notes
     -----
-    Memory: blocks of some 260,000 activations, 20 MB, 24 MB of bins, and 16 bytes a feature; whatever the
-    number of samples.
+    Memory: a block of about 260,000 activations, 20 MB, and 8 bytes per sample and feature.
     """
 
-    def __init__(self, segments: Sequence[Segment], index: ItemIndex, n_features: int, nnz: int) -> None:
-        self.first, self.others = Group(n_features), Group(n_features)
-        self.values = ValueCounts()
-        self._keep = int(min(_STRONGEST, max(100, nnz // 1000)))
-        self._top = np.zeros(0), np.zeros(0, bool)
-        for start, l0, data in row_blocks(segments):
-            self._add(start, l0, data, index)
+    def __init__(self, segments: Sequence[Segment], n_samples: int, n_features: int) -> None:
+        self.l0 = np.zeros(n_features + 1, np.int64)
+        self.keys = np.zeros(n_samples, np.uint64)
+        for start, counts, features, data in _row_blocks(segments):
+            histogram = np.bincount(counts)
+            self.l0[: len(histogram)] += histogram
+            filled = np.flatnonzero(counts)
+            if len(filled):
+                firsts = np.cumsum(counts)[filled] - counts[filled]
+                self.keys[start + filled] = np.add.reduceat(_mixed(features, data), firsts)
 
-    @property
-    def strongest(self) -> Array:
-        """Whether each of the strongest activations is of a first sample."""
-        return self._top[1]
+    def n_identical(self, index: ItemIndex) -> int:
+        """How many samples have the same activations as another sample of their item, samples without any left out."""
+        pointers = np.minimum(index.pointers(), len(self.keys))
+        keys = np.repeat(np.arange(len(pointers) - 1, dtype=np.uint64) * _FACTORS[0], np.diff(pointers))
+        keys ^= self.keys
+        keys = np.sort(keys[self.keys != 0])
+        same = np.zeros(len(keys) + 1, bool)
+        same[1:-1] = keys[1:] == keys[:-1]
+        return int((same[1:] | same[:-1]).sum())
 
-    def _add(self, start: int, l0: Array, data: Array, index: ItemIndex) -> None:
-        is_first = index.locate(np.arange(start, start + len(l0)))[1] == 0
-        owner = np.repeat(np.arange(len(l0)), l0)
-        wide = data.astype(np.float64)
-        norms = np.sqrt(np.bincount(owner, wide * wide, len(l0)))
-        for group, mask in ((self.first, is_first), (self.others, ~is_first)):
-            group.add(l0[mask], norms[mask])
-        self.values.add(data)
-        full = len(self._top[0]) == self._keep
-        may = np.flatnonzero(wide > self._top[0].min()) if full else np.arange(len(wide))
-        values = np.append(self._top[0], wide[may])
-        flags = np.append(self._top[1], is_first[owner[may]])
-        if len(values) > self._keep:
-            best = np.argpartition(values, -self._keep)[-self._keep :]
-            values, flags = values[best], flags[best]
-        self._top = values, flags
+    def identical_at(self, index: ItemIndex, position: int) -> float | None:
+        """Share of the items of 2 or more samples whose sample at a position has the most common activations there."""
+        pointers = index.pointers()
+        starts = pointers[:-1][(np.diff(pointers) > 1) & (pointers[1:] <= len(self.keys))]
+        if len(starts) < 2:
+            return None
+        return float(np.unique(self.keys[starts + position], return_counts=True)[1].max() / len(starts))
 
 
-def row_blocks(segments: Sequence[Segment]) -> Iterator[tuple[int, Array, Array]]:
-    """Consecutive samples: the number of the first, the active features of each, and their activations."""
+def _mixed(features: Array, data: Array) -> Array:
+    """A number for each activation, such that sums of them differ for different rows."""
+    with np.errstate(over="ignore", under="ignore"):
+        bits = np.ascontiguousarray(data, np.float32).view(np.uint32).astype(np.uint64)
+        bits = (bits + np.uint64(1 << (_ROUNDING - 1))) >> np.uint64(_ROUNDING)
+        mixed: Array = (features.astype(np.uint64) + np.uint64(1)) * _FACTORS[0] ^ bits * _FACTORS[1]
+        mixed = (mixed ^ (mixed >> np.uint64(29))) * _FACTORS[2]
+        mixed ^= mixed >> np.uint64(32)
+    return mixed
+
+
+def _row_blocks(segments: Sequence[Segment]) -> Iterator[tuple[int, Array, Array, Array]]:
+    """Consecutive samples: the number of the first, active features per sample, all features and activations."""
     for segment in segments:
         start, stop = segment.info.start, segment.info.stop
         while start < stop:
             pointers = segment.row_pointers(start, min(stop, start + _ROWS))
-            rows = max(1, int(np.searchsorted(pointers, pointers[0] + _ENTRIES, "right")) - 1)
-            data = segment.reader("by_sample/data").read(int(pointers[0]), int(pointers[rows]))
-            yield start, np.diff(pointers[: rows + 1]), data
-            start += rows
+            n_rows = max(1, int(np.searchsorted(pointers, pointers[0] + _ENTRIES, "right")) - 1)
+            part = int(pointers[0]), int(pointers[n_rows])
+            features, data = (segment.reader(f"by_sample/{name}").read(*part) for name in ("indices", "data"))
+            yield start, np.diff(pointers[: n_rows + 1]), features, data
+            start += n_rows
 
 
 def quantile_of_counts(counts: Array, q: float) -> float:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saestore.errors import NotFoundError
+from saestore.errors import InvalidInputError, NotFoundError
 from saestore.query.open_set import retry_on_stale_snapshot
+from saestore.query.posting_lists import PostingLists
 from saestore.query.reader import Level, SetReader
 from saestore.query.selection import select
 from saestore.query.slices import DENSE_LIMIT, check_size
-from saestore.scoring.bootstrap import add_intervals, check, count_places, split_pairs
-from saestore.scoring.ranks import Ranked, find_hits
-from saestore.scoring.scored_observations import ScoredObservations
-from saestore.scoring.scores import SCORES, score_all
+from saestore.scoring.bootstrap import BootstrapSampler, check_bootstrap
+from saestore.scoring.metrics import BootstrapCounts
+from saestore.scoring.observations import KnownGroup, ScoredObservations
+from saestore.scoring.ranks import find_hits, split_by_cost
+from saestore.scoring.scores import score_all
 from saestore.tables.label_matrix import position_of
+from saestore.vocabulary import SCORES
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -24,7 +28,29 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
+# Scores that have an interval. F1, precision and recall keep one threshold in every draw.
+WITH_INTERVAL = ("roc_auc", "average_precision", "f1", "precision", "recall", "mean_difference", "point_biserial")
+
 _PIECE = 1 << 19  # hits, or pairs of feature and concept, that are scored at a time
+
+
+@dataclass(frozen=True)
+class ConceptLabels:
+    """Labels of chosen concepts.
+
+    Attributes
+    ----------
+    names
+        The concepts.
+    matrix
+        Items or samples x concepts, bool CSR.
+    unknown
+        The same shape, true where a label is not known, bool CSC.
+    """
+
+    names: list[str]
+    matrix: scipy.sparse.csr_array
+    unknown: scipy.sparse.csc_array
 
 
 @retry_on_stale_snapshot
@@ -38,22 +64,25 @@ def concept_scores(
     max_bytes: int = DENSE_LIMIT,
 ) -> xarray.Dataset:
     """See `Concepts.scores`."""
-    names, labels = labels_of(reader, level, concepts)
+    labels = read_labels(reader, level, concepts)
     ids = select(features, reader.shape[1], "feature").ids
-    check_size((len(SCORES), len(names), len(ids)), 8, max_bytes, "Choose concepts= or features=.")
-    units = units_of(reader, level, labels, where)
+    check_size((len(SCORES), len(labels.names), len(ids)), 8, max_bytes, "Choose concepts= or features=.")
+    observations = read_observations(reader, level, labels, where)
     unique, back = np.unique(ids, return_inverse=True)
-    grids = {name: np.full((len(names), len(unique)), np.nan) for name in SCORES}
+    grids = {name: np.full((len(labels.names), len(unique)), np.nan) for name in SCORES}
     n_active, done = np.zeros(len(unique), np.int64), 0
-    for _, ranked in units.ranked(reader.segments, unique, reader.dtype):
-        n_active[done : done + len(ranked)] = ranked.n_active
-        for columns, rows, scores in _score_pieces(ranked, units):
-            for name, values in scores.items():
-                grids[name][rows, done + columns.start : done + columns.stop] = values.T
-        done += len(ranked)
+    for lists in observations.lists(reader.segments, unique, reader.dtype):
+        stop = done + len(lists.features)
+        n_active[done:stop] = np.diff(lists.indptr)
+        for group in observations.groups:
+            for columns, rows, scores in _score_pieces(lists, observations, group):
+                for name, values in scores.items():
+                    grids[name][rows, done + columns.start : done + columns.stop] = values.T
+        done = stop
     if not np.array_equal(unique, ids):
         grids, n_active = {name: grid[:, back] for name, grid in grids.items()}, n_active[back]
-    return _dataset(grids, n_active, {"concept": np.array(names, dtype=object), "feature": ids}, units, level)
+    coords = {"concept": np.array(labels.names, dtype=object), "feature": ids}
+    return _dataset(grids, n_active, coords, observations, level)
 
 
 @retry_on_stale_snapshot
@@ -68,8 +97,8 @@ def score_intervals(
     seed: int = 0,
 ) -> xarray.Dataset:
     """See `Concepts.intervals`."""
-    check(confidence_level, n_resamples, seed)
-    names, given = split_pairs(pairs)
+    check_bootstrap(confidence_level, n_resamples, seed)
+    names, given = _split_pairs(pairs)
     features = np.array([select(feature, reader.shape[1], "feature").ids[0] for feature in given])
     known = list(dict.fromkeys(names))
     unique, at = np.unique(features, return_inverse=True)
@@ -77,28 +106,92 @@ def score_intervals(
     scores = concept_scores(reader, level, where=where, concepts=known, features=unique)
     on_pair = {"concept": ("pair", columns), "feature": ("pair", at)}
     chosen = scores.isel(on_pair).reset_coords(["concept", "feature"])
-    chosen = chosen.assign_attrs(confidence_level=confidence_level, n_resamples=n_resamples, seed=seed)
-    units = units_of(reader, level, labels_of(reader, level, known)[1], where)
-    wanted = list(zip(columns.tolist(), features.tolist(), chosen["threshold"].to_numpy().tolist(), strict=True))
-    places, n_items = count_places(reader.segments, units, reader.item_index, reader.dtype, wanted)
-    return add_intervals(chosen, places, n_items)
+    observations = read_observations(reader, level, read_labels(reader, level, known), where)
+    defined = np.flatnonzero(~np.isnan(chosen["roc_auc"].to_numpy()))
+    requested = [(int(columns[i]), int(features[i]), float(chosen["threshold"][i])) for i in defined]
+    counts, n_items = _count_pairs(reader, observations, requested)
+    sampler = BootstrapSampler(n_items, n_resamples, confidence_level, seed)
+    ends = sampler.intervals([each.scores for each in counts])
+    for name in WITH_INTERVAL:
+        for end in ("low", "high"):
+            values = np.full(len(names), np.nan)
+            values[defined] = [each[f"{name}_{end}"] for each in ends]
+            chosen[f"{name}_{end}"] = ("pair", values)
+    return chosen.assign_attrs(confidence_level=confidence_level, n_resamples=n_resamples, seed=seed, n_items=n_items)
 
 
-def labels_of(reader: SetReader, level: Level, concepts: Sequence[str] | str | None) -> tuple[list[str], Any]:
-    """Names and labels of the chosen concepts, units x concepts."""
+def _split_pairs(pairs: Any) -> tuple[list[str], list[Any]]:
+    """Concepts and features of ``[(concept, feature), …]``."""
+    try:
+        split = [(concept, feature) for concept, feature in pairs]
+    except (TypeError, ValueError):
+        split = []
+    if not split or not all(isinstance(concept, str) for concept, _ in split):
+        raise InvalidInputError(
+            f"pairs={pairs!r}: give (concept, feature) pairs, such as [('color::red', 1234)].", code="bad-pairs"
+        )
+    return [concept for concept, _ in split], [feature for _, feature in split]
+
+
+def _count_pairs(
+    reader: SetReader, observations: ScoredObservations, pairs: Sequence[tuple[int, int, float]]
+) -> tuple[list[BootstrapCounts], int]:
+    """Counts for each (column of the labels, feature, threshold), and the number of items to draw from.
+
+    Memory: about 24 bytes per entry of the features' lists and per item, for each pair.
+    """
+    index, of_samples = reader.item_index, observations.sizes is None
+    counting = observations.kept if observations.sizes is None else observations.sizes > 0
+    groups = {concept: group for group in observations.groups for concept in group.concepts.tolist()}
+    known_of = {concept: groups[concept].known for concept, _, _ in pairs}
+    if known_of and all(known is not None for known in known_of.values()):
+        counting = counting & np.any([known for known in known_of.values() if known is not None], axis=0)
+    rows = np.flatnonzero(counting)
+    item_of_row = index.locate(rows)[0] if of_samples else rows
+    present, item_of_row = np.unique(item_of_row, return_inverse=True)
+    labels, counts = observations.labels.tocsc(), {}
+    features = np.unique(np.array([feature for _, feature, _ in pairs], np.int64))
+    for lists in observations.lists(reader.segments, features, reader.dtype):
+        for i, (concept, feature, threshold) in enumerate(pairs):
+            at = np.flatnonzero(lists.features == feature)
+            if not len(at):
+                continue
+            true = np.zeros(len(counting), bool)
+            true[labels.indices[labels.indptr[concept] : labels.indptr[concept + 1]]] = True
+            known = known_of[concept]
+            known = np.ones(len(counting), bool) if known is None else known
+            part = slice(lists.indptr[at[0]], lists.indptr[at[0] + 1])
+            entries, values = lists.samples[part], lists.data[part]
+            entries, values = entries[known[entries]], values[known[entries]]
+            items = np.searchsorted(present, index.locate(entries)[0] if of_samples else entries)
+            scored = known[rows], known[rows] & true[rows]
+            totals = [np.bincount(item_of_row[mask], minlength=len(present)) for mask in scored]
+            counts[i] = BootstrapCounts.of(values, items, true[entries], (totals[0], totals[1]), threshold)
+    return [counts[i] for i in range(len(pairs))], len(present)
+
+
+def read_labels(reader: SetReader, level: Level, concepts: Sequence[str] | str | None) -> ConceptLabels:
+    """Labels of the chosen concepts, by default of all.
+
+    Raises
+    ------
+    InvalidInputError, NotFoundError
+        The level does not exist; it has no concepts, or not these.
+    """
     import scipy.sparse as sp
 
     known, matrix = reader.concept_names(level), reader.concept_matrix(level)
     if not known:
         raise NotFoundError(
-            f"{reader.path} has no concepts on {level}s{_elsewhere(reader, level)}; "
-            "give it some with acts.concepts.add()."
+            f"{reader.path} has no concepts on {level}s{_elsewhere(reader, level)}; add some with acts.concepts.add().",
+            code="no-concepts",
         )
+    unknown = reader.unknown_matrix(level)
     if concepts is None:
-        return known, sp.csr_array(matrix)
+        return ConceptLabels(known, sp.csr_array(matrix), unknown)
     names = [concepts] if isinstance(concepts, str) else list(concepts)
-    places = [position_of(name, known, f"concept of {level}s") for name in names]
-    return names, sp.csr_array(matrix[:, places])
+    columns = [position_of(name, known, f"concept of {level}s") for name in names]
+    return ConceptLabels(names, sp.csr_array(matrix[:, columns]), unknown[:, columns])
 
 
 def _elsewhere(reader: SetReader, level: Level) -> str:
@@ -107,42 +200,44 @@ def _elsewhere(reader: SetReader, level: Level) -> str:
     return ", but on samples (level='sample')" if reader.concept_names("sample") else ""
 
 
-def units_of(reader: SetReader, level: Level, labels: scipy.sparse.csr_array, where: Any) -> ScoredObservations:
+def read_observations(reader: SetReader, level: Level, labels: ConceptLabels, where: Any) -> ScoredObservations:
     """Samples or items that are scored, with their labels."""
+    index = reader.item_index if level == "item" else None
     condition = reader.condition(where)
-    if level == "sample":
-        return ScoredObservations.of_samples(labels, reader.shape[0], condition)
-    return ScoredObservations.of_items(labels, reader.shape[0], condition, reader.item_index)
+    return ScoredObservations.of(labels.matrix, reader.shape[0], condition, index=index, unknown=labels.unknown)
 
 
-def _score_pieces(ranked: Ranked, units: ScoredObservations) -> Iterator[tuple[slice, slice, dict[str, Array]]]:
-    """Score a block in pieces of bounded memory: slices of its features and of the concepts, and their scores."""
-    n_concepts = len(units.n_positive)
-    n_labels = np.diff(units.labels.indptr)[ranked.rows]
-    cost = np.concatenate([[0], np.cumsum(n_labels)])[ranked.indptr] + n_concepts * np.arange(len(ranked) + 1)
-    first = 0
-    while first < len(ranked):
-        last = max(first + 1, int(np.searchsorted(cost, cost[first] + _PIECE, "right")) - 1)
+def _score_pieces(
+    lists: PostingLists, observations: ScoredObservations, group: KnownGroup
+) -> Iterator[tuple[slice, Array, dict[str, Array]]]:
+    """Score a block in pieces of bounded memory: a slice of its features, columns of the labels, and their scores."""
+    ranked, concepts = group.rank(lists), group.concepts
+    whole = len(concepts) == observations.labels.shape[1]
+    labels = observations.labels if whole else observations.labels[:, concepts]
+    n_labels = np.diff(labels.indptr)[ranked.rows]
+    costs = np.bincount(np.repeat(np.arange(len(ranked)), ranked.n_active), n_labels, len(ranked)).astype(np.int64)
+    costs += len(concepts)
+    for first, last in split_by_cost(costs, _PIECE):
         part = ranked.part(first, last)
-        # Of one long list, some concepts at a time.
-        pieces = -(-int(cost[last] - cost[first]) // (4 * _PIECE))
-        step = -(-n_concepts // max(1, pieces)) or 1
-        for start in range(0, n_concepts, step):
-            chosen = slice(start, min(start + step, n_concepts))
-            labels = units.labels if step >= n_concepts else units.labels[:, chosen]
-            yield slice(first, last), chosen, score_all(part, find_hits(part, labels), units.n_positive[chosen])
-        first = last
+        # For one long list, some concepts at a time.
+        n_pieces = -(-int(costs[first:last].sum()) // (4 * _PIECE))
+        step = -(-len(concepts) // max(1, n_pieces)) or 1
+        for start in range(0, len(concepts), step):
+            chosen = concepts[start : start + step]
+            some = labels if step >= len(concepts) else labels[:, start : start + step]
+            yield slice(first, last), chosen, score_all(part, find_hits(part, some), observations.n_positive[chosen])
 
 
 def _dataset(
-    grids: dict[str, Array], n_active: Array, coords: dict[str, Array], units: ScoredObservations, level: Level
+    grids: dict[str, Array], n_active: Array, coords: dict[str, Array], observations: ScoredObservations, level: Level
 ) -> xarray.Dataset:
     import xarray as xr
 
     variables: dict[str, Any] = {
         name: (("concept", "feature"), grid, {"description": SCORES[name]}) for name, grid in grids.items()
     }
-    variables["n_positive"] = ("concept", units.n_positive, {"description": f"{level}s that the concept is true of"})
-    variables["n_negative"] = ("concept", units.n - units.n_positive, {"description": f"{level}s that it is not"})
+    known = {"n_positive": (observations.n_positive, "true"), "n_negative": (observations.n_negative, "false")}
+    for name, (counts, value) in known.items():
+        variables[name] = ("concept", counts, {"description": f"{level}s that the concept is known to be {value} of"})
     variables["n_active"] = ("feature", n_active, {"description": f"{level}s whose score is not 0"})
-    return xr.Dataset(variables, coords, {"level": level, "n": units.n})
+    return xr.Dataset(variables, coords, {"level": level, "n": observations.n})

@@ -10,6 +10,7 @@ import numpy as np
 
 from saestore.errors import InvalidInputError
 from saestore.scoring.ranks import item_maxima
+from saestore.sparse_rows import pointers
 
 Array = np.ndarray[Any, Any]
 
@@ -25,7 +26,7 @@ class Pooling:
     name
         ``max``, ``mean`` or ``top-N``.
     largest
-        How many of an item's samples are averaged, the strongest; None for all.
+        How many of an item's strongest samples are averaged; None for all.
     """
 
     name: str
@@ -33,44 +34,39 @@ class Pooling:
 
     @classmethod
     def of(cls, name: Any) -> Pooling:
-        """By its name.
-
-        Raises
-        ------
-        InvalidInputError
-            There is no such score.
-        """
+        """Pooling by its name; anything else raises an error."""
         if name in ("max", "mean"):
             return cls(name, 1 if name == "max" else None)
-        found = _TOP.fullmatch(name) if isinstance(name, str) else None
-        if found is None:
-            raise InvalidInputError(f"score={name!r}: use 'max', 'mean', or 'top-3' for the mean of the 3 strongest.")
-        return cls(name, int(found[1]))
+        match = _TOP.fullmatch(name) if isinstance(name, str) else None
+        if match is None:
+            raise InvalidInputError(
+                f"score={name!r}: use 'max', 'mean', or 'top-3' for the mean of the 3 strongest.", code="bad-option"
+            )
+        return cls(name, int(match[1]))
 
     @property
     def is_activation(self) -> bool:
-        """Whether a score is the activation of some sample, so that thresholds of samples are thresholds of it."""
+        """Whether a score is the activation of one sample, so that thresholds of samples apply to it."""
         return self.largest == 1
 
     def of_lists(self, indptr: Array, items: Array, values: Array, sizes: Array) -> tuple[Array, Array, Array]:
-        """PostingLists over samples to lists over items, those that score above 0 only.
+        """From lists over samples to lists over the items that score above 0.
 
         Parameters
         ----------
         indptr, items, values
-            PostingLists in impact order, all entries of the samples that count; the item of each.
+            Lists in impact order, all entries of the samples that count; the item of each.
         sizes
             Samples of every item that count, int64 (n_items,).
 
         Returns
         -------
         indptr, items, scores
-            Descending in every list; scores of the dtype of `values` for the maximum, else float64.
+            Descending in every list; of the dtype of `values` for the maximum, else float64.
         """
         if self.largest == 1:
             positive = values > 0
-            indptr = np.concatenate([[0], np.cumsum(positive)])[indptr]
-            return item_maxima(indptr, items[positive], values[positive], sizes)
+            return item_maxima(pointers(positive)[indptr], items[positive], values[positive], sizes)
         feature = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
         order = np.lexsort((feature, items))  # stable: still strongest first
         feature, items, values = feature[order], items[order], values[order].astype(np.float64)
@@ -89,7 +85,7 @@ class Pooling:
         Parameters
         ----------
         column
-            float64, every sample of every item, zeros too.
+            float64, every sample of every item, zeros included.
         starts
             Where each item starts; none is empty.
         """
@@ -114,5 +110,5 @@ def _mean_of_groups(firsts: Array, values: Array, sizes: Array, largest: int | N
     taken = sizes if largest is None else np.minimum(sizes, largest)
     counted = place < taken[group]
     sums = np.bincount(group[counted], values[counted], len(firsts))
-    found: Array = sums / taken
-    return found
+    means: Array = sums / taken
+    return means

@@ -1,7 +1,7 @@
 """Columns of activations as ranks, and which of their entries a concept is true of. Pure array functions.
 
-A feature's list is the non-zeros of its column, strongest first; all zeros share one place between the positive and the
-negative ones. So a list and the length of the column say everything, and what is scored need not be made dense.
+A feature's list is the non-zeros of its column, strongest first. All zeros share one place between the positive and the
+negative values, so a list and the length of the column are enough, and no column is made dense.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saestore.sparse_rows import pointers
+
 if TYPE_CHECKING:
     import scipy.sparse
 
@@ -19,7 +21,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Ranked:
-    """Columns of some features over the same rows: samples, or items.
+    """Columns of features over the same rows: samples, or items.
 
     Attributes
     ----------
@@ -59,7 +61,7 @@ class Ranked:
         return self.n - self.n_active
 
     def part(self, first: int, last: int) -> Ranked:
-        """Some features that follow one another."""
+        """Consecutive features."""
         a, b = self.indptr[first], self.indptr[last]
         pieces = (self.rows[a:b], self.values[a:b], self.start[a:b], self.stop[a:b])
         return Ranked(self.n, self.indptr[first : last + 1] - a, *pieces, self.n_positive[first:last])
@@ -75,7 +77,7 @@ class Hits:
         (n_features * n_concepts + 1,): feature i and concept c have ``indptr[j]:indptr[j + 1]`` where
         ``j = i * n_concepts + c``.
     entries
-        Places in the entries of a `Ranked`, ascending for each of them, hence strongest first.
+        Indices into the entries of a `Ranked`, ascending for each pair, hence strongest first.
     """
 
     indptr: Array
@@ -87,7 +89,7 @@ def rank(indptr: Array, rows: Array, values: Array, n: int) -> Ranked:
 
     Notes
     -----
-    Memory: some 60 bytes an entry.
+    Memory: about 60 bytes per entry.
     """
     lengths, n_entries = np.diff(indptr), len(values)
     fresh = np.ones(n_entries, bool)
@@ -106,21 +108,21 @@ def rank(indptr: Array, rows: Array, values: Array, n: int) -> Ranked:
 
 
 def item_maxima(indptr: Array, items: Array, values: Array, sizes: Array) -> tuple[Array, Array, Array]:
-    """PostingLists over samples to lists over items, whose score is the maximum of their samples.
+    """From lists over samples to lists over items, whose score is the maximum of their samples.
 
     Parameters
     ----------
     indptr, values
-        PostingLists in impact order.
+        Lists in impact order.
     items
         Item of every entry.
     sizes
-        Samples of every item (n_items,). One with a sample that is not active scores 0 at least.
+        Samples of every item (n_items,). An item with an inactive sample scores at least 0.
 
     Returns
     -------
     indptr, items, values
-        PostingLists in impact order, without the items that score 0.
+        Lists in impact order, without the items that score 0.
     """
     import scipy.sparse as sp
 
@@ -134,12 +136,7 @@ def item_maxima(indptr: Array, items: Array, values: Array, sizes: Array) -> tup
     all_active = np.diff(firsts, append=len(items)) == sizes[item[firsts]]
     kept = np.zeros(len(items), bool)
     kept[strongest[(values[strongest] > 0) | all_active]] = True
-    return shorten(indptr, kept), items[kept], values[kept]
-
-
-def shorten(indptr: Array, kept: Array) -> Array:
-    """Pointers of lists of which only the entries `kept` (a mask) remain."""
-    return np.concatenate([[0], np.cumsum(kept)])[indptr]
+    return pointers(kept)[indptr], items[kept], values[kept]
 
 
 def find_hits(ranked: Ranked, labels: scipy.sparse.csr_array) -> Hits:
@@ -152,7 +149,7 @@ def find_hits(ranked: Ranked, labels: scipy.sparse.csr_array) -> Hits:
 
     Notes
     -----
-    Memory: some 24 bytes a hit and 8 bytes for each feature and concept.
+    Memory: about 24 bytes per hit and 8 bytes per feature and concept.
     """
     import scipy.sparse as sp
 
@@ -164,3 +161,13 @@ def find_hits(ranked: Ranked, labels: scipy.sparse.csr_array) -> Hits:
     shape = (len(ranked.rows), len(ranked) * n_concepts)
     by_pair = sp.csr_array((of_entry.data, pair, of_entry.indptr), shape).tocsc()  # a stable counting sort, again
     return Hits(by_pair.indptr, by_pair.indices)
+
+
+def split_by_cost(costs: Array, limit: int) -> list[tuple[int, int]]:
+    """Consecutive parts, each of a total cost of about `limit` or of one element: first and last + 1 of each."""
+    ends, parts, first = pointers(costs), [], 0
+    while first < len(costs):
+        last = max(first + 1, int(np.searchsorted(ends, ends[first] + limit, "right")) - 1)
+        parts.append((first, last))
+        first = last
+    return parts

@@ -1,8 +1,7 @@
-"""How well features tell concepts: scores of every feature with every concept, exact. Pure array functions.
+"""Exact scores of every feature with every concept. Pure array functions.
 
 Every score comes from the hits of a feature and a concept: the entries of the feature's list that the concept is true
-of. A threshold matters only where it takes in a hit, and all rows that are zero are one tie, so that nothing has to be
-computed for the rows in between.
+of. A threshold matters only where it includes a hit, and all zeros are one tie, so the rows in between cost nothing.
 """
 
 from __future__ import annotations
@@ -17,22 +16,10 @@ from saestore.scoring.ranks import Hits, Ranked
 
 Array = np.ndarray[Any, Any]
 
-# Name -> what it says. The dataset of scores, its documentation and its tests iterate over this table.
-SCORES: dict[str, str] = {
-    "roc_auc": "area under the ROC curve, as `sklearn.metrics.roc_auc_score`",
-    "average_precision": "as `sklearn.metrics.average_precision_score`",
-    "f1": "best F1 over all thresholds",
-    "threshold": "the highest activation at which F1 is best: what scores as much or more is predicted positive",
-    "precision": "precision at that threshold",
-    "recall": "recall at that threshold",
-    "mean_difference": "mean activation where the concept is true minus where it is false, zeros included",
-    "point_biserial": "correlation of activation and concept, as `scipy.stats.pointbiserialr`",
-}
-
 
 @dataclass(frozen=True)
 class Runs:
-    """Thresholds that take in hits: the runs of equal activations among the hits of a feature and a concept.
+    """Thresholds that include hits: the runs of equal activations among the hits of a feature and a concept.
 
     Attributes
     ----------
@@ -75,21 +62,21 @@ def score_all(ranked: Ranked, hits: Hits, n_positive: Array) -> dict[str, Array]
 
     Notes
     -----
-    Memory: some 80 bytes a hit and 200 bytes for each feature and concept.
+    Memory: about 80 bytes per hit and 200 bytes per feature and concept.
     """
     shape = len(ranked), len(n_positive)
     n_hits = np.diff(hits.indptr).reshape(shape)
     runs = _runs(ranked, hits, n_positive - n_hits)
     negative = runs.values < 0
     negative_hits = np.bincount(runs.pair[negative], runs.gain[negative], n_hits.size).reshape(shape)
-    # What a threshold of 0 takes in: all that is not negative.
+    # A threshold of 0 includes all that is not negative.
     at_zero = (n_positive - negative_hits).astype(np.int64), (ranked.n_positive + ranked.n_zero)[:, None]
     scores: dict[str, Array] = {}
-    # What is nowhere defined is set to NaN at the end.
+    # Pairs without a defined score are set to NaN at the end.
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         scores["roc_auc"] = _roc_auc(ranked, runs, n_hits, n_positive)
         scores["average_precision"] = _average_precision(ranked, runs, n_hits, n_positive, at_zero)
-        scores |= _best_f1(ranked, runs, n_positive, at_zero)
+        scores |= _best_f1(runs, n_hits, n_positive)
         scores |= _means(ranked, hits, n_hits, n_positive)
     undefined = (ranked.n_active == 0)[:, None] | (n_positive == 0) | (n_positive == ranked.n)
     for values in scores.values():
@@ -142,34 +129,33 @@ def _average_precision(
     return total / n_positive
 
 
-def _best_f1(ranked: Ranked, runs: Runs, n_positive: Array, at_zero: tuple[Array, Array]) -> dict[str, Array]:
-    """The highest threshold with the best F1. Between hits F1 only falls, hence the runs and 0 are all there is."""
-    shape = len(ranked), len(n_positive)
+def _best_f1(runs: Runs, n_hits: Array, n_positive: Array) -> dict[str, Array]:
+    """The highest stored activation above 0 with the best F1; F1 only falls between runs of hits, so they are enough.
+
+    A threshold of 0 or less would predict every observation and is not a detector. Without any other, F1, precision
+    and recall are 0 and the threshold is NaN.
+    """
     f1 = 2 * runs.tp / (runs.k + n_positive[runs.pair % len(n_positive)])
+    f1[runs.values <= 0] = 0
     lengths = np.diff(runs.indptr)
     filled = np.flatnonzero(lengths)
     highest = np.maximum.reduceat(f1, runs.indptr[filled]) if len(filled) else f1
     best = np.flatnonzero(f1 == np.repeat(highest, lengths[filled]))[::-1]
-    chosen = np.zeros(len(lengths), np.int64)
+    chosen = np.full(len(lengths), -1)
     chosen[runs.pair[best]] = best  # written last: the first of a pair, which has the highest threshold
+    helps = np.flatnonzero(chosen >= 0)
+    helps = helps[f1[chosen[helps]] > 0]
 
-    def found(values: Array, otherwise: float) -> Array:
-        grid = np.full(len(lengths), otherwise)
-        grid[filled] = values[chosen[filled]]
-        return grid.reshape(shape)
+    def grid(values: Array, otherwise: float) -> Array:
+        full = np.full(len(lengths), otherwise)
+        full[helps] = values[chosen[helps]]
+        return full.reshape(n_hits.shape)
 
-    scores, threshold = found(f1, -1.0), found(runs.values, np.inf)
-    tp, k = found(runs.tp, 0), found(runs.k, 1)
-    zero_tp, zero_k = at_zero
-    zero_f1 = 2 * zero_tp / (zero_k + n_positive)
-    zero_wins = (zero_f1 > scores) | ((zero_f1 == scores) & (threshold < 0))
-    zero_wins &= ranked.n_zero[:, None] > 0
-    tp, k = np.where(zero_wins, zero_tp, tp), np.where(zero_wins, zero_k, k)
     return {
-        "f1": np.where(zero_wins, zero_f1, scores),
-        "threshold": np.where(zero_wins, 0.0, threshold),
-        "precision": tp / k,
-        "recall": tp / n_positive,
+        "f1": grid(f1, 0.0),
+        "threshold": grid(runs.values, np.nan),
+        "precision": grid(runs.tp / runs.k, 0.0),
+        "recall": grid(runs.tp, 0.0) / n_positive,
     }
 
 

@@ -105,15 +105,16 @@ class NewArray:
 
     def encode_shard(self, values: Array) -> bytes:
         """The bytes of a shard of these values, at most `shard` of them; the last chunk is filled up with 0."""
-        padded = np.zeros(-(-len(values) // self.chunk) * self.chunk, self.dtype)
-        padded[: len(values)] = values
         _, encode = _chain(self.dtype, self.codec, self.delta)
 
         def encoded(first: int) -> bytes:
-            body = bytes(encode(padded[first : first + self.chunk]))
+            chunk = values[first : first + self.chunk].astype(self.dtype, copy=False)
+            if len(chunk) < self.chunk:
+                chunk = np.concatenate([chunk, np.zeros(self.chunk - len(chunk), self.dtype)])
+            body = bytes(encode(np.ascontiguousarray(chunk)))
             return body + _crc(body)
 
-        starts = range(0, len(padded), self.chunk)
+        starts = range(0, len(values), self.chunk)
         chunks = at_once(encoded, starts) if len(starts) > _CHUNKS_IN_THREADS else [encoded(first) for first in starts]
         if not self.sharded:
             return chunks[0]
@@ -192,13 +193,14 @@ class ArrayWriter:
         if not count:
             return
         values = self._pieces[0] if len(self._pieces) == 1 else np.concatenate(self._pieces)
+        self._pieces = []
         for first in range(0, count, self._array.shard):
             shard = self._array.encode_shard(values[first : min(first + self._array.shard, count)])
             self._batch.put(f"{self._path}/c/{self._shards}", shard)
             self._shards += 1
         self._written += count
         self._waiting -= count
-        self._pieces = [values[count:]] if self._waiting else []
+        self._pieces = [values[count:].copy()] if self._waiting else []  # a view would keep what is written
 
 
 def write_array(batch: WriteBatch, path: str, values: Array, dim: str, codec: str, **options: Any) -> str:

@@ -14,7 +14,7 @@ from zarr.storage import WrapperStore
 
 DOCUMENT = "zarr.json"
 # Values wait until this many bytes are there: a small set is written in one pass, a large one shard by shard.
-_FLUSH_BYTES = 1 << 20
+_FLUSH_BYTES = 1 << 18
 
 
 class WriteBatch:
@@ -29,7 +29,7 @@ class WriteBatch:
 
     Notes
     -----
-    Memory: 1 MiB, or one value that is larger.
+    Memory: 256 KiB, or one value that is larger.
     """
 
     def __init__(self, store: Store, prefix: str = "") -> None:

@@ -1,12 +1,14 @@
-"""The fidelity report: its numbers against numpy and sae_lens, each sign on a fault made on purpose, none without one.
+"""The diagnosis: its numbers against numpy and sae_lens, each finding on a fault made on purpose, none without one.
 
 The faults are made with the shipped examples: real embeddings of real models, through SAEs trained on such embeddings.
 """
 
+import itertools
 import json
 import sys
 import tracemalloc
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,12 @@ import scipy.sparse as sp
 from cli_stores import invoke
 from hypothesis import given
 from hypothesis import strategies as st
+from raising import raises
 
 import saestore
+from saestore.cli import keys
 from saestore.diagnostics import stream
-from saestore.diagnostics.stream import ValueCounts, quantile_of_counts
+from saestore.diagnostics.stream import quantile_of_counts
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
 from saestore.format import SetAttributes
 from saestore.sparse_rows import SparseRows
@@ -31,8 +35,8 @@ CLEVR, ISARCASM = EXAMPLES / "clevr", EXAMPLES / "isarcasm"
 PATCHES = 256
 
 
-def signs(found):
-    return [finding.sign for finding in found.findings]
+def codes(found):
+    return [finding.code for finding in found.findings]
 
 
 def embeddings(example):
@@ -84,6 +88,9 @@ def test_the_shipped_examples_give_no_finding(healthy, name):
     assert found.left_out == ()
     assert found.ok
     assert found.reconstruction["agreement"] == 1
+    assert found.reconstruction["missing"] == 0
+    assert found.reconstruction["scale"] == 1
+    assert found.reconstruction["recorded"] == pytest.approx(found.reconstruction["explained_variance"], abs=0.02)
 
 
 @pytest.mark.parametrize(("name", "example"), [("CLEVR", CLEVR), ("iSarcasm", ISARCASM)])
@@ -122,13 +129,16 @@ def test_counts_are_those_of_the_matrix(healthy, name):
     assert sorted(found.features["always_on"]) == np.flatnonzero(often > len(counts) / 2).tolist()
     values = found.activations
     assert (values["min"], values["max"]) == (matrix.data.min(), matrix.data.max())
-    assert [values["p50"], values["p99"]] == pytest.approx(np.quantile(matrix.data, [0.5, 0.99]), rel=1e-3)
-    first = acts.item_index.pointers()[:-1]
-    norms = np.sqrt(np.asarray((matrix * matrix).sum(1)).ravel())
-    others = np.setdiff1d(np.arange(len(counts)), first)
-    assert found.positions["n_first"] == len(first)
-    assert found.positions["norm_ratio"] == pytest.approx(np.median(norms[first]) / np.median(norms[others]), rel=2e-3)
-    assert found.positions["l0_ratio"] == pytest.approx(np.median(counts[first]) / np.median(counts[others]))
+    assert found.samples["n"] == len(counts)
+    assert found.samples["n_empty"] == (counts == 0).sum()
+    rows = [matrix[[i]].toarray().tobytes() for i in range(len(counts))]
+    pointers = acts.item_index.pointers()
+    same = sum(n for a, b in itertools.pairwise(pointers) for n in Counter(rows[a:b]).values() if n > 1)
+    assert found.samples["n_identical"] == same
+    for position, which in enumerate(("first", "second")):
+        at = [rows[a + position] for a, b in itertools.pairwise(pointers) if b - a > 1]
+        exact = max(Counter(at).values()) / len(at)
+        assert exact <= found.samples[f"{which}_identical"] <= exact + 0.1  # to within 0.1 % of the activations
 
 
 def test_expectations_come_from_the_sae(healthy):
@@ -142,31 +152,22 @@ def test_expectations_come_from_the_sae(healthy):
 
 
 @pytest.mark.parametrize("example", [CLEVR, ISARCASM], ids=["clevr", "isarcasm"])
-def test_columns_in_another_order_look_like_a_wrong_layer(build, example):
+def test_columns_in_another_order_explain_nothing(build, example):
     x = embeddings(example)[: 10 * PATCHES]
     found = build(example, x[:, np.random.default_rng(0).permutation(x.shape[1])]).diagnose()
-    assert "wrong-layer" in signs(found)
-    assert not {"normalisation", "first-position", "other-activations"} & set(signs(found))
-    (finding,) = (f for f in found.findings if f.sign == "wrong-layer")
+    assert "explains-nothing" in codes(found)
+    assert not {"identical-first-rows", "not-reproduced"} & set(codes(found))
+    (finding,) = (f for f in found.findings if f.code == "explains-nothing")
     assert finding.evidence["explained_variance"] < 0
-    assert finding.evidence["best_of_any_scale"] < 0.5
     assert "layer" in finding.advice
 
 
-def test_l0_far_from_that_of_training_is_told(build):
-    x = embeddings(ISARCASM)
-    found = build(ISARCASM, x[:, ::-1]).diagnose()
-    (finding,) = (f for f in found.findings if f.sign == "l0")
-    assert finding.evidence["l0"] == pytest.approx(found.l0["mean"])
-    assert finding.evidence["expected"] == pytest.approx(32, abs=1e-3)
-
-
-def test_a_low_share_that_only_the_build_measured_is_told_without_the_embeddings(build, tmp_path):
+def test_a_low_share_that_only_the_build_measured_is_found_without_the_embeddings(build, tmp_path):
     acts = build(CLEVR, embeddings(CLEVR)[:PATCHES, ::-1])
     (tmp_path / "x.npy").unlink()
     found = acts.diagnose()
-    assert found.reconstruction["measured"] == "first batch of the build"
-    assert "wrong-layer" in signs(found)
+    assert set(found.reconstruction) == {"recorded"}
+    assert codes(found) == ["explains-nothing"]
     assert "x.npy" in found.left_out[0]
 
 
@@ -181,25 +182,25 @@ SPOILT = {
     "twice": lambda x: 2 * x,
     "a tenth": lambda x: x / 10,
     "ten times": lambda x: 10 * x,
+    "0.65": lambda x: 0.65 * x,
+    "1.5": lambda x: 1.5 * x,
     "centred, length 1": lambda x: unit(x - x.mean(0)),
 }
 
 
 @pytest.mark.parametrize("how", SPOILT)
 @pytest.mark.parametrize("example", [CLEVR, ISARCASM], ids=["clevr", "isarcasm"])
-def test_another_scale_is_told_with_the_factor_that_mends_it(build, example, how):
+def test_another_scale_is_found_with_the_factor_that_mends_it(build, example, how):
     found = build(example, SPOILT[how](embeddings(example)[: 10 * PATCHES])).diagnose()
-    assert "normalisation" in signs(found)
-    assert "wrong-layer" not in signs(found)
-    (finding,) = (f for f in found.findings if f.sign == "normalisation")
-    assert finding.evidence["rescaled"] >= 0.5 > found.reconstruction["explained_variance"]
-    wanted = {"twice": 1 / 2, "a tenth": 10, "ten times": 1 / 10}.get(how)
-    assert finding.evidence["centred"] == ("scaled" if wanted else "centred")
+    (finding,) = (f for f in found.findings if f.code == "scale")
+    assert finding.evidence["rescaled"] > found.reconstruction["explained_variance"]
+    wanted = {"twice": 1 / 2, "a tenth": 10, "ten times": 1 / 10, "0.65": 1 / 0.65, "1.5": 1 / 1.5}.get(how)
+    assert finding.evidence["shift"] == (wanted is None)
     if wanted:
         assert wanted / 1.5 < finding.evidence["factor"] < wanted * 1.5
 
 
-def test_a_half_precision_sae_that_some_scales_overflow_is_judged_too(build, tmp_path):
+def test_a_half_precision_sae_that_some_scales_overflow_is_diagnosed_too(build, tmp_path):
     torch = pytest.importorskip("torch")
     sae_lens = pytest.importorskip("sae_lens")
     sae = sae_lens.SAE.load_from_disk(CLEVR / "sae")
@@ -207,16 +208,16 @@ def test_a_half_precision_sae_that_some_scales_overflow_is_judged_too(build, tmp
     sae = sae.to(torch.float16)
     x = 4 * embeddings(CLEVR)[: 2 * PATCHES]
     found = build(CLEVR, x, sae=sae).diagnose(tmp_path / "x.npy", sae)
-    assert "normalisation" in signs(found)
+    assert "scale" in codes(found)
 
 
-def test_embeddings_that_are_all_alike_are_told(build):
+def test_embeddings_that_are_all_alike_are_found(build):
     x = np.repeat(embeddings(CLEVR)[:1], PATCHES, axis=0)
     found = build(CLEVR, x).diagnose()
-    assert "alike" in found.findings[0].what
+    assert codes(found) == ["identical-embeddings", "identical-rows"]
 
 
-# BOS rows
+# BOS rows and padding
 
 
 def with_first(x, ptr, row):
@@ -224,43 +225,49 @@ def with_first(x, ptr, row):
     return np.insert(x, ptr[:-1], row, axis=0), ptr + np.arange(len(ptr))
 
 
-def test_massive_bos_rows_are_told(build):
+@pytest.mark.parametrize("size", ["massive", "ordinary"])
+def test_one_and_the_same_first_row_is_found(build, size):
     x, ptr = embeddings(ISARCASM), text_ptr()
-    bos = np.zeros(x.shape[1], np.float32)
-    bos[[17, 203]] = 60_000, -60_000  # as models have them: a few dimensions, far beyond all others
+    bos = 1.02 * x[100]  # not the very row that an item has anyway
+    if size == "massive":  # as models have them: a few dimensions, far beyond all others
+        bos[:] = 0
+        bos[[17, 203]] = 60_000, -60_000
     found = build(ISARCASM, *with_first(x, ptr, bos)).diagnose()
-    assert signs(found) == ["first-position"]
+    assert codes(found) == ["identical-first-rows"]
     evidence = found.findings[0].evidence
-    assert evidence["alike"] == 1
-    assert evidence["alike_second"] < 0.5
+    assert evidence["first"] == 1
+    assert evidence["second"] < 0.5
     assert found.reconstruction["without_first"] > 0.7
-
-
-def test_one_and_the_same_first_row_of_ordinary_size_is_told(build):
-    x, ptr = embeddings(ISARCASM), text_ptr()
-    found = build(ISARCASM, *with_first(x, ptr, x[100])).diagnose()
-    assert signs(found) == ["first-position"]
-    assert "same active features" in found.findings[0].what
-
-
-def test_first_rows_that_hold_the_strongest_activations_are_told(build):
-    x = embeddings(CLEVR)[: 10 * PATCHES]
-    x[::PATCHES] += 40 * (x[1::PATCHES] - x.mean(0))  # each its own
-    found = build(CLEVR, x).diagnose()
-    assert "first-position" in signs(found)
-    assert found.positions["share_of_strongest"] > 0.5
-    assert "wrong-layer" not in signs(found)
 
 
 def test_texts_that_begin_alike_are_no_bos_rows(healthy, tmp_path):
     """Of a template all first samples are alike, and so are the second ones."""
     acts = healthy["iSarcasm"]
-    rows = np.concatenate([np.r_[3, 7, a:b] for a, b in np.lib.stride_tricks.sliding_window_view(text_ptr(), 2)])
+    rows = np.concatenate([np.r_[3, 7, a:b] for a, b in itertools.pairwise(text_ptr())])
     ptr = text_ptr() + 2 * np.arange(len(text_ptr()))
     store = saestore.open(tmp_path / "s.zarr", mode="a")
     found = store.write("Template/token/x", acts.sparse(rows), item_ptr=ptr).diagnose()
-    assert found.positions["alike"] == found.positions["alike_second"] == 1
-    assert signs(found) == []
+    assert found.samples["first_identical"] == found.samples["second_identical"] == 1
+    assert "identical-first-rows" not in codes(found)
+
+
+def test_padding_is_found_as_identical_or_empty_rows(tmp_path):
+    rng = np.random.default_rng(0)
+    dense = (rng.random((100, 30)) < 0.3) * rng.random((100, 30)).astype(np.float32)
+    dense[:, 0] = 1 + rng.random(100)
+    dense[8::10] = dense[9::10] = [1] * 5 + [0] * 25
+    dense[7::10] = 0
+    store = saestore.open(tmp_path / "s.zarr", mode="a")
+    found = store.write("Padded/token/x", sp.csr_array(dense), item_ptr=10).diagnose()
+    assert [(f.code, f.severity, f.evidence["n_samples"]) for f in found.findings] == [
+        ("identical-rows", "warning", 20),
+        ("empty-rows", "note", 10),
+    ]
+    assert not found.ok
+    # The same rows in different items are not padding.
+    apart = store.write("Apart/token/x", sp.csr_array(np.tile(dense[:7], (5, 1))), item_ptr=7).diagnose()
+    assert codes(apart) == []
+    assert apart.ok
 
 
 # Activations that the SAE cannot have given
@@ -281,25 +288,25 @@ def ready(healthy, tmp_path):
 
 def test_ready_activations_of_the_sae_are_as_good_as_built_ones(ready):
     look, matrix = ready
-    assert signs(look(matrix, item_ptr=PATCHES * np.arange(37), segment_rows=1000)) == []
+    assert codes(look(matrix, item_ptr=PATCHES * np.arange(37), segment_rows=1000)) == []
 
 
 def test_rows_in_another_order_are_told(ready):
     look, matrix = ready
     found = look(matrix[::-1])
-    assert found.findings[0].sign == "other-activations"
+    assert found.findings[0].code == "not-reproduced"
     assert found.findings[0].severity == "error"
 
 
-def test_filtered_activations_are_told_from_a_wrong_layer(ready):
+def test_filtered_activations_are_missing(ready):
     look, matrix = ready
     strongest = matrix.max(axis=1).toarray()
     matrix.data[matrix.data < np.repeat(strongest, np.diff(matrix.indptr)) * 0.7] = 0
     matrix.eliminate_zeros()
     found = look(matrix)
-    assert "incomplete" in signs(found)
-    assert "below-k" in signs(found)
-    assert "wrong-layer" not in signs(found)
+    assert "missing-activations" in codes(found)
+    assert found.reconstruction["missing"] == pytest.approx(1 - matrix.nnz / (32 * matrix.shape[0]), abs=0.01)
+    assert "not-reproduced" not in codes(found)
 
 
 def test_more_than_k_and_negative_ones_are_told(ready):
@@ -308,9 +315,10 @@ def test_more_than_k_and_negative_ones_are_told(ready):
     more[5, :40] = 1
     more[6, 3] = -1
     found = look(more.tocsr())
-    assert signs(found) == ["above-k", "negative"]
+    assert codes(found) == ["above-k", "negative"]
     assert found.findings[0].evidence["max"] >= 40
     assert found.findings[1].evidence["min"] == -1
+    assert not found.ok
 
 
 def test_what_the_threshold_would_have_cut_off_is_told(healthy, tmp_path):
@@ -320,28 +328,20 @@ def test_what_the_threshold_would_have_cut_off_is_told(healthy, tmp_path):
     matrix.data[matrix.indices == 7] = 1e-3
     store = saestore.open(tmp_path / "s.zarr", mode="a")
     found = store.write("Ready/token/x", matrix, item_ptr=text_ptr()).diagnose(None, ISARCASM / "sae")
-    assert signs(found) == ["below-threshold"]
+    assert codes(found) == ["below-threshold"]
     assert found.findings[0].evidence["features"] == [7]
     assert "--embeddings" in found.left_out[0]
 
 
-def test_features_that_are_always_on_are_told(tmp_path):
+def test_features_that_are_always_on_are_counted(tmp_path):
     rng = np.random.default_rng(0)
     dense = (rng.random((500, 100)) < 0.02) * rng.random((500, 100))
-    dense[:, [3, 50, 77, 99]] = 1
+    dense[:, [3, 50, 77]] = 1 + rng.random((500, 3))
+    dense[:, 5] = 0
     found = saestore.open(tmp_path / "s.zarr", mode="a").write("On/cls/x", sp.csr_array(dense)).diagnose()
-    assert signs(found) == ["always-on"]
-    assert found.findings[0].evidence["features"] == [3, 50, 77, 99]
-
-
-def test_single_rows_far_beyond_the_others_are_noted(tmp_path):
-    rng = np.random.default_rng(0)
-    dense = (rng.random((600, 100)) < 0.1) * (1 + rng.random((600, 100)))
-    dense[[33, 444]] *= 50
-    store = saestore.open(tmp_path / "s.zarr", mode="a")
-    found = store.write("Out/token/x", sp.csr_array(dense), item_ptr=20 * np.arange(31)).diagnose()
-    assert [(f.sign, f.severity) for f in found.findings] == [("outlier-rows", "note")]
-    assert found.findings[0].evidence["n_samples"] == 2
+    assert found.ok
+    assert found.features == {"n": 100, "n_dead": 1, "n_always_on": 3, "always_on": [3, 50, 77]}
+    assert found.samples["first_identical"] is None
 
 
 # What is not there, and what does not fit
@@ -351,30 +351,33 @@ def test_without_torch_the_report_says_what_it_left_out(healthy, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     found = healthy["CLEVR"].diagnose()
     assert found.findings == ()
-    assert found.reconstruction["measured"] == "first batch of the build"
+    assert set(found.reconstruction) == {"recorded"}
     assert "saestore[sae]" in found.left_out[0]
-    with pytest.raises(MissingDependencyError, match="saestore\\[sae\\]"):
+    with raises(MissingDependencyError, "missing-dependency", "saestore[sae]"):
         healthy["CLEVR"].diagnose(CLEVR / "embeddings.npy")
 
 
 def test_embeddings_that_are_not_those_of_the_set_are_refused(healthy, tmp_path):
     acts = healthy["CLEVR"]
-    with pytest.raises(InvalidInputError, match="2,450 embeddings of width 640"):
+    with raises(InvalidInputError, "wrong-row-count", "2,450 rows", "9,216"):
         acts.diagnose(ISARCASM / "embeddings.npy")
     np.save(tmp_path / "other.npy", embeddings(CLEVR)[::-1])
-    with pytest.raises(InvalidInputError, match="other embeddings than those that CLEVR"):
+    with raises(InvalidInputError, "other-embeddings", "other.npy", "CLEVR/patch/clevr-sae"):
         acts.diagnose(tmp_path / "other.npy")
-    with pytest.raises(NotFoundError, match=r"nothing\.npy"):
+    with raises(NotFoundError, "no-such-file", "nothing.npy"):
         acts.diagnose(tmp_path / "nothing.npy")
-    with pytest.raises(InvalidInputError, match="1,984"):
+    with raises(InvalidInputError, "wrong-sae", "1,984"):
         acts.diagnose(sae=CLEVR / "sae-512")
-    with pytest.raises(InvalidInputError, match="n_rows is 1"):
+    with raises(InvalidInputError, "bad-option", "n_rows=1"):
         acts.diagnose(n_rows=1)
+    narrow = saestore.open(tmp_path / "s.zarr", mode="a").write("Narrow/patch/x", acts.sparse())
+    with raises(InvalidInputError, "wrong-width", "100", "384"):
+        narrow.diagnose(np.zeros((9216, 100), np.float32), CLEVR / "sae")
 
 
 def test_a_set_without_activations_is_refused(tmp_path):
     acts = saestore.open(tmp_path / "s.zarr", mode="a").write("None/cls/x", sp.csr_array((4, 5)))
-    with pytest.raises(InvalidInputError, match="nothing to look at"):
+    with raises(InvalidInputError, "empty-set", "None/cls/x"):
         acts.diagnose()
 
 
@@ -382,34 +385,48 @@ def test_a_set_without_activations_is_refused(tmp_path):
 
 
 def test_the_command_prints_the_report(example_store):
-    out = invoke("info", "--fidelity", "CLEVR", "--store", example_store).stdout
-    assert out.startswith("CLEVR/patch/clevr-sae: fidelity\n  explained variance")
-    assert "findings            none" in out
-    document = json.loads(invoke("info", "--fidelity", "CLEVR", "--json", "--store", example_store).stdout)["fidelity"]
+    out = invoke("diagnose", "CLEVR", "--store", example_store).stdout
+    assert out.startswith("CLEVR/patch/clevr-sae: diagnosis\n  explained variance")
+    assert out.splitlines()[-1].split() == ["findings", "none"]
+    document = json.loads(invoke("diagnose", "CLEVR", "--json", "--store", example_store).stdout)
     assert document == json.loads(json.dumps(saestore.open(example_store)["CLEVR"].diagnose().to_dict()))
+    assert set(document) == {key for key in keys.DIAGNOSE if not key.startswith("findings[")}
 
 
 def test_the_command_prints_findings_and_what_to_do(build, tmp_path):
     build(CLEVR, 2 * embeddings(CLEVR)[:PATCHES])
-    words = ("info", "--fidelity", "--embeddings", tmp_path / "x.npy", "--sae-from", CLEVR / "sae")
-    out = " ".join(invoke(*words, "--store", tmp_path / "s.zarr").stdout.split())
-    assert "warning The activations explain 0.36 of the variance" in out
+    words = (
+        "diagnose",
+        "--embeddings",
+        tmp_path / "x.npy",
+        "--sae-from",
+        CLEVR / "sae",
+        "--store",
+        tmp_path / "s.zarr",
+    )
+    out = " ".join(invoke(*words).stdout.split())
+    assert "warning With the embeddings multiplied by 0.5" in out
     assert "Encode the hidden states as the model gives them" in out
+    (finding,) = json.loads(invoke(*words, "--json").stdout)["findings"]
+    assert {f"findings[].{key}" for key in finding} == {key for key in keys.DIAGNOSE if key.startswith("findings[")}
 
 
-def test_embeddings_without_the_report_are_wrong_usage(example_store):
-    result = invoke("info", "--embeddings", "x.npy", "--store", example_store)
-    assert result.exit_code == 2
-    assert "go with --fidelity" in result.output
+def test_a_small_set_without_an_sae_is_diagnosed(tmp_path):
+    saestore.open(tmp_path / "s.zarr", mode="a").write("Toy/token/x", sp.csr_array(np.eye(3, 4)))
+    result = invoke("diagnose", "Toy/token", "--store", tmp_path / "s.zarr")
+    assert result.exit_code == 0
+    assert "left out" in result.stdout
 
 
 def test_a_notebook_shows_numbers_and_findings(tmp_path):
-    matrix = sp.csr_array(np.ones((20, 3)))
-    found = saestore.open(tmp_path / "s.zarr", mode="a").write("On/cls/x", matrix).diagnose()
+    acts = saestore.open(tmp_path / "s.zarr", mode="a").write(
+        "Same/token/x", sp.csr_array(np.ones((20, 3))), item_ptr=5
+    )
+    found = acts.diagnose()
     shown = found._repr_html_()
     assert "<table>" in shown
-    assert "warning" in shown
-    assert "active on more than half" in repr(found)
+    assert "identical to another sample" in shown
+    assert "warning identical-rows" in repr(found)
 
 
 # What the SAE is called, and sets that are not one segment
@@ -429,22 +446,6 @@ def with_attributes(path, dense, sae, sizes, finish):
         if finish:
             writer.finish()
     return saestore.open(path)["Named"]
-
-
-@pytest.mark.parametrize("sae_id", ["layer_34/width_16k/average_l0_114", "layer_34/width_16k/canonical"])
-def test_gemma_scope_is_expected_to_have_the_l0_of_its_name(tmp_path, sae_id):
-    if "canonical" in sae_id:
-        pytest.importorskip("torch", reason="the table of registered SAEs comes with what loads them")
-    sae = {"name": "gemma-scope-9b-34-16k", "sae_id": sae_id, "architecture": "jumprelu", "source": str(tmp_path)}
-    dense = (np.random.default_rng(0).random((50, 400)) < 0.3).astype(np.float32)
-    dense *= np.random.default_rng(1).random(dense.shape, np.float32)
-    near = with_attributes(tmp_path / "near.zarr", dense, sae, [50], finish=True).diagnose()
-    assert near.expected["l0"] == 114
-    assert signs(near) == []
-    dense[:, 40:] = 0
-    far = with_attributes(tmp_path / "far.zarr", dense, sae, [50], finish=True).diagnose()
-    assert signs(far) == ["l0"]
-    assert far.findings[0].evidence["expected"] == 114
 
 
 def test_blocks_and_segments_count_as_the_whole(tmp_path, monkeypatch):
@@ -472,8 +473,8 @@ def test_memory_does_not_grow_with_the_samples(tmp_path):
         acts.diagnose()
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert max(peaks) < 80e6 + 60 * 4000
-    assert peaks[1] - peaks[0] < 30e6  # a block; reading all at once takes 60 MB more
+    assert max(peaks) < 40e6 + 60 * 4000 + 60 * 300_000
+    assert peaks[1] - peaks[0] < 25e6 + 32 * 300_000  # a block; reading all at once takes 60 MB more
 
 
 # Counting
@@ -482,16 +483,3 @@ def test_memory_does_not_grow_with_the_samples(tmp_path):
 @given(st.lists(st.integers(0, 50), min_size=1), st.floats(0, 1))
 def test_quantiles_of_counts_are_those_of_numpy(values, q):
     assert quantile_of_counts(np.bincount(values), q) == pytest.approx(np.quantile(values, q))
-
-
-@given(
-    st.lists(st.floats(2**-60, 2**60, width=32) | st.floats(-(2**60), -(2**-60), width=32), min_size=1, max_size=60),
-    st.floats(0, 1),
-)
-def test_values_are_counted_to_within_half_a_bin(values, q):
-    counted = ValueCounts()
-    counted.add(np.array(values[:3], np.float32))
-    counted.add(np.array(values[3:], np.float32))
-    exact = np.quantile(values, q, method="inverted_cdf")
-    assert counted.quantile(q) == pytest.approx(exact, rel=2**-11)
-    assert counted.n_above(0.0) == sum(v > 0 for v in values)

@@ -1,0 +1,57 @@
+"""The embeddings that a set was made from, checked against what the set records."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from saestore.embeddings.base import EmbeddingSource
+from saestore.embeddings.opening import open_embeddings
+from saestore.errors import InvalidInputError, NotFoundError
+
+if TYPE_CHECKING:
+    from saestore.query.reader import SetReader
+
+
+def embeddings_of(reader: SetReader, embeddings: Any = None) -> EmbeddingSource:
+    """Open the embeddings of a set, one row per sample.
+
+    Parameters
+    ----------
+    embeddings
+        As `saestore.build` takes them; by default where the set was built from.
+
+    Raises
+    ------
+    NotFoundError
+        The set does not record where its embeddings are, or they are no longer there.
+    InvalidInputError
+        They are not the embeddings of the set: another number of rows, or another fingerprint than the recorded one.
+    """
+    source = reader.attributes.source
+    recorded = source if source.get("kind") == "embeddings" else {}
+    if embeddings is None:
+        embeddings = recorded.get("path") if recorded.get("layout") != "array" else None
+        if embeddings is None:
+            raise NotFoundError(
+                f"{reader.path} does not record where its embeddings are; name them with embeddings= (--embeddings).",
+                code="unnamed-embeddings",
+            )
+    opened = open_embeddings(embeddings)
+    check_rows(opened, reader.attributes.planned_samples or reader.shape[0], f"samples of {reader.path}")
+    expected = recorded.get("fingerprint")
+    if expected is not None and opened.fingerprint() != expected:
+        raise InvalidInputError(
+            f"{opened.path} holds other embeddings than {reader.path} was built from: fingerprint "
+            f"{opened.fingerprint()[:12]}, not {expected[:12]}. Name the embeddings that were encoded.",
+            code="other-embeddings",
+        )
+    return opened
+
+
+def check_rows(opened: EmbeddingSource, n_rows: int, what: str) -> None:
+    """Refuse embeddings of another number of rows."""
+    if opened.n_rows != n_rows:
+        raise InvalidInputError(
+            f"{opened.path} has {opened.n_rows:,} rows, but there are {n_rows:,} {what}; give one embedding for each.",
+            code="wrong-row-count",
+        )

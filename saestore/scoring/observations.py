@@ -1,0 +1,163 @@
+"""What is scored against labels: columns over samples, or over items with the maximum of their samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from saestore.kernels import segment_sums
+from saestore.query.posting_lists import PostingLists, iterate_lists
+from saestore.query.selection import Condition
+from saestore.scoring.ranks import Ranked, item_maxima, rank
+from saestore.segment import Segment
+from saestore.tables.item_index import ItemIndex
+
+if TYPE_CHECKING:
+    import scipy.sparse
+
+Array = np.ndarray[Any, Any]
+
+_BLOCK = 1 << 20  # entries of lists that are ranked at a time
+
+
+@dataclass(frozen=True)
+class KnownGroup:
+    """Concepts whose labels are known of the same observations.
+
+    Attributes
+    ----------
+    concepts
+        Columns of the labels, int64.
+    known
+        Whether the label of each observation is known, bool; None where all are.
+    n
+        How many known observations are scored.
+    """
+
+    concepts: Array
+    known: Array | None
+    n: int
+
+    def rank(self, lists: PostingLists) -> Ranked:
+        """Ranks of lists over observations, among those that are known."""
+        if self.known is not None:
+            lists = lists.keep(self.known[lists.samples])
+        return rank(lists.indptr, lists.samples, lists.data, self.n)
+
+
+@dataclass(frozen=True)
+class ScoredObservations:
+    """Samples or items that are scored, and their labels.
+
+    Attributes
+    ----------
+    kept
+        Which samples count, bool (n_samples,); at the level of items, for the maximum of their item.
+    labels
+        Observations x concepts, bool CSR; a row for every sample or item of the set that has labels.
+    index, sizes
+        At the level of items: the samples of each item, and how many of them count, int64 (n_items,). Else None.
+    n
+        How many observations count: samples, or items with a sample that does.
+    groups
+        The concepts, grouped by what is known.
+    n_positive, n_negative
+        How many counting observations each concept is known to be true of, and false of, int64 (n_concepts,).
+
+    Notes
+    -----
+    Memory: 1 byte per sample, 8 bytes per item, 5 bytes per true label, and 1 byte per observation and group.
+    """
+
+    kept: Array
+    labels: scipy.sparse.csr_array
+    index: ItemIndex | None
+    sizes: Array | None
+    n: int
+    groups: list[KnownGroup]
+    n_positive: Array
+    n_negative: Array
+
+    @classmethod
+    def of(
+        cls,
+        labels: scipy.sparse.csr_array,
+        n_samples: int,
+        where: Condition | None,
+        *,
+        index: ItemIndex | None = None,
+        unknown: scipy.sparse.csc_array | None = None,
+    ) -> ScoredObservations:
+        """Samples with a known label that fulfil a condition; with `index`, items that have such a sample.
+
+        Parameters
+        ----------
+        unknown
+            Observations x concepts, true where a label is not known; None where all are.
+        """
+        kept = np.ones(n_samples, bool) if where is None else np.zeros(n_samples, bool)
+        if where is not None:
+            kept[where.samples(n_samples)] = True
+        sizes, counted, labelled = None, kept, _labelled(labels.shape, unknown)
+        if index is None:
+            kept[: len(labelled)] &= labelled[:n_samples]
+            kept[len(labelled) :] = False
+        else:
+            pointers = np.minimum(index.pointers(), n_samples)
+            kept[: pointers[len(labelled)]] &= np.repeat(labelled, np.diff(pointers[: len(labelled) + 1]))
+            kept[pointers[len(labelled)] :] = False
+            sizes = segment_sums(kept, pointers).astype(np.int64)
+            counted = sizes > 0
+        groups = _groups(unknown, counted, labels.shape[1])
+        n_positive, n_known = np.zeros((2, labels.shape[1]), np.int64)
+        for group in groups:
+            known = counted if group.known is None else counted & group.known
+            n_positive[group.concepts] = _count(labels, known)[group.concepts]
+            n_known[group.concepts] = group.n
+        n = int(np.count_nonzero(counted))
+        return cls(kept, labels, index, sizes, n, groups, n_positive, n_known - n_positive)
+
+    def lists(
+        self, segments: Sequence[Segment], features: Array, dtype: Any, block: int = _BLOCK
+    ) -> Iterator[PostingLists]:
+        """Lists of distinct `features` over observations that count, in blocks of about `block` entries.
+
+        Memory: about 100 bytes per entry of a block, or of the longest list where that is longer.
+        """
+        for lists in iterate_lists(segments, features, dtype, block):
+            over = lists.keep(self.kept[lists.samples])
+            if self.index is not None and self.sizes is not None:
+                items = self.index.locate(over.samples)[0]
+                over = PostingLists(over.features, *item_maxima(over.indptr, items, over.data, self.sizes))
+            yield over
+
+
+def _labelled(shape: tuple[int, int], unknown: scipy.sparse.csc_array | None) -> Array:
+    """Observations whose label is known for one concept or more."""
+    if unknown is None:
+        return np.ones(shape[0], bool)
+    labelled: Array = np.bincount(unknown.indices, minlength=shape[0]) < shape[1]
+    return labelled
+
+
+def _groups(unknown: scipy.sparse.csc_array | None, counted: Array, n_concepts: int) -> list[KnownGroup]:
+    if unknown is None or not unknown.nnz:
+        return [KnownGroup(np.arange(n_concepts), None, int(np.count_nonzero(counted)))]
+    alike: dict[bytes, list[int]] = {}
+    for concept in range(n_concepts):
+        rows = unknown.indices[unknown.indptr[concept] : unknown.indptr[concept + 1]]
+        alike.setdefault(np.sort(rows).tobytes(), []).append(concept)
+    groups = []
+    for concepts in alike.values():
+        known = np.ones(len(counted), bool)
+        known[unknown.indices[unknown.indptr[concepts[0]] : unknown.indptr[concepts[0] + 1]]] = False
+        groups.append(KnownGroup(np.array(concepts), known, int(np.count_nonzero(counted & known))))
+    return groups
+
+
+def _count(labels: scipy.sparse.csr_array, counted: Array) -> Array:
+    of_rows = np.repeat(counted[: labels.shape[0]], np.diff(labels.indptr))
+    return np.bincount(labels.indices[of_rows], minlength=labels.shape[1])
