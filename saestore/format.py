@@ -57,7 +57,7 @@ def default_segment_rows(l0: float) -> int:
 
 def split_set_path(path: str) -> tuple[str, str, str]:
     """Split ``dataset/sample_type/sae`` into its parts, refusing anything else, such as a leading slash or ``..``."""
-    parts = path.split("/")
+    parts = str(path).split("/")
     if len(parts) != len(SET_LEVELS) or not all(_NAME.match(p) and len(p) <= _LONGEST_NAME for p in parts):
         raise InvalidInputError(
             f"{path!r} is not the path of an activation set: write dataset/sample_type/sae, such as "

@@ -192,9 +192,6 @@ class Store(Mapping[str, ActivationSet]):
         StoreConflictError
             The store has a set of other content at this path, and `overwrite` is False.
         """
-        if not isinstance(path, str):
-            message = f"the path of a set is text, such as 'CLEVR/patch/clip-scope-22', not {path!r}."
-            raise InvalidInputError(message, code="invalid-set-path")
         split_set_path(path)
         given = _recorded_source(source, images)
         rows = MatrixRows.of(matrix, dtype, given)

@@ -259,7 +259,7 @@ def test_tokens_of_texts(kind, tmp_path, build, saes):
     assert (acts.n_items, acts.attributes.item_size) == (5, None)
     np.testing.assert_array_equal(acts.group["item"][:], np.repeat(np.arange(5), np.diff(POINTERS)))
     np.testing.assert_array_equal(acts.samples["token_start"], begin)
-    np.testing.assert_array_equal(acts.group["char_stop"][:], begin + 2)
+    np.testing.assert_array_equal(acts.samples["token_stop"], begin + 2)
     items, positions = acts.item_index.locate(np.array([2, 3, 6, 7, 29]))
     np.testing.assert_array_equal(items, [0, 2, 2, 3, 4])
     np.testing.assert_array_equal(positions, [2, 0, 3, 0, 2])

@@ -131,7 +131,7 @@ def test_not_finite_in_what_is_still_to_be_done(tmp_path, build, sae):
     np.save(path, x.numpy())
     with server() as processes:
         job = {"dataset": "Mine", "store": tmp_path / "store", "sae": sae, "embeddings": path, "segment_rows": 100}
-        assert processes.run(job, kill_at=900)["exit"] == -9
+        assert processes.run(job, kill_at=300)["exit"] == -9
     assert 0 < len(saestore.open(tmp_path / "store")["Mine"]) < 590
     looked_at = set(np.linspace(0, 599, 256).astype(int).tolist())  # by the fingerprint: other rows are another build
     row = max(set(range(600)) - looked_at)
@@ -150,7 +150,7 @@ def test_wrong_width(width, refused):
 
 def test_zero_rows(tmp_path, refused):
     torch.save(torch.zeros(0, D_IN), tmp_path / "x.pt")
-    refused(InvalidInputError, r"x\.pt has the shape \(0, 8\).*at least one row", embeddings=tmp_path / "x.pt")
+    refused(InvalidInputError, r"x\.pt has the shape \(0, 8\)", embeddings=tmp_path / "x.pt")
 
 
 def test_integers(refused):
@@ -162,18 +162,18 @@ def test_integers(refused):
 def test_missing_chunk(tmp_path, refused, x):
     info = write_chunks(tmp_path, x, [15, 15, 10])
     (tmp_path / "X_chunk_1.pt").unlink()
-    refused(NotFoundError, r"chunk 1 of 3 is missing: .*X_chunk_1\.pt", embeddings=info)
+    refused(NotFoundError, r"X_chunk_1\.pt", embeddings=info)
 
 
 def test_chunks_that_do_not_add_up(tmp_path, refused, x):
     info = write_chunks(tmp_path, x, [15, 25])
     change(info, lambda listed: listed.update(total_samples=41))
-    refused(InvalidInputError, "add up to 40 rows, but total_samples is 41", embeddings=info)
+    refused(InvalidInputError, "40 rows.*41", embeddings=info)
 
 
 def test_one_chunk_of_several(tmp_path, refused, x):
     write_chunks(tmp_path, x, [15, 25])
-    refused(InvalidInputError, r"is one of 2 chunks; give .*_chunks_info\.json", embeddings=tmp_path / "X_chunk_0.pt")
+    refused(InvalidInputError, r"X_chunk_0\.pt.*_chunks_info\.json", embeddings=tmp_path / "X_chunk_0.pt")
 
 
 @pytest.mark.parametrize("kind", ["pt", "npy", "safetensors"])
@@ -224,7 +224,7 @@ def test_no_sae(refused, x):
 
 
 def test_unknown_sae(refused, x):
-    refused(NotFoundError, "did you mean clip-scope-22", embeddings=x, sae="clip-scope-23")
+    refused(NotFoundError, "'clip-scope-23'.*'clip-scope-22'", embeddings=x, sae="clip-scope-23")
 
 
 @pytest.mark.parametrize(
@@ -258,12 +258,12 @@ def table(folder, header, *rows):
 
 def test_metadata_without_needed_columns(tmp_path, refused, x):
     items = table(tmp_path, "split,red", *["train,0"] * 4)
-    refused(InvalidInputError, "has the columns split, red; it needs image_path", embeddings=x, items=items)
+    refused(InvalidInputError, "has the columns split, red; it needs key", embeddings=x, items=items)
 
 
 def test_labels_other_than_0_and_1(tmp_path, refused, x):
     items = table(tmp_path, "image_path,color::red", "a,0", "b,1", "c,2", "d,0")
-    refused(InvalidInputError, "concept 'color::red' is '2' in row 2.*labels are 0 or 1", embeddings=x, items=items)
+    refused(InvalidInputError, "concept 'color::red' is '2' in row 2.*labels are 0, 1", embeddings=x, items=items)
 
 
 def test_empty_split(tmp_path, refused, x):

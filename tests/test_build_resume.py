@@ -115,7 +115,7 @@ def points(n_changes, n_early, n_late):
 
 def test_killed_at_any_change_and_started_again(tmp_path, processes, job, undisturbed, dense):
     seen = set()
-    for n in points(undisturbed[1] - 1, 6, 14):
+    for n in points(undisturbed[1] - 4, 6, 14):
         store = tmp_path / f"killed-{n}"
         assert processes.run(job(store), kill_at=n)["exit"] == -9
         seen.add(phase(store, dense))
@@ -128,7 +128,8 @@ def test_killed_again_and_again(tmp_path, processes, job, undisturbed, dense):
     """Also while it removes what the killed one before it left."""
     store, random = tmp_path / "store", np.random.default_rng(0)
     before, killed = 0, 0
-    while processes.run(job(store), kill_at=int(random.choice([5, 15, 40, 300, 600])))["exit"] == -9:
+    places = [5, 15, 40, undisturbed[1] // 3, undisturbed[1] // 2]
+    while processes.run(job(store), kill_at=int(random.choice(places)))["exit"] == -9:
         held = len(saestore.open(store)[PATH]) if phase(store, dense) != "nothing" else 0
         assert held >= before
         before, killed = held, killed + 1

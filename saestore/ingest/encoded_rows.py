@@ -148,9 +148,7 @@ def _hashes(rows: torch.Tensor) -> np.ndarray[Any, Any]:
     """A number per row, uint64 (n,), equal for rows of equal bytes and nearly never for others."""
     data = rows.contiguous().view(torch.uint8).numpy()
     words = data.view(np.uint64 if data.shape[1] % 8 == 0 else np.uint16)
-    random: np.ndarray[Any, Any] = (
-        np.random.default_rng(0).integers(1 << 63, size=words.shape[1], dtype=np.uint64) * 2 + 1
-    )
+    random: Any = np.random.default_rng(0).integers(1 << 63, size=words.shape[1], dtype=np.uint64) * 2 + 1
     step = max(1, (1 << 18) // len(random))  # a block of products stays in the processor's cache
     parts = [(words[i : i + step] * random).sum(1, dtype=np.uint64) for i in range(0, len(words), step)]
     return np.concatenate(parts)

@@ -117,7 +117,8 @@ class SAEAccessor:
         if unread is not None:
             same = np.array_equal(unread[0], samples) and np.array_equal(unread[1], own)
         else:
-            values = variable.set_dims({name: variable.sizes.get(name, 1) for name in ("sample", "feature")})
+            sizes = {name: variable.sizes.get(name, 1) for name in ("sample", "feature")}
+            values = variable.set_dims(sizes)  # type: ignore[no-untyped-call]
             values = values.transpose("sample", "feature").isel(feature=np.flatnonzero(np.isin(own, features)))
             step = max(1, _BLOCK // max(1, len(features)))
             same = all(

@@ -79,7 +79,7 @@ class Batches(IterableDataset[Batch]):
             check_size((batch_size, width), 4, DENSE_LIMIT, "Use a smaller batch_size, or sparse=True.")
         self._shuffle, self._seed = shuffle, seed
         # In shared memory, so that workers that stay alive see the epoch that the training loop sets.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._block = block_rows
         # Whole batches, so that only the last batch of all can be short, for any number of workers.
         self._buffer = max(1, buffer_rows // batch_size) * batch_size
