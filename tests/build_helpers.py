@@ -120,6 +120,7 @@ def unexplained():
     """Without the warning that an SAE explains little: here it has random weights, or a row or two."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".* of the variance of the first", UserWarning)
+        warnings.filterwarnings("ignore", ".*identical to another one", UserWarning)
         yield
 
 

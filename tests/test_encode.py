@@ -102,6 +102,7 @@ def test_equals_sae_lens(architecture, input_dtype):
     "norm", ["none", "expected_average_only_in", "layer_norm", "constant_norm_rescale", "covariance_whitening"]
 )
 @pytest.mark.parametrize("architecture", INFERENCE)
+@pytest.mark.filterwarnings("ignore:.*not folded into its weights:UserWarning")
 def test_equals_sae_lens_with_every_normalisation(architecture, norm, apply_b_dec_to_input):
     sae = inference_sae(architecture, normalize_activations=norm, apply_b_dec_to_input=apply_b_dec_to_input)
     x = embeddings(zero_rows=norm != "constant_norm_rescale")

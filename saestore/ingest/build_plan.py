@@ -30,7 +30,8 @@ __all__ = ["BuildPlan", "plan_build"]
 
 # Trained SAEs explain 0.6 to 0.95; embeddings of another layer, hook or normalisation give 0.3, 0, or far below.
 _LOW_VARIANCE = 0.4
-_MANY_IDENTICAL = 0.01
+_MANY_IDENTICAL = 0.2  # a share of rows; first tokens of texts are often alike, a fifth of all rows is not
+_FEW_IDENTICAL = 32  # rows
 _SETTINGS = {
     "dtype": "dtype of the embeddings",
     "model_fingerprint": "model weights",
@@ -75,7 +76,7 @@ class BuildPlan(WritePlan):
             with progress.bar(self.path, "checked", self.rows.n_rows, first) as bar:
                 self.rows.check(first, lambda count, _: bar.advance(count))
             same, n = self.rows.n_identical, self.rows.n_rows - first
-            if same > _MANY_IDENTICAL * n:
+            if same >= max(_FEW_IDENTICAL, _MANY_IDENTICAL * n):
                 warnings.warn(
                     f"{same:,} of {n:,} embeddings are identical to another one: padding that was not left out would "
                     "look like this. Each is stored as a sample.",
