@@ -349,14 +349,9 @@ def test_options(how, code, named, refused, x):
     refused(InvalidInputError, named, code=code, embeddings=x, **how)
 
 
-def test_a_sample_type_that_the_dataset_has_not(refused, x):
+def test_a_sample_type_that_the_dataset_has_not(refused):
     refused(
-        InvalidInputError,
-        "CLEVR.*patch and cls.*'token'",
-        "CLEVR",
-        code="unknown-sample-type",
-        embeddings=x,
-        sample_type="token",
+        InvalidInputError, "CLEVR.*patch and cls.*'token'", "CLEVR", code="unknown-sample-type", sample_type="token"
     )
 
 

@@ -117,7 +117,7 @@ def test_plain_xarray_opens_it(tmp_path):
         writer.finish(first=10)
     table = xr.open_zarr(tmp_path / "store", group=PATH, consolidated=False)
     samples = xr.open_zarr(tmp_path / "store", group=f"{PATH}/samples", consolidated=False)
-    np.testing.assert_array_equal(samples["token_start-2"], SPANS[:, 0])
+    np.testing.assert_array_equal(samples["token_start.2"], SPANS[:, 0])
     np.testing.assert_array_equal(table["item"], np.repeat(np.arange(6), np.diff(PTR)))
     np.testing.assert_array_equal(table["l0"], np.diff(DENSE.indptr))
 

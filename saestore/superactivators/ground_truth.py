@@ -17,7 +17,6 @@ from saestore.labels.as_labels import check_names
 from saestore.superactivators.file_names import SUFFIXES, TOKEN_COUNTS
 from saestore.superactivators.token_counts import token_totals
 from saestore.tables.item_index import ItemIndex
-from saestore.tables.items import SPLITS
 from saestore.tables.label_matrix import LabelMatrix, ids
 from saestore.writing.columns import add_labels
 
@@ -30,6 +29,7 @@ Array = np.ndarray[Any, Any]
 
 _FILE = re.compile(r"gt_(?P<what>patch|patches|samples)_per_concept(_(?P<split>train|cal|test))?")
 _LISTED = 5
+_SPLITS = ("train", "cal", "test")  # of the pipeline: a file for each, or one for all
 # The pipeline resized masks to a square, and cut the middle out of the images that it embedded.
 _SQUASHED = (
     "these labels of patches are of images squashed to squares; where the embeddings are of the middle of images that "
@@ -269,7 +269,7 @@ def _joined(files: list[_File], expected: Expected, disagreements: list[str]) ->
                 )
             joined[name] = np.union1d(before, rows)
     if not wholes:
-        required = set(SPLITS) if expected.split is None else {str(each) for each in np.unique(expected.split)}
+        required = set(_SPLITS) if expected.split is None else {str(each) for each in np.unique(expected.split)}
         missing = sorted(required - {str(file.split) for file in files})
         if missing:  # in those splits the concepts would be taken for absent
             raise _wrong(
@@ -279,7 +279,7 @@ def _joined(files: list[_File], expected: Expected, disagreements: list[str]) ->
         return joined
     for name, rows in joined.items():
         apart = np.setxor1d(rows, wholes[0].rows.get(name, np.empty(0, np.int64)))
-        if apart.size and len(parts) == len(SPLITS):
+        if apart.size and len(parts) == len(_SPLITS):
             disagreements.append(
                 f"{wholes[0].path.name} and the files of the splits have other {file.level}s for {name!r}: "
                 f"{apart.size:,}, first {apart[0]}"
@@ -355,20 +355,25 @@ def add_ground_truth(acts: SetReader, truth: GroundTruth, *, overwrite: bool = F
     """
     added: dict[str, None] = {}
     for level, size in (("item", acts.n_items), ("sample", acts.shape[0])):
-        stored = _stored(acts, level)
+        labels = acts.labels(level)
+        given = truth.labels.get(level, {})
+        differ = {name for name, rows in given.items() if name in labels.names and not _agrees(labels, name, rows)}
         missing = {
             name: rows
-            for name, rows in truth.labels.get(level, {}).items()
-            if name not in stored or not (keep or np.array_equal(stored[name], rows))
+            for name, rows in given.items()
+            if (not keep if name in differ else name not in labels.names or labels.unknown_mask(name) is not None)
         }
         if missing:
-            add_labels(acts.root, acts.path, LabelMatrix.of_rows(missing, size, level), overwrite=overwrite)
+            # What is only unknown is replaced; a concept that differs is refused unless the caller says otherwise.
+            replaces = overwrite or not differ & set(missing)
+            add_labels(acts.root, acts.path, LabelMatrix.of_rows(missing, size, level), overwrite=replaces)
             acts.reopen()
             added |= dict.fromkeys(missing)
     return list(added)
 
 
-def _stored(acts: SetReader, level: str) -> dict[str, Array]:
-    """Rows of the concepts that a set has and knows everywhere."""
-    labels = acts.labels(level)
-    return {name: ids(labels.matrix, i) for i, name in enumerate(labels.names) if labels.unknown_mask(name) is None}
+def _agrees(labels: LabelMatrix, name: str, rows: Array) -> bool:
+    """Whether a stored concept is true of these rows, where it is known."""
+    unknown = labels.unknown_mask(name)
+    known = rows if unknown is None else rows[~unknown[rows]]
+    return np.array_equal(ids(labels.matrix, labels.names.index(name)), known)
