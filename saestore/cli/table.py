@@ -36,7 +36,7 @@ class Column:
 
     @property
     def narrowest(self) -> int:
-        """The fewest columns in which cells that differ can be told apart."""
+        """The fewest columns in which cells that differ can be distinguished."""
         if not any(isinstance(cell, Marked) for cell in self.cells):
             texts = {str(cell) for cell in self.cells}
             cut = clip_start if self.cut == "start" else clip

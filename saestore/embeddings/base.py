@@ -199,7 +199,7 @@ def checked(matrix: Matrix, where: str) -> Matrix:
         if len(shape) > 2 and 0 not in shape:
             # The SAE, which alone knows its width, may take all heads of a position at once (hook_z).
             choices = [(int(np.prod(shape[:n])), int(np.prod(shape[n:]))) for n in range(len(shape) - 1, 0, -1)]
-            message += f": reshape it so that the width is that of the SAE, as {' or '.join(map(str, choices))}"
+            message += f": reshape it to the width of the SAE, as {' or '.join(map(str, choices))}"
         raise InvalidInputError(message, code="bad-shape")
     return matrix
 

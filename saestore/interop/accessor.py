@@ -102,14 +102,14 @@ class SAEAccessor:
         self._check_values(np.unique(requested))
 
     def _check_values(self, features: Array) -> None:
-        """Refuse a Dataset whose activations of some features are not those of its samples in the set.
+        """Refuse a Dataset whose activations of some features differ from its samples in the set.
 
         Encoding and coordinates survive `roll`, `shift`, `concat`, ``copy(data=)`` and values that are set in place.
 
         Notes
         -----
-        Activations that were not read yet are told by the rows and columns that they stand for. Others are compared
-        with those of the set: reads as much as the answer. Memory: blocks of about 4 million entries.
+        Activations that were not read yet are recognised by their rows and columns. Others are compared with the set:
+        reads as much as the answer. Memory: blocks of about 4 million entries.
         """
         acts, samples, own = self.acts, self._ids("sample"), self._ids("feature")
         variable = self._dataset.variables["activation"]

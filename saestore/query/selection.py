@@ -114,7 +114,7 @@ def select_one(spec: Any, size: int, what: str, method: str) -> int:
 
 
 def check_at_least(name: str, value: Any, least: int) -> int:
-    """Return a whole number as an int; refuse what is none, or too small."""
+    """Return a whole number as an int; refuse anything else, and a smaller one."""
     try:
         if _is_bool(value):
             raise TypeError("a boolean is not a number")

@@ -134,7 +134,7 @@ def _create(location: Any, local: Path | None, label: str, attempts: int = 3) ->
 
 
 def _local_path(location: Any) -> Path | None:
-    """The absolute path, which stays that of the store after a change of the working folder."""
+    """The absolute path, which is still right after a change of the working folder."""
     if isinstance(location, Path):
         return location.expanduser().absolute()
     if isinstance(location, str) and location.startswith("file://"):
@@ -194,7 +194,7 @@ def _write_reason(e: OSError) -> str | None:
 
 
 def raise_unreachable(what: str, error: BaseException) -> None:
-    """Raise `UnreachableError` where an error, or one of its causes, tells nothing of the bytes that are stored."""
+    """Raise `UnreachableError` where an error, or one of its causes, is about the place and not about the stored bytes."""
     cause: BaseException | None = error
     while cause is not None:
         reason = next((reason for kinds, reason in _UNREACHABLE if _is_any(cause, kinds)), None)
