@@ -194,7 +194,7 @@ def _write_reason(e: OSError) -> str | None:
 
 
 def raise_unreachable(what: str, error: BaseException) -> None:
-    """Raise `UnreachableError` where an error, or one of its causes, is about the place and not about the stored bytes."""
+    """Raise `UnreachableError` where an error, or one of its causes, is about the place, not about the stored bytes."""
     cause: BaseException | None = error
     while cause is not None:
         reason = next((reason for kinds, reason in _UNREACHABLE if _is_any(cause, kinds)), None)
