@@ -420,5 +420,5 @@ def test_pickles_and_damaged_archives_are_refused(tmp_path):
     (tmp_path / "cut.npz").write_bytes((tmp_path / "pickled.npz").read_bytes()[:60])
     (tmp_path / "no.npz").write_bytes(b"hello")
     for name in ("pickled.npz", "cut.npz", "no.npz"):
-        with raises(InvalidInputError, "unreadable-file", name):
+        with raises(InvalidInputError, "pickled" if name == "pickled.npz" else "damaged-file", name):
             read_arrays(tmp_path / name, [])

@@ -146,7 +146,7 @@ def test_patch_scores_are_those_of_the_masks(run, images):
 
 def test_matches_are_correlations_by_numpy(run, checkout, images):
     _, dense = images
-    smaller = saestore.open(checkout / "demo/concepts.zarr")["CLEVR/patch/sae-512"].dense()
+    smaller = saestore.open(checkout / "demo/concepts.zarr")["CLEVR/patch/clevr-sae-512"].dense()
     rows = [line.split()[2:] for line in shown(run, "matches = ").splitlines() if "::" in line]
     assert len(rows) == 6
     for feature, other, shown_score, n_both in rows:

@@ -15,6 +15,7 @@ import saestore
 # What users may import from `saestore`. A name added to `saestore.__all__` is a promise: make it here too.
 PUBLIC = [
     "ActivationSet",
+    "DetectionOptions",
     "FeatureMatches",
     "Histogram",
     "SimilarFeatures",

@@ -294,7 +294,7 @@ def test_an_empty_folder_may_become_a_store(tmp_path):
 
 
 def test_a_mode_that_does_not_exist_is_told(tmp_path):
-    with pytest.raises(ValueError, match="'w': use 'r' to read or 'a' to write"):
+    with pytest.raises(ValueError, match="'w': use 'r' to read, 'r\\+' or 'a' to write"):
         saestore.open(tmp_path / "a.zarr", "w")
 
 
@@ -332,7 +332,7 @@ def test_attributes_that_no_saestore_wrote_are_one_error():
         for value in values:
             bad = {**good, name: value}
             group.attrs.put({**bad, "checksum": digest({k: v for k, v in bad.items() if k != "checksum"})})
-            with pytest.raises(StoreFormatError, match="are not those of a format 1") as caught:
+            with pytest.raises(StoreFormatError, match="are not attributes of a format 1") as caught:
                 store[PATH]
             assert "\n" not in str(caught.value)
 

@@ -271,7 +271,7 @@ def test_a_wrong_expression_is_reported_with_its_place(named, text, error, value
     with raises(*error, *values) as caught:
         named.acts.samples.where(text)
     lines = [f"\n  {text}", f"\n  {marked}"] if text else []
-    assert str(caught.value).endswith("".join(lines).replace("\0", "\0"))
+    assert str(caught.value).endswith("".join(lines).replace("\0", "\\x00"))
 
 
 def test_a_long_expression_is_shown_around_the_place(named):

@@ -29,7 +29,9 @@ def folder(tmp_path_factory):
 
 def attributes(n_features, *sizes, dtype="float32") -> SetAttributes:
     stops = np.cumsum(sizes).tolist()
-    segments = [SegmentInfo(stop - n, stop, 1, "") for n, stop in zip(sizes, stops, strict=True)]
+    segments = [
+        SegmentInfo(stop - n, stop, 1, "", f"{stop - n}-{stop}", 1) for n, stop in zip(sizes, stops, strict=True)
+    ]
     return SetAttributes(n_features=n_features, dtype=dtype, segments=tuple(segments))
 
 
