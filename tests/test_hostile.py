@@ -227,6 +227,8 @@ def _together(*parts):
 
 @pytest.mark.parametrize("name", MOVED)
 def test_the_accessor_refuses_a_dataset_with_other_values(acts, name):
+    if "blocks" in name:
+        pytest.importorskip("dask")
     other = write_case(memory_store(), make_case(8, 40, 6, segment_rows=11, chunk=16, shard=32))
     dataset = MOVED[name](acts.to_xarray(), other.to_xarray())
     for ask in (lambda: dataset.sae.top(3), dataset.sae.stats, lambda: dataset.sae.plot.histogram(3)):
@@ -235,6 +237,7 @@ def test_the_accessor_refuses_a_dataset_with_other_values(acts, name):
 
 
 def test_the_accessor_answers_of_values_that_are_the_sets(acts):
+    pytest.importorskip("dask")
     for change in (lambda d: d.load(), lambda d: d.chunk(sample=7), lambda d: d.isel(sample=[5, 3, 9]).transpose()):
         dataset = change(acts.to_xarray())
         where = np.isin(np.arange(40), dataset["sample"])
@@ -257,4 +260,8 @@ def test_a_condition_with_what_no_column_can_hold_is_refused_or_answered(tmp_pat
     assert acts.samples.where({"size": 10**400}).tolist() == []
     with raises(InvalidInputError, "invalid-set-path", "None"):
         saestore.open(tmp_path / "s.zarr", "a").write(None, case_matrix())
+
+
+def test_blocks_of_dask_hold_the_values_of_the_set(acts):
+    pytest.importorskip("dask")
     assert np.array_equal(acts.to_xarray("auto")["activation"].values, acts.dense())

@@ -128,7 +128,7 @@ def test_pandas_gets_every_column(acts):
     assert frame.index.name == "item"
     assert frame["n"].isna().tolist() == [True] + [False] * (acts.n_items - 1)
     assert frame["note"][1] == "é"
-    assert frame["note"][0] is None
+    assert pd.isna(frame["note"][0])
     assert frame["color::red"].tolist() == CASE.red.tolist()
     part = acts.items.to_pandas(["key", "n"], where="item >= 2")
     assert part.index.tolist() == list(range(2, acts.n_items))
