@@ -8,6 +8,7 @@ from saestore.cli.concepts import concepts
 from saestore.cli.datasets import datasets
 from saestore.cli.detect import detect
 from saestore.cli.diagnose import diagnose
+from saestore.cli.examples import examples
 from saestore.cli.export import export
 from saestore.cli.group import DebugOption, ErrorGroup
 from saestore.cli.import_ import import_
@@ -36,6 +37,7 @@ for command in (
     detect,
     label,
     similar,
+    examples,
     diagnose,
     verify,
     compact,
