@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saestore.analysis.card import card
 from saestore.analysis.examples import examples
 from saestore.analysis.explaining import explanation_sets
 from saestore.concepts_namespace import Concepts
@@ -66,6 +67,8 @@ class ActivationSet(SetReader):
     """Examples of features: [`examples`][saestore.analysis.examples.examples]."""
     explanation_sets = explanation_sets
     """Sets for language models: [`explanation_sets`][saestore.analysis.explaining.explanation_sets]."""
+    card = card
+    """A page about a feature: [`card`][saestore.analysis.card.card]."""
 
     def _repr_html_(self) -> str:
         return html.of_set(self.path, self.attributes)

@@ -4,6 +4,7 @@ import click
 
 from saestore import __version__
 from saestore.cli.build import build
+from saestore.cli.card import card
 from saestore.cli.concepts import concepts
 from saestore.cli.datasets import datasets
 from saestore.cli.detect import detect
@@ -38,6 +39,7 @@ for command in (
     label,
     similar,
     examples,
+    card,
     diagnose,
     verify,
     compact,
