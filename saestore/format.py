@@ -30,6 +30,7 @@ MAX_ROWS_PER_SEGMENT = (1 << 32) - 1  # sample numbers inside a segment are uint
 DEFAULT_SEGMENT_ROWS = 1 << 16
 
 SEGMENTS = "segments"
+DELETED = "deleted"  # attribute of the store: how many sets were deleted from it
 NEXT = "next"  # holds the attributes of a set that will replace this one
 BY_SAMPLE, BY_FEATURE = "by_sample", "by_feature"
 CSR_ATTRS = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0"}

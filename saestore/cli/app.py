@@ -16,7 +16,7 @@ from saestore.cli.label import label
 from saestore.cli.similar import similar
 from saestore.cli.stats import stats
 from saestore.cli.top import top_features, top_samples
-from saestore.cli.upkeep import compact, verify
+from saestore.cli.upkeep import compact, unlock, verify
 
 
 @click.group(cls=ErrorGroup, params=[DebugOption()], context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,6 +39,7 @@ for command in (
     diagnose,
     verify,
     compact,
+    unlock,
     export,
     import_,
 ):

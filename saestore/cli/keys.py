@@ -168,6 +168,14 @@ SETS = {
     **{f"sets[].{key}": says for key, says in SET_INFO.items()},
 }
 
+UNLOCK = {
+    "set": "the set, as it was given",
+    "owner": "whose lock was removed; null where the set was not locked",
+    "owner.host": "host of the writer",
+    "owner.pid": "its process number",
+    "owner.time": "since when it had the lock",
+}
+
 VERIFY = {
     "ok": "true when nothing is wrong",
     "checked": "paths of the sets that were read",

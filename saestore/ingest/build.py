@@ -12,6 +12,8 @@ from saestore.format import KEY
 from saestore.ingest.options import BuildOptions
 from saestore.interop.optional import require
 from saestore.progress import Progress, ProgressOption
+from saestore.storage import durable, local_folder
+from saestore.storage.places import local_path
 from saestore.store import destination_of
 from saestore.writing.compare import stored_items
 from saestore.writing.pipeline import Destination, write_set
@@ -50,6 +52,7 @@ def build(
     ground_truth: str | bool | None = None,
     append: bool = False,
     overwrite: bool = False,
+    durability: str | None = None,
     progress: ProgressOption = True,
 ) -> ActivationSet:
     """Encode embeddings, or a model's hidden state, through an SAE and store the non-zeros.
@@ -119,6 +122,8 @@ def build(
         come first and be unchanged. Without such a set this is an ordinary build.
     overwrite
         Replace a set of other content.
+    durability
+        ``"full"`` or ``"fast"``, as `saestore.open` takes it; by default as the store was opened.
     progress
         True shows bars and lines on stderr, False shows nothing, a function receives every line.
 
@@ -150,7 +155,9 @@ def build(
             return stack.enter_context(report.bar(path, "looked at", None, unit="items")).advance
 
         plan = plan_build(options, looking, lambda path: [] if overwrite else _stored_keys(destination, path))
-    root = write_set(plan, destination, report, append=append, overwrite=overwrite)
+    folder = local_path(store) if destination.root is None else local_folder(destination.root)
+    with durable.at_durability(folder, durability):
+        root = write_set(plan, destination, report, append=append, overwrite=overwrite)
     for note in plan.inputs.notes:
         report.line(f"{plan.path}: {note}")
     acts = ActivationSet(root, plan.path)
