@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from saestore.errors import NotFoundError
+from saestore.vocabulary import SCRATCH, SCRATCH_STORE
 
 if TYPE_CHECKING:
     from saestore.activation_set import ActivationSet
@@ -89,6 +92,11 @@ class Target:
         return f"Did you mean {' or '.join(near)}? " if near else ""
 
 
+def _default_store() -> str:
+    scratch = os.environ.get(SCRATCH)
+    return str(Path(scratch) / SCRATCH_STORE) if scratch else "activations.zarr"
+
+
 def _location(ctx: click.Context, _: click.Parameter, value: str) -> str:
     from saestore.storage.places import Location
 
@@ -106,9 +114,10 @@ def store_option(function: Function) -> Function:
         "location",
         metavar="PATH",
         envvar="SAESTORE_PATH",
-        default="activations.zarr",
+        default=_default_store,
         callback=_location,
-        help="Folder or URL of the store.  [default: $SAESTORE_PATH, else ./activations.zarr]",
+        help=f"Folder or URL of the store.  [default: $SAESTORE_PATH, else ${SCRATCH}/{SCRATCH_STORE}, else "
+        "./activations.zarr]",
     )
     reached = click.option(
         "--storage-option",

@@ -136,7 +136,7 @@ def _icechunk(location: Any, mode: str) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the reports that follow it."""
+    """First line of the message of an error, without the reports that follow it."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 

@@ -235,7 +235,7 @@ def _is_here(holder: dict[str, Any]) -> bool:
 
 
 def _is_gone(holder: dict[str, Any]) -> bool:
-    """True when the owner's process has ended, or the machine was started anew."""
+    """True when the owner's process has ended, or the machine was restarted."""
     if not _is_here(holder):
         return _is_of_former_boot(holder)
     try:
