@@ -233,3 +233,53 @@ def test_without_flushes_everything_is_written_all_the_same(tmp_path, monkeypatc
     flushed.clear()
     write_case(store, CASE, "Toy/patch/again")
     assert flushed
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_writers_a_merger_and_a_reader_lose_no_commit(seed):
+    store = memory_store()
+    write_case(store, CASE)
+    rng, kept, wrong, done = np.random.default_rng(seed), set(), [], threading.Event()
+    labels = CASE.dense[:, 1] > 0
+
+    def attempt(act):
+        while True:
+            try:
+                return act()
+            except (LockedError, StoreConflictError) as error:
+                if error.code not in ("locked", "lock-lost", "changed-meanwhile"):
+                    raise
+            done.wait(0.001)
+
+    def label(who, pauses):
+        for turn, pause in enumerate(pauses):
+            name = f"{who}-{turn}"
+            done.wait(pause)
+            attempt(lambda name=name: store[PATH].concepts.add({name: labels}, level="sample", overwrite=True))
+            kept.add(name)
+
+    def read():
+        acts = store[PATH]
+        while not done.is_set():
+            if not np.array_equal(acts.dense(), CASE.dense):
+                wrong.append("a mixture")
+
+    def guarded(act, *arguments):
+        try:
+            act(*arguments)
+        except BaseException as error:  # noqa: BLE001  (a thread's error would be lost)
+            wrong.append(error)
+
+    jobs = [(label, who, rng.random(8) / 500) for who in "ab"] + [(attempt, lambda: store.compact(PATH))]
+    threads = [threading.Thread(target=guarded, args=job) for job in jobs]
+    reader = threading.Thread(target=guarded, args=(read,))
+    for thread in (*threads, reader):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done.set()
+    reader.join()
+    assert not wrong
+    assert set(store[PATH].concepts.names("sample")) >= kept
+    assert len(kept) == 16
+    assert store.verify().ok

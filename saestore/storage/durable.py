@@ -8,13 +8,15 @@ from __future__ import annotations
 import errno
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from saestore.errors import InvalidInputError
 
 PARTIAL = ".partial"  # how zarr's local store, too, ends the name of a file that it is writing
+_AT_ONCE = 32  # flushes
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # what file systems without hard links return
 _NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # what file systems that cannot flush a folder return
 
@@ -48,23 +50,19 @@ def check_durability(durability: str) -> None:
 
 
 def flush(files: Iterable[Path], top: Path) -> None:
-    """Have files on the disk, then their names: every folder from theirs up to `top`."""
-    files = list(files)
-    flush_files(files)
-    flush_folders({file.parent for file in files}, top)
+    """Have files on the disk, and their names: every folder from theirs up to `top`.
 
-
-def flush_files(files: Iterable[Path]) -> None:
-    """Have the content of files on the disk."""
-    for file in files:
-        _flush(file)
-
-
-def flush_folders(folders: Iterable[Path], top: Path) -> None:
-    """Have the names in folders, and in those above them up to `top`, on the disk."""
-    above = {each for folder in folders for each in (folder, *folder.parents) if top in (each, *each.parents)}
-    for folder in sorted(above, key=lambda each: -len(each.parts)):
-        flush_folder(folder)
+    All at once: a journal takes them together, and none is of use before the commit that follows.
+    """
+    nodes: dict[Path, Callable[[Path], None]] = dict.fromkeys(files, _flush)
+    for folder in {file.parent for file in nodes}:
+        nodes.update((each, flush_folder) for each in (folder, *folder.parents) if top in (each, *each.parents))
+    if len(nodes) < 2 or _is_fast(top):
+        for node, act in nodes.items():
+            act(node)
+        return
+    with ThreadPoolExecutor(min(len(nodes), _AT_ONCE)) as pool:
+        list(pool.map(lambda node: nodes[node](node), nodes))
 
 
 def flush_folder(folder: Path) -> None:
