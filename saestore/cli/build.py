@@ -11,7 +11,14 @@ from saestore.cli import keys, output
 from saestore.cli.group import command, note
 from saestore.cli.info import overview
 from saestore.cli.model_options import model_options
-from saestore.cli.set_options import codec_option, item_ptr_option, segment_rows_option, token_spans_option
+from saestore.cli.set_options import (
+    codec_option,
+    dask_client,
+    dask_option,
+    item_ptr_option,
+    segment_rows_option,
+    token_spans_option,
+)
 from saestore.cli.table import pairs
 from saestore.cli.target import json_option, store_option
 from saestore.errors import InvalidInputError, LockedError, NotFoundError, StoreConflictError
@@ -103,10 +110,18 @@ _OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "ground
     help="Add what is new to a complete set: further images or texts, or rows of embeddings with their items.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a set of the same name that another build made.")
+@dask_option
 @store_option
 @json_option
 def build(
-    datasets: tuple[str, ...], sample_type: str | None, embeddings: str | None, location: str, as_json: bool, **how: Any
+    datasets: tuple[str, ...],
+    *,
+    sample_type: str | None,
+    embeddings: str | None,
+    location: str,
+    as_json: bool,
+    dask: str | None,
+    **how: Any,
 ) -> None:
     """Encode embeddings through an SAE and store the non-zeros.
 
@@ -115,20 +130,17 @@ def build(
     build. Complete sets are skipped.
     """
     _check_for_one({"embeddings": embeddings, **how}, len(datasets))
-    if how.pop("no_ground_truth"):
-        if how["ground_truth"] is not None:
-            raise click.UsageError("--ground-truth and --no-ground-truth exclude one another.")
-        how["ground_truth"] = False
+    how = ground_truth_of(how)
     given = embeddings is not None or how["images"] is not None or how["texts"] is not None
-    jobs = _jobs(datasets, sample_type, how["data"], given=given)
+    jobs = find_jobs(datasets, sample_type, how["data"], given=given)
     found, failed, unfit = [], [], []
+    cluster = click.get_current_context().with_resource(dask_client(dask))
     for job in jobs:
         try:
             if job.error is not None:
                 raise job.error
-            found.append(
-                _build_one(job.dataset, store=location, sample_type=job.sample_type, embeddings=embeddings, **how)
-            )
+            inputs = {"sample_type": job.sample_type, "embeddings": embeddings, "client": cluster}
+            found.append(_build_one(job.dataset, store=location, **inputs, **how))
         except _OF_ONE_JOB as error:
             if len(jobs) == 1:
                 raise
@@ -151,6 +163,16 @@ def build(
         raise InvalidInputError(
             f"{len(failed)} of {len(jobs)} were not built: {', '.join(failed)}; see above.", code="not-built"
         )
+
+
+def ground_truth_of(how: dict[str, Any]) -> dict[str, Any]:
+    """The options with one `ground_truth`, of --ground-truth and --no-ground-truth."""
+    how = dict(how)
+    if how.pop("no_ground_truth"):
+        if how["ground_truth"] is not None:
+            raise click.UsageError("--ground-truth and --no-ground-truth exclude one another.")
+        how["ground_truth"] = False
+    return how
 
 
 def _check_for_one(given: dict[str, Any], n_datasets: int) -> None:
@@ -180,7 +202,7 @@ class _Job(NamedTuple):
         return self.dataset if self.sample_type is None else f"{self.dataset} ({self.sample_type})"
 
 
-def _jobs(names: tuple[str, ...], sample_type: str | None, data: str | None, *, given: bool) -> list[_Job]:
+def find_jobs(names: tuple[str, ...], sample_type: str | None, data: str | None, *, given: bool) -> list[_Job]:
     """Which dataset and sample type to build, one after the other; what is named and cannot be built has its error."""
     from saestore.superactivators.datasets import find_dataset, known_datasets
     from saestore.superactivators.file_names import data_roots

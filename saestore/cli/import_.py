@@ -9,7 +9,14 @@ import click
 from saestore.cli import keys, output
 from saestore.cli.group import command
 from saestore.cli.info import overview
-from saestore.cli.set_options import codec_option, item_ptr_option, segment_rows_option, token_spans_option
+from saestore.cli.set_options import (
+    codec_option,
+    dask_client,
+    dask_option,
+    item_ptr_option,
+    segment_rows_option,
+    token_spans_option,
+)
 from saestore.cli.table import pairs
 from saestore.cli.target import json_option, store_option
 from saestore.vocabulary import IMPORT_FORMATS, SEVERITIES
@@ -74,6 +81,7 @@ KEYS = {
 @codec_option
 @click.option("--check", is_flag=True, help="Only say what is wrong with the file; write nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace a set of the same name that came from elsewhere.")
+@dask_option
 @store_option
 @json_option
 @click.pass_context
@@ -93,7 +101,8 @@ def import_(ctx: click.Context, /, set_path: str, path: str, location: str, as_j
         else:
             _show(report)
         ctx.exit(0 if report.ok else 1)
-    found = _imported(set_path, path, store=location, **how)
+    client = ctx.with_resource(dask_client(how.pop("dask")))
+    found = _imported(set_path, path, store=location, client=client, **how)
     faults = found["source"]["faults"]
     if as_json:
         output.document({"store": location, "check": False, "report": _report(found), "set": found})
@@ -102,7 +111,7 @@ def import_(ctx: click.Context, /, set_path: str, path: str, location: str, as_j
     output.line("\n".join(pairs([*overview(found), *_lines(faults)], output.line_width())))
 
 
-_WRITING = ("segment_rows", "codec", "overwrite")
+_WRITING = ("segment_rows", "codec", "overwrite", "dask")
 
 
 def _checked(set_path: str, path: str, **how: Any) -> ImportReport:

@@ -168,6 +168,12 @@ SETS = {
     **{f"sets[].{key}": says for key, says in SET_INFO.items()},
 }
 
+PLAN = {
+    **SET,
+    "n_tasks": "number of tasks, 0 to n_tasks - 1; 0 for a complete set",
+    "missing": "with `--status`: the tasks that are not done",
+}
+
 VERIFY = {
     "ok": "true when nothing is wrong",
     "checked": "paths of the sets that were read",

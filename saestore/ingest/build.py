@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from saestore.activation_set import ActivationSet
-from saestore.format import KEY
 from saestore.ingest.options import BuildOptions
+from saestore.ingest.recipes import BuildRecipe, add_ground_truth, make_plan, run_everywhere
 from saestore.interop.optional import require
 from saestore.progress import Progress, ProgressOption
 from saestore.store import destination_of
-from saestore.writing.compare import stored_items
-from saestore.writing.pipeline import Destination, write_set
-
-if TYPE_CHECKING:
-    from saestore.superactivators.ground_truth import GroundTruth
+from saestore.writing.pipeline import write_set
 
 __all__ = ["build"]
 
@@ -50,6 +44,7 @@ def build(
     ground_truth: str | bool | None = None,
     append: bool = False,
     overwrite: bool = False,
+    client: Any = None,
     progress: ProgressOption = True,
 ) -> ActivationSet:
     """Encode embeddings, or a model's hidden state, through an SAE and store the non-zeros.
@@ -119,6 +114,9 @@ def build(
         come first and be unchanged. Without such a set this is an ordinary build.
     overwrite
         Replace a set of other content.
+    client
+        A ``distributed.Client``: its workers encode and merge, and the set has the same bytes. They need to see the
+        same paths. By default this process does everything.
     progress
         True shows bars and lines on stderr, False shows nothing, a function receives every line.
 
@@ -141,39 +139,14 @@ def build(
     given = dict(locals())
     options = BuildOptions(**{each.name: given[each.name] for each in fields(BuildOptions)})
     require("torch", "sae", "building")
-    from saestore.ingest.build_plan import plan_build
-
-    report, destination = Progress(progress), destination_of(store)
-    with ExitStack() as stack:
-
-        def looking(path: str) -> Callable[[int], None]:
-            return stack.enter_context(report.bar(path, "looked at", None, unit="items")).advance
-
-        plan = plan_build(options, looking, lambda path: [] if overwrite else _stored_keys(destination, path))
-    root = write_set(plan, destination, report, append=append, overwrite=overwrite)
+    recipe, report, destination = BuildRecipe(options, overwrite), Progress(progress), destination_of(store)
+    plan = recipe.resolve(destination, report)
+    if client is not None:
+        acts = run_everywhere(make_plan(recipe, plan, destination, report, append=append), client, report)
+    else:
+        acts = ActivationSet(write_set(plan, destination, report, append=append, overwrite=overwrite), plan.path)
+        if plan.truth is not None:
+            add_ground_truth(acts, plan.truth, report)
     for note in plan.inputs.notes:
         report.line(f"{plan.path}: {note}")
-    acts = ActivationSet(root, plan.path)
-    if plan.truth is not None:
-        _add_ground_truth(acts, plan.truth, report)
     return acts
-
-
-def _stored_keys(destination: Destination, path: str) -> list[str]:
-    """Keys of the items that the store has at `path`; none where there is no set, or one without keys."""
-    attributes, root = destination.attributes(path), destination.root
-    if attributes is None or root is None:
-        return []
-    items = stored_items(root, path, attributes)
-    return [str(key) for key in items.read(KEY).values] if KEY in items.info.columns else []
-
-
-def _add_ground_truth(acts: ActivationSet, truth: GroundTruth, report: Progress) -> None:
-    """Give a set the concepts that it does not have yet."""
-    from saestore.superactivators.ground_truth import add_ground_truth
-
-    added = add_ground_truth(acts, truth, keep=True)
-    if added:
-        report.line(f"{acts.path}: {len(added)} concepts added from {truth.folder}.")
-        if truth.caveat:
-            report.line(f"{acts.path}: {truth.caveat}.")

@@ -10,6 +10,7 @@ from saestore.activation_set import ActivationSet
 from saestore.formats.issues import Issue, refusal
 from saestore.ingest.import_plan import plan_import
 from saestore.ingest.options import ImportOptions
+from saestore.ingest.recipes import ImportRecipe, make_plan, run_everywhere
 from saestore.progress import Progress, ProgressOption
 from saestore.store import destination_of
 from saestore.writing.pipeline import write_set
@@ -70,6 +71,7 @@ def import_activations(
     segment_rows: int | None = None,
     codec: str = "pcodec",
     overwrite: bool = False,
+    client: Any = None,
     progress: ProgressOption = True,
 ) -> ActivationSet:
     """Store activations that another program wrote.
@@ -106,6 +108,9 @@ def import_activations(
         ``pcodec``, or ``blosc`` for readers in other languages.
     overwrite
         Replace a set of other content.
+    client
+        A ``distributed.Client``: its workers read and merge, and the set has the same bytes. They need to see the same
+        paths. By default this process does everything.
     progress
         True shows bars and lines on stderr, False shows nothing, a function receives every line.
 
@@ -131,8 +136,12 @@ def import_activations(
     given = dict(locals())
     report = Progress(progress)
     with ExitStack() as resources:
-        plan = plan_import(_options(given), resources, report)
-        root = write_set(plan, destination_of(store), report, overwrite=overwrite)
+        options, destination = _options(given), destination_of(store)
+        plan = plan_import(options, resources, report)
+        if client is not None:
+            recipe = ImportRecipe(options, overwrite)
+            return run_everywhere(make_plan(recipe, plan, destination, report), client, report)
+        root = write_set(plan, destination, report, overwrite=overwrite)
     return ActivationSet(root, plan.path)
 
 
