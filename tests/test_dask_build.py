@@ -1,6 +1,7 @@
 """Builds, imports and merges on Dask workers, which are processes: the bytes of one process, with a killed one too."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -123,3 +124,22 @@ def test_the_command_line_builds_on_a_cluster(tmp_path, client, job, built):
     ended = CliRunner().invoke(main, ["build", "Mine", *map(str, options), "--dask", "local:x"])
     assert ended.exit_code == 2
     assert "local:4" in ended.output
+
+
+def test_the_script_of_the_page(tmp_path, client, job, monkeypatch, capsys):
+    """Its `Client()` finds the scheduler as on a cluster, by the address in the configuration."""
+    import dask
+
+    page = (PROJECT / "docs/cluster.md").read_text()
+    pattern = r"^```python\n(import saestore\nfrom distributed import Client\n.*?)^```$"
+    (script,) = re.findall(pattern, page, re.MULTILINE | re.DOTALL)
+    given = job(tmp_path / "a.zarr", progress=False)
+    saestore.build(**{**given, "sae": given["sae"], "segment_rows": None})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.npy").symlink_to(given["embeddings"])
+    (tmp_path / "tiny.pt").symlink_to(given["sae"])
+    with dask.config.set({"scheduler-address": client.scheduler.address}):
+        exec(script, {"__name__": "__main__"})
+    assert "Mine/token/tiny" in capsys.readouterr().out
+    built, here = hashes(tmp_path / "a.zarr"), hashes(tmp_path / "activations.zarr")
+    assert {k: v for k, v in built.items() if "by_" in k} == {k: v for k, v in here.items() if "by_" in k}
