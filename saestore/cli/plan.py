@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from saestore.cli import keys, output
-from saestore.cli.build import build, find_jobs, ground_truth_of
+from saestore.cli.build import build, find_jobs
 from saestore.cli.group import command
 from saestore.cli.table import pairs
 from saestore.errors import InvalidInputError
@@ -42,9 +42,7 @@ def plan(
         return
     if len(datasets) != 1:
         raise click.UsageError(f"a plan is for one dataset; name exactly one, not {len(datasets)}.")
-    how = ground_truth_of(how)
-    given = embeddings is not None or how["images"] is not None or how["texts"] is not None
-    jobs = find_jobs(datasets, sample_type, how["data"], given=given)
+    jobs = find_jobs(datasets, sample_type, embeddings, how)
     if len(jobs) > 1:
         raise InvalidInputError(
             f"{datasets[0]} has embeddings of {' and '.join(str(job.sample_type) for job in jobs)} samples: choose one "

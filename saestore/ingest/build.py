@@ -6,8 +6,9 @@ from dataclasses import fields
 from typing import Any
 
 from saestore.activation_set import ActivationSet
+from saestore.ingest.known import add_found_truth
 from saestore.ingest.options import BuildOptions
-from saestore.ingest.recipes import BuildRecipe, add_ground_truth, make_plan, run_everywhere
+from saestore.ingest.recipes import BuildRecipe, make_plan, run_everywhere
 from saestore.interop.optional import require
 from saestore.progress import Progress, ProgressOption
 from saestore.store import destination_of
@@ -145,8 +146,7 @@ def build(
         acts = run_everywhere(make_plan(recipe, plan, destination, report, append=append), client, report)
     else:
         acts = ActivationSet(write_set(plan, destination, report, append=append, overwrite=overwrite), plan.path)
-        if plan.truth is not None:
-            add_ground_truth(acts, plan.truth, report)
+        add_found_truth(acts, plan.truth, report)
     for note in plan.inputs.notes:
         report.line(f"{plan.path}: {note}")
     return acts

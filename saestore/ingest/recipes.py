@@ -6,7 +6,7 @@ import atexit
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +18,16 @@ from saestore.distributed.plan import Plan, keep_open, planned_attributes
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.format import KEY, canonical_json
 from saestore.ingest.import_plan import ImportPlan, plan_import
+from saestore.ingest.known import add_found_truth
 from saestore.ingest.options import BuildOptions, ImportOptions
 from saestore.progress import Progress
 from saestore.writing.compare import stored_items
 from saestore.writing.pipeline import Destination, plan_set
-from saestore.writing.plan import WritePlan
 
 if TYPE_CHECKING:
     from saestore.ingest.build_plan import BuildPlan
-    from saestore.superactivators.ground_truth import GroundTruth
 
-__all__ = ["BuildRecipe", "ImportRecipe", "add_ground_truth", "make_plan", "planned", "run_everywhere"]
+__all__ = ["BuildRecipe", "ImportRecipe", "make_plan", "planned", "run_everywhere"]
 
 _LONGEST_RECORD = 8192  # bytes in the attributes of a set, which every reader reads
 
@@ -43,10 +42,13 @@ class BuildRecipe:
         What to encode, and how.
     overwrite
         Whether it replaces a set, whose items then do not matter.
+    has_truth
+        Whether the complete set gets ground truth.
     """
 
     options: BuildOptions
     overwrite: bool = False
+    has_truth: bool = False
 
     @property
     def device(self) -> str:
@@ -73,12 +75,8 @@ class BuildRecipe:
 
     def complete(self, root: zarr.Group, path: str, progress: Progress) -> None:
         """Give the committed set the ground truth that belongs to it."""
-        from saestore.ingest.build_plan import has_ground_truth
-
-        if has_ground_truth(self.options):
-            truth = self.open(root).truth
-            if truth is not None:
-                add_ground_truth(ActivationSet(root, path), truth, progress)
+        if self.has_truth:
+            add_found_truth(ActivationSet(root, path), self.open(root).truth, progress)
 
 
 @dataclass(frozen=True)
@@ -87,6 +85,7 @@ class ImportRecipe:
 
     options: ImportOptions
     overwrite: bool = False
+    has_truth: bool = False
     device: str = "cpu"
 
     def open(self, root: zarr.Group) -> ImportPlan:  # noqa: ARG002
@@ -96,7 +95,9 @@ class ImportRecipe:
         return plan_import(self.options, resources, Progress(False))
 
     def complete(self, root: zarr.Group, path: str, progress: Progress) -> None:
-        """Nothing is left to do."""
+        """Give the committed set the ground truth that belongs to it."""
+        if self.has_truth:
+            add_found_truth(ActivationSet(root, path), self.open(root).truth, progress)
 
 
 _KINDS: dict[str, tuple[type[Any], type[Any]]] = {
@@ -107,7 +108,7 @@ _KINDS: dict[str, tuple[type[Any], type[Any]]] = {
 
 def make_plan(
     recipe: BuildRecipe | ImportRecipe,
-    inputs: WritePlan,
+    inputs: BuildPlan | ImportPlan,
     destination: Destination,
     report: Progress,
     *,
@@ -115,7 +116,13 @@ def make_plan(
 ) -> Plan:
     """Write the plan of a set into it, or find the one that is there."""
     kind = next(name for name, (of, _) in _KINDS.items() if isinstance(recipe, of))
-    record = {"kind": kind, "options": _record(recipe.options), "overwrite": recipe.overwrite}
+    recipe = replace(recipe, options=_anywhere(recipe.options), has_truth=inputs.truth is not None)
+    record = {
+        "kind": kind,
+        "options": _record(recipe.options),
+        "overwrite": recipe.overwrite,
+        "has_truth": recipe.has_truth,
+    }
     root, attributes = plan_set(inputs, destination, report, record=record, append=append, overwrite=recipe.overwrite)
     plan = Plan.of(inputs.path, recipe, root, attributes)
     if plan.token is not None:
@@ -151,23 +158,18 @@ def planned(root: zarr.Group, path: str) -> Plan:
             code="plan-in-memory",
         )
     recipe, options = _KINDS[record["kind"]]
-    return Plan.of(path, recipe(options(**record["options"]), record["overwrite"]), root, attributes)
+    made = recipe(options(**record["options"]), record["overwrite"], record["has_truth"])
+    return Plan.of(path, made, root, attributes)
 
 
-def add_ground_truth(acts: ActivationSet, truth: GroundTruth, report: Progress) -> None:
-    """Give a set the concepts that it does not have yet."""
-    from saestore.superactivators.ground_truth import add_ground_truth
-
-    added = add_ground_truth(acts, truth, keep=True)
-    if added:
-        report.line(f"{acts.path}: {len(added)} concepts added from {truth.folder}.")
-        if truth.caveat:
-            report.line(f"{acts.path}: {truth.caveat}.")
+def _anywhere(options: Any) -> Any:
+    """The same options with paths that are right in every working folder."""
+    return replace(options, **{each.name: _absolute(getattr(options, each.name)) for each in fields(options)})
 
 
 def _record(options: BuildOptions | ImportOptions) -> dict[str, Any] | None:
     """The options as JSON, for a process that knows only the store; None where some are objects, or long lists."""
-    given = {each.name: _absolute(getattr(options, each.name)) for each in fields(options)}
+    given = {each.name: getattr(options, each.name) for each in fields(options)}
     try:
         return given if len(canonical_json(given)) <= _LONGEST_RECORD else None
     except (TypeError, ValueError):
