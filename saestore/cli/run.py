@@ -8,6 +8,7 @@ import click
 
 from saestore.cli import output
 from saestore.cli.group import command, note
+from saestore.cli.set_options import dask_client, dask_option
 from saestore.cli.target import store_option
 
 _TASKS = re.compile(r"(\d+)(?:-(\d+))?\Z")
@@ -67,14 +68,17 @@ def run(path: str, tasks: range | None, worker: tuple[int, int] | None, location
 
 @command("commit", example="saestore commit CLEVR/patch")
 @click.argument("path", metavar="SET")
+@dask_option
 @store_option
-def commit(path: str, location: str) -> None:
+@click.pass_context
+def commit(ctx: click.Context, path: str, location: str, dask: str | None) -> None:
     """Make the set of what the tasks of its plan wrote, once all are done.
 
-    It merges their segments. Run the same command again after an interruption.
+    It merges their segments, in this process or on the workers of a Dask cluster. Run the same command again after an
+    interruption.
     """
     import saestore
 
     plan = saestore.open_plan(location, path)
-    plan.commit(progress=True)
+    plan.commit(progress=True, client=ctx.with_resource(dask_client(dask)))
     output.line(f"{plan.path}: {plan.n_samples:,} samples committed")

@@ -134,8 +134,9 @@ def build(
 
     Notes
     -----
-    Peak memory is the SAE, 128 MiB of pre-activations, two segments of about 100 MiB and 256 MiB for the merge at the
-    end, for any number of samples. With bfloat16 candidates the encoder's weights are needed one and a half times more.
+    Peak memory is the SAE, 128 MiB of pre-activations, two segments of about 100 MiB, and 256 MiB for merges, for any
+    number of samples. While it runs the set has at most 16 segments: a thread merges them. With bfloat16 candidates the
+    encoder's weights are needed one and a half times more.
     """
     given = dict(locals())
     options = BuildOptions(**{each.name: given[each.name] for each in fields(BuildOptions)})

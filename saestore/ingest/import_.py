@@ -152,7 +152,7 @@ def import_activations(
     Notes
     -----
     All rows are read twice: once to check them, before anything is written, and once to write. Peak memory is two
-    segments of about 100 MiB, a block of 100 MiB that is read and checked, and later 256 MiB for the merge, for any
+    segments of about 100 MiB, a block of 100 MiB that is read and checked, and 256 MiB for merges, for any
     number of samples; besides 8 bytes per sample for pointers. Activations that are stored by feature go through a
     temporary file of 16 bytes per non-zero.
     """

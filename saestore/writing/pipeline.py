@@ -118,7 +118,7 @@ def write_set(
     overwrite
         Replace a set of other content. Readers see the old set until the new one is complete.
     memory
-        Bound in bytes on the merge at the end, by default 256 MiB.
+        Bound in bytes on a merge, by default 256 MiB.
 
     Returns
     -------
@@ -135,7 +135,7 @@ def write_set(
     Notes
     -----
     One thread sorts, compresses and writes a segment while this one reads the next. Memory: two segments of about two
-    million non-zeros (100 MiB each), later `memory` for the merge.
+    million non-zeros (100 MiB each), and `memory` for a merge.
     """
     existing = None if overwrite else destination.attributes(plan.path)
     if existing is not None:
