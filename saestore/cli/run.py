@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 
 import click
@@ -45,8 +46,9 @@ def _share(_: click.Context, __: click.Parameter, value: str | None) -> tuple[in
 def run(path: str, tasks: range | None, worker: tuple[int, int] | None, location: str) -> None:
     """Run tasks of a planned set; those that are done are skipped.
 
-    Without --task and --worker all that are not done. Tasks may run again, twice at the same time, on any machine that
-    sees the same paths; Ctrl-C and a kill lose the current task only.
+    Without --task and --worker all that are not done, in random order, so that several processes share them. Tasks may
+    run again, twice at the same time, on any machine that sees the same paths; Ctrl-C and a kill lose the current task
+    only.
     """
     import saestore
 
@@ -61,6 +63,7 @@ def run(path: str, tasks: range | None, worker: tuple[int, int] | None, location
         chosen = list(range(worker[0], len(plan), worker[1]))
     else:
         chosen = plan.missing()
+        random.shuffle(chosen)
     for i, task in enumerate(chosen):
         plan.run(task)
         note(f"task {task} is done, {i + 1} of {len(chosen)}")
