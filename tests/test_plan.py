@@ -227,6 +227,20 @@ def test_a_plan_replaces_a_set_in_one_commit(tmp_path, job, inputs):
     assert hashes(store) == hashes(expected)
 
 
+def test_a_plan_replaces_another_plan(tmp_path, job):
+    store = tmp_path / "s.zarr"
+    old = saestore.plan_build(**job(store))
+    old.run(0)
+    new = saestore.plan_build(**job(store, top_k=1), overwrite=True)
+    old.run(1)  # nobody told it
+    run_all(saestore.open_plan(store, PATH))
+    assert new.missing() == []
+    assert saestore.open(store)[PATH].attributes.dropped["top_k"] == 1
+    assert saestore.open(store).verify().ok
+    with raises(StoreConflictError, "plan-gone"):
+        old.run(2)
+
+
 def test_a_plan_appends(tmp_path, job, inputs):
     expected, store = tmp_path / "a.zarr", tmp_path / "b.zarr"
     more = {

@@ -235,8 +235,11 @@ class Plan:
 
     def _attributes(self) -> SetAttributes | None:
         """The attributes of the set while it is planned, None once it is committed or given up."""
-        attributes = planned_attributes(self.root, self.path)
-        return attributes if attributes is not None and self._is_mine(attributes) else None
+        for path in (self.path, f"{self.path}/{NEXT}"):
+            attributes = read_attributes(self.root, path)
+            if attributes is not None and self._is_mine(attributes):
+                return attributes
+        return None
 
     def _open_attributes(self, stop: int) -> SetAttributes | None:
         """The attributes of the set while its samples up to `stop` are not committed; None once they are."""
@@ -255,8 +258,8 @@ class Plan:
 
 
 def planned_attributes(root: zarr.Group, path: str) -> SetAttributes | None:
-    """The attributes of the planned set at `path`, or of the set that will replace it; None without a plan."""
-    for each in (path, f"{path}/{NEXT}"):
+    """The attributes of the planned set that will replace the set at `path`, or is there; None without a plan."""
+    for each in (f"{path}/{NEXT}", path):
         attributes = read_attributes(root, each)
         if attributes is not None and attributes.plan is not None:
             return attributes
