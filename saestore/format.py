@@ -30,6 +30,7 @@ MAX_ROWS_PER_SEGMENT = (1 << 32) - 1  # sample numbers inside a segment are uint
 DEFAULT_SEGMENT_ROWS = 1 << 16
 
 SEGMENTS = "segments"
+DELETED = "deleted"  # attribute of the store: how many sets were deleted from it
 NEXT = "next"  # holds the attributes of a set that will replace this one
 ATTEMPT = "+"  # in the name of a segment that one of several attempts at a task wrote
 TASKS = "tasks"  # holds the receipts of the tasks of a planned set

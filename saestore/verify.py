@@ -22,12 +22,12 @@ from saestore.segment.check import check_segment
 from saestore.segment.write import segment_nodes
 from saestore.stats import STATISTICS, Moments
 from saestore.storage import DOCUMENT, SnapshotStore, find_sets, local_folder, missing_as_error
-from saestore.storage.open import ROOT_ATTRIBUTES
+from saestore.storage.open import root_attributes
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.stored_table import MATRIX, StoredTable
 from saestore.writing.derived import DERIVED, PER_SAMPLE, per_sample
 from saestore.writing.lock import LOCK, holder_of
-from saestore.writing.writer import read_attributes
+from saestore.writing.writer import n_deleted, read_attributes
 
 __all__ = ["Problem", "Report", "verify_set", "verify_store"]
 
@@ -181,7 +181,10 @@ def _check_document(root: zarr.Group, path: str, attributes: Mapping[str, Any] |
 
 def _check_parents(root: zarr.Group, paths: Iterable[str]) -> Iterator[Finding]:
     parents = {"/".join(p.split("/")[:n]) for p in paths for n in (1, 2)}
-    yield from _check_document(root, "", ROOT_ATTRIBUTES)
+    deleted = 0
+    with suppress(Exception):  # a damaged document is named below
+        deleted = n_deleted(root)[0]
+    yield from _check_document(root, "", root_attributes(deleted))
     for parent in sorted(parents):
         yield from _check_document(root, parent, {})
 

@@ -126,9 +126,9 @@ def test_a_store_is_opened_by_any_kind_of_path(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for location in (bytes(tmp_path / "s.zarr"), "~/s.zarr", type(tmp_path)("~/s.zarr")):
         assert list(saestore.open(location)) == ["Toy/patch/s"]
-    (tmp_path / "s.zip").write_bytes(b"PK")
-    with raises(StoreFormatError, "store-format", "ZipStore"):
-        saestore.open(tmp_path / "s.zip")
+    (tmp_path / "s.txt").write_bytes(b"PK")
+    with raises(StoreFormatError, "store-format", "a store is a folder or a zip file"):
+        saestore.open(tmp_path / "s.txt")
 
 
 class Refusing(WrapperStore):
@@ -164,7 +164,8 @@ def test_what_cannot_be_reached_is_not_damage(tmp_path, monkeypatch, error):
         store = saestore.open(Refusing(LocalStore(tmp_path / "s.zarr")))
         monkeypatch.setattr(Refusing, "error", error)
         monkeypatch.setattr(Refusing, "key", key)
-        with raises(UnreachableError, "unreachable", error.strerror or str(error)):
+        code = "not-allowed" if isinstance(error, PermissionError) else "unreachable"
+        with raises(UnreachableError, code, error.strerror or str(error)):
             ask(store)
         monkeypatch.setattr(Refusing, "error", None)
         assert store["Toy"].top_samples(1, 1).activation.tolist() == [22.0]

@@ -20,7 +20,7 @@ from saestore.cli.run import commit, run
 from saestore.cli.similar import similar
 from saestore.cli.stats import stats
 from saestore.cli.top import top_features, top_samples
-from saestore.cli.upkeep import compact, verify
+from saestore.cli.upkeep import compact, unlock, verify
 
 
 @click.group(cls=ErrorGroup, params=[DebugOption()], context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,6 +45,7 @@ for command in (
     diagnose,
     verify,
     compact,
+    unlock,
     export,
     import_,
     plan,

@@ -199,6 +199,14 @@ PLAN = {
     "missing": "with `--status`: the tasks that are not done",
 }
 
+UNLOCK = {
+    "set": "the set, as it was given",
+    "owner": "whose lock was removed; null where the set was not locked",
+    "owner.host": "host of the writer",
+    "owner.pid": "its process number",
+    "owner.time": "since when it had the lock",
+}
+
 VERIFY = {
     "ok": "true when nothing is wrong",
     "checked": "paths of the sets that were read",

@@ -11,6 +11,8 @@ from saestore.ingest.options import BuildOptions
 from saestore.ingest.recipes import BuildRecipe, make_plan, run_everywhere
 from saestore.interop.optional import require
 from saestore.progress import Progress, ProgressOption
+from saestore.storage import durable, local_folder
+from saestore.storage.places import local_path
 from saestore.store import destination_of
 from saestore.writing.pipeline import write_set
 
@@ -46,6 +48,7 @@ def build(
     append: bool = False,
     overwrite: bool = False,
     client: Any = None,
+    durability: str | None = None,
     progress: ProgressOption = True,
 ) -> ActivationSet:
     """Encode embeddings, or a model's hidden state, through an SAE and store the non-zeros.
@@ -118,6 +121,8 @@ def build(
     client
         A ``distributed.Client``: its workers encode and merge, and the set has the same bytes. They need to see the
         same paths. By default this process does everything.
+    durability
+        ``"full"`` or ``"fast"``, as `saestore.open` takes it; by default as the store was opened.
     progress
         True shows bars and lines on stderr, False shows nothing, a function receives every line.
 
@@ -143,11 +148,13 @@ def build(
     require("torch", "sae", "building")
     recipe, report, destination = BuildRecipe(options, overwrite), Progress(progress), destination_of(store)
     plan = recipe.resolve(destination, report)
-    if client is not None:
-        acts = run_everywhere(make_plan(recipe, plan, destination, report, append=append), client, report)
-    else:
-        acts = ActivationSet(write_set(plan, destination, report, append=append, overwrite=overwrite), plan.path)
-        add_found_truth(acts, plan.truth, report)
+    folder = local_path(store) if destination.root is None else local_folder(destination.root)
+    with durable.at_durability(folder, durability):
+        if client is not None:
+            acts = run_everywhere(make_plan(recipe, plan, destination, report, append=append), client, report)
+        else:
+            acts = ActivationSet(write_set(plan, destination, report, append=append, overwrite=overwrite), plan.path)
+            add_found_truth(acts, plan.truth, report)
     for note in plan.inputs.notes:
         report.line(f"{plan.path}: {note}")
     return acts

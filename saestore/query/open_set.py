@@ -60,6 +60,19 @@ def retry_on_stale_snapshot(query: Callable[Concatenate[Self, P], R]) -> Callabl
     return asked
 
 
+def _check_same(path: str, attributes: SetAttributes, before: SetAttributes) -> None:
+    if attributes.identity != before.identity:
+        raise StoreConflictError(
+            f"{path} was replaced by another set after it was opened. Open it again.", code="set-replaced"
+        )
+
+
+def _reopened(kind: type[Self], root: zarr.Group, path: str, before: SetAttributes) -> Self:
+    result = kind(root, path)
+    _check_same(path, result.attributes, before)
+    return result
+
+
 class OpenSet:
     """Base class: an opened activation set, as one snapshot; `ActivationSet` documents parameters and attributes."""
 
@@ -73,10 +86,8 @@ class OpenSet:
         while True:
             if attributes is None:
                 raise NotFoundError(f"There is no activation set {self.path} in the store.", code="unknown-set")
-            if before is not None and attributes.identity != before.identity:
-                raise StoreConflictError(
-                    f"{self.path} was replaced by another set after it was opened. Open it again.", code="set-replaced"
-                )
+            if before is not None:
+                _check_same(self.path, attributes, before)
             try:
                 self._open_segments(attributes)
                 return
@@ -175,8 +186,8 @@ class OpenSet:
         return self.location, self.path, digest(self.attributes.to_json())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Without shard indexes and pointers: the set is opened again where it is unpickled.
-        return type(self), (self.root, self.path)
+        # Without shard indexes and pointers: the set is opened again where it is unpickled, if it is still the same.
+        return _reopened, (type(self), self.root, self.path, self.attributes)
 
     def __len__(self) -> int:
         return self.shape[0]
