@@ -32,6 +32,8 @@ DEFAULT_SEGMENT_ROWS = 1 << 16
 SEGMENTS = "segments"
 DELETED = "deleted"  # attribute of the store: how many sets were deleted from it
 NEXT = "next"  # holds the attributes of a set that will replace this one
+ATTEMPT = "+"  # in the name of a segment that one of several attempts at a task wrote
+TASKS = "tasks"  # holds the receipts of the tasks of a planned set
 BY_SAMPLE, BY_FEATURE = "by_sample", "by_feature"
 CSR_ATTRS = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0"}
 CSC_ATTRS = {"encoding-type": "csc_matrix", "encoding-version": "0.1.0"}
@@ -239,6 +241,8 @@ class SetAttributes:
         How many sets there were at this path, each replaced by the next; part of the names of segments from 2 on.
     identity
         SHA-256 of the attributes that the set began with: other content, or another generation, has another one.
+    plan
+        How the tasks of several processes write the set, until their segments are committed; else None.
     """
 
     n_features: int
@@ -258,6 +262,7 @@ class SetAttributes:
     derived: tuple[str, ...] = ()
     generation: int = 1
     identity: str = ""
+    plan: Mapping[str, Any] | None = None
 
     @property
     def n_samples(self) -> int:
@@ -313,6 +318,7 @@ class SetAttributes:
             "derived": list(self.derived),
             "generation": self.generation,
             "identity": self.identity,
+            **({} if self.plan is None else {"plan": dict(self.plan)}),
         }
         body = json.loads(canonical_json(body))  # what a reader will see, so that the checksum is of that
         return {**body, "checksum": digest(body)}
@@ -352,6 +358,7 @@ class SetAttributes:
                 derived=tuple(attrs["derived"]),
                 generation=int(attrs["generation"]),
                 identity=str(attrs["identity"]),
+                plan=attrs.get("plan"),
             )
             result._validate()
         except (KeyError, TypeError, ValueError) as e:
@@ -380,7 +387,7 @@ class SetAttributes:
             raise ValueError("item_size is null, and the items have no pointers")
         if len({s.name for s in self.segments}) != len(self.segments):
             raise ValueError("two segments have the same name")
-        for mapping in (self.sae, self.source, self.summary, self.digests, self.dropped or {}):
+        for mapping in (self.sae, self.source, self.summary, self.digests, self.dropped or {}, self.plan or {}):
             if not isinstance(mapping, Mapping):
                 raise TypeError(f"{mapping!r} is not an object")
 

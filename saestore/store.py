@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import zarr
 
 from saestore.activation_set import ActivationSet
+from saestore.distributed.engines import engine_of
 from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, did_you_mean
 from saestore.format import canonical_json, split_set_path
 from saestore.progress import Progress, ProgressOption
@@ -231,11 +232,31 @@ class Store(Mapping[str, ActivationSet]):
             write_set(plan, Destination(self.root), Progress(progress), overwrite=overwrite, memory=memory)
         return self[path]
 
-    def compact(self, path: str, *, memory: int = DEFAULT_MEMORY, progress: ProgressOption = False) -> ActivationSet:
-        """Merge the segments of a set into one, in at most `memory` bytes; queries answer the same all the while."""
-        path = self.resolve(path)
+    def compact(
+        self,
+        path: str,
+        *,
+        memory: int = DEFAULT_MEMORY,
+        client: Any = None,
+        progress: ProgressOption = False,
+    ) -> ActivationSet:
+        """Merge the segments of a set into one; queries answer the same all the while.
+
+        Parameters
+        ----------
+        path
+            Any part of the set's path that fits one set only.
+        memory
+            Bound in bytes, of each process that merges.
+        client
+            A ``distributed.Client`` whose workers merge, each some shards of the result; the bytes are the same. By
+            default this process merges.
+        progress
+            True shows lines on stderr, False shows nothing, a function receives every line.
+        """
+        path, engine = self.resolve(path), engine_of(client)
         with SetWriter(self.root, path) as writer:
-            writer.compact(memory=memory, progress=Progress(progress).line)
+            writer.compact(memory=memory, progress=Progress(progress).line, engine=engine)
         return self[path]
 
     def verify(self, path: str | None = None, progress: ProgressOption = False) -> Report:

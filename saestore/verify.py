@@ -302,11 +302,11 @@ def _check_derived(
             unreadable |= dict(_check_array(group, node, None))
     for node, what in unreadable.items():
         yield f"{path}/{node}", what
-    current = attributes.derived == tuple(s.name for s in attributes.segments)
+    current = bool(attributes.segments) and attributes.derived == tuple(s.name for s in attributes.segments)
     if not current or any(True for _ in damaged):
         return
     segments = [Segment(SnapshotStore(group.store), group.path, info) for info in attributes.segments]
-    moments = read_moments(segments) if segments else Moments.zeros(attributes.n_features, 0, attributes.dtype)
+    moments = read_moments(segments)
     for name in DERIVED:
         if name in unreadable:
             continue
@@ -337,8 +337,8 @@ def _agrees(group: zarr.Group, name: str, attributes: SetAttributes, segments: l
 def _check_leftovers(
     root: zarr.Group, group: zarr.Group, attributes: SetAttributes, path: str, damaged: set[str]
 ) -> Iterator[Finding]:
-    """What the attributes do not name; while a living builder holds the lock it may be its work in progress."""
-    if holder_of(root, path) is not None:
+    """What the attributes do not name; while a builder holds the lock or tasks are planned, it may be their work."""
+    if holder_of(root, path) is not None or attributes.plan is not None:
         return
     if LOCK in group:
         yield f"{path}/{LOCK}", "is the lock of a process that is gone; the next build takes it over"

@@ -15,6 +15,8 @@ from saestore.cli.group import DebugOption, ErrorGroup
 from saestore.cli.import_ import import_
 from saestore.cli.info import info
 from saestore.cli.label import label
+from saestore.cli.plan import plan
+from saestore.cli.run import commit, run
 from saestore.cli.similar import similar
 from saestore.cli.stats import stats
 from saestore.cli.top import top_features, top_samples
@@ -46,5 +48,8 @@ for command in (
     unlock,
     export,
     import_,
+    plan,
+    run,
+    commit,
 ):
     main.add_command(command)

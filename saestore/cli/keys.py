@@ -193,6 +193,12 @@ SETS = {
     **{f"sets[].{key}": says for key, says in SET_INFO.items()},
 }
 
+PLAN = {
+    **SET,
+    "n_tasks": "number of tasks, 0 to n_tasks - 1; 0 for a complete set",
+    "missing": "with `--status`: the tasks that are not done",
+}
+
 UNLOCK = {
     "set": "the set, as it was given",
     "owner": "whose lock was removed; null where the set was not locked",

@@ -8,6 +8,7 @@ import click
 
 from saestore.cli import keys, output
 from saestore.cli.group import command, note
+from saestore.cli.set_options import dask_client, dask_option
 from saestore.cli.target import Target, json_option, store_option, with_target
 from saestore.writing.lock import describe_owner
 
@@ -59,7 +60,8 @@ def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
 @click.option(
     "--memory", metavar="SIZE", callback=_bytes, default="1GiB", show_default=True, help="Memory to merge in, at most."
 )
-def compact(target: Target, memory: int) -> None:
+@dask_option
+def compact(target: Target, memory: int, dask: str | None) -> None:
     """Merge the segments of a set, or of every set.
 
     Queries answer the same before, during and after. A build ends with it, so it is only needed after one that was not
@@ -68,10 +70,11 @@ def compact(target: Target, memory: int) -> None:
     read = target.open()
     paths = [target.choose(read)] if target.named else list(read)
     store = target.open("a") if paths else read  # opening to write would create a store that is not there
+    client = click.get_current_context().with_resource(dask_client(dask))
     for path in paths:
         before = len(store[path].attributes.segments)
         with output.Status() as status:
-            after = len(store.compact(path, memory=memory, progress=status).attributes.segments)
+            after = len(store.compact(path, memory=memory, client=client, progress=status).attributes.segments)
         output.line(f"{path}: {before} segment{'s' * (before != 1)} before, {after} now")
 
 

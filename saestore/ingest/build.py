@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import fields
 from typing import Any
 
 from saestore.activation_set import ActivationSet
-from saestore.format import KEY
 from saestore.ingest.known import add_found_truth
 from saestore.ingest.options import BuildOptions
+from saestore.ingest.recipes import BuildRecipe, make_plan, run_everywhere
 from saestore.interop.optional import require
 from saestore.progress import Progress, ProgressOption
 from saestore.storage import durable, local_folder
 from saestore.storage.places import local_path
 from saestore.store import destination_of
-from saestore.writing.compare import stored_items
-from saestore.writing.pipeline import Destination, write_set
+from saestore.writing.pipeline import write_set
 
 __all__ = ["build"]
 
@@ -50,6 +47,7 @@ def build(
     ground_truth: str | bool | None = None,
     append: bool = False,
     overwrite: bool = False,
+    client: Any = None,
     durability: str | None = None,
     progress: ProgressOption = True,
 ) -> ActivationSet:
@@ -120,6 +118,9 @@ def build(
         come first and be unchanged. Without such a set this is an ordinary build.
     overwrite
         Replace a set of other content.
+    client
+        A ``distributed.Client``: its workers encode and merge, and the set has the same bytes. They need to see the
+        same paths. By default this process does everything.
     durability
         ``"full"`` or ``"fast"``, as `saestore.open` takes it; by default as the store was opened.
     progress
@@ -138,35 +139,22 @@ def build(
 
     Notes
     -----
-    Peak memory is the SAE, 128 MiB of pre-activations, two segments of about 100 MiB and 256 MiB for the merge at the
-    end, for any number of samples. With bfloat16 candidates the encoder's weights are needed one and a half times more.
+    Peak memory is the SAE, 128 MiB of pre-activations, two segments of about 100 MiB, and 256 MiB for merges, for any
+    number of samples. While it runs the set has at most 16 segments: a thread merges them. With bfloat16 candidates the
+    encoder's weights are needed one and a half times more.
     """
     given = dict(locals())
     options = BuildOptions(**{each.name: given[each.name] for each in fields(BuildOptions)})
     require("torch", "sae", "building")
-    from saestore.ingest.build_plan import plan_build
-
-    report, destination = Progress(progress), destination_of(store)
-    with ExitStack() as stack:
-
-        def looking(path: str) -> Callable[[int], None]:
-            return stack.enter_context(report.bar(path, "looked at", None, unit="items")).advance
-
-        plan = plan_build(options, looking, lambda path: [] if overwrite else _stored_keys(destination, path))
+    recipe, report, destination = BuildRecipe(options, overwrite), Progress(progress), destination_of(store)
+    plan = recipe.resolve(destination, report)
     folder = local_path(store) if destination.root is None else local_folder(destination.root)
     with durable.at_durability(folder, durability):
-        root = write_set(plan, destination, report, append=append, overwrite=overwrite)
+        if client is not None:
+            acts = run_everywhere(make_plan(recipe, plan, destination, report, append=append), client, report)
+        else:
+            acts = ActivationSet(write_set(plan, destination, report, append=append, overwrite=overwrite), plan.path)
+            add_found_truth(acts, plan.truth, report)
     for note in plan.inputs.notes:
         report.line(f"{plan.path}: {note}")
-    acts = ActivationSet(root, plan.path)
-    add_found_truth(acts, plan.truth, report)
     return acts
-
-
-def _stored_keys(destination: Destination, path: str) -> list[str]:
-    """Keys of the items that the store has at `path`; none where there is no set, or one without keys."""
-    attributes, root = destination.attributes(path), destination.root
-    if attributes is None or root is None:
-        return []
-    items = stored_items(root, path, attributes)
-    return [str(key) for key in items.read(KEY).values] if KEY in items.info.columns else []

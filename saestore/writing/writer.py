@@ -12,9 +12,27 @@ from typing import Any, Self
 
 import zarr
 
-from saestore.errors import CorruptStoreError, InvalidInputError, NotFoundError, StoreConflictError, StoreFormatError
-from saestore.format import DELETED, NEXT, SEGMENTS, SegmentInfo, SetAttributes, TableInfo, digest, segment_name
-from saestore.segment import Segment, limit_fan_in, merge_segments, plan_merges, write_segment
+from saestore.errors import (
+    CorruptStoreError,
+    InvalidInputError,
+    LockedError,
+    NotFoundError,
+    StoreConflictError,
+    StoreFormatError,
+)
+from saestore.format import (
+    ATTEMPT,
+    DELETED,
+    NEXT,
+    SEGMENTS,
+    TASKS,
+    SegmentInfo,
+    SetAttributes,
+    TableInfo,
+    digest,
+    segment_name,
+)
+from saestore.segment import Engine, Segment, last_level, limit_fan_in, merge_segments, plan_merges, write_segment
 from saestore.sparse_rows import SparseRows
 from saestore.storage import (
     DOCUMENT,
@@ -74,7 +92,9 @@ class SetWriter:
                 self._seen[self._key()] = get_tagged(self._root.store, self._key())
                 self.attributes = self._fenced(read_attributes(self._root, self.path))
                 self._flush_document()
-                if self._resumes is not None and self.attributes is not None and not self._resumes(self.attributes):
+                if self._resumes is None:
+                    self._refuse_planned_next()
+                elif self.attributes is not None and not self._resumes(self.attributes):
                     self._replaced, self.attributes = self.attributes, self._read_next(self._resumes)
                 self._remove_leftovers()
         except BaseException:
@@ -146,6 +166,16 @@ class SetWriter:
             if result is not None and resumes(result):
                 return result
         return None
+
+    def _refuse_planned_next(self) -> None:
+        """Leave a set alone that planned tasks are about to replace: this writer would remove what they wrote."""
+        following = None if self.attributes is None else self._read_next(lambda a: a.plan is not None)
+        if following is not None and following.plan is not None:
+            raise LockedError(
+                f"{self.path} is about to be replaced by a plan of {following.plan['n_tasks']:,} tasks: commit it "
+                f"first (`saestore commit {self.path}`), or give it up by building with --overwrite (overwrite=True).",
+                code="planned-set",
+            )
 
     def change(self, fill: Fill) -> None:
         """Write new versions of tables, commit them, and remove what they replace.
@@ -265,8 +295,28 @@ class SetWriter:
             self.commit(replace(a.with_segments([*a.segments, info]), **changes))
         return info
 
+    def merge_level(self, first: int, memory: int) -> None:
+        """Merge as many of the last segments as keep a set of any size at 16 segments or fewer while it is written.
+
+        Parameters
+        ----------
+        first
+            Segments of samples before this one are left as they are.
+        """
+        a = self.require()
+        n = -(-(a.n_samples - first) // a.segment_rows)
+        n_last = last_level(n)
+        if n_last > 1:
+            self._merge_all(first + (n - n_last) * a.segment_rows, memory)
+
     def finish(
-        self, *, first: int = 0, memory: int = DEFAULT_MEMORY, progress: Progress | None = None, **changes: Any
+        self,
+        *,
+        first: int = 0,
+        memory: int = DEFAULT_MEMORY,
+        progress: Progress | None = None,
+        engine: Engine | None = None,
+        **changes: Any,
     ) -> None:
         """Compact, write the arrays at the set's root, and mark the set complete with these changed attributes.
 
@@ -274,6 +324,8 @@ class SetWriter:
         ----------
         first
             Segments of samples before this one are left as they are.
+        engine
+            Runs the parts of a merge, by default this process.
         """
         attributes = self.require()
         if attributes.planned_samples not in (None, attributes.n_samples):
@@ -281,13 +333,20 @@ class SetWriter:
                 f"{self.path} has {attributes.n_samples} of {attributes.planned_samples} planned samples.",
                 code="incomplete-set",
             )
-        self._merge_all(first, memory, progress)
+        self._merge_all(first, memory, progress, engine)
         self._replace()
         self._refresh(planned_samples=None, **changes)
         with self._errors():
             self._remove_leftovers()  # such as the items before an append
 
-    def compact(self, *, first: int = 0, memory: int = DEFAULT_MEMORY, progress: Progress | None = None) -> None:
+    def compact(
+        self,
+        *,
+        first: int = 0,
+        memory: int = DEFAULT_MEMORY,
+        progress: Progress | None = None,
+        engine: Engine | None = None,
+    ) -> None:
         """Merge all segments into as few as the format allows, then refresh the arrays at the root.
 
         Parameters
@@ -296,17 +355,24 @@ class SetWriter:
             Segments of samples before this one are left as they are.
         memory
             Bound in bytes; see `saestore.segment.merge_segments`.
+        engine
+            Runs the parts of a merge, by default this process.
         """
-        self._merge_all(first, memory, progress)
+        self._merge_all(first, memory, progress, engine)
         self._refresh()
 
-    def _merge_all(self, first: int, memory: int, progress: Progress | None) -> None:
+    def _merge_all(
+        self, first: int, memory: int, progress: Progress | None = None, engine: Engine | None = None
+    ) -> None:
         while any(len(run) > 1 for run in self._plan(memory, first)):
             for run in self._plan(memory, first):
                 if len(run) > 1:
                     if progress is not None:
                         progress(f"merging {len(run)} segments ({run[0].name} … {run[-1].name})")
-                    self._merge(run, memory)
+                    self._merge(run, memory, engine)
+        for info in [s for s in self.require().segments if s.start >= first]:
+            if ATTEMPT in info.name:
+                self._merge([info], memory, engine)
 
     def _plan(self, memory: int, first: int) -> list[list[SegmentInfo]]:
         attributes = self.require()
@@ -315,7 +381,7 @@ class SetWriter:
         segments = [s for s in attributes.segments if s.start >= first]
         return [part for run in plan_merges(segments) for part in limit_fan_in(run, fan_in)]
 
-    def _merge(self, run: list[SegmentInfo], memory: int) -> None:
+    def _merge(self, run: list[SegmentInfo], memory: int, engine: Engine | None) -> None:
         a = self.require()
         with self._errors():
             merged = merge_segments(
@@ -327,6 +393,7 @@ class SetWriter:
                 codec=a.codec,
                 memory=memory,
                 name=segment_name(run[0].start, run[-1].stop, a.generation),
+                engine=engine,
             )
             kept = [merged if s is run[0] else s for s in a.segments if s is run[0] or s not in run]
             self.commit(a.with_segments(kept))
@@ -369,14 +436,22 @@ class SetWriter:
                 keep.setdefault(name, set()).update(node.split("/")[0] for node in table.digests)
         derived = any(a.digests for a in (self._replaced, self.attributes) if a is not None)
         following = self._replaced is not None and self.attributes is not None
-        names = {LOCK, *keep, *(DERIVED if derived else ()), *([NEXT] if following else ())}
-        gone = _others(self._root, self.path, names)
+        also = [NEXT] if following else []
+        if self._is_planned():
+            del keep[SEGMENTS]  # tasks write segments that only their receipts name
+            also += [SEGMENTS, TASKS]
+        gone = _others(self._root, self.path, {LOCK, *keep, *(DERIVED if derived else ()), *also})
         for name, nodes in keep.items():
             gone += _others(self._root, f"{self.path}/{name}", nodes)
         if gone:
             self._lock.confirm()  # after the listing: whoever has the lock next writes under other names
         for path in gone:
             _remove(self._root, path)
+
+    def _is_planned(self) -> bool:
+        """Whether tasks of other processes may be writing segments."""
+        a = self.attributes
+        return a is not None and a.plan is not None and a.n_samples != a.planned_samples
 
 
 def read_attributes(root: zarr.Group, path: str) -> SetAttributes | None:
@@ -416,6 +491,12 @@ def _others(root: zarr.Group, path: str, keep: set[str]) -> list[str]:
         group = root.get(path)
         names = set(group.keys()) if isinstance(group, zarr.Group) else set()
     return [f"{path}/{name}" for name in sorted(names - keep)]
+
+
+def remove_group(root: zarr.Group, path: str) -> None:
+    """Remove a group that nothing names, if it is there."""
+    with suppress(FileNotFoundError, KeyError):
+        _remove(root, path)
 
 
 def _remove(root: zarr.Group, path: str) -> None:
