@@ -1,6 +1,9 @@
 """What every test shares."""
 
+import os
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,9 +21,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--tiny-blocks", action="store_true", help="shrink every block constant to 3; see tiny_blocks.py")
 
 
+# Where files are in memory: on a disk the tests wait for flushes most of the time, 2 s for each set that they write.
+IN_MEMORY = Path("/dev/shm")
+ENOUGH = 4 << 30
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ENOUGH:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
     if config.getoption("--tiny-blocks", default=False):
         assert len(tiny_blocks.shrink()) > 10, "where have the block constants gone?"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def scratch_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have `tempfile` create its folders below pytest's, so that they go when the run ends."""
+    before, tempfile.tempdir = tempfile.tempdir, str(tmp_path_factory.mktemp("scratch"))
+    yield
+    tempfile.tempdir = before
 
 
 @pytest.fixture(scope="session")

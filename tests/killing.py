@@ -228,7 +228,7 @@ def main(name: str, base: Path) -> None:
         kill_once(job.run, fresh(base / "once", template), n)
         assert_same(base / "once", expected, f"killed at write {n} of {total}")
     if job.goes_on:
-        kill_again_and_again(job.run, fresh(base / "again", template))
+        kill_again_and_again(job.run, fresh(base / "again", template), max(9, total // 6))
         assert_same(base / "again", expected, "killed again and again")
     kill_at_random(job.run, fresh(base / "random", template), seconds)
     assert_same(base / "random", expected, "killed at random")
@@ -240,9 +240,9 @@ def kill_once(job: Callable, folder: Path, n: int) -> None:
     succeed(job, folder)
 
 
-def kill_again_and_again(job: Callable, folder: Path) -> None:
-    """A little later every time, until it is quicker than that."""
-    for n in itertools.count(1, 9):
+def kill_again_and_again(job: Callable, folder: Path, step: int) -> None:
+    """A few writes later every time, until it is quicker than that."""
+    for n in itertools.count(1, step):
         status = in_child(killed, job, folder, n)
         if status == 0:
             return

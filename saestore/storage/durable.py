@@ -31,7 +31,12 @@ def flush_files(files: Iterable[Path]) -> None:
 
 def flush_folders(folders: Iterable[Path], top: Path) -> None:
     """Have the names in folders, and in those above them up to `top`, on the disk."""
-    above = {each for folder in folders for each in (folder, *folder.parents) if top in (each, *each.parents)}
+    above: set[Path] = set()
+    for folder in folders:
+        each = folder
+        while each not in above and each.is_relative_to(top):
+            above.add(each)
+            each = each.parent
     for folder in sorted(above, key=lambda each: -len(each.parts)):
         flush_folder(folder)
 
