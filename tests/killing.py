@@ -29,7 +29,7 @@ from saestore.writing import SetWriter, writer
 
 CASE = make_case(3, 48, 9, density=0.4, segment_rows=16, chunk=40, shard=80)
 KILLED = 9
-RANDOM_KILLS = 4
+RANDOM_KILLS = 3
 
 
 def build(folder: Path) -> None:
@@ -66,9 +66,9 @@ class Job:
 
 
 JOBS = {
-    "build": Job(build, 9),
-    "write": Job(write, 9),
-    "compact": Job(compact, 9, prepare=uncompacted),
+    "build": Job(build, 6),
+    "write": Job(write, 6),
+    "compact": Job(compact, 6, prepare=uncompacted),
 }
 
 

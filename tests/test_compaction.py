@@ -209,6 +209,7 @@ def test_memory_is_bounded_and_does_not_grow_with_the_data(tmp_path):
     assert large < 4 * MIB
 
 
+@pytest.mark.once
 def test_killed_anywhere_in_a_compaction_it_ends_with_the_same_bytes(tmp_path, project_dir):
     environment = {**os.environ, "PYTHONPATH": f"{project_dir}{os.pathsep}{Path(__file__).parent}"}
     program = Path(__file__).parent / "killing.py"

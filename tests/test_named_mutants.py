@@ -77,6 +77,7 @@ def test_a_lock_is_released_by_its_owner_only(tmp_path):
     assert not file.exists()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("block", [1, 2, 3, 5, 1 << 22])
 @pytest.mark.parametrize("place", range(5))
 def test_verify_finds_two_entries_in_the_wrong_order_at_every_border_of_blocks(monkeypatch, block, place):

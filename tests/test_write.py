@@ -529,6 +529,7 @@ def test_leftovers_of_a_killed_write_are_invisible_and_then_gone(tmp_path):
     assert store.verify().ok
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("job", ["build", "write"])
 def test_killed_anywhere_and_started_again_it_ends_with_the_same_bytes(tmp_path, project_dir, job):
     here = Path(__file__).parent
