@@ -73,6 +73,11 @@ def test_a_column_comes_back_with_its_unknown_values(data, kind, name):
         assert name not in getattr(again(acts), table).columns
 
 
+def test_texts_in_the_other_byte_order_are_read(acts):
+    acts.features.set("name", np.array(["a", "bc", "", "é", "e", "f"], ">U3"))
+    assert acts.features["name"].tolist() == ["a", "bc", "", "é", "e", "f"]
+
+
 def test_a_mapping_gives_some_rows_a_value(acts):
     acts.features.set("name", {3: "green", 1: "RED"})
     assert acts.features["name"].tolist() == [None, "RED", None, "green", None, None]
@@ -152,6 +157,9 @@ BAD = {
     "mixed": ([1, "a", None, 1, 1, 1], "mixed-types", "str"),
     "dates": (np.zeros(6, "M8[s]"), "unsupported-dtype", "datetime64"),
     "large": ([2**63] * 6, "out-of-int64", "64 bits"),
+    "half a character": (["a", "b", "\udc80", "", "", ""], "invalid-text", "Unicode"),
+    "half a character of an array": (np.array(["a", "b", "\udc80", "", "", ""]), "invalid-text", "Unicode"),
+    "no values": (None, "not-values", "None"),
     "unsigned": (np.full(6, 2**63, np.uint64), "out-of-int64", "64 bits"),
 }
 
