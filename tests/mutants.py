@@ -123,7 +123,8 @@ def is_killed(file: str, source: str) -> bool:
             import pytest
 
             tests = [str(TESTS / name) for name in OWN_TESTS[file]]
-            options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--benchmark-disable"]
+            options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--benchmark-disable",
+                       "-W", "ignore::pytest.PytestAssertRewriteWarning"]  # fmt: skip
             os._exit(int(pytest.main([*options, *tests])))
         os._exit(99)
     end = time.monotonic() + SECONDS

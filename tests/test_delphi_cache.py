@@ -52,7 +52,7 @@ def test_a_cache_comes_in(tmp_path):
     assert sae["architecture"] is sae["fingerprint"] is None  # a cache does not say which SAE it was
     assert (source["model_name"], source["dataset_repo"]) == ("some/model", "some/texts")
     assert "float16_values" in faults(acts)
-    with pytest.raises(InvalidInputError, match=r"names no SAE, and .* does not name it either"):
+    with raises(InvalidInputError, "missing-sae", "Texts/token"):
         saestore.import_activations("Texts/token", folder, store=scratch_store())
 
 

@@ -134,9 +134,9 @@ def test_what_cannot_be_exported(tmp_path):
     acts = stored(case)
     with raises(InvalidInputError, "nothing-selected"):
         saestore.export(acts, tmp_path / "x.npz", where=np.zeros(40, bool))
-    with pytest.raises(NotFoundError, match="'colour'"):
+    with raises(NotFoundError, "unknown-column", "'colour'"):
         saestore.export(acts, tmp_path / "x.npz", where={"colour": 1})
-    with pytest.raises(IndexError, match="feature 6 is out of range"):
+    with raises(IndexError, "out-of-range", "feature 6"):
         saestore.export(acts, tmp_path / "x.npz", features=[6])
     with raises(InvalidInputError, "nothing-selected"):
         saestore.export(acts, tmp_path / "x.npz", features=[])

@@ -200,7 +200,7 @@ def test_the_name_of_a_file_says_its_samples(tmp_path):
     path = save_sparse(tmp_path, top_rows(), K, "clipscope_cls_sparse_layer22")
     with raises(InvalidInputError, "wrong-sample-type"):
         imported(path, "Some/patch/sae")
-    with pytest.raises(InvalidInputError, match="--n-features"):
+    with raises(InvalidInputError, "missing-n-features", "--n-features"):
         imported(save_sparse(tmp_path, top_rows(), K, "mine"))
 
 

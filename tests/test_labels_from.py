@@ -73,7 +73,7 @@ def test_a_table_that_does_not_fit_is_told_by_name(acts, tmp_path):
         acts.concepts.add(table, on_unmatched="ignore")
     with raises(InvalidInputError, "no-concept", "m.csv"):
         acts.concepts.add(write_table(tmp_path / "m.csv", KEYS, size=[3, 4, 5, 6, 7]))
-    with pytest.raises(NotFoundError, match="no file"):
+    with raises(NotFoundError, "no-such-file", "nothing.csv"):
         acts.concepts.add(tmp_path / "nothing.csv")
 
 

@@ -363,7 +363,7 @@ def test_a_set_that_lacks_rows_is_not_finished():
     store = scratch_store()
     case = make_case(1, 20, 8, segment_rows=5)
     write_segments(store, case, upto=10)
-    with SetWriter(store.root, PATH) as writer, pytest.raises(InvalidInputError, match="has 10 of 20 planned samples"):
+    with SetWriter(store.root, PATH) as writer, raises(InvalidInputError, "incomplete-set", "10 of 20"):
         writer.finish()
 
 
@@ -461,7 +461,7 @@ def test_a_disk_that_is_full_is_told_and_the_next_call_goes_on(tmp_path, at):
     store = saestore.open(tmp_path / "a.zarr", "a")
     with pytest.MonkeyPatch.context() as patch:
         fail_at(patch, at, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-        with pytest.raises(StoreWriteError, match="no space is left on the device") as caught:
+        with raises(StoreWriteError, "store-write", "a.zarr") as caught:
             write_segments(store, case)
     assert "What is committed is safe" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -499,7 +499,7 @@ def small_disk(tmp_path):
 def test_a_disk_that_is_really_full_keeps_what_is_committed(small_disk):
     case = make_case(1, 6000, 40, density=0.7, palette="signed", segment_rows=1000)
     store = saestore.open(small_disk / "a.zarr", "a")
-    with pytest.raises(StoreWriteError, match="no space is left on the device"):
+    with raises(StoreWriteError, "store-write", "a.zarr"):
         write_segments(store, case)
     acts = saestore.open(small_disk / "a.zarr")[PATH]
     committed = acts.shape[0]

@@ -359,14 +359,14 @@ def test_the_engine_takes_what_xarray_takes(folder):
 
 
 def test_the_engine_names_what_is_not_there(folder, tmp_path):
-    with pytest.raises(NotFoundError, match="Shapes/patch/sae"):
+    with raises(NotFoundError, "unknown-set", "Shapes/patch/sae"):
         xr.open_dataset(folder, engine="saestore", group="Shapes/token")
-    with pytest.raises(NotFoundError, match="no saestore store"):
+    with raises(NotFoundError, "not-found", "none.zarr"):
         xr.open_dataset(tmp_path / "none.zarr", engine="saestore")
     store = scratch_store()
     write_case(store, CASE, "A/patch/x")
     write_case(store, CASE, "A/patch/y")
-    with pytest.raises(NotFoundError, match="several"):
+    with raises(NotFoundError, "ambiguous-set", "A/patch/x"):
         xr.open_dataset(store.root.store, engine="saestore", group="A")
 
 
@@ -393,7 +393,7 @@ def test_only_stores_of_ours_are_claimed(folder, tmp_path):
         assert not engine.guess_can_open(other)
     for name in ("plain.zarr", "old.zarr"):
         assert xr.open_dataset(tmp_path / name, consolidated=False)["x"].values.tolist() == [0, 1, 2]
-    with pytest.raises(StoreFormatError, match="no saestore store"):
+    with raises(StoreFormatError, "store-format", "plain.zarr"):
         xr.open_dataset(tmp_path / "plain.zarr", engine="saestore")
 
 
