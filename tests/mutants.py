@@ -150,7 +150,7 @@ def main() -> None:
     for file in options.files or OWN_TESTS:
         source = (PACKAGE / file).read_text()
         if is_killed(file, source):
-            sys.exit(f"{file}: its tests fail without a mutant")
+            sys.exit(f"{file}: its tests fail, or take more than {SECONDS} s, without a mutant")
         count = len(list(mutations(ast.parse(source))))
         chosen = random.Random(options.seed).sample(range(count), min(options.each, count))
         dead = 0
