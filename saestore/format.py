@@ -364,7 +364,8 @@ class SetAttributes:
         except (KeyError, TypeError, ValueError) as e:
             raise StoreFormatError(
                 f"The attributes of {where} are not attributes of a format {FORMAT_VERSION} activation set "
-                f"({type(e).__name__}: {e}). They were damaged or changed by hand: restore its zarr.json from a copy."
+                f"({type(e).__name__}: {e}). They were damaged or changed by hand: restore its zarr.json from a copy.",
+                code="invalid-attributes",
             ) from e
         return result
 
@@ -397,10 +398,12 @@ def check_version(attrs: Mapping[str, Any], where: str) -> None:
     version = attrs.get("format")
     if version is None:
         raise StoreFormatError(
-            f"{where} is a Zarr group but no saestore activation set (it has no attribute 'format')."
+            f"{where} is a Zarr group but no saestore activation set (it has no attribute 'format').",
+            code="not-a-set",
         )
     if version != FORMAT_VERSION:
         raise StoreFormatError(
             f"{where} is of format {version!r}; this version of saestore reads format {FORMAT_VERSION}. "
-            "Upgrade with `pip install --upgrade saestore`."
+            "Upgrade with `pip install --upgrade saestore`.",
+            code="newer-format",
         )

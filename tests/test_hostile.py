@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from raising import raises
-from strategies import make_case, memory_store, write_case
+from strategies import make_case, scratch_store, write_case
 from zarr.storage import LocalStore, WrapperStore
 
 import saestore
@@ -24,7 +24,7 @@ def case():
 
 @pytest.fixture
 def acts(case):
-    return write_case(memory_store(), case)
+    return write_case(scratch_store(), case)
 
 
 def test_a_tensor_of_one_element_keeps_its_dimension(acts):
@@ -230,7 +230,7 @@ def _together(*parts):
 def test_the_accessor_refuses_a_dataset_with_other_values(acts, name):
     if "blocks" in name:
         pytest.importorskip("dask")
-    other = write_case(memory_store(), make_case(8, 40, 6, segment_rows=11, chunk=16, shard=32))
+    other = write_case(scratch_store(), make_case(8, 40, 6, segment_rows=11, chunk=16, shard=32))
     dataset = MOVED[name](acts.to_xarray(), other.to_xarray())
     for ask in (lambda: dataset.sae.top(3), dataset.sae.stats, lambda: dataset.sae.plot.histogram(3)):
         with raises(InvalidInputError, "not-a-selection"):

@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 import zarr
 
-from saestore.errors import CorruptStoreError, NotFoundError, StoreConflictError
+from saestore.errors import CorruptStoreError, InvalidInputError, NotFoundError, StoreConflictError
 from saestore.format import LEVEL_TABLES, TOKEN_SPANS, SetAttributes, digest
 from saestore.query import distribution
 from saestore.query.selection import Condition, select
@@ -129,6 +129,8 @@ class OpenSet:
     @retry_on_stale_snapshot
     def read_column(self, table: str, name: str, rows: Any = None) -> Column:
         """Values of a column or concept of a table, of all rows or of some."""
+        if not isinstance(name, str):
+            raise InvalidInputError(f"{name!r} is not the name of a column; names are text.", code="invalid-name")
         return self.table(table).read(name, rows)
 
     @retry_on_stale_snapshot

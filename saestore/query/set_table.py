@@ -136,6 +136,8 @@ class SetTable:
 
     def search(self, text: str) -> Array:
         """Rows with a text in one of their columns of text, upper or lower case, ascending int64."""
+        if not isinstance(text, str):
+            raise InvalidInputError(f"{text!r} is not text to search for.", code="not-text")
         hits, wanted = np.zeros(len(self), bool), text.casefold()
         for name in self.names():
             if self._reader.table(self._name).dtype(name) == TEXT:

@@ -56,7 +56,9 @@ def flush(files: Iterable[Path], top: Path) -> None:
     """
     nodes: dict[Path, Callable[[Path], None]] = dict.fromkeys(files, _flush)
     for folder in {file.parent for file in nodes}:
-        nodes.update((each, flush_folder) for each in (folder, *folder.parents) if top in (each, *each.parents))
+        while folder not in nodes and folder.is_relative_to(top):
+            nodes[folder] = flush_folder
+            folder = folder.parent
     if len(nodes) < 2 or _is_fast(top):
         for node, act in nodes.items():
             act(node)

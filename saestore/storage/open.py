@@ -185,6 +185,13 @@ def _write_reason(e: Exception) -> str | None:
         return f"it is read-only for this user ({e.strerror}). Choose another path with --store, or change its mode."
     if e.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
         return f"a part of the path is a file ({e.filename or e.strerror}). Choose another path with --store."
+    if e.errno in (errno.EMFILE, errno.ENFILE):
+        return "the process has used its file handles. Close files or raise `ulimit -n`, then run the command again."
+    if e.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT):
+        return (
+            f"the device or the network folder does not answer well ({e.strerror}). What is committed is safe: check "
+            "the device, then run the same command again."
+        )
     return None
 
 
@@ -284,7 +291,9 @@ def _children(parent: zarr.Group) -> Iterator[tuple[str, zarr.Group | CorruptSto
             yield "", e
         return
     # A folder without a document is no node of the hierarchy, such as that of a set whose lock was just taken.
-    for name in sorted(p.parent.name for p in folder.glob("*/zarr.json")):
+    with missing_as_error(parent.path or "the store"), os.scandir(folder) as entries:  # a glob hides errors
+        names = sorted(entry.name for entry in entries if (folder / entry.name / "zarr.json").exists())
+    for name in names:
         try:
             with missing_as_error(f"{parent.path}/{name}".strip("/")):
                 child = parent[name]
