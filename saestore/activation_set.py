@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -150,6 +152,34 @@ class ActivationSet(SetReader):
         from saestore.diagnostics.measure import diagnose
 
         return diagnose(self, embeddings, sae, n_rows=n_rows, seed=seed)
+
+    def explore(self, *, images: str | os.PathLike[str] | None = None) -> Any:
+        """The explorer as a notebook widget: pages about this set and its store.
+
+        Pages travel through the connection to the kernel: no port is opened, so it works on a cluster and on Colab.
+        Where the store is open for writing, pages can change names, notes, explanations and labels.
+
+        Parameters
+        ----------
+        images
+            The folder that keys of images start in; by default where the set records it.
+
+        Returns
+        -------
+        anywidget.AnyWidget
+            A notebook shows it.
+
+        Raises
+        ------
+        MissingDependencyError
+            anywidget or jinja2 is not installed.
+        """
+        from saestore.interop.optional import require
+
+        require("jinja2", "notebook", "explore()")
+        from saestore.web.doors import widget
+
+        return widget(self, None if images is None else Path(images))
 
     def to_xarray(self, chunks: Any = None, *, max_bytes: int = DENSE_LIMIT) -> xarray.Dataset:
         """A lazy Dataset: ``activation(sample, feature)`` as if it were dense, labels, statistics, provenance.

@@ -13,7 +13,9 @@ from saestore.cli.group import DebugOption, ErrorGroup
 from saestore.cli.import_ import import_
 from saestore.cli.info import info
 from saestore.cli.label import label
+from saestore.cli.serve import serve
 from saestore.cli.similar import similar
+from saestore.cli.site import site
 from saestore.cli.stats import stats
 from saestore.cli.top import top_features, top_samples
 from saestore.cli.upkeep import compact, verify
@@ -41,5 +43,7 @@ for command in (
     compact,
     export,
     import_,
+    serve,
+    site,
 ):
     main.add_command(command)
