@@ -118,6 +118,9 @@ def test_a_range_random_and_silent_examples(explorer):
     silent = [e["sample"] for e in data(explorer, f"{X}/features/2?level=sample&n=6&from=silent")["examples"]]
     assert len(set(silent)) == 6
     assert (values[silent] == 0).all()
+    near = [e["sample"] for e in data(explorer, f"{X}/features/2?level=sample&n=6&from=near")["examples"]]
+    assert (values[near] == 0).all()
+    assert len(near) == 6
 
 
 def test_scores_and_neighbours_are_those_of_the_set(explorer, path):

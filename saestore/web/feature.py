@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from saestore.analysis.examples import examples
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError, SaestoreError
 from saestore.plot.images import ImageView, find_image, is_image
 from saestore.plot.style import Row, rows_of
-from saestore.query.posting_lists import PostingLists
 from saestore.query.results import TopSamples
 from saestore.query.selection import Condition
-from saestore.query.similarity import METRICS, most_similar
+from saestore.query.similarity import METRICS
 from saestore.scoring.concept_scores import concept_scores, score_intervals
 from saestore.stats import STATISTICS, Moments
 from saestore.vocabulary import LEVELS
@@ -34,13 +34,12 @@ _LEVELS: tuple[Level, ...] = ("item", "sample")
 _CONCEPTS, _SIMILAR = 8, 10
 _MOST_TOKENS = 4000  # of an item that is shown whole
 _SIMILAR_BELOW = 200_000  # samples of a feature whose neighbours are looked for at once
-_DRAWS = 40  # rounds in which silent samples are drawn
-_NEWEST = {"top", "random", "silent"}
+_DRAWN = ("random", "silent", "near")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where on a feature's distribution examples are taken: ``top``, ``random``, ``silent``, a quantile or a range."""
+    """Where on a feature's distribution examples are taken: ``top``, drawn, a quantile or a range."""
 
     kind: str
     low: float = 0.0
@@ -48,9 +47,9 @@ class Origin:
 
     @classmethod
     def of(cls, text: str) -> Origin:
-        """From ``top``, ``random``, ``silent``, ``quantile:0.5`` or ``range:0.1,0.7``."""
+        """From ``top``, ``random``, ``silent``, ``near``, ``quantile:0.5`` or ``range:0.1,0.7``."""
         kind, colon, rest = text.partition(":")
-        if kind in _NEWEST and not colon:
+        if kind in ("top", *_DRAWN) and not colon:
             return cls(kind)
         if kind == "quantile":
             return cls(kind, number_in("from=quantile", rest, 0, 1))
@@ -58,7 +57,7 @@ class Origin:
             low, high = (number_in("from=range", part) for part in rest.split(","))
             return cls(kind, min(low, high), max(low, high))
         raise InvalidInputError(
-            f"from={text[:80]!r} cannot be used; give top, random, silent, quantile:0.5 or range:LOW,HIGH.",
+            f"from={text[:80]!r} cannot be used; give top, random, silent, near, quantile:0.5 or range:LOW,HIGH.",
             code="bad-parameter",
         )
 
@@ -76,11 +75,12 @@ def feature_page(store: StoreView, view: SetView, feature: int, asked: Parameter
     condition = reader.condition(where or None)
     whole = reader.feature(feature, where=where or None)
     candidates = whole if level == "sample" else _first_of_items(whole)
-    if origin.kind == "silent":
-        chosen = _silent(view, whole, condition, n=n, seed=seed, level=level)
+    candidates = _part(candidates, origin)
+    if origin.kind in _DRAWN:
+        numbers = {"n": n, "level": level, "where": where, "seed": seed}
+        chosen = _drawn(view, feature, origin.kind, numbers)
     else:
-        candidates = _part(candidates, origin)
-        chosen = _window(candidates, origin, n, offset, seed)
+        chosen = _window(candidates, origin, n, offset)
     data: dict[str, Any] = {
         "set": view.path,
         "feature": feature,
@@ -97,10 +97,10 @@ def feature_page(store: StoreView, view: SetView, feature: int, asked: Parameter
         "metric": metric,
         "stats": _stats(view, feature, whole, condition),
         "histogram": _histogram(whole if level == "sample" else _first_of_items(whole), bins),
-        "n_candidates": None if origin.kind == "silent" else len(candidates),
+        "n_candidates": None if origin.kind in ("silent", "near") else len(candidates),
         "examples": describe(store, view, feature, chosen, concept=concept, context=context),
         **_concepts(view, feature, where, intervals=bool(asked.text("intervals"))),
-        **_similar(view, feature, whole, condition, metric),
+        **_similar(view, feature, metric),
         "others": _others(store, view),
         "known": view.known_of(feature),
         "n_features": reader.shape[1],
@@ -131,37 +131,23 @@ def _part(top: TopSamples, origin: Origin) -> TopSamples:
     return top[(top.activation >= origin.low) & (top.activation <= origin.high)]
 
 
-def _window(top: TopSamples, origin: Origin, n: int, offset: int, seed: int) -> TopSamples:
-    if origin.kind == "random":
-        rng = np.random.default_rng(seed)
-        return top[np.sort(rng.choice(len(top), min(n, len(top)), replace=False))]
+def _window(top: TopSamples, origin: Origin, n: int, offset: int) -> TopSamples:
     if origin.kind == "quantile" and len(top):
         middle = round((1 - origin.low) * (len(top) - 1))
         offset += max(0, min(middle - n // 2, len(top) - n))
     return top[offset : offset + n]
 
 
-def _silent(
-    view: SetView, active: TopSamples, condition: Condition | None, *, n: int, seed: int, level: str
-) -> TopSamples:
-    """Samples, or items, where a feature is not active, drawn at random among those that fulfil the condition."""
-    reader, rng = view.reader, np.random.default_rng(seed)
-    taken = np.sort(active.item if level == "item" else active.sample)
-    found = np.empty(0, np.int64)
-    for _ in range(_DRAWS if reader.shape[0] else 0):
-        draw = rng.integers(0, reader.shape[0], 8 * n)
-        draw = draw if condition is None else draw[condition.keeps(draw)]
-        rows = reader.item_index.locate(draw)[0] if level == "item" else draw
-        free = np.ones(len(rows), bool)
-        if len(taken):
-            free = taken[np.minimum(np.searchsorted(taken, rows), len(taken) - 1)] != rows
-        found = np.concatenate([found, draw[free]])
-        _, first = np.unique(reader.item_index.locate(found)[0] if level == "item" else found, return_index=True)
-        found = found[np.sort(first)][:n]
-        if len(found) == n:
-            break
-    items, positions = reader.item_index.locate(found)
-    return TopSamples(np.zeros(len(found), np.int64), found, items, positions, np.zeros(len(found), reader.dtype))
+def _drawn(view: SetView, feature: int, kind: str, asked: Mapping[str, Any]) -> TopSamples:
+    """Samples, or items, that are drawn: active ones, silent ones, or silent ones whose companions are active."""
+    n = asked["n"]
+    found = examples(
+        view.reader, feature, quantiles=0, n=0, random=0 if kind == "near" else n,
+        near_misses=n if kind == "near" else 0, context=0,
+        level=asked["level"], where=asked["where"] or None, seed=asked["seed"],
+    )  # fmt: skip
+    found = found[np.flatnonzero(found.kind == ("near-miss" if kind == "near" else kind))]
+    return TopSamples(found.feature, found.sample, found.item, found.position, found.activation)
 
 
 def _stats(view: SetView, feature: int, active: TopSamples, condition: Condition | None) -> dict[str, Any]:
@@ -194,27 +180,28 @@ def describe(
         return []
     rows = rows_of(view.reader, feature, chosen)
     sample, activation = chosen.sample.tolist(), chosen.activation.tolist()
-    examples = [{"sample": sample[i], "activation": activation[i], **_place(row)} for i, row in enumerate(rows)]
-    for example, row in zip(examples, rows, strict=True):
+    shown = [{"sample": sample[i], "activation": activation[i], **_place(row)} for i, row in enumerate(rows)]
+    for example, row in zip(shown, rows, strict=True):
         active = np.flatnonzero(row.activations)
         example["heat"] = [[int(p), float(row.activations[p])] for p in active]
     if concept:
-        _add_masks(view, concept, rows, examples)
-    return _shown(store, view, rows, examples, context)
+        _add_masks(view, concept, rows, shown)
+    _add_content(store, view, rows, shown, context)
+    return shown
 
 
 def _place(row: Row) -> dict[str, Any]:
     return {"item": row.item, "key": row.key, "split": row.split or None, "position": row.position}
 
 
-def _add_masks(view: SetView, concept: str, rows: Sequence[Row], examples: Sequence[dict[str, Any]]) -> None:
+def _add_masks(view: SetView, concept: str, rows: Sequence[Row], shown: Sequence[dict[str, Any]]) -> None:
     """The samples of each item that have a concept, and how well the active ones fit them."""
     if concept not in view.reader.concept_names("sample"):
         known = ", ".join(view.reader.concept_names("sample")[:10]) or "none"
         message = f"concept={concept!r} is not a concept of samples; there are {known}."
         raise InvalidInputError(message, code="unknown-concept")
     mask = view.remember(("mask", concept), lambda: view.reader.concept_mask(concept, "sample"))
-    for example, row in zip(examples, rows, strict=True):
+    for example, row in zip(shown, rows, strict=True):
         inside, active = mask[row.start : row.start + len(row.activations)], row.activations > 0
         both, either = int((inside & active).sum()), int((inside | active).sum())
         example |= {
@@ -224,9 +211,10 @@ def _add_masks(view: SetView, concept: str, rows: Sequence[Row], examples: Seque
         }
 
 
-def _shown(
-    store: StoreView, view: SetView, rows: Sequence[Row], examples: list[dict[str, Any]], context: int
-) -> list[dict[str, Any]]:
+def _add_content(
+    store: StoreView, view: SetView, rows: Sequence[Row], shown: Sequence[dict[str, Any]], context: int
+) -> None:
+    """The tokens of each example around its sample, or its image."""
     reader = view.reader
     if "text" in reader.items.names():
         texts = reader.items.column("text", np.array([row.item for row in rows])).tolist()
@@ -234,13 +222,12 @@ def _shown(
         spans = reader.spans(np.concatenate([row.start + window for row, window in zip(rows, windows, strict=True)]))
         ends = np.cumsum([len(window) for window in windows])[:-1]
         parts: Sequence[Array | None] = [None] * len(rows) if spans is None else np.split(spans, ends)
-        for example, row, text, window, part in zip(examples, rows, texts, windows, parts, strict=True):
+        for example, row, text, window, part in zip(shown, rows, texts, windows, parts, strict=True):
             example.update(_text(row, text, window, part))
-        return examples
-    for example in examples:
+        return
+    for example in shown:
         if is_image(example["key"]):
             example["image"] = picture(store, view, example["item"], example["key"])
-    return examples
 
 
 def _window_of(row: Row, context: int) -> Array:
@@ -328,18 +315,16 @@ def _add_intervals(view: SetView, feature: int, where: str, rows: Sequence[dict[
                     row[f"roc_auc_{end}"] = value
 
 
-def _similar(
-    view: SetView, feature: int, active: TopSamples, condition: Condition | None, metric: str
-) -> dict[str, Any]:
+def _similar(view: SetView, feature: int, metric: Any) -> dict[str, Any]:
     """The features that are most like one, over all samples."""
-    if condition is not None:
-        active = view.reader.feature(feature)
-    if len(active) > _SIMILAR_BELOW:
-        note = f"The feature is active on {len(active):,} samples; neighbours are shown below {_SIMILAR_BELOW:,}."
+    n_active = int(view.moments.n_active[feature])
+    if n_active > _SIMILAR_BELOW:
+        note = f"The feature is active on {n_active:,} samples; neighbours are shown below {_SIMILAR_BELOW:,}."
         return {"similar": [], "similar_note": note}
-    lists = PostingLists(np.array([feature]), np.array([0, len(active)]), active.sample, active.activation)
-    found = most_similar(metric, _SIMILAR, view.reader.segments, lists, view.sizes)  # type: ignore[arg-type]
-    return {"similar": [{**row, "name": view.name_of(row["feature"]) or None} for row in found], "similar_note": None}
+    found = view.reader.similar(feature, _SIMILAR, metric)
+    rows = zip(found.feature.tolist(), found.score.tolist(), found.n_both.tolist(), strict=True)
+    similar = [{"feature": f, "score": s, "n_both": n, "name": view.name_of(f) or None} for f, s, n in rows]
+    return {"similar": similar, "similar_note": None}
 
 
 def _others(store: StoreView, view: SetView) -> list[str]:

@@ -17,7 +17,6 @@ from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, did
 from saestore.format import digest, split_set_path
 from saestore.query.distribution import all_moments
 from saestore.query.reader import SetReader
-from saestore.query.similarity import Sizes
 from saestore.stats import STATISTICS, Moments
 from saestore.storage import find_sets
 from saestore.tables.column import Column
@@ -64,11 +63,6 @@ class SetView:
         return all_moments(reader.segments, np.arange(n_features), n_features, reader.dtype)
 
     @cached_property
-    def sizes(self) -> Sizes:
-        """What measures of similarity need of every feature."""
-        return Sizes.of(self.moments)
-
-    @cached_property
     def statistics(self) -> dict[str, Array]:
         """Every statistic of all features."""
         return {statistic.name: statistic.of(self.moments) for statistic in STATISTICS}
@@ -76,7 +70,7 @@ class SetView:
     @cached_property
     def columns(self) -> dict[str, Column]:
         """The columns of the table of features; names, notes and explanations come first."""
-        names = self.reader.features.columns
+        names = list(self.reader.table("features").info.names)
         ordered = [name for name in EDITABLE if name in names] + [name for name in names if name not in EDITABLE]
         return {name: self.reader.read_column("features", name) for name in ordered}
 
