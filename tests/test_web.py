@@ -278,6 +278,7 @@ def test_a_name_is_changed_and_the_others_stay(tmp_path):
     explorer = explorer_of(make_store(tmp_path / "w"), writable=True)
     form = {"token": explorer.token, "name": "third", "note": ""}
     assert get(explorer, f"{X}/features/3", method="POST", form=form).status == 303
+    assert "third" in get(explorer, f"{X}/features/3").body.decode()
     acts = saestore.open(tmp_path / "w/s.zarr")[IMAGES]
     assert acts.features["name"].filled("").tolist() == ["", "", EVIL, "third", "", "five", "", "", "", ""]
     assert acts.features["note"].filled("")[5] == "fires on five"

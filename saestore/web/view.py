@@ -47,6 +47,7 @@ class SetView:
 
     def __init__(self, root: zarr.Group, path: str) -> None:
         self.reader = SetReader(root, path)
+        self.attributes = self.reader.attributes  # a reader opens a newer state by itself; what is kept here is of this
         self.path = path
         self._remembered: OrderedDict[Any, Any] = OrderedDict()
         self._lock = threading.Lock()
@@ -54,7 +55,7 @@ class SetView:
     @cached_property
     def tag(self) -> str:
         """A name of this state."""
-        return digest(self.reader.attributes.to_json())
+        return digest(self.attributes.to_json())
 
     @cached_property
     def moments(self) -> Moments:
@@ -168,7 +169,7 @@ class StoreView:
             )
         with self._lock:
             view = self._views.get(path)
-        if view is None or view.reader.attributes != attributes:
+        if view is None or view.attributes != attributes:
             view = SetView(self.root, path)
         with self._lock:
             self._views[path] = view
