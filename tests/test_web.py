@@ -350,6 +350,17 @@ def test_random_addresses_never_fail(explorer, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_the_keys_of_a_feature_are_documented(explorer, project_dir):
+    page = (project_dir / "docs/explorer.md").read_text("utf-8")
+    table = re.search(r"<!-- keys: feature -->\n(.*?)<!-- end -->", page, re.DOTALL)[1]
+    keys = {key for row in table.splitlines()[2:] for key in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert keys == set(data(explorer, f"{X}/features/2")) - {"note"}  # a column of this store
+    named = set(re.findall(r"`(\w+)`", table))
+    twin = data(explorer, f"{X}/features/2?concept=middle")
+    for part in ("concepts", "similar", "examples"):
+        assert set(twin[part][0]) <= named, part
+
+
 def test_json_has_no_nan():
     assert json.loads(as_json({"a": [np.nan, np.float32(1), np.int64(2)], 1: np.arange(2)})) == {
         "a": [None, 1.0, 2],

@@ -36,6 +36,8 @@ $ export SAESTORE_PATH=demo/activations.zarr
 _RULES = {
     "build": "<!-- skip: needs embeddings in a scratch folder -->\n",
     "datasets": "<!-- needs: torch -->\n",
+    "serve": "<!-- skip: runs until Ctrl-C -->\n",
+    "site": "<!-- needs: jinja2 -->\n",
 }
 
 

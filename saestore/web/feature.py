@@ -281,7 +281,7 @@ def picture(store: StoreView, view: SetView, item: int, key: str) -> dict[str, A
 
 
 def _concepts(view: SetView, feature: int, where: str, *, intervals: bool) -> dict[str, Any]:
-    """The concepts that a feature scores best with, over the samples of the condition, and said so."""
+    """The concepts that a feature scores best with, over the samples of the condition."""
     rows: list[dict[str, Any]] = []
     note = None
     names = ("roc_auc", "average_precision", "f1", "threshold")
@@ -295,9 +295,10 @@ def _concepts(view: SetView, feature: int, where: str, *, intervals: bool) -> di
             continue
         values = {name: scores[name].to_numpy()[:, 0] for name in names}
         counts = {name: scores[name].to_numpy() for name in ("n_positive", "n_negative")}
+        concepts = scores["concept"].to_numpy().tolist()
         for i in np.flatnonzero(~np.isnan(values["roc_auc"])).tolist():
             row = {name: each[i].item() for name, each in {**values, **counts}.items()}
-            rows.append({"concept": str(scores["concept"].values[i]), "level": level, "where": where or None, **row})
+            rows.append({"concept": concepts[i], "level": level, "where": where or None, **row})
     rows = sorted(rows, key=lambda row: -row["roc_auc"])[:_CONCEPTS]
     if intervals:
         _add_intervals(view, feature, where, rows)
@@ -422,6 +423,8 @@ def _of_item(
     chosen = TopSamples(np.zeros(1, np.int64), at, np.array([item]), at - start, np.zeros(1))
     (example,) = describe(store, view, feature or 0, chosen, concept=concept, context=_MOST_TOKENS)
     example["position"] = position
+    if example.get("image", {}).get("url"):
+        example["image"]["url"] = store.links.image(view.path, item, 1280)
     if feature is None:
         example["heat"], example["activation"] = [], None
     else:
