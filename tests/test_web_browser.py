@@ -75,6 +75,8 @@ def test_every_page_fits_and_has_no_barrier(page, data_dir):
     for address in PAGES:
         assert page.goto(address).status == 200
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), address
+        if page.viewport_size["width"] < 500 and address not in PAGES[3:8]:
+            continue  # what differs there are the colours
         page.evaluate(axe)
         found = page.evaluate(WCAG)["violations"]
         assert [(v["id"], v["nodes"][0]["html"][:200]) for v in found] == [], address
@@ -159,6 +161,12 @@ def test_a_name_is_written_and_items_become_a_concept(page, path):
     page.get_by_label("name", exact=True).fill("seven")
     page.get_by_role("button", name="Save").click()
     sync_api.expect(page.locator("h1")).to_contain_text("seven", timeout=20_000)
+    page.goto(f"{X}/features/2?level=sample&n=3")
+    chosen = [box.get_attribute("value") for box in page.locator(".example input").all()]
+    page.locator(".example input").nth(1).check()
+    page.get_by_label("new concept").fill("strong")
+    page.get_by_role("button", name="Make a concept").click()
+    page.wait_for_url("**/concepts/strong")
     page.goto(f"{X}/items")
     for item in (1, 4):
         page.get_by_label(f"choose item {item}", exact=True).check()
@@ -167,6 +175,7 @@ def test_a_name_is_written_and_items_become_a_concept(page, path):
     page.wait_for_url("**/concepts/chosen")
     acts = saestore.open(path)[IMAGES]
     assert acts.features["name"][7] == "seven"
+    assert acts.concepts.mask("strong", "sample").nonzero()[0].tolist() == [int(chosen[1])]
     assert acts.concepts.mask("chosen").nonzero()[0].tolist() == [1, 4]
 
 
