@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import scipy.sparse
 
 Array = np.ndarray[Any, Any]
-Metric = Literal["jaccard", "cosine", "correlation"]
-METRICS: tuple[Metric, ...] = ("jaccard", "cosine", "correlation")
+Metric = Literal["jaccard", "cosine", "correlation", "conditional", "npmi"]
+METRICS: tuple[Metric, ...] = ("jaccard", "cosine", "correlation", "conditional", "npmi")
 
 _WIDTH = 1 << 11  # features of a block; two blocks make 4 million pairs
 
@@ -77,8 +77,8 @@ def score(metric: Metric, one: Sizes, other: Sizes, n_both: Array, dot: Array) -
         Sum of the products of their activations.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        if metric == "jaccard":
-            values = n_both / (one.n_active + other.n_active - n_both)
+        if metric in ("jaccard", "conditional", "npmi"):
+            values = pair_score(metric, one.n, one.n_active, other.n_active, n_both)
         elif metric == "cosine":
             values = dot / one.length / other.length
         else:
@@ -86,6 +86,24 @@ def score(metric: Metric, one: Sizes, other: Sizes, n_both: Array, dot: Array) -
     # Nothing but rounding can leave this range.
     clipped: Array = np.clip(values, -1, 1)
     return clipped
+
+
+def pair_score(metric: str, n: int, n_one: Array, n_other: Array, n_both: Array) -> Array:
+    """A metric of the numbers of samples on which features are active, alone and both, of `n` samples.
+
+    ``jaccard``; ``conditional``, the share of the first feature's samples on which the other is active; or ``npmi``,
+    normalised pointwise mutual information, ``log(P(xy) / P(x) P(y)) / -log P(xy)``, 1 where both are always active.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if metric == "conditional":
+            values = n_both / n_one
+        elif metric == "jaccard":
+            values = n_both / (n_one + n_other - n_both)
+        else:
+            log_both = np.log(n_both / n)
+            mutual = log_both - np.log(n_one / n) - np.log(n_other / n)
+            values = np.where(n_both == n, 1.0, mutual / -log_both)
+    return np.asarray(values)
 
 
 def overlap_of_list(segments: Sequence[Segment], lists: PostingLists, n_features: int) -> tuple[Array, Array]:
@@ -162,7 +180,11 @@ def best_matches(
         right = _matrix(others, sizes.n, np.int32).T.tocsr(), _matrix(others, sizes.n, np.float64).T.tocsr()
         for lists in _blocks(segments, np.flatnonzero(sizes.n_active), dtype):
             n_both = _matrix(lists, sizes.n, np.int32) @ right[0]
-            dot = n_both.data if metric == "jaccard" else _dots(n_both, _matrix(lists, sizes.n, np.float64) @ right[1])
+            dot = (
+                n_both.data
+                if metric not in ("cosine", "correlation")
+                else _dots(n_both, _matrix(lists, sizes.n, np.float64) @ right[1])
+            )
             one, other = np.repeat(lists.features, np.diff(n_both.indptr)), others.features[n_both.indices]
             scores = score(metric, sizes.take(one), other_sizes.take(other), n_both.data, dot)
             scores[np.isnan(scores)] = -np.inf
