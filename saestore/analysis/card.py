@@ -20,6 +20,7 @@ from saestore.plot.images import ImageView, find_image, is_image, read_image
 from saestore.plot.style import NEGATIVE, POSITIVE, Row, named, number, opacity, percent, rows_of
 from saestore.plot.tokens import Paint
 from saestore.query import html
+from saestore.query.details import feature_names
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import one_list
 from saestore.query.reader import Level, SetReader
@@ -345,16 +346,9 @@ def _similar(acts: SetReader, feature: int) -> str:
     return _features(acts, "Similar features", "Jaccard", found.feature, found.score)
 
 
-def feature_names(acts: SetReader, features: Iterable[int]) -> list[str]:
-    """The names of features, empty where there is none."""
-    ids = np.asarray(list(features), np.int64)
-    if "name" not in acts.features.names() or not len(ids):
-        return [""] * len(ids)
-    return [str(name) for name in np.ma.filled(acts.features.column("name", ids), "").tolist()]
-
-
 def _features(acts: SetReader, title: str, measure: str, features: Array, values: Array) -> str:
-    names = feature_names(acts, features.tolist())
+    known = feature_names(acts, features)
+    names = [""] * len(features) if known is None else [name or "" for name in known.tolist()]
     with_names = any(names)
     rows = [
         [str(f), *([name] if with_names else []), f"{v:.3f}"]

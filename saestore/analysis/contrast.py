@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -11,18 +12,20 @@ import numpy as np
 from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
 from saestore.format import LEVEL_TABLES
 from saestore.kernels import segment_sums
+from saestore.query.details import details_of
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import PostingLists
 from saestore.query.reader import Level, SetReader
 from saestore.query.results import ResultTable
 from saestore.query.selection import Condition, check_at_least, select
-from saestore.scoring.observations import ScoredObservations
+from saestore.query.view import View
 from saestore.tables.label_matrix import check_level
 
 Array = np.ndarray[Any, Any]
 Method = Literal["fisher", "correlation", "permutation"]
 
 _TIED = 1e-7  # relative difference of probabilities that counts as none, as in R's fisher.test
+_BLOCK = 1 << 20  # entries of lists at a time
 _CELLS = 1 << 23  # permuted values at a time: 64 MB
 
 
@@ -230,7 +233,7 @@ def _differences(
     difference = k_a / n_a - k_b / n_b
     order = np.lexsort((ids, -np.abs(difference), p))
     columns = (ids, k_a, k_b, k_a / n_a, k_b / n_b, difference, s_a / n_a, s_b / n_b, p, q)
-    return FeatureDifferences(*(column[order] for column in columns))
+    return FeatureDifferences(*(column[order] for column in columns), _details=partial(details_of, acts))
 
 
 def samples_of(acts: SetReader, where: Any) -> Array:
@@ -249,13 +252,7 @@ def items_of(acts: SetReader, samples: Array) -> Array:
 
 def lists_over(acts: SetReader, features: Array, level: Level, kept: Array) -> Iterator[PostingLists]:
     """Lists over the samples of a mask, or over the items that have one, by the maximum."""
-    import scipy.sparse as sp
-
-    index = acts.item_index if level == "item" else None
-    n_rows = acts.n_items if level == "item" else acts.shape[0]
-    nothing = sp.csr_array((n_rows, 0), dtype=bool)
-    observed = ScoredObservations.of(nothing, acts.shape[0], Condition(kept, None), index=index)
-    return observed.lists(acts.segments, features, acts.dtype)
+    return View.of(acts, level, Condition(kept, None)).lists(features, _BLOCK)
 
 
 @retry_on_stale_snapshot
@@ -325,7 +322,7 @@ def select_features(
         ids = np.unique(select(features, acts.shape[1], "feature").ids)
         draws = check_at_least("n_permutations", n_permutations, 1) if method == "permutation" else 0
         found = _correlations(lists_over(acts, ids, level, kept), values.astype(np.float64), counted, draws, seed)
-    return found[found.q <= fdr]
+    return replace(found[found.q <= fdr], _details=partial(details_of, acts))
 
 
 def known_target(acts: SetReader, target: Any, level: Level) -> tuple[Array, Array]:

@@ -13,8 +13,8 @@ from saestore.kernels import segment_sums
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import iterate_lists
 from saestore.query.reader import SetReader
+from saestore.query.rows import iterate_rows
 from saestore.query.selection import check_at_least, select
-from saestore.query.slices import iterate_rows
 
 if TYPE_CHECKING:
     import xarray

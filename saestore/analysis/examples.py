@@ -17,8 +17,8 @@ from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import PostingLists, iterate_lists
 from saestore.query.reader import Level, SetReader
 from saestore.query.results import ResultTable
+from saestore.query.rows import iterate_rows
 from saestore.query.selection import Condition, check_at_least, select
-from saestore.query.slices import iterate_rows
 from saestore.query.topk import top_of_lists
 from saestore.sparse_rows import pointers
 from saestore.tables.label_matrix import check_level

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError
+from saestore.query.details import details_of
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.reader import Level, SetReader
 from saestore.query.results import ResultTable
+from saestore.query.rows import iterate_rows
 from saestore.query.selection import check_at_least, select, select_one
-from saestore.query.slices import iterate_rows
 from saestore.segment import Segment, read_entries
 from saestore.sparse_rows import pointers
 from saestore.tables.label_matrix import check_level
@@ -186,7 +188,8 @@ class _Search:
             bound = self._bound()
             if not n or bound <= 0 or (len(order) == n and self.scores[order[-1]] > bound):
                 items, positions = self.acts.item_index.locate(self.samples[order])
-                return SearchHits(self.samples[order], items, positions, self.scores[order])
+                columns = self.samples[order], items, positions, self.scores[order]
+                return SearchHits(*columns, _details=partial(details_of, self.acts))
             done, length = length, _GROWTH * length
 
     def _read(self, n: int) -> Array:
