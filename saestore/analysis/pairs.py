@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from saestore.analysis.directions import decoder_of, unit_rows
 from saestore.errors import InvalidInputError
 from saestore.query import similarity
+from saestore.query.details import details_of
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.reader import SetReader
 from saestore.query.results import ResultTable
@@ -200,7 +202,8 @@ def match(
     pairs = _assign(rows[kept], columns[kept], scores[kept], shape)
     order = np.lexsort((pairs[0], -pairs[2]))
     smaller = np.full(len(order), min(int(mask.sum()) for mask in alive))
-    return OneToOne(pairs[0][order], pairs[1][order], pairs[2][order], smaller)
+    details = partial(details_of, acts, other=other)
+    return OneToOne(pairs[0][order], pairs[1][order], pairs[2][order], smaller, _details=details)
 
 
 def _by_decoder(mine: Array, theirs: Array, alive: list[Array], n: int) -> tuple[Array, Array, Array]:
