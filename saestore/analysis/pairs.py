@@ -20,7 +20,7 @@ from saestore.query.selection import check_at_least
 Array = np.ndarray[Any, Any]
 By = Literal["conditional", "jaccard", "npmi"]
 
-_EXACT = 1 << 24  # pairs up to which all are considered for a one-to-one match
+_EXACT = 1 << 22  # pairs up to which all are considered for a one-to-one match
 _CANDIDATES = 32  # else the best of each feature
 
 
@@ -178,8 +178,8 @@ def match(
 
     Notes
     -----
-    Exact up to 16 million pairs of features. Beyond, each feature has its 32 best partners as candidates. Memory: 8
-    bytes per pair, twice, or 12 kB per feature.
+    Exact up to 4 million pairs of features. Beyond, each feature has its 32 best partners as candidates. Memory: as
+    `compare`.
     """
     if not isinstance(other, SetReader):
         raise InvalidInputError(f"match() takes another set, not a {type(other).__name__}.", code="not-a-set")

@@ -129,7 +129,7 @@ def probe(
 
     Notes
     -----
-    Every list is read once, and the lists of the k best features again. Memory: 16 bytes per sample, and a block of lists.
+    Every list is read once, and the lists of the k best features twice. Memory: 16 bytes per sample, and a block.
     """
     linear = require("sklearn", "detect", "probe()") and require("sklearn.linear_model", "detect", "probe()")
     check_level(level)

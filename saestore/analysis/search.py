@@ -72,7 +72,7 @@ def search(
     pooling
         The activation of an item: ``"max"`` or ``"mean"`` over its samples.
     where
-        Only these samples; an item consists of those of its samples that fulfil it.
+        Only these samples; an item consists of its samples that fulfil it.
 
     Returns
     -------
@@ -193,7 +193,7 @@ class _Search:
             done, length = length, _GROWTH * length
 
     def _read(self, n: int) -> Array:
-        """Samples of the next `n` entries of every list, or of all of those that are read whole."""
+        """Samples of the next `n` entries of every list, or of the whole lists that are read at once."""
         asked = []
         for prefix in self.prefixes:
             start, prefix.start = prefix.start, prefix.stop if prefix.whole else min(prefix.stop, prefix.start + n)

@@ -14,6 +14,7 @@ from saestore.query.posting_lists import PostingLists
 from saestore.query.results import FeatureMatches, SimilarFeatures
 from saestore.query.selection import check_at_least
 from saestore.query.view import View
+from saestore.sparse_rows import pointers
 from saestore.stats import Moments
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ Metric = Literal["jaccard", "cosine", "correlation", "conditional", "npmi"]
 METRICS: tuple[Metric, ...] = ("jaccard", "cosine", "correlation", "conditional", "npmi")
 
 _WIDTH = 1 << 11  # features of a block; two blocks make 4 million pairs
+_FEW = 8  # matches per feature up to which finding one after the other is quicker than sorting
 
 
 @dataclass(frozen=True)
@@ -182,8 +184,11 @@ def best_matches(metric: Metric, n: int, of: tuple[View, Sizes], among: tuple[Vi
             one, other = np.repeat(lists.features, np.diff(n_both.indptr)), others.features[n_both.indices]
             scores = score(metric, sizes.take(one), other_sizes.take(other), n_both.data, dot)
             scores[np.isnan(scores)] = -np.inf
-            picked = _best_of_rows(n_both.indptr, other, scores, n)
-            _keep_best(best, lists.features, (other, scores, n_both.data), picked)
+            # A score that equals the worst of the best so far is of a later feature, which loses the tie.
+            better = scores > np.repeat(best[1][lists.features, -1], np.diff(n_both.indptr))
+            other, scores, counts = other[better], scores[better], n_both.data[better]
+            picked = _best_of_rows(pointers(better)[n_both.indptr], other, scores, n)
+            _keep_best(best, lists.features, (other, scores, counts), picked)
     rows, ranks = np.nonzero(best[0] >= 0)
     return FeatureMatches(rows, *(values[rows, ranks] for values in best))
 
@@ -221,7 +226,12 @@ def _best_of_rows(indptr: Array, features: Array, scores: Array, n: int) -> Arra
     filled = np.flatnonzero(np.diff(indptr))
     if not len(filled):
         return picked
-    left, row_of = scores.copy(), np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+    row_of = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+    if n > _FEW:
+        order, place = np.lexsort((features, -scores, row_of)), np.arange(len(scores)) - indptr[row_of]
+        picked[row_of[place < n], place[place < n]] = order[place < n]
+        return picked
+    left = scores.copy()
     for k in range(n):
         highest = np.maximum.reduceat(left, indptr[filled])
         ties = np.flatnonzero((left == np.repeat(highest, np.diff(indptr)[filled])) & (left > -np.inf))
