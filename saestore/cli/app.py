@@ -9,6 +9,7 @@ from saestore.cli.concepts import concepts
 from saestore.cli.datasets import datasets
 from saestore.cli.detect import detect
 from saestore.cli.diagnose import diagnose
+from saestore.cli.diff import diff
 from saestore.cli.examples import examples
 from saestore.cli.export import export
 from saestore.cli.group import DebugOption, ErrorGroup
@@ -42,6 +43,7 @@ for command in (
     similar,
     examples,
     card,
+    diff,
     diagnose,
     verify,
     compact,
