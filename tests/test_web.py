@@ -4,6 +4,8 @@ import json
 import random
 import re
 import shlex
+from html import unescape
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ PAGES = [
     f"{T}/features/1?from=quantile:0.5&context=2", f"{X}/items", f"{X}/items/3?feature=2&concept=middle",
     f"{T}/items/3?position=4", f"{X}/items/7", f"{X}/concepts", f"{X}/concepts/color::red", f"{X}/concepts/middle",
     f"{X}/compare", f"{X}/compare?other={OTHER}&metric=jaccard", "/search", "/search?q=five",
+    f"/search?set={OTHER}&like=item:2",
 ]  # fmt: skip
 
 
@@ -157,6 +160,16 @@ def test_features_are_sorted_and_paged(explorer):
     assert known == sorted(known, reverse=True)
 
 
+def test_features_are_filtered_by_their_statistics(explorer):
+    rates = (dense(0) != 0).mean(axis=0)
+    twin = data(explorer, f"{X}/features?sort=feature&where=frac_nonzero >= 0.4 and name is unknown")
+    expected = [f for f in np.flatnonzero(rates >= 0.4).tolist() if f not in (2, 5)]
+    assert [row["feature"] for row in twin["rows"]] == expected
+    html = get(explorer, X).body.decode()
+    bar = re.search(r'<a href="([^"]+frac_nonzero[^"]+)" aria-label="[^"]+: (\d+)"', html)
+    assert data(explorer, unescape(bar[1]))["n_matching"] == int(bar[2])
+
+
 def test_an_item_shows_its_strongest_features(explorer):
     rows = dense(0)[27:36]
     twin = data(explorer, f"{X}/items/3")
@@ -192,6 +205,19 @@ def test_tokens_of_a_window_are_the_text(explorer):
         assert "".join(token["text"] for token in e["tokens"]) == texts[e["item"]]
 
 
+def test_a_search_by_features_and_by_example_is_exact(explorer):
+    values = dense(0).astype(float)
+    sums = 2 * values[:, 3] + 0.5 * values[:, 4] - values[:, 1]
+    address = f"/search?set={IMAGES}&level=sample&limit=5&q=" + quote("2*3 + 0.5*4 - 1")
+    hits = data(explorer, address)["hits"]
+    assert [hit["score"] for hit in hits] == np.sort(sums)[::-1][:5].tolist()
+    assert all(sums[hit["sample"]] == hit["score"] for hit in hits)
+    alike = data(explorer, f"/search?set={IMAGES}&like=sample:7&level=sample&limit=3")["hits"]
+    products = values @ values[7]
+    assert [hit["score"] for hit in alike] == np.sort(products)[::-1][:3].tolist()
+    assert "item 3" in get(explorer, f"/search?set={IMAGES}&like=item:3").body.decode()
+
+
 @pytest.mark.parametrize(
     ("address", "status", "code"),
     [
@@ -216,6 +242,9 @@ def test_tokens_of_a_window_are_the_text(explorer):
         (f"{X}/features/2?concept=color::red", 400, "unknown-concept"),
         (f"{X}/items/0?position=9", 400, "bad-parameter"),
         (f"{X}/compare?other={TOKENS}", 400, None),
+        (f"/search?set={IMAGES}&like=thing:1", 400, "bad-parameter"),
+        (f"/search?set={IMAGES}&like=item:99", 404, "out-of-range"),
+        ("/search?q=1%2B2", 400, "bad-parameter"),
         ("/-/../secret.txt", 404, "unknown-page"),
         (f"/search?set={X[1:]}x&q=a", 404, "unknown-set"),
     ],

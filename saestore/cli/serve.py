@@ -8,7 +8,7 @@ import click
 
 from saestore.cli.group import command, note
 from saestore.cli.target import Target
-from saestore.errors import InvalidInputError, MissingDependencyError, StoreWriteError
+from saestore.errors import InvalidInputError, StoreWriteError
 
 
 @command("serve", example="saestore serve demo/activations.zarr --open")
@@ -35,13 +35,15 @@ def serve(
 
     Prints the address when the server answers, and runs until Ctrl-C.
     """
-    try:
-        from saestore.web.doors import bind, is_loopback
-        from saestore.web.doors import serve as run
-        from saestore.web.explorer import Explorer
-        from saestore.web.view import StoreView
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(f"serve needs {error.name}: pip install 'saestore[web]'.") from error
+    from saestore.interop.optional import require
+
+    for package in ("jinja2", "starlette", "uvicorn"):
+        require(package, "web", "saestore serve")
+    from saestore.web.doors import bind, is_loopback
+    from saestore.web.doors import serve as run
+    from saestore.web.explorer import Explorer
+    from saestore.web.view import StoreView
+
     if not is_loopback(host) and not token:
         raise InvalidInputError(
             f"Other machines can reach {host}; give --token TEXT, or leave --host out.", code="token-needed"

@@ -8,7 +8,7 @@ import click
 
 from saestore.cli.group import command
 from saestore.cli.target import Target, with_target
-from saestore.errors import InvalidInputError, MissingDependencyError
+from saestore.errors import InvalidInputError
 
 
 @command("site", example="saestore site CLEVR --top 3 --out site")
@@ -36,10 +36,11 @@ def site(
     """
     import numpy as np
 
-    try:
-        from saestore.web.doors import write_folder
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(f"site needs {error.name}: pip install 'saestore[web]'.") from error
+    from saestore.interop.optional import require
+
+    require("jinja2", "web", "saestore site")
+    from saestore.web.doors import write_folder
+
     acts = target.activations()
     chosen = acts.features.where(features) if features else np.arange(acts.shape[1])
     n_active = acts.stats()["n_active"].to_numpy()[chosen]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
-from saestore.errors import InvalidInputError, MissingDependencyError, StoreConflictError
+from saestore.errors import InvalidInputError, StoreConflictError
 from saestore.query.reader import SetReader
 from saestore.web.explorer import STATIC, Explorer
 from saestore.web.request import Answer, Links, Request, as_json
@@ -162,10 +162,8 @@ def bind(host: str, port: int) -> socket.socket:
 
 def serve(explorer: Explorer, listening: socket.socket, token: str | None, started: Callable[[str], None]) -> None:
     """Answer at a socket until the process is interrupted; `started` receives the address when it answers."""
-    try:
-        import uvicorn
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(f"The explorer needs uvicorn ({error}): pip install 'saestore[web]'.") from error
+    import uvicorn
+
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
@@ -192,20 +190,18 @@ def widget(reader: SetReader, images: Path | None = None) -> Any:
     MissingDependencyError
         anywidget is not installed.
     """
-    try:
-        import anywidget
-        import traitlets
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"explore() needs anywidget ({error}): pip install 'saestore[notebook]'."
-        ) from error
+    from saestore.interop.optional import require
+
+    anywidget = require("anywidget", "notebook", "explore()")
+    import traitlets
+
     store = StoreView(reader.root, reader.location, images, writable=not reader.root.read_only)
     explorer = Explorer(store)
     script = "globalThis.saestoreInWidget = true;\n" + "\n".join(
         (STATIC / name).read_text("utf-8") for name in ("explorer.js", "widget.js")
     )
 
-    class ExplorerWidget(anywidget.AnyWidget):
+    class ExplorerWidget(anywidget.AnyWidget):  # type: ignore[misc, name-defined]
         """Pages about a set."""
 
         _esm = script

@@ -308,7 +308,8 @@ def _range_links(
     if template is None or not store.links.live:
         return [None] * len(histogram["left"])
     edges = zip(histogram["left"], histogram["right"], strict=True)
-    pairs = [(10.0**low, 10.0**high) if log else (low, high) for low, high in edges]
+    # Rounding a power of ten must not lose the feature at the end of a bar.
+    pairs = [(10.0**low * (1 - 1e-9), 10.0**high * (1 + 1e-9)) if log else (low, high) for low, high in edges]
     return [template.replace("LOW", repr(low)).replace("HIGH", repr(high)) for low, high in pairs]
 
 

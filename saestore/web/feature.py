@@ -22,7 +22,7 @@ from saestore.vocabulary import LEVELS
 from saestore.web.request import Parameters, number_in
 from saestore.web.view import Page, SetView, StoreView
 
-__all__ = ["FEATURE", "ITEM", "feature_page", "item_page", "python_of"]
+__all__ = ["FEATURE", "ITEM", "add_content", "feature_page", "item_page", "python_of"]
 
 Array = np.ndarray[Any, Any]
 Level = Literal["item", "sample"]
@@ -228,6 +228,18 @@ def _add_content(
     for example in shown:
         if is_image(example["key"]):
             example["image"] = picture(store, view, example["item"], example["key"])
+
+
+def add_content(store: StoreView, view: SetView, hits: Sequence[dict[str, Any]]) -> None:
+    """The key of each hit's item, and its image or the start of its text."""
+    items, names = np.array([hit["item"] for hit in hits], np.int64), view.reader.items.names()
+    columns = {name: view.reader.items.column(name, items).tolist() for name in ("key", "text") if name in names}
+    for i, hit in enumerate(hits):
+        hit["key"] = columns["key"][i] if "key" in columns else str(hit["item"])
+        if "text" in columns:
+            hit["text"] = columns["text"][i][:400]
+        elif is_image(hit["key"]):
+            hit |= {"image": picture(store, view, hit["item"], hit["key"]), "heat": []}
 
 
 def _window_of(row: Row, context: int) -> Array:

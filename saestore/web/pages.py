@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 
+from saestore.analysis.search import search
 from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, did_you_mean
 from saestore.query.html import l0, sae_name, size, state
 from saestore.query.similarity import METRICS
@@ -15,7 +17,7 @@ from saestore.scoring.concept_scores import concept_scores
 from saestore.storage import stored_bytes
 from saestore.tables.column import Column
 from saestore.vocabulary import LEVELS, SCORES
-from saestore.web.feature import python_of
+from saestore.web.feature import add_content, python_of
 from saestore.web.request import Parameters
 from saestore.web.view import EDITABLE, Page, SetView, StoreView, value_at
 from saestore.writing.writer import read_attributes
@@ -30,10 +32,13 @@ FEATURES = ("sort", "where", "limit", "offset", "concept")
 ITEMS = ("where", "limit", "offset", "label")
 CONCEPT = ("by", "choose", "show", "n")
 COMPARE = ("other", "metric", "limit", "offset", "feature")
-SEARCH = ("q", "set", "limit")
+SEARCH = ("q", "set", "limit", "like", "level")
 SHOWN_STATISTICS = ("n_active", "frac_nonzero", "mean_active", "max")
 _MOST_ROWS = 500
 _LIVE_PAIRS = 1 << 26  # features of two sets whose pairs are compared while a page waits
+_TERM = re.compile(r"([-+]?)\s*(?:(\d{1,9}(?:\.\d{1,9})?)\s*\*\s*)?(\d{1,9})")
+_ROW = re.compile(r"(item|sample):(\d{1,15})", re.ASCII)
+_SUM = re.compile(rf"\s*{_TERM.pattern}(?:\s*[-+]\s*(?:\d{{1,9}}(?:\.\d{{1,9}})?\s*\*\s*)?\d{{1,9}}){{0,99}}\s*")
 _BY = ("roc_auc", "average_precision", "f1")
 
 
@@ -343,6 +348,13 @@ def _matches(view: SetView, theirs: SetView, metric: Any, limit: int, offset: in
 def search_page(store: StoreView, asked: Parameters) -> Page:
     """Words in the names, notes and explanations of features, and in the keys and texts of items."""
     words, limit, path = asked.text("q"), asked.whole("limit", 20, 1, 200), asked.text("set")
+    like = asked.text("like")
+    data: dict[str, Any] = {"q": words, "set": path or None, "limit": limit, "like": like or None, "hits": None}
+    data["level"] = asked.choice("level", LEVELS, "item")
+    weights = _weights(words)
+    if like or weights:
+        data |= _nearest(store, path, like or weights, data["level"], limit)
+        return Page("search.html", f"search: {like or words}", {**data, "sets": []})
     found = []
     for each in [path] if path else store.paths()[0] if words else []:
         try:
@@ -350,15 +362,49 @@ def search_page(store: StoreView, asked: Parameters) -> Page:
         except SaestoreError:
             if path:
                 raise
-    data = {
-        "q": words,
-        "set": path or None,
-        "limit": limit,
+    data |= {
         "sets": [each for each in found if each["features"] or each["items"]],
         "python": f"acts.features.search({words!r}); acts.items.search({words!r})",
         "command": shlex.join(["saestore", "info", "--store", store.location]),
     }
     return Page("search.html", f"search: {words}" if words else "search", data)
+
+
+def _weights(words: str) -> dict[int, float]:
+    """Features and their weights, of a text such as ``2*123 + 0.5*77 - 9``; none where it is not one."""
+    if not _SUM.fullmatch(words) or words.isdigit():
+        return {}
+    weights: dict[int, float] = {}
+    for sign, factor, feature in _TERM.findall(words):
+        weights[int(feature)] = weights.get(int(feature), 0.0) + float(f"{sign}{factor or 1}")
+    return weights
+
+
+def _nearest(store: StoreView, path: str, wanted: str | dict[int, float], level: Any, limit: int) -> dict[str, Any]:
+    """The samples or items with the largest weighted sum of activations, or the most like one of them."""
+    paths = [path] if path else store.paths()[0]
+    if len(paths) != 1:
+        message = f"Choose a set with set=, one of {', '.join(paths) or 'none'}."
+        raise InvalidInputError(message, code="bad-parameter")
+    view = store.open(paths[0])
+    asked: dict[str, Any] = {"query": wanted}
+    if isinstance(wanted, str):
+        found = _ROW.fullmatch(wanted)
+        if found is None:
+            raise InvalidInputError(f"like={wanted[:80]!r}: give item:3 or sample:17.", code="bad-parameter")
+        asked = {found[1]: int(found[2])}
+    best = search(view.reader, n=limit, level=level, **asked)
+    names = ("sample", "item", "position", "score")
+    columns = [getattr(best, name).tolist() for name in names]
+    hits = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    add_content(store, view, hits)
+    question = ", ".join(f"{name}={value!r}" for name, value in asked.items())
+    return {
+        "set": view.path,
+        "hits": hits,
+        "python": f"{python_of(store, view.path)}\nacts.search({question}, n={limit}, level={level!r})",
+        "command": shlex.join(["saestore", "info", view.path, "--store", store.location]),
+    }
 
 
 def _hits(view: SetView, words: str, limit: int) -> dict[str, Any]:
