@@ -72,6 +72,12 @@ def test_the_address_is_one_line_and_answers(served):
     assert ask(served, "/index.json")[1]["content-type"].startswith("application/json")
 
 
+def test_a_server_starts_without_what_takes_seconds_to_import():
+    code = "import sys, saestore.store, saestore.web.doors; print([m for m in sys.argv[1:] if m in sys.modules])"
+    command = [sys.executable, "-c", code, "torch", "xarray", "pandas", "matplotlib", "sklearn", "scipy.stats"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
 def test_a_name_of_another_host_is_refused(served):
     """A page elsewhere can make its own name lead to this machine."""
     port = urlsplit(served).port
