@@ -353,9 +353,11 @@ VALUES = ["", "0", "1", "-1", "8", "nan", "inf", "1e400", "9" * 400, "top", "ran
           "quantile:", "range:0,1", "range:nan,1", "range:1e308,-1e308", "split == 'test'", "split ==", "((((",
           "not " * 99,
           "middle", "color::red", "Toy/patch/y", "../../etc/passwd", "-max", "name", "item", "sample", "\0", "x" * 5000,
-          "cosine", "\ud800", "position in (1, 2)", "feature[1] > 0", "name is known", "🙂"]  # fmt: skip
+          "cosine", "\ud800", "position in (1, 2)", "feature[1] > 0", "name is known", "🙂", "item:3", "sample:1e9",
+          "2*3 + 1", "9*999999999"]  # fmt: skip
 NAMES = ["where", "level", "from", "n", "offset", "seed", "concept", "context", "metric", "intervals", "bins", "sort",
-         "limit", "q", "set", "other", "size", "position", "feature", "by", "choose", "show", "zzz"]  # fmt: skip
+         "limit", "q", "set", "other", "size", "position", "feature", "by", "choose", "show", "like",
+          "zzz"]  # fmt: skip
 
 
 def fuzz(explorer, rounds, seed):
