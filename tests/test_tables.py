@@ -17,6 +17,7 @@ from zarr.storage import MemoryStore
 import saestore
 from saestore import storage
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError, StoreWriteError
+from saestore.stats import STATISTICS
 from saestore.storage import WriteBatch
 
 CASE = make_case(5, 40, 6, density=0.5, segment_rows=11, ragged=True, chunk=4, shard=8)
@@ -143,8 +144,9 @@ def test_pandas_gets_every_column(acts):
 
 def test_a_table_shows_itself(acts):
     assert len(acts.samples) == 40
-    assert list(acts.features) == []
-    assert "no columns" in repr(acts.features)
+    assert list(acts.features) == [s.name for s in STATISTICS]
+    assert "n_active" in repr(acts.features)
+    assert "no columns" in repr(acts.samples)
     assert "split" in repr(acts.items)
     acts.features.set("name", {2: "<b>"})
     assert "name" in acts.features

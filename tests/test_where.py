@@ -247,7 +247,7 @@ WRONG = [
     ("object || object", SYNTAX, ["not '|'", "'or'"], "       ^"),
     ("!object", SYNTAX, ["not '!'", "'not'"], "^"),
     ("split == 'test", SYNTAX, ["never closed"], "         ^"),
-    ("split == 'a\0b'", SYNTAX, ["NUL"], "         ^^^^^"),
+    ("split == 'a\0b'", SYNTAX, ["NUL"], "         ^^^^^^^^"),
     ("split in ()", SYNTAX, ["a text", "not ')'"], "          ^"),
     ("split in ('a',,)", SYNTAX, ["a text", "not ','"], "              ^"),
     ("split in ('a' 'b')", SYNTAX, ["','", "not \"'b'\""], "              ^^^"),

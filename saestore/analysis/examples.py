@@ -311,8 +311,8 @@ def companions(
     for i, feature in enumerate(lists.features.tolist()):
         gain = shares[i + 1] - shares[0]
         gain[feature] = 0
-        best = np.argsort(-gain, kind="stable")[:n]
-        best = best[gain[best] > 0]
+        positive = np.flatnonzero(gain > 0)
+        best = positive[np.argsort(-gain[positive], kind="stable")[:n]]
         found.append((best, gain[best]))
     return found
 

@@ -9,6 +9,7 @@ from saestore.cli.concepts import concepts
 from saestore.cli.datasets import datasets
 from saestore.cli.detect import detect
 from saestore.cli.diagnose import diagnose
+from saestore.cli.diff import diff
 from saestore.cli.examples import examples
 from saestore.cli.export import export
 from saestore.cli.group import DebugOption, ErrorGroup
@@ -17,7 +18,9 @@ from saestore.cli.info import info
 from saestore.cli.label import label
 from saestore.cli.plan import plan
 from saestore.cli.run import commit, run
+from saestore.cli.serve import serve
 from saestore.cli.similar import similar
+from saestore.cli.site import site
 from saestore.cli.stats import stats
 from saestore.cli.top import top_features, top_samples
 from saestore.cli.upkeep import compact, unlock, verify
@@ -42,6 +45,7 @@ for command in (
     similar,
     examples,
     card,
+    diff,
     diagnose,
     verify,
     compact,
@@ -51,5 +55,7 @@ for command in (
     plan,
     run,
     commit,
+    serve,
+    site,
 ):
     main.add_command(command)

@@ -164,6 +164,25 @@ EXAMPLES = {
     "rows[].tokens": "the tokens of the window, null where the store has no spans",
 }
 
+DIFF = {
+    **SET,
+    "group_a": "the conditions of the first group as given",
+    "group_b": "the conditions of the second group, or null for all that is not in the first",
+    "level": "`item` or `sample`: what is counted",
+    "n": "rows at most",
+    "rows": "one for each feature, smallest p first",
+    "rows[].feature": "number of the feature",
+    "rows[].n_active_a": "items or samples of the first group where it is active",
+    "rows[].n_active_b": "items or samples of the second group where it is active",
+    "rows[].rate_a": "n_active_a as a share of the group",
+    "rows[].rate_b": "n_active_b as a share of the group",
+    "rows[].difference": "rate_a - rate_b",
+    "rows[].mean_a": "mean activation in the first group, zeros included",
+    "rows[].mean_b": "mean activation in the second group, zeros included",
+    "rows[].p": "Fisher's exact test, two-sided",
+    "rows[].q": "p adjusted by Benjamini and Hochberg",
+}
+
 SET_INFO = {
     "path": "path of the set",
     "n_samples": "number of samples",

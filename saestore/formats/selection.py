@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.query.selection import select
 from saestore.sparse_rows import SparseRows, pointers
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ class Selected:
             raise InvalidInputError(
                 f"no sample of {acts.path} fulfils the condition; nothing was written.", code="nothing-selected"
             )
-        chosen = None if features is None else np.unique(select(features, acts.shape[1], "feature").ids)
+        chosen = None if features is None else np.unique(acts.select_features(features).ids)
         if chosen is not None and not len(chosen):
             raise InvalidInputError(
                 "no feature was given; name at least one, or leave features out for all.", code="nothing-selected"

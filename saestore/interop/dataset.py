@@ -11,7 +11,7 @@ import xarray as xr
 from xarray.core import indexing
 
 from saestore.format import FORMAT_VERSION, SetAttributes
-from saestore.interop.lazy import LazyActivation, LazyCoordinate, LazyStatistic, LazyStatistics
+from saestore.interop.lazy import LazyActivation, LazyCoordinate, LazyFeatureColumn, LazyStatistic, LazyStatistics
 from saestore.interop.optional import require
 from saestore.interop.origin import KEY, Origin
 from saestore.query.sample_coords import TEXT, SampleCoordinates
@@ -50,6 +50,11 @@ def make_dataset(acts: SetReader, max_bytes: int) -> xr.Dataset:
     for name, coordinate in along_samples.by_name.items():
         lazy = LazyCoordinate(along_samples, name, n_samples)
         coordinates[name] = _lazy((SAMPLE,), lazy, per_sample, coordinate.description)
+    taken = {*variables, *coordinates}
+    for name in acts.features.names():
+        column = LazyFeatureColumn(acts, name)
+        label = f"feature.{name}" if name in taken else name
+        coordinates[label] = _lazy((FEATURE,), column, per_feature, f"column {name!r} of the features")
     dataset = xr.Dataset(variables, coordinates, attributes_of(acts))
     dataset.encoding["source"] = acts.location
     return dataset

@@ -11,6 +11,7 @@ from xarray.core import indexing
 
 from saestore.query.slices import check_size
 from saestore.stats import Moments, statistics_table
+from saestore.tables.column import as_objects
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
@@ -145,6 +146,28 @@ class LazyStatistic(BackendArray):
 
     def __dask_tokenize__(self) -> Any:
         return self.statistics.acts.__dask_tokenize__(), self.name
+
+
+class LazyFeatureColumn(BackendArray):
+    """A column of the features: texts as objects, None where unknown; numbers with unknown ones as float64, NaN."""
+
+    def __init__(self, acts: SetReader, name: str) -> None:
+        self.acts, self.name, self.shape = acts, name, (acts.shape[1],)
+        self.dtype = self._values([]).dtype
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Array:
+        ids = _ids(key.tuple[0], self.shape[0])
+        return self._values(ids.reshape(-1)).reshape(ids.shape)
+
+    def _values(self, ids: Any) -> Array:
+        table = self.acts.table("features")
+        values = self.acts.features.column(self.name, np.asarray(ids, np.int64))
+        if table.dtype(self.name).kind in "iu" and len(table.info.columns[self.name]) > 1:
+            return np.ma.filled(values.astype(np.float64), np.nan)
+        return as_objects(values) if table.dtype(self.name).kind in "Tb" else values
+
+    def __dask_tokenize__(self) -> Any:
+        return self.acts.__dask_tokenize__(), self.name
 
 
 def _narrow(ids: Array) -> Array:

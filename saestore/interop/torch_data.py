@@ -73,7 +73,7 @@ class Batches(IterableDataset[Batch]):
         self._acts, self._batch_size, self._sparse = acts, batch_size, sparse
         self._rows = None if samples is None else select(samples, acts.shape[0], "sample").ids
         self._n_rows = acts.shape[0] if self._rows is None else len(self._rows)
-        self._features = select(features, acts.shape[1], "feature").ids if features is not None else None
+        self._features = acts.select_features(features).ids if features is not None else None
         width = acts.shape[1] if self._features is None else len(self._features)
         if not sparse:
             check_size((batch_size, width), 4, DENSE_LIMIT, "Use a smaller batch_size, or sparse=True.")

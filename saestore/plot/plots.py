@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from saestore.errors import InvalidInputError, MissingDependencyError
 from saestore.plot.tokens import TokenPage, token_page
-from saestore.query.selection import select
 
 if TYPE_CHECKING:
     import os
@@ -162,8 +161,8 @@ class Plots:
         return token_page(self._acts, feature, top, where=where, context=context)
 
     def _one(self, feature: Any) -> int:
-        chosen = select(feature, self._acts.shape[1], "feature")
-        if not chosen.scalar:
+        chosen = self._acts.select_features(feature)
+        if not chosen.scalar and (not isinstance(feature, str) or len(chosen) != 1):
             raise InvalidInputError(f"A picture is of one feature, an int, not of {feature!r}.", code="not-one-feature")
         return int(chosen.ids[0])
 

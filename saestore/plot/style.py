@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saestore.query.details import feature_names
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -103,7 +105,9 @@ def percent(share: float) -> str:
 
 def named(acts: Any, feature: int) -> str:
     """First line of a title."""
-    return f"Feature {feature} of {acts.path}"
+    names = feature_names(acts, np.array([feature % acts.shape[1]]))
+    name = "" if names is None or names[0] is None else f" ({names[0]})"
+    return f"Feature {feature}{name} of {acts.path}"
 
 
 def summary(acts: SetReader, feature: int, n_rows: int, kind: str, where: Any) -> str:

@@ -28,12 +28,6 @@ def feature_names(reader: SetReader, features: Array) -> Array | None:
     return np.array([name or None for name in names.tolist()], object)[back]
 
 
-def named(reader: SetReader, feature: int) -> str:
-    """A feature for a heading: its number, and its name where it has one."""
-    names = feature_names(reader, np.array([feature % reader.shape[1]]))
-    return f"feature {feature}" if names is None or names[0] is None else f"feature {feature} ({names[0]})"
-
-
 def details_of(reader: SetReader, table: ResultTable, other: SetReader | None = None) -> dict[str, Array]:
     """Further columns of an answer; see `ResultTable.with_details`.
 

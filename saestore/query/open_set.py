@@ -13,8 +13,10 @@ import zarr
 from saestore.errors import CorruptStoreError, InvalidInputError, NotFoundError, StoreConflictError
 from saestore.format import LEVEL_TABLES, TOKEN_SPANS, SetAttributes, digest
 from saestore.query import distribution
+from saestore.query.posting_lists import one_list
 from saestore.query.selection import Condition, select
-from saestore.query.where import Names, as_tree, bind, of_mask
+from saestore.query.where import as_tree, bind, of_mask
+from saestore.query.where_names import Activations, Names
 from saestore.segment import Segment, warm_all
 from saestore.storage import SnapshotStore, stored_bytes
 from saestore.tables.column import Column
@@ -238,16 +240,23 @@ class OpenSet:
             "summary": dict(a.summary),
         }
 
-    def condition(self, where: Any) -> Condition | None:
-        """The samples that fulfil ``where=``; see `samples`.
+    def condition(self, where: Any, feature: int | None = None) -> Condition | None:
+        """The samples that fulfil ``where=``; see `samples`. `feature` is the one that ``activation`` means.
 
         The last expression or mapping is remembered: a byte per item or sample.
         """
         tree = as_tree(where)
         if tree is None:
             return of_mask(where, self.shape[0], self._index)
-        key = repr(tree)  # which tells 1 from True, as == does not
+        key = repr((tree, feature))  # which tells 1 from True, as == does not
         if self._last_condition is None or self._last_condition[0] != key:
-            names = Names(self.shape[0], self._index, self.table("items"), self.table("samples"))
+            activations = Activations(self.by_sample, self.shape[1], feature)
+            names = Names(self.table("items"), self.table("samples"), self._index, activations)
             self._last_condition = key, bind(tree, names)
         return self._last_condition[1]
+
+    def by_sample(self, feature: int) -> tuple[Array, Array]:
+        """The samples where a feature is active, ascending, and its activations. Memory: its list, twice."""
+        lists = one_list(self.segments, feature, self.dtype)
+        order = np.argsort(lists.samples)
+        return lists.samples[order], lists.data[order]

@@ -22,6 +22,7 @@ from saestore.query.slices import DENSE_LIMIT, check_size
 from saestore.query.topk import top_of_items, top_of_lists, top_of_rows
 from saestore.query.unique import alike
 from saestore.query.view import Pooling, View, check_pooling
+from saestore.query.where import as_tree, names_activation
 from saestore.stats import Moments, statistics_table
 from saestore.tables.label_matrix import check_level, csc_of_rows, position_of
 
@@ -37,7 +38,8 @@ _Key = tuple[SetAttributes, Condition | None]
 class SetReader(OpenSet):
     """An opened set and every question about it. Analyses, plots and exports take one.
 
-    Features and samples are given as an int, a slice, a list or array of ints, or a boolean mask, by numpy's rules.
+    Features and samples are given as an int, a slice, a list or array of ints, or a boolean mask, by numpy's rules;
+    features also as a condition over their table, such as ``'frac_nonzero < 0.01 and name contains "green"'``.
     ``where`` restricts a question to the samples that fulfil a condition; see `SetTable.where`. ``level="item"`` asks
     about items, whose activation is the maximum over their samples, inactive ones included as 0.
     """
@@ -95,7 +97,12 @@ class SetReader(OpenSet):
         """
         n = check_at_least("n", n, 0)
         check_level(level)
-        features, condition = self._features(feature), self.condition(where)
+        features = self._features(feature)
+        if len(features) > 1 and names_activation(where):
+            each = [self.top_samples(int(f), n, level=level, where=where, unique=unique) for f in features]
+            columns = zip(*(one.columns.values() for one in each), strict=True)
+            return TopSamples(*map(np.concatenate, columns), _details=partial(details_of, self))
+        condition = self.condition(where, _only(features))
         same = alike(self.items, unique)
         return self._table(
             top_of_lists(
@@ -107,22 +114,42 @@ class SetReader(OpenSet):
     @retry_on_stale_snapshot
     def feature(self, feature: int, *, where: Any = None) -> TopSamples:
         """All samples on which one feature is active, strongest first. Memory: its list."""
-        return self._table(self._list(feature, "feature", self.view(where=where)))
+        number = self._feature(feature, "feature")
+        return self._table(self._list(number, self.view(where=where, feature=number)))
+
+    def select_features(self, features: Any) -> Selection:
+        """Features by numpy's rules for an index, or those that fulfil a condition; see `SetTable.where`."""
+        if as_tree(features) is not None:
+            return Selection(self.features.where(features), scalar=False)
+        return select(features, self.shape[1], "feature")
 
     def _features(self, features: Any) -> Array:
-        return select(features, self.shape[1], "feature").ids
+        return self.select_features(features).ids
 
-    def _list(self, feature: Any, method: str, view: View) -> PostingLists:
-        return next(view.lists(np.array([select_one(feature, self.shape[1], "feature", method)])))
+    def _feature(self, feature: Any, method: str) -> int:
+        """The one feature that a method takes, by its number or by a condition that one feature fulfils."""
+        if as_tree(feature) is None:
+            return select_one(feature, self.shape[1], "feature", method)
+        ids = self._features(feature)
+        if len(ids) != 1:
+            message = f"{method}() takes one feature; {len(ids):,} fulfil {feature!r}."
+            raise InvalidInputError(message, code="not-one")
+        return int(ids[0])
+
+    def _list(self, feature: int, view: View) -> PostingLists:
+        return next(view.lists(np.array([feature])))
 
     def _table(self, lists: PostingLists) -> TopSamples:
         items, positions = self._index.locate(lists.samples)
         columns = lists.feature_of_entry, lists.samples, items, positions, lists.data
         return TopSamples(*columns, _details=partial(details_of, self))
 
-    def view(self, level: Level = "sample", where: Any = None) -> View:
-        """The set as a matrix whose rows are the samples or items that a condition leaves; analyses read from it."""
-        return View.of(self, level, self.condition(where))
+    def view(self, level: Level = "sample", where: Any = None, *, feature: int | None = None) -> View:
+        """The set as a matrix whose rows are the samples or items that a condition leaves; analyses read from it.
+
+        `feature` is the one that ``activation`` means in the condition.
+        """
+        return View.of(self, level, self.condition(where, feature))
 
     @retry_on_stale_snapshot
     def top_features(self, sample: Any = None, n: int = 10, *, item: Any = None, where: Any = None) -> TopFeatures:
@@ -188,8 +215,9 @@ class SetReader(OpenSet):
         ids are not ascending, and a block of about 4 million non-zeros.
         """
         check_pooling(pooling)
-        view = self.view(level, where)
-        rows, columns = self._rows(view, samples), select(features, self.shape[1], "feature")
+        columns = self.select_features(features)
+        view = self.view(level, where, feature=_only(columns.ids))
+        rows = self._rows(view, samples)
         advice = f"Ask for fewer {level}s or features, use sparse(), or pass max_bytes."
         check_size((len(rows), len(columns)), view.dtype_of(pooling).itemsize, max_bytes, advice)
         return slices.dense(view, rows, columns, pooling)
@@ -233,8 +261,9 @@ class SetReader(OpenSet):
         Memory: the answer, and a block of about 4 million non-zeros.
         """
         check_pooling(pooling)
-        view = self.view(level, where)
-        rows, columns = self._rows(view, samples), select(features, self.shape[1], "feature")
+        columns = self.select_features(features)
+        view = self.view(level, where, feature=_only(columns.ids))
+        rows = self._rows(view, samples)
         n_samples = len(rows) if view.sizes is None else int(view.sizes[rows.ids].sum())
         expected = min(int(self.nnz * n_samples / max(1, self.shape[0])), len(rows) * self.shape[1])
         check_size((expected,), 8, max_bytes, f"(non-zeros). Ask for fewer {level}s at a time, or pass max_bytes.")
@@ -281,7 +310,7 @@ class SetReader(OpenSet):
         Of samples, or with ``level="item"`` of the maxima of items. Of all samples they come from sums that are stored.
         """
         ids = self._features(features)
-        return statistics_table(self._moments(self.view(level, where), ids), ids)
+        return statistics_table(self._moments(self.view(level, where, feature=_only(ids)), ids), ids)
 
     def _moments(self, view: View, features: Any = None) -> Moments:
         """Sums over a view. The sums of all features over items are kept until another condition comes."""
@@ -321,7 +350,8 @@ class SetReader(OpenSet):
         """
         import xarray as xr
 
-        ids, view = self._features(features), self.view(level, where)
+        ids = self._features(features)
+        view = self.view(level, where, feature=_only(ids))
         probabilities, values = distribution.quantiles(view.lists, q, ids, view.n, active_only=active_only)
         coords = {"quantile": probabilities, "feature": ids}
         return xr.DataArray(values, dims=("quantile", "feature"), coords=coords)
@@ -341,8 +371,9 @@ class SetReader(OpenSet):
         if isinstance(bins, str) and not active_only:
             message = f"bins={bins!r} needs active_only=True; give a number of bins or their edges for all samples."
             raise InvalidInputError(message, code="wrong-bins")
-        view = self.view(level, where)
-        values = self._list(feature, "histogram", view).data
+        number = self._feature(feature, "histogram")
+        view = self.view(level, where, feature=number)
+        values = self._list(number, view).data
         zeros = 0 if active_only else view.n - len(values)
         counts, edges = distribution.histogram(values, zeros, bins, range)
         return Histogram(edges[:-1], edges[1:], counts.astype(np.int64))
@@ -381,8 +412,9 @@ class SetReader(OpenSet):
         Reads the feature's list and the rows of its samples; with `where` or of items all activations once. Memory:
         the list, a block of about 4 million non-zeros, and about 100 bytes per feature.
         """
-        n, view = similarity.check_request(n, metric), self.view(level, where)
-        lists = self._list(feature, "similar", view)
+        n, number = similarity.check_request(n, metric), self._feature(feature, "similar")
+        view = self.view(level, where, feature=number)
+        lists = self._list(number, view)
         found = similarity.most_similar(metric, n, view, lists, Sizes.of(self._moments(view)))
         return replace(found, _details=partial(details_of, self))
 
@@ -501,3 +533,8 @@ class SetReader(OpenSet):
         """Where concepts are unknown, as `concept_matrix` has where they are true."""
         labels = self.labels(level)
         return csc_of_rows([[]] * len(labels.names), labels.n_rows) if labels.unknown is None else labels.unknown
+
+
+def _only(features: Array) -> int | None:
+    """The one feature that a question is about, None where there are several or none."""
+    return int(features[0]) if len(features) == 1 else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +12,11 @@ from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
 from saestore.format import KEY
 from saestore.query import html
 from saestore.query.open_set import OpenSet, retry_on_stale_snapshot
-from saestore.query.where import TableNames, as_tree, rows_where
+from saestore.query.statistic_columns import STATISTIC_NAMES, item_maximum, statistic
+from saestore.query.where import as_tree, contains, rows_where
+from saestore.query.where_names import TableNames
 from saestore.tables.column import TEXT, Column, as_column
+from saestore.tables.label_matrix import position_of
 from saestore.writing.columns import remove_columns, set_columns
 
 if TYPE_CHECKING:
@@ -21,11 +25,14 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 _SHOWN = 20
+_WORDS = re.compile(r'"([^"]+)"|([^\s"]+)')
 _NULLABLE = {"b": "boolean", "i": "Int64", "u": "UInt64"}
 
 
 class SetTable:
     """One of the three tables of a set: a row for each sample, item or feature, and named columns.
+
+    The statistics of features (``frac_nonzero``, ``max``, …) are columns that are computed and cannot be set.
 
     ``table["name"]`` gives the values of a column as a numpy array, in the order of the rows. Where some are unknown it
     is a `numpy.ma.MaskedArray`; an unknown float is NaN. A concept is a column of true, false and unknown.
@@ -43,12 +50,17 @@ class SetTable:
 
     @property
     def columns(self) -> list[str]:
-        """Names of all columns, concepts last."""
-        return list(self._reader.table(self._name).info.names)
+        """Names of all columns, then of concepts, then of statistics."""
+        return [*self._reader.table(self._name).info.names, *self._computed]
 
     def names(self) -> list[str]:
-        """Names of the columns that are not concepts."""
+        """Names of the stored columns that are not concepts."""
         return list(self._reader.table(self._name).info.columns)
+
+    @property
+    def _computed(self) -> list[str]:
+        stored = self._reader.table(self._name).info.names
+        return [name for name in STATISTIC_NAMES if name not in stored] if self._name == "features" else []
 
     @property
     def concept_names(self) -> list[str]:
@@ -75,7 +87,12 @@ class SetTable:
         NotFoundError
             There is none of that name; the message names those that are like it.
         """
-        return self._reader.read_column(self._name, name, rows).array()
+        return self._read(name, rows).array()
+
+    def _read(self, name: str, rows: Any = None) -> Column:
+        position_of(name, self.columns, f"column of the {self._name}")
+        computed = statistic(self._reader, name, rows) if name in self._computed else None
+        return self._reader.read_column(self._name, name, rows) if computed is None else computed
 
     def set(self, name: str, values: Any, unknown: Any = None) -> None:
         """Add a column, or replace it. A reader sees the old values or the new ones, whenever this is interrupted.
@@ -98,14 +115,23 @@ class SetTable:
         StoreWriteError, LockedError
             The store was opened to read only, or another process writes the set.
         """
-        if isinstance(values, Mapping):
-            values = self._of_mapping(values, name)
-        column = as_column(values, f"column {name!r}", unknown)
-        set_columns(self._reader.root, self._reader.path, self._name, {name: column})
+        self.update({name: values}, unknown=unknown)
+
+    def update(self, columns: Mapping[str, Any], *, unknown: Any = None) -> None:
+        """Add or replace several columns in one commit: all of them or none; values and errors as of `set`."""
+        self._check_writable(columns)
+        given = {
+            name: as_column(
+                self._of_mapping(values, name) if isinstance(values, Mapping) else values, f"column {name!r}", unknown
+            )
+            for name, values in columns.items()
+        }
+        set_columns(self._reader.root, self._reader.path, self._name, given)
         self._reader.reopen()
 
     def remove(self, name: str) -> None:
         """Remove a column or a concept."""
+        self._check_writable([name])
         remove_columns(self._reader.root, self._reader.path, self._name, [name])
         self._reader.reopen()
 
@@ -118,8 +144,11 @@ class SetTable:
             An expression (``'split == "test" and color::red'``), a mapping of names to a value or to several
             (``{"split": ["cal", "test"], "color::red": True}``), or a boolean mask. A name is a column or a concept of
             this table, or ``item``, ``sample`` or ``feature``, the number of the row. For samples it is also a column
-            or a concept of their items, and ``position``; ``sample.NAME`` is a concept of samples where items have one
-            of the same name. A comparison with an unknown value does not hold, and neither does its negation.
+            or a concept of their items, ``position``, ``token`` (its text), and ``feature[1498]``, the activation of a
+            feature; ``sample.NAME`` is a column of samples where items have one of the same name. For items
+            ``feature[1498]`` is the maximum over their samples. ``name contains "green"`` looks for a text, upper or
+            lower case; ``name is unknown`` for rows without a value. A comparison with an unknown value does not hold,
+            and neither does its negation.
 
         Raises
         ------
@@ -135,15 +164,22 @@ class SetTable:
         return _rows_where(self._reader, self._name, condition)
 
     def search(self, text: str) -> Array:
-        """Rows with a text in one of their columns of text, upper or lower case, ascending int64."""
+        """Rows whose columns of text hold every word of a text, upper or lower case, ascending int64.
+
+        Of features these are their names, notes and explanations. Parts of words count; words in quotes
+        (``'"green object"'``) stand together.
+        """
         if not isinstance(text, str):
             raise InvalidInputError(f"{text!r} is not text to search for.", code="not-text")
-        hits, wanted = np.zeros(len(self), bool), text.casefold()
+        words = [quoted or word for quoted, word in _WORDS.findall(text)]
+        if not words:
+            raise InvalidInputError(f"search({text!r}): give a word, such as 'green'.", code="empty-search")
+        hits = np.zeros((len(words), len(self)), bool)
         for name in self.names():
             if self._reader.table(self._name).dtype(name) == TEXT:
-                column = self._reader.read_column(self._name, name)
-                hits |= np.array([wanted in value.casefold() for value in column.values.tolist()], bool)
-        return np.flatnonzero(hits)
+                values = self._read(name).values
+                hits |= np.stack([contains(values, word) for word in words])
+        return np.flatnonzero(hits.all(axis=0))
 
     def to_pandas(self, columns: Sequence[str] | str | None = None, where: Any = None) -> pd.DataFrame:
         """The columns as a pandas DataFrame, with the numbers of the rows as its index.
@@ -165,7 +201,7 @@ class SetTable:
         names = self.columns if columns is None else [columns] if isinstance(columns, str) else list(columns)
         rows = None if where is None else self.where(where)
         index = pd.RangeIndex(len(self)) if rows is None else pd.Index(rows)
-        data = {name: _series(self._reader.read_column(self._name, name, rows)) for name in names}
+        data = {name: _series(self._read(name, rows)) for name in names}
         return pd.DataFrame(data, index=index.rename(self._name.removesuffix("s")))
 
     def __repr__(self) -> str:
@@ -175,10 +211,19 @@ class SetTable:
 
     def _repr_html_(self) -> str:
         rows, names = np.arange(min(_SHOWN, len(self))), self.columns[:_SHOWN]
-        data = [self._reader.read_column(self._name, name, rows) for name in names]
+        data = [self._read(name, rows) for name in names]
         shown = [[str(i), *(_shown(column, i) for column in data)] for i in rows.tolist()]
         more = f"<p>… {len(self) - _SHOWN:,} more rows</p>" if len(self) > _SHOWN else ""
         return html.table([self._name.removesuffix("s"), *names], shown) + more
+
+    def _check_writable(self, names: Iterable[str]) -> None:
+        computed = [name for name in names if name in self._computed]
+        if computed:
+            raise InvalidInputError(
+                f"{computed[0]!r} is a statistic of the {self._name}, computed from the activations; choose another "
+                "name for a column.",
+                code="reserved-name",
+            )
 
     def _of_mapping(self, values: Mapping[Any, Any], name: str) -> list[Any]:
         """A value for each row, from a mapping of numbers or keys."""
@@ -222,7 +267,11 @@ def _rows_where(reader: OpenSet, table: str, condition: Any) -> Array:
                 code="invalid-mask",
             )
         return np.flatnonzero(mask)
-    return rows_where(tree, TableNames(reader.table(table)))
+    if table == "features":
+        names = TableNames(reader.table(table), lambda name: statistic(reader, name), STATISTIC_NAMES)
+    else:
+        names = TableNames(reader.table(table), lambda name: item_maximum(reader, name))
+    return rows_where(tree, names)
 
 
 def _series(column: Column) -> Any:

@@ -6,163 +6,37 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
+from saestore.errors import InvalidInputError
 from saestore.query.selection import Condition
-from saestore.query.where_parser import Compare, Join, Mark, Name, Node, Not, Value, parse, quote_text
+from saestore.query.where_names import ACTIVATION, Block, NamedValues, Names, NameSource, TableNames, Values, marked
+from saestore.query.where_parser import Compare, Join, Mark, Name, Node, Not, Unknown, Value, parse, quote_text
 from saestore.tables.column import Column
 from saestore.tables.item_index import ItemIndex
-from saestore.tables.label_matrix import listed
-from saestore.tables.stored_table import StoredTable
-from saestore.vocabulary import LEVELS
 
 Array = np.ndarray[Any, Any]
 
 _BLOCK = 1 << 20  # samples at a time
-_NUMBERS = ("item", "position", "sample")  # names that no column stores
-_KINDS = {"b": "true and false", "i": "numbers", "u": "numbers", "f": "numbers", "T": "text"}
+_Mask: TypeAlias = Array | Callable[[Block], Array]
+
+
+def contains(values: Array, text: str) -> Array:
+    """Whether texts hold a text, upper or lower case."""
+    return np.asarray(np.strings.find(np.strings.lower(values), text.lower()) >= 0)
+
+
 _OPERATORS = {
     "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+    "contains": contains,
 }  # fmt: skip
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
 _LARGEST = 1 << 1000
 _EXPRESSION = re.compile(r"\s(and|or)\s|^[\"'].*[\"']$", re.DOTALL)  # what an untyped value hardly ever holds
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Consecutive samples, and which items they belong to."""
-
-    start: int
-    stop: int
-    index: ItemIndex
-
-    @cached_property
-    def located(self) -> tuple[Array, Array]:
-        return self.index.locate(np.arange(self.start, self.stop))
-
-    def numbers(self, name: str) -> Array:
-        return np.arange(self.start, self.stop) if name == "sample" else self.located[_NUMBERS.index(name)]
-
-
-# Values of all items (or rows of one table), or a function that makes values of the samples of a block.
-_Values: TypeAlias = Column | Callable[[_Block], Column]
-_Mask: TypeAlias = Array | Callable[[_Block], Array]
-
-
-@dataclass(frozen=True)
-class NamedValues:
-    """The values that a name stands for."""
-
-    name: str
-    values: _Values
-    dtype: np.dtype[Any]
-
-    @property
-    def kind(self) -> str:
-        """What it holds, for messages."""
-        return _KINDS[self.dtype.kind]
-
-
-class NameSource:
-    """The meaning of names in conditions; values are read only of names that occur."""
-
-    numbers: tuple[str, ...]  # names that no column stores
-
-    def __init__(self, n_items: int) -> None:
-        self.n_items = n_items
-        self._columns: dict[Name, NamedValues] = {}
-
-    def known(self) -> list[str]:
-        """Names of all columns and concepts."""
-        raise NotImplementedError
-
-    def find(self, name: str, level: str | None) -> NamedValues | None:
-        """Column, concept or number with this name, None where there is none."""
-        raise NotImplementedError
-
-    def column(self, name: Name, *, perhaps_text: bool = False) -> NamedValues:
-        """The values of a name, or an error that marks it; a name on the right may be a text without quotes."""
-        if name not in self._columns:
-            column = self.find(name.text, name.level)
-            if column is None:
-                raise NotFoundError(_marked(self._unknown(name, perhaps_text), name.mark), code="unknown-column")
-            self._columns[name] = column
-        return self._columns[name]
-
-    def _unknown(self, name: Name, perhaps_text: bool) -> str:
-        level = "" if name.level is None else f" of {name.level}s"
-        message = f"there is no column or concept{level} {name.text!r}"
-        if perhaps_text:
-            return f"{message}; a text needs quotes: {quote_text(name.text)}"
-        known = self.known()
-        return f"{message}. {did_you_mean(name.text, known)}There are {listed(known)}; and {', '.join(self.numbers)}"
-
-
-class Names(NameSource):
-    """The meaning of names in conditions over samples: columns of samples and of the items that they belong to."""
-
-    numbers = _NUMBERS
-
-    def __init__(self, n_samples: int, index: ItemIndex, items: StoredTable, samples: StoredTable) -> None:
-        super().__init__(index.n_items)
-        self.n_samples, self.index, self._items, self._samples = n_samples, index, items, samples
-
-    def known(self) -> list[str]:
-        """Names of all columns and concepts, items first."""
-        return list(dict.fromkeys([*self._items.info.names, *self._samples.info.names]))
-
-    def find(self, name: str, level: str | None) -> NamedValues | None:
-        """Column or concept of items, of samples, or number with this name: the first that there is."""
-        samples = self._samples
-        if level in (None, "item") and name in self._items.info.names:
-            return _of_rows(name, self._items.read(name))
-        if level in (None, "sample") and name in samples.concept_names:
-            whole = samples.read(name)
-            return NamedValues(name, lambda block: whole.at(slice(block.start, block.stop)), whole.values.dtype)
-        if level in (None, "sample") and name in samples.info.columns:
-            of_block = lambda block: samples.read(name, slice(block.start, block.stop))  # noqa: E731
-            return NamedValues(name, of_block, samples.dtype(name))
-        if name == "item" and level in (None, "item"):
-            return _of_rows(name, Column(np.arange(self.n_items)))
-        if name in _NUMBERS and level in (None, "sample"):
-            return NamedValues(name, lambda block: Column(block.numbers(name)), np.dtype(np.int64))
-        head, _, rest = name.partition(".")
-        return self.find(rest, head) if level is None and head in LEVELS and rest else None
-
-
-class TableNames(NameSource):
-    """The meaning of names in conditions over the rows of one table."""
-
-    def __init__(self, table: StoredTable) -> None:
-        super().__init__(table.n_rows)
-        self._table = table
-        self.numbers = (table.name.removesuffix("s"),)  # the number of a row
-
-    def known(self) -> list[str]:
-        """Names of all columns and concepts."""
-        return list(self._table.info.names)
-
-    def find(self, name: str, level: str | None) -> NamedValues | None:
-        """A column or concept of the table, or the number of a row."""
-        if level not in (None, *self.numbers):
-            return None
-        if name in self._table.info.names:
-            return _of_rows(name, self._table.read(name))
-        if name in self.numbers:
-            return _of_rows(name, Column(np.arange(self._table.n_rows)))
-        head, _, rest = name.partition(".")
-        return self.find(rest, head) if level is None and head in self.numbers and rest else None
-
-
-def _of_rows(name: str, column: Column) -> NamedValues:
-    return NamedValues(name, column, column.values.dtype)
 
 
 def as_tree(where: Any) -> Node | None:
@@ -202,7 +76,7 @@ def bind(tree: Node, names: Names) -> Condition:
     of_samples = np.empty(names.n_samples, bool)
     for start in range(0, names.n_samples, _BLOCK):
         stop = min(start + _BLOCK, names.n_samples)
-        of_samples[start:stop] = mask(_Block(start, stop, names.index))
+        of_samples[start:stop] = mask(Block(start, stop, names.index))
     return Condition(of_samples, None)
 
 
@@ -255,6 +129,14 @@ def _bound(node: Node, names: NameSource, negated: bool = False) -> _Mask:
             if column.kind != "true and false":
                 _refuse(f"{column.name!r} holds {column.kind}; compare it with a value", node.mark)
             return _applied(lambda values: values, [column], negated)
+        case Unknown(name):
+            return _unknown(names.column(name), negated)
+        case _:
+            return _compared(node, names, negated)
+
+
+def _compared(node: Compare, names: NameSource, negated: bool) -> _Mask:
+    """The mask of a comparison."""
     column, compare = names.column(node.left), _OPERATORS[node.operator]
     if isinstance(node.right, Name):
         other = names.column(node.right, perhaps_text=True)
@@ -267,6 +149,31 @@ def _bound(node: Node, names: NameSource, negated: bool = False) -> _Mask:
     return _applied(lambda values: _any_of(compare, values, options), [column], negated)
 
 
+def _unknown(column: NamedValues, negated: bool) -> _Mask:
+    """Where a column is unknown, or is known."""
+
+    def mask(part: Column) -> Array:
+        unknown = np.zeros(len(part), bool) if part.known is None else ~part.known
+        return ~unknown if negated else unknown
+
+    values = column.values
+    return mask(values) if isinstance(values, Column) else lambda block: mask(_on(values, block))
+
+
+def names_activation(where: Any) -> bool:
+    """Whether a condition is about ``activation``, which is another one for each feature."""
+    match as_tree(where):
+        case Name(text=text):
+            return text == ACTIVATION
+        case Compare(left, _, right):
+            return names_activation(left) or (isinstance(right, Name) and names_activation(right))
+        case Not(term) | Unknown(term):
+            return names_activation(term)
+        case Join(_, terms):
+            return any(map(names_activation, terms))
+    return False
+
+
 def _any_of(compare: Callable[[Any, Any], Array], values: Array, options: Iterable[Any]) -> Array:
     mask = np.zeros(len(values), bool)
     for option in options:
@@ -277,7 +184,7 @@ def _any_of(compare: Callable[[Any, Any], Array], values: Array, options: Iterab
 def _joined(join: Callable[[Array, Array], Array], parts: Iterable[_Mask]) -> _Mask:
     """Masks over items are joined at once, and only what remains for every block."""
     of_items: Array | None = None
-    of_samples: list[Callable[[_Block], Array]] = []
+    of_samples: list[Callable[[Block], Array]] = []
     for part in parts:
         if not isinstance(part, np.ndarray):
             of_samples.append(part)
@@ -286,7 +193,7 @@ def _joined(join: Callable[[Array, Array], Array], parts: Iterable[_Mask]) -> _M
     if of_items is not None and not of_samples:
         return of_items
 
-    def over(block: _Block) -> Array:
+    def over(block: Block) -> Array:
         mask = None if of_items is None else of_items[block.located[0]]
         for part in of_samples:
             mask = part(block) if mask is None else join(mask, part(block))
@@ -311,7 +218,7 @@ def _applied(function: Callable[..., Array], columns: Sequence[NamedValues], neg
     return lambda block: mask([_on(column.values, block) for column in columns])
 
 
-def _on(values: _Values, block: _Block) -> Column:
+def _on(values: Values, block: Block) -> Column:
     return values.at(block.located[0]) if isinstance(values, Column) else values(block)
 
 
@@ -332,6 +239,8 @@ def _fitting(column: NamedValues, comparison: str, value: Value) -> str | float 
     if not fits:
         shown = quote_text(given) if isinstance(given, str) else str(given).lower()
         _refuse(f"{column.name!r} holds {kind}, and cannot be compared with {shown}", value.mark)
+    if comparison == "contains" and kind != "text":
+        _refuse(f"{column.name!r} holds {kind}; only text contains a text", value.mark)
     if kind == "true and false" and comparison not in ("==", "!="):
         _refuse(f"{column.name!r} holds {kind}; only == and != make sense", value.mark)
     return given
@@ -352,8 +261,4 @@ def _converted(column: NamedValues, text: str, mark: Mark | None) -> str | float
 
 
 def _refuse(message: str, mark: Mark | None) -> NoReturn:
-    raise InvalidInputError(_marked(message, mark), code="condition-type")
-
-
-def _marked(message: str, mark: Mark | None) -> str:
-    return f"where=: {message}." if mark is None else mark.under(f"where=: {message}.")
+    raise InvalidInputError(marked(message, mark), code="condition-type")

@@ -3,10 +3,12 @@
     condition  = and-part { "or" and-part }
     and-part   = part { "and" part }
     part       = "not" part | "(" condition ")" | name | value operator value | name [ "not" ] "in" list
+               | name [ "not" ] "contains" text | name "is" [ "not" ] ( "unknown" | "known" )
     list       = "(" literal { "," literal } [ "," ] ")"
     operator   = "==" | "!=" | "<" | "<=" | ">" | ">="
     value      = name | literal
     name       = letters, digits and _ : . - + / | anything between ` and ` | "text", if a literal follows or nothing
+               | "feature[" number "]", the activation of a feature
     literal    = number | "text" | 'text' | true | false
 
 `saestore.query.where` gives names their meaning.
@@ -20,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn, TypeAlias
 
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, escape
 
 _OPERATORS = ("==", "!=", "<=", ">=", "<", ">")
 _TURNED = {"==": "==", "!=": "!=", "<": ">", ">": "<", "<=": ">=", ">=": "<="}
@@ -35,7 +37,7 @@ _TOKEN = re.compile(
     | (?P<operator>==|!=|<=|>=|<|>)
     | (?P<punctuation>[(),])
     | (?P<number>[-+][\d.][\w.]*(?:(?<=[eE])[-+]\d+)?)
-    | (?P<word>\w[\w:.+/-]*)
+    | (?P<word>feature\[\d+\]|\w[\w:.+/-]*)
     | (?P<other>.)""",
     re.VERBOSE | re.DOTALL,
 )
@@ -69,11 +71,17 @@ class Mark:
         first = max(0, min(self.start - _SHOWN // 2, size - _SHOWN))
         last = min(size, first + _SHOWN)
         before, after = "… " if first else "", " …" if last < size else ""
-        shown = "".join(" " if c.isspace() else c for c in text[first:last])
         stop = max(self.start + 1, min(self.stop, last))
-        indent = " " * (_cells(before) + _cells(shown[: self.start - first]))
-        carets = "^" * max(1, _cells(shown[self.start - first : stop - first]))
-        return f"{message}\n  {before}{shown}{after}\n  {indent}{carets}"
+        # As they are printed: a control character takes several columns.
+        head, marked, tail = (
+            escape(_on_one_line(text[a:b])) for a, b in ((first, self.start), (self.start, stop), (stop, last))
+        )
+        indent, carets = " " * _cells(before + head), "^" * max(1, _cells(marked))
+        return f"{message}\n  {before}{head}{marked}{tail}{after}\n  {indent}{carets}"
+
+
+def _on_one_line(text: str) -> str:
+    return "".join(" " if c.isspace() else c for c in text)
 
 
 def _cells(text: str) -> int:
@@ -100,11 +108,21 @@ class Value:
 
 @dataclass(frozen=True)
 class Compare:
-    """A comparison of a name with another name or with values; several values mean any of them, with ``==``."""
+    """A comparison of a name with another name or with values; several values mean any of them, with ``==``.
+
+    ``contains`` compares with one text, upper or lower case.
+    """
 
     left: Name
     operator: str
     right: Name | tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Whether the value of a name is unknown."""
+
+    name: Name
 
 
 @dataclass(frozen=True)
@@ -122,7 +140,7 @@ class Join:
     terms: tuple[Node, ...]
 
 
-Node: TypeAlias = Name | Compare | Not | Join
+Node: TypeAlias = Name | Compare | Unknown | Not | Join
 
 
 def parse(text: str) -> Node:
@@ -235,20 +253,40 @@ class _Parser:
             right = self._value("a name or a value")
             if self._comes(*_OPERATORS):
                 _fail("one comparison follows another; join two with 'and'", self._next.mark)
-            if isinstance(right, Value):
-                return Compare(_named(left), operator, (right,))
-            if isinstance(left, Value):
+            if isinstance(left, Value) and isinstance(right, Name):
                 return Compare(right, _TURNED[operator], (left,))
-            return Compare(left, operator, right)
+            return Compare(_named(left), operator, right if isinstance(right, Name) else (right,))
+        return self._unknown(_named(left)) if self._takes_word("is") else self._other(left)
+
+    def _other(self, left: Name | Value) -> Node:
+        """What may follow a value that neither an operator nor "is" follows."""
         negated = self._takes("not")
         if self._takes("in"):
             node = Compare(_named(left), "==", self._list())
             return Not(node) if negated else node
+        if self._takes_word("contains"):
+            node = Compare(_named(left), "contains", (self._literal(),))
+            return Not(node) if negated else node
         if negated:
-            self._expected("'in'")
+            self._expected("'in' or 'contains'")
         if isinstance(left, Value) and not isinstance(left.value, str):
             self._expected("a comparison of the value before")
         return _named(left)
+
+    def _unknown(self, name: Name) -> Node:
+        negated = bool(self._takes("not"))
+        if not self._takes_word("unknown"):
+            if not self._takes_word("known"):
+                self._expected("'unknown' or 'known'")
+            negated = not negated
+        return Not(Unknown(name)) if negated else Unknown(name)
+
+    def _takes_word(self, word: str) -> bool:
+        """Go past a word that is a keyword only here, so that a column may have this name."""
+        comes = isinstance(self._next.node, Name) and self._next.text == word
+        if comes:
+            self._advance()
+        return comes
 
     def _value(self, expected: str) -> Name | Value:
         node = self._next.node or self._expected(expected)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError
+from saestore.query.details import feature_names
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import PostingLists
 from saestore.query.reader import Level, SetReader
@@ -65,7 +66,7 @@ def concept_scores(
 ) -> xarray.Dataset:
     """See `Concepts.scores`."""
     labels = read_labels(reader, level, concepts)
-    ids = select(features, reader.shape[1], "feature").ids
+    ids = reader.select_features(features).ids
     check_size((len(SCORES), len(labels.names), len(ids)), 8, max_bytes, "Choose concepts= or features=.")
     observations = read_observations(reader, level, labels, where)
     unique, back = np.unique(ids, return_inverse=True)
@@ -81,7 +82,10 @@ def concept_scores(
         done = stop
     if not np.array_equal(unique, ids):
         grids, n_active = {name: grid[:, back] for name, grid in grids.items()}, n_active[back]
-    coords = {"concept": np.array(labels.names, dtype=object), "feature": ids}
+    coords: dict[str, Any] = {"concept": np.array(labels.names, dtype=object), "feature": ids}
+    names = feature_names(reader, ids)
+    if names is not None:
+        coords["name"] = "feature", names
     return _dataset(grids, n_active, coords, observations, level)
 
 
@@ -105,7 +109,7 @@ def score_intervals(
     columns = np.array([known.index(name) for name in names])
     scores = concept_scores(reader, level, where=where, concepts=known, features=unique)
     on_pair = {"concept": ("pair", columns), "feature": ("pair", at)}
-    chosen = scores.isel(on_pair).reset_coords(["concept", "feature"])
+    chosen = scores.isel(on_pair).reset_coords(["concept", "feature", *({"name"} & set(scores.coords))])
     observations = read_observations(reader, level, read_labels(reader, level, known), where)
     defined = np.flatnonzero(~np.isnan(chosen["roc_auc"].to_numpy()))
     requested = [(int(columns[i]), int(features[i]), float(chosen["threshold"][i])) for i in defined]
@@ -229,7 +233,7 @@ def _score_pieces(
 
 
 def _dataset(
-    grids: dict[str, Array], n_active: Array, coords: dict[str, Array], observations: ScoredObservations, level: Level
+    grids: dict[str, Array], n_active: Array, coords: dict[str, Any], observations: ScoredObservations, level: Level
 ) -> xarray.Dataset:
     import xarray as xr
 

@@ -55,7 +55,8 @@ def flush(files: Iterable[Path], top: Path) -> None:
     All at once: a journal takes them together, and none is of use before the commit that follows.
     """
     nodes: dict[Path, Callable[[Path], None]] = dict.fromkeys(files, _flush)
-    for folder in {file.parent for file in nodes}:
+    for file in list(nodes):
+        folder = file.parent
         while folder not in nodes and folder.is_relative_to(top):
             nodes[folder] = flush_folder
             folder = folder.parent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -171,28 +172,39 @@ def write_errors(label: str) -> Iterator[None]:
         raise StoreWriteError(f"Cannot write {label}: {reason}") from e
 
 
-def _write_reason(e: Exception) -> str | None:
-    if isinstance(e, ValueError) and "read-only" in str(e):
+_WRITE_REASONS = (
+    (
+        (errno.ENOSPC, errno.EDQUOT),
+        "no space is left on the device. What is committed is safe: free some space and run the same command again, it "
+        "resumes.",
+    ),
+    (
+        (errno.EROFS, errno.EACCES, errno.EPERM),
+        "it is read-only for this user ({error.strerror}). Choose another path with --store, or change its mode.",
+    ),
+    (
+        (errno.ENOTDIR, errno.EEXIST, errno.EISDIR),
+        "a part of the path is a file ({where}). Choose another path with --store.",
+    ),
+    (
+        (errno.EMFILE, errno.ENFILE),
+        "the process has used its file handles. Close files or raise `ulimit -n`, then run the command again.",
+    ),
+    (
+        (errno.EIO, errno.ESTALE, errno.ETIMEDOUT),
+        "the device or the network folder does not answer well ({error.strerror}). What is committed is safe: check the "
+        "device, then run the same command again.",
+    ),
+)
+
+
+def _write_reason(error: Exception) -> str | None:
+    if isinstance(error, ValueError) and "read-only" in str(error):
         return "it was opened read-only. Open it with mode='a'."
-    if not isinstance(e, OSError):
+    if not isinstance(error, OSError):
         return None
-    if e.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            "no space is left on the device. What is committed is safe: free some space and run the same command "
-            "again, it resumes."
-        )
-    if e.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"it is read-only for this user ({e.strerror}). Choose another path with --store, or change its mode."
-    if e.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-        return f"a part of the path is a file ({e.filename or e.strerror}). Choose another path with --store."
-    if e.errno in (errno.EMFILE, errno.ENFILE):
-        return "the process has used its file handles. Close files or raise `ulimit -n`, then run the command again."
-    if e.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT):
-        return (
-            f"the device or the network folder does not answer well ({e.strerror}). What is committed is safe: check "
-            "the device, then run the same command again."
-        )
-    return None
+    reason = next((reason for numbers, reason in _WRITE_REASONS if error.errno in numbers), None)
+    return reason and reason.format(error=error, where=error.filename or error.strerror)
 
 
 def raise_unreachable(what: str, error: BaseException, verb: str = "read") -> None:
