@@ -234,3 +234,42 @@ def test_clouds_are_scikit_learns_components(acts):
         acts.cloud(features, DECODER, where='split == "nowhere"')
     with raises(InvalidInputError, "wrong-decoder", 12):
         acts.cloud(features, DECODER[:4])
+
+
+# Purity and positions, as columns of `stats`.
+
+
+@pytest.mark.parametrize("level", ["sample", "item"])
+def test_purity_is_the_share_of_the_dominant_class(acts, level):
+    x, split = X, np.array(CASE.items["split"])[CASE.item_of_sample]
+    if level == "item":
+        x = np.array([X[a:b].max(axis=0, initial=0) for a, b in itertools.pairwise(CASE.item_ptr)])
+        split = np.array(CASE.items["split"])
+    keep = np.isin(split, ("train", "test"))
+    found = acts.stats(level=level, where='split != "cal"', classes="split")
+    for f in range(12):
+        names, counts = np.unique(split[(x[:, f] != 0) & keep], return_counts=True)
+        if not len(names):
+            assert np.isnan(found["purity"][f])
+            assert found["top_class"][f].item() is None
+            continue
+        assert found["purity"][f] == pytest.approx(counts.max() / counts.sum())
+        assert counts[names == found["top_class"][f].item()] == counts.max()
+    by_concept = acts.stats(ALIVE[0], level=level, classes=["color::red"])
+    assert by_concept["purity"].item() in (1.0, pytest.approx(np.nan, nan_ok=True))
+
+
+def test_positions_are_counted(acts):
+    found = acts.stats([ALIVE[1], ALIVE[0]], positions=True, where="color::red")
+    position = np.arange(len(X)) - CASE.item_ptr[CASE.item_of_sample]
+    for row, f in enumerate(ALIVE[[1, 0]]):
+        on = (X[:, f] != 0) & CASE.red[CASE.item_of_sample]
+        np.testing.assert_array_equal(
+            found["n_active_at"][row], np.bincount(position[on], minlength=position.max() + 1)
+        )
+    with raises(InvalidInputError, "positions-level"):
+        acts.stats(level="item", positions=True)
+    with raises(InvalidInputError, "bad-classes"):
+        acts.stats(classes=[])
+    with raises(NotFoundError, "unknown-column", "splt"):
+        acts.stats(classes="splt")
