@@ -93,8 +93,26 @@ def test_families_are_those_of_counts(acts, by):
     assert len(kept) == np.count_nonzero((found.cosine >= 0.1) & (found.p_parent <= 0.5))
     with raises(InvalidInputError, "missing-argument", "decoder"):
         acts.families().absorbed()
-    with raises(InvalidInputError, "unknown-metric", "cosine"):
+    with raises(InvalidInputError, "missing-argument", "decoder"):
         acts.families(by="cosine")
+    with raises(InvalidInputError, "unknown-metric", "lift"):
+        acts.families(by="lift")
+
+
+def test_absorption_is_sought_where_directions_agree(acts):
+    found = acts.families(4, by="cosine", decoder=DECODER)
+    unit, on = DECODER / np.linalg.norm(DECODER, axis=1, keepdims=True), X != 0
+    for child in ALIVE:
+        others = ALIVE[child != ALIVE]
+        best = others[np.argsort(-(unit[others] @ unit[child]))][:4]
+        rows = found[found.child == child]
+        np.testing.assert_array_equal(rows.parent, best)
+        np.testing.assert_array_equal(rows.n_both, [(on[:, child] & on[:, p]).sum() for p in best])
+        np.testing.assert_array_equal(rows.n_child_alone, [(on[:, child] & ~on[:, p]).sum() for p in best])
+    silent = found.absorbed(0.2, 0.3)
+    assert len(silent)
+    assert (silent.cosine >= 0.2).all()
+    assert (silent.p_parent <= 0.3).all()
 
 
 # Matches.

@@ -54,7 +54,8 @@ def purity(acts: SetReader, view: View, features: Array, classes: Any) -> dict[s
     counts = counts_by_group(view, features, rows, len(names))
     total = counts.sum(axis=1)
     share = np.divide(counts.max(axis=1, initial=0), total, out=np.full(len(total), np.nan), where=total > 0)
-    best = np.where(total > 0, np.append(names, None)[np.where(total > 0, counts.argmax(axis=1), -1)], None)
+    best = names[counts.argmax(axis=1)]
+    best[total == 0] = None
     return {
         "purity": ("feature", share, {"long_name": "share of the most frequent class where it is active"}),
         "top_class": ("feature", best, {"long_name": "that class; None where it is never active"}),
