@@ -264,11 +264,24 @@ class _Picker:
             parts = [prefixes.samples[prefixes.indptr[a] : prefixes.indptr[a + 1]] for a in at]
             samples, back = np.unique(np.concatenate([np.empty(0, np.int64), *parts]), return_inverse=True)
             shared = np.bincount(back, np.repeat(gains, list(map(len, parts))), len(samples))
-            ranked = samples[np.argsort(-shared, kind="stable")]
             active = lists.samples[lists.indptr[i] : lists.indptr[i + 1]]
-            left = self._unless(np.unique(active if self.level == "sample" else self._items(active)), ranked)
-            near.append(left[self._one_per_item(left)][:n])
+            taken = np.unique(active if self.level == "sample" else self._items(active))
+            # Most often the first few dozens suffice, so that not all are sorted.
+            for most in (16 * n, len(samples)):
+                left = self._unless(taken, samples[_largest(shared, most)])
+                left = left[self._one_per_item(left)][:n]
+                if len(left) == n:
+                    break
+            near.append(left)
         return near
+
+
+def _largest(values: Array, n: int) -> Array:
+    """Indices of the `n` largest values and of those that equal the last of them, largest first, ties by index."""
+    chosen = np.arange(len(values))
+    if n < len(values):
+        chosen = np.flatnonzero(values >= np.partition(values, len(values) - n)[len(values) - n])
+    return chosen[np.argsort(-values[chosen], kind="stable")]
 
 
 def companions(
