@@ -93,8 +93,26 @@ def test_families_are_those_of_counts(acts, by):
     assert len(kept) == np.count_nonzero((found.cosine >= 0.1) & (found.p_parent <= 0.5))
     with raises(InvalidInputError, "missing-argument", "decoder"):
         acts.families().absorbed()
-    with raises(InvalidInputError, "unknown-metric", "cosine"):
+    with raises(InvalidInputError, "missing-argument", "decoder"):
         acts.families(by="cosine")
+    with raises(InvalidInputError, "unknown-metric", "lift"):
+        acts.families(by="lift")
+
+
+def test_absorption_is_sought_where_directions_agree(acts):
+    found = acts.families(4, by="cosine", decoder=DECODER)
+    unit, on = DECODER / np.linalg.norm(DECODER, axis=1, keepdims=True), X != 0
+    for child in ALIVE:
+        others = ALIVE[child != ALIVE]
+        best = others[np.argsort(-(unit[others] @ unit[child]))][:4]
+        rows = found[found.child == child]
+        np.testing.assert_array_equal(rows.parent, best)
+        np.testing.assert_array_equal(rows.n_both, [(on[:, child] & on[:, p]).sum() for p in best])
+        np.testing.assert_array_equal(rows.n_child_alone, [(on[:, child] & ~on[:, p]).sum() for p in best])
+    silent = found.absorbed(0.2, 0.3)
+    assert len(silent)
+    assert (silent.cosine >= 0.2).all()
+    assert (silent.p_parent <= 0.3).all()
 
 
 # Matches.
@@ -234,3 +252,42 @@ def test_clouds_are_scikit_learns_components(acts):
         acts.cloud(features, DECODER, where='split == "nowhere"')
     with raises(InvalidInputError, "wrong-decoder", 12):
         acts.cloud(features, DECODER[:4])
+
+
+# Purity and positions, as columns of `stats`.
+
+
+@pytest.mark.parametrize("level", ["sample", "item"])
+def test_purity_is_the_share_of_the_dominant_class(acts, level):
+    x, split = X, np.array(CASE.items["split"])[CASE.item_of_sample]
+    if level == "item":
+        x = np.array([X[a:b].max(axis=0, initial=0) for a, b in itertools.pairwise(CASE.item_ptr)])
+        split = np.array(CASE.items["split"])
+    keep = np.isin(split, ("train", "test"))
+    found = acts.stats(level=level, where='split != "cal"', classes="split")
+    for f in range(12):
+        names, counts = np.unique(split[(x[:, f] != 0) & keep], return_counts=True)
+        if not len(names):
+            assert np.isnan(found["purity"][f])
+            assert found["top_class"][f].item() is None
+            continue
+        assert found["purity"][f] == pytest.approx(counts.max() / counts.sum())
+        assert counts[names == found["top_class"][f].item()] == counts.max()
+    by_concept = acts.stats(ALIVE[0], level=level, classes=["color::red"])
+    assert by_concept["purity"].item() in (1.0, pytest.approx(np.nan, nan_ok=True))
+
+
+def test_positions_are_counted(acts):
+    found = acts.stats([ALIVE[1], ALIVE[0]], positions=True, where="color::red")
+    position = np.arange(len(X)) - CASE.item_ptr[CASE.item_of_sample]
+    for row, f in enumerate(ALIVE[[1, 0]]):
+        on = (X[:, f] != 0) & CASE.red[CASE.item_of_sample]
+        np.testing.assert_array_equal(
+            found["n_active_at"][row], np.bincount(position[on], minlength=position.max() + 1)
+        )
+    with raises(InvalidInputError, "positions-level"):
+        acts.stats(level="item", positions=True)
+    with raises(InvalidInputError, "bad-classes"):
+        acts.stats(classes=[])
+    with raises(NotFoundError, "unknown-column", "splt"):
+        acts.stats(classes="splt")

@@ -15,11 +15,13 @@ from saestore.query.details import details_of
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.reader import SetReader
 from saestore.query.results import ResultTable
+from saestore.query.rows import iterate_rows
 from saestore.query.selection import check_at_least
 
 Array = np.ndarray[Any, Any]
-By = Literal["conditional", "jaccard", "npmi"]
+By = Literal["conditional", "jaccard", "npmi", "cosine"]
 
+_BLOCK = 1 << 20  # non-zeros of a block of rows
 _EXACT = 1 << 22  # pairs up to which all are considered for a one-to-one match
 _CANDIDATES = 32  # else the best of each feature
 
@@ -107,7 +109,8 @@ def families(acts: SetReader, n: int = 5, *, by: By = "conditional", decoder: An
         Parents per child at most.
     by
         What the strongest are chosen by: ``"conditional"``, the share of the child's samples on which the parent is
-        active; ``"jaccard"``; or ``"npmi"``, ``log(P(xy) / P(x) P(y)) / -log P(xy)``.
+        active; ``"jaccard"``; ``"npmi"``, ``log(P(xy) / P(x) P(y)) / -log P(xy)``; or ``"cosine"`` of the decoder
+        directions, whether the features fire together or not, which is where to look for absorption.
     decoder
         Directions, (n_features, d_in), or the SAE: also give cosines, and find candidates of absorption with
         ``absorbed()``.
@@ -115,7 +118,8 @@ def families(acts: SetReader, n: int = 5, *, by: By = "conditional", decoder: An
     Returns
     -------
     Families
-        One child after the other; features that share no sample with another have no row.
+        One child after the other; never active features have no row, and, unless `by` is ``"cosine"``, neither have
+        pairs that share no sample.
 
     Notes
     -----
@@ -123,15 +127,23 @@ def families(acts: SetReader, n: int = 5, *, by: By = "conditional", decoder: An
     for every 2,048 features. Memory: about 400 MB, 8 bytes per sample, the answer and the decoder.
     """
     check_at_least("n", n, 1)
-    if by not in ("conditional", "jaccard", "npmi"):
-        raise InvalidInputError(f"by={by!r}: use 'conditional', 'jaccard' or 'npmi'.", code="unknown-metric")
+    if by not in ("conditional", "jaccard", "npmi", "cosine"):
+        message = f"by={by!r}: use 'conditional', 'jaccard', 'npmi' or 'cosine'."
+        raise InvalidInputError(message, code="unknown-metric")
     directions = None if decoder is None else unit_rows(decoder_of(acts, decoder))
-    found = acts.compare(acts, by, n + 1)
-    others = found[found.feature != found.other_feature]
-    first = np.searchsorted(others.feature, others.feature)
-    others = others[np.arange(len(others)) - first < n]
-    child, parent, both = others.feature, others.other_feature, others.n_both
     active = acts.stats()["n_active"].to_numpy()
+    if by == "cosine":
+        if directions is None:
+            raise InvalidInputError("families(by='cosine') needs decoder=.", code="missing-argument")
+        children, parents, cosines = _by_decoder(directions, directions, [active > 0] * 2, n + 1)
+        order = np.lexsort((parents, -cosines, children))
+        kept = order[_first_others(children[order], parents[order], n)]
+        child, parent = children[kept], parents[kept]
+        both = _count_pairs(acts, child, parent)
+    else:
+        found = acts.compare(acts, by, n + 1)
+        found = found[_first_others(found.feature, found.other_feature, n)]
+        child, parent, both = found.feature, found.other_feature, found.n_both
     score = {
         metric: similarity.pair_score(metric, acts.shape[0], active[child], active[parent], both)
         for metric in ("jaccard", "npmi")
@@ -143,6 +155,24 @@ def families(acts: SetReader, n: int = 5, *, by: By = "conditional", decoder: An
         child, parent, both / active[child], both / active[parent], score["jaccard"], score["npmi"], both,
         active[child] - both, cosine,
     )  # fmt: skip
+
+
+def _first_others(child: Array, parent: Array, n: int) -> Array:
+    """Indices of the first `n` pairs of each child with another feature; children ascend."""
+    others = np.flatnonzero(child != parent)
+    return others[np.arange(len(others)) - np.searchsorted(child[others], child[others]) < n]
+
+
+def _count_pairs(acts: SetReader, one: Array, other: Array) -> Array:
+    """Samples on which both features of each pair are active, int64, in one pass over the rows."""
+    import scipy.sparse as sp
+
+    both = np.zeros(len(one), np.int64)
+    for rows, block in iterate_rows(acts.segments, np.arange(acts.shape[0]), _BLOCK):
+        entries = np.ones(block.nnz, np.int32), block.indices.astype(np.int64), block.indptr
+        columns = sp.csr_array(entries, shape=(len(rows), acts.shape[1])).tocsc()
+        both += np.asarray(columns[:, one].multiply(columns[:, other]).sum(axis=0)).ravel()
+    return both
 
 
 @retry_on_stale_snapshot
