@@ -159,8 +159,8 @@ def _sets(set_path: str, path: str | None, data: str | None) -> list[str]:
             missing.append(error)
     if not found:
         raise missing[0]
-    for error in missing:
-        note(f"skipping {dataset.name}: {error}")
+    for reason in missing:
+        note(f"skipping {dataset.name}: {reason}")
     return found
 
 

@@ -15,6 +15,7 @@ from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundE
 from saestore.files import existing_file
 from saestore.sae.hub import hub_errors, is_cached, one_line, require_hub
 from saestore.sae.loaded import LoadedSAE, name_from_path, slug
+from saestore.sae.protocol import load_encoder
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -86,15 +87,13 @@ def load_release(release: str, sae_id: str, device: str = "cpu") -> LoadedSAE:
 
 
 def load_object(sae: Any, device: str = "cpu") -> LoadedSAE:
-    """Take an SAE of sae_lens that is already in memory; it is moved to the device.
+    """Take an SAE that is already in memory, of sae_lens or any with ``encode``; it is moved to the device.
 
-    It is named after its Neuronpedia id. Else the name is made of model and hook, or architecture and width, and of
-    the first digits of its fingerprint: other SAEs of the same hook have other names.
+    One of sae_lens is named after its Neuronpedia id. Else the name is made of model and hook, or architecture and
+    width, and of the first digits of its fingerprint: other SAEs of the same hook have other names.
     """
     if "sae_lens" not in sys.modules or not isinstance(sae, (lens := import_sae_lens()).SAE):
-        raise InvalidInputError(
-            f"an SAE is given as a path, a name or a sae_lens SAE, not as {type(sae).__name__}", code="not-an-sae"
-        )
+        return load_encoder(sae, device)
     notes = sae.cfg.metadata.to_dict()
     model, hook = notes.get("model_name"), notes.get("hook_name")
     kind = f"{model}-{hook}" if model and hook else f"{sae.cfg.architecture()}-{sae.cfg.d_sae}"
@@ -239,6 +238,7 @@ def _loaded(lens: ModuleType, module: Any, name: str, info: Mapping[str, Any], w
     facts = {key: config.get(key) for key in ("architecture", "d_in", "d_sae", "k", "dtype")}
     facts |= {key: config[key] for key in ("normalize_activations", "apply_b_dec_to_input")}
     facts |= {key: notes.get(key) for key in ("hook_name", "model_name")}
+    facts |= {"transcodes": True} if "transcoder" in architecture else {}
     facts |= {"release": None, "sae_id": None, "source": None, **_special_training(notes)}
     _warn_of_training(name, facts)
     training = {key: notes[key] for key in ("prepend_bos", "context_size") if notes.get(key) is not None}
@@ -284,12 +284,6 @@ def _warn_of_training(name: str, facts: Mapping[str, Any]) -> None:
 
 
 def _refuse(architecture: str, where: str) -> None:
-    if "transcoder" in architecture:
-        raise InvalidInputError(
-            f"{where} is a {architecture}, which reconstructs another layer than the one it reads, so that its "
-            "activations cannot be checked against the embeddings; use an SAE that reconstructs its own input",
-            code="unsupported-sae",
-        )
     if architecture == "temporal":
         raise InvalidInputError(
             f"{where} is a temporal SAE: its activations depend on the tokens before, and saestore encodes each row by "
