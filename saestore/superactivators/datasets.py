@@ -61,7 +61,7 @@ class Dataset:
         return SAMPLE_TYPES[self.modality]
 
     def sample_type(self, name: str) -> str:
-        """The sample type that the pipeline calls `name`: it says patch where a text's tokens are meant."""
+        """The sample type that the pipeline calls `name`: it states patch where a text's tokens are meant."""
         return "token" if (name, self.modality) == ("patch", "text") else name
 
     def check_sample_type(self, sample_type: str) -> None:
