@@ -15,6 +15,7 @@ from saestore.cli.group import DebugOption, ErrorGroup
 from saestore.cli.import_ import import_
 from saestore.cli.info import info
 from saestore.cli.label import label
+from saestore.cli.saes import saes
 from saestore.cli.similar import similar
 from saestore.cli.stats import stats
 from saestore.cli.top import top_features, top_samples
@@ -30,6 +31,7 @@ def main() -> None:
 for command in (
     build,
     datasets,
+    saes,
     info,
     top_samples,
     top_features,

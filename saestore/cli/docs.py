@@ -36,6 +36,7 @@ $ export SAESTORE_PATH=demo/activations.zarr
 _RULES = {
     "build": "<!-- skip: needs embeddings in a scratch folder -->\n",
     "datasets": "<!-- needs: torch -->\n",
+    "saes": "<!-- needs: sae_lens -->\n",
 }
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,11 @@ _SCALER = "activation_scaler.json"
 _UNFOLDED = ("expected_average_only_in", "covariance_whitening")
 # Keys for where the SAE is and runs, and notes about it: they change no activation.
 _NOT_SEMANTICS = ("device", "metadata")
+_WIDTH = re.compile(
+    r"width[_-](?P<n>\d+)(?P<unit>[km]?)|2pow(?P<power>\d+)|(?:^|[-_])W(?P<capital>\d+)K", re.IGNORECASE
+)
+_L0 = re.compile(r"l0[_-](\d+)", re.IGNORECASE)
+_LAYER = re.compile(r"(?:layers?[_.]?|blocks\.|(?<![A-Za-z])L)(\d+)")
 
 
 def load_folder(path: Path, device: str = "cpu") -> LoadedSAE:
@@ -303,3 +310,61 @@ def _for_inference(lens: ModuleType, training: Any) -> Any:
         sae = lens.SAE.from_dict({**training.cfg.get_inference_sae_cfg_dict(), "device": "cpu"})
     sae.load_state_dict(state)
     return sae.to(training.device)
+
+
+@dataclass(frozen=True)
+class Release:
+    """One SAE of sae_lens's directory; None where neither directory nor names say it.
+
+    Attributes
+    ----------
+    name
+        ``release:sae_id``.
+    model, layer, width, l0
+        The model, the number of the block, the number of features, and the mean number of active features.
+    """
+
+    name: str
+    model: str
+    layer: int | None
+    width: int | None
+    l0: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able values."""
+        return dict(vars(self))
+
+
+def find_releases(words: Sequence[str] = ()) -> Iterator[Release]:
+    """SAEs whose release, id or model contain all words, in upper or lower case; width and L0 as the names say them."""
+    import_sae_lens()
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    wanted = [word.lower() for word in words]
+    for release, about in sorted(get_pretrained_saes_directory().items()):
+        for sae_id, folder in about.saes_map.items():
+            text = f"{release}:{sae_id} {about.model} {folder}"
+            if all(word in text.lower() for word in wanted):
+                expected = float(about.expected_l0.get(sae_id) or 0)
+                named = _L0.search(folder) or _L0.search(sae_id)
+                layer = _LAYER.search(sae_id) or _LAYER.search(folder)
+                yield Release(
+                    f"{release}:{sae_id}",
+                    str(about.model),
+                    None if layer is None else int(layer[1]),
+                    _width(text),
+                    expected or (None if named is None else float(named[1])),
+                )
+
+
+def _width(text: str) -> int | None:
+    match = _WIDTH.search(text)
+    if match is None:
+        return None
+    if match["power"]:
+        return 1 << int(match["power"])
+    if match["capital"]:
+        return int(match["capital"]) << 10
+    size = int(match["n"]) * {"": 1, "k": 1000, "m": 1_000_000}[match["unit"].lower()]
+    # Gemma Scope's 16k, 131k and 1m are powers of two, rounded.
+    return 1 << round(math.log2(size)) if match["unit"] else size
