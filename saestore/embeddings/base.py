@@ -365,7 +365,7 @@ def pick(shapes: dict[str, tuple[int, ...]], key: str | None, where: str, choose
     choose
         How to name the right one, for messages.
     mask
-        Name of a tensor that says which rows count.
+        Name of a tensor that marks which rows count.
 
     Raises
     ------

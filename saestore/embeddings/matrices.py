@@ -223,7 +223,7 @@ def saev_parts(path: Path, layer: int | None) -> tuple[list[Matrix], tuple[int, 
         found += len(shard)
     if found != n_images:
         raise InvalidInputError(
-            f"{path}: metadata.json says {n_images:,} images, the shards hold {found:,}", code="damaged-file"
+            f"{path}: metadata.json states {n_images:,} images, the shards hold {found:,}", code="damaged-file"
         )
     return parts, (n_patches, width)
 

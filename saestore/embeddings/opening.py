@@ -65,7 +65,7 @@ def open_embeddings(spec: Any, *, width: int | None = None, mask: str | None = N
         Of a row. An array of three or more dimensions is taken for rows of this width, by default of its last
         dimension; its second dimension then counts the rows of an item.
     mask
-        Name of a tensor in the file that says which rows count.
+        Name of a tensor in the file that marks which rows count.
 
     Returns
     -------

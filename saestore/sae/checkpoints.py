@@ -153,7 +153,8 @@ def _claimed(claims: Mapping[str, Any], weights: Mapping[str, torch.Tensor], pat
     for name, size in {"d_in": d_in, "d_sae": d_sae}.items():
         if claims.get(name) not in (None, 0, size):
             raise InvalidInputError(
-                f"{path} says {name} is {claims[name]}, and the weights are {d_in:,} x {d_sae:,}", code="invalid-sae"
+                f"{path} states that {name} is {claims[name]}, and the weights are {d_in:,} x {d_sae:,}",
+                code="invalid-sae",
             )
 
 
@@ -198,7 +199,7 @@ _DICTIONARIES: dict[str, tuple[dict[str, str], Rule]] = {
 
 
 def _dictionary_learning(folder: Path) -> _Read:
-    """dictionary_learning: the class in ``config.json`` says which weights there are and how they are used."""
+    """dictionary_learning: the class in ``config.json`` names which weights there are and how they are used."""
     trainer = _object(folder / "config.json")["trainer"]
     kind = trainer["dict_class"]
     if kind not in _DICTIONARIES:

@@ -26,7 +26,7 @@ class Rule:
     k
         Of ``topk`` and ``groupmax``.
     relu
-        Whether negative activations become zeros. Those of ``topk`` may be kept.
+        Whether negative activations become zeros. With ``topk`` they may be kept.
     shift
         Whether ``b_dec`` is subtracted from embeddings first.
     """
