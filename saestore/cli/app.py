@@ -18,6 +18,7 @@ from saestore.cli.info import info
 from saestore.cli.label import label
 from saestore.cli.plan import plan
 from saestore.cli.run import commit, run
+from saestore.cli.saes import saes
 from saestore.cli.serve import serve
 from saestore.cli.similar import similar
 from saestore.cli.site import site
@@ -35,6 +36,7 @@ def main() -> None:
 for command in (
     build,
     datasets,
+    saes,
     info,
     top_samples,
     top_features,

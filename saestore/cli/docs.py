@@ -41,6 +41,7 @@ _RULES = {
     "commit": "<!-- skip: needs a plan -->\n",
     "serve": "<!-- skip: runs until Ctrl-C -->\n",
     "site": "<!-- needs: jinja2 -->\n",
+    "saes": "<!-- needs: sae_lens -->\n",
 }
 
 

@@ -128,6 +128,8 @@ def open_build(
     path = f"{name}/{sample_type}/{sae.name}"
     if inputs is None:
         inputs = from_model(options, sample_type, sae, looking(path), known(path))
+    if sae.d_in != inputs.source.d_in and not inputs.computed:  # such as heads of attention, each beside the others
+        inputs = embeddings_on_disk(options, dataset, sample_type, sae.d_in)
     if sae.d_in != inputs.source.d_in:
         raise InvalidInputError(
             f"the embeddings {inputs.source.path} have width {inputs.source.d_in}, the SAE {sae.name} takes "
