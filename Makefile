@@ -14,15 +14,19 @@ CONSTRAINED := -c constraints.txt
 # A worker for every processor, four at most: each takes some 1.5 GB.
 PYTEST := -m pytest --benchmark-disable -n logical --maxprocesses=4
 
-.PHONY: help demo test lint test-newest docs dist-test bench clean
+# The tests that compare every answer with brute force, once more with blocks of 3; the widest sets prove nothing then.
+BRUTE_FORCE := $(addprefix tests/,test_queries.py test_neighbours.py test_selection.py test_named_mutants.py) -k "not 65 and not great"
+
+.PHONY: help demo test lint test-newest docs dist-test mutants bench clean
 
 help:
 	@echo "make demo         build the example stores and show what makes a feature fire"
 	@echo "make test         lint, types, layers, tests, benchmarks once, code blocks of the documentation"
-	@echo "make test-newest  the tests on Python 3.13 with the newest zarr and xarray, without torch"
+	@echo "make test-newest  the tests that versions matter to, on Python 3.13 with the newest zarr and xarray, without torch"
 	@echo "make lint         the first three of make test"
 	@echo "make docs         build the documentation site into site/; every warning is an error"
 	@echo "make dist-test    build the sdist and the wheel, and check what is in them; part of make test"
+	@echo "make mutants      change the core in small ways and count the changes that its tests notice, some hours"
 	@echo "make bench        measure saestore beside its peers, some 25 minutes, and put the results into the pages"
 	@echo "make clean        remove the environments and caches"
 
@@ -31,6 +35,7 @@ demo: $(VENV)/demo.stamp
 
 test: lint
 	$(VENV)/bin/python $(PYTEST)
+	$(VENV)/bin/python $(PYTEST) --tiny-blocks $(BRUTE_FORCE)
 
 lint: $(VENV)/test.stamp
 	$(VENV)/bin/ruff check
@@ -44,7 +49,7 @@ ifeq ($(strip $(NEWEST_PYTHON)),)
 		"set NEWEST_PYTHON to run it"
 else
 	@$(MAKE) --no-print-directory $(NEWEST)/test.stamp
-	$(NEWEST)/bin/python $(PYTEST)
+	$(NEWEST)/bin/python $(PYTEST) -m "not once" tests
 endif
 
 docs: $(VENV)/docs.stamp
@@ -53,6 +58,9 @@ docs: $(VENV)/docs.stamp
 
 dist-test: $(VENV)/test.stamp
 	$(VENV)/bin/python -m pytest --benchmark-disable tests/test_distribution.py
+
+mutants: $(VENV)/test.stamp
+	$(VENV)/bin/python tests/mutants.py
 
 bench: $(BENCH)/bench.stamp
 	$(BENCH)/bin/python -m pytest benchmarks --full --benchmark-columns=median,iqr,rounds

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from saestore.cli import main
 ROOT = Path(__file__).resolve().parent.parent
 STORE, PICTURE = Path("demo/activations.zarr"), Path("demo/green.png")
 CLEVR, ISARCASM = Path("examples/clevr"), Path("examples/isarcasm")
+COMMAND = Path(sys.executable).with_name("saestore")  # beside the Python that runs this
 COVERED = 0.25  # a patch shows the object where the object covers more of it than this
 
 Array = np.ndarray[Any, Any]
@@ -108,6 +110,8 @@ def demo() -> None:
     show_green(store["CLEVR/patch"])
     show_sarcasm(store["iSarcasm/token"])
     say(f"The strongest images of the first feature, with the patches where it is active: {PICTURE}")
+    say("Look around in the browser, at any feature, with:")
+    print(f"\n    {COMMAND} serve {STORE} --open")
 
 
 if __name__ == "__main__":

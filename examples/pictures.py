@@ -1,4 +1,4 @@
-"""Run `concepts.ipynb` and keep what it shows: its outputs in the notebook, its pictures in `docs/images`.
+"""Run the notebooks and keep what they show: outputs in the notebook, pictures in `docs/images`.
 
     python examples/pictures.py
 
@@ -17,16 +17,17 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK, IMAGES = ROOT / "examples" / "concepts.ipynb", ROOT / "docs" / "images"
+DISCOVERY = ROOT / "examples" / "discovery.ipynb"
 STORE = ROOT / "demo" / "activations.zarr"
 _TAG = "picture:"
 
 
-def executed(folder: Path) -> Any:
-    """The notebook with the outputs of a run in `folder`, which has the project's `examples` and will have `demo`."""
+def executed(folder: Path, path: Path = NOTEBOOK) -> Any:
+    """A notebook with the outputs of a run in `folder`, which has the project's `examples` and will have `demo`."""
     import nbformat
     from nbclient import NotebookClient
 
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # when each cell ran: another in every run
@@ -66,10 +67,11 @@ def main() -> None:
     """Do all of it."""
     import nbformat
 
-    notebook = executed(ROOT)
-    nbformat.write(notebook, NOTEBOOK)
-    for name, png in pictures(notebook).items():
-        (IMAGES / f"{name}.png").write_bytes(png)
+    for path in (NOTEBOOK, DISCOVERY):
+        notebook = executed(ROOT, path)
+        nbformat.write(notebook, path)
+        for name, png in pictures(notebook).items():
+            (IMAGES / f"{name}.png").write_bytes(png)
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is not None:
         show_texts(IMAGES / "texts.png", browser)

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from saestore import errors as errors
     from saestore.activation_set import ActivationSet
     from saestore.detection.options import DetectionOptions
+    from saestore.distributed.plan import Plan
     from saestore.formats.export import export
     from saestore.ingest.build import build
     from saestore.ingest.import_ import check_import, import_activations
+    from saestore.ingest.planning import open_plan, plan_build
     from saestore.query.results import FeatureMatches, Histogram, SimilarFeatures, TopFeatures, TopSamples
     from saestore.store import Store, open
 
@@ -28,6 +30,7 @@ _WHERE = {
     "DetectionOptions": "saestore.detection.options",
     "FeatureMatches": "saestore.query.results",
     "Histogram": "saestore.query.results",
+    "Plan": "saestore.distributed.plan",
     "SimilarFeatures": "saestore.query.results",
     "Store": "saestore.store",
     "TopFeatures": "saestore.query.results",
@@ -37,6 +40,8 @@ _WHERE = {
     "export": "saestore.formats.export",
     "import_activations": "saestore.ingest.import_",
     "open": "saestore.store",
+    "open_plan": "saestore.ingest.planning",
+    "plan_build": "saestore.ingest.planning",
 }
 
 __all__ = [
@@ -44,6 +49,7 @@ __all__ = [
     "DetectionOptions",
     "FeatureMatches",
     "Histogram",
+    "Plan",
     "SimilarFeatures",
     "Store",
     "TopFeatures",
@@ -54,6 +60,8 @@ __all__ = [
     "export",
     "import_activations",
     "open",
+    "open_plan",
+    "plan_build",
 ]
 
 

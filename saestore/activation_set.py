@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from saestore.analysis.card import card
+from saestore.analysis.contrast import diff, select_features
+from saestore.analysis.directions import cloud, monosemanticity
 from saestore.analysis.examples import examples
 from saestore.analysis.explaining import explanation_sets
+from saestore.analysis.pairs import families, match
+from saestore.analysis.probing import attribute, probe
+from saestore.analysis.search import search
 from saestore.concepts_namespace import Concepts
 from saestore.query import html
 from saestore.query.open_set import retry_on_stale_snapshot
@@ -71,6 +78,24 @@ class ActivationSet(SetReader):
     """Sets for language models: [`explanation_sets`][saestore.analysis.explaining.explanation_sets]."""
     card = card
     """A page about a feature: [`card`][saestore.analysis.card.card]."""
+    diff = diff
+    """Features that differ between two groups: [`diff`][saestore.analysis.contrast.diff]."""
+    select = select_features
+    """Features that go with a target: [`select_features`][saestore.analysis.contrast.select_features]."""
+    search = search
+    """Samples with the largest weighted sum: [`search`][saestore.analysis.search.search]."""
+    families = families
+    """Features that are active together: [`families`][saestore.analysis.pairs.families]."""
+    match = match
+    """One-to-one matches with another set: [`match`][saestore.analysis.pairs.match]."""
+    probe = probe
+    """Sparse probes of a concept: [`probe`][saestore.analysis.probing.probe]."""
+    attribute = attribute
+    """Effects of features on a probe: [`attribute`][saestore.analysis.probing.attribute]."""
+    monosemanticity = monosemanticity
+    """How alike a feature's samples are: [`monosemanticity`][saestore.analysis.directions.monosemanticity]."""
+    cloud = cloud
+    """Components of what features add: [`cloud`][saestore.analysis.directions.cloud]."""
 
     def _repr_html_(self) -> str:
         return html.of_set(self.path, self.attributes)
@@ -225,6 +250,34 @@ class ActivationSet(SetReader):
         from saestore.diagnostics.measure import diagnose
 
         return diagnose(self, embeddings, sae, n_rows=n_rows, seed=seed)
+
+    def explore(self, *, images: str | os.PathLike[str] | None = None) -> Any:
+        """The explorer as a notebook widget: pages about this set and its store.
+
+        Pages travel through the connection to the kernel: no port is opened, so it works on a cluster and on Colab.
+        Where the store is open for writing, pages can change names, notes, explanations and labels.
+
+        Parameters
+        ----------
+        images
+            The folder that keys of images start in; by default where the set records it.
+
+        Returns
+        -------
+        anywidget.AnyWidget
+            A notebook shows it.
+
+        Raises
+        ------
+        MissingDependencyError
+            anywidget or jinja2 is not installed.
+        """
+        from saestore.interop.optional import require
+
+        require("jinja2", "notebook", "explore()")
+        from saestore.web.doors import widget
+
+        return widget(self, None if images is None else Path(images))
 
     def to_xarray(self, chunks: Any = None, *, max_bytes: int = DENSE_LIMIT) -> xarray.Dataset:
         """A lazy Dataset: ``activation(sample, feature)`` as if it were dense, labels, statistics, provenance.

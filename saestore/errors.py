@@ -13,6 +13,7 @@ __all__ = [
     "InvalidInputError",
     "LockedError",
     "MissingDependencyError",
+    "NotAllowedError",
     "NotFoundError",
     "OutOfRangeError",
     "SaestoreError",
@@ -97,9 +98,15 @@ class CorruptStoreError(SaestoreError, OSError):
 
 
 class UnreachableError(SaestoreError, OSError):
-    """Stored bytes that cannot be read now: no permission, no network, no file handle left."""
+    """A place that cannot be used now: no network, an overloaded server, no file handle left."""
 
     code = "unreachable"
+
+
+class NotAllowedError(UnreachableError, PermissionError):
+    """A place that refuses this user: no permission, no credentials, or credentials that have expired."""
+
+    code = "not-allowed"
 
 
 class StoreConflictError(SaestoreError, FileExistsError):

@@ -30,7 +30,10 @@ MAX_ROWS_PER_SEGMENT = (1 << 32) - 1  # sample numbers inside a segment are uint
 DEFAULT_SEGMENT_ROWS = 1 << 16
 
 SEGMENTS = "segments"
+DELETED = "deleted"  # attribute of the store: how many sets were deleted from it
 NEXT = "next"  # holds the attributes of a set that will replace this one
+ATTEMPT = "+"  # in the name of a segment that one of several attempts at a task wrote
+TASKS = "tasks"  # holds the receipts of the tasks of a planned set
 BY_SAMPLE, BY_FEATURE = "by_sample", "by_feature"
 CSR_ATTRS = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0"}
 CSC_ATTRS = {"encoding-type": "csc_matrix", "encoding-version": "0.1.0"}
@@ -238,6 +241,8 @@ class SetAttributes:
         How many sets there were at this path, each replaced by the next; part of the names of segments from 2 on.
     identity
         SHA-256 of the attributes that the set began with: other content, or another generation, has another one.
+    plan
+        How the tasks of several processes write the set, until their segments are committed; else None.
     """
 
     n_features: int
@@ -257,6 +262,7 @@ class SetAttributes:
     derived: tuple[str, ...] = ()
     generation: int = 1
     identity: str = ""
+    plan: Mapping[str, Any] | None = None
 
     @property
     def n_samples(self) -> int:
@@ -312,6 +318,7 @@ class SetAttributes:
             "derived": list(self.derived),
             "generation": self.generation,
             "identity": self.identity,
+            **({} if self.plan is None else {"plan": dict(self.plan)}),
         }
         body = json.loads(canonical_json(body))  # what a reader will see, so that the checksum is of that
         return {**body, "checksum": digest(body)}
@@ -351,12 +358,14 @@ class SetAttributes:
                 derived=tuple(attrs["derived"]),
                 generation=int(attrs["generation"]),
                 identity=str(attrs["identity"]),
+                plan=attrs.get("plan"),
             )
             result._validate()
         except (KeyError, TypeError, ValueError) as e:
             raise StoreFormatError(
                 f"The attributes of {where} are not attributes of a format {FORMAT_VERSION} activation set "
-                f"({type(e).__name__}: {e}). They were damaged or changed by hand: restore its zarr.json from a copy."
+                f"({type(e).__name__}: {e}). They were damaged or changed by hand: restore its zarr.json from a copy.",
+                code="invalid-attributes",
             ) from e
         return result
 
@@ -379,7 +388,7 @@ class SetAttributes:
             raise ValueError("item_size is null, and the items have no pointers")
         if len({s.name for s in self.segments}) != len(self.segments):
             raise ValueError("two segments have the same name")
-        for mapping in (self.sae, self.source, self.summary, self.digests, self.dropped or {}):
+        for mapping in (self.sae, self.source, self.summary, self.digests, self.dropped or {}, self.plan or {}):
             if not isinstance(mapping, Mapping):
                 raise TypeError(f"{mapping!r} is not an object")
 
@@ -389,10 +398,12 @@ def check_version(attrs: Mapping[str, Any], where: str) -> None:
     version = attrs.get("format")
     if version is None:
         raise StoreFormatError(
-            f"{where} is a Zarr group but no saestore activation set (it has no attribute 'format')."
+            f"{where} is a Zarr group but no saestore activation set (it has no attribute 'format').",
+            code="not-a-set",
         )
     if version != FORMAT_VERSION:
         raise StoreFormatError(
             f"{where} is of format {version!r}; this version of saestore reads format {FORMAT_VERSION}. "
-            "Upgrade with `pip install --upgrade saestore`."
+            "Upgrade with `pip install --upgrade saestore`.",
+            code="newer-format",
         )

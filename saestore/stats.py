@@ -148,6 +148,8 @@ class RunningMoments:
         Pointers of all lists, int64 (n_features + 1,).
     n_rows
         Number of samples.
+    first
+        Entry that the pieces begin with, the beginning of a block.
 
     Notes
     -----
@@ -156,11 +158,11 @@ class RunningMoments:
 
     BLOCK = 1 << 16
 
-    def __init__(self, indptr: Array, n_rows: int, dtype: Any) -> None:
+    def __init__(self, indptr: Array, n_rows: int, dtype: Any, first: int = 0) -> None:
         self._indptr = indptr
         self._total = Moments.zeros(len(indptr) - 1, n_rows, dtype)
         self._block = np.empty(min(self.BLOCK, max(1, int(indptr[-1]))), dtype)
-        self._filled = self._done = 0
+        self._filled, self._done = 0, first
 
     def append(self, data: Array) -> None:
         """Add the activations that follow."""
@@ -183,11 +185,32 @@ class RunningMoments:
         first = int(np.searchsorted(self._indptr, start, "right")) - 1
         last = int(np.searchsorted(self._indptr, stop, "left"))
         pointers = np.clip(self._indptr[first : last + 1], start, stop) - start
-        block = Moments.of_lists(pointers, self._block[: self._filled], 0)
-        features = np.arange(first, last)
+        self.add(first, Moments.of_lists(pointers, self._block[: self._filled], 0))
+        self._done, self._filled = stop, 0
+
+    def add(self, first: int, block: Moments) -> None:
+        """Add the sums of the next block, of the features from `first` on."""
+        features = np.arange(first, first + len(block.n_active))
         for name, values in (self._total.take(features) + block).arrays().items():
             self._total.arrays()[name][features] = values
-        self._done, self._filled = stop, 0
+
+
+class MomentBlocks(RunningMoments):
+    """Sums of each block of entries, to be added to `RunningMoments` in their order.
+
+    Attributes
+    ----------
+    blocks
+        The first feature of each block, and its sums.
+    """
+
+    def __init__(self, indptr: Array, dtype: Any, first: int) -> None:
+        super().__init__(indptr, 0, dtype, first)
+        self.blocks: list[tuple[int, Moments]] = []
+
+    def add(self, first: int, block: Moments) -> None:
+        """Keep the sums of a block."""
+        self.blocks.append((first, block))
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 import zarr
 
 from saestore.activation_set import ActivationSet
+from saestore.distributed.engines import engine_of
 from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, did_you_mean
 from saestore.format import canonical_json, split_set_path
 from saestore.progress import Progress, ProgressOption
 from saestore.query import html
-from saestore.storage import find_sets, missing_as_error, open_root, stored_bytes
+from saestore.storage import durable, find_sets, local_folder, missing_as_error, open_root, stored_bytes
 from saestore.storage.open import raise_unreachable
 from saestore.verify import Report, verify_set, verify_store
-from saestore.writing import SetWriter
+from saestore.writing import SetLock, SetWriter
 from saestore.writing.matrix_rows import MatrixRows
 from saestore.writing.pipeline import Destination, check_storage_options, write_set
 from saestore.writing.plan import ItemTable, WritePlan
@@ -32,23 +33,41 @@ if TYPE_CHECKING:
 _SHOWN = 20  # sets in a notebook
 
 
-def open(location: Any, mode: str = "r") -> Store:
+def open(
+    location: Any,
+    mode: str = "r",
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    durability: str = "full",
+) -> Store:
     """Open a store.
 
     Parameters
     ----------
     location
-        A folder, a URL that zarr can open, or a zarr store such as ``zarr.storage.MemoryStore()`` or the ``.store`` of
-        an icechunk session.
+        A folder, a zip file (to read), a URL (``s3://``, ``gs://``, ``az://``; ``http://``, ``https://``, ``hf://`` to
+        read), an icechunk session, or a zarr store such as ``zarr.storage.MemoryStore()``.
     mode
         ``"r"`` to read; ``"r+"`` to read and write; ``"a"`` to read and write, created if it does not exist.
+    storage_options
+        What reaches a URL: ``endpoint``, ``region``, ``access_key_id``, ``skip_signature``, ``timeout``,
+        ``max_retries`` and the other keys of obstore. The environment variables of the provider are read as well.
+    durability
+        ``"full"``: what a local folder has committed outlives a crash of the machine. ``"fast"``: only a crash of the
+        process; for this folder, in this process, until it is opened again.
 
     Raises
     ------
-    NotFoundError, StoreFormatError, StoreWriteError
-        Nothing is there; it is not a store, or a newer one; it cannot be written.
+    NotFoundError, StoreFormatError
+        Nothing is there; it is not a store, or a newer one.
+    NotAllowedError, UnreachableError
+        The credentials do not suffice; the place does not answer.
+    StoreWriteError
+        It cannot be written.
     """
-    return Store(open_root(location, mode), mode)
+    root = open_root(location, mode, storage_options)
+    durable.set_durability(local_folder(root), durability)
+    return Store(root, mode)
 
 
 class Store(Mapping[str, ActivationSet]):
@@ -144,6 +163,7 @@ class Store(Mapping[str, ActivationSet]):
         segment_rows: int | None = None,
         overwrite: bool = False,
         memory: int = DEFAULT_MEMORY,
+        durability: str | None = None,
         progress: ProgressOption = False,
     ) -> ActivationSet:
         """Store ready activations exactly: every non-zero, negative ones too; duplicates are summed first.
@@ -182,6 +202,8 @@ class Store(Mapping[str, ActivationSet]):
             Replace a set of other content.
         memory
             Bound in bytes on the merge at the end.
+        durability
+            ``"full"`` or ``"fast"``, as `saestore.open` takes it; by default as the store was opened.
         progress
             True shows bars and lines on stderr, False shows nothing, a function receives every line.
 
@@ -206,14 +228,35 @@ class Store(Mapping[str, ActivationSet]):
             sae=given_sae_record(sae, path, rows.n_features),
             settings={name: f"source {name}" for name in given},
         )
-        write_set(plan, Destination(self.root), Progress(progress), overwrite=overwrite, memory=memory)
+        with durable.at_durability(local_folder(self.root), durability):
+            write_set(plan, Destination(self.root), Progress(progress), overwrite=overwrite, memory=memory)
         return self[path]
 
-    def compact(self, path: str, *, memory: int = DEFAULT_MEMORY, progress: ProgressOption = False) -> ActivationSet:
-        """Merge the segments of a set into one, in at most `memory` bytes; queries answer the same all the while."""
-        path = self.resolve(path)
+    def compact(
+        self,
+        path: str,
+        *,
+        memory: int = DEFAULT_MEMORY,
+        client: Any = None,
+        progress: ProgressOption = False,
+    ) -> ActivationSet:
+        """Merge the segments of a set into one; queries answer the same all the while.
+
+        Parameters
+        ----------
+        path
+            Any part of the set's path that fits one set only.
+        memory
+            Bound in bytes, of each process that merges.
+        client
+            A ``distributed.Client`` whose workers merge, each some shards of the result; the bytes are the same. By
+            default this process merges.
+        progress
+            True shows lines on stderr, False shows nothing, a function receives every line.
+        """
+        path, engine = self.resolve(path), engine_of(client)
         with SetWriter(self.root, path) as writer:
-            writer.compact(memory=memory, progress=Progress(progress).line)
+            writer.compact(memory=memory, progress=Progress(progress).line, engine=engine)
         return self[path]
 
     def verify(self, path: str | None = None, progress: ProgressOption = False) -> Report:
@@ -227,8 +270,35 @@ class Store(Mapping[str, ActivationSet]):
             raise_unreachable(path or "the store", error)
             raise
 
+    def unlock(self, path: str, *, force: bool = False) -> dict[str, Any] | None:
+        """Remove the lock that a writer left which cannot be seen from here, such as one of another host.
+
+        The lock of a writer that ended on this machine, or that did not renew its lease on an object store, needs no
+        unlocking: the next writer takes it over.
+
+        Parameters
+        ----------
+        path
+            The set: any part of its path that fits one set only, or its full path.
+        force
+            Remove the lock of a living writer too; it commits nothing from then on.
+
+        Returns
+        -------
+        dict or None
+            Whose lock it was (``host``, ``pid``, ``time`` …); None where the set is not locked.
+
+        Raises
+        ------
+        LockedError
+            The writer is alive, and `force` is False (code ``owner-alive``).
+        """
+        if path.count("/") != 2:  # a writer may have left nothing else than the lock
+            path = self.resolve(path)
+        return SetLock(self.root, path).break_(force=force)
+
     def delete(self, path: str) -> None:
-        """Remove an activation set."""
+        """Remove an activation set; the same call goes on where an earlier one was killed."""
         path = self.resolve(path)
         with SetWriter(self.root, path) as writer:
             writer.clear()

@@ -22,12 +22,12 @@ from saestore.segment.check import check_segment
 from saestore.segment.write import segment_nodes
 from saestore.stats import STATISTICS, Moments
 from saestore.storage import DOCUMENT, SnapshotStore, find_sets, local_folder, missing_as_error
-from saestore.storage.open import ROOT_ATTRIBUTES
+from saestore.storage.open import root_attributes
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.stored_table import MATRIX, StoredTable
 from saestore.writing.derived import DERIVED, PER_SAMPLE, per_sample
 from saestore.writing.lock import LOCK, holder_of
-from saestore.writing.writer import read_attributes
+from saestore.writing.writer import n_deleted, read_attributes
 
 __all__ = ["Problem", "Report", "verify_set", "verify_store"]
 
@@ -181,7 +181,10 @@ def _check_document(root: zarr.Group, path: str, attributes: Mapping[str, Any] |
 
 def _check_parents(root: zarr.Group, paths: Iterable[str]) -> Iterator[Finding]:
     parents = {"/".join(p.split("/")[:n]) for p in paths for n in (1, 2)}
-    yield from _check_document(root, "", ROOT_ATTRIBUTES)
+    deleted = 0
+    with suppress(Exception):  # a damaged document is named below
+        deleted = n_deleted(root)[0]
+    yield from _check_document(root, "", root_attributes(deleted))
     for parent in sorted(parents):
         yield from _check_document(root, parent, {})
 
@@ -299,11 +302,11 @@ def _check_derived(
             unreadable |= dict(_check_array(group, node, None))
     for node, what in unreadable.items():
         yield f"{path}/{node}", what
-    current = attributes.derived == tuple(s.name for s in attributes.segments)
+    current = bool(attributes.segments) and attributes.derived == tuple(s.name for s in attributes.segments)
     if not current or any(True for _ in damaged):
         return
     segments = [Segment(SnapshotStore(group.store), group.path, info) for info in attributes.segments]
-    moments = read_moments(segments) if segments else Moments.zeros(attributes.n_features, 0, attributes.dtype)
+    moments = read_moments(segments)
     for name in DERIVED:
         if name in unreadable:
             continue
@@ -334,8 +337,8 @@ def _agrees(group: zarr.Group, name: str, attributes: SetAttributes, segments: l
 def _check_leftovers(
     root: zarr.Group, group: zarr.Group, attributes: SetAttributes, path: str, damaged: set[str]
 ) -> Iterator[Finding]:
-    """What the attributes do not name; while a living builder holds the lock it may be its work in progress."""
-    if holder_of(root, path) is not None:
+    """What the attributes do not name; while a builder holds the lock or tasks are planned, it may be their work."""
+    if holder_of(root, path) is not None or attributes.plan is not None:
         return
     if LOCK in group:
         yield f"{path}/{LOCK}", "is the lock of a process that is gone; the next build takes it over"

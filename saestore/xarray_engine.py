@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +24,13 @@ class SaestoreBackend(BackendEntrypoint):
 
     description: ClassVar[str] = "Open activation sets of saestore stores, lazily, as if they were dense"
     # Listed here, because xarray looks them up only for engines that it finds by name.
-    open_dataset_parameters: ClassVar[tuple[str, ...]] = ("filename_or_obj", "drop_variables", "group", "max_bytes")
+    open_dataset_parameters: ClassVar[tuple[str, ...]] = (
+        "filename_or_obj",
+        "drop_variables",
+        "group",
+        "max_bytes",
+        "storage_options",
+    )
 
     def open_dataset(
         self,
@@ -33,6 +39,7 @@ class SaestoreBackend(BackendEntrypoint):
         drop_variables: str | Iterable[str] | None = None,
         group: str | None = None,
         max_bytes: int = DENSE_LIMIT,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> xr.Dataset:
         """Open an activation set.
 
@@ -46,6 +53,8 @@ class SaestoreBackend(BackendEntrypoint):
             The set: any part of its path that fits one set only. Not needed for a store with one set.
         max_bytes
             The largest dense array that is made at once.
+        storage_options
+            What reaches a URL; see `saestore.open`.
 
         Raises
         ------
@@ -55,7 +64,9 @@ class SaestoreBackend(BackendEntrypoint):
         if isinstance(filename_or_obj, ActivationSet):
             acts = filename_or_obj
         else:
-            store = filename_or_obj if isinstance(filename_or_obj, Store) else open_store(filename_or_obj)
+            store = filename_or_obj if isinstance(filename_or_obj, Store) else None
+            if store is None:
+                store = open_store(filename_or_obj, storage_options=storage_options)
             acts = store[group or ""]
         drop = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or ())
         return make_dataset(acts, max_bytes).drop_vars(drop, errors="ignore")

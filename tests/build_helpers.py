@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -151,12 +151,12 @@ class Server:
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables
         )
 
-    def start(self, build, **when):
+    def start(self, build=None, **when):
         """Begin a build; returns its process id.
 
-        `build` are the arguments of `saestore.build`. `when` says what befalls it: ``kill_at``, ``stop_at``,
-        ``interrupt_at``, ``full_at`` (no space from then on) the n-th change of the file system, or ``kill_after`` so
-        many seconds.
+        `build` are the arguments of `saestore.build`; ``command`` in its place are words for the command line. `when`
+        says what befalls it: ``kill_at``, ``stop_at``, ``interrupt_at``, ``full_at`` (no space from then on) the n-th
+        change of the file system, or ``kill_after`` so many seconds.
         """
         print(json.dumps({"build": build, **when}, default=str), file=self._process.stdin, flush=True)
         return json.loads(self._process.stdout.readline())["pid"]
@@ -165,7 +165,7 @@ class Server:
         """How the build ended: ``exit`` code (negative: killed by that signal), what it said, and what it changed."""
         return json.loads(self._process.stdout.readline())
 
-    def run(self, build, **when):
+    def run(self, build=None, **when):
         self.start(build, **when)
         return self.result()
 
@@ -218,8 +218,13 @@ def _child(job, report):
     _befall(job, changes)
     result = {}
     try:
-        acts = saestore.build(**job["build"], progress=False)
-        result = {"samples": len(acts)}
+        if "command" in job:
+            from saestore.cli import main
+
+            with redirect_stdout(sys.stderr):  # what it prints is no answer of the server
+                main(job["command"], standalone_mode=False)
+        else:
+            result = {"samples": len(saestore.build(**job["build"], progress=False))}
         code = 0
     except BaseException as error:  # noqa: BLE001 (an interrupt is one of those that a test asks about)
         result = {"error": type(error).__name__, "message": str(error)}
@@ -234,7 +239,9 @@ def _serve():
     import tqdm.auto  # noqa: F401
     import zarr.codecs.numcodecs  # noqa: F401
 
-    import saestore.ingest.build_plan  # noqa: F401
+    import saestore.cli
+    import saestore.ingest.build_plan
+    import saestore.ingest.planning  # noqa: F401
 
     gc.collect()
     gc.freeze()

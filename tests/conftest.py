@@ -1,8 +1,13 @@
 """What every test shares."""
 
+import os
 import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import effort
 import pytest
 import tiny_blocks
 from hypothesis import settings
@@ -16,11 +21,28 @@ settings.load_profile("ci")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--tiny-blocks", action="store_true", help="shrink every block constant to 3; see tiny_blocks.py")
+    parser.addoption("--thorough", action="store_true", help="inject every fault and draw many more examples: an hour")
+
+
+# Where files are in memory: on a disk the tests wait for flushes most of the time, 2 s for each set that they write.
+IN_MEMORY = Path("/dev/shm")
+ENOUGH = 4 << 30
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ENOUGH:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
+    effort.THOROUGH = config.getoption("--thorough", default=False)
     if config.getoption("--tiny-blocks", default=False):
         assert len(tiny_blocks.shrink()) > 10, "where have the block constants gone?"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def scratch_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have `tempfile` create its folders below pytest's, so that they go when the run ends."""
+    before, tempfile.tempdir = tempfile.tempdir, str(tmp_path_factory.mktemp("scratch"))
+    yield
+    tempfile.tempdir = before
 
 
 @pytest.fixture(scope="session")
@@ -39,8 +61,32 @@ def project_dir() -> Path:
 def example_store(tmp_path_factory: pytest.TempPathFactory, project_dir: Path) -> Path:
     """A store of both shipped examples, built from their embeddings through their SAEs. Not to be written to."""
     pytest.importorskip("torch", reason="building needs torch")
-    store = tmp_path_factory.mktemp("examples") / "activations.zarr"
-    clevr, isarcasm = project_dir / "examples" / "clevr", project_dir / "examples" / "isarcasm"
+    base = tmp_path_factory.getbasetemp()
+    store = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "examples" / "activations.zarr"
+    _once(store.parent, lambda: _build_examples(store, project_dir / "examples"))
+    return store
+
+
+def _once(folder: Path, work: Callable[[], None]) -> None:
+    """Do a piece of work in the first of the processes that test side by side; the others wait for it."""
+    done, failed = folder / "done", folder / "failed"
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        while not done.exists():
+            assert not failed.exists(), "another worker failed to build the examples"
+            time.sleep(0.1)
+        return
+    try:
+        work()
+    except BaseException:
+        failed.touch()
+        raise
+    done.touch()
+
+
+def _build_examples(store: Path, examples: Path) -> None:
+    clevr, isarcasm = examples / "clevr", examples / "isarcasm"
     saestore.build(
         "CLEVR",
         store=store,
@@ -61,7 +107,6 @@ def example_store(tmp_path_factory: pytest.TempPathFactory, project_dir: Path) -
         token_spans=f"{isarcasm}/tokens.npz:offsets",
         progress=False,
     )
-    return store
 
 
 @pytest.fixture

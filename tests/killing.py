@@ -29,7 +29,7 @@ from saestore.writing import SetWriter, writer
 
 CASE = make_case(3, 48, 9, density=0.4, segment_rows=16, chunk=40, shard=80)
 KILLED = 9
-RANDOM_KILLS = 4
+RANDOM_KILLS = 3
 
 
 def build(folder: Path) -> None:
@@ -66,9 +66,9 @@ class Job:
 
 
 JOBS = {
-    "build": Job(build, 9),
-    "write": Job(write, 9),
-    "compact": Job(compact, 9, prepare=uncompacted),
+    "build": Job(build, 6),
+    "write": Job(write, 6),
+    "compact": Job(compact, 6, prepare=uncompacted),
 }
 
 
@@ -228,7 +228,7 @@ def main(name: str, base: Path) -> None:
         kill_once(job.run, fresh(base / "once", template), n)
         assert_same(base / "once", expected, f"killed at write {n} of {total}")
     if job.goes_on:
-        kill_again_and_again(job.run, fresh(base / "again", template))
+        kill_again_and_again(job.run, fresh(base / "again", template), max(9, total // 6))
         assert_same(base / "again", expected, "killed again and again")
     kill_at_random(job.run, fresh(base / "random", template), seconds)
     assert_same(base / "random", expected, "killed at random")
@@ -240,9 +240,9 @@ def kill_once(job: Callable, folder: Path, n: int) -> None:
     succeed(job, folder)
 
 
-def kill_again_and_again(job: Callable, folder: Path) -> None:
-    """A little later every time, until it is quicker than that."""
-    for n in itertools.count(1, 9):
+def kill_again_and_again(job: Callable, folder: Path, step: int) -> None:
+    """A few writes later every time, until it is quicker than that."""
+    for n in itertools.count(1, step):
         status = in_child(killed, job, folder, n)
         if status == 0:
             return

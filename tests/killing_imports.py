@@ -32,5 +32,5 @@ if __name__ == "__main__":
     name, base = sys.argv[1], Path(sys.argv[2])
     source = base / f"{name}.npz"
     sp.save_npz(source, CASE.csr.asformat(name))
-    killing.JOBS[name] = Job(importer(source), 6, goes_on=False)
+    killing.JOBS[name] = Job(importer(source), 4, goes_on=False)
     killing.main(name, base)

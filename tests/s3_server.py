@@ -119,9 +119,11 @@ class S3:
     def _delete(self, body: bytes) -> Any:
         from aiohttp import web
 
-        for key in re.findall(r"<Key>(.*?)</Key>", body.decode()):
+        keys = re.findall(r"<Key>(.*?)</Key>", body.decode())
+        for key in keys:
             self.objects.pop(unescape(key), None)
-        return web.Response(text="<DeleteResult></DeleteResult>", content_type="application/xml")
+        done = "".join(f"<Deleted><Key>{key}</Key></Deleted>" for key in keys)
+        return web.Response(text=f"<DeleteResult>{done}</DeleteResult>", content_type="application/xml")
 
     def _list(self, query: Any) -> Any:
         from aiohttp import web

@@ -234,6 +234,7 @@ def test_what_top_k_drops_is_added_up(tmp_path, inputs):
     assert ours["max_relative_error"] == theirs["max_relative_error"]
 
 
+@pytest.mark.once
 def test_killed_anywhere_it_goes_on_and_readers_see_old_or_new(tmp_path, inputs):
     """At every state that a kill leaves, the set opens and says of the samples that it has what a whole build says."""
     expected = clip_scope_dense(inputs[1]["sae"], torch.from_numpy(np.load(inputs[1]["embeddings"])))
@@ -244,7 +245,7 @@ def test_killed_anywhere_it_goes_on_and_readers_see_old_or_new(tmp_path, inputs)
         done = processes.run({**inputs[1], "store": str(undisturbed), "append": True})
         assert done["exit"] == 0, done
         seen = set()
-        for n in np.linspace(3, done["changes"] - 1, 9, dtype=int).tolist():
+        for n in np.linspace(3, done["changes"] - 1, 7, dtype=int).tolist():
             store = tmp_path / f"killed-{n}"
             shutil.copytree(base, store)
             opened = saestore.open(store)[PATH]

@@ -115,7 +115,7 @@ def points(n_changes, n_early, n_late):
 
 def test_killed_at_any_change_and_started_again(tmp_path, processes, job, undisturbed, dense):
     seen = set()
-    for n in points(undisturbed[1] - 4, 6, 14):
+    for n in points(undisturbed[1] - 4, 4, 8):
         store = tmp_path / f"killed-{n}"
         assert processes.run(job(store), kill_at=n)["exit"] == -9
         seen.add(phase(store, dense))
@@ -139,7 +139,7 @@ def test_killed_again_and_again(tmp_path, processes, job, undisturbed, dense):
 
 def test_killed_at_random_times(tmp_path, processes, job, undisturbed, dense):
     store, random = tmp_path / "store", np.random.default_rng(1)
-    for _ in range(6):
+    for _ in range(4):
         processes.run(job(store), kill_after=float(random.uniform(0.02, 0.5)))
         phase(store, dense)
     assert_finishes(processes, job, store, undisturbed)

@@ -174,7 +174,8 @@ def test_a_merge_takes_no_more_steps_for_more_segments():
             snapshot = SnapshotStore(root.store)
             segments = [Segment(snapshot, PATH, info) for info in writer.attributes.segments]
         with decoded() as chunks:
-            pieces = [len(samples) for samples, _ in merge._merged(segments, entries)]
+            ends = [0] * len(segments), [segment.info.nnz for segment in segments]
+            pieces = [len(samples) for samples, _ in merge._merged(segments, entries, *ends)]
         # Pointers, samples and activations of each, though a block of each is a small part of its one chunk.
         assert chunks["chunks"] == 3 * len(segments)
         assert sum(pieces) == matrix.nnz

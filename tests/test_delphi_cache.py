@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from raising import raises
-from strategies import cases, make_case, memory_store, write_case
+from strategies import cases, make_case, scratch_store, write_case
 
 import saestore
 from saestore.errors import InvalidInputError, NotFoundError
@@ -22,7 +22,7 @@ CTX = 10
 
 
 def imported(path, **how):
-    return saestore.import_activations("Texts/token/mine", path, store=memory_store(), **how)
+    return saestore.import_activations("Texts/token/mine", path, store=scratch_store(), **how)
 
 
 def faults(acts):
@@ -52,8 +52,8 @@ def test_a_cache_comes_in(tmp_path):
     assert sae["architecture"] is sae["fingerprint"] is None  # a cache does not say which SAE it was
     assert (source["model_name"], source["dataset_repo"]) == ("some/model", "some/texts")
     assert "float16_values" in faults(acts)
-    with pytest.raises(InvalidInputError, match=r"names no SAE, and .* does not name it either"):
-        saestore.import_activations("Texts/token", folder, store=memory_store())
+    with raises(InvalidInputError, "missing-sae", "Texts/token"):
+        saestore.import_activations("Texts/token", folder, store=scratch_store())
 
 
 def test_wide_latents_and_many_sequences(tmp_path):
@@ -163,7 +163,7 @@ def test_files_that_are_missing(tmp_path):
 
 def exported(case, tmp_path, **how):
     """A cache of a case, and the folder of its one hookpoint."""
-    acts = write_case(memory_store(), case)
+    acts = write_case(scratch_store(), case)
     done = saestore.export(acts, tmp_path / "cache", format="delphi", **how)
     (folder,) = (tmp_path / "cache").iterdir()
     return done, folder
@@ -303,7 +303,7 @@ def test_token_ids_come_in_and_go_out_again(tmp_path):
 
 
 def test_an_export_without_token_ids_says_so(tmp_path):
-    acts = memory_store().write("Texts/token/mine", sp.csr_array(top_rows(60, 40, 6)), item_ptr=CTX)
+    acts = scratch_store().write("Texts/token/mine", sp.csr_array(top_rows(60, 40, 6)), item_ptr=CTX)
     written = saestore.export(acts, tmp_path / "out", format="delphi")
     assert "no token ids" in written.notes[0]
 

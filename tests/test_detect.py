@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from raising import raises
 from sklearn import metrics as sk
-from strategies import PATH, cases, make_case, memory_store, write_case, write_segments
+from strategies import PATH, cases, make_case, scratch_store, write_case, write_segments
 
 from saestore.detection import DetectionOptions
 from saestore.detection.prune import choose, default_max_fraction
@@ -243,7 +243,7 @@ def planted(seed, *, n_items=24, palette="ties", dtype="float32", segment_rows=N
     case = make_case(
         seed, 90, 9, density=0.3, palette=palette, dtype=dtype, segment_rows=segment_rows, chunk=7, shard=28
     )
-    store = memory_store()
+    store = scratch_store()
     write_segments(store, case)
     with SetWriter(store.root, PATH) as writer:  # complete, in segments
         writer.commit(replace(writer.attributes, planned_samples=None))
@@ -327,7 +327,7 @@ def test_detection_equals_brute_force(seed, palette, dtype, segment_rows):
 
 def stored(dense, item_ptr, split, concepts):
     """A store of a dense array whose items have these splits and concepts."""
-    store = memory_store()
+    store = scratch_store()
     n_items = len(item_ptr) - 1
     items = {"image_path": [f"{i}.png" for i in range(n_items)], "split": split}
     acts = store.write("Toy/patch/x", sp.csr_array(np.asarray(dense, np.float32)), np.array(item_ptr), items)
@@ -420,7 +420,7 @@ def test_nothing_of_the_test_split_changes_a_choice(level, score):
     dense = case.dense.copy()
     dense[test_rows] = rng.permutation(dense[test_rows].ravel()).reshape(dense[test_rows].shape)
     red = np.where(test_items, rng.permutation(case.red), case.red)
-    other_store = memory_store()
+    other_store = scratch_store()
     other = write_case(other_store, replace(case, dense=dense, red=red))
     matrix = acts.concept_matrix("item").toarray()
     shuffled = matrix.copy()
@@ -458,7 +458,7 @@ def test_what_cannot_be_detected_is_one_error():
     only_train = one_per_item([column], ["train"] * 6 + ["test"] * 6, {"a": [1, 0] * 6})
     with raises(NotFoundError, "empty-split", "'cal'", "test, train"):
         only_train.detect()
-    bare = memory_store().write(
+    bare = scratch_store().write(
         "Toy/patch/x", sp.csr_array(np.ones((3, 2), np.float32)), items={"image_path": list("abc")}
     )
     bare.concepts.add({"a": [1, 0, 1]})
@@ -496,7 +496,7 @@ def test_combinations_equal_brute_force():
     rng = np.random.default_rng(8)
     case = make_case(21, 300, 8, density=0.3, palette="heavy")
     case = replace(case, item_ptr=np.arange(0, 301, 5), split=rng.integers(0, 3, 60), red=rng.random(60) < 0.4)
-    acts = write_case(memory_store(), case)
+    acts = write_case(scratch_store(), case)
     found = detect(acts, max_features=4, n_resamples=5, **ALL)
     split, truth = np.array(["train", "cal", "test"])[case.split], case.red
     best = brute_detect.candidates(case.dense, case.item_of_sample, split, truth, truth[case.item_of_sample])[:4]

@@ -9,7 +9,7 @@ import pytest
 from raising import raises
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.linear_model import LogisticRegression
-from strategies import make_case, memory_store, write_case
+from strategies import make_case, scratch_store, write_case
 
 from saestore.detection import DetectionOptions
 from saestore.detection import baselines as made
@@ -42,7 +42,7 @@ def world():
     embeddings[part, 2] += 3
     case = make_case(3, n, 6, density=0.3, palette="heavy")
     case = replace(case, item_ptr=np.arange(0, n + 1, SIZE), split=rng.integers(0, 3, N_ITEMS), red=red)
-    acts = write_case(memory_store(), case)
+    acts = write_case(scratch_store(), case)
     acts.concepts.add({"color::red": part}, "sample")
     return case, acts, embeddings, part
 
@@ -243,6 +243,7 @@ def tables_of(page):
     return found
 
 
+@pytest.mark.once
 def test_documentation_has_the_numbers_of_the_examples(example_store, project_dir, tmp_path):
     """All methods are there; those that need no solver, whose versions differ, have these very numbers."""
     import saestore

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
+pytestmark = pytest.mark.once
+
 pytest.importorskip("setuptools", minversion="77", reason="what pyproject.toml builds with")
 
 # What setuptools, tests and `make` put beside the files of the checkout.

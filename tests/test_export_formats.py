@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from raising import raises
-from strategies import cases, make_case, memory_store, write_case
+from strategies import cases, make_case, scratch_store, write_case
 
 import saestore
 from saestore.errors import InvalidInputError, StoreConflictError, StoreWriteError
@@ -17,11 +17,11 @@ BACK = "Back/patch/sae"
 
 
 def stored(case):
-    return write_case(memory_store(), case)
+    return write_case(scratch_store(), case)
 
 
 def back(path, store=None, set_path=BACK, **how):
-    return saestore.import_activations(set_path, path, store=store or memory_store(), **how)
+    return saestore.import_activations(set_path, path, store=store or scratch_store(), **how)
 
 
 def dense_of(case):

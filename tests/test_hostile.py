@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from raising import raises
-from strategies import make_case, memory_store, write_case
+from strategies import make_case, scratch_store, write_case
 from zarr.storage import LocalStore, WrapperStore
 
 import saestore
@@ -24,7 +24,7 @@ def case():
 
 @pytest.fixture
 def acts(case):
-    return write_case(memory_store(), case)
+    return write_case(scratch_store(), case)
 
 
 def test_a_tensor_of_one_element_keeps_its_dimension(acts):
@@ -126,9 +126,9 @@ def test_a_store_is_opened_by_any_kind_of_path(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for location in (bytes(tmp_path / "s.zarr"), "~/s.zarr", type(tmp_path)("~/s.zarr")):
         assert list(saestore.open(location)) == ["Toy/patch/s"]
-    (tmp_path / "s.zip").write_bytes(b"PK")
-    with raises(StoreFormatError, "store-format", "ZipStore"):
-        saestore.open(tmp_path / "s.zip")
+    (tmp_path / "s.txt").write_bytes(b"PK")
+    with raises(StoreFormatError, "store-format", "a store is a folder or a zip file"):
+        saestore.open(tmp_path / "s.txt")
 
 
 class Refusing(WrapperStore):
@@ -164,7 +164,8 @@ def test_what_cannot_be_reached_is_not_damage(tmp_path, monkeypatch, error):
         store = saestore.open(Refusing(LocalStore(tmp_path / "s.zarr")))
         monkeypatch.setattr(Refusing, "error", error)
         monkeypatch.setattr(Refusing, "key", key)
-        with raises(UnreachableError, "unreachable", error.strerror or str(error)):
+        code = "not-allowed" if isinstance(error, PermissionError) else "unreachable"
+        with raises(UnreachableError, code, error.strerror or str(error)):
             ask(store)
         monkeypatch.setattr(Refusing, "error", None)
         assert store["Toy"].top_samples(1, 1).activation.tolist() == [22.0]
@@ -229,7 +230,7 @@ def _together(*parts):
 def test_the_accessor_refuses_a_dataset_with_other_values(acts, name):
     if "blocks" in name:
         pytest.importorskip("dask")
-    other = write_case(memory_store(), make_case(8, 40, 6, segment_rows=11, chunk=16, shard=32))
+    other = write_case(scratch_store(), make_case(8, 40, 6, segment_rows=11, chunk=16, shard=32))
     dataset = MOVED[name](acts.to_xarray(), other.to_xarray())
     for ask in (lambda: dataset.sae.top(3), dataset.sae.stats, lambda: dataset.sae.plot.histogram(3)):
         with raises(InvalidInputError, "not-a-selection"):

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from raising import raises
-from strategies import cases, make_case, memory_store
+from strategies import cases, make_case, scratch_store
 
 import saestore
 from saestore.errors import InvalidInputError
@@ -42,7 +42,7 @@ def quiet():
 
 
 def imported(path, **how):
-    return saestore.import_activations("Cells/cls/mine", path, store=memory_store(), **how)
+    return saestore.import_activations("Cells/cls/mine", path, store=scratch_store(), **how)
 
 
 @settings(max_examples=6)
@@ -84,12 +84,12 @@ def test_samples_of_an_item_follow_each_other(tmp_path):
 def test_what_to_anndata_gave_comes_back(tmp_path):
     """The file that a user wrote from `acts.to_anndata()`."""
     case = make_case(5, 20, 7, palette="signed")
-    acts = memory_store().write("Toy/patch/sae", case.csr, case.item_ptr, case.items)
+    acts = scratch_store().write("Toy/patch/sae", case.csr, case.item_ptr, case.items)
     with quiet():
         adata = acts.to_anndata()
         adata.X = sp.csr_matrix(case.csr)
         adata.write_h5ad(tmp_path / "x.h5ad")
-    again = saestore.import_activations("Toy/patch/again", tmp_path / "x.h5ad", store=memory_store())
+    again = saestore.import_activations("Toy/patch/again", tmp_path / "x.h5ad", store=scratch_store())
     assert np.array_equal(again.dense(), case.dense)
     assert again.items.column("split").tolist() == [
         case.items["split"][i] for i in range(case.n_items) if np.diff(case.item_ptr)[i]

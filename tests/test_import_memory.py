@@ -12,6 +12,8 @@ import scipy.sparse as sp
 
 import saestore
 
+pytestmark = pytest.mark.once
+
 MIB = 1 << 20
 ENTRIES = 20  # of a row
 

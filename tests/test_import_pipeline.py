@@ -8,7 +8,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from raising import raises
-from strategies import memory_store
+from strategies import scratch_store
 
 import saestore
 from saestore.errors import InvalidInputError, NotFoundError
@@ -31,7 +31,7 @@ WIDTH, K = 40, 6
 
 
 def imported(path, set_path="Some/cls/sae", **how):
-    return saestore.import_activations(set_path, path, store=memory_store(), **how)
+    return saestore.import_activations(set_path, path, store=scratch_store(), **how)
 
 
 def kinds(acts):
@@ -60,7 +60,7 @@ def test_rows_of_indices_and_values(seed, n, width, k, parts, half, tmp_path_fac
 def test_what_is_known_and_what_is_not(tmp_path):
     dense = top_rows(512, WIDTH, K)
     path = save_sparse(tmp_path, dense, K)
-    acts = saestore.import_activations("CLEVR/patch", path, store=memory_store())
+    acts = saestore.import_activations("CLEVR/patch", path, store=scratch_store())
     assert acts.path == "CLEVR/patch/clip-scope-22"
     assert acts.shape == (512, 1 << 16)
     assert np.array_equal(acts.dense(features=slice(0, WIDTH)), dense)
@@ -179,7 +179,7 @@ def test_rows_that_were_cut(tmp_path):
     full = int((np.count_nonzero(dense, axis=1) == K).sum())
     assert full
     path = save_sparse(tmp_path, dense, K, "gemmascope_patch_sparse_layer34")
-    acts = saestore.import_activations("Sarcasm/token", path, store=memory_store(), item_ptr=1)
+    acts = saestore.import_activations("Sarcasm/token", path, store=scratch_store(), item_ptr=1)
     assert acts.path == "Sarcasm/token/gemma-scope-9b-34-16k"
     assert kinds(acts)["cut_to_k"] == ("info", full)
     message = next(f["message"] for f in acts.attributes.source["faults"] if f["kind"] == "cut_to_k")
@@ -200,7 +200,7 @@ def test_the_name_of_a_file_says_its_samples(tmp_path):
     path = save_sparse(tmp_path, top_rows(), K, "clipscope_cls_sparse_layer22")
     with raises(InvalidInputError, "wrong-sample-type"):
         imported(path, "Some/patch/sae")
-    with pytest.raises(InvalidInputError, match="--n-features"):
+    with raises(InvalidInputError, "missing-n-features", "--n-features"):
         imported(save_sparse(tmp_path, top_rows(), K, "mine"))
 
 
@@ -241,7 +241,7 @@ def test_the_unit_mapping_is_checked_against_the_sparse_file(tmp_path):
     kept[:, KEPT] = dense[:, KEPT]
     for path, expected, positive in ((filtered, kept, False), (made_dense, np.maximum(kept, 0), True)):
         for how in ({}, {"sparse": sparse}):  # found where the pipeline has it, or given
-            acts = saestore.import_activations("CLEVR/patch", path, store=memory_store(), **how)
+            acts = saestore.import_activations("CLEVR/patch", path, store=scratch_store(), **how)
             assert np.array_equal(acts.dense(features=slice(0, WIDTH)), expected)
             assert acts.path == "CLEVR/patch/clip-scope-22"
             assert acts.shape[1] == 1 << 16

@@ -18,6 +18,7 @@ from saestore.errors import InvalidInputError, StoreConflictError
 PATH = "Shapes/patch/sae"
 
 
+@pytest.mark.once
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the program forks, so that its children need not import again")
 @pytest.mark.parametrize("job", FORMATS)
 def test_killed_anywhere_it_goes_on(job, tmp_path):

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from raising import raises
-from strategies import PATH, cases, make_case, memory_store, write_case, write_segments
+from strategies import PATH, cases, make_case, scratch_store, write_case, write_segments
 
 import saestore
 from saestore.errors import InvalidInputError, MissingDependencyError, OutOfRangeError, TooLargeError
@@ -29,7 +29,7 @@ def acts(tmp_path_factory):
 @settings(max_examples=12)
 @given(cases(), st.data())
 def test_points_are_numpys(case, data):
-    acts = write_segments(memory_store(), case)
+    acts = write_segments(scratch_store(), case)
     n, m = case.dense.shape
     pairs = data.draw(st.lists(st.tuples(st.integers(-n, n - 1), st.integers(-m, m - 1)), max_size=20))
     rows, columns = np.array(pairs, np.int64).reshape(-1, 2).T
@@ -85,7 +85,7 @@ def test_arrow_that_is_missing_names_the_extra(acts, monkeypatch):
 
 def test_anndata_has_activations_labels_and_statistics(acts):
     pytest.importorskip("anndata")
-    store = memory_store()
+    store = scratch_store()
     whole = write_case(store, CASE)
     whole.concepts.add({"bright": np.arange(60) % 7 == 0}, level="sample")
     for activations in (whole, acts):
@@ -131,7 +131,7 @@ def test_anndata_of_one_segment_reads_what_is_sliced():
 def test_anndata_reads_what_cannot_be_backed_within_the_limit(acts):
     pytest.importorskip("anndata")
     half = make_case(3, 30, 8, dtype="float16")
-    adata = write_case(memory_store(), half).to_anndata()
+    adata = write_case(scratch_store(), half).to_anndata()
     assert np.array_equal(adata.X.toarray(), half.dense.astype(np.float32))
     with pytest.raises(TooLargeError):
         acts.to_anndata(max_bytes=10)
@@ -140,7 +140,7 @@ def test_anndata_reads_what_cannot_be_backed_within_the_limit(acts):
 @options_of_pandas
 def test_anndata_can_be_written_and_read_back(tmp_path):
     anndata = pytest.importorskip("anndata")
-    adata = write_case(memory_store(), CASE).to_anndata().to_memory()
+    adata = write_case(scratch_store(), CASE).to_anndata().to_memory()
     adata.write_h5ad(tmp_path / "a.h5ad")
     back = anndata.read_h5ad(tmp_path / "a.h5ad")
     assert np.array_equal(back.X.toarray(), CASE.dense)
@@ -158,8 +158,8 @@ def test_anndata_that_is_missing_names_the_extra(acts, monkeypatch):
 
 def test_torch_tensors_are_the_sparse_slices(acts):
     torch = pytest.importorskip("torch")
-    half = write_case(memory_store(), make_case(3, 30, 8, dtype="float16"))
-    wide = write_case(memory_store(), make_case(3, 30, 8, dtype="float64"))
+    half = write_case(scratch_store(), make_case(3, 30, 8, dtype="float16"))
+    wide = write_case(scratch_store(), make_case(3, 30, 8, dtype="float64"))
     for activations in (acts, half, wide):
         for samples, features in ((None, None), (slice(3, 20), [5, 1]), ([9, 2, 2], None), ([], None), (4, 5)):
             tensor, expected = activations.torch(samples, features), activations.sparse(samples, features)
@@ -365,6 +365,6 @@ def test_another_sae_than_the_sets_is_refused(tmp_path):
 def test_an_sae_that_scales_by_the_norm_of_its_input_is_refused(tmp_path):
     lens = pytest.importorskip("sae_lens")
     config = lens.StandardSAEConfig(d_in=6, d_sae=14, normalize_activations="layer_norm")
-    acts = write_case(memory_store(), CASE)
+    acts = write_case(scratch_store(), CASE)
     with raises(InvalidInputError, "norm-not-stored", "layer_norm"):
         acts.decode(3, lens.StandardSAE(config))

@@ -87,7 +87,7 @@ def test_pointer_files_that_cannot_be_used(tmp_path):
     with raises(InvalidInputError, "unknown-format", "'.txt'", ".npy", ".npz", ".pt"):
         item_pointers(tmp_path / "p.txt", 1, 2)
     np.save(tmp_path / "f.npy", np.array([0.0, 2.0]))
-    with pytest.raises(InvalidInputError, match=r"f\.npy is float64"):
+    with raises(InvalidInputError, "invalid-pointers", "f.npy", "float64"):
         item_pointers(tmp_path / "f.npy", 1, 2)
 
 
@@ -126,7 +126,7 @@ def test_pickled_arrays_are_not_run(tmp_path, suffix):
 def test_token_counts_without_torch(tmp_path, monkeypatch):
     (tmp_path / "token_counts.pt").write_bytes(b"PK")
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingDependencyError, match=r"needs torch; pip install 'saestore\[sae\]'"):
+    with raises(MissingDependencyError, "missing-dependency", "torch", "saestore[sae]"):
         item_pointers(tmp_path / "token_counts.pt", None, 1)
 
 
@@ -189,16 +189,16 @@ def test_token_spans(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spans", "match"),
+    ("spans", "named"),
     [
         ([[0, 3], [-1, 4]], "row 1 is -1 to 4"),
         ([[3, 2], [0, 0]], "row 0 is 3 to 2"),
         ([[0, 2**31], [0, 0]], "row 0 is 0 to 2147483648"),
-        ([[0, 3]], r"\(1, 2\).*\(2, 2\)"),
+        ([[0, 3]], "(1, 2)"),
         ([[0.0, 3.0], [0.0, 3.0]], "float64"),
-        ([0, 3], r"\(2,\)"),
+        ([0, 3], "(2,)"),
     ],
 )
-def test_bad_token_spans(spans, match):
-    with pytest.raises(InvalidInputError, match=match):
+def test_bad_token_spans(spans, named):
+    with raises(InvalidInputError, "invalid-spans", named):
         token_spans(np.array(spans), 2)

@@ -59,6 +59,7 @@ def impact_order_by_lexsort(indptr, indices, data, n_features):
 SHAPES = [(1, 1), (1, 70_000), (40, 20), (300, 65_535), (300, 65_536), (300, 65_537), (300, 200_000), (70_000, 8)]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_impact_order_is_that_of_a_lexsort(shape, dtype):
@@ -77,6 +78,7 @@ def test_impact_order_of_no_entry():
     assert len(rows) == len(data) == 0
 
 
+@pytest.mark.once
 @given(
     seed=st.integers(0, 1000),
     cuts=st.lists(st.integers(0, 50), max_size=6),

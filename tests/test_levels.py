@@ -113,6 +113,18 @@ def test_statistics_quantiles_and_histograms_of_items(acts, where):
     assert histogram.count.sum() == len(table)
 
 
+def metric_of(metric, a, b):
+    on, also, n = a != 0, b != 0, len(a)
+    both = (on & also).sum()
+    return {
+        "jaccard": lambda: jaccard_score(on, also),
+        "cosine": lambda: a @ b / np.linalg.norm(a) / np.linalg.norm(b),
+        "correlation": lambda: np.corrcoef(a, b)[0, 1],
+        "conditional": lambda: both / on.sum(),
+        "npmi": lambda: np.log(both * n / on.sum() / also.sum()) / -np.log(both / n),
+    }[metric]()
+
+
 @pytest.mark.parametrize("where", [None, EVEN])
 @pytest.mark.parametrize("metric", METRICS)
 def test_neighbours_over_items(acts, metric, where):
@@ -124,11 +136,7 @@ def test_neighbours_over_items(acts, metric, where):
     assert sorted(found.feature.tolist()) == [f for f in np.flatnonzero(both[3]).tolist() if f != 3]
     for feature, score in zip(found.feature.tolist(), found.score.tolist(), strict=True):
         a, b = table[:, 3], table[:, feature]
-        assert score == pytest.approx(
-            jaccard_score(a != 0, b != 0) if metric == "jaccard"
-            else a @ b / np.linalg.norm(a) / np.linalg.norm(b) if metric == "cosine"
-            else np.corrcoef(a, b)[0, 1], rel=1e-6,
-        )  # fmt: skip
+        assert score == pytest.approx(metric_of(metric, a, b), rel=1e-6)
     matches = acts.compare(acts, metric, n=2, level="item", where=where)
     best = matches[matches.feature == 3]
     assert best.other_feature[0] == 3

@@ -8,13 +8,15 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
+from unittest import mock
 
 import pytest
 from raising import raises
 from strategies import PATH, append_segments, make_case, memory_store, write_case, write_segments
 
 import saestore
-from saestore.errors import LockedError
+from saestore.errors import LockedError, StoreConflictError
 from saestore.writing import SetLock, SetWriter
 from saestore.writing import lock as lock_module
 
@@ -122,7 +124,9 @@ def test_a_process_number_that_was_given_to_another_does_not_hold_a_lock(tmp_pat
     "owner",
     [
         {"host": "another-host"},
-        {"boot": "another"},
+        {"boot": "another", "machine": None},
+        {"boot": "another", "machine": "another"},
+        {"boot": "another", "pid_namespace": "pid:[1]"},
         {"boot": None},
         {"pid_namespace": "pid:[1]"},
         {"pid": os.getppid()},
@@ -137,7 +141,7 @@ def test_who_may_be_alive_keeps_the_lock(tmp_path, store, owner):
     put_lock(tmp_path, **{"pid": a_dead_pid(), **owner})
     with pytest.raises(LockedError, match="since 2026-01-02T03:04:05") as caught:
         write_case(store, CASE)
-    assert f"delete the group {PATH}/lock" in str(caught.value)
+    assert f"saestore unlock {PATH}" in str(caught.value)
     assert lock_file(tmp_path).exists()
 
 
@@ -190,15 +194,75 @@ def test_of_many_that_start_at_once_one_writes(tmp_path):
     assert not lock_file(tmp_path).exists()
 
 
-def test_of_two_that_find_a_dead_owner_the_slow_one_gives_the_quick_ones_lock_back(tmp_path, store):
+def test_the_lock_of_a_former_boot_is_taken_over(tmp_path, store, monkeypatch):
+    here = {**lock_module._machine(), "machine": "5ae5"}  # a container may have no machine-id
+    monkeypatch.setattr(lock_module, "_machine", lambda: here)
+    put_lock(tmp_path, boot="another", pid=os.getpid())
+    write_case(store, CASE)
+    assert store.verify().ok
+
+
+def test_of_two_that_find_a_dead_owner_one_gets_the_lock(tmp_path, store):
     put_lock(tmp_path, pid=a_dead_pid(), token="dead")
     quick, slow = SetLock(store.root, PATH), SetLock(store.root, PATH)
-    found = lock_module.read_lock(store.root, f"{PATH}/lock")
+    found = slow._found()
     quick.acquire()
-    slow._remove_of_dead(found)  # as if it had been asleep since it read the lock
-    assert lock_module.read_lock(store.root, f"{PATH}/lock")["token"] == quick._token
+    assert not slow._put(found), "as if it had been asleep since it read the lock"
+    quick.confirm()
     with pytest.raises(LockedError):
         slow.acquire()
     quick.release()
     slow.acquire()
     slow.release()
+
+
+def test_a_person_removes_the_lock_of_another_host_and_learns_whose_it_was(tmp_path, store):
+    put_lock(tmp_path, host="another-host", pid=77)
+    owner = store.unlock(PATH)
+    assert (owner["host"], owner["pid"], owner["time"]) == ("another-host", 77, "2026-01-02T03:04:05+00:00")
+    assert store.unlock(PATH) is None
+    write_case(store, CASE)
+
+
+def test_the_lock_of_a_living_writer_is_removed_by_force_only_and_it_commits_nothing_more(any_store):
+    with SetWriter(any_store.root, PATH) as writer:
+        append_segments(writer, CASE, 4)
+        with raises(LockedError, "owner-alive", os.getpid(), "--force"):
+            any_store.unlock(PATH)
+        append_segments(writer, CASE, 8)
+        assert any_store.unlock(PATH, force=True)["pid"] == os.getpid()
+        with raises(LockedError, "lock-lost", PATH):
+            append_segments(writer, CASE, 12)
+    assert any_store[PATH].shape == (8, 5)
+
+
+def test_a_commit_over_what_another_committed_meanwhile_is_refused(any_store):
+    with SetWriter(any_store.root, PATH) as first:
+        append_segments(first, CASE, 4)
+        stored = any_store.unlock(PATH, force=True)
+        with SetWriter(any_store.root, PATH) as second:
+            append_segments(second, CASE, 8)
+        assert stored["token"]
+        first._lock = second._lock = mock.Mock()  # which says that the lock is still there
+        with raises(StoreConflictError, "changed-meanwhile", PATH):
+            first.commit(replace(first.require(), summary={"explained": 0.5}))
+    assert any_store[PATH].shape == (8, 5)
+
+
+def test_unlocking_on_the_command_line(tmp_path, store):
+    from click.testing import CliRunner
+
+    from saestore.cli import main
+
+    def run(*arguments):
+        return CliRunner().invoke(main, ["unlock", PATH, "--store", str(tmp_path / "a.zarr"), *arguments])
+
+    put_lock(tmp_path, host="another-host", pid=77)
+    done = run()
+    assert done.exit_code == 0, done.output
+    assert "removed the lock of process 77 on another-host since 2026-01-02" in done.stdout
+    assert run().stdout == f"{PATH} is not locked.\n"
+    put_lock(tmp_path, pid=os.getpid(), started=lock_module._process_start(os.getpid()))
+    done = run()
+    assert (done.exit_code, "--force" in done.stderr) == (1, True)
+    assert json.loads(run("--force", "--json").stdout)["owner"]["pid"] == os.getpid()

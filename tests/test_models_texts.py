@@ -10,12 +10,13 @@ pytest.importorskip("transformers")
 pytest.importorskip("PIL")
 
 import torch
-from build_helpers import assert_holds, clip_scope, clip_scope_dense, sae_lens_folder, unexplained
+from build_helpers import assert_holds, clip_scope, clip_scope_dense, hashes, sae_lens_folder, unexplained
 from raising import raises
 from tiny_models import LANGUAGE, N_BLOCKS, TEXTS, WIDTH, text_model, text_states, whole_text_model
 from transformers import AutoTokenizer
 
 import saestore
+from saestore.distributed.plan import keep_open
 from saestore.errors import InvalidInputError
 from saestore.models.blocks import load_text_model
 from saestore.models.pretrained import Pretrained
@@ -180,3 +181,20 @@ def test_blocks_without_attention(models):
         states = whole_text_model(models("mamba"))(torch.tensor([ids]), output_hidden_states=True).hidden_states
     assert len(states) == N_BLOCKS + 1  # the last is the norm of the last block's output
     torch.testing.assert_close(result, states[1])
+
+
+def test_a_plan_of_texts_makes_the_set_that_a_build_makes(tmp_path, models, sae):
+    """Tasks cut through texts and groups of texts; another process opens the model anew."""
+    folder = models(next(iter(LANGUAGE)))
+    (tmp_path / "texts.txt").write_text("\n".join(text for text in TEXTS if text.strip()))
+    given = {"texts": tmp_path / "texts.txt", "model": folder, "layer": 1, "sae": sae, "batch_size": 2}
+    how = {**given, "segment_rows": 5, "progress": False}
+    with unexplained():
+        saestore.build("Mine", store=tmp_path / "a.zarr", **how)
+        plan = saestore.plan_build("Mine", store=tmp_path / "b.zarr", **how)
+    assert len(plan) > 2
+    for task in reversed(range(len(plan))):
+        keep_open("another plan", None)
+        saestore.open_plan(tmp_path / "b.zarr", "Mine").run(task)
+    plan.commit()
+    assert hashes(tmp_path / "a.zarr") == hashes(tmp_path / "b.zarr")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from raising import raises
 from sklearn.metrics import jaccard_score
 from sklearn.metrics.pairwise import cosine_similarity
-from strategies import PATH, cases, make_case, memory_store, write_case, write_segments
+from strategies import PATH, cases, make_case, scratch_store, write_case, write_segments
 
 from saestore.errors import InvalidInputError, OutOfRangeError, TooLargeError
 
@@ -60,7 +60,7 @@ def assert_ranked(found, scores, expected, n):
 @FEW
 @given(cases(max_rows=40, max_features=6), METRICS)
 def test_similar_features_of_a_set_in_segments(case, metric):
-    acts = write_segments(memory_store(), case)
+    acts = write_segments(scratch_store(), case)
     expected = scores_of(metric, case.dense, case.dense)
     np.fill_diagonal(expected, np.nan)
     n_both = both_active(case.dense, case.dense)
@@ -74,7 +74,7 @@ def test_similar_features_of_a_set_in_segments(case, metric):
 @FEW
 @given(cases(max_rows=40, max_features=6), st.integers(0, 1000), st.sampled_from([1, 3, 1 << 11]))
 def test_cooccurrence_counts_samples(case, seed, width):
-    acts = write_segments(memory_store(), case)
+    acts = write_segments(scratch_store(), case)
     features = np.random.default_rng(seed).integers(0, case.n_features, 10)
     with mock.patch("saestore.query.similarity._WIDTH", width):
         found = acts.cooccurrence(features)
@@ -89,7 +89,7 @@ def test_cooccurrence_counts_samples(case, seed, width):
     st.sampled_from([1, 2, 50]),
 )  # fmt: skip
 def test_matches_in_another_set(case, seed, metric, width, n):
-    store = memory_store()
+    store = scratch_store()
     acts = write_segments(store, case)
     mixed = make_case(seed, len(case.dense), 11, density=0.3).dense
     other_case = replace(case, dense=mixed, segment_rows=max(1, len(case.dense) // 3))
@@ -106,7 +106,7 @@ def test_matches_in_another_set(case, seed, metric, width, n):
 
 def test_products_that_cancel_are_pairs_still():
     dense = np.array([[1, 1, 0], [1, -1, 0], [0, 1, 0], [0, 0, 2]], np.float32)
-    store = memory_store()
+    store = scratch_store()
     acts, other = (store.write(path, sp.csr_array(dense)) for path in (PATH, OTHER))
     found = acts.compare(other, "cosine", 3)
     pairs = list(zip(found.feature.tolist(), found.other_feature.tolist(), found.score.round(9).tolist(), strict=True))
@@ -116,7 +116,7 @@ def test_products_that_cancel_are_pairs_still():
 
 def test_a_permuted_set_matches_itself():
     case = make_case(3, 300, 40, palette="heavy", density=0.2)
-    store = memory_store()
+    store = scratch_store()
     acts = write_case(store, case)
     order = np.random.default_rng(0).permutation(40)
     other = write_case(store, replace(case, dense=case.dense[:, order]), OTHER)
@@ -129,14 +129,14 @@ def test_a_permuted_set_matches_itself():
 
 def test_a_dead_feature_is_like_nothing():
     dense = np.array([[1, 0, 2], [0, 0, 1]], np.float32)
-    acts = memory_store().write(PATH, sp.csr_array(dense))
+    acts = scratch_store().write(PATH, sp.csr_array(dense))
     assert len(acts.similar(1)) == 0
     assert acts.similar(0).feature.tolist() == [2]
     assert acts.cooccurrence([1, 0]).values.tolist() == [[0, 0], [0, 1]]
 
 
 def test_what_cannot_be_compared_says_why():
-    store = memory_store()
+    store = scratch_store()
     case = make_case(1, 20, 4, ragged=False)
     acts = write_case(store, case)
     longer = write_case(store, make_case(1, 21, 4, ragged=False), "A/cls/longer")
@@ -159,7 +159,7 @@ def test_what_cannot_be_compared_says_why():
 
 
 def test_what_is_asked_wrongly_is_named():
-    acts = write_case(memory_store(), make_case(1, 20, 4))
+    acts = write_case(scratch_store(), make_case(1, 20, 4))
     with raises(InvalidInputError, "unknown-metric", "'euclid'", "'jaccard', 'cosine', 'correlation'"):
         acts.similar(0, metric="euclid")
     with raises(InvalidInputError, "too-small", "n=0"):

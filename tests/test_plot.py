@@ -9,10 +9,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import scipy.sparse as sp
-import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from raising import raises
+from strategies import scratch_store
 
 import saestore
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
@@ -48,7 +48,7 @@ def leave_pyplot_as_it_was():
 
 
 def write(matrix, **options):
-    store = saestore.open(zarr.storage.MemoryStore(), mode="a")
+    store = scratch_store()
     return store.write("D/patch/s", sp.csr_array(matrix), **options)
 
 
@@ -346,7 +346,7 @@ def test_patches_that_make_no_square(tmp_path):
 
 def test_the_last_image_of_a_set_that_is_being_built_is_there_in_part(tmp_path):
     whole = pictures(tmp_path, [(64, 48)] * 2)
-    store = saestore.open(zarr.storage.MemoryStore(), mode="a")
+    store = scratch_store()
     attributes = dataclasses.replace(whole.attributes, segments=(), planned_samples=32, derived=(), digests={})
     dense = whole.dense()[:20]
     dense[17, 0] = 99
@@ -511,7 +511,8 @@ ANY_TEXT = st.text(
 )
 
 
-@settings(max_examples=30)
+@pytest.mark.once
+@settings(max_examples=12)
 @given(
     texts=st.lists(ANY_TEXT, min_size=1, max_size=3),
     values=st.lists(st.floats(-(2.0**100), 2.0**100, width=32), max_size=8),
@@ -648,14 +649,14 @@ def test_without_matplotlib_the_extra_is_named():
         import sys
         sys.modules["matplotlib"] = None  # what `import matplotlib` finds where it is not installed
         import numpy as np, scipy.sparse as sp, saestore, saestore.errors, zarr
-        acts = saestore.open(zarr.storage.MemoryStore(), mode="a").write("D/patch/s", sp.csr_array(np.eye(2)))
+        acts = saestore.open(zarr.storage.MemoryStore(), "a").write("D/patch/s", sp.csr_array(np.eye(2)))
         try:
             acts.plot.histogram(0)
         except saestore.errors.MissingDependencyError as error:
             assert "saestore[plot]" in str(error), error
         else:
             raise AssertionError("no error")
-        texts = saestore.open(zarr.storage.MemoryStore(), mode="a").write(
+        texts = saestore.open(zarr.storage.MemoryStore(), "a").write(
             "D/token/s", sp.csr_array(np.eye(2)), items={"text": ["a", "b"]})
         assert "item 1" in texts.plot.tokens(1).html
     """

@@ -18,6 +18,7 @@ PUBLIC = [
     "DetectionOptions",
     "FeatureMatches",
     "Histogram",
+    "Plan",
     "SimilarFeatures",
     "Store",
     "TopFeatures",
@@ -28,6 +29,8 @@ PUBLIC = [
     "export",
     "import_activations",
     "open",
+    "open_plan",
+    "plan_build",
 ]
 
 # Packages that reading and querying must never need, and that take seconds to import.

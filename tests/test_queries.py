@@ -8,7 +8,18 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from raising import raises
-from strategies import PATH, SPLITS, Case, cases, layout, make_case, memory_store, write_case, write_segments
+from strategies import (
+    PATH,
+    SPLITS,
+    Case,
+    cases,
+    layout,
+    make_case,
+    memory_store,
+    scratch_store,
+    write_case,
+    write_segments,
+)
 
 import saestore
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError, TooLargeError
@@ -205,7 +216,7 @@ def test_answers_are_brute_forces_at_the_edges(tmp_path, case):
 @pytest.fixture(scope="module")
 def small():
     case = make_case(11, 30, 9, density=0.6, segment_rows=10)
-    return case, write_segments(memory_store(), case)
+    return case, write_segments(scratch_store(), case)
 
 
 def test_negative_activations_come_last_and_zeros_never(small):
@@ -241,7 +252,7 @@ def test_dense_of_a_great_set_is_refused_by_its_size_alone():
     import scipy.sparse as sp
 
     matrix = sp.coo_array(([1.0, 2.0, 3.0], ([0, 1_000_000, 1_999_999], [5, 5, 65_535])), shape=(2_000_000, 65_536))
-    acts = memory_store().write(PATH, matrix.astype(np.float32), segment_rows=2_000_000)
+    acts = scratch_store().write(PATH, matrix.astype(np.float32), segment_rows=2_000_000)
     with raises(TooLargeError, "too-large", "2,000,000 x 65,536", "488.28 GiB", "4.00 GiB"):
         acts.dense()
     assert acts.top_samples(5).sample.tolist() == [1_000_000, 0]

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from raising import raises
 from sklearn import metrics
-from strategies import PATH, cases, make_case, memory_store, write_case, write_segments
+from strategies import PATH, cases, make_case, scratch_store, write_case, write_segments
 
 from saestore.errors import InvalidInputError, NotFoundError, TooLargeError
 from saestore.kernels import to_impact_order
@@ -162,7 +162,7 @@ def write_labelled(case, seed, level="item", n_concepts=3):
     rng = np.random.default_rng(seed)
     truth = random_truth(rng, case.n_items if level == "item" else len(case.dense), n_concepts)
     names = [f"concept {i}" for i in range(n_concepts)]
-    acts = write_complete(memory_store(), case)
+    acts = write_complete(scratch_store(), case)
     acts.concepts.remove("color::red")
     acts.concepts.add(truth, level, names=names)
     return acts, truth, names
@@ -212,7 +212,7 @@ def test_scores_of_a_set_in_segments(case, seed, kind, level):
 
 def test_samples_that_came_after_their_labels_are_left_out():
     case = make_case(7, 40, 6, density=0.4, segment_rows=10)
-    store = memory_store()
+    store = scratch_store()
     acts = write_complete(store, case, upto=20)
     truth = np.arange(20) % 3 == 0
     acts.concepts.add({"third": truth}, "sample")
@@ -231,7 +231,7 @@ def test_samples_that_came_after_their_labels_are_left_out():
 
 def test_items_whose_samples_are_not_there_yet_are_left_out():
     case = make_case(7, 40, 6, density=0.4, segment_rows=10, ragged=False)
-    acts = write_segments(memory_store(), case, upto=20)
+    acts = write_segments(scratch_store(), case, upto=20)
     truth = np.arange(40) % 3 == 0
     acts.concepts.add({"third": truth})
     found = acts.concepts.scores(concepts="third")
@@ -271,7 +271,7 @@ def test_what_is_asked_wrongly_is_named():
         acts.concepts.scores(max_bytes=100)
     with raises(NotFoundError, "no-concepts", "on samples", "level='item'", "acts.concepts.add()"):
         acts.concepts.scores("sample")
-    bare = memory_store().write(PATH, case.csr, case.item_ptr)
+    bare = scratch_store().write(PATH, case.csr, case.item_ptr)
     with raises(NotFoundError, "no-concepts", "on items; add some"):
         bare.concepts.scores()
     bare.concepts.add({"red": np.ones(30, bool)}, "sample")
@@ -326,7 +326,7 @@ def test_intervals_are_scipys_bootstrap_over_items(level, palette):
     ptr = np.concatenate([[0, 0], np.sort(rng.choice(150, 29)), [150]])  # the first item has no sample
     case = replace(case, item_ptr=ptr, split=rng.integers(0, 3, 31), red=rng.random(31) < 0.5)
     truth = rng.random(31 if level == "item" else 150) < 0.4
-    acts = write_complete(memory_store(), case)
+    acts = write_complete(scratch_store(), case)
     acts.concepts.add({"blue": truth}, level)
     feature = int(np.flatnonzero(acts.stats()["n_active"].values > 20)[0])
     found = acts.concepts.intervals([("blue", feature)], level, n_resamples=60, confidence_level=0.8, seed=5)
@@ -365,7 +365,7 @@ def test_intervals_do_not_depend_on_how_many_draws_are_made_at_once():
 
 def test_what_has_no_score_has_no_interval():
     dense = np.array([[0, 1], [0, 2], [0, 0], [0, 3]], np.float32)
-    acts = memory_store().write(PATH, sp.csr_array(dense))
+    acts = scratch_store().write(PATH, sp.csr_array(dense))
     acts.concepts.add({"all": np.ones(4, bool), "some": np.array([True, False, False, True])})
     found = acts.concepts.intervals([("all", 1), ("some", 0), ("some", 1)], n_resamples=20)
     for name in (*SCORES, *(f"{score}_{end}" for score in WITH_INTERVAL for end in ("low", "high"))):
@@ -386,7 +386,7 @@ def test_what_has_no_score_has_no_interval():
     ],
 )
 def test_intervals_of_what_cannot_be_are_refused(pairs, options, code, named):
-    acts = memory_store().write(PATH, sp.csr_array(np.eye(3, dtype=np.float32)))
+    acts = scratch_store().write(PATH, sp.csr_array(np.eye(3, dtype=np.float32)))
     with raises(InvalidInputError, code, named):
         acts.concepts.intervals(pairs, **options)
 
@@ -398,7 +398,7 @@ def test_intervals_of_what_cannot_be_are_refused(pairs, options, code, named):
 def test_always_yes_is_not_a_detector(column):
     """A threshold of 0 would have F1 2/3 for any feature; only stored activations above 0 count."""
     dense, truth = np.array(column, np.float32)[:, None], np.array([False, True, False, True])
-    acts = memory_store().write(PATH, sp.csr_array(dense))
+    acts = scratch_store().write(PATH, sp.csr_array(dense))
     acts.concepts.add({"half": truth})
     found = acts.concepts.scores()
     assert_dataset(found, dense, truth[:, None], ["half"], "item")
@@ -414,7 +414,7 @@ def test_always_yes_is_not_a_detector(column):
 def test_observations_of_unknown_label_count_for_no_score(case, seed, level):
     """The scores of a concept are those of the observations whose label is known, whatever is known of others."""
     rng = np.random.default_rng(seed)
-    acts = write_case(memory_store(), case)
+    acts = write_case(scratch_store(), case)
     n = case.n_items if level == "item" else len(case.dense)
     truth, unknown = random_truth(rng, n, 4), rng.random((n, 4)) < [0, 0.3, 0.3, 0.8]
     unknown[:, 2] = unknown[:, 1]  # the same are known of two concepts

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import basic_indices
 from raising import raises
-from strategies import make_case, memory_store, write_case
+from strategies import make_case, scratch_store, write_case
 
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
 from saestore.query.selection import select
@@ -103,7 +103,7 @@ def test_a_wrong_index_is_an_error(spec, code, named):
 def acts():
     """40 samples of 12 items: split, one concept, a number."""
     case = make_case(3, 40, 6, ragged=True)
-    return case, write_case(memory_store(), case)
+    return case, write_case(scratch_store(), case)
 
 
 def kept(acts, where):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from raising import raises
 
@@ -53,6 +53,7 @@ def test_every_layout_gives_the_same_rows(tmp_path, name, dtype):
     assert open_embeddings(source) is source
 
 
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=9), st.data())
 def test_reads_across_any_chunk_borders(sizes, data):
     x = rows(sum(sizes), 3)

@@ -1,6 +1,7 @@
 """Columns of samples, items and features: what is given is what is read, at every moment the old or the new ones."""
 
 import json
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -10,7 +11,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from raising import raises
-from strategies import PATH, layout, make_case, memory_store, write_case, write_segments
+from strategies import PATH, layout, make_case, scratch_store, write_case, write_segments
 from zarr.storage import MemoryStore
 
 import saestore
@@ -27,7 +28,7 @@ TABLES = {"samples": 40, "items": len(CASE.item_ptr) - 1, "features": 6}
 def acts():
     """A set in memory, with columns in many chunks and shards."""
     with layout(CASE):
-        yield write_case(memory_store(), CASE)
+        yield write_case(scratch_store(), CASE)
 
 
 def again(acts):
@@ -38,17 +39,17 @@ VALUES = {
     "bool": (st.booleans(), bool),
     "int": (st.integers(-(2**63), 2**63 - 1), np.int64),
     "float": (st.floats(allow_nan=False), np.float64),
-    "text": (st.text(max_size=5), np.dtypes.StringDType()),
+    "text": (st.text(st.characters(exclude_categories=["Cs"]), max_size=5), np.dtypes.StringDType()),
 }
 
 
 @given(
     data=st.data(), kind=st.sampled_from(list(VALUES)), name=st.sampled_from(["a", "A", "über name", "x/y", "ptr", "c"])
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_a_column_comes_back_with_its_unknown_values(data, kind, name):
     with layout(CASE):
-        acts = write_case(memory_store(), CASE)
+        acts = write_case(scratch_store(), CASE)
         table = data.draw(st.sampled_from(list(TABLES)))
         n = TABLES[table]
         element, dtype = VALUES[kind]
@@ -71,7 +72,11 @@ def test_a_column_comes_back_with_its_unknown_values(data, kind, name):
         assert saestore.Store(acts.root).verify().ok
         getattr(acts, table).remove(name)
         assert name not in getattr(again(acts), table).columns
-        assert saestore.Store(acts.root).verify().ok
+
+
+def test_texts_in_the_other_byte_order_are_read(acts):
+    acts.features.set("name", np.array(["a", "bc", "", "é", "e", "f"], ">U3"))
+    assert acts.features["name"].tolist() == ["a", "bc", "", "é", "e", "f"]
 
 
 def test_a_mapping_gives_some_rows_a_value(acts):
@@ -154,6 +159,9 @@ BAD = {
     "mixed": ([1, "a", None, 1, 1, 1], "mixed-types", "str"),
     "dates": (np.zeros(6, "M8[s]"), "unsupported-dtype", "datetime64"),
     "large": ([2**63] * 6, "out-of-int64", "64 bits"),
+    "half a character": (["a", "b", "\udc80", "", "", ""], "invalid-text", "Unicode"),
+    "half a character of an array": (np.array(["a", "b", "\udc80", "", "", ""]), "invalid-text", "Unicode"),
+    "no values": (None, "not-values", "None"),
     "unsigned": (np.full(6, 2**63, np.uint64), "out-of-int64", "64 bits"),
 }
 
@@ -183,7 +191,7 @@ def test_names_that_mean_something_else_are_refused(acts):
 
 
 def test_a_set_that_is_being_built_takes_columns_of_items_only():
-    acts = write_segments(memory_store(), CASE, upto=22)
+    acts = write_segments(scratch_store(), CASE, upto=22)
     acts.items.set("x", np.arange(acts.n_items))
     acts.features.set("y", np.arange(6))
     with raises(InvalidInputError, "incomplete-set", "22 of 40"):
@@ -212,7 +220,7 @@ def test_versions_leave_nothing_behind(acts):
         acts.items.set("note", {0: f"{i}"})
         acts.concepts.add({"c": np.arange(acts.n_items) == i}, overwrite=True)
     info = again(acts).attributes.table("items")
-    stored = {key.split("/items/")[1].split("/")[0] for key in acts.root.store._store_dict if "/items/" in key}
+    stored = {node.name for node in (Path(acts.root.store.root) / PATH / "items").iterdir()}
     assert stored - {"zarr.json"} == {node.split("/")[0] for node in info.digests}
     assert info.version == 7
 

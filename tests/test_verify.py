@@ -72,6 +72,7 @@ def assert_found(folder: Path, file: Path, what: str) -> None:
     assert any(n == node or n.startswith(f"{node}/") for n in found), f"{what} in {file}: {sorted(found)[:5]}"
 
 
+@pytest.mark.once
 def test_a_byte_flipped_in_any_file_is_found_and_its_array_named(folder):
     rng = np.random.default_rng(0)
     for file in files_of(folder):
@@ -84,6 +85,7 @@ def test_a_byte_flipped_in_any_file_is_found_and_its_array_named(folder):
     assert nodes_found(folder) == set()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", [f"{PATH}/zarr.json", f"{GROWING}/zarr.json", f"{PATH}/segments/0-24/zarr.json"])
 def test_bytes_flipped_in_the_documents_that_matter_most_are_found(folder, name):
     file, rng = folder / name, np.random.default_rng(1)
@@ -95,6 +97,7 @@ def test_bytes_flipped_in_the_documents_that_matter_most_are_found(folder, name)
         file.write_bytes(before)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", ["Shapes", "Shapes/patch", f"{PATH}/segments"])
 def test_every_byte_of_a_document_without_a_digest_counts(folder, path):
     file = folder / path / "zarr.json"
@@ -107,6 +110,7 @@ def test_every_byte_of_a_document_without_a_digest_counts(folder, path):
             file.write_bytes(before)
 
 
+@pytest.mark.once
 def test_every_byte_of_the_roots_document_counts(tmp_path):
     folder = tmp_path / "a.zarr"
     saestore.open(folder, "a")

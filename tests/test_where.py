@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from raising import raises
-from strategies import SPLITS, cases, make_case, memory_store, write_case
+from strategies import SPLITS, cases, make_case, scratch_store, write_case
 
 import saestore
 from benchmarks.counting import decoded
@@ -32,7 +32,7 @@ class Named:
 @pytest.fixture(scope="module")
 def named() -> Named:
     case = make_case(3, 40, 6)
-    acts = write_case(memory_store(), case)
+    acts = write_case(scratch_store(), case)
     rng = np.random.default_rng(0)
     of_samples = {name: rng.random(40) < share for name, share in (("object", 0.4), ("color::red", 0.5), (ODD, 0.3))}
     acts.concepts.add(of_samples, level="sample")
@@ -304,7 +304,7 @@ def test_a_mapping_asks_concepts_of_samples_too(named):
 @settings(max_examples=15)
 @given(case=cases(), data=st.data())
 def test_every_query_under_a_condition_equals_the_dense_tensor(case, data):
-    acts, dense = write_case(memory_store(), case), case.dense
+    acts, dense = write_case(scratch_store(), case), case.dense
     n, width = dense.shape
     mask = np.random.default_rng(n).random(n) < data.draw(st.sampled_from([0.1, 0.5, 1.0]))
     acts.concepts.add({"marked": mask}, level="sample")
@@ -359,7 +359,7 @@ def test_a_selective_top_reads_the_list_only_as_far_as_it_must():
     n, chunk = 40_000, 256
     descending = sp.csr_array(np.arange(n, 0, -1, np.float32)[:, None])  # so that the list is 0, 1, 2, …
     with mock.patch("saestore.storage.arrays.CHUNK", chunk):
-        acts = memory_store().write("Deep/patch/list", descending, np.arange(0, n + 1, 2))
+        acts = scratch_store().write("Deep/patch/list", descending, np.arange(0, n + 1, 2))
     for depth in (10, 1_000, 9_000):
         mask = np.arange(n) >= depth
         for level in ("sample", "item"):

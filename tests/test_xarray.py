@@ -13,7 +13,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from raising import raises
-from strategies import PATH, cases, make_case, memory_store, write_case, write_segments
+from strategies import PATH, cases, make_case, scratch_store, write_case, write_segments
 from test_requests import CountingStore
 from zarr.storage import MemoryStore
 
@@ -162,7 +162,7 @@ def test_what_lies_along_samples_is_numpys(dataset, rows):
 @settings(max_examples=12)
 @given(cases())
 def test_a_set_of_any_kind_is_its_dense_tensor(case):
-    acts = write_segments(memory_store(), case)
+    acts = write_segments(scratch_store(), case)
     dataset = acts.to_xarray()
     assert np.array_equal(dataset["activation"].values, case.dense)
     assert dataset["activation"].dtype == case.dense.dtype
@@ -205,7 +205,7 @@ def test_coordinates_statistics_and_provenance(dataset):
 
 def test_patches_of_a_square_grid_have_rows_and_columns():
     case = make_case(4, 90, 6, ragged=False)
-    store = memory_store()
+    store = scratch_store()
     acts = store.write("Shapes/patch/sae", case.csr, np.arange(0, 91, 9))
     dataset = acts.to_xarray()
     assert dataset["row"].values.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2] * 10
@@ -227,7 +227,7 @@ def test_tokens_have_their_text(example_store, project_dir):
 
 
 def test_concepts_of_samples_are_coordinates_too():
-    store = memory_store()
+    store = scratch_store()
     acts = write_case(store, CASE)
     acts.concepts.add({"bright": np.arange(ROWS) % 3 == 0, "color::red": np.arange(ROWS) % 2 == 0}, level="sample")
     dataset = acts.to_xarray()
@@ -238,7 +238,7 @@ def test_concepts_of_samples_are_coordinates_too():
 
 def test_a_concept_with_the_name_of_a_variable_has_another_one():
     case = make_case(4, 8, 3, ragged=False)
-    store = memory_store()
+    store = scratch_store()
     items = {"image_path": [f"{i}" for i in range(8)], "mean": [0, 1] * 4}
     dataset = store.write(PATH, case.csr, None, items).to_xarray()
     assert dataset["mean"].dims == ("feature",)
@@ -359,14 +359,14 @@ def test_the_engine_takes_what_xarray_takes(folder):
 
 
 def test_the_engine_names_what_is_not_there(folder, tmp_path):
-    with pytest.raises(NotFoundError, match="Shapes/patch/sae"):
+    with raises(NotFoundError, "unknown-set", "Shapes/patch/sae"):
         xr.open_dataset(folder, engine="saestore", group="Shapes/token")
-    with pytest.raises(NotFoundError, match="no saestore store"):
+    with raises(NotFoundError, "not-found", "none.zarr"):
         xr.open_dataset(tmp_path / "none.zarr", engine="saestore")
-    store = memory_store()
+    store = scratch_store()
     write_case(store, CASE, "A/patch/x")
     write_case(store, CASE, "A/patch/y")
-    with pytest.raises(NotFoundError, match="several"):
+    with raises(NotFoundError, "ambiguous-set", "A/patch/x"):
         xr.open_dataset(store.root.store, engine="saestore", group="A")
 
 
@@ -393,7 +393,7 @@ def test_only_stores_of_ours_are_claimed(folder, tmp_path):
         assert not engine.guess_can_open(other)
     for name in ("plain.zarr", "old.zarr"):
         assert xr.open_dataset(tmp_path / name, consolidated=False)["x"].values.tolist() == [0, 1, 2]
-    with pytest.raises(StoreFormatError, match="no saestore store"):
+    with raises(StoreFormatError, "store-format", "plain.zarr"):
         xr.open_dataset(tmp_path / "plain.zarr", engine="saestore")
 
 
@@ -468,7 +468,7 @@ def test_pickles_hold_no_data(folder):
 
 
 def test_a_set_in_memory_is_pickled_whole():
-    acts = write_segments(memory_store(), CASE)
+    acts = write_segments(scratch_store(), CASE)
     found = pickle.loads(pickle.dumps(acts.to_xarray()))
     same(found)
     assert list(found.sae.top(3)) == list(acts.top_samples(3))
@@ -566,7 +566,7 @@ def test_the_accessor_refuses_what_is_no_selection(acts, name):
 
 @pytest.mark.parametrize("dim", ["sample", "feature", "sae"])
 def test_the_accessor_refuses_what_two_sets_were_put_together_into(acts, dim):
-    other = write_case(memory_store(), make_case(5, ROWS, WIDTH, density=0.5))
+    other = write_case(scratch_store(), make_case(5, ROWS, WIDTH, density=0.5))
     first, second = acts.to_xarray().isel(sample=slice(0, 5)), other.to_xarray().isel(sample=slice(5, 9))
     if dim != "sample":
         second = other.to_xarray().isel(sample=slice(0, 5))
@@ -611,7 +611,7 @@ def test_plots_are_of_the_selected_samples(acts):
 
 
 def test_a_set_that_grows_is_as_it_was_opened():
-    store = memory_store()
+    store = scratch_store()
     acts = write_segments(store, CASE, upto=34)
     dataset = acts.to_xarray()
     write_segments(store, CASE)
@@ -621,7 +621,7 @@ def test_a_set_that_grows_is_as_it_was_opened():
 
 
 def test_a_set_that_is_compacted_meanwhile_is_read_on():
-    store = memory_store()
+    store = scratch_store()
     acts = write_segments(store, CASE)
     dataset = acts.to_xarray()
     store.compact(PATH)
@@ -630,7 +630,7 @@ def test_a_set_that_is_compacted_meanwhile_is_read_on():
 
 
 def test_an_empty_set_opens():
-    acts = write_segments(memory_store(), CASE, upto=0)
+    acts = write_segments(scratch_store(), CASE, upto=0)
     assert acts.to_xarray()["activation"].values.shape == (0, WIDTH)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import xarray as xr
-from strategies import PATH, make_case, memory_store, write_case, write_segments
+from strategies import PATH, make_case, scratch_store, write_case, write_segments
 
 import saestore
 from saestore.errors import TooLargeError
@@ -17,7 +17,7 @@ CASE = make_case(31, 50, 9, density=0.4, palette="signed", segment_rows=20)
 
 @pytest.fixture(scope="module")
 def acts():
-    return write_segments(memory_store(), CASE)
+    return write_segments(scratch_store(), CASE)
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,26 @@
-"""Directions of features in the space of the embeddings: decoders, neighbours, logits, and what needs them."""
+"""Features beside embeddings: decoder directions, neighbours and logits, monosemanticity, clouds of contributions."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saestore.analysis.contrast import lists_over
 from saestore.errors import InvalidInputError
+from saestore.kernels import segment_sums
+from saestore.query.open_set import retry_on_stale_snapshot
+from saestore.query.posting_lists import iterate_lists
 from saestore.query.reader import SetReader
+from saestore.query.rows import iterate_rows
+from saestore.query.selection import check_at_least, select
+
+if TYPE_CHECKING:
+    import xarray
 
 Array = np.ndarray[Any, Any]
+
+_BLOCK = 1 << 19  # non-zeros of a block that is multiplied with embeddings
 
 
 def decoder_of(acts: SetReader, decoder: Any) -> Array:
@@ -29,13 +40,17 @@ def decoder_of(acts: SetReader, decoder: Any) -> Array:
     """
     shape = getattr(decoder, "shape", None)
     if shape is None or len(shape) != 2:
-        from saestore.interop.optional import require
+        from saestore.interop.optional import require  # its package imports xarray
 
         require("torch", "sae", "the decoder of an SAE")
         from saestore.interop.decoding import sae_of
-        from saestore.sae.forward import forward_of
+        from saestore.sae.forward import Decoder, forward_of
 
         decode = forward_of(sae_of(acts, decoder).module).decode
+        if not isinstance(decode, Decoder):
+            raise InvalidInputError(
+                "this SAE has no matrix of directions; give one, features x d_in.", code="cannot-decode"
+            )
         decoder = decode.weight if decode.scale is None else decode.weight * decode.scale[:, None]
     if hasattr(decoder, "detach"):
         decoder = decoder.detach().cpu().float().numpy()
@@ -87,3 +102,153 @@ def logits(decoder: Array, feature: int, unembedding: Any, n: int) -> tuple[Arra
     n = min(n, len(order) // 2)
     order = np.append(order[:n], order[len(order) - n :])
     return np.array(tokens, object)[order], effects[order], order
+
+
+@retry_on_stale_snapshot
+def monosemanticity(acts: SetReader, embeddings: Any) -> xarray.DataArray:
+    """How alike the samples are on which each feature fires, weighted by its activations (Pach et al. 2025).
+
+    ``sum over i < j of a_i a_j cos(e_i, e_j) / sum over i < j of a_i a_j``, where a is the activation as a share of the
+    feature's maximum, and e are embeddings of another model; negative activations count as 0.
+
+    Parameters
+    ----------
+    embeddings
+        One row per sample, or one per item, whose activation is the maximum over its samples: an array, or anything
+        that `saestore.build` takes as embeddings.
+
+    Returns
+    -------
+    xarray.DataArray
+        On ``feature``, float64, from -1 to 1; NaN where fewer than two samples are active.
+
+    Raises
+    ------
+    InvalidInputError
+        There is one row neither per sample nor per item, or a row is not finite.
+
+    Notes
+    -----
+    Computed as ``(|sum a_i e_i|^2 - sum a_i^2) / ((sum a_i)^2 - sum a_i^2)`` for unit e, in one pass: non-zeros times d
+    products (``loss.py`` of MonoLoss). Memory: 8 d bytes per feature, and a block of 32,768 embeddings; with one row
+    per item, all embeddings of the items.
+    """
+    import scipy.sparse as sp
+    import xarray as xr
+
+    read, n_rows, width = _embedding_rows(embeddings)
+    n_samples, n_features = acts.shape
+    if n_rows not in (n_samples, acts.n_items):
+        raise InvalidInputError(
+            f"there are {n_rows:,} embeddings; {acts.path} needs one for each of its {n_samples:,} samples or of its "
+            f"{acts.n_items:,} items.",
+            code="wrong-row-count",
+        )
+    largest = acts.stats()["max"].to_numpy()
+    scale = np.divide(1.0, largest, out=np.zeros(n_features), where=largest > 0)
+    vectors, total, squares = np.zeros((n_features, width)), np.zeros(n_features), np.zeros(n_features)
+    if n_rows == n_samples:
+        for rows, block in iterate_rows(acts.segments, np.arange(n_samples), _BLOCK):
+            a = np.maximum(block.data, 0) * scale[block.indices]
+            matrix = sp.csr_array((a, block.indices.astype(np.int64), block.indptr), shape=(len(rows), n_features))
+            vectors += matrix.T @ _unit(read(int(rows[0]), int(rows[-1]) + 1))
+            total += np.bincount(block.indices, a, n_features)
+            squares += np.bincount(block.indices, a**2, n_features)
+    else:
+        unit = _unit(read(0, n_rows))
+        for lists in lists_over(acts, np.arange(n_features), "item", np.ones(n_samples, bool)):
+            a = np.maximum(lists.data, 0) * scale[lists.feature_of_entry]
+            matrix = sp.csr_array((a, lists.samples, lists.indptr), shape=(len(lists.features), n_rows))
+            vectors[lists.features] = matrix @ unit
+            total[lists.features] = segment_sums(a, lists.indptr)
+            squares[lists.features] = segment_sums(a**2, lists.indptr)
+    pairs = total**2 - squares
+    alike = np.einsum("ij,ij->i", vectors, vectors) - squares
+    scores = np.divide(alike, pairs, out=np.full(n_features, np.nan), where=pairs > 1e-12 * total**2)
+    return xr.DataArray(scores, dims="feature", coords={"feature": np.arange(n_features)}, name="monosemanticity")
+
+
+def _embedding_rows(embeddings: Any) -> tuple[Any, int, int]:
+    """A function that reads rows as numpy, and the shape."""
+    if isinstance(embeddings, np.ndarray):
+        if embeddings.ndim != 2 or embeddings.dtype.kind not in "fiu":
+            message = f"the embeddings are {embeddings.dtype} {embeddings.shape}; give numbers, rows x width."
+            raise InvalidInputError(message, code="bad-shape")
+        return (lambda start, stop: embeddings[start:stop]), *embeddings.shape
+    from saestore.interop.optional import require
+
+    require("torch", "sae", "monosemanticity() of embeddings that are not a numpy array")
+    from saestore.embeddings.opening import open_embeddings
+
+    opened = open_embeddings(embeddings)
+    return (lambda start, stop: opened.read(start, stop).float().numpy()), opened.n_rows, opened.d_in
+
+
+def _unit(rows: Array) -> Array:
+    unit = unit_rows(rows)
+    if not np.isfinite(unit).all():
+        raise InvalidInputError("an embedding is not finite; give finite numbers.", code="not-finite")
+    return unit
+
+
+@retry_on_stale_snapshot
+def cloud(acts: SetReader, features: Any, decoder: Any, *, n_components: int = 3, where: Any = None) -> xarray.Dataset:
+    """Principal components of what chosen features add to the embeddings, on the samples where any is active.
+
+    Parameters
+    ----------
+    features
+        The features, such as days of the week.
+    decoder
+        Directions, (n_features, d_in), or the SAE in any form that `saestore.build` takes.
+    n_components
+        Components at most.
+    where
+        Only these samples.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``position`` (sample, component), ``strongest`` (sample): which feature is strongest; ``explained`` (component):
+        share of the variance; ``direction`` (component, d_in) and ``mean`` (d_in). The sums ``sum over f of a_f d_f``
+        are ``mean + position @ direction``, but for what further components hold.
+
+    Notes
+    -----
+    As the feature manifolds of Engels et al. 2024. The components come from the covariance of the activations, so that
+    the sums are never made. Memory: samples x features that are active, and the decoder.
+    """
+    import xarray as xr
+
+    check_at_least("n_components", n_components, 1)
+    ids = np.unique(select(features, acts.shape[1], "feature").ids)
+    directions = decoder_of(acts, decoder)[ids].astype(np.float64)
+    condition = acts.condition(where)
+    blocks = iterate_lists(acts.segments, ids, acts.dtype)
+    parts = [each if condition is None else each.keep(condition.keeps(each.samples)) for each in blocks]
+    entries = np.concatenate([np.empty(0, np.int64), *(part.samples for part in parts)])
+    samples, rows = np.unique(entries, return_inverse=True)
+    if not len(samples):
+        raise InvalidInputError("none of the features is active on the samples asked for.", code="never-active")
+    a = np.zeros((len(samples), len(ids)))
+    at = np.searchsorted(ids, np.concatenate([part.feature_of_entry for part in parts]))
+    a[rows, at] = np.concatenate([part.data for part in parts])
+    centre = a.mean(axis=0)
+    # Of the sums a D: their covariance is D^T C D, whose eigenvectors are those of a small matrix.
+    factor = np.linalg.svd((a - centre).T @ (a - centre), hermitian=True)
+    root = (factor[0] * np.sqrt(factor[1])).T @ directions
+    _, singular, axes = np.linalg.svd(root, full_matrices=False)
+    n = min(n_components, len(singular))
+    variance = singular**2
+    largest = np.abs(axes[:n]).argmax(axis=1)
+    axes = axes[:n] * np.sign(axes[np.arange(n), largest])[:, None]
+    return xr.Dataset(
+        {
+            "position": (("sample", "component"), (a - centre) @ (directions @ axes.T)),
+            "strongest": ("sample", ids[a.argmax(axis=1)]),
+            "explained": ("component", variance[:n] / max(variance.sum(), np.finfo(float).tiny)),
+            "direction": (("component", "d_in"), axes),
+            "mean": ("d_in", centre @ directions),
+        },
+        coords={"sample": samples, "feature": ids},
+    )

@@ -26,8 +26,8 @@ from saestore.tables.label_matrix import check_level
 Array = np.ndarray[Any, Any]
 
 KINDS = ("top", "quantile", "random", "silent", "near-miss")
-_AT_ONCE = 64  # features whose companions are found together
-_ACTIVE, _BACKGROUND = 256, 4096  # samples of a feature, and of the set, by which companions are found
+_AT_ONCE = 256  # features whose companions are found together
+_ACTIVE, _BACKGROUND = 128, 4096  # samples of a feature, and of the set, by which companions are found
 _COMPANIONS, _PREFIX = 8, 1 << 12  # companions of a feature, and entries of each that are searched for near misses
 _TRIES = 32  # draws of silent samples before all samples are listed
 
@@ -134,7 +134,7 @@ def examples(
         ExampleTable drawn from all active samples, and as many from the silent ones.
     near_misses
         Samples on which the feature is silent and its companions are active. Companions are the 8 features with the
-        largest ``P(active | feature active) - P(active)``, by up to 256 active and 4,096 other samples; a near miss is
+        largest ``P(active | feature active) - P(active)``, by up to 128 active and 4,096 other samples; a near miss is
         ranked by the sum of these differences over its active companions, of whose lists the 4,096 strongest are read.
     context
         Tokens on either side in the window, which ends at the ends of the item.
@@ -159,8 +159,8 @@ def examples(
 
     Notes
     -----
-    Memory: a block of about 4 million entries or the longest list, and the examples; near misses of 64 features at a
-    time take up to 40 MB more.
+    Memory: a block of about 4 million entries or the longest list, and the examples; near misses take
+    about 1 MB more for each of 256 features.
     """
     numbers = {"quantiles": quantiles, "n": n, "random": random, "near_misses": near_misses, "context": context}
     for name, value in numbers.items():
@@ -264,11 +264,24 @@ class _Picker:
             parts = [prefixes.samples[prefixes.indptr[a] : prefixes.indptr[a + 1]] for a in at]
             samples, back = np.unique(np.concatenate([np.empty(0, np.int64), *parts]), return_inverse=True)
             shared = np.bincount(back, np.repeat(gains, list(map(len, parts))), len(samples))
-            ranked = samples[np.argsort(-shared, kind="stable")]
             active = lists.samples[lists.indptr[i] : lists.indptr[i + 1]]
-            left = self._unless(np.unique(active if self.level == "sample" else self._items(active)), ranked)
-            near.append(left[self._one_per_item(left)][:n])
+            taken = np.unique(active if self.level == "sample" else self._items(active))
+            # Most often the first few dozens suffice, so that not all are sorted.
+            for most in (16 * n, len(samples)):
+                left = self._unless(taken, samples[_largest(shared, most)])
+                left = left[self._one_per_item(left)][:n]
+                if len(left) == n:
+                    break
+            near.append(left)
         return near
+
+
+def _largest(values: Array, n: int) -> Array:
+    """Indices of the `n` largest values and of those that equal the last of them, largest first, ties by index."""
+    chosen = np.arange(len(values))
+    if n < len(values):
+        chosen = np.flatnonzero(values >= np.partition(values, len(values) - n)[len(values) - n])
+    return chosen[np.argsort(-values[chosen], kind="stable")]
 
 
 def companions(
@@ -276,7 +289,7 @@ def companions(
 ) -> list[tuple[Array, Array]]:
     """The features that are active with each feature of `lists`, and ``P(active | feature active) - P(active)``.
 
-    Both shares are by samples at random, up to 256 of the feature and 4,096 of the set; best first, above 0 only.
+    Both shares are by samples at random, up to 128 of the feature and 4,096 of the set; best first, above 0 only.
     Memory: the rows of these samples, and 16 bytes per feature of the set and of `lists`.
     """
     import scipy.sparse as sp
@@ -296,23 +309,23 @@ def companions(
     groups = [background, *picked]
     lengths = list(map(len, groups))
     member = sp.csr_array(
-        (np.ones(sum(lengths)), np.searchsorted(rows, np.concatenate(groups)), pointers(lengths)),
+        (np.ones(sum(lengths), np.float32), np.searchsorted(rows, np.concatenate(groups)), pointers(lengths)),
         shape=(len(groups), len(rows)),
     )
-    counts, done = np.zeros((len(groups), n_features)), 0
+    counts, done = np.zeros((len(groups), n_features), np.float32), 0
     for part, block in iterate_rows(acts.segments, rows):
         ones = sp.csr_array(
-            (np.ones(block.nnz), block.indices.astype(np.int64), block.indptr), shape=(len(part), n_features)
+            (np.ones(block.nnz, np.float32), block.indices.astype(np.int64), block.indptr),
+            shape=(len(part), n_features),
         )
-        counts += (member[:, done : done + len(part)] @ ones).toarray()
+        counts += (member[:, done : done + len(part)] @ sp.csr_array(ones, shape=(len(part), n_features))).toarray()
         done += len(part)
-    shares = counts / np.maximum(1, np.array(lengths))[:, None]
-    found = []
+    found, base = [], counts[0].astype(np.float64) / max(1, lengths[0])
     for i, feature in enumerate(lists.features.tolist()):
-        gain = shares[i + 1] - shares[0]
+        gain = counts[i + 1].astype(np.float64) / max(1, lengths[i + 1]) - base
         gain[feature] = 0
-        best = np.argsort(-gain, kind="stable")[:n]
-        best = best[gain[best] > 0]
+        positive = np.flatnonzero(gain > 0)
+        best = positive[np.argsort(-gain[positive], kind="stable")[:n]]
         found.append((best, gain[best]))
     return found
 

@@ -9,16 +9,22 @@ from saestore.cli.concepts import concepts
 from saestore.cli.datasets import datasets
 from saestore.cli.detect import detect
 from saestore.cli.diagnose import diagnose
+from saestore.cli.diff import diff
 from saestore.cli.examples import examples
 from saestore.cli.export import export
 from saestore.cli.group import DebugOption, ErrorGroup
 from saestore.cli.import_ import import_
 from saestore.cli.info import info
 from saestore.cli.label import label
+from saestore.cli.plan import plan
+from saestore.cli.run import commit, run
+from saestore.cli.saes import saes
+from saestore.cli.serve import serve
 from saestore.cli.similar import similar
+from saestore.cli.site import site
 from saestore.cli.stats import stats
 from saestore.cli.top import top_features, top_samples
-from saestore.cli.upkeep import compact, verify
+from saestore.cli.upkeep import compact, unlock, verify
 
 
 @click.group(cls=ErrorGroup, params=[DebugOption()], context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,6 +36,7 @@ def main() -> None:
 for command in (
     build,
     datasets,
+    saes,
     info,
     top_samples,
     top_features,
@@ -40,10 +47,17 @@ for command in (
     similar,
     examples,
     card,
+    diff,
     diagnose,
     verify,
     compact,
+    unlock,
     export,
     import_,
+    plan,
+    run,
+    commit,
+    serve,
+    site,
 ):
     main.add_command(command)

@@ -13,6 +13,8 @@ from saestore.cli.info import overview
 from saestore.cli.model_options import model_options
 from saestore.cli.set_options import (
     codec_option,
+    dask_client,
+    dask_option,
     data_option,
     ground_truth_options,
     item_ptr_option,
@@ -36,7 +38,7 @@ _INTERRUPTED = "interrupted. What is committed is kept; give the same command ag
 _OF_ONE_JOB = (InvalidInputError, NotFoundError, StoreConflictError, LockedError)
 
 # Files that belong to one dataset; they cannot serve several.
-_OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "ground_truth", "token_spans")
+_OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "ground_truth", "token_spans", "mask")
 
 
 @command("build", example="saestore build CLEVR", keys=keys.SETS)
@@ -54,8 +56,9 @@ _OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "ground
 @click.option(
     "--embeddings",
     metavar="PATH",
-    help="File or folder: .pt alone or in chunks, .npy, .safetensors, a zarr array.  [default: found by name under "
-    "Embeddings/DATASET/ in --data or $SAESTORE_SCRATCH]",
+    help="File or folder: .pt alone or in chunks, .npy, .npz, .safetensors, HDF5, Parquet, a zarr array, SAELens's "
+    "cached activations, saev's shards.  [default: found by name under Embeddings/DATASET/ in --data or "
+    "$SAESTORE_SCRATCH]",
 )
 @click.option(
     "--sae",
@@ -68,6 +71,12 @@ _OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "ground
 @item_ptr_option("the samples divide evenly among the items")
 @ground_truth_options
 @token_spans_option
+@click.option(
+    "--mask",
+    metavar="MASK",
+    help="Which embeddings are samples, such as an attention mask: FILE.npy, FILE:NAME, or the name of a tensor in the "
+    "file of embeddings.",
+)
 @model_options
 @click.option(
     "--device",
@@ -105,10 +114,18 @@ _OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "ground
     help="Add what is new to a complete set: further images or texts, or rows of embeddings with their items.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a set of the same name that another build made.")
+@dask_option
 @store_option
 @json_option
 def build(
-    datasets: tuple[str, ...], sample_type: str | None, embeddings: str | None, location: str, as_json: bool, **how: Any
+    datasets: tuple[str, ...],
+    *,
+    sample_type: str | None,
+    embeddings: str | None,
+    location: str,
+    as_json: bool,
+    dask: str | None,
+    **how: Any,
 ) -> None:
     """Encode embeddings through an SAE and store the non-zeros.
 
@@ -117,21 +134,15 @@ def build(
     build. Complete sets are skipped.
     """
     _check_for_one({"embeddings": embeddings, **how}, len(datasets))
-    given = embeddings is not None or how["images"] is not None or how["texts"] is not None
-    if sample_type == _ALL:
-        if given:
-            raise click.UsageError("--sample-type all goes with embeddings that are found by name; name one type.")
-        sample_type = None
-    model_type = None if given else _model_type(how)
-    jobs = _jobs(datasets, sample_type, how["data"], given=given, model_type=model_type)
+    jobs = find_jobs(datasets, sample_type, embeddings, how)
     found, failed, unfit = [], [], []
+    cluster = click.get_current_context().with_resource(dask_client(dask))
     for job in jobs:
         try:
             if job.error is not None:
                 raise job.error
-            found.append(
-                _build_one(job.dataset, store=location, sample_type=job.sample_type, embeddings=embeddings, **how)
-            )
+            inputs = {"sample_type": job.sample_type, "embeddings": embeddings, "client": cluster}
+            found.append(_build_one(job.dataset, store=location, **inputs, **how))
         except _OF_ONE_JOB as error:
             if len(jobs) == 1:
                 raise
@@ -181,6 +192,19 @@ class _Job(NamedTuple):
 
     def __str__(self) -> str:
         return self.dataset if self.sample_type is None else f"{self.dataset} ({self.sample_type})"
+
+
+def find_jobs(
+    names: tuple[str, ...], sample_type: str | None, embeddings: str | None, how: dict[str, Any]
+) -> list[_Job]:
+    """Which dataset and sample type to build; `how` are the other options, of which a known model type is taken out."""
+    given = embeddings is not None or how["images"] is not None or how["texts"] is not None
+    if sample_type == _ALL:
+        if given:
+            raise click.UsageError("--sample-type all goes with embeddings that are found by name; name one type.")
+        sample_type = None
+    model_type = None if given else _model_type(how)
+    return _jobs(names, sample_type, how["data"], given=given, model_type=model_type)
 
 
 def _model_type(how: dict[str, Any]) -> str | None:

@@ -36,6 +36,12 @@ $ export SAESTORE_PATH=demo/activations.zarr
 _RULES = {
     "build": "<!-- skip: needs embeddings in a scratch folder -->\n",
     "datasets": "<!-- needs: torch -->\n",
+    "plan": "<!-- skip: needs embeddings in a scratch folder -->\n",
+    "run": "<!-- skip: needs a plan -->\n",
+    "commit": "<!-- skip: needs a plan -->\n",
+    "serve": "<!-- skip: runs until Ctrl-C -->\n",
+    "site": "<!-- needs: jinja2 -->\n",
+    "saes": "<!-- needs: sae_lens -->\n",
 }
 
 

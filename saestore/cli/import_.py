@@ -11,6 +11,8 @@ from saestore.cli.group import command, note
 from saestore.cli.info import overview
 from saestore.cli.set_options import (
     codec_option,
+    dask_client,
+    dask_option,
     data_option,
     ground_truth_options,
     item_ptr_option,
@@ -103,6 +105,7 @@ KEYS = {
 @codec_option
 @click.option("--check", is_flag=True, help="Only say what is wrong with the file; write nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace a set of the same name that came from elsewhere.")
+@dask_option
 @store_option
 @json_option
 @click.pass_context
@@ -121,6 +124,7 @@ def import_(ctx: click.Context, /, set_path: str, path: str | None, location: st
     """
     how["format"] = how.pop("kind")
     check, sets = how.pop("check"), _sets(set_path, path, how["data"])
+    how["client"] = ctx.with_resource(dask_client(how.pop("dask")))
     done = [_one(each, path, location, check=check, show=not as_json, **how) for each in sets]
     if as_json:
         output.document({"store": location, "check": check, "imports": done})
@@ -173,7 +177,7 @@ def _facts(given: tuple[str, ...]) -> dict[str, str] | None:
     return {key: value for key, _, value in pairs_} or None
 
 
-_WRITING = ("segment_rows", "codec", "overwrite")
+_WRITING = ("segment_rows", "codec", "overwrite", "client")
 
 
 def _checked(set_path: str, path: str | None, **how: Any) -> ImportReport:

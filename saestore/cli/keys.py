@@ -164,6 +164,25 @@ EXAMPLES = {
     "rows[].tokens": "the tokens of the window, null where the store has no spans",
 }
 
+DIFF = {
+    **SET,
+    "group_a": "the conditions of the first group as given",
+    "group_b": "the conditions of the second group, or null for all that is not in the first",
+    "level": "`item` or `sample`: what is counted",
+    "n": "rows at most",
+    "rows": "one for each feature, smallest p first",
+    "rows[].feature": "number of the feature",
+    "rows[].n_active_a": "items or samples of the first group where it is active",
+    "rows[].n_active_b": "items or samples of the second group where it is active",
+    "rows[].rate_a": "n_active_a as a share of the group",
+    "rows[].rate_b": "n_active_b as a share of the group",
+    "rows[].difference": "rate_a - rate_b",
+    "rows[].mean_a": "mean activation in the first group, zeros included",
+    "rows[].mean_b": "mean activation in the second group, zeros included",
+    "rows[].p": "Fisher's exact test, two-sided",
+    "rows[].q": "p adjusted by Benjamini and Hochberg",
+}
+
 SET_INFO = {
     "path": "path of the set",
     "n_samples": "number of samples",
@@ -191,6 +210,20 @@ SETS = {
     "store": "the store",
     "sets": "one for each activation set",
     **{f"sets[].{key}": says for key, says in SET_INFO.items()},
+}
+
+PLAN = {
+    **SET,
+    "n_tasks": "number of tasks, 0 to n_tasks - 1; 0 for a complete set",
+    "missing": "with `--status`: the tasks that are not done",
+}
+
+UNLOCK = {
+    "set": "the set, as it was given",
+    "owner": "whose lock was removed; null where the set was not locked",
+    "owner.host": "host of the writer",
+    "owner.pid": "its process number",
+    "owner.time": "since when it had the lock",
 }
 
 VERIFY = {

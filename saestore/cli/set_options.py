@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -34,6 +35,37 @@ codec_option = click.option(
     show_default=True,
     help="pcodec, or blosc for readers in other languages.",
 )
+
+
+dask_option = click.option(
+    "--dask",
+    metavar="CLUSTER",
+    help="Work on a Dask cluster: local:4 starts 4 processes here, tcp://HOST:PORT is a scheduler.  [default: in this "
+    "process]",
+)
+
+
+@contextmanager
+def dask_client(cluster: str | None) -> Iterator[Any]:
+    """The client of a Dask cluster, as ``--dask`` names it; None where it is not given."""
+    if cluster is None:
+        yield None
+        return
+    from saestore.cli.group import note
+    from saestore.interop.optional import require
+
+    distributed = require("distributed", "dask", "--dask")
+    kind, _, count = cluster.partition(":")
+    if kind == "local":
+        if not count.isdecimal() or int(count) < 1:
+            raise click.UsageError(f"--dask {cluster}: write local:4 for 4 processes.")
+        with distributed.Client(n_workers=int(count), threads_per_worker=1) as client:
+            note(f"progress at {client.dashboard_link}")
+            yield client
+    else:
+        with distributed.Client(cluster) as client:
+            note(f"progress at {client.dashboard_link}")
+            yield client
 
 
 items_option = click.option(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from saestore.store import Store
 
 Function = Callable[..., Any]
+_STORAGE_OPTIONS = "saestore.storage_options"
 _PARTS = {"--dataset": 0, "--sample-type": 1, "--sae": 2}  # option -> which part of a set's path
 
 
@@ -96,15 +97,39 @@ def _default_store() -> str:
     return str(Path(scratch) / SCRATCH_STORE) if scratch else "activations.zarr"
 
 
-store_option = click.option(
-    "--store",
-    "location",
-    metavar="PATH",
-    envvar="SAESTORE_PATH",
-    default=_default_store,
-    help=f"Folder or URL of the store.  [default: $SAESTORE_PATH, else ${SCRATCH}/{SCRATCH_STORE}, else "
-    "./activations.zarr]",
-)
+def _location(ctx: click.Context, _: click.Parameter, value: str) -> str:
+    from saestore.storage.places import Location
+
+    return Location.parse(value, ctx.meta.get(_STORAGE_OPTIONS, ()))
+
+
+def _remember_options(ctx: click.Context, _: click.Parameter, value: tuple[str, ...]) -> None:
+    ctx.meta[_STORAGE_OPTIONS] = value
+
+
+def store_option(function: Function) -> Function:
+    """Give a command --store and --storage-option; it gets both as `location`."""
+    given = click.option(
+        "--store",
+        "location",
+        metavar="PATH",
+        envvar="SAESTORE_PATH",
+        default=_default_store,
+        callback=_location,
+        help=f"Folder or URL of the store.  [default: $SAESTORE_PATH, else ${SCRATCH}/{SCRATCH_STORE}, else "
+        "./activations.zarr]",
+    )
+    reached = click.option(
+        "--storage-option",
+        multiple=True,
+        metavar="KEY=VALUE",
+        is_eager=True,
+        expose_value=False,
+        callback=_remember_options,
+        help="What reaches a URL, such as endpoint=https://… or region=eu-west-1. May be repeated.",
+    )
+    return given(reached(function))
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 

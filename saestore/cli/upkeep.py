@@ -1,4 +1,4 @@
-"""`saestore verify` and `saestore compact`."""
+"""`saestore verify`, `saestore compact` and `saestore unlock`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import click
 
 from saestore.cli import keys, output
 from saestore.cli.group import command, note
-from saestore.cli.target import Target, json_option, with_target
+from saestore.cli.set_options import dask_client, dask_option
+from saestore.cli.target import Target, json_option, store_option, with_target
+from saestore.writing.lock import describe_owner
 
 _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<prefix>[kKMGT]?)(?P<binary>i?)B?\Z")
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
@@ -58,7 +60,8 @@ def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
 @click.option(
     "--memory", metavar="SIZE", callback=_bytes, default="1GiB", show_default=True, help="Memory to merge in, at most."
 )
-def compact(target: Target, memory: int) -> None:
+@dask_option
+def compact(target: Target, memory: int, dask: str | None) -> None:
     """Merge the segments of a set, or of every set.
 
     Queries answer the same before, during and after. A build ends with it, so it is only needed after one that was not
@@ -67,8 +70,31 @@ def compact(target: Target, memory: int) -> None:
     read = target.open()
     paths = [target.choose(read)] if target.named else list(read)
     store = target.open("a") if paths else read  # opening to write would create a store that is not there
+    client = click.get_current_context().with_resource(dask_client(dask))
     for path in paths:
         before = len(store[path].attributes.segments)
         with output.Status() as status:
-            after = len(store.compact(path, memory=memory, progress=status).attributes.segments)
+            after = len(store.compact(path, memory=memory, client=client, progress=status).attributes.segments)
         output.line(f"{path}: {before} segment{'s' * (before != 1)} before, {after} now")
+
+
+@command("unlock", example="saestore unlock CLEVR/patch/clip-scope-22", keys=keys.UNLOCK)
+@click.argument("path", metavar="SET")
+@store_option
+@click.option("--force", is_flag=True, help="Remove the lock of a writer that is alive, too.")
+@json_option
+def unlock(path: str, location: str, force: bool, as_json: bool) -> None:
+    """Remove the lock of a writer that is gone.
+
+    Only needed for a writer on another host of a shared folder: the next writer takes over the lock of a process that
+    ended on this machine, and the lock on an object store that is no longer renewed. Prints whose the lock was. What a
+    living writer has committed stays; with --force it commits nothing more.
+    """
+    holder = Target(location).open("r+").unlock(path, force=force)
+    if as_json:
+        shown = {name: holder.get(name) for name in ("host", "pid", "time")} if holder else None
+        output.document({"set": path, "owner": shown})
+    elif holder is None:
+        output.line(f"{path} is not locked.")
+    else:
+        output.line(f"{path}: removed the lock of {describe_owner(holder)}.")

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import fields
 from typing import Any
 
 from saestore.activation_set import ActivationSet
-from saestore.format import KEY
 from saestore.ingest.known import add_found_truth
 from saestore.ingest.options import BuildOptions
+from saestore.ingest.recipes import BuildRecipe, make_plan, run_everywhere
 from saestore.interop.optional import require
 from saestore.progress import Progress, ProgressOption
+from saestore.storage import durable, local_folder
+from saestore.storage.places import local_path
 from saestore.store import destination_of
-from saestore.writing.compare import stored_items
-from saestore.writing.pipeline import Destination, write_set
+from saestore.writing.pipeline import write_set
 
 __all__ = ["build"]
 
@@ -30,10 +29,12 @@ def build(
     items: Any = None,
     item_ptr: Any = None,
     token_spans: Any = None,
+    mask: Any = None,
     images: Any = None,
     texts: Any = None,
     model: Any = None,
     layer: int | None = None,
+    hook: str | None = None,
     model_dtype: str = "float32",
     batch_size: int | None = None,
     max_tokens: int | None = None,
@@ -48,6 +49,8 @@ def build(
     ground_truth: str | bool | None = None,
     append: bool = False,
     overwrite: bool = False,
+    client: Any = None,
+    durability: str | None = None,
     progress: ProgressOption = True,
 ) -> ActivationSet:
     """Encode embeddings, or a model's hidden state, through an SAE and store the non-zeros.
@@ -63,11 +66,13 @@ def build(
     sample_type
         ``patch``, ``token`` or ``cls``; by default patches of images, tokens of texts.
     embeddings
-        A file or folder (``.pt`` alone or in chunks, ``.npy``, ``.safetensors``, a zarr array) or an array,
-        samples x d_in. By default found by name under `data`, then
-        ``$SAESTORE_SCRATCH``, in ``Embeddings/<dataset>/``.
+        A file or folder (``.pt`` alone or in chunks, ``.npy``, ``.npz``, ``.safetensors``, HDF5, Parquet, SAELens's
+        cached activations, saev's shards, a zarr array), an array or tensor, samples x d_in or items x samples x d_in,
+        a `datasets.Dataset`, or ``(function, n_rows)`` of a function that returns batches. By default
+        found by name under `data`, then ``$SAESTORE_SCRATCH``, in ``Embeddings/<dataset>/``.
     sae
-        A folder in sae_lens format, ``release:sae_id``, a registered name, or a loaded sae_lens SAE.
+        A folder or file of an SAE, ``release:sae_id``, a registered name, a loaded sae_lens SAE, or any object with
+        ``encode(x)``, ``d_in`` and ``d_sae``.
     items
         A ``metadata.csv``, a DataFrame or a mapping of columns: keys, split, concepts.
     item_ptr
@@ -75,6 +80,9 @@ def build(
         ``file.npz:name`` or a ``token_counts`` ``.pt``.
     token_spans
         First and last character (exclusive) of every token in its text, (n_samples, 2): an array or ``file.npz:name``.
+    mask
+        Which embeddings are samples, such as an attention mask: bool or 0 and 1, (n_rows,) or (n_items, rows): an
+        array, a file, or the name of a tensor in the file of embeddings. `item_ptr` and `token_spans` count all rows.
     images
         In place of embeddings: a folder of images, to run through `model`. `items` may name and order them.
     texts
@@ -84,6 +92,9 @@ def build(
         trained on.
     layer
         Number of the block, counted from 0, whose output is encoded; by default the SAE's own.
+    hook
+        In place of `layer`, the name of a block's output or input: ``blocks.N.hook_resid_post``,
+        ``blocks.N.hook_resid_pre`` (N above 0), or a module, ``model.layers.N``.
     model_dtype
         Dtype of the model's weights: ``float32``, ``bfloat16``, ``float16``.
     batch_size
@@ -117,6 +128,11 @@ def build(
         come first and be unchanged. Without such a set this is an ordinary build.
     overwrite
         Replace a set of other content.
+    client
+        A ``distributed.Client``: its workers encode and merge, and the set has the same bytes. They need to see the
+        same paths. By default this process does everything.
+    durability
+        ``"full"`` or ``"fast"``, as `saestore.open` takes it; by default as the store was opened.
     progress
         True shows bars and lines on stderr, False shows nothing, a function receives every line.
 
@@ -133,33 +149,22 @@ def build(
 
     Notes
     -----
-    Peak memory is the SAE, 128 MiB of pre-activations, two segments of about 100 MiB and 256 MiB for the merge at the
-    end, for any number of samples. With bfloat16 candidates the encoder's weights are needed one and a half times more.
+    Peak memory is the SAE, 128 MiB of pre-activations, two segments of about 100 MiB, and 256 MiB for merges, for any
+    number of samples. While it runs the set has at most 16 segments: a thread merges them. With bfloat16 candidates the
+    encoder's weights are needed one and a half times more.
     """
     given = dict(locals())
     options = BuildOptions(**{each.name: given[each.name] for each in fields(BuildOptions)})
     require("torch", "sae", "building")
-    from saestore.ingest.build_plan import plan_build
-
-    report, destination = Progress(progress), destination_of(store)
-    with ExitStack() as stack:
-
-        def looking(path: str) -> Callable[[int], None]:
-            return stack.enter_context(report.bar(path, "looked at", None, unit="items")).advance
-
-        plan = plan_build(options, looking, lambda path: [] if overwrite else _stored_keys(destination, path))
-    root = write_set(plan, destination, report, append=append, overwrite=overwrite)
+    recipe, report, destination = BuildRecipe(options, overwrite), Progress(progress), destination_of(store)
+    plan = recipe.resolve(destination, report)
+    folder = local_path(store) if destination.root is None else local_folder(destination.root)
+    with durable.at_durability(folder, durability):
+        if client is not None:
+            acts = run_everywhere(make_plan(recipe, plan, destination, report, append=append), client, report)
+        else:
+            acts = ActivationSet(write_set(plan, destination, report, append=append, overwrite=overwrite), plan.path)
+            add_found_truth(acts, plan.truth, report)
     for note in plan.inputs.notes:
         report.line(f"{plan.path}: {note}")
-    acts = ActivationSet(root, plan.path)
-    add_found_truth(acts, plan.truth, report)
     return acts
-
-
-def _stored_keys(destination: Destination, path: str) -> list[str]:
-    """Keys of the items that the store has at `path`; none where there is no set, or one without keys."""
-    attributes, root = destination.attributes(path), destination.root
-    if attributes is None or root is None:
-        return []
-    items = stored_items(root, path, attributes)
-    return [str(key) for key in items.read(KEY).values] if KEY in items.info.columns else []

@@ -13,20 +13,20 @@ import numpy as np
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.format import split_set_path
 from saestore.ingest.embedding_input import Inputs, embeddings_on_disk, from_model
-from saestore.ingest.encoded_rows import EncodedRows, add_dropped
+from saestore.ingest.encoded_rows import EncodedRows
 from saestore.ingest.known import find_truth, one_sample_type
 from saestore.ingest.options import BuildOptions
 from saestore.progress import Progress
 from saestore.sae import LoadedSAE, load_sae
 from saestore.sae.encode import make_encoder
 from saestore.store import sae_record
-from saestore.writing.plan import WritePlan
+from saestore.writing.plan import WritePlan, add_dropped
 
 if TYPE_CHECKING:
     from saestore.superactivators.datasets import Dataset
     from saestore.superactivators.ground_truth import GroundTruth
 
-__all__ = ["BuildPlan", "plan_build"]
+__all__ = ["BuildPlan", "open_build"]
 
 # Trained SAEs explain 0.6 to 0.95; embeddings of another layer, hook or normalisation give 0.3, 0, or far below.
 _LOW_VARIANCE = 0.4
@@ -95,10 +95,14 @@ class BuildPlan(WritePlan):
 
     def count_dropped(self, record: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """The record of what was dropped so far, with what the last read dropped added."""
-        return None if record is None else add_dropped(record, self.rows.dropped)
+        if record is None:
+            return None
+        dropped = self.rows.dropped
+        more = {"n_dropped": dropped.n_dropped, "sum_dropped": dropped.sum_dropped, "sum_total": dropped.sum_total}
+        return add_dropped(record, {**more, "max_relative_error": dropped.max_rel_error})
 
 
-def plan_build(
+def open_build(
     options: BuildOptions, looking: Callable[[str], Callable[[int], None]], known: Callable[[str], Sequence[str]]
 ) -> BuildPlan:
     """Resolve names, open embeddings or load a model, load the SAE and check that all fits together.
@@ -124,6 +128,8 @@ def plan_build(
     path = f"{name}/{sample_type}/{sae.name}"
     if inputs is None:
         inputs = from_model(options, sample_type, sae, looking(path), known(path))
+    if sae.d_in != inputs.source.d_in and not inputs.computed:  # such as heads of attention, each beside the others
+        inputs = embeddings_on_disk(options, dataset, sample_type, sae.d_in)
     if sae.d_in != inputs.source.d_in:
         raise InvalidInputError(
             f"the embeddings {inputs.source.path} have width {inputs.source.d_in}, the SAE {sae.name} takes "

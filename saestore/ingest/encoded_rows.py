@@ -14,7 +14,7 @@ from saestore.errors import InvalidInputError
 from saestore.sae.encode import Encoder, TruncationStats, reduce_batch
 from saestore.sparse_rows import Advance, SparseRows
 
-__all__ = ["EncodedRows", "add_dropped"]
+__all__ = ["EncodedRows"]
 
 _CHECK_BYTES = 64 << 20
 
@@ -152,22 +152,3 @@ def _hashes(rows: torch.Tensor) -> np.ndarray[Any, Any]:
     step = max(1, (1 << 18) // len(random))  # a block of products stays in the processor's cache
     parts = [(words[i : i + step] * random).sum(1, dtype=np.uint64) for i in range(0, len(words), step)]
     return np.concatenate(parts)
-
-
-def add_dropped(record: Mapping[str, Any], dropped: TruncationStats) -> dict[str, Any]:
-    """The record of what was dropped so far, with another segment's added."""
-    before = TruncationStats(
-        record.get("n_dropped", 0),
-        record.get("sum_dropped", 0.0),
-        record.get("sum_total", 0.0),
-        record.get("max_relative_error", 0.0),
-    )
-    both = before + dropped
-    return {
-        **record,
-        "n_dropped": both.n_dropped,
-        "sum_dropped": both.sum_dropped,
-        "sum_total": both.sum_total,
-        "share_of_sum": both.sum_dropped / both.sum_total if both.sum_total else 0.0,
-        "max_relative_error": both.max_rel_error,
-    }

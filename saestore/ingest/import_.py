@@ -12,6 +12,7 @@ from saestore.formats.issues import Issue, refusal
 from saestore.ingest.import_plan import plan_import
 from saestore.ingest.known import add_found_truth
 from saestore.ingest.options import ImportOptions
+from saestore.ingest.recipes import ImportRecipe, make_plan, run_everywhere
 from saestore.progress import Progress, ProgressOption
 from saestore.store import destination_of
 from saestore.writing.pipeline import write_set
@@ -77,6 +78,7 @@ def import_activations(
     segment_rows: int | None = None,
     codec: str = "pcodec",
     overwrite: bool = False,
+    client: Any = None,
     progress: ProgressOption = True,
 ) -> ActivationSet:
     """Store activations that another program wrote.
@@ -129,6 +131,9 @@ def import_activations(
         ``pcodec``, or ``blosc`` for readers in other languages.
     overwrite
         Replace a set of other content.
+    client
+        A ``distributed.Client``: its workers read and merge, and the set has the same bytes. They need to see the same
+        paths. By default this process does everything.
     progress
         True shows bars and lines on stderr, False shows nothing, a function receives every line.
 
@@ -147,15 +152,19 @@ def import_activations(
     Notes
     -----
     All rows are read twice: once to check them, before anything is written, and once to write. Peak memory is two
-    segments of about 100 MiB, a block of 100 MiB that is read and checked, and later 256 MiB for the merge, for any
+    segments of about 100 MiB, a block of 100 MiB that is read and checked, and 256 MiB for merges, for any
     number of samples; besides 8 bytes per sample for pointers. Activations that are stored by feature go through a
     temporary file of 16 bytes per non-zero.
     """
     given = dict(locals())
     report = Progress(progress)
     with ExitStack() as resources:
-        plan = plan_import(_options(given), resources, report)
-        root = write_set(plan, destination_of(store), report, overwrite=overwrite)
+        options, destination = _options(given), destination_of(store)
+        plan = plan_import(options, resources, report)
+        if client is not None:
+            recipe = ImportRecipe(options, overwrite)
+            return run_everywhere(make_plan(recipe, plan, destination, report), client, report)
+        root = write_set(plan, destination, report, overwrite=overwrite)
     acts = ActivationSet(root, plan.path)
     add_found_truth(acts, plan.truth, report)
     return acts

@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 import zarr
 
-from saestore.errors import CorruptStoreError, NotFoundError, StoreConflictError
+from saestore.errors import CorruptStoreError, InvalidInputError, NotFoundError, StoreConflictError
 from saestore.format import LEVEL_TABLES, TOKEN_SPANS, SetAttributes, digest
 from saestore.query import distribution
 from saestore.query.posting_lists import one_list
@@ -62,6 +62,19 @@ def retry_on_stale_snapshot(query: Callable[Concatenate[Self, P], R]) -> Callabl
     return asked
 
 
+def _check_same(path: str, attributes: SetAttributes, before: SetAttributes) -> None:
+    if attributes.identity != before.identity:
+        raise StoreConflictError(
+            f"{path} was replaced by another set after it was opened. Open it again.", code="set-replaced"
+        )
+
+
+def _reopened(kind: type[Self], root: zarr.Group, path: str, before: SetAttributes) -> Self:
+    result = kind(root, path)
+    _check_same(path, result.attributes, before)
+    return result
+
+
 class OpenSet:
     """Base class: an opened activation set, as one snapshot; `ActivationSet` documents parameters and attributes."""
 
@@ -75,10 +88,8 @@ class OpenSet:
         while True:
             if attributes is None:
                 raise NotFoundError(f"There is no activation set {self.path} in the store.", code="unknown-set")
-            if before is not None and attributes.identity != before.identity:
-                raise StoreConflictError(
-                    f"{self.path} was replaced by another set after it was opened. Open it again.", code="set-replaced"
-                )
+            if before is not None:
+                _check_same(self.path, attributes, before)
             try:
                 self._open_segments(attributes)
                 return
@@ -120,6 +131,8 @@ class OpenSet:
     @retry_on_stale_snapshot
     def read_column(self, table: str, name: str, rows: Any = None) -> Column:
         """Values of a column or concept of a table, of all rows or of some."""
+        if not isinstance(name, str):
+            raise InvalidInputError(f"{name!r} is not the name of a column; names are text.", code="invalid-name")
         return self.table(table).read(name, rows)
 
     @retry_on_stale_snapshot
@@ -177,8 +190,8 @@ class OpenSet:
         return self.location, self.path, digest(self.attributes.to_json())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Without shard indexes and pointers: the set is opened again where it is unpickled.
-        return type(self), (self.root, self.path)
+        # Without shard indexes and pointers: the set is opened again where it is unpickled, if it is still the same.
+        return _reopened, (type(self), self.root, self.path, self.attributes)
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -10,7 +10,7 @@ import numpy as np
 
 from saestore.errors import InvalidInputError
 from saestore.format import LEVEL_TABLES, SetAttributes
-from saestore.query import distribution, similarity, slices
+from saestore.query import distribution, profile, similarity, slices
 from saestore.query.details import details_of
 from saestore.query.open_set import OpenSet, retry_on_stale_snapshot
 from saestore.query.posting_lists import PostingLists
@@ -304,13 +304,33 @@ class SetReader(OpenSet):
         return slices.points(self.segments, rows, columns, self.shape[1], self.dtype)
 
     @retry_on_stale_snapshot
-    def stats(self, features: Any = None, *, level: Level = "sample", where: Any = None) -> xarray.Dataset:
+    def stats(
+        self,
+        features: Any = None,
+        *,
+        level: Level = "sample",
+        where: Any = None,
+        classes: Any = None,
+        positions: bool = False,
+    ) -> xarray.Dataset:
         """Exact statistics per feature on dimension ``feature``; see `saestore.stats.STATISTICS`.
 
         Of samples, or with ``level="item"`` of the maxima of items. Of all samples they come from sums that are stored.
+
+        Parameters
+        ----------
+        classes
+            A column of the items or several concepts of items, of which an item has one: also give ``purity``, the
+            share of the most frequent class among the samples or items where a feature is active, and ``top_class``.
+        positions
+            Also give ``n_active_at`` (feature, position): samples at each position of their items where it is active.
         """
         ids = self._features(features)
-        return statistics_table(self._moments(self.view(level, where, feature=_only(ids)), ids), ids)
+        view = self.view(level, where, feature=_only(ids))
+        table = statistics_table(self._moments(view, ids), ids)
+        if classes is not None:
+            table = table.assign(profile.purity(self, view, ids, classes))
+        return table.assign(profile.positions(self, view, ids)) if positions else table
 
     def _moments(self, view: View, features: Any = None) -> Moments:
         """Sums over a view. The sums of all features over items are kept until another condition comes."""

@@ -206,6 +206,8 @@ class SetTable:
         Of features these are their names, notes and explanations. Parts of words count; words in quotes
         (``'"green object"'``) stand together.
         """
+        if not isinstance(text, str):
+            raise InvalidInputError(f"{text!r} is not text to search for.", code="not-text")
         words = [quoted or word for quoted, word in _WORDS.findall(text)]
         if not words:
             raise InvalidInputError(f"search({text!r}): give a word, such as 'green'.", code="empty-search")

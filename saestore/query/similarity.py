@@ -14,16 +14,18 @@ from saestore.query.posting_lists import PostingLists
 from saestore.query.results import FeatureMatches, SimilarFeatures
 from saestore.query.selection import check_at_least
 from saestore.query.view import View
+from saestore.sparse_rows import pointers
 from saestore.stats import Moments
 
 if TYPE_CHECKING:
     import scipy.sparse
 
 Array = np.ndarray[Any, Any]
-Metric = Literal["jaccard", "cosine", "correlation"]
-METRICS: tuple[Metric, ...] = ("jaccard", "cosine", "correlation")
+Metric = Literal["jaccard", "cosine", "correlation", "conditional", "npmi"]
+METRICS: tuple[Metric, ...] = ("jaccard", "cosine", "correlation", "conditional", "npmi")
 
 _WIDTH = 1 << 11  # features of a block; two blocks make 4 million pairs
+_FEW = 8  # matches per feature up to which finding one after the other is quicker than sorting
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ def score(metric: Metric, one: Sizes, other: Sizes, n_both: Array, dot: Array) -
         Sum of the products of their activations.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        if metric == "jaccard":
-            values = n_both / (one.n_active + other.n_active - n_both)
+        if metric in ("jaccard", "conditional", "npmi"):
+            values = pair_score(metric, one.n, one.n_active, other.n_active, n_both)
         elif metric == "cosine":
             values = dot / one.length / other.length
         else:
@@ -85,6 +87,24 @@ def score(metric: Metric, one: Sizes, other: Sizes, n_both: Array, dot: Array) -
     # Nothing but rounding can leave this range.
     clipped: Array = np.clip(values, -1, 1)
     return clipped
+
+
+def pair_score(metric: str, n: int, n_one: Array, n_other: Array, n_both: Array) -> Array:
+    """A metric of the numbers of samples on which features are active, alone and both, of `n` samples.
+
+    ``jaccard``; ``conditional``, the share of the first feature's samples on which the other is active; or ``npmi``,
+    normalised pointwise mutual information, ``log(P(xy) / P(x) P(y)) / -log P(xy)``, 1 where both are always active.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if metric == "conditional":
+            values = n_both / n_one
+        elif metric == "jaccard":
+            values = n_both / (n_one + n_other - n_both)
+        else:
+            log_both = np.log(n_both / n)
+            mutual = log_both - np.log(n_one / n) - np.log(n_other / n)
+            values = np.where(n_both == n, 1.0, mutual / -log_both)
+    return np.asarray(values)
 
 
 def overlap_of_list(view: View, lists: PostingLists) -> tuple[Array, Array]:
@@ -158,12 +178,17 @@ def best_matches(metric: Metric, n: int, of: tuple[View, Sizes], among: tuple[Vi
         right = _matrix(others, n_rows, np.int32).T.tocsr(), _matrix(others, n_rows, np.float64).T.tocsr()
         for lists in _blocks(view, np.flatnonzero(sizes.n_active)):
             n_both = _matrix(lists, n_rows, np.int32) @ right[0]
-            dot = n_both.data if metric == "jaccard" else _dots(n_both, _matrix(lists, n_rows, np.float64) @ right[1])
+            dot = n_both.data
+            if metric in ("cosine", "correlation"):
+                dot = _dots(n_both, _matrix(lists, n_rows, np.float64) @ right[1])
             one, other = np.repeat(lists.features, np.diff(n_both.indptr)), others.features[n_both.indices]
             scores = score(metric, sizes.take(one), other_sizes.take(other), n_both.data, dot)
             scores[np.isnan(scores)] = -np.inf
-            picked = _best_of_rows(n_both.indptr, other, scores, n)
-            _keep_best(best, lists.features, (other, scores, n_both.data), picked)
+            # A score that equals the worst of the best so far is of a later feature, which loses the tie.
+            better = scores > np.repeat(best[1][lists.features, -1], np.diff(n_both.indptr))
+            other, scores, counts = other[better], scores[better], n_both.data[better]
+            picked = _best_of_rows(pointers(better)[n_both.indptr], other, scores, n)
+            _keep_best(best, lists.features, (other, scores, counts), picked)
     rows, ranks = np.nonzero(best[0] >= 0)
     return FeatureMatches(rows, *(values[rows, ranks] for values in best))
 
@@ -201,7 +226,12 @@ def _best_of_rows(indptr: Array, features: Array, scores: Array, n: int) -> Arra
     filled = np.flatnonzero(np.diff(indptr))
     if not len(filled):
         return picked
-    left, row_of = scores.copy(), np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+    row_of = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+    if n > _FEW:
+        order, place = np.lexsort((features, -scores, row_of)), np.arange(len(scores)) - indptr[row_of]
+        picked[row_of[place < n], place[place < n]] = order[place < n]
+        return picked
+    left = scores.copy()
     for k in range(n):
         highest = np.maximum.reduceat(left, indptr[filled])
         ties = np.flatnonzero((left == np.repeat(highest, np.diff(indptr)[filled])) & (left > -np.inf))

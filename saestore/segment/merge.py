@@ -7,8 +7,11 @@ earliest end of a block that has more behind it can be sorted and written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from itertools import pairwise
+from math import comb, lcm
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from zarr.abc.store import Store
@@ -17,14 +20,43 @@ from saestore.format import BY_FEATURE, BY_SAMPLE, MAX_ROWS_PER_SEGMENT, Segment
 from saestore.kernels import descending_bits, expand_pointers, merge_impact
 from saestore.segment.read import Segment
 from saestore.segment.write import SAMPLED_IDS, SegmentShape, SegmentWriter
-from saestore.stats import Moments, RunningMoments
-from saestore.storage import ArrayWriter
+from saestore.stats import MomentBlocks, Moments, RunningMoments
+from saestore.storage import ArrayReader, ArrayWriter, SnapshotStore, WriteBatch
 
 Array = np.ndarray[Any, Any]
+T = TypeVar("T")
+R = TypeVar("R")
 
 # Key, activation, sample and feature of an entry in a block, the same again while sorting, the step before that is
 # still held, and what the writers of two arrays gather to whole shards.
 _BYTES_PER_ENTRY = 160
+_PARTS_PER_WORKER = 4  # so that a slow worker does not hold up the others
+_BLOCK_SPLIT = 1 << 16  # entries of one feature's lists, among which a part's end is found
+
+
+class Engine(Protocol):
+    """What runs the parts of a job."""
+
+    @property
+    def n_workers(self) -> int:
+        """How many parts run at the same time."""
+
+    def map(self, work: Callable[[T], R], parts: Sequence[T], done: Callable[[], object] = ...) -> list[R]:
+        """What `work` makes of each of the parts, in their order; `done` is called after each. Both pickle."""
+
+
+class InThisProcess:
+    """One part after the other."""
+
+    n_workers = 1
+
+    def map(self, work: Callable[[T], R], parts: Sequence[T], done: Callable[[], object] = lambda: None) -> list[R]:
+        """What `work` makes of each of the parts."""
+        results = []
+        for part in parts:
+            results.append(work(part))
+            done()
+        return results
 
 
 def plan_merges(infos: Sequence[SegmentInfo], max_rows: int = MAX_ROWS_PER_SEGMENT) -> list[list[SegmentInfo]]:
@@ -36,6 +68,23 @@ def plan_merges(infos: Sequence[SegmentInfo], max_rows: int = MAX_ROWS_PER_SEGME
         else:
             runs.append([info])
     return runs
+
+
+def last_level(n_segments: int, most: int = 16) -> int:
+    """How many of the last of `n_segments` equal segments to merge, so that at most `most` are there.
+
+    Each sample is rewritten as rarely as that allows: at most d times below ``comb(most + d + 1, most)`` segments.
+    The sizes of the merged segments are the terms of `n_segments` in the combinatorial number system (the binomial
+    transform; Mathieu, Staelin, Young and Yousefi, Bigtable merge compaction, 2014).
+    """
+    size = 0
+    for j in range(most, 0, -1):
+        i = j - 1
+        while comb(i + 1, j) <= n_segments:
+            i += 1
+        size = comb(i, j) or size
+        n_segments -= comb(i, j)
+    return size
 
 
 def limit_fan_in(run: Sequence[SegmentInfo], fan_in: int) -> list[list[SegmentInfo]]:
@@ -62,6 +111,7 @@ def merge_segments(
     codec: str,
     memory: int,
     name: str | None = None,
+    engine: Engine | None = None,
 ) -> SegmentInfo:
     """Write the union of neighbouring segments of the set at `path` as a new one; nothing names it yet.
 
@@ -71,14 +121,23 @@ def merge_segments(
         Bound in bytes, at least about 6 MiB. Beside it stay the pointers of the features (8 bytes per feature and
         segment), a decoded chunk of each segment (130 kB), and the shards of the output while they are filled and
         written (about 100 MiB).
+    engine
+        Runs the parts of the output, each a run of shards; by default this process. The bytes are the same for any
+        engine, and parts may run twice.
     """
     first, last = segments[0].info, segments[-1].info
     nnz = sum(s.info.nnz for s in segments)
     shape = SegmentShape(first.start, last.stop, nnz, n_features, np.dtype(dtype))
     writer = SegmentWriter(store, path, shape, _first_ids(segments), codec=codec, name=name)
-    entries = max(1 << 10, memory // _BYTES_PER_ENTRY)
-    _merge_rows(writer.arrays[BY_SAMPLE], segments, entries)
-    return writer.close(_merge_lists(writer.arrays[BY_FEATURE], segments, shape, entries))
+    merge = _Merge(store, path, segments, writer, entries=max(1 << 10, memory // _BYTES_PER_ENTRY))
+    writer.write(BY_FEATURE, indptr=merge.pointers)
+    engine = InThisProcess() if engine is None else engine
+    moments, n_bytes = RunningMoments(merge.pointers, shape.stop - shape.start, shape.dtype), 0
+    for written, blocks in engine.map(merge, merge.parts(engine.n_workers)):
+        n_bytes += written
+        for feature, block in blocks:
+            moments.add(feature, block)
+    return writer.close(moments.close(), n_bytes)
 
 
 def _first_ids(segments: Sequence[Segment]) -> Array:
@@ -91,29 +150,151 @@ def _first_ids(segments: Sequence[Segment]) -> Array:
     return np.concatenate(parts)
 
 
-def _merge_rows(writers: Mapping[str, ArrayWriter], segments: Sequence[Segment], entries: int) -> None:
-    """Append the rows of every segment, a block of about `entries` non-zeros at a time."""
-    base = 0
-    writers["indptr"].append(np.zeros(1, np.int64))
-    for segment in segments:
-        info = segment.info
-        rows = max(1, min(info.n_rows, entries * info.n_rows // max(1, info.nnz)))
-        for start in range(info.start, info.stop, rows):
-            block = segment.read_rows(np.array([start]), np.array([min(start + rows, info.stop)]))
-            writers["indptr"].append(block.indptr[1:] + base)
-            writers["indices"].append(block.indices)
-            writers["data"].append(block.data)
-            base += block.nnz
+_Part = tuple[str, int, int]  # what is written, its first entry and the one after its last
+
+
+class _Merge:
+    """Writes any part of the union of segments; it pickles."""
+
+    def __init__(
+        self, store: Store, path: str, segments: Sequence[Segment], writer: SegmentWriter, *, entries: int
+    ) -> None:
+        self._store, self._path, self._infos = store, path, [s.info for s in segments]
+        self._prefix, self._arrays, self._shape, self._entries = writer.prefix, writer.arrays, writer.shape, entries
+        self.segments = segments
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("segments", "pointers")}
+
+    @cached_property
+    def segments(self) -> Sequence[Segment]:
+        """The segments that are merged, open."""
+        snapshot = SnapshotStore(self._store)
+        return [Segment(snapshot, self._path, info) for info in self._infos]
+
+    @cached_property
+    def pointers(self) -> Array:
+        """Where the merged list of each feature starts, int64 (n_features + 1,)."""
+        pointers = np.zeros(self._shape.n_features + 1, np.int64)
+        for segment in self.segments:
+            pointers += segment.feature_ptr
+        return pointers
+
+    def parts(self, n_workers: int) -> list[_Part]:
+        """Parts of whole shards and whole blocks of moments, a few for each worker."""
+        nnz, n = self._shape.nnz, _PARTS_PER_WORKER * n_workers if n_workers > 1 else 1
+        block = RunningMoments.BLOCK if nnz > RunningMoments.BLOCK else 1
+        parts: list[_Part] = [("indptr", 0, self._shape.stop - self._shape.start + 1)]
+        for matrix, multiple in ((BY_SAMPLE, 1), (BY_FEATURE, block)):
+            unit = lcm(self._arrays[matrix]["data"].shard, multiple)
+            n_units = -(-nnz // unit)
+            ends = sorted({min(nnz, unit * (n_units * i // n)) for i in range(n + 1)})
+            parts += [(matrix, first, stop) for first, stop in pairwise(ends)]
+        return parts
+
+    def __call__(self, part: _Part) -> tuple[int, list[tuple[int, Moments]]]:
+        """Write a part; returns how many bytes, and the sums of its lists."""
+        kind, first, stop = part
+        matrix, names = (BY_SAMPLE, ("indptr",)) if kind == "indptr" else (kind, ("indices", "data"))
+        batch = WriteBatch(self._store, self._prefix)
+        writers = [ArrayWriter(batch, f"{matrix}/{name}", self._arrays[matrix][name], first, stop) for name in names]
+        moments = MomentBlocks(self.pointers, self._shape.dtype, first)
+        pieces = {"indptr": self._row_pointers, BY_SAMPLE: self._rows, BY_FEATURE: self._lists}[kind]
+        for values in pieces(first, stop):
+            for writer, array in zip(writers, values, strict=True):
+                writer.append(array)
+            if kind == BY_FEATURE:
+                moments.append(values[1])
+        for writer in writers:
+            writer.finish()
+        moments.close()
+        batch.sync()
+        return batch.n_bytes, moments.blocks
+
+    def _row_pointers(self, _: int, __: int) -> Iterator[tuple[Array, ...]]:
+        base = 0
+        yield (np.zeros(1, np.int64),)
+        for segment in self.segments:
+            info = segment.info
+            for start in range(info.start, info.stop, self._entries):
+                yield (segment.row_pointers(start, min(start + self._entries, info.stop))[1:] + base,)
+            base += info.nnz
+
+    def _rows(self, first: int, stop: int) -> Iterator[tuple[Array, ...]]:
+        """Feature ids and activations in the order of the rows."""
+        base = 0
+        for segment in self.segments:
+            begin, end = max(first - base, 0), min(stop - base, segment.info.nnz)
+            readers = [segment.reader(f"{BY_SAMPLE}/{name}") for name in ("indices", "data")]
+            for start in range(begin, end, self._entries):
+                yield tuple(reader.read(start, min(start + self._entries, end)) for reader in readers)
+            base += segment.info.nnz
+
+    def _lists(self, first: int, stop: int) -> Iterator[tuple[Array, ...]]:
+        """Samples and activations in impact order by feature."""
+        firsts, stops = (_cut(self.segments, self.pointers, position) for position in (first, stop))
+        for samples, data in _merged(self.segments, self._entries, firsts, stops):
+            yield (samples - self._shape.start).astype(np.uint32), data
+
+
+def _cut(segments: Sequence[Segment], pointers: Array, position: int) -> list[int]:
+    """How many entries of each segment are among the first `position` of the merged lists."""
+    feature = int(np.searchsorted(pointers, position, "right")) - 1
+    starts = [int(s.feature_ptr[feature]) for s in segments]
+    rank = position - int(pointers[feature])
+    if not rank:
+        return starts
+    return _split(segments, starts, [int(s.feature_ptr[feature + 1]) for s in segments], rank)
+
+
+def _split(segments: Sequence[Segment], starts: Sequence[int], stops: Sequence[int], rank: int) -> list[int]:
+    """Where the first `rank` entries of one feature's merged list end in each of its lists.
+
+    Entries are ordered by activation, segment and place. A pivot is taken from the longest list, and each list is cut
+    there; the side without the end is left out, until the rest fits a block. Memory: a chunk, and 16 bytes per entry of
+    the block.
+    """
+    low, high = list(starts), list(stops)
+    readers = [s.reader(f"{BY_FEATURE}/data") for s in segments]
+    while sum(high) - sum(low) > max(_BLOCK_SPLIT, 2 * len(segments)):
+        owner = max(range(len(segments)), key=lambda i: high[i] - low[i])
+        middle = (low[owner] + high[owner]) // 2
+        pivot = descending_bits(readers[owner].read(middle, middle + 1))[0]
+        cuts = [
+            middle + 1 if i == owner else _count(reader, low[i], high[i], pivot, "right" if i < owner else "left")
+            for i, reader in enumerate(readers)
+        ]
+        before = sum(cuts) - sum(low)
+        if before <= rank:
+            low, rank = cuts, rank - before
+        else:
+            high = cuts
+    bits = [descending_bits(r.read(a, b)) for r, a, b in zip(readers, low, high, strict=True)]
+    owners = np.repeat(np.arange(len(bits)), [len(each) for each in bits])
+    taken = np.bincount(owners[np.argsort(np.concatenate(bits), kind="stable")[:rank]], minlength=len(bits))
+    return [start + int(n) for start, n in zip(low, taken, strict=True)]
+
+
+def _count(reader: ArrayReader, start: int, stop: int, pivot: Any, side: Literal["left", "right"]) -> int:
+    """Where `pivot` belongs in a list that is stored from `start` to `stop`."""
+    while stop - start > reader.chunk:
+        middle = (start + stop) // 2
+        bits = descending_bits(reader.read(middle, middle + 1))[0]
+        if bits < pivot or (side == "right" and bits == pivot):
+            start = middle + 1
+        else:
+            stop = middle
+    return start + int(np.searchsorted(descending_bits(reader.read(start, stop)), pivot, side))
 
 
 class _Stream:
     """One segment's feature lists, read block by block: features, samples and activations in order."""
 
-    def __init__(self, segment: Segment, block: int) -> None:
+    def __init__(self, segment: Segment, block: int, first: int, stop: int) -> None:
         self._segment, self._block = segment, block
         self._chunk = segment.lists[0].chunk
-        self._next, self._stop = 0, segment.info.nnz
-        self._read, self._rest = 0, (np.empty(0, np.uint32), np.empty(0, np.float32))
+        self._next, self._stop = first, stop
+        self._read, self._rest = first, (np.empty(0, np.uint32), np.empty(0, np.float32))
         self.features = np.empty(0, np.int64)
         self.bits = np.empty(0, np.uint32)
         self.samples = np.empty(0, np.int64)
@@ -172,9 +353,12 @@ class _Stream:
         return taken
 
 
-def _merged(segments: Sequence[Segment], entries: int) -> Iterator[tuple[Array, Array]]:
-    """Samples and activations of all entries in impact order by feature, in pieces of at most `entries`."""
-    streams = [_Stream(s, max(64, entries // len(segments))) for s in segments]
+def _merged(
+    segments: Sequence[Segment], entries: int, firsts: Sequence[int], stops: Sequence[int]
+) -> Iterator[tuple[Array, Array]]:
+    """Samples and activations of these entries in impact order by feature, in pieces of at most `entries`."""
+    block = max(64, entries // len(segments))
+    streams = [_Stream(s, block, first, stop) for s, first, stop in zip(segments, firsts, stops, strict=True)]
     while True:
         for stream in streams:
             stream.fill()
@@ -192,19 +376,3 @@ def _merged(segments: Sequence[Segment], entries: int) -> Iterator[tuple[Array, 
         segment = np.repeat(np.arange(len(parts), dtype=np.uint32), counts)
         features, samples, data = (np.concatenate([p[k] for p in parts]) for k in range(3))
         yield merge_impact(features, data, samples, segment)
-
-
-def _merge_lists(
-    writers: Mapping[str, ArrayWriter], segments: Sequence[Segment], shape: SegmentShape, entries: int
-) -> Moments:
-    """Append the lists of all segments, merged; returns the sums of their activations."""
-    pointers = np.zeros(shape.n_features + 1, np.int64)
-    for segment in segments:
-        pointers += segment.feature_ptr
-    writers["indptr"].append(pointers)
-    moments = RunningMoments(pointers, shape.stop - shape.start, shape.dtype)
-    for samples, data in _merged(segments, entries):
-        writers["indices"].append((samples - shape.start).astype(np.uint32))
-        writers["data"].append(data)
-        moments.append(data)
-    return moments.close()

@@ -22,7 +22,7 @@ from saestore.format import (
 from saestore.kernels import to_impact_order
 from saestore.sparse_rows import SparseRows
 from saestore.stats import Moments, RunningMoments
-from saestore.storage import ArrayWriter, Delta, NewArray, WriteBatch, packed_bytes, write_array
+from saestore.storage import ArrayWriter, Delta, NewArray, WriteBatch, packed_bytes, write_array, write_document
 
 Array = np.ndarray[Any, Any]
 
@@ -64,17 +64,20 @@ class SegmentWriter:
     Attributes
     ----------
     arrays
-        Writers of the arrays of both matrices, by matrix and name.
+        The arrays of both matrices, by matrix and name.
+    shape, prefix
+        What the segment holds, and its path in the store.
     """
 
     def __init__(
         self, store: Store, path: str, shape: SegmentShape, first_ids: Array, *, codec: str, name: str | None = None
     ) -> None:
-        self._shape, self._codec = shape, codec
+        self.shape, self._codec = shape, codec
         self._name = name or segment_name(shape.start, shape.stop)
-        self._batch = WriteBatch(store, f"{path}/{SEGMENTS}/{self._name}")
+        self.prefix = f"{path}/{SEGMENTS}/{self._name}"
+        self._batch = WriteBatch(store, self.prefix)
         self._digests: dict[str, str] = {}
-        self.arrays: dict[str, dict[str, ArrayWriter]] = {}
+        self.arrays: dict[str, dict[str, NewArray]] = {}
         rows, n_features, nnz = shape.stop - shape.start, shape.n_features, shape.nnz
         row_deltas: dict[str, Delta] = {"indices": _delta_of_ids(first_ids, codec), "data": _DELTA_OF_ROWS}
         for matrix, attrs, length, ids, deltas, finer in (
@@ -88,26 +91,36 @@ class SegmentWriter:
             parts = {"indptr": whole}
             for array, dtype in (("indices", ids), ("data", shape.dtype)):
                 parts[array] = NewArray(nnz, dtype, "nonzero", codec, finer=finer, delta=deltas[array])
-            self.arrays[matrix] = {
-                array: ArrayWriter(self._batch, f"{matrix}/{array}", part) for array, part in parts.items()
-            }
+            self.arrays[matrix] = parts
 
-    def close(self, moments: Moments) -> SegmentInfo:
+    def write(self, matrix: str, **values: Array) -> None:
+        """Write all values of arrays of a matrix, by name."""
+        for name, array in values.items():
+            writer = ArrayWriter(self._batch, f"{matrix}/{name}", self.arrays[matrix][name])
+            writer.append(array)
+            writer.finish()
+
+    def close(self, moments: Moments, n_bytes: int = 0) -> SegmentInfo:
         """Write the per-feature sums and the documents; returns what the set's attributes will say of the segment.
 
         The segment's group holds the digests of the documents below it, and the set's attributes hold its own.
+
+        Parameters
+        ----------
+        n_bytes
+            Of the values that others wrote.
         """
-        for matrix, writers in self.arrays.items():
-            for array, writer in writers.items():
-                self._digests[f"{matrix}/{array}"] = writer.close()
+        for matrix, arrays in self.arrays.items():
+            for name, array in arrays.items():
+                self._digests[f"{matrix}/{name}"] = write_document(self._batch, f"{matrix}/{name}", array)
         for name, values in moments.arrays().items():
             self._digests[name] = write_array(self._batch, name, values, "feature", self._codec)
-        shape = self._shape
+        shape = self.shape
         attributes = {"start": shape.start, "stop": shape.stop, "nnz": shape.nnz, "n_features": shape.n_features}
         document = self._batch.put_group("", {**attributes, "digests": self._digests})
         self._batch.sync()
         numbers = shape.start, shape.stop, shape.nnz
-        return SegmentInfo(*numbers, document_digest(document), self._name, self._batch.n_bytes)
+        return SegmentInfo(*numbers, document_digest(document), self._name, self._batch.n_bytes + n_bytes)
 
 
 def _delta_of_ids(ids: Array, codec: str) -> Delta:
@@ -138,12 +151,8 @@ def write_segment(
     shape = SegmentShape(start, start + len(rows), rows.nnz, n_features, data.dtype)
     writer = SegmentWriter(store, path, shape, indices[:SAMPLED_IDS], codec=codec, name=name)
     column_ptr, samples, values = to_impact_order(indptr, indices, data, n_features)
-    for matrix, arrays in (
-        (BY_SAMPLE, {"indptr": indptr, "indices": indices.astype(feature_dtype(n_features), copy=False), "data": data}),
-        (BY_FEATURE, {"indptr": column_ptr, "indices": samples, "data": values}),
-    ):
-        for part, array in arrays.items():
-            writer.arrays[matrix][part].append(array)
+    writer.write(BY_SAMPLE, indptr=indptr, indices=indices.astype(feature_dtype(n_features), copy=False), data=data)
+    writer.write(BY_FEATURE, indptr=column_ptr, indices=samples, data=values)
     moments = RunningMoments(column_ptr, len(rows), values.dtype)
     moments.append(values)
     return writer.close(moments.close())

@@ -1,6 +1,14 @@
 """Everything that touches a Zarr store: opening it, creating arrays, reading slices of immutable ones."""
 
-from saestore.storage.arrays import ArrayWriter, Delta, NewArray, packed_bytes, stored_bytes, write_array
+from saestore.storage.arrays import (
+    ArrayWriter,
+    Delta,
+    NewArray,
+    packed_bytes,
+    stored_bytes,
+    write_array,
+    write_document,
+)
 from saestore.storage.batch import DOCUMENT, WriteBatch, group_document
 from saestore.storage.open import find_sets, local_folder, missing_as_error, open_root, write_errors
 from saestore.storage.reader import ArrayReader, at_once, read_all, read_ranges
@@ -25,5 +33,6 @@ __all__ = [
     "read_ranges",
     "stored_bytes",
     "write_array",
+    "write_document",
     "write_errors",
 ]

@@ -164,14 +164,19 @@ class ArrayWriter:
     """Fills an array from pieces of any length, writing whole shards only; at the end its document.
 
     Memory: two shards.
+
+    Parameters
+    ----------
+    first, stop
+        Fill only these values, from the beginning of a shard to the end of one.
     """
 
-    def __init__(self, batch: WriteBatch, path: str, array: NewArray) -> None:
+    def __init__(self, batch: WriteBatch, path: str, array: NewArray, first: int = 0, stop: int | None = None) -> None:
         self._batch, self._path, self._array = batch, path, array
         self._pieces: list[Array] = []
         self._waiting = 0
-        self._shards = 0
-        self._written = 0
+        self._shards = first // array.shard
+        self._written, self._stop = first, array.length if stop is None else stop
 
     def append(self, piece: Array) -> None:
         """Add the next values."""
@@ -180,14 +185,16 @@ class ArrayWriter:
         if self._waiting >= self._array.shard:
             self._flush(self._waiting // self._array.shard * self._array.shard)
 
-    def close(self) -> str:
-        """Write what is left; the pieces must add up to the array. Returns the digest of the document."""
+    def finish(self) -> None:
+        """Write what is left; the pieces must add up to what shall be filled."""
         self._flush(self._waiting)
-        if self._written != self._array.length:
-            raise RuntimeError(f"{self._path}: {self._written} of {self._array.length} values were written")
-        document = self._array.document()
-        self._batch.put(f"{self._path}/{DOCUMENT}", document)
-        return hashlib.sha256(document).hexdigest()
+        if self._written != self._stop:
+            raise RuntimeError(f"{self._path}: values up to {self._written} of {self._stop} were written")
+
+    def close(self) -> str:
+        """Write what is left and the document; returns its digest."""
+        self.finish()
+        return write_document(self._batch, self._path, self._array)
 
     def _flush(self, count: int) -> None:
         if not count:
@@ -201,6 +208,13 @@ class ArrayWriter:
         self._written += count
         self._waiting -= count
         self._pieces = [values[count:].copy()] if self._waiting else []  # a view would keep what is written
+
+
+def write_document(batch: WriteBatch, path: str, array: NewArray) -> str:
+    """Write the document of an array; returns its digest."""
+    document = array.document()
+    batch.put(f"{path}/{DOCUMENT}", document)
+    return hashlib.sha256(document).hexdigest()
 
 
 def write_array(batch: WriteBatch, path: str, values: Array, dim: str, codec: str, **options: Any) -> str:

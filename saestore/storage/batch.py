@@ -32,7 +32,7 @@ class WriteBatch:
 
     Notes
     -----
-    Memory: 256 KiB, or one value that is larger.
+    Memory: 256 KiB, or one value that is larger; and a path per key until `sync`.
     """
 
     def __init__(self, store: Store, prefix: str = "") -> None:
@@ -40,7 +40,7 @@ class WriteBatch:
         self._pending: dict[str, bytes] = {}
         self._size = 0
         self._folder = Path(store.root) if isinstance(store, LocalStore) else None
-        self._folders: set[Path] = set()  # whose names may not be on the disk yet
+        self._files: list[Path] = []  # which may not be on the disk yet
         self.n_bytes = 0  # of all arrays, their documents included
 
     def put(self, key: str, value: bytes) -> None:
@@ -70,25 +70,14 @@ class WriteBatch:
         if not carrier.done:
             raise RuntimeError("zarr created a group without writing its document")
         if self._folder is not None:
-            files = [self._folder / key for key in pending]
-            durable.flush_files(files)
-            self._folders.update(file.parent for file in files)
+            self._files += [self._folder / key for key in pending]
 
     def sync(self) -> None:
         """Write what is waiting; on a local folder all of it is on the disk then, so that a document may name it."""
         self.flush()
         if self._folder is not None:
-            durable.flush_folders(self._folders, self._folder)
-        self._folders.clear()
-
-    def commit(self, attributes: Mapping[str, Any]) -> None:
-        """Replace the document at the prefix, after everything else is on the disk; what it replaces may go then."""
-        self.sync()
-        if self._folder is None:
-            self.put_group("", attributes)
-            self.flush()
-        else:
-            durable.replace_file(self._folder / self._prefix / DOCUMENT, group_document(attributes))
+            durable.flush(self._files, self._folder)
+        self._files.clear()
 
 
 def group_document(attributes: Mapping[str, Any] | None = None) -> bytes:

@@ -23,10 +23,20 @@ from zarr.abc.store import Store
 from zarr.buffer import default_buffer_prototype
 from zarr.storage import LocalStore, MemoryStore, ObjectStore, WrapperStore
 
-from saestore.errors import StoreWriteError
+from saestore.errors import NotFoundError, StoreWriteError
 from saestore.storage import durable
 
-__all__ = ["Tagged", "check_conditional", "get_tagged", "put_if_absent", "put_if_match", "unwrapped"]
+__all__ = [
+    "Tagged",
+    "check_conditional",
+    "get_tagged",
+    "is_shared",
+    "put_if_absent",
+    "put_if_match",
+    "remove",
+    "replace_tagged",
+    "unwrapped",
+]
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ def put_if_absent(store: Store, key: str, data: bytes) -> bool:
         The place ignores conditions, or has none (code ``no-conditional-writes``).
     """
     place = _place(store)
-    return place.put(key, data, None) or _is_there(place, key, data)
+    return (place.put(key, data, None) or _found(place, key, data)) is not None
 
 
 def get_tagged(store: Store, key: str) -> Tagged | None:
@@ -77,8 +87,23 @@ def put_if_match(store: Store, key: str, data: bytes, before: Tagged | None) -> 
     StoreWriteError
         The place ignores conditions, or has none (code ``no-conditional-writes``).
     """
+    return replace_tagged(store, key, data, before) is not None
+
+
+def replace_tagged(store: Store, key: str, data: bytes, before: Tagged | None) -> Tagged | None:
+    """Same, and returns what is there now, for the next one; None where it has been changed since."""
     place = _place(store)
-    return place.put(key, data, before) or _is_there(place, key, data)
+    return place.put(key, data, before) or _found(place, key, data)
+
+
+def remove(store: Store, key: str) -> None:
+    """Remove a key, if it is there; without a condition: only its owner may."""
+    _place(store).remove(key)
+
+
+def is_shared(store: Store) -> bool:
+    """Whether processes of other machines write here that this one cannot see: a lock is a lease then."""
+    return isinstance(unwrapped(store), ObjectStore)
 
 
 def check_conditional(store: Store) -> None:
@@ -99,9 +124,9 @@ def unwrapped(store: Store) -> Store:
     return store
 
 
-def _is_there(place: _Place, key: str, data: bytes) -> bool:
+def _found(place: _Place, key: str, data: bytes) -> Tagged | None:
     found = place.get(key)
-    return found is not None and found.value == data
+    return found if found is not None and found.value == data else None
 
 
 class _Place(ABC):
@@ -112,8 +137,12 @@ class _Place(ABC):
         """Value and tag, None where nothing is there."""
 
     @abstractmethod
-    def put(self, key: str, data: bytes, before: Tagged | None) -> bool:
-        """Write where `before` is still there, None for nothing."""
+    def put(self, key: str, data: bytes, before: Tagged | None) -> Tagged | None:
+        """Write where `before` is still there, None for nothing; returns what is there then."""
+
+    @abstractmethod
+    def remove(self, key: str) -> None:
+        """Remove, if it is there."""
 
 
 class _Folder(_Place):
@@ -129,17 +158,20 @@ class _Folder(_Place):
             return None
         return Tagged(value, value)
 
-    def put(self, key: str, data: bytes, before: Tagged | None) -> bool:
+    def put(self, key: str, data: bytes, before: Tagged | None) -> Tagged | None:
         path = self._root / key
         if before is None:
-            return durable.create_file(path, data)
+            return Tagged(data, data) if durable.create_file(path, data) else None
         if not path.parent.is_dir():
-            return False
+            return None
         with _alone_in(path.parent):
             if self.get(key) != before:
-                return False
+                return None
             durable.replace_file(path, data)
-        return True
+        return Tagged(data, data)
+
+    def remove(self, key: str) -> None:
+        (self._root / key).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -173,12 +205,15 @@ class _Memory(_Place):
         buffer = self._wait_for(self._store.get(key, default_buffer_prototype()))
         return None if buffer is None else Tagged(buffer.to_bytes(), buffer.to_bytes())
 
-    def put(self, key: str, data: bytes, before: Tagged | None) -> bool:
+    def put(self, key: str, data: bytes, before: Tagged | None) -> Tagged | None:
         with _one_at_a_time:
             if self.get(key) != before:
-                return False
+                return None
             self._wait_for(self._store.set(key, default_buffer_prototype().buffer.from_bytes(data)))
-            return True
+            return Tagged(data, data)
+
+    def remove(self, key: str) -> None:
+        self._wait_for(self._store.delete(key))
 
 
 def _in_thread(answer: Coroutine[Any, Any, Any]) -> Any:
@@ -211,24 +246,33 @@ class _Objects(_Place):
             result = obstore.get(self._store, key)
         except FileNotFoundError:
             return None
-        version = {name: result.meta[name] for name in ("e_tag", "version") if result.meta[name] is not None}
-        return Tagged(result.bytes().to_bytes(), version)
+        return Tagged(result.bytes().to_bytes(), _version(result.meta))
 
-    def put(self, key: str, data: bytes, before: Tagged | None) -> bool:
+    def put(self, key: str, data: bytes, before: Tagged | None) -> Tagged | None:
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         mode: Any = "create" if before is None else before.tag
         try:
-            obstore.put(self._store, key, data, mode=mode, use_multipart=False)
-        except (AlreadyExistsError, PreconditionError, FileNotFoundError):
-            return False
-        return True
+            result = obstore.put(self._store, key, data, mode=mode, use_multipart=False)
+        except (AlreadyExistsError, PreconditionError):
+            return None
+        except FileNotFoundError:
+            if before is None:
+                raise NotFoundError(
+                    f"{self._store} is not there: create its bucket first, or name another one.", code="missing-bucket"
+                ) from None
+            return None
+        return Tagged(data, _version(result))
+
+    def remove(self, key: str) -> None:
+        import obstore
+
+        with suppress(FileNotFoundError):
+            obstore.delete(self._store, key)
 
     def check(self, label: str) -> None:
         """Try both conditions with a value that is removed at once."""
-        import obstore
-
         key = f".probe-{uuid.uuid4().hex}"
         try:
             kept = self.put(key, b"1", None) and not self.put(key, b"2", None)
@@ -236,13 +280,17 @@ class _Objects(_Place):
             if not kept or first is None or first.value != b"1":
                 raise _refusal(label, "it ignores `If-None-Match: *` (put if absent)")
             kept = self.put(key, b"3", first) and not self.put(key, b"4", first)
-            if not kept or not _is_there(self, key, b"3"):
+            if not kept or _found(self, key, b"3") is None:
                 raise _refusal(label, "it ignores `If-Match` (put if match)")
         except NotImplementedError as error:
             raise _refusal(label, "it has no put if match") from error
         finally:
             with suppress(Exception):
-                obstore.delete(self._store, key)
+                self.remove(key)
+
+
+def _version(answer: Any) -> dict[str, str]:
+    return {name: answer[name] for name in ("e_tag", "version") if answer.get(name) is not None}
 
 
 _checked: list[Any] = []  # object stores that keep conditions

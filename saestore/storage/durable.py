@@ -8,33 +8,64 @@ from __future__ import annotations
 import errno
 import os
 import uuid
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from saestore.errors import InvalidInputError
+
 PARTIAL = ".partial"  # how zarr's local store, too, ends the name of a file that it is writing
+_AT_ONCE = 32  # flushes
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # what file systems without hard links return
 _NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # what file systems that cannot flush a folder return
 
 
+_fast: set[Path] = set()  # folders in which nothing is flushed
+
+
+def set_durability(folder: Path | None, durability: str) -> None:
+    """Flush what is written below a folder (``full``), or leave that to the system (``fast``), in this process."""
+    check_durability(durability)
+    if folder is not None:
+        (_fast.add if durability == "fast" else _fast.discard)(folder)
+
+
+@contextmanager
+def at_durability(folder: Path | None, durability: str | None) -> Iterator[None]:
+    """Same, for a while; None leaves it as it is."""
+    before = "fast" if folder in _fast else "full"
+    if durability is not None:
+        set_durability(folder, durability)
+    try:
+        yield
+    finally:
+        set_durability(folder, before)
+
+
+def check_durability(durability: str) -> None:
+    """Refuse anything but ``full`` and ``fast``."""
+    if durability not in ("full", "fast"):
+        raise InvalidInputError(f"durability {durability!r}: use 'full' or 'fast'.", code="unknown-durability")
+
+
 def flush(files: Iterable[Path], top: Path) -> None:
-    """Have files on the disk, then their names: every folder from theirs up to `top`."""
-    files = list(files)
-    flush_files(files)
-    flush_folders({file.parent for file in files}, top)
+    """Have files on the disk, and their names: every folder from theirs up to `top`.
 
-
-def flush_files(files: Iterable[Path]) -> None:
-    """Have the content of files on the disk."""
-    for file in files:
-        _flush(file)
-
-
-def flush_folders(folders: Iterable[Path], top: Path) -> None:
-    """Have the names in folders, and in those above them up to `top`, on the disk."""
-    above = {each for folder in folders for each in (folder, *folder.parents) if top in (each, *each.parents)}
-    for folder in sorted(above, key=lambda each: -len(each.parts)):
-        flush_folder(folder)
+    All at once: a journal takes them together, and none is of use before the commit that follows.
+    """
+    nodes: dict[Path, Callable[[Path], None]] = dict.fromkeys(files, _flush)
+    for file in list(nodes):
+        folder = file.parent
+        while folder not in nodes and folder.is_relative_to(top):
+            nodes[folder] = flush_folder
+            folder = folder.parent
+    if len(nodes) < 2 or _is_fast(top):
+        for node, act in nodes.items():
+            act(node)
+        return
+    with ThreadPoolExecutor(min(len(nodes), _AT_ONCE)) as pool:
+        list(pool.map(lambda node: nodes[node](node), nodes))
 
 
 def flush_folder(folder: Path) -> None:
@@ -89,18 +120,24 @@ def publish(draft: Path, target: Path) -> None:
             raise
         with target.open("xb") as file:
             file.write(draft.read_bytes())
-            file.flush()
-            os.fsync(file.fileno())
+        _flush(target)
 
 
 def _write_flushed(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        if not _is_fast(path):
+            os.fsync(file.fileno())
+
+
+def _is_fast(path: Path) -> bool:
+    return bool(_fast) and any(folder == path or folder in path.parents for folder in _fast)
 
 
 def _flush(path: Path) -> None:
+    if _is_fast(path):
+        return
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

@@ -4,58 +4,71 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import zarr
+from zarr.abc.store import Store
 from zarr.errors import ContainsArrayError, ContainsGroupError, GroupNotFoundError, NodeTypeValidationError
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, ObjectStore
 
 from saestore.errors import (
     CorruptStoreError,
     MissingDependencyError,
+    NotAllowedError,
     NotFoundError,
     SaestoreError,
     StoreFormatError,
     StoreWriteError,
     UnreachableError,
 )
-from saestore.format import FORMAT_VERSION, SET_LEVELS, check_version
+from saestore.format import DELETED, FORMAT_VERSION, SET_LEVELS, check_version, digest
 from saestore.storage import durable
+from saestore.storage.batch import DOCUMENT, group_document
+from saestore.storage.conditional import put_if_absent, unwrapped
 from saestore.storage.durable import PARTIAL
+from saestore.storage.places import describe, first_line, place_of
 
-# What a place answers that tells nothing of the stored bytes, and what to do: numbers of errors, of HTTP, and classes.
+# What a place answers that tells nothing of the stored bytes: numbers of errors, of HTTP, and names of classes, because
+# the packages of remote places are optional.
+_NOT_ALLOWED: tuple[int | str, ...] = (
+    errno.EACCES, errno.EPERM, 401, 403, "PermissionError", "NoCredentialsError", "PermissionDeniedError",
+    "UnauthenticatedError",
+)  # fmt: skip
 _UNREACHABLE: tuple[tuple[tuple[int | str, ...], str], ...] = (
-    (
-        (errno.EACCES, errno.EPERM, 401, 403, "PermissionError", "NoCredentialsError", "PermissionDeniedError",
-         "UnauthenticatedError"),
-        "This user is not allowed to read it: change its mode, or renew the credentials.",
-    ),
     ((errno.EMFILE, errno.ENFILE), "The process has used its file handles: close files, or raise `ulimit -n`."),
     ((errno.EIO, errno.ESTALE), "The device or the network folder does not answer well: check it, then ask again."),
     (
         (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, 408, 429, 500, 502, 503, 504, "ConnectionError",
-         "TimeoutError", "ClientConnectionError", "EndpointConnectionError", "gaierror"),
-        "The place does not answer: check the network, then ask again.",
+         "TimeoutError", "ClientConnectionError", "EndpointConnectionError", "gaierror", "obstore.GenericError"),
+        "The place does not answer: check the address and the network, then ask again.",
     ),
 )  # fmt: skip
 
 ROOT_ATTRIBUTES = {"format": FORMAT_VERSION, "encoding-type": "saestore"}
 
 
-def open_root(location: Any, mode: str) -> zarr.Group:
+def root_attributes(n_deleted: int = 0) -> dict[str, Any]:
+    """Attributes of a store from which this many sets have been deleted, with a checksum where there are any."""
+    if not n_deleted:
+        return dict(ROOT_ATTRIBUTES)
+    result = {**ROOT_ATTRIBUTES, DELETED: n_deleted}
+    return {**result, "checksum": digest(result)}
+
+
+def open_root(location: Any, mode: str, storage_options: Mapping[str, Any] | None = None) -> zarr.Group:
     """Open the root group of a store.
 
     Parameters
     ----------
     location
-        A folder, a URL, a zarr store (``MemoryStore``, an icechunk session's ``.store`` …).
+        A folder, a URL, a zip file, an icechunk session, a zarr store.
     mode
         ``"r"`` to read; ``"r+"`` to read and write; ``"a"`` to read and write, created if it does not exist.
+    storage_options
+        What reaches a URL: endpoint, region, credentials …
 
     Raises
     ------
@@ -68,13 +81,10 @@ def open_root(location: Any, mode: str) -> zarr.Group:
     """
     if mode not in ("r", "r+", "a"):
         raise ValueError(f"mode {mode!r}: use 'r' to read, 'r+' or 'a' to write.")
-    if isinstance(location, os.PathLike | bytes):
-        location = Path(os.fsdecode(location))
     label = describe(location)
-    local = _local_path(location)
+    location, local = place_of(location, mode, storage_options)
     if local is not None:
         _check_local(local)
-        location = str(local)
     try:
         root = _open_existing(location, "r" if mode == "r" else "r+", label)
     except (GroupNotFoundError, FileNotFoundError):
@@ -99,7 +109,7 @@ def _open_existing(location: Any, mode: Any, label: str) -> zarr.Group:
         return zarr.open_group(location, mode=mode, zarr_format=3, use_consolidated=False)
     except (ContainsArrayError, NodeTypeValidationError) as e:
         raise StoreFormatError(f"{label} is a Zarr array, not a saestore store.") from e
-    except (GroupNotFoundError, FileNotFoundError, MemoryError):
+    except (GroupNotFoundError, FileNotFoundError, MemoryError, SaestoreError):
         raise
     except ImportError as e:
         raise MissingDependencyError(f"{label} needs a package: {e}. Try `pip install 'zarr[remote]'`.") from e
@@ -115,6 +125,9 @@ def _open_existing(location: Any, mode: Any, label: str) -> zarr.Group:
 
 
 def _create(location: Any, local: Path | None, label: str, attempts: int = 3) -> zarr.Group:
+    if isinstance(location, Store):
+        put_if_absent(location, DOCUMENT, group_document(ROOT_ATTRIBUTES))
+        return _open_existing(location, "r+", label)
     for half in () if local is None else local.glob(f"*{PARTIAL}"):  # of a process that was killed while it did this
         half.unlink(missing_ok=True)
     try:
@@ -133,23 +146,9 @@ def _create(location: Any, local: Path | None, label: str, attempts: int = 3) ->
         return _create(location, local, label, attempts - 1)
 
 
-def _local_path(location: Any) -> Path | None:
-    """The absolute path, which is still right after a change of the working folder."""
-    if isinstance(location, Path):
-        return location.expanduser().absolute()
-    if isinstance(location, str) and location.startswith("file://"):
-        return Path(url2pathname(urlsplit(location).path))
-    if isinstance(location, str) and "://" not in location and not location.startswith("memory:"):
-        return Path(location).expanduser().absolute()
-    return None
-
-
 def _check_local(path: Path) -> None:
     if path.is_file():
-        advice = (
-            "Unpack it, or open it as zarr.storage.ZipStore(path)." if path.suffix == ".zip" else "Name another path."
-        )
-        raise StoreFormatError(f"{path} is a file; a store is a folder. {advice}")
+        raise StoreFormatError(f"{path} is a file; a store is a folder or a zip file. Name another path.")
     if path.is_dir() and not (path / "zarr.json").exists() and any(p.suffix != PARTIAL for p in path.iterdir()):
         raise StoreFormatError(
             f"{path} is a folder but no saestore store (it has no zarr.json). Name the folder that "
@@ -157,58 +156,86 @@ def _check_local(path: Path) -> None:
         )
 
 
-def describe(location: Any) -> str:
-    """How a message names a store."""
-    return str(location) if isinstance(location, str | Path) else str(location)[:200]
-
-
 @contextmanager
 def write_errors(label: str) -> Iterator[None]:
     """Turn the error of a full, read-only or forbidden place into a `StoreWriteError` with advice."""
     try:
         yield
-    except OSError as e:
-        if isinstance(e, CorruptStoreError | StoreWriteError):
-            raise
+    except SaestoreError:
+        raise
+    except Exception as e:
         reason = _write_reason(e)
         if reason is None:
+            if not isinstance(e, OSError) or type(e).__module__ != "builtins":
+                raise_unreachable(label, e, "written")
             raise
         raise StoreWriteError(f"Cannot write {label}: {reason}") from e
-    except ValueError as e:
-        if "read-only" not in str(e):
-            raise
-        raise StoreWriteError(f"Cannot write {label}: it was opened read-only. Open it with mode='a'.") from e
 
 
-def _write_reason(e: OSError) -> str | None:
-    if e.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            "no space is left on the device. What is committed is safe: free some space and run the same command "
-            "again, it resumes."
-        )
-    if e.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"it is read-only for this user ({e.strerror}). Choose another path with --store, or change its mode."
-    if e.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-        return f"a part of the path is a file ({e.filename or e.strerror}). Choose another path with --store."
-    return None
+_WRITE_REASONS = (
+    (
+        (errno.ENOSPC, errno.EDQUOT),
+        "no space is left on the device. What is committed is safe: free some space and run the same command again, it "
+        "resumes.",
+    ),
+    (
+        (errno.EROFS, errno.EACCES, errno.EPERM),
+        "it is read-only for this user ({error.strerror}). Choose another path with --store, or change its mode.",
+    ),
+    (
+        (errno.ENOTDIR, errno.EEXIST, errno.EISDIR),
+        "a part of the path is a file ({where}). Choose another path with --store.",
+    ),
+    (
+        (errno.EMFILE, errno.ENFILE),
+        "the process has used its file handles. Close files or raise `ulimit -n`, then run the command again.",
+    ),
+    (
+        (errno.EIO, errno.ESTALE, errno.ETIMEDOUT),
+        "the device or the network folder does not answer well ({error.strerror}). What is committed is safe: check "
+        "the device, then run the same command again.",
+    ),
+)
 
 
-def raise_unreachable(what: str, error: BaseException) -> None:
-    """Raise `UnreachableError` where an error, or one of its causes, is about the place, not about the stored bytes."""
+def _write_reason(error: Exception) -> str | None:
+    if isinstance(error, ValueError) and "read-only" in str(error):
+        return "it was opened read-only. Open it with mode='a'."
+    if not isinstance(error, OSError):
+        return None
+    reason = next((reason for numbers, reason in _WRITE_REASONS if error.errno in numbers), None)
+    return reason and reason.format(error=error, where=error.filename or error.strerror)
+
+
+def raise_unreachable(what: str, error: BaseException, verb: str = "read") -> None:
+    """Raise the error that fits where one, or one of its causes, is about the place, not about the stored bytes.
+
+    Raises
+    ------
+    NotAllowedError
+        The place refuses this user.
+    UnreachableError
+        The place does not answer.
+    """
     cause: BaseException | None = error
     while cause is not None:
-        reason = next((reason for kinds, reason in _UNREACHABLE if _is_any(cause, kinds)), None)
         if isinstance(cause, SaestoreError):
             return
+        said = f"{what} cannot be {verb} now: {first_line(cause)}."
+        if _is_any(cause, _NOT_ALLOWED):
+            raise NotAllowedError(
+                f"{said} This user is not allowed to: change its mode, or renew the credentials."
+            ) from error
+        reason = next((reason for kinds, reason in _UNREACHABLE if _is_any(cause, kinds)), None)
         if reason is not None:
-            raise UnreachableError(f"{what} cannot be read now: {cause}. {reason}") from error
+            raise UnreachableError(f"{said} {reason}") from error
         cause = cause.__cause__ or cause.__context__
 
 
 def _is_any(error: BaseException, kinds: tuple[int | str, ...]) -> bool:
-    # Errors of remote places are known by name: their packages are optional.
     status = getattr(error, "status", None) or getattr(error, "status_code", None)
     names = {base.__name__ for base in type(error).__mro__}
+    names |= {f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in type(error).__mro__}
     return bool(names & set(kinds)) or getattr(error, "errno", None) in kinds or status in kinds
 
 
@@ -250,18 +277,35 @@ def find_sets(root: zarr.Group) -> tuple[list[str], dict[str, CorruptStoreError]
     return sorted(path for path, group in level.items() if "format" in group.attrs), damaged
 
 
+@contextmanager
+def _no_listing(group: zarr.Group) -> Iterator[None]:
+    try:
+        yield
+    except Exception as e:
+        store = unwrapped(group.store)
+        if not isinstance(store, ObjectStore) or type(store.store).__name__ != "HTTPStore":
+            raise
+        raise UnreachableError(
+            f"{store} does not list what it has, as most HTTP servers. Name a set by its full path: "
+            "store['dataset/sample_type/sae'].",
+            code="no-listing",
+        ) from e
+
+
 def _children(parent: zarr.Group) -> Iterator[tuple[str, zarr.Group | CorruptStoreError]]:
     folder = local_folder(parent)
     if folder is None:
         try:
-            with missing_as_error(parent.path or "the store"):
+            with missing_as_error(parent.path or "the store"), _no_listing(parent):
                 found = list(parent.groups())
             yield from found
         except CorruptStoreError as e:
             yield "", e
         return
     # A folder without a document is no node of the hierarchy, such as that of a set whose lock was just taken.
-    for name in sorted(p.parent.name for p in folder.glob("*/zarr.json")):
+    with missing_as_error(parent.path or "the store"), os.scandir(folder) as entries:  # a glob hides errors
+        names = sorted(entry.name for entry in entries if (folder / entry.name / "zarr.json").exists())
+    for name in names:
         try:
             with missing_as_error(f"{parent.path}/{name}".strip("/")):
                 child = parent[name]

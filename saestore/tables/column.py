@@ -96,7 +96,7 @@ def as_column(given: Any, what: str, unknown: Any = None) -> Column:
         The values have another dimension or are of another type.
     """
     mask = np.ma.getmaskarray(given) if isinstance(given, np.ma.MaskedArray) else None
-    values = _as_array(np.ma.getdata(given) if mask is not None else given)
+    values = _as_array(np.ma.getdata(given) if mask is not None else given, what)
     if values.ndim != 1:
         raise InvalidInputError(f"{what} has {values.ndim} dimensions; give one value per row.", code="invalid-shape")
     if mask is None:
@@ -114,7 +114,7 @@ def as_column(given: Any, what: str, unknown: Any = None) -> Column:
     return Column(values, mask if mask.any() else None)
 
 
-def _as_array(given: Any) -> Array:
+def _as_array(given: Any, what: str) -> Array:
     if hasattr(given, "isna") and hasattr(given, "to_numpy"):  # pandas: its missing values stay what they are
         return (
             np.asarray(given)
@@ -123,7 +123,10 @@ def _as_array(given: Any) -> Array:
         )
     if isinstance(given, np.ndarray):
         return given
-    values = list(given)
+    try:
+        values = list(given)
+    except TypeError as error:
+        raise InvalidInputError(f"{what} is {given!r}; give one value per row.", code="not-values") from error
     array = np.empty(len(values), object)
     array[:] = values
     return array
@@ -164,7 +167,16 @@ def _typed(values: Array, mask: Array, what: str) -> Array:
         out[~mask] = known
     except OverflowError as e:
         raise InvalidInputError(f"{what} holds an int beyond 64 bits ({e}).", code="out-of-int64") from e
+    except UnicodeError as e:
+        raise _not_unicode(what, e) from e
     return out
+
+
+def _not_unicode(what: str, error: Exception) -> InvalidInputError:
+    """For half characters (lone surrogates), which no file can hold."""
+    return InvalidInputError(
+        f"{what} holds a text that is not valid Unicode ({error}); correct it.", code="invalid-text"
+    )
 
 
 def _stored(values: Array, mask: Array, what: str) -> Array:
@@ -178,7 +190,13 @@ def _stored(values: Array, mask: Array, what: str) -> Array:
     if kind == "f":
         return values.astype(values.dtype.newbyteorder("=") if values.dtype.name in _FLOATS else np.float64)
     if kind in "UT":
-        return values.astype(TEXT)
+        try:
+            native = (
+                values.astype(values.dtype.newbyteorder("=")) if kind == "U" else values
+            )  # numpy misreads the other
+            return native.astype(TEXT)
+        except (TypeError, UnicodeError) as e:
+            raise _not_unicode(what, e) from e
     raise InvalidInputError(
         f"{what} has the dtype {values.dtype}; a column holds true and false, ints, floats or texts.",
         code="unsupported-dtype",

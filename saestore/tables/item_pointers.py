@@ -89,14 +89,16 @@ def token_spans(spec: str | os.PathLike[str] | np.ndarray, n_rows: int) -> np.nd
         where, values = array
     if values.dtype.kind not in "iu" or values.shape != (n_rows, 2):
         raise InvalidInputError(
-            f"{where} is {values.dtype} {values.shape}; token spans are integers of shape ({n_rows}, 2), one per token"
+            f"{where} is {values.dtype} {values.shape}; token spans are integers of shape ({n_rows}, 2), one per token",
+            code="invalid-spans",
         )
     start, stop = values[:, 0], values[:, 1]
     wrong = np.flatnonzero((start < 0) | (stop < start) | (stop > np.iinfo(np.int32).max))
     if wrong.size:
         row = int(wrong[0])
         raise InvalidInputError(
-            f"{where} row {row} is {int(start[row])} to {int(stop[row])}; a span needs 0 <= start <= stop < 2^31"
+            f"{where} row {row} is {int(start[row])} to {int(stop[row])}; a span needs 0 <= start <= stop < 2^31",
+            code="invalid-spans",
         )
     return values.astype(np.int32)
 
@@ -116,18 +118,21 @@ def _even(n_items: int, n_rows: int) -> np.ndarray:
         message += f"; {side**2:,} patches per item would be {side**2 * n_items:,} rows"
         if n_rows % side**2 == 0:
             message += f", and {n_rows:,} rows are {n_rows // side**2:,} items of {side**2:,}"
-    raise InvalidInputError(message + "; for texts say with --item-ptr which rows belong to which item")
+    raise InvalidInputError(
+        message + "; for texts give --item-ptr, which rows belong to which item", code="rows-per-item"
+    )
 
 
 def _rows_each(each: int, n_items: int | None, n_rows: int) -> np.ndarray:
     if each < 1:
-        raise InvalidInputError(f"{each} rows per item is not possible; give 1 or more")
+        raise InvalidInputError(f"{each} rows per item is not possible; give 1 or more", code="too-small")
     if n_items is None:
         n_items = n_rows // each
     if each * n_items != n_rows:
         raise InvalidInputError(
             f"{n_items:,} items of {each:,} rows each would be {each * n_items:,} rows, but there are {n_rows:,}"
-            + (f", which is {n_rows // n_items:,} per item" if n_items and n_rows % n_items == 0 else "")
+            + (f", which is {n_rows // n_items:,} per item" if n_items and n_rows % n_items == 0 else ""),
+            code="rows-per-item",
         )
     return np.arange(n_items + 1, dtype=np.int64) * each
 
@@ -135,27 +140,34 @@ def _rows_each(each: int, n_items: int | None, n_rows: int) -> np.ndarray:
 def _checked_pointers(where: str, values: np.ndarray, n_items: int | None, n_rows: int) -> np.ndarray:
     if values.ndim != 1 or values.dtype.kind not in "iu" or values.size == 0:
         raise InvalidInputError(
-            f"{where} is {values.dtype} {values.shape}; item pointers are one row of integers, one more than items"
+            f"{where} is {values.dtype} {values.shape}; item pointers are one row of integers, one more than items",
+            code="invalid-pointers",
         )
     pointers = values.astype(np.int64)
     if len(pointers) == n_items and int(pointers.sum()) == n_rows:
         raise InvalidInputError(
-            f"{where} holds rows per item; give pointers instead, numpy.concatenate([[0], numpy.cumsum(counts)])"
+            f"{where} holds rows per item; give pointers instead, numpy.concatenate([[0], numpy.cumsum(counts)])",
+            code="invalid-pointers",
         )
     if n_items is not None and len(pointers) != n_items + 1:
         raise InvalidInputError(
-            f"{where} has {len(pointers):,} pointers; {n_items:,} items need {n_items + 1:,}, from 0 to {n_rows}"
+            f"{where} has {len(pointers):,} pointers; {n_items:,} items need {n_items + 1:,}, from 0 to {n_rows}",
+            code="invalid-pointers",
         )
     if pointers[0] != 0:
-        raise InvalidInputError(f"{where} starts with {pointers[0]}; item pointers start with 0")
+        raise InvalidInputError(
+            f"{where} starts with {pointers[0]}; item pointers start with 0", code="invalid-pointers"
+        )
     falls = np.flatnonzero(np.diff(pointers) < 0)
     if falls.size:
         item = int(falls[0])
         raise InvalidInputError(
-            f"{where} falls from {pointers[item]} to {pointers[item + 1]} at item {item}; item pointers never decrease"
+            f"{where} falls from {pointers[item]} to {pointers[item + 1]} at item {item}; item pointers never decrease",
+            code="invalid-pointers",
         )
     if pointers[-1] != n_rows:
         raise InvalidInputError(
-            f"{where} ends at {pointers[-1]:,}, but the embeddings have {n_rows:,} rows; both must be equal"
+            f"{where} ends at {pointers[-1]:,}, but the embeddings have {n_rows:,} rows; both must be equal",
+            code="invalid-pointers",
         )
     return pointers

@@ -150,10 +150,18 @@ def _read_csv(path: Path) -> tuple[list[str], list[np.ndarray]]:
     return names, [_text(table[1:, index], names[index]) for index in range(len(names))]
 
 
+def _shape(values: Any) -> tuple[int, ...]:
+    """Shape of a column; of rows of several lengths -1 stands for their length."""
+    try:
+        return np.shape(values)
+    except ValueError:
+        return len(values), -1
+
+
 def _frame(mapping: Mapping[str, Sequence[Any] | np.ndarray]) -> pd.DataFrame:
     import pandas as pd
 
-    lengths = {name: np.shape(values) for name, values in mapping.items()}
+    lengths = {name: _shape(values) for name, values in mapping.items()}
     if any(len(shape) != 1 for shape in lengths.values()) or len(set(lengths.values())) > 1:
         message = ", ".join(f"{name} {shape}" for name, shape in lengths.items())
         raise InvalidInputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 import time
 import uuid
 from contextlib import suppress
@@ -13,58 +14,67 @@ from pathlib import Path
 from typing import Any
 
 import zarr
-from zarr.errors import ContainsGroupError
-from zarr.storage import LocalStore, MemoryStore
 
 from saestore.errors import LockedError, StoreWriteError
 from saestore.format import split_set_path
-from saestore.storage import DOCUMENT, missing_as_error, write_errors
-from saestore.storage.durable import publish
+from saestore.storage import DOCUMENT, group_document, local_folder, missing_as_error, write_errors
+from saestore.storage.conditional import (
+    Tagged,
+    check_conditional,
+    get_tagged,
+    is_shared,
+    put_if_match,
+    remove,
+)
+from saestore.storage.durable import PARTIAL
 
 LOCK = "lock"
-_DRAFT = ".draft"
+LEASE = 120.0  # seconds that a lock of an object store holds after the last sign of its owner
+_HEARTBEATS = 5  # in a lease
 
 
 class SetLock:
     """The lock of one activation set, a Zarr group ``lock`` whose attributes name its owner.
 
-    It is a group so that a listing of the set shows nothing that Zarr does not know. In a local folder it is created
-    exclusively; elsewhere it is written, and read again to see who won.
+    It is a group so that a listing of the set shows nothing that Zarr does not know. It is put where none is, or in the
+    place of a dead owner's: of many that try one gets it. On an object store it is a lease that a thread renews.
     """
 
     def __init__(self, root: zarr.Group, path: str) -> None:
         split_set_path(path)  # before anything is written or removed
-        self._root = root
+        self._root, self._set, self._store = root, path, root.store
         self._path = f"{path}/{LOCK}"
-        self._set = path
-        store = root.store
-        base = Path(store.root) / root.path if isinstance(store, LocalStore) else None
-        self._file = None if base is None else base / self._path / DOCUMENT
+        self._key = f"{root.path}/{self._path}/{DOCUMENT}".strip("/")
         self._token = uuid.uuid4().hex
+        self._renewed = 0.0  # when the lease began, by this process's clock
+        self._stop = threading.Event()
+        self.may_have_rival = False  # it was taken from an owner that may still be alive
 
     def acquire(self) -> None:
-        """Take the lock, from a dead process of this host if need be.
+        """Take the lock, from a dead owner if need be.
 
         Raises
         ------
         LockedError
-            A living process, or one of another host, holds it.
+            A living process, or one that may be alive, holds it.
+        StoreWriteError
+            The store was opened to read, or its place cannot keep two writers apart.
         """
-        owner = {
-            "host": socket.gethostname(),
-            **_machine(),
-            "pid": os.getpid(),
-            "started": _process_start(os.getpid()),
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "token": self._token,
-        }
-        if self._root.store.read_only:
-            raise StoreWriteError(
-                f"{self._root.store} was opened read-only. Open it with mode='a' to write {self._set}."
-            )
-        with write_errors(f"{self._root.store}"):
-            while not self._create(owner):
-                self._remove_of_dead(self.check())
+        if self._store.read_only:
+            raise StoreWriteError(f"{self._store} was opened read-only. Open it with mode='a' to write {self._set}.")
+        with write_errors(f"{self._store}"):
+            check_conditional(self._store)
+            while True:
+                found = self._found()
+                holder = None if found is None else self._living(found)
+                if holder is not None:
+                    raise LockedError(self._refusal(holder))
+                if self._put(found):
+                    break
+        self.may_have_rival = found is not None and not _is_gone(_owner(found, self._path))
+        if is_shared(self._store):
+            self._stop = threading.Event()
+            threading.Thread(target=self._renew, args=(self._stop,), daemon=True).start()
 
     def check(self) -> dict[str, Any] | None:
         """Refuse as `acquire` does, without taking the lock; returns the dead owner that it has, if any."""
@@ -74,14 +84,15 @@ class SetLock:
         return holder
 
     def confirm(self) -> None:
-        """Refuse to commit where the lock is not this one's any more: somebody broke it, and may write now.
+        """Refuse to commit where the lock is not this one's any more: another may write now.
 
         Raises
         ------
         LockedError
-            The lock is gone, or another's.
+            The lock is gone, or another's, or the lease has not been renewed in time.
         """
-        if (read_lock(self._root, self._path) or {}).get("token") != self._token:
+        holder = read_lock(self._root, self._path) or {}
+        if holder.get("token") != self._token or (is_shared(self._store) and self._left() <= 0):
             raise LockedError(
                 f"{self._set} is not locked by this process any more; nothing further is written. Run it again.",
                 code="lock-lost",
@@ -89,71 +100,109 @@ class SetLock:
 
     def release(self) -> None:
         """Give the lock back, if it is still this one's."""
+        self._stop.set()
+        if is_shared(self._store) and self._left() < LEASE / _HEARTBEATS:
+            return  # another may have it by the time that it is removed
         holder = read_lock(self._root, self._path)
-        if holder is None or holder.get("token") != self._token:
-            return
-        if self._file is None:
-            del self._root[self._path]
-            return
-        for draft in self._file.parent.glob(f"*{_DRAFT}"):  # of processes killed while they asked for the lock
-            draft.unlink(missing_ok=True)
-        self._file.unlink(missing_ok=True)
-        with suppress(OSError):  # not empty: the next one is asking for it
-            self._file.parent.rmdir()
+        if holder is not None and holder.get("token") == self._token:
+            self._remove()
 
-    def _create(self, owner: dict[str, Any]) -> bool:
-        if self._file is None:
-            try:
-                self._root.create_group(self._path, attributes=owner)
-            except ContainsGroupError:
-                return False
-            if not isinstance(self._root.store, MemoryStore):
-                time.sleep(0.05)  # whoever wrote at the same moment has written by now; the last one owns it
-            return (read_lock(self._root, self._path) or {}).get("token") == self._token
-        document = json.dumps({"attributes": owner, "zarr_format": 3, "node_type": "group"}, indent=2)
-        folder = self._file.parent
-        # Written in full under another name, then linked: nobody ever reads half a lock.
-        draft = folder / f"{self._token}{_DRAFT}"
+    def break_(self, *, force: bool) -> dict[str, Any] | None:
+        """Remove the lock on a person's word; returns its owner, None where there is no lock.
+
+        Raises
+        ------
+        LockedError
+            Its owner is alive, and `force` is False.
+        """
+        if self._store.read_only:
+            raise StoreWriteError(f"{self._store} was opened read-only. Open it with mode='r+' to unlock {self._set}.")
+        holder = read_lock(self._root, self._path)
+        if holder is None:
+            return None
+        if not force and _is_running(holder):
+            raise LockedError(
+                f"{self._set} is being written by {describe_owner(holder)}, which is alive. Stop it first; or break "
+                "the lock with --force (force=True), and what it writes from then on is lost.",
+                code="owner-alive",
+            )
+        with write_errors(f"{self._store}"):
+            self._remove()
+        return holder
+
+    def _remove(self) -> None:
+        folder = local_folder(self._root)
+        if folder is not None:
+            for draft in (folder / self._path).glob(f"*{PARTIAL}"):  # of processes killed while they asked for it
+                draft.unlink(missing_ok=True)
+        remove(self._store, self._key)
+        if folder is not None:
+            with suppress(OSError):  # not empty: the next one is asking for it
+                (folder / self._path).rmdir()
+
+    def _found(self) -> Tagged | None:
+        with missing_as_error(self._path):
+            return get_tagged(self._store, self._key)
+
+    def _living(self, found: Tagged) -> dict[str, Any] | None:
+        holder = _owner(found, self._path)
+        return None if _is_dead(holder) else holder
+
+    def _put(self, before: Tagged | None) -> bool:
+        """Write this owner where `before` still is, and begin the lease."""
+        begun = time.monotonic()
+        owner: dict[str, Any] = {
+            "host": socket.gethostname(),
+            **_machine(),
+            "pid": os.getpid(),
+            "started": _process_start(os.getpid()),
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "token": self._token,
+        }
+        if is_shared(self._store):
+            owner["expires"] = time.time() + LEASE
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileExistsError):  # `exist_ok` would raise it where somebody removes the folder meanwhile
-                folder.mkdir()
-            draft.write_text(document)
-            publish(draft, self._file)
-        except (FileExistsError, FileNotFoundError):  # taken, or just given back with its folder
+            if not put_if_match(self._store, self._key, group_document(owner), before):
+                return False
+        except FileNotFoundError:  # just given back, with its folder
             return False
-        finally:
-            draft.unlink(missing_ok=True)
+        self._renewed = begun
         return True
 
-    def _remove_of_dead(self, holder: dict[str, Any] | None) -> None:
-        if holder is None:
-            return
-        if self._file is None:
-            del self._root[self._path]
-            return
-        # Of two that find the same dead owner, one can rename the file; a slow one may get the lock of the quick one,
-        # and puts it back.
-        aside = self._file.with_name(f"stale-{self._token}{_DRAFT}")
-        with suppress(FileNotFoundError, FileExistsError):
-            self._file.rename(aside)
-            if json.loads(aside.read_text())["attributes"].get("token") != holder.get("token"):
-                os.link(aside, self._file)
-        aside.unlink(missing_ok=True)
+    def _renew(self, stop: threading.Event) -> None:
+        while not stop.wait(LEASE / _HEARTBEATS):
+            with suppress(Exception):  # a server that does not answer now may do so the next time
+                found = get_tagged(self._store, self._key)
+                if found is None or _owner(found, self._path).get("token") != self._token:
+                    return
+                if not stop.is_set():
+                    self._put(found)
+
+    def _left(self) -> float:
+        return self._renewed + LEASE - time.monotonic()
 
     def _refusal(self, holder: dict[str, Any]) -> str:
         return (
-            f"{self._set} is being written by process {holder.get('pid')} on {holder.get('host')} since "
-            f"{holder.get('time')}. Wait for it, or stop it; if that host is gone, delete the group "
-            f"{self._path} in the store."
+            f"{self._set} is being written by {describe_owner(holder)}. Wait for it, or stop it; if it is gone for "
+            f"certain, run `saestore unlock {self._set}`."
         )
+
+
+def describe_owner(holder: dict[str, Any]) -> str:
+    """The owner of a lock, in words."""
+    return f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('time')}"
 
 
 def read_lock(root: zarr.Group, path: str) -> dict[str, Any] | None:
     """The owner that a lock records, None where there is no lock."""
     with missing_as_error(path):
-        group = root.get(path)
-        return None if group is None else dict(group.attrs)
+        found = get_tagged(root.store, f"{root.path}/{path}/{DOCUMENT}".strip("/"))
+        return None if found is None else _owner(found, path)
+
+
+def _owner(found: Tagged, path: str) -> dict[str, Any]:
+    with missing_as_error(path):
+        return dict(json.loads(found.value)["attributes"])
 
 
 def holder_of(root: zarr.Group, path: str) -> dict[str, Any] | None:
@@ -163,25 +212,54 @@ def holder_of(root: zarr.Group, path: str) -> dict[str, Any] | None:
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:
-    """True when the owner ran on this host, where its process would be seen, and is gone; what is unknown is alive."""
+    """True when the owner is gone, or has not renewed its lease; what is unknown is alive."""
+    expires = holder.get("expires")
+    return _is_gone(holder) or (isinstance(expires, int | float) and expires < time.time())
+
+
+def _is_running(holder: dict[str, Any]) -> bool:
+    """True when the owner is known to be alive."""
+    expires = holder.get("expires")
+    if isinstance(expires, int | float):
+        return not _is_dead(holder)
+    return _is_here(holder) and not _is_gone(holder)
+
+
+def _is_here(holder: dict[str, Any]) -> bool:
+    """True when the owner ran where its process would be seen."""
     pid, here = holder.get("pid"), _machine()
+    names = ("boot", "pid_namespace")
     if holder.get("host") != socket.gethostname() or type(pid) is not int or pid < 1:
         return False
-    if any(holder.get(name) != value for name, value in here.items()) or None in here.values():
-        return False
+    return all(here[name] is not None and here[name] == holder.get(name) for name in names)
+
+
+def _is_gone(holder: dict[str, Any]) -> bool:
+    """True when the owner's process has ended, or the machine was restarted."""
+    if not _is_here(holder):
+        return _is_of_former_boot(holder)
     try:
-        os.kill(pid, 0)
+        os.kill(holder["pid"], 0)
     except ProcessLookupError:
         return True
     except (PermissionError, OverflowError):
         return False
     started = holder.get("started")
-    return started is not None and started != _process_start(pid)
+    return started is not None and started != _process_start(holder["pid"])
+
+
+def _is_of_former_boot(holder: dict[str, Any]) -> bool:
+    here = _machine()
+    same = all(here[name] and here[name] == holder.get(name) for name in ("machine", "pid_namespace"))
+    boots = here["boot"], holder.get("boot")
+    return same and holder.get("host") == socket.gethostname() and all(boots) and boots[0] != boots[1]
 
 
 def _machine() -> dict[str, str | None]:
     """Which boot of which machine this is, and which processes are seen here: containers share names of hosts."""
-    result: dict[str, str | None] = {"boot": None, "pid_namespace": None}
+    result: dict[str, str | None] = {"machine": None, "boot": None, "pid_namespace": None}
+    with suppress(OSError):
+        result["machine"] = Path("/etc/machine-id").read_text().strip() or None
     with suppress(OSError):
         result["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         result["pid_namespace"] = str(Path("/proc/self/ns/pid").readlink())

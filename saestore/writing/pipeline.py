@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -16,10 +17,10 @@ import numpy as np
 import zarr
 
 from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError
-from saestore.format import MAX_ROWS_PER_SEGMENT, SetAttributes
+from saestore.format import MAX_ROWS_PER_SEGMENT, TASKS, SetAttributes
 from saestore.progress import Progress
 from saestore.sparse_rows import SparseRows
-from saestore.storage import open_root
+from saestore.storage import WriteBatch, open_root
 from saestore.tables import Items
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.table_writer import write_tables
@@ -29,7 +30,15 @@ from saestore.writing.lock import SetLock
 from saestore.writing.plan import WritePlan
 from saestore.writing.writer import SetWriter, read_attributes
 
-__all__ = ["Destination", "check_storage_options", "path_of", "start_set", "write_set"]
+__all__ = [
+    "Destination",
+    "check_storage_options",
+    "first_of_last_append",
+    "path_of",
+    "plan_set",
+    "start_set",
+    "write_set",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -71,8 +80,13 @@ class Destination:
             self.root = open_root(self._location, "a")
         return self.root
 
-    def attributes(self, path: str) -> SetAttributes | None:
+    def attributes(self, path: str, *, locked: bool = False) -> SetAttributes | None:
         """The attributes of the set at `path`, None where there is none.
+
+        Parameters
+        ----------
+        locked
+            Do not mind that another process writes the set.
 
         Raises
         ------
@@ -81,7 +95,8 @@ class Destination:
         """
         if self.root is None:
             return None
-        SetLock(self.root, path).check()
+        if not locked:
+            SetLock(self.root, path).check()
         return read_attributes(self.root, path)
 
 
@@ -103,7 +118,7 @@ def write_set(
     overwrite
         Replace a set of other content. Readers see the old set until the new one is complete.
     memory
-        Bound in bytes on the merge at the end, by default 256 MiB.
+        Bound in bytes on a merge, by default 256 MiB.
 
     Returns
     -------
@@ -120,28 +135,101 @@ def write_set(
     Notes
     -----
     One thread sorts, compresses and writes a segment while this one reads the next. Memory: two segments of about two
-    million non-zeros (100 MiB each), later `memory` for the merge.
+    million non-zeros (100 MiB each), and `memory` for a merge.
     """
-    existing, root = destination.attributes(plan.path), destination.root
-    if overwrite or existing is None or root is None:
-        existing = None
-    elif _is_done(plan, root, existing, append=append) and SetLock(root, plan.path).check() is None:
+    existing = None if overwrite else destination.attributes(plan.path)
+    if existing is not None:
+        _refuse_planned(existing, plan.path)
+    root = destination.root
+    is_done = existing is not None and root is not None and _is_done(plan, root, existing, append=append)
+    if is_done and existing is not None and root is not None and SetLock(root, plan.path).check() is None:
         progress.line(f"{plan.path} is complete already ({existing.n_samples:,} samples); nothing to do.")
         return root
     plan.check(0 if existing is None else existing.n_samples, progress)
     root = destination.create()
-    with SetWriter(root, plan.path, resumes=partial(_is_begun, plan) if overwrite else None) as writer:
-        if writer.attributes is None:
-            table = plan.table
-            start_set(writer, plan.attributes(), table.items, table.index, table.spans, columns=table.columns)
-        # Once more, now that no other process can change the set.
-        elif _is_done(plan, root, writer.attributes, append=append):
+    with SetWriter(root, plan.path, resumes=partial(_is_begun, plan, planned=False) if overwrite else None) as writer:
+        if not _begin(plan, writer, append=append):
             return root
-        elif writer.attributes.complete:
-            _plan_more(plan, writer, writer.attributes)
-        first = _append_segments(plan, writer, progress)
-        writer.finish(first=first, memory=memory or MERGE_MEMORY, progress=progress.line)
+        _refuse_planned(writer.require(), plan.path)
+        memory = memory or MERGE_MEMORY
+        _append_segments(plan, writer, progress, memory)
+        writer.finish(first=first_of_last_append(writer.require()), memory=memory, progress=progress.line)
     return root
+
+
+def plan_set(
+    plan: WritePlan,
+    destination: Destination,
+    progress: Progress,
+    *,
+    record: Mapping[str, Any],
+    append: bool = False,
+    overwrite: bool = False,
+) -> tuple[zarr.Group, SetAttributes]:
+    """Begin a set, or further samples of one, whose segments other processes will write; takes what `write_set` takes.
+
+    The same call finds the plan that an earlier one left.
+
+    Parameters
+    ----------
+    record
+        What the set records of the plan, besides its token and its number of tasks.
+
+    Returns
+    -------
+    zarr.Group, SetAttributes
+        The root of the store, and the attributes of the set; their ``plan`` is None where nothing is left to do.
+    """
+    existing = None if overwrite else destination.attributes(plan.path)
+    if existing is not None and existing.plan is not None and destination.root is not None:
+        refuse_other(plan, existing)
+        progress.line(f"{plan.path} is planned already.")
+        return destination.root, existing
+    if existing is None or destination.root is None or not _is_done(plan, destination.root, existing, append=append):
+        plan.check(0 if existing is None else existing.n_samples, progress)
+    root = destination.create()
+    with SetWriter(root, plan.path, resumes=partial(_is_begun, plan, planned=True) if overwrite else None) as writer:
+        if _begin(plan, writer, append=append) and writer.require().plan is None:
+            attributes = writer.require()
+            first, n = attributes.n_samples, plan.rows.n_rows
+            tasks = {"first": first, "n_tasks": -(-(n - first) // attributes.segment_rows)}
+            planned = replace(attributes, plan={"token": uuid.uuid4().hex, **tasks, **record})
+            writer.extend(planned, _with_tasks)
+        return root, writer.require()
+
+
+def _with_tasks(batch: WriteBatch, attributes: SetAttributes) -> SetAttributes:
+    batch.put_group(TASKS)  # as a group, so that a listing of the set shows nothing that zarr does not know
+    return attributes
+
+
+def _refuse_planned(existing: SetAttributes, path: str) -> None:
+    if existing.plan is not None:
+        raise StoreConflictError(
+            f"{path} is planned as {existing.plan['n_tasks']:,} tasks: run them and commit (`saestore run {path}`, "
+            f"`saestore commit {path}`), or give the plan up with --overwrite (overwrite=True).",
+            code="planned-set",
+        )
+
+
+def _begin(plan: WritePlan, writer: SetWriter, *, append: bool) -> bool:
+    """Create the set, or take up the one that is there; False where it is complete and nothing is left to do."""
+    if writer.attributes is None:
+        table = plan.table
+        start_set(writer, plan.attributes(), table.items, table.index, table.spans, columns=table.columns)
+        return True
+    # Once more, now that no other process can change the set.
+    if _is_done(plan, writer.root, writer.attributes, append=append):
+        return False
+    if writer.attributes.complete:
+        _plan_more(plan, writer, writer.attributes)
+    return True
+
+
+def first_of_last_append(attributes: SetAttributes) -> int:
+    """The first sample that was added last; what comes before is not merged again."""
+    appends: Any = attributes.source.get("appended", [])
+    return int(appends[-1]["n_samples"]) if appends else 0
 
 
 def _is_done(plan: WritePlan, root: zarr.Group, existing: SetAttributes, *, append: bool) -> bool:
@@ -153,20 +241,18 @@ def _is_done(plan: WritePlan, root: zarr.Group, existing: SetAttributes, *, appe
     return existing.complete
 
 
-def _is_begun(plan: WritePlan, existing: SetAttributes) -> bool:
-    """Whether a set is the beginning of the plan's, left by an interrupted call."""
+def _is_begun(plan: WritePlan, existing: SetAttributes, *, planned: bool) -> bool:
+    """Whether a set is the beginning of the plan's, left by an interrupted call; `planned` ones only where allowed."""
     try:
         refuse_other(plan, existing)
     except StoreConflictError:
         return False
-    return not existing.complete
+    return not existing.complete and (planned or existing.plan is None)
 
 
-def _append_segments(plan: WritePlan, writer: SetWriter, progress: Progress) -> int:
-    """Commit the rows that are not committed yet, segment by segment; returns the first sample of the last append."""
-    attributes = writer.attributes
-    if attributes is None:
-        raise RuntimeError("the set was not started")
+def _append_segments(plan: WritePlan, writer: SetWriter, progress: Progress, memory: int) -> None:
+    """Commit the rows that are not committed yet, segment by segment."""
+    attributes = writer.require()
     done, n, step, dropped = attributes.n_samples, plan.rows.n_rows, attributes.segment_rows, attributes.dropped
     if done:
         progress.line(f"{plan.path}: going on after {done:,} of {n:,} samples.")
@@ -177,17 +263,17 @@ def _append_segments(plan: WritePlan, writer: SetWriter, progress: Progress) -> 
             dropped = plan.count_dropped(dropped)
             if pending is not None:
                 pending.result()
-            pending = sink.submit(_write_segment, writer, segment, dropped)
+            pending = sink.submit(_write_segment, writer, segment, dropped, memory)
         if pending is not None:
             pending.result()
-    appends: Any = attributes.source.get("appended", [])
-    return int(appends[-1]["n_samples"]) if appends else 0
 
 
-def _write_segment(writer: SetWriter, segment: list[SparseRows], dropped: Mapping[str, Any] | None) -> None:
-    rows = segment.pop()  # the list lets go of it, so that it is freed before the next one is read
-    changes = {} if dropped is None else {"dropped": dropped}
-    writer.append(rows, **changes)
+def _write_segment(
+    writer: SetWriter, segment: list[SparseRows], dropped: Mapping[str, Any] | None, memory: int
+) -> None:
+    # The list lets go of it, so that it is freed before the next one is read.
+    writer.append(segment.pop(), **({} if dropped is None else {"dropped": dropped}))
+    writer.merge_level(first_of_last_append(writer.require()), memory)
 
 
 def _plan_more(plan: WritePlan, writer: SetWriter, existing: SetAttributes) -> None:

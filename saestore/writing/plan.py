@@ -16,7 +16,7 @@ from saestore.tables import Items, as_items, item_pointers, token_spans
 from saestore.tables.fingerprint import items_fingerprint, spans_fingerprint
 from saestore.tables.item_index import ItemIndex
 
-__all__ = ["ItemTable", "WritePlan"]
+__all__ = ["ItemTable", "WritePlan", "add_dropped"]
 
 Array = np.ndarray[Any, Any]
 
@@ -143,3 +143,18 @@ class WritePlan:
             dropped=self.dropped,
             summary=summary,
         )
+
+
+def add_dropped(record: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of what was dropped from some rows, with the record of the rows that follow added."""
+
+    def both(name: str) -> tuple[Any, Any]:
+        return more.get(name, 0), record.get(name, 0)
+
+    sums = {name: sum(both(name)) for name in ("n_dropped", "sum_dropped", "sum_total")}
+    return {
+        **record,
+        **sums,
+        "share_of_sum": sums["sum_dropped"] / sums["sum_total"] if sums["sum_total"] else 0.0,
+        "max_relative_error": max(both("max_relative_error")),
+    }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
@@ -11,9 +12,27 @@ from typing import Any, Self
 
 import zarr
 
-from saestore.errors import CorruptStoreError, InvalidInputError, NotFoundError, StoreConflictError, StoreFormatError
-from saestore.format import NEXT, SEGMENTS, SegmentInfo, SetAttributes, TableInfo, digest, segment_name
-from saestore.segment import Segment, limit_fan_in, merge_segments, plan_merges, write_segment
+from saestore.errors import (
+    CorruptStoreError,
+    InvalidInputError,
+    LockedError,
+    NotFoundError,
+    StoreConflictError,
+    StoreFormatError,
+)
+from saestore.format import (
+    ATTEMPT,
+    DELETED,
+    NEXT,
+    SEGMENTS,
+    TASKS,
+    SegmentInfo,
+    SetAttributes,
+    TableInfo,
+    digest,
+    segment_name,
+)
+from saestore.segment import Engine, Segment, last_level, limit_fan_in, merge_segments, plan_merges, write_segment
 from saestore.sparse_rows import SparseRows
 from saestore.storage import (
     DOCUMENT,
@@ -25,7 +44,9 @@ from saestore.storage import (
     missing_as_error,
     write_errors,
 )
+from saestore.storage.conditional import Tagged, get_tagged, put_if_match, remove, replace_tagged
 from saestore.storage.durable import PARTIAL, publish
+from saestore.storage.open import root_attributes
 from saestore.tables.item_index import ItemIndex
 from saestore.writing.derived import DERIVED, write_derived
 from saestore.writing.lock import LOCK, SetLock
@@ -61,15 +82,19 @@ class SetWriter:
         self._lock = SetLock(root, path)
         self._resumes = resumes
         self.attributes: SetAttributes | None = None
+        self._seen: dict[str, Tagged | None] = {}  # documents as this writer last read or wrote them, by key
         self._replaced: SetAttributes | None = None  # what readers see until the set that is written replaces it
 
     def __enter__(self) -> Self:
         self._lock.acquire()
         try:
             with self._errors():
-                self.attributes = read_attributes(self._root, self.path)
+                self._seen[self._key()] = get_tagged(self._root.store, self._key())
+                self.attributes = self._fenced(read_attributes(self._root, self.path))
                 self._flush_document()
-                if self._resumes is not None and self.attributes is not None and not self._resumes(self.attributes):
+                if self._resumes is None:
+                    self._refuse_planned_next()
+                elif self.attributes is not None and not self._resumes(self.attributes):
                     self._replaced, self.attributes = self.attributes, self._read_next(self._resumes)
                 self._remove_leftovers()
         except BaseException:
@@ -96,6 +121,16 @@ class SetWriter:
     def _base(self) -> str:
         return f"{self._root.path}/{self.path}".strip("/")
 
+    def _key(self, *below: str) -> str:
+        return "/".join([self._base, *below, DOCUMENT])
+
+    def _fenced(self, attributes: SetAttributes | None) -> SetAttributes | None:
+        """The attributes, with new names for what is written where the last owner may still write."""
+        if attributes is None or not self._lock.may_have_rival:
+            return attributes
+        tables = {name: replace(table, version=table.version + 1) for name, table in attributes.tables.items()}
+        return replace(attributes, generation=attributes.generation + 1, tables=tables)
+
     def _batch(self) -> WriteBatch:
         """Writes below the set; unlike zarr it leaves the documents of the groups above alone."""
         return WriteBatch(self._root.store, self._base)
@@ -119,6 +154,8 @@ class SetWriter:
             if self._replaced is not None:  # arrays of another version have other names
                 versions = {name: TableInfo(table.version) for name, table in self._replaced.tables.items()}
                 attributes = replace(attributes, generation=self._replaced.generation + 1, tables=versions)
+            else:
+                attributes = replace(attributes, generation=1 + n_deleted(self._root)[0] + self._lock.may_have_rival)
             filled = fill(batch, replace(attributes, identity=digest(attributes.to_json())))
             tables = {name: table for name, table in filled.tables.items() if table.digests}
             self._commit(batch, replace(filled, tables=tables))
@@ -129,6 +166,16 @@ class SetWriter:
             if result is not None and resumes(result):
                 return result
         return None
+
+    def _refuse_planned_next(self) -> None:
+        """Leave a set alone that planned tasks are about to replace: this writer would remove what they wrote."""
+        following = None if self.attributes is None else self._read_next(lambda a: a.plan is not None)
+        if following is not None and following.plan is not None:
+            raise LockedError(
+                f"{self.path} is about to be replaced by a plan of {following.plan['n_tasks']:,} tasks: commit it "
+                f"first (`saestore commit {self.path}`), or give it up by building with --overwrite (overwrite=True).",
+                code="planned-set",
+            )
 
     def change(self, fill: Fill) -> None:
         """Write new versions of tables, commit them, and remove what they replace.
@@ -159,9 +206,9 @@ class SetWriter:
         """Create the groups above the set: a set whose parents are missing would not be found."""
         folder, names = local_folder(self._root), self.path.split("/")
         if folder is None:
-            group = self._root
-            for name in names[:-1]:
-                group = group.require_group(name)
+            for depth in range(1, len(names)):
+                key = "/".join([self._root.path, *names[:depth], DOCUMENT]).strip("/")
+                put_if_match(self._root.store, key, group_document(), None)
             return
         for depth in range(1, len(names)):
             parent = folder.joinpath(*names[:depth], DOCUMENT)
@@ -179,15 +226,12 @@ class SetWriter:
         """Remove the set, all of it while the lock is held."""
         self.attributes = None
         with self._errors():
-            # Without its attributes the set is gone at once; a killed removal leaves nothing that looks like a set.
             self._lock.confirm()
-            self._batch().commit({})
+            _count_deletion(self._root)  # before: what is written here later has other names
+            # Without its attributes the set is gone at once; a killed removal leaves nothing that looks like a set.
+            self._put_document(self._key(), {})
             self._remove_leftovers()
-            folder = local_folder(self._root)
-            if folder is None:
-                del self._root[self.path]  # and the lock with it
-            else:
-                (folder / self.path / DOCUMENT).unlink(missing_ok=True)
+            remove(self._root.store, self._key())
 
     def commit(self, attributes: SetAttributes) -> None:
         """Rewrite the set's attributes: the only commit there is."""
@@ -197,9 +241,21 @@ class SetWriter:
     def _commit(self, batch: WriteBatch, attributes: SetAttributes) -> None:
         batch.sync()
         self._lock.confirm()
-        prefix = self._base if self._replaced is None else f"{self._base}/{NEXT}"
-        WriteBatch(self._root.store, prefix).commit(attributes.to_json())
+        self._put_document(self._key(*(() if self._replaced is None else (NEXT,))), attributes.to_json())
         self.attributes = attributes
+
+    def _put_document(self, key: str, attributes: Mapping[str, Any]) -> None:
+        """Commit a document where it is still the one that this writer read or wrote last."""
+        if key not in self._seen:
+            self._seen[key] = get_tagged(self._root.store, key)
+        written = replace_tagged(self._root.store, key, group_document(attributes), self._seen[key])
+        if written is None:
+            raise StoreConflictError(
+                f"{self.path} was changed by another process meanwhile. Nothing of it is lost, and nothing further is "
+                "written; run this again.",
+                code="changed-meanwhile",
+            )
+        self._seen[key] = written
 
     def _replace(self) -> None:
         """Put the set that was written in the place of the other one."""
@@ -239,8 +295,28 @@ class SetWriter:
             self.commit(replace(a.with_segments([*a.segments, info]), **changes))
         return info
 
+    def merge_level(self, first: int, memory: int) -> None:
+        """Merge as many of the last segments as keep a set of any size at 16 segments or fewer while it is written.
+
+        Parameters
+        ----------
+        first
+            Segments of samples before this one are left as they are.
+        """
+        a = self.require()
+        n = -(-(a.n_samples - first) // a.segment_rows)
+        n_last = last_level(n)
+        if n_last > 1:
+            self._merge_all(first + (n - n_last) * a.segment_rows, memory)
+
     def finish(
-        self, *, first: int = 0, memory: int = DEFAULT_MEMORY, progress: Progress | None = None, **changes: Any
+        self,
+        *,
+        first: int = 0,
+        memory: int = DEFAULT_MEMORY,
+        progress: Progress | None = None,
+        engine: Engine | None = None,
+        **changes: Any,
     ) -> None:
         """Compact, write the arrays at the set's root, and mark the set complete with these changed attributes.
 
@@ -248,6 +324,8 @@ class SetWriter:
         ----------
         first
             Segments of samples before this one are left as they are.
+        engine
+            Runs the parts of a merge, by default this process.
         """
         attributes = self.require()
         if attributes.planned_samples not in (None, attributes.n_samples):
@@ -255,13 +333,20 @@ class SetWriter:
                 f"{self.path} has {attributes.n_samples} of {attributes.planned_samples} planned samples.",
                 code="incomplete-set",
             )
-        self._merge_all(first, memory, progress)
+        self._merge_all(first, memory, progress, engine)
         self._replace()
         self._refresh(planned_samples=None, **changes)
         with self._errors():
             self._remove_leftovers()  # such as the items before an append
 
-    def compact(self, *, first: int = 0, memory: int = DEFAULT_MEMORY, progress: Progress | None = None) -> None:
+    def compact(
+        self,
+        *,
+        first: int = 0,
+        memory: int = DEFAULT_MEMORY,
+        progress: Progress | None = None,
+        engine: Engine | None = None,
+    ) -> None:
         """Merge all segments into as few as the format allows, then refresh the arrays at the root.
 
         Parameters
@@ -270,17 +355,24 @@ class SetWriter:
             Segments of samples before this one are left as they are.
         memory
             Bound in bytes; see `saestore.segment.merge_segments`.
+        engine
+            Runs the parts of a merge, by default this process.
         """
-        self._merge_all(first, memory, progress)
+        self._merge_all(first, memory, progress, engine)
         self._refresh()
 
-    def _merge_all(self, first: int, memory: int, progress: Progress | None) -> None:
+    def _merge_all(
+        self, first: int, memory: int, progress: Progress | None = None, engine: Engine | None = None
+    ) -> None:
         while any(len(run) > 1 for run in self._plan(memory, first)):
             for run in self._plan(memory, first):
                 if len(run) > 1:
                     if progress is not None:
                         progress(f"merging {len(run)} segments ({run[0].name} … {run[-1].name})")
-                    self._merge(run, memory)
+                    self._merge(run, memory, engine)
+        for info in [s for s in self.require().segments if s.start >= first]:
+            if ATTEMPT in info.name:
+                self._merge([info], memory, engine)
 
     def _plan(self, memory: int, first: int) -> list[list[SegmentInfo]]:
         attributes = self.require()
@@ -289,7 +381,7 @@ class SetWriter:
         segments = [s for s in attributes.segments if s.start >= first]
         return [part for run in plan_merges(segments) for part in limit_fan_in(run, fan_in)]
 
-    def _merge(self, run: list[SegmentInfo], memory: int) -> None:
+    def _merge(self, run: list[SegmentInfo], memory: int, engine: Engine | None) -> None:
         a = self.require()
         with self._errors():
             merged = merge_segments(
@@ -301,6 +393,7 @@ class SetWriter:
                 codec=a.codec,
                 memory=memory,
                 name=segment_name(run[0].start, run[-1].stop, a.generation),
+                engine=engine,
             )
             kept = [merged if s is run[0] else s for s in a.segments if s is run[0] or s not in run]
             self.commit(a.with_segments(kept))
@@ -343,11 +436,22 @@ class SetWriter:
                 keep.setdefault(name, set()).update(node.split("/")[0] for node in table.digests)
         derived = any(a.digests for a in (self._replaced, self.attributes) if a is not None)
         following = self._replaced is not None and self.attributes is not None
-        _remove_others(
-            self._root, self.path, {LOCK, *keep, *(DERIVED if derived else ()), *([NEXT] if following else ())}
-        )
+        also = [NEXT] if following else []
+        if self._is_planned():
+            del keep[SEGMENTS]  # tasks write segments that only their receipts name
+            also += [SEGMENTS, TASKS]
+        gone = _others(self._root, self.path, {LOCK, *keep, *(DERIVED if derived else ()), *also})
         for name, nodes in keep.items():
-            _remove_others(self._root, f"{self.path}/{name}", nodes)
+            gone += _others(self._root, f"{self.path}/{name}", nodes)
+        if gone:
+            self._lock.confirm()  # after the listing: whoever has the lock next writes under other names
+        for path in gone:
+            _remove(self._root, path)
+
+    def _is_planned(self) -> bool:
+        """Whether tasks of other processes may be writing segments."""
+        a = self.attributes
+        return a is not None and a.plan is not None and a.n_samples != a.planned_samples
 
 
 def read_attributes(root: zarr.Group, path: str) -> SetAttributes | None:
@@ -359,16 +463,40 @@ def read_attributes(root: zarr.Group, path: str) -> SetAttributes | None:
         return SetAttributes.from_json(group.attrs.asdict(), path)
 
 
-def _remove_others(root: zarr.Group, path: str, keep: set[str]) -> None:
-    """Remove the children of a group, if there is one, but for those to keep; half-written ones of a folder too."""
+def n_deleted(root: zarr.Group) -> tuple[int, Tagged | None]:
+    """How many sets of the store have been deleted: a set that is written later has other names than they had."""
+    found = get_tagged(root.store, _root_key(root))
+    attributes = {} if found is None else json.loads(found.value)["attributes"]
+    return int(attributes.get(DELETED, 0)), found
+
+
+def _count_deletion(root: zarr.Group) -> None:
+    """Record one more deletion in the attributes of the store."""
+    written = False
+    while not written:
+        n, before = n_deleted(root)
+        written = put_if_match(root.store, _root_key(root), group_document(root_attributes(n + 1)), before)
+
+
+def _root_key(root: zarr.Group) -> str:
+    return f"{root.path}/{DOCUMENT}".strip("/")
+
+
+def _others(root: zarr.Group, path: str, keep: set[str]) -> list[str]:
+    """Paths of the children of a group, if there is one, but for those to keep; half-written ones of a folder too."""
     folder = local_folder(root)
     if folder is not None:
         names = {p.name for p in (folder / path).iterdir() if p.is_dir()} if (folder / path).is_dir() else set()
     else:
         group = root.get(path)
         names = set(group.keys()) if isinstance(group, zarr.Group) else set()
-    for name in sorted(names - keep):
-        _remove(root, f"{path}/{name}")
+    return [f"{path}/{name}" for name in sorted(names - keep)]
+
+
+def remove_group(root: zarr.Group, path: str) -> None:
+    """Remove a group that nothing names, if it is there."""
+    with suppress(FileNotFoundError, KeyError):
+        _remove(root, path)
 
 
 def _remove(root: zarr.Group, path: str) -> None:

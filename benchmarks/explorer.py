@@ -1,0 +1,96 @@
+"""How long the explorer takes for a page: `python -m benchmarks.explorer [--features N] [--items N]`.
+
+Writes a synthetic set of CLEVR's shape with labels and image files, starts a process that answers like the server does,
+and asks it for pages of features drawn at random, each once, with nothing computed before. Times are of the answer with
+its HTML, without the network. Writes `benchmarks/results/explorer.json`.
+"""
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import saestore
+from benchmarks.process import STATUS, peak_bytes
+from benchmarks.synthetic import CLEVR, labels
+
+SET = "CLEVR/patch/synthetic"
+RESULT = Path(__file__).parent / "results" / "explorer.json"
+
+
+def write_store(folder: Path, n_items: int) -> None:
+    """A set, and an image file for each of its items."""
+    from PIL import Image
+
+    shape = replace(CLEVR, n_items=n_items)
+    image = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (320, 480, 3), np.uint8)).save(image, "JPEG")
+    (folder / "images").mkdir()
+    items = labels(n_items)
+    for key in items["image_path"].tolist():
+        (folder / "images" / key.replace(".png", ".jpg")).write_bytes(image.getvalue())
+    items["image_path"] = np.array([key.replace(".png", ".jpg") for key in items["image_path"].tolist()])
+    saestore.open(folder / "s.zarr", mode="a").write(SET, shape.matrix(), items=items, images=folder / "images")
+
+
+def measure(folder: Path, n_features: int) -> dict[str, Any]:
+    """Times in seconds of each kind of page, and the largest memory of the process."""
+    from saestore.web.explorer import Explorer
+    from saestore.web.request import Request
+    from saestore.web.view import StoreView
+
+    explorer = Explorer(StoreView(saestore.open(folder / "s.zarr").root, str(folder / "s.zarr")))
+
+    def seconds(path: str, **query: str) -> float:
+        start = time.perf_counter()
+        answer = explorer.answer(Request(path, query))
+        assert answer.status == 200, answer.body
+        return time.perf_counter() - start
+
+    first = seconds("/")
+    set_page = [seconds(f"/{SET}") for _ in range(5)]
+    n_active = explorer.store.open(SET).moments.n_active
+    features = np.random.default_rng(7).permutation(np.flatnonzero(n_active))[:n_features].tolist()
+    seconds(f"/{SET}/features/{int(np.argmax(n_active))}")  # libraries are imported
+    times = {
+        "feature": [seconds(f"/{SET}/features/{f}") for f in features],
+        "feature where": [seconds(f"/{SET}/features/{f}", where='split == "test"') for f in features],
+        "feature table": [seconds(f"/{SET}/features", offset=str(50 * i)) for i in range(20)],
+        "item": [seconds(f"/{SET}/items/{i}") for i in range(20)],
+        "set": set_page,
+    }
+    quantiles = {name: {f"p{q}": float(np.percentile(t, q)) for q in (50, 99)} for name, t in times.items()}
+    return {"first page": first, "pages": quantiles, "n_features": len(features), "peak_bytes": peak_bytes()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--features", type=int, default=300)
+    parser.add_argument("--items", type=int, default=CLEVR.n_items)
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.measure:
+        print(json.dumps(measure(given.measure, given.features)))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        write_store(Path(name), given.items)
+        command = [sys.executable, "-m", "benchmarks.explorer", "--measure", name, "--features", str(given.features)]
+        result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    result["shape"] = str(replace(CLEVR, n_items=given.items))
+    result["load"] = os.getloadavg()[0]
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    print(RESULT.read_text(), end="")
+
+
+if __name__ == "__main__":
+    assert STATUS
+    main()

@@ -1,0 +1,411 @@
+"""Features that differ between groups, or go with a target, with p-values and shares of false discoveries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+
+from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
+from saestore.format import LEVEL_TABLES
+from saestore.kernels import segment_sums
+from saestore.query.details import details_of
+from saestore.query.open_set import retry_on_stale_snapshot
+from saestore.query.posting_lists import PostingLists
+from saestore.query.reader import Level, SetReader
+from saestore.query.results import ResultTable
+from saestore.query.selection import Condition, check_at_least, select
+from saestore.query.view import View
+from saestore.tables.label_matrix import check_level
+
+Array = np.ndarray[Any, Any]
+Method = Literal["fisher", "correlation", "permutation"]
+
+_TIED = 1e-7  # relative difference of probabilities that counts as none, as in R's fisher.test
+_BLOCK = 1 << 20  # entries of lists at a time
+_CELLS = 1 << 23  # permuted values at a time: 64 MB
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class FeatureDifferences(ResultTable):
+    """Features that two groups are compared by, the smallest p first; ties by the larger difference.
+
+    Attributes
+    ----------
+    feature, n_active_a, n_active_b
+        int64 (n,): the feature, and on how many samples or items of each group it is active.
+    rate_a, rate_b
+        The same as shares of the groups.
+    difference
+        ``rate_a - rate_b``.
+    mean_a, mean_b
+        Mean activation in each group, zeros included.
+    p, q
+        Fisher's exact test, two-sided, of active against group; adjusted by Benjamini and Hochberg.
+    """
+
+    feature: Array
+    n_active_a: Array
+    n_active_b: Array
+    rate_a: Array
+    rate_b: Array
+    difference: Array
+    mean_a: Array
+    mean_b: Array
+    p: Array
+    q: Array
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class SelectedFeatures(ResultTable):
+    """Features that go with a target, the smallest p first; ties by the larger effect.
+
+    Attributes
+    ----------
+    feature, n_active
+        int64 (n,).
+    effect
+        Difference of firing rates (``fisher``), or Pearson's correlation.
+    p, q
+        The p-value, and adjusted by Benjamini and Hochberg over all features that are ever active.
+    p_max
+        For ``permutation``: the share of permutations in which any feature is as strong, which bounds the chance of one
+        false discovery (Westfall and Young). Else NaN.
+    """
+
+    feature: Array
+    n_active: Array
+    effect: Array
+    p: Array
+    q: Array
+    p_max: Array
+
+
+def fisher_p(active_a: Array, active_b: Array, n_a: int, n_b: int) -> Array:
+    """Two-sided p of Fisher's exact test of each table.
+
+    A table is ``[[active_a, active_b], [n_a - active_a, n_b - active_b]]``.
+
+    As `scipy.stats.fisher_exact`, for all tables at once: the probabilities of all tables with the same margins that
+    are not more probable. Memory: 100 bytes per table.
+    """
+    pairs, back = np.unique(np.stack([active_a, active_a + active_b]), axis=1, return_inverse=True)
+    test = _Hypergeometric(pairs[1].astype(np.float64), float(n_a), float(n_a + n_b))
+    seen, mode = pairs[0].astype(np.float64), test.mode()
+    right = seen >= mode
+    step = np.where(right, 1.0, -1.0)
+    log_p = test.log_p(seen)
+    near = np.where(right, mode - 1, mode + 1)  # the other side begins beside the mode
+    other = test.first_not_above(log_p + _TIED, near, -step)
+    p = test.tail(seen, step) + test.tail(other, -step)
+    p = np.where(log_p >= test.log_p(mode) - _TIED, 1.0, np.minimum(p, 1.0))
+    return p[back.reshape(-1)]
+
+
+@dataclass(frozen=True)
+class _Hypergeometric:
+    """Hypergeometric distributions: of `size` observations drawn from `total`, how many are among the `active` ones."""
+
+    active: Array
+    size: float
+    total: float
+
+    def mode(self) -> Array:
+        return np.floor((self.active + 1) * (self.size + 1) / (self.total + 2))
+
+    def _possible(self, k: Array) -> Array:
+        return (k >= np.maximum(0, self.active + self.size - self.total)) & (k <= np.minimum(self.active, self.size))
+
+    def log_p(self, k: Array) -> Array:
+        from scipy.special import gammaln
+
+        def choose(n: Any, k: Any) -> Any:
+            return gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
+
+        value = choose(self.active, k) + choose(self.total - self.active, self.size - k) - choose(self.total, self.size)
+        return np.where(self._possible(k), value, -np.inf)
+
+    def first_not_above(self, log_p: Array, start: Array, step: Array) -> Array:
+        """The first k from `start` on in direction `step` that is not more probable than this, by bisection."""
+        low, high = np.zeros(len(start)), np.full(len(start), float(self.size) + 2)
+        while (low < high).any():
+            middle = np.floor((low + high) / 2)
+            found = self.log_p(start + step * middle) <= log_p
+            high, low = np.where(found, middle, high), np.where(found, low, np.minimum(middle + 1, high))
+        return start + step * low
+
+    def tail(self, k: Array, step: Array) -> Array:
+        """The sum of the probabilities from k on, away from the mode."""
+        term = np.exp(self.log_p(k))
+        total, live = term.copy(), np.flatnonzero(term > 0)
+        k, term = k[live], term[live]
+        while len(live):
+            active, up = self.active[live], step[live] > 0
+            rest = self.total - active - self.size
+            # The ratio of neighbouring probabilities.
+            ratio = np.where(
+                up,
+                (active - k) * (self.size - k) / ((k + 1) * np.maximum(rest + k + 1, 1)),
+                k * np.maximum(rest + k, 0) / ((active - k + 1) * (self.size - k + 1)),
+            )
+            term, k = term * ratio, k + step[live]
+            total[live] += term
+            kept = term > 1e-18 * total[live]
+            live, k, term = live[kept], k[kept], term[kept]
+        return total
+
+
+@retry_on_stale_snapshot
+def diff(
+    acts: SetReader, where_a: Any, where_b: Any = None, level: Level = "item", *, features: Any = None
+) -> FeatureDifferences:
+    """Features that fire more often in one group than in another, with exact p-values.
+
+    Parameters
+    ----------
+    where_a, where_b
+        Conditions, as in every query; by default the second group is all that is not in the first.
+    level
+        What is counted: items, active by the maximum over their samples in the group, or samples.
+    features
+        Only these; by default all.
+
+    Returns
+    -------
+    FeatureDifferences
+        A row for each feature that is active in either group, the smallest p first.
+
+    Raises
+    ------
+    InvalidInputError
+        A group is empty, or the groups share samples or items.
+
+    Notes
+    -----
+    Differences of rates as ``diff_features`` of interp_embed (arXiv 2512.10092). Samples of one item resemble each
+    other: at the level of samples p-values are too small. Every list is read once. Memory: a byte per sample, 100 bytes
+    per feature, and a block of about a million entries or the longest list.
+    """
+    check_level(level)
+    a = samples_of(acts, where_a)
+    b = ~a if where_b is None else samples_of(acts, where_b)
+    if (a & b).any():
+        sample = int(np.flatnonzero(a & b)[0])
+        message = (
+            f"the groups share {np.count_nonzero(a & b):,} samples, such as {sample}; give groups without overlap."
+        )
+        raise InvalidInputError(message, code="groups-overlap")
+    in_a, in_b = a, b
+    if level == "item":
+        in_a, in_b = (items_of(acts, mask) for mask in (a, b))
+        if (in_a & in_b).any():
+            item = int(np.flatnonzero(in_a & in_b)[0])
+            message = f"item {item} has samples in both groups; compare them with level='sample'."
+            raise InvalidInputError(message, code="groups-overlap")
+    for name, mask in (("where_a", in_a), ("where_b", in_b)):
+        if not mask.any():
+            raise InvalidInputError(f"no {level} fulfils {name}; a group needs one or more.", code="empty-group")
+    return _differences(acts, features, level, a | b, (in_a, in_b))
+
+
+def _differences(
+    acts: SetReader, features: Any, level: Level, kept: Array, groups: tuple[Array, Array]
+) -> FeatureDifferences:
+    from scipy.stats import false_discovery_control
+
+    ids = np.unique(select(features, acts.shape[1], "feature").ids)
+    counts, sums = [], []
+    for lists in lists_over(acts, ids, level, kept):
+        masks = [group[lists.samples] for group in groups]
+        counts.append([segment_sums(mask, lists.indptr).astype(np.int64) for mask in masks])
+        sums.append([segment_sums(np.where(mask, lists.data, 0), lists.indptr) for mask in masks])
+    (k_a, k_b), (s_a, s_b) = (
+        np.concatenate(parts, axis=1) if parts else np.zeros((2, 0), np.int64) for parts in (counts, sums)
+    )
+    alive = np.flatnonzero(k_a + k_b)
+    ids, k_a, k_b, s_a, s_b = ids[alive], k_a[alive], k_b[alive], s_a[alive], s_b[alive]
+    n_a, n_b = (int(np.count_nonzero(group)) for group in groups)
+    p = fisher_p(k_a, k_b, n_a, n_b)
+    q = false_discovery_control(p) if len(p) else p
+    difference = k_a / n_a - k_b / n_b
+    order = np.lexsort((ids, -np.abs(difference), p))
+    columns = (ids, k_a, k_b, k_a / n_a, k_b / n_b, difference, s_a / n_a, s_b / n_b, p, q)
+    return FeatureDifferences(*(column[order] for column in columns), _details=partial(details_of, acts))
+
+
+def samples_of(acts: SetReader, where: Any) -> Array:
+    """The samples that fulfil a condition, bool (n_samples,)."""
+    mask, condition = np.zeros(acts.shape[0], bool), acts.condition(where)
+    mask[slice(None) if condition is None else condition.samples(acts.shape[0])] = True
+    return mask
+
+
+def items_of(acts: SetReader, samples: Array) -> Array:
+    """The items that have one of the samples of a mask."""
+    counts = segment_sums(samples, np.minimum(acts.item_index.pointers(), len(samples)))
+    has_sample: Array = counts > 0
+    return has_sample
+
+
+def lists_over(acts: SetReader, features: Array, level: Level, kept: Array) -> Iterator[PostingLists]:
+    """Lists over the samples of a mask, or over the items that have one, by the maximum."""
+    return View.of(acts, level, Condition(kept, None)).lists(features, _BLOCK)
+
+
+@retry_on_stale_snapshot
+def select_features(
+    acts: SetReader,
+    target: Any,
+    fdr: float = 0.1,
+    method: Method | None = None,
+    *,
+    level: Level = "item",
+    where: Any = None,
+    features: Any = None,
+    n_permutations: int = 1000,
+    seed: int = 0,
+) -> SelectedFeatures:
+    """Features that go with a label or a number, at a bounded share of false discoveries.
+
+    Parameters
+    ----------
+    target
+        A concept, or a column of numbers or of true and false of the level; or an array of one value for each item or
+        sample, where NaN and masked values are unknown.
+    fdr
+        The largest q of a returned feature; 1 returns all.
+    method
+        ``"fisher"``: active against the label, exact. ``"correlation"``: Pearson's, by its t distribution.
+        ``"permutation"``: Pearson's, by permutations of the targets of the items. By default fisher for labels, and
+        correlation for numbers.
+    level
+        ``"item"`` (the maximum over an item's samples) or ``"sample"``.
+    where, features
+        Only these samples and features.
+    n_permutations, seed
+        Of ``"permutation"``.
+
+    Returns
+    -------
+    SelectedFeatures
+
+    Raises
+    ------
+    NotFoundError
+        There is no such concept or column.
+    InvalidInputError
+        The target has another length or type, only one value, or does not fit the method.
+
+    Notes
+    -----
+    Every list is read once. Memory: 8 bytes per item or sample, 100 bytes per feature, a block of about a million
+    entries or the longest list, and for permutations 64 MB and 8 bytes for each feature of a block and permutation.
+    """
+    check_level(level)
+    values, known = known_target(acts, target, level)
+    method = method or ("fisher" if values.dtype == bool else "correlation")
+    _check_method(method, values, level, fdr)
+    kept = samples_of(acts, where)
+    kept &= known if level == "sample" else known[acts.item_index.locate(np.arange(acts.shape[0]))[0]]
+    counted = kept if level == "sample" else items_of(acts, kept)
+    if len(np.unique(values[counted])) < 2:
+        message = f"the target has one value on all {np.count_nonzero(counted):,} known {level}s that are asked for."
+        raise InvalidInputError(message, code="constant-target")
+    if method == "fisher":
+        table = _differences(acts, features, level, kept, (counted & values, counted & ~values))
+        columns = (table.feature, table.n_active_a + table.n_active_b, table.difference, table.p, table.q)
+        found = SelectedFeatures(*columns, np.full(len(table), np.nan))
+    else:
+        ids = np.unique(select(features, acts.shape[1], "feature").ids)
+        draws = check_at_least("n_permutations", n_permutations, 1) if method == "permutation" else 0
+        found = _correlations(lists_over(acts, ids, level, kept), values.astype(np.float64), counted, draws, seed)
+    return replace(found[found.q <= fdr], _details=partial(details_of, acts))
+
+
+def known_target(acts: SetReader, target: Any, level: Level) -> tuple[Array, Array]:
+    """Values, bool or float64, and which are known."""
+    table = LEVEL_TABLES[level]
+    if isinstance(target, str):
+        names = acts.table(table).info.names
+        if target not in names:
+            message = f"there is no concept or column {target!r} of {level}s. {did_you_mean(target, names)}"
+            raise NotFoundError(message + f"There are {', '.join(names) or 'none'}.", code="unknown-column")
+        target = acts.read_column(table, target).array()
+    n_rows = acts.n_items if level == "item" else acts.shape[0]
+    unknown = np.ma.getmaskarray(np.ma.asarray(target))
+    values = np.asarray(np.ma.getdata(target))
+    if values.shape != (n_rows,):
+        shape = " x ".join(map(str, values.shape)) or "one value"
+        message = f"the target is {shape}; give one for each of {n_rows:,} {level}s."
+        raise InvalidInputError(message, code="wrong-length")
+    if values.dtype.kind not in "biuf":
+        message = f"the target holds {values.dtype}; give labels (true and false) or numbers."
+        raise InvalidInputError(message, code="target-type")
+    if values.dtype.kind == "f":
+        unknown = unknown | np.isnan(values)
+    return (values if values.dtype == bool else np.where(unknown, 0, values).astype(np.float64)), ~unknown
+
+
+def _check_method(method: str, values: Array, level: Level, fdr: float) -> None:
+    if method not in ("fisher", "correlation", "permutation"):
+        message = f"method={method!r}: use 'fisher', 'correlation' or 'permutation'."
+        raise InvalidInputError(message, code="unknown-choice")
+    if method == "fisher" and values.dtype != bool:
+        raise InvalidInputError("method='fisher' needs a label; the target holds numbers.", code="target-type")
+    if method == "permutation" and level == "sample":
+        message = "method='permutation' permutes items, whose samples resemble each other: use level='item'."
+        raise InvalidInputError(message, code="permutation-level")
+    if not 0 < fdr <= 1:
+        raise InvalidInputError(f"fdr={fdr!r}: use a share above 0 and at most 1.", code="bad-option")
+
+
+def _correlations(
+    blocks: Iterator[PostingLists], values: Array, counted: Array, draws: int, seed: int
+) -> SelectedFeatures:
+    """Pearson's correlation of every active feature with the target, over the counted rows."""
+    import scipy.sparse as sp
+    from scipy.stats import beta, false_discovery_control
+
+    rows = np.flatnonzero(counted)
+    n, y = len(rows), values[rows] - values[rows].mean()
+    y /= np.sqrt((y**2).sum())
+    ids: list[Array] = []
+    active: list[Array] = []
+    r: list[Array] = []
+    reached, largest = [], np.zeros(draws)
+    for lists in blocks:
+        lengths = np.diff(lists.indptr)
+        x = lists.data.astype(np.float64)
+        total, squares = segment_sums(x, lists.indptr), segment_sums(x**2, lists.indptr)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            spread = np.sqrt(squares - total**2 / n)
+            spread[spread < 1e-9 * np.sqrt(squares)] = np.nan  # a constant column
+            matrix = sp.csr_array((x, np.searchsorted(rows, lists.samples), lists.indptr), shape=(len(lengths), n))
+            found = (matrix @ y) / spread
+            usable = np.flatnonzero(np.isfinite(found))
+            count, step = np.zeros(len(usable)), max(1, _CELLS // n)
+            for first in range(0, draws, step):
+                last = min(draws, first + step)
+                drawn = [np.random.default_rng([seed, i]).permutation(n) for i in range(first, last)]
+                permuted = np.abs((matrix @ y[np.stack(drawn, axis=1)])[usable] / spread[usable, None])
+                count += (permuted >= np.abs(found[usable, None]) - 1e-12).sum(axis=1)
+                part = slice(first, first + len(drawn))
+                largest[part] = np.maximum(largest[part], permuted.max(axis=0, initial=0))
+        for kept, new in ((ids, lists.features), (active, lengths), (r, found)):
+            kept.append(new[usable])
+        reached.append(count)
+    feature, n_active = (np.concatenate([np.empty(0, np.int64), *parts]) for parts in (ids, active))
+    effect = np.clip(np.concatenate([np.empty(0), *r]), -1, 1)
+    p_max = np.full(len(feature), np.nan)
+    if draws:
+        p = (1 + np.concatenate([np.empty(0), *reached])) / (draws + 1)
+        ordered = np.sort(largest)
+        p_max = (1 + draws - np.searchsorted(ordered, np.abs(effect) - 1e-12)) / (draws + 1)
+    else:
+        p = 2 * beta(n / 2 - 1, n / 2 - 1, loc=-1, scale=2).sf(np.abs(effect)) if n > 2 else np.ones(len(effect))
+    q = false_discovery_control(np.minimum(p, 1)) if len(p) else p
+    order = np.lexsort((feature, -np.abs(effect), p))
+    return SelectedFeatures(*(column[order] for column in (feature, n_active, effect, p, q, p_max)))

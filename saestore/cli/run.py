@@ -1,0 +1,87 @@
+"""`saestore run` and `saestore commit`: the tasks of a plan, and the set that they make."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import click
+
+from saestore.cli import output
+from saestore.cli.group import command, note
+from saestore.cli.set_options import dask_client, dask_option
+from saestore.cli.target import store_option
+
+_TASKS = re.compile(r"(\d+)(?:-(\d+))?\Z")
+_WORKER = re.compile(r"(\d+)/(\d+)\Z")
+
+
+def _range(_: click.Context, __: click.Parameter, value: str | None) -> range | None:
+    """Tasks as they are given: ``7``, or ``0-99``, the last one included."""
+    if value is None:
+        return None
+    match = _TASKS.match(value)
+    if match is None or int(match[2] or match[1]) < int(match[1]):
+        raise click.BadParameter(f"{value!r} is not a task; write 7, or 0-99.")
+    return range(int(match[1]), int(match[2] or match[1]) + 1)
+
+
+def _share(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """Which of several workers this is: ``0/8`` to ``7/8``."""
+    if value is None:
+        return None
+    match = _WORKER.match(value)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise click.BadParameter(f"{value!r} is not a worker; of 8 workers write 0/8 to 7/8.")
+    return int(match[1]), int(match[2])
+
+
+@command("run", example="saestore run CLEVR/patch --worker 0/8")
+@click.argument("path", metavar="SET")
+@click.option("--task", "tasks", metavar="N|A-B", callback=_range, help="Task N, or the tasks A to B.")
+@click.option(
+    "--worker", "worker", metavar="K/N", callback=_share, help="Of the tasks every N-th from K on, K from 0: a rank."
+)
+@store_option
+def run(path: str, tasks: range | None, worker: tuple[int, int] | None, location: str) -> None:
+    """Run tasks of a planned set; those that are done are skipped.
+
+    Without --task and --worker all that are not done, in random order, so that several processes share them. Tasks may
+    run again, twice at the same time, on any machine that sees the same paths; Ctrl-C and a kill lose the current task
+    only.
+    """
+    import saestore
+
+    if tasks is not None and worker is not None:
+        raise click.UsageError("--task and --worker exclude one another.")
+    plan = saestore.open_plan(location, path)
+    if tasks is not None:
+        chosen = list(tasks)
+        for task in (chosen[0], chosen[-1]):
+            plan.range(task)  # which refuses tasks that do not exist before any runs
+    elif worker is not None:
+        chosen = list(range(worker[0], len(plan), worker[1]))
+    else:
+        chosen = plan.missing()
+        random.shuffle(chosen)
+    for i, task in enumerate(chosen):
+        plan.run(task)
+        note(f"task {task} is done, {i + 1} of {len(chosen)}")
+
+
+@command("commit", example="saestore commit CLEVR/patch")
+@click.argument("path", metavar="SET")
+@dask_option
+@store_option
+@click.pass_context
+def commit(ctx: click.Context, path: str, location: str, dask: str | None) -> None:
+    """Make the set of what the tasks of its plan wrote, once all are done.
+
+    It merges their segments, in this process or on the workers of a Dask cluster. Run the same command again after an
+    interruption.
+    """
+    import saestore
+
+    plan = saestore.open_plan(location, path)
+    plan.commit(progress=True, client=ctx.with_resource(dask_client(dask)))
+    output.line(f"{plan.path}: {plan.n_samples:,} samples committed")

@@ -1,0 +1,93 @@
+"""`saestore.plan_build`: a build as tasks that any processes run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, ParamSpec, TypeVar
+
+from saestore.distributed.plan import Plan
+from saestore.ingest.build import build
+from saestore.ingest.options import BuildOptions
+from saestore.ingest.recipes import BuildRecipe, make_plan, planned
+from saestore.interop.optional import require
+from saestore.progress import Progress
+from saestore.store import Store, destination_of, open
+
+__all__ = ["open_plan", "plan_build"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _with_arguments_of(function: Callable[P, Any]) -> Callable[[Callable[..., R]], Callable[P, R]]:
+    """Give a function the arguments of another one, for people and type checkers."""
+    import inspect
+
+    def give(own: Callable[..., R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+        own.__signature__ = signature.replace(return_annotation=own.__annotations__["return"])  # type: ignore[attr-defined]
+        return own
+
+    return give
+
+
+@_with_arguments_of(build)
+def plan_build(dataset: str, **arguments: Any) -> Plan:
+    """Check the input of a build, and write its plan into the set; other processes then run the tasks.
+
+    The same call finds the plan that is there. Takes the arguments of `saestore.build`, except that `client` must be
+    left out.
+
+    Returns
+    -------
+    Plan
+        ``len(plan)`` tasks, each a segment; ``plan.run(i)`` in any process, ``plan.commit()`` once. A plan pickles.
+        Of a complete set it has no tasks.
+
+    Raises
+    ------
+    SaestoreError
+        As `saestore.build`.
+
+    Notes
+    -----
+    The committed set is byte-identical to the set that `saestore.build` makes, for any number of processes. Nothing is
+    locked between this call and the commit. Memory: the SAE, and 64 MiB of embeddings.
+    """
+    given = {name: each.default for name, each in _parameters().items()} | arguments | {"dataset": dataset}
+    if given["client"] is not None:
+        raise TypeError("plan_build takes no client: run the tasks with it, or call saestore.build(client=)")
+    require("torch", "sae", "building")
+    options = BuildOptions(**{each.name: given[each.name] for each in fields(BuildOptions)})
+    recipe = BuildRecipe(options, given["overwrite"])
+    report, destination = Progress(given["progress"]), destination_of(given["store"])
+    inputs = recipe.resolve(destination, report)
+    return make_plan(recipe, inputs, destination, report, append=given["append"])
+
+
+def _parameters() -> Any:
+    import inspect
+
+    return inspect.signature(build).parameters
+
+
+def open_plan(store: Any, path: str) -> Plan:
+    """The plan that a set records, for a process that knows only the store.
+
+    Parameters
+    ----------
+    store
+        A folder, URL or zarr store, or an open `saestore.Store`.
+    path
+        Any part of the set's path that fits one set only.
+
+    Raises
+    ------
+    NotFoundError
+        The set has no plan: it was not planned, or it is committed.
+    InvalidInputError
+        It was planned from arrays or tables in memory: use the pickled plan.
+    """
+    opened = store if isinstance(store, Store) else open(store, "r+")
+    return planned(opened.root, opened.resolve(path))

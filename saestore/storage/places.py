@@ -1,0 +1,164 @@
+"""Where a store may be: what a user names (folder, URL, zip file, icechunk session) as something that zarr opens."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from zarr.storage import MemoryStore, ObjectStore, ZipStore
+
+from saestore.errors import InvalidInputError, MissingDependencyError, StoreWriteError
+
+__all__ = ["Location", "describe", "first_line", "local_path", "place_of"]
+
+_OBJECTS = ("s3", "s3a", "gs", "az", "adl", "abfs", "abfss", "http", "https")  # what obstore opens
+# Of the HTTP client, not of the provider.
+_CLIENT = ("allow_http", "allow_invalid_certificates", "connect_timeout", "proxy_url", "timeout", "user_agent")
+_ALIASES = {"anon": "skip_signature", "key": "access_key_id", "secret": "secret_access_key", "endpoint_url": "endpoint"}
+_RETRIES = {"max_retries": 6, "retry_timeout": timedelta(seconds=60)}
+_in_memory: dict[str, MemoryStore] = {}  # stores of this process, by URL
+_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+
+
+class Location(str):
+    """A folder or URL together with the options that reach it; everywhere else it is its text."""
+
+    __slots__ = ("options",)
+    options: Mapping[str, Any]
+
+    def __new__(cls, text: str, options: Mapping[str, Any] | None = None) -> Location:
+        """Make one of its text and its options."""
+        result = super().__new__(cls, text)
+        result.options = dict(options or {})
+        return result
+
+    @classmethod
+    def parse(cls, text: str, options: tuple[str, ...]) -> Location:
+        """Make one of options as ``KEY=VALUE``."""
+        for each in options:
+            if not each.partition("=")[0] or "=" not in each:
+                raise InvalidInputError(f"--storage-option {each!r}: write KEY=VALUE.", code="bad-option")
+        return cls(text, dict(each.split("=", 1) for each in options))
+
+
+def place_of(location: Any, mode: str, options: Mapping[str, Any] | None = None) -> tuple[Any, Path | None]:
+    """What zarr opens, and the folder where that is a local one.
+
+    Raises
+    ------
+    InvalidInputError
+        The options are for another kind of place, or unknown to it.
+    MissingDependencyError
+        obstore, or the package of another kind of URL, is not installed.
+    StoreWriteError
+        The place can only be read, and `mode` writes.
+    """
+    given = {**getattr(location, "options", {}), **(options or {})}
+    if isinstance(location, os.PathLike | bytes):
+        location = Path(os.fsdecode(location))
+    local, scheme = local_path(location), _scheme(location)
+    if given and scheme not in _OBJECTS:
+        if local is not None or not scheme:
+            raise InvalidInputError(
+                f"{describe(location)} takes no storage options; they are for URLs such as s3://bucket/path.",
+                code="unknown-option",
+            )
+        from zarr.storage import FsspecStore
+
+        return FsspecStore.from_url(str(location), storage_options=given, read_only=mode == "r"), None
+    if local is not None and local.suffix == ".zip" and local.is_file():
+        return _zip_file(local, mode), None
+    if local is not None:
+        return str(local), local
+    if scheme == "memory":
+        return _in_memory.setdefault(str(location), MemoryStore()), None
+    if scheme in _OBJECTS:
+        return _objects(str(location), scheme, mode, given), None
+    return _icechunk(location, mode), None
+
+
+def _zip_file(path: Path, mode: str) -> ZipStore:
+    _check_reading(mode, str(path), "a zip file")
+    return ZipStore(path, mode="r", read_only=True)
+
+
+def _check_reading(mode: str, label: str, kind: str) -> None:
+    if mode != "r":
+        raise StoreWriteError(
+            f"{label} is {kind}, which saestore only reads. Write to a folder or an object store instead.",
+            code="read-only",
+        )
+
+
+def _objects(url: str, scheme: str, mode: str, options: Mapping[str, Any]) -> ObjectStore[Any]:
+    try:
+        import obstore.store
+        from obstore.exceptions import BaseError, UnknownConfigurationKeyError
+    except ImportError:
+        raise MissingDependencyError(f"{url} needs obstore: pip install 'saestore[cloud]'.") from None
+    if scheme.startswith("http"):
+        _check_reading(mode, url, "an HTTP address")
+    config = {_ALIASES.get(name, name): value for name, value in options.items()}
+    client = {**config.pop("client_options", {}), **{name: config.pop(name) for name in _CLIENT if name in config}}
+    retry = {**_RETRIES, **config.pop("retry_config", {})}
+    if "max_retries" in config:
+        retry["max_retries"] = int(config.pop("max_retries"))
+    endpoint = config.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
+    if scheme == "http" or str(endpoint).startswith("http://"):
+        client.setdefault("allow_http", True)
+    try:
+        # A URL is absolute: what follows the bucket is the prefix of all keys.
+        opened: Any = obstore.store.from_url(url, config=config or None, client_options=client, retry_config=retry)  # type: ignore[call-overload]
+    except (UnknownConfigurationKeyError, ValueError, TypeError) as error:
+        raise InvalidInputError(
+            f"{url}: {first_line(error)} Options of this place: the configuration keys of obstore, such as "
+            "endpoint, region, access_key_id, skip_signature, timeout, max_retries.",
+            code="unknown-option",
+        ) from error
+    except BaseError as error:
+        raise InvalidInputError(
+            f"{url}: {first_line(error)}. Check the URL and the options.", code="bad-url"
+        ) from error
+    return ObjectStore(opened, read_only=mode == "r")
+
+
+def _icechunk(location: Any, mode: str) -> Any:
+    """The zarr store of an icechunk session; anything else as it is."""
+    if type(location).__module__.partition(".")[0] == "icechunk" and hasattr(location, "store"):
+        return location.store if mode != "r" or location.read_only else location.store.with_read_only(True)
+    return location
+
+
+def first_line(error: BaseException) -> str:
+    """First line of the message of an error, without the reports that follow it."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _scheme(location: Any) -> str:
+    match = _URL.match(location) if isinstance(location, str) else None
+    return match["scheme"].lower() if match else ""
+
+
+def local_path(location: Any) -> Path | None:
+    """The absolute path, which is still right after a change of the working folder; None for other places."""
+    if isinstance(location, Path):
+        return location.expanduser().absolute()
+    if not isinstance(location, str):
+        return None
+    if location.lower().startswith("file://"):
+        return Path(url2pathname(urlsplit(location).path))
+    if not _scheme(location) and not location.startswith("memory:"):
+        return Path(location).expanduser().absolute()
+    return None
+
+
+def describe(location: Any) -> str:
+    """How a message names a store; without the password that a URL may have."""
+    text = str(location)[:200] if not isinstance(location, str | Path) else str(location)
+    return re.sub(r"(?<=://)[^/@]*@", "", text)

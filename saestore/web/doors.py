@@ -1,0 +1,341 @@
+"""Three doors to the explorer: a server on the loopback interface, a widget of a notebook, a folder of pages."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ipaddress
+import re
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
+
+from saestore.errors import InvalidInputError, StoreConflictError
+from saestore.query.reader import SetReader
+from saestore.web.explorer import STATIC, Explorer
+from saestore.web.request import Answer, Links, Request, as_json
+from saestore.web.view import Page, StoreView
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request as WebRequest
+    from starlette.responses import Response
+
+__all__ = ["application", "bind", "is_loopback", "serve", "widget", "write_folder"]
+
+SECONDS = 30  # after which a request is answered with an error
+_THREADS = 4
+_WAITING = 64  # requests at most; further ones are refused at once
+_LONGEST_ADDRESS, _LARGEST_FORM = 16_384, 1 << 20
+_COOKIE = "saestore_token"
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; style-src 'self'; script-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'; connect-src 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+}
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Who is answered: a browser that names an expected host, and has the token where there is one.
+
+    The name of the host is checked because a page elsewhere can make its own name lead to this machine.
+    """
+
+    hosts: tuple[str, ...]
+    token: str | None
+
+    def refusal(self, request: WebRequest) -> str | None:
+        """Why a request is not answered; None if it is."""
+        given = request.headers.get("host", "")
+        host = urlsplit(f"//{given}").hostname if re.fullmatch(r"[\w.:\[\]-]{1,255}", given) else None
+        if self.token is None and host not in self.hosts:
+            return f"This server answers at {' and '.join(self.hosts[:2])} only."
+        sent = request.query_params.get("token") or request.cookies.get(_COOKIE) or ""
+        if self.token is not None and not secrets.compare_digest(sent.encode(), self.token.encode()):
+            return "This server needs its token: open the address that it printed when it started."
+        origin = request.headers.get("origin")
+        if request.method == "POST" and origin is not None and urlsplit(origin).netloc != given:
+            return "A form of another page cannot change the store."
+        return None
+
+
+def application(explorer: Explorer, hosts: Sequence[str], token: str | None = None) -> Starlette:
+    """The explorer as an ASGI application."""
+    from starlette.applications import Starlette
+    from starlette.middleware import Middleware
+    from starlette.middleware.gzip import GZipMiddleware
+    from starlette.responses import RedirectResponse
+    from starlette.routing import Route
+
+    guard, pool = Guard(tuple(hosts), token), ThreadPoolExecutor(_THREADS, "saestore")
+    waiting = 0
+
+    async def answered(request: WebRequest) -> Response:  # noqa: PLR0911 - one return per reason
+        nonlocal waiting
+        refusal = guard.refusal(request)
+        if refusal is not None:
+            return _plain(403, refusal)
+        if token is not None and "token" in request.query_params:
+            response: Response = RedirectResponse(request.url.path, 303)
+            response.set_cookie(_COOKIE, token, httponly=True, samesite="strict")
+            return response
+        if len(request.url.path) + len(request.url.query) > _LONGEST_ADDRESS:
+            return _plain(414, f"The address has more than {_LONGEST_ADDRESS:,} characters.")
+        if waiting >= _WAITING:
+            return _plain(503, "Too many requests wait for an answer; try again.")
+        waiting += 1
+        try:
+            question = await _question(request)
+            work = asyncio.get_running_loop().run_in_executor(pool, explorer.answer, question)
+            return _response(await asyncio.wait_for(asyncio.shield(work), SECONDS))
+        except InvalidInputError as error:
+            return _plain(413, str(error))
+        except TimeoutError:
+            return _plain(503, f"The answer took longer than {SECONDS} seconds. Ask for less, or load the page again.")
+        finally:
+            waiting -= 1
+
+    route = Route("/{path:path}", answered, methods=["GET", "HEAD", "POST"])
+    return Starlette(routes=[route], middleware=[Middleware(GZipMiddleware, minimum_size=1000)])
+
+
+async def _question(request: WebRequest) -> Request:
+    form: dict[str, str] = {}
+    if request.method == "POST":
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _LARGEST_FORM:
+                raise InvalidInputError(f"A form has at most {_LARGEST_FORM:,} bytes.", code="too-large")
+        for name, value in parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=100_000):
+            form[name] = f"{form[name]},{value}" if name in form else value
+    seen = request.headers.get("if-none-match", "")
+    method = "POST" if request.method == "POST" else "GET"
+    return Request(request.scope["path"], dict(request.query_params), method, form, seen)
+
+
+def _response(answer: Answer) -> Response:
+    from starlette.responses import Response
+
+    return Response(answer.body, answer.status, {**_HEADERS, **answer.headers}, answer.media_type)
+
+
+def _plain(status: int, sentence: str) -> Response:
+    return _response(Answer(status, "text/plain", f"{sentence}\n".encode()))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, seen from itself only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens at a host and port; port 0 takes a free one.
+
+    Raises
+    ------
+    StoreConflictError
+        Another program has the port, or the host is not one of this machine.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=128)
+    except (OSError, OverflowError) as error:
+        raise StoreConflictError(
+            f"{host}:{port} cannot be opened ({error}); choose another --port, or 0 for a free one.", code="port-in-use"
+        ) from error
+
+
+def serve(explorer: Explorer, listening: socket.socket, token: str | None, started: Callable[[str], None]) -> None:
+    """Answer at a socket until the process is interrupted; `started` receives the address when it answers."""
+    import uvicorn
+
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    address = f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                started(address)
+
+    hosts = dict.fromkeys([host, "127.0.0.1", "localhost", "::1"])
+    config = uvicorn.Config(
+        application(explorer, tuple(hosts), token), log_level="warning", timeout_keep_alive=10, limit_concurrency=256,
+        timeout_graceful_shutdown=3, server_header=False,
+    )  # fmt: skip
+    Server(config).run(sockets=[listening])
+
+
+def widget(reader: SetReader, images: Path | None = None) -> Any:
+    """The explorer as a notebook widget: pages travel through the connection to the kernel, without a port.
+
+    Raises
+    ------
+    MissingDependencyError
+        anywidget is not installed.
+    """
+    from saestore.interop.optional import require
+
+    anywidget = require("anywidget", "notebook", "explore()")
+    import traitlets
+
+    store = StoreView(reader.root, reader.location, images, writable=not reader.root.read_only)
+    explorer = Explorer(store)
+    script = "globalThis.saestoreInWidget = true;\n" + "\n".join(
+        (STATIC / name).read_text("utf-8") for name in ("explorer.js", "widget.js")
+    )
+
+    class ExplorerWidget(anywidget.AnyWidget):  # type: ignore[misc, name-defined]
+        """Pages about a set."""
+
+        _esm = script
+        style_sheet = traitlets.Unicode((STATIC / "explorer.css").read_text("utf-8")).tag(sync=True)
+        start = traitlets.Unicode(f"/{reader.path}").tag(sync=True)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.explorer = explorer
+            self.on_msg(self._asked)
+
+        def _asked(self, _: Any, content: Any, __: Any) -> None:
+            if not isinstance(content, dict) or "address" not in content:
+                return
+            parts = urlsplit(str(content["address"])[:_LONGEST_ADDRESS])
+            form = {str(name): str(value) for name, value in dict(content.get("form") or {}).items()}
+            method = "POST" if content.get("method") == "POST" else "GET"
+            question = Request(_decoded(parts.path), dict(parse_qsl(parts.query)), method, form)
+            answer = explorer.answer(question)
+            head = {"id": content.get("id"), "status": answer.status, "type": answer.media_type}
+            self.send({**head, "location": answer.headers.get("Location")}, buffers=[answer.body])
+
+    return ExplorerWidget()
+
+
+def _decoded(path: str) -> str:
+    from urllib.parse import unquote
+
+    return unquote(path) or "/"
+
+
+class FolderLinks(Links):
+    """Addresses in a folder of pages, relative to the page that has them."""
+
+    live = False
+    searchable = True
+
+    def __init__(self, path: str, features: Sequence[int], *, single: bool) -> None:
+        self.path, self.features, self.single = path, set(features), single
+        self.depth = ""  # "../" on the pages of features
+
+    def store(self) -> str | None:
+        """The list of the features."""
+        return "#top" if self.single else f"{self.depth}index.html"
+
+    def static(self, name: str) -> str:
+        """A style sheet or a script."""
+        return f"{self.depth}{name}"
+
+    def search(self, **query: Any) -> str | None:  # noqa: ARG002
+        """The search box has no page here."""
+        return None
+
+    def page(self, path: str, *parts: Any, **query: Any) -> str | None:  # noqa: ARG002
+        """The page of a feature that was chosen; None for any other."""
+        if path == self.path and parts and parts[0] == "features" and parts[1:] and int(parts[1]) in self.features:
+            return f"#feature-{parts[1]}" if self.single else f"{self.depth}features/{parts[1]}.html"
+        return self.store() if path == self.path and not parts else None
+
+    def image(self, path: str, item: int, size: int) -> str | None:  # noqa: ARG002
+        """A thumbnail."""
+        return f"{self.depth}images/{item}.jpg"
+
+
+def write_folder(
+    reader: SetReader,
+    features: Sequence[int],
+    folder: Path,
+    *,
+    images: Path | None = None,
+    single: bool = False,
+    n: int = 8,
+) -> Path:
+    """Write pages of some features, with thumbnails and data, that open without a server.
+
+    Parameters
+    ----------
+    features
+        Numbers of features, in the order of the list.
+    folder
+        Is made; it must not exist, or be empty.
+    single
+        Write one HTML file with everything in it instead of a folder's many.
+    n
+        Examples per feature.
+
+    Returns
+    -------
+    Path
+        ``index.html`` in the folder.
+
+    Raises
+    ------
+    StoreConflictError
+        The folder has files already.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise StoreConflictError(f"{folder} is there already; name a new folder.", code="folder-exists")
+    links = FolderLinks(reader.path, features, single=single)
+    explorer = Explorer(StoreView(reader.root, reader.location, images, links=links))
+    view = explorer.store.open(reader.path)
+    links.depth = "" if single else "../"
+    made = {f: explorer.page(f"/{reader.path}/features/{f}", {"n": str(n)}) for f in features}
+    used = {e["item"] for page in made.values() for e in page.data["examples"] if "image" in e and e["image"]["url"]}
+    thumbnails = {f"images/{item}.jpg": explorer.thumbnail(view, item, 160) for item in sorted(used)}
+    index = [
+        {"text": " · ".join([str(f), *(str(v) for v in page.data["known"].values() if isinstance(v, str))]),
+         "href": f"#feature-{f}" if single else f"features/{f}.html"}
+        for f, page in made.items()
+    ]  # fmt: skip
+    script = b"globalThis.saestoreIndex = " + as_json(index).replace(b"<", b"\\u003c") + b";\n"
+    rows = [{"feature": f, "name": page.data["name"], "stats": page.data["stats"]} for f, page in made.items()]
+    listed = Page("index.html", reader.path, {"set": reader.path, "rows": rows, "made": made})
+    folder.mkdir(parents=True, exist_ok=True)
+    links.depth = ""
+    if single:
+        html = explorer.render(listed, "single.html", address=("", {}), style=_text("explorer.css"),
+                               script=script.decode() + _text("explorer.js"))  # fmt: skip
+        for name, body in thumbnails.items():
+            html = html.replace(f'"{name}"', f'"data:image/jpeg;base64,{base64.b64encode(body).decode()}"')
+        (folder / "index.html").write_text(html, "utf-8", "xmlcharrefreplace")
+        return folder / "index.html"
+    files = {**thumbnails, "index.js": script}
+    files |= {name: (STATIC / name).read_bytes() for name in ("explorer.css", "explorer.js", "icon.svg")}
+    files["index.html"] = explorer.render(listed, address=("", {})).encode("utf-8", "replace")
+    links.depth = "../"
+    for f, page in made.items():
+        files[f"features/{f}.html"] = explorer.render(page, address=("", {})).encode("utf-8", "replace")
+        files[f"features/{f}.json"] = as_json(page.data)
+    for name, body in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(body)
+    return folder / "index.html"
+
+
+def _text(name: str) -> str:
+    return (STATIC / name).read_text("utf-8")

@@ -1,0 +1,308 @@
+"""Images of items as thumbnails, and pictures as SVG: heat maps, outlines, histograms, shaded tokens.
+
+Every style is a class or an attribute, never a ``style=``, because the pages allow no inline styles. Everything that
+comes from a store is escaped.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from saestore.errors import InvalidInputError, MissingDependencyError
+from saestore.plot.style import number, opacity
+
+__all__ = ["SIZES", "Thumbnails", "bars", "density", "image", "scatter", "tokens"]
+
+Array = np.ndarray[Any, Any]
+
+SIZES = (160, 320, 640, 1280)  # pixels of the longer side of a thumbnail
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_MOST_PIXELS = 1 << 26  # of an image that is decoded: 64 million
+_MOST_BYTES = 1 << 27  # of its file
+_CACHED = 32 << 20  # bytes of thumbnails that are remembered
+_SHADES = 20  # classes h1 to h20 of the style sheet
+_WIDE, _HIGH = 640, 90  # units of a chart
+
+
+class Thumbnails:
+    """Decodes images of a bounded size and encodes them again, so that no byte of a file goes out as it is."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._cached: OrderedDict[tuple[str, int, int, int], bytes] = OrderedDict()
+        self._shapes: dict[tuple[str, int, int], tuple[int, int]] = {}
+
+    def shape(self, path: Path) -> tuple[int, int]:
+        """Width and height in pixels, as it is shown; only the head of the file is read."""
+        stat = path.stat()
+        key = (str(path), stat.st_mtime_ns, stat.st_size)
+        if key not in self._shapes:
+            with _opened(path) as image:
+                wide, high = image.size
+                turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            if len(self._shapes) > 1 << 16:
+                self._shapes.clear()
+            self._shapes[key] = (high, wide) if turned else (wide, high)
+        return self._shapes[key]
+
+    def jpeg(self, path: Path, size: int) -> bytes:
+        """The image as a JPEG whose longer side has at most `size` pixels.
+
+        Raises
+        ------
+        InvalidInputError
+            Pillow cannot read the file, or the image is larger than 64 million pixels or 128 MiB.
+        """
+        stat = path.stat()
+        key = (str(path), stat.st_mtime_ns, stat.st_size, size)
+        with self._lock:
+            if key in self._cached:
+                self._cached.move_to_end(key)
+                return self._cached[key]
+        body = _encoded(path, size)
+        with self._lock:
+            self._cached[key] = body
+            while sum(map(len, self._cached.values())) > _CACHED:
+                self._cached.popitem(last=False)
+        return body
+
+
+def _opened(path: Path) -> Any:
+    try:
+        from PIL import Image
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("Images need pillow: `pip install 'saestore[web]'`.") from error
+    if path.stat().st_size > _MOST_BYTES:
+        raise InvalidInputError(f"{path.name} is larger than 128 MiB; it is not shown.", code="image-too-large")
+    try:
+        image = Image.open(path, formats=_FORMATS)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise _unreadable(path, error) from error
+    if image.width * image.height > _MOST_PIXELS:
+        image.close()
+        raise InvalidInputError(
+            f"{path.name} has {image.width:,} x {image.height:,} pixels; at most 64 million are decoded.",
+            code="image-too-large",
+        )
+    return image
+
+
+def _encoded(path: Path, size: int) -> bytes:
+    from PIL import ImageOps
+
+    with _opened(path) as image:
+        try:
+            image.draft("RGB", (size, size))  # a JPEG is decoded no finer than needed
+            small = ImageOps.exif_transpose(image).convert("RGB")
+            small.thumbnail((size, size))
+            out = io.BytesIO()
+            small.save(out, "JPEG", quality=85)
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            raise _unreadable(path, error) from error
+    return out.getvalue()
+
+
+def _unreadable(path: Path, error: Exception) -> InvalidInputError:
+    reason = " ".join(str(error).replace(str(path), path.name).split())[:120]
+    return InvalidInputError(f"{path.name} cannot be read as an image: {reason}", code="unreadable-image")
+
+
+def image(example: Mapping[str, Any], strongest: float, links: Mapping[int, str | None] | None = None) -> Markup:
+    """An image with the tints of its patches, a frame around the strongest, and the outline of a concept's mask.
+
+    Parameters
+    ----------
+    example
+        As in the JSON twin: ``image`` with its address and geometry, ``heat`` and ``mask``.
+    strongest
+        Magnitude that gets the darkest tint.
+    links
+        Addresses of patches by position.
+    """
+    picture = example["image"]
+    wide, high = 320.0, 320.0 * picture["height"] / picture["width"]
+    head = Markup('<svg class="picture" viewBox="0 0 {:.0f} {:.1f}" role="{}" aria-label="{}">').format(
+        wide, high, "group" if links else "img", _description(example)
+    )
+    if picture["url"] is None:
+        body = Markup('<rect class="gone" width="{:.0f}" height="{:.1f}"/><text x="12" y="28">{}</text>').format(
+            wide, high, f"no image: {_end_of(str(example['key']), 34)}"
+        )
+        return head + body + Markup("</svg>")
+    parts = [head, Markup('<image href="{}" width="{:.0f}" height="{:.1f}"/>').format(picture["url"], wide, high)]
+    if picture["grid"] is not None:
+        parts += _patches(example, picture, (wide, high), strongest, links or {})
+    return Markup("").join([*parts, Markup("</svg>")])
+
+
+def _end_of(text: str, room: int) -> str:
+    return text if len(text) <= room else "…" + text[1 - room :]
+
+
+def _description(example: Mapping[str, Any]) -> str:
+    value = "" if example.get("activation") is None else f", activation {number(example['activation'])}"
+    return f"{example['key']}: item {example['item']}{value}"
+
+
+def _patches(
+    example: Mapping[str, Any],
+    picture: Mapping[str, Any],
+    size: tuple[float, float],
+    strongest: float,
+    links: Mapping[int, str | None],
+) -> list[Markup]:
+    """Tints, veils, mask and frame of a grid of patches."""
+    (rows, columns), (left, top, right, bottom) = picture["grid"], picture["box"]
+    down = np.round(np.linspace(top, bottom, rows + 1) * size[1], 1).tolist()
+    across = np.round(np.linspace(left, right, columns + 1) * size[0], 1).tolist()
+
+    def square(position: int) -> str:
+        r, c = divmod(position, columns)
+        return f"M{across[c]:g} {down[r]:g}H{across[c + 1]:g}V{down[r + 1]:g}H{across[c]:g}z"
+
+    parts = [_veil((left, top, right, bottom), size), *_tints(example["heat"], strongest, square)]
+    path = Markup('<path class="{}" d="{}"/>')
+    if example.get("mask"):
+        parts.append(path.format("mask", _outline(example["mask"], rows, columns, down, across)))
+    if example["position"] is not None:
+        parts += [path.format(name, square(example["position"])) for name in ("frame dark", "frame")]
+    values = dict(example["heat"])
+    for position, address in links.items():
+        if address:
+            what = f"patch {position}" + (f": {number(values[position])}" if position in values else "")
+            drawn = Markup(
+                '<a href="{0}" tabindex="-1" aria-label="{1}"><path class="patch" d="{2}"><title>{1}</title></path></a>'
+            )
+            parts.append(drawn.format(address, what, square(position)))
+    return parts
+
+
+def _tints(heat: Sequence[Sequence[float]], strongest: float, square: Callable[[int], str]) -> list[Markup]:
+    """Patches of one shade are one path, so that a page of many is small."""
+    shades: dict[tuple[bool, int], list[str]] = {}
+    for position, value in heat:
+        shade = round(100 * float(opacity(np.asarray(value), strongest)) / 2) * 2
+        shades.setdefault((value < 0, shade), []).append(square(int(position)))
+    path = Markup('<path class="heat{}" fill-opacity="{}" d="{}"/>')
+    return [path.format(" cold" if cold else "", shade / 100, "".join(of)) for (cold, shade), of in shades.items()]
+
+
+def _veil(box: Sequence[float], size: tuple[float, float]) -> Markup:
+    """What the model did not see, pale."""
+    left, top, right, bottom = box
+    sides = [(0, 0, left, 1), (right, 0, 1, 1), (left, 0, right, top), (left, bottom, right, 1)]
+    drawn = Markup('<rect class="veil" x="{:.2f}" y="{:.2f}" width="{:.2f}" height="{:.2f}"/>')
+    return Markup("").join(
+        drawn.format(a * size[0], b * size[1], (c - a) * size[0], (d - b) * size[1])
+        for a, b, c, d in sides
+        if c - a > 1e-6 and d - b > 1e-6
+    )
+
+
+def _outline(mask: Sequence[int], rows: int, columns: int, down: Sequence[float], across: Sequence[float]) -> str:
+    """The border between patches inside and outside of a mask, as the path of an SVG."""
+    inside = np.zeros((rows + 2, columns + 2), bool)
+    inside[1:-1, 1:-1].flat[list(mask)] = True
+    steps = []
+    for r, c in zip(*np.nonzero(inside[:-1, 1:-1] != inside[1:, 1:-1]), strict=True):
+        steps.append(f"M{across[c]:g} {down[r]:g}H{across[c + 1]:g}")
+    for r, c in zip(*np.nonzero(inside[1:-1, :-1] != inside[1:-1, 1:]), strict=True):
+        steps.append(f"M{across[c]:g} {down[r]:g}V{down[r + 1]:g}")
+    return "".join(steps)
+
+
+def tokens(example: Mapping[str, Any], strongest: float) -> Markup:
+    """A text, its tokens shaded by their activations, which show when one points at them."""
+    parts = []
+    for token in example["tokens"]:
+        value, text = token["activation"], str(token["text"])
+        if token["position"] is None:
+            parts.append(Markup("{}").format(text))
+            continue
+        classes = ["token"]
+        if value:
+            shade = max(1, round(min(1.0, abs(value) / strongest if strongest else 0) * _SHADES))
+            classes += [f"h{shade}", *(["cold"] if value < 0 else [])]
+        classes += ["strong"] if token["position"] == example["position"] else []
+        classes += ["in-mask"] if token["position"] in (example.get("mask") or ()) else []
+        title = f"token {token['position']}: {number(value)}"
+        if token.get("url"):
+            parts.append(
+                Markup('<a class="{}" title="{}" href="{}">{}</a>').format(" ".join(classes), title, token["url"], text)
+            )
+        else:
+            parts.append(Markup('<span class="{}" title="{}">{}</span>').format(" ".join(classes), title, text))
+    return Markup("").join(parts)
+
+
+def bars(histogram: Mapping[str, Sequence[float]], links: Sequence[str | None], template: str | None) -> Markup:
+    """A histogram, its counts on a logarithmic scale; each bar leads to the samples that it counts.
+
+    Parameters
+    ----------
+    links
+        The address of each bar.
+    template
+        An address with ``LOW`` and ``HIGH`` in it, for a range that is dragged; None without one.
+    """
+    return _chart(histogram, links, template, log=False)
+
+
+def density(histogram: Mapping[str, Sequence[float]], links: Sequence[str | None], template: str | None) -> Markup:
+    """A histogram over logarithms to the base of 10, with plain values on its axis."""
+    return _chart(histogram, links, template, log=True)
+
+
+def _chart(
+    histogram: Mapping[str, Sequence[float]], links: Sequence[str | None], template: str | None, *, log: bool
+) -> Markup:
+    left, right, counts = histogram["left"], histogram["right"], histogram["count"]
+
+    def label(value: float) -> str:
+        return number(10.0**value) if log else number(value)
+
+    if not len(counts) or not max(counts):
+        return Markup('<p class="quiet">nothing to count</p>')
+    low, high = left[0], right[-1]
+    span, tallest = (high - low) or 1.0, np.log1p(max(counts))
+    parts = [
+        Markup(
+            '<svg class="chart" viewBox="0 -4 {} {}" role="group" aria-label="histogram, counts on a logarithmic scale"'
+            ' data-low="{}" data-high="{}" data-template="{}"{}>'
+        ).format(_WIDE, _HIGH + 6, float(low), float(high), template or "", Markup(" data-log") if log else "")
+    ]
+    for a, b, count, address in zip(left, right, counts, links, strict=True):
+        tall = _HIGH * float(np.log1p(count)) / tallest
+        x, wide = _WIDE * (a - low) / span, max(1.0, _WIDE * (b - a) / span - 1)
+        title = f"{label(a)} to {label(b)}: {int(count):,}"
+        bar = Markup('<rect class="bar" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>')
+        drawn = bar.format(x, _HIGH - tall, wide, tall, title)
+        if address and count:
+            drawn = Markup('<a href="{}" aria-label="{}">{}</a>').format(address, title, drawn)
+        parts.append(drawn)
+    parts.append(Markup('<line class="axis" x1="0" y1="{0}" x2="{1}" y2="{0}"/></svg>').format(_HIGH, _WIDE))
+    ends = Markup('<p class="axis-labels"><span>{}</span><span>{}</span><span>{}</span></p>')
+    return Markup("").join([*parts, ends.format(label(low), label(low + span / 2), label(low + span))])
+
+
+def scatter(across: Sequence[float], down: Sequence[float], labels: Sequence[str]) -> Markup:
+    """Points over two logarithmic axes of shares, from one in ten million to one."""
+    parts = [Markup('<svg class="chart square" viewBox="-4 -4 328 328" role="img" aria-label="{} features, '
+                    'firing rate in this set and in the other">').format(len(labels))]  # fmt: skip
+    parts.append(Markup('<line class="axis" x1="0" y1="320" x2="320" y2="0"/>'))
+    x, y = (320 * (np.log10(np.clip(values, 1e-7, 1)) + 7) / 7 for values in (across, down))
+    for a, b, label in zip(x.tolist(), y.tolist(), labels, strict=True):
+        parts.append(
+            Markup('<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="2"><title>{}</title></circle>').format(
+                a, 320 - b, label
+            )
+        )
+    return Markup("").join([*parts, Markup("</svg>")])

@@ -1,0 +1,325 @@
+"""One request, one answer: routes, the JSON twin of each page, errors as pages, and the two ways to write."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from saestore import errors
+from saestore.concepts_namespace import Concepts
+from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError, SaestoreError, escape
+from saestore.plot.images import find_image
+from saestore.plot.style import number, percent
+from saestore.web import drawing, feature, pages
+from saestore.web.request import Answer, Parameters, Request, as_json, with_query
+from saestore.web.view import EDITABLE, Page, SetView, StoreView
+
+__all__ = ["STATIC", "Explorer"]
+
+STATIC = Path(__file__).parent / "static"
+_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_LONGEST_FIELD = 20_000  # characters of a name, a note or an explanation
+# Of an error: its status; a code comes before its class.
+_STATUS: dict[str, int] = {"unknown-column": 400, "bad-token": 403, "read-only": 403, "unknown-form": 405}
+_STATUS_OF_CLASS: tuple[tuple[type[SaestoreError], int], ...] = (
+    (NotFoundError, 404),
+    (OutOfRangeError, 404),
+    (errors.StoreConflictError, 409),
+    (errors.LockedError, 409),
+    (errors.StoreWriteError, 409),
+    (InvalidInputError, 400),
+    (errors.TooLargeError, 400),
+)
+_HEADINGS = {400: "That cannot be answered", 403: "Not allowed", 404: "Not here", 405: "Not allowed", 409: "Not now"}
+
+
+class Explorer:
+    """Answers requests about a store. It holds no connection and no port: a server, a widget or an exporter asks it.
+
+    Parameters
+    ----------
+    store
+        The store, and how its pages are addressed.
+
+    Attributes
+    ----------
+    token
+        What a form has to send with a change, so that no other page can make one.
+    """
+
+    def __init__(self, store: StoreView) -> None:
+        self.store = store
+        self.token = secrets.token_urlsafe(24)
+        self.templates = Environment(
+            loader=PackageLoader("saestore.web"), autoescape=True, undefined=StrictUndefined,
+            trim_blocks=True, lstrip_blocks=True,
+        )  # fmt: skip
+        self.templates.globals |= {"draw": drawing, "links": store.links, "store": store, "token": self.token}
+        self.templates.globals |= {
+            "editable": EDITABLE,
+            "range_links": partial(_range_links, store),
+            "near_misses": False,
+        }
+        self.templates.globals |= {"part": self.part, "twin_of": _twin, "patch_links": partial(_patch_links, store)}
+        self.templates.globals["facts_of"] = lambda columns: [(name, _number(value)) for name, value in columns.items()]
+        self.templates.filters |= {"number": _number, "percent": _percent}
+
+    def answer(self, request: Request) -> Answer:
+        """The answer to a request; every error is a page, or a JSON document with its code and message."""
+        path, twin = request.path, False
+        try:
+            path, twin = self._split_twin(request.path)
+            return self._answer(request, path, twin=twin)
+        except SaestoreError as error:
+            return self._failure(error, twin=twin)
+        except Exception as error:  # noqa: BLE001 - a page says that there is a mistake in saestore; the log has it
+            traceback.print_exception(error, file=sys.stderr)
+            return self._failure(error, twin=twin)
+
+    def page(self, path: str, query: Mapping[str, str]) -> Page:
+        """What the page at a path shows."""
+        routed = self._route(path)
+        if isinstance(routed, Answer):
+            raise NotFoundError(f"{path} is not a page.", code="unknown-page")
+        page: Page = routed[1](query)
+        return page
+
+    def render(self, page: Page, template: str | None = None, **more: Any) -> str:
+        """The HTML of a page."""
+        return self.templates.get_template(template or page.template).render(title=page.title, d=page.data, **more)
+
+    def part(self, page: Page) -> Markup:
+        """The main block of a page, to be put into another."""
+        template = self.templates.get_template(page.template)
+        context = template.new_context({"title": page.title, "d": page.data, "address": ("", {})})
+        macros = self.templates.get_template("macros.html").make_module(context.get_all())
+        context = template.new_context({**context.get_all(), "m": macros})
+        return Markup("").join(Markup(text) for text in template.blocks["main"](context))  # noqa: S704 - is escaped
+
+    def _split_twin(self, path: str) -> tuple[str, bool]:
+        """The path of a page, and whether its JSON twin is asked for; a set may itself be called ``x.json``."""
+        if not path.endswith(".json") or self.store.has(path.strip("/")):
+            return path, False
+        bare = path.removesuffix(".json")
+        return ("/" if bare in ("/index", "/") else bare), True
+
+    def _answer(self, request: Request, path: str, *, twin: bool) -> Answer:
+        if request.method == "POST":
+            return self._write(request, path)
+        routed = self._route(path)
+        if isinstance(routed, Answer):
+            return routed
+        tag, make = routed
+        state = f"{tag}|{self.token}|{self.store.writable}|{twin}|{path}|{sorted(request.query.items())}"
+        etag = f'W/"{hashlib.sha256(state.encode("utf-8", "replace")).hexdigest()[:32]}"'
+        headers = {"ETag": etag, "Cache-Control": "no-cache"}
+        if tag and request.seen == etag:
+            return Answer(304, "text/html", b"", headers)
+        page = make(request.query)
+        if isinstance(page, Answer):
+            return page
+        headers = headers if tag else {"Cache-Control": "no-cache"}
+        if twin:
+            return Answer(200, "application/json", as_json(page.data), headers)
+        address = request.path, dict(request.query)
+        return Answer(200, "text/html", self.render(page, address=address).encode("utf-8", "replace"), headers)
+
+    def _route(self, path: str) -> Answer | tuple[str, Callable[[Mapping[str, str]], Any]]:
+        """The state that a page is of, "" where it is never the same, and what makes the page."""
+        parts = path.strip("/").split("/")
+        if parts == [""]:
+            return "", lambda query: pages.store_page(self.store, Parameters(query, ()))
+        if parts == ["search"]:
+            return "", lambda query: pages.search_page(self.store, Parameters(query, pages.SEARCH))
+        if parts[0] == "-":
+            return self._static(parts[1:])
+        if len(parts) < 3:
+            known = ", ".join(self.store.paths()[0][:20]) or "none"
+            raise NotFoundError(
+                f"There is no page {_shown(path)}. The store has the sets {known}.", code="unknown-page"
+            )
+        view = self.store.open("/".join(parts[:3]))
+        return view.tag, partial(self._of_set, view, parts[3:])
+
+    def _of_set(self, view: SetView, rest: list[str], query: Mapping[str, str]) -> Page | Answer:  # noqa: PLR0911 - the table of routes
+        store = self.store
+        match rest:
+            case []:
+                return pages.set_page(store, view, Parameters(query, ()))
+            case ["features"]:
+                return pages.features_page(store, view, Parameters(query, pages.FEATURES))
+            case ["features", number]:
+                asked = Parameters(query, feature.FEATURE)
+                return feature.feature_page(store, view, _id(number, "feature"), asked)
+            case ["items"]:
+                return pages.items_page(store, view, Parameters(query, pages.ITEMS))
+            case ["items", number]:
+                return feature.item_page(store, view, _id(number, "item"), Parameters(query, feature.ITEM))
+            case ["items", number, "image"]:
+                return self._image(view, _id(number, "item"), Parameters(query, ("size",)))
+            case ["concepts"]:
+                return pages.concepts_page(store, view, Parameters(query, ()))
+            case ["concepts", *name]:
+                return pages.concept_page(store, view, "/".join(name), Parameters(query, pages.CONCEPT))
+            case ["compare"]:
+                return pages.compare_page(store, view, Parameters(query, pages.COMPARE))
+        raise NotFoundError(
+            f"{view.path} has no page {_shown('/'.join(rest))}; it has features, items, concepts and compare.",
+            code="unknown-page",
+        )
+
+    def _image(self, view: SetView, item: int, asked: Parameters) -> Answer:
+        sizes = [str(size) for size in drawing.SIZES]
+        size = int(asked.choice("size", sizes, "320"))
+        return Answer(200, "image/jpeg", self.thumbnail(view, item, size), {"Cache-Control": "private, max-age=60"})
+
+    def thumbnail(self, view: SetView, item: int, size: int) -> bytes:
+        """The image of an item as a JPEG."""
+        if item >= view.reader.n_items:
+            raise OutOfRangeError(f"item {item} is out of range: there are {view.reader.n_items:,}, numbered from 0.")
+        if "key" not in view.reader.items.names():
+            raise NotFoundError(f"The items of {view.path} have no key.", code="image-missing")
+        key = str(view.reader.items.column("key", np.array([item]))[0])
+        try:
+            return self.store.thumbnails.jpeg(find_image(view.reader, key, self.store.images), size)
+        except OSError as error:
+            if isinstance(error, SaestoreError):
+                raise
+            raise NotFoundError(f"The image {key!r} cannot be read.", code="image-missing") from error
+
+    def _static(self, parts: list[str]) -> Answer:
+        known = {path.name: path for path in STATIC.iterdir()}
+        name = parts[0] if len(parts) == 1 else ""
+        if name not in known:
+            raise NotFoundError(f"There is no file {_shown('/'.join(parts))}.", code="unknown-page")
+        kind = _TYPES.get(known[name].suffix, "application/octet-stream")
+        return Answer(200, kind, known[name].read_bytes(), {"Cache-Control": "public, max-age=300"})
+
+    def _failure(self, error: Exception, *, twin: bool) -> Answer:
+        """An error as a page with its sentence and the mark under a condition, or as JSON."""
+        known = isinstance(error, SaestoreError)
+        code = getattr(error, "code", "internal") if known else "internal"
+        classes = (status for kind, status in _STATUS_OF_CLASS if isinstance(error, kind))
+        status = _STATUS.get(code, next(classes, 503)) if known else 500
+        message = str(error) if known else "There is a mistake in saestore; the terminal has the details."
+        data = {"error": {"code": code, "message": message}}
+        if twin:
+            return Answer(status, "application/json", as_json(data))
+        sentence, _, mark = message.removeprefix("where=: ").partition("\n")
+        sentence = sentence[:1].upper() + sentence[1:]
+        heading = _HEADINGS.get(status, "That did not work")
+        page = Page("error.html", heading, {**data, "sentence": sentence, "mark": mark, "status": status})
+        return Answer(status, "text/html", self.render(page, address=("", {})).encode("utf-8", "replace"))
+
+    def _write(self, request: Request, path: str) -> Answer:
+        """Change what is known of a feature, or make a concept of chosen items, and lead back to the page."""
+        parts = path.strip("/").split("/")
+        form = request.form
+        if not secrets.compare_digest(form.get("token", "").encode(), self.token.encode()):
+            raise InvalidInputError("The form is of an earlier session; load the page again.", code="bad-token")
+        if not self.store.writable:
+            raise InvalidInputError("The store was opened to read only.", code="read-only")
+        view = self.store.open("/".join(parts[:3]))
+        match parts[3:]:
+            case ["features", number]:
+                self._annotate(view, _id(number, "feature"), form)
+                back = self.store.links.page(view.path, "features", number)
+            case ["concepts"]:
+                back = self.store.links.page(view.path, "concepts", self._label(view, form))
+            case _:
+                raise InvalidInputError("Only features and concepts can be changed.", code="unknown-form")
+        return Answer(303, "text/html", b"", {"Location": str(back)})
+
+    def _annotate(self, view: SetView, number: int, form: Mapping[str, str]) -> None:
+        feature.check_feature(view.reader.shape[1], number)
+        for name in EDITABLE:
+            if name not in form:
+                continue
+            text = form[name].strip()
+            if len(text) > _LONGEST_FIELD:
+                raise InvalidInputError(f"{name} has more than {_LONGEST_FIELD:,} characters.", code="bad-parameter")
+            column = view.columns.get(name)
+            if (view.known_of(number).get(name) or "") == text:
+                continue
+            values: list[str | None] = [None] * view.reader.shape[1]
+            if column is not None:
+                known = column.known
+                values = [str(v) if known is None or known[i] else None for i, v in enumerate(column.values.tolist())]
+            values[number] = text or None
+            view.reader.features.set(name, values)
+
+    def _label(self, view: SetView, form: Mapping[str, str]) -> str:
+        """A concept of the items whose numbers a form has, or of the samples."""
+        name = form.get("name", "").strip()
+        level: Literal["item", "sample"] = "sample" if form.get("level") == "sample" else "item"
+        n_rows = view.reader.n_items if level == "item" else view.reader.shape[0]
+        try:
+            chosen = np.array([int(text) for text in form.get("ids", "").replace(",", " ").split()], np.int64)
+        except (ValueError, OverflowError):
+            raise InvalidInputError("Choose rows by their numbers.", code="bad-parameter") from None
+        if not len(chosen) or chosen.min() < 0 or chosen.max() >= n_rows:
+            message = f"Choose at least one {level}, numbered 0 to {n_rows - 1}."
+            raise InvalidInputError(message, code="bad-parameter")
+        mask = np.zeros(n_rows, bool)
+        mask[chosen] = True
+        Concepts(view.reader).add({name: mask}, level=level)
+        return name
+
+
+def _id(text: str, what: str) -> int:
+    """A number in a path."""
+    if not text.isascii() or not text.isdigit() or len(text) > 15:
+        raise NotFoundError(f"{_shown(text)} is not the number of {what}s: write digits only.", code="unknown-page")
+    return int(text)
+
+
+def _shown(text: str) -> str:
+    return repr(escape(text[:120], one_line=True))
+
+
+def _number(value: Any) -> str:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None or np.isnan(value) else percent(value) if value else "0 %"
+
+
+def _range_links(
+    store: StoreView, histogram: Mapping[str, list[float]], template: str | None, log: bool = False
+) -> list[str | None]:
+    """The address of each bar of a histogram, by a template with LOW and HIGH in it."""
+    if template is None or not store.links.live:
+        return [None] * len(histogram["left"])
+    edges = zip(histogram["left"], histogram["right"], strict=True)
+    # Rounding a power of ten must not lose the feature at the end of a bar.
+    pairs = [(10.0**low * (1 - 1e-9), 10.0**high * (1 + 1e-9)) if log else (low, high) for low, high in edges]
+    return [template.replace("LOW", repr(low)).replace("HIGH", repr(high)) for low, high in pairs]
+
+
+def _patch_links(store: StoreView, data: Mapping[str, Any]) -> dict[int, str | None]:
+    """The address of the page of each patch of an item."""
+    link = partial(store.links.page, data["set"], "items", data["item"], feature=data["feature"])
+    return {position: link(position=position) for position in range(data["n_samples"])}
+
+
+def _twin(address: tuple[str, Mapping[str, str]]) -> str:
+    """The address of the JSON twin of a page."""
+    path, query = address
+    return with_query((path.rstrip("/") or "/index") + ".json", query, quoted=False)

@@ -1,0 +1,161 @@
+"""What a page is asked, checked and bounded, what it answers, and the addresses of pages."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import numpy as np
+
+from saestore.errors import InvalidInputError, did_you_mean
+
+__all__ = ["Answer", "Links", "Parameters", "Request", "as_json", "number_in", "with_query"]
+
+LONGEST = 4000  # characters of one parameter
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request, from a browser, a notebook or the exporter.
+
+    Attributes
+    ----------
+    path
+        Decoded, with a leading slash; ``.json`` at its end asks for the JSON twin of a page.
+    query, form
+        Parameters of the address, and the fields of a form that was sent.
+    seen
+        The tag of the answer that the browser has already.
+    """
+
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    method: str = "GET"
+    form: Mapping[str, str] = field(default_factory=dict)
+    seen: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response: its status, its media type, its bytes, and further headers."""
+
+    status: int
+    media_type: str
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Parameters:
+    """Parameters of an address. Each has bounds; a value outside of them raises `InvalidInputError`.
+
+    Parameters
+    ----------
+    values
+        By name.
+    known
+        The names that a page has; any other one is refused.
+    """
+
+    def __init__(self, values: Mapping[str, str], known: Sequence[str]) -> None:
+        for name, value in values.items():
+            if name not in known:
+                message = f"This page has no parameter {name[:80]!r}. {did_you_mean(name[:80], known)}"
+                has = f"It has {', '.join(known)}." if known else "It has none."
+                raise InvalidInputError(message + has, code="unknown-parameter")
+            if len(value) > LONGEST:
+                raise _bad(name, value, f"at most {LONGEST:,} characters")
+        self.values = {name: value for name, value in values.items() if value.strip()}
+
+    def text(self, name: str, default: str = "") -> str:
+        """A text without spaces around it."""
+        return self.values.get(name, default).strip()
+
+    def whole(self, name: str, default: int, least: int, most: int) -> int:
+        """A whole number from `least` to `most`."""
+        text = self.text(name, str(default))
+        if not text.isascii() or not text.lstrip("-").isdigit() or len(text) > 18 or not least <= int(text) <= most:
+            raise _bad(name, text, f"a whole number from {least:,} to {most:,}")
+        return int(text)
+
+    def choice(self, name: str, options: Sequence[str], default: str) -> str:
+        """One of some words."""
+        text = self.text(name, default)
+        if text not in options:
+            raise _bad(name, text, f"one of {', '.join(options)}")
+        return text
+
+
+def number_in(name: str, text: str, least: float = -math.inf, most: float = math.inf) -> float:
+    """A part of a parameter as a finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and least <= value <= most):
+        bounds = "" if math.isinf(least) else f" from {least:g} to {most:g}"
+        raise _bad(name, text, f"a number{bounds}")
+    return value
+
+
+def _bad(name: str, value: str, allowed: str) -> InvalidInputError:
+    shown = value if len(value) <= 80 else value[:80] + "…"
+    return InvalidInputError(f"{name}={shown!r} cannot be used; give {allowed}.", code="bad-parameter")
+
+
+class Links:
+    """Addresses of pages, as a server has them.
+
+    A folder of pages has other ones, and None for a page that it does not have: see `saestore.web.folder`.
+    """
+
+    live = True
+
+    def store(self) -> str | None:
+        """The page of all sets."""
+        return "/"
+
+    def static(self, name: str) -> str:
+        """A style sheet or a script."""
+        return f"/-/{name}"
+
+    def search(self, **query: Any) -> str | None:
+        """The search page."""
+        return with_query("/search", query)
+
+    def page(self, path: str, *parts: Any, **query: Any) -> str | None:
+        """A page of a set: ``page(set, "features", 1884, where=…)``; parameters that are empty are left out."""
+        return with_query("/" + "/".join(str(part) for part in (path, *parts)), query, quoted=False)
+
+    def image(self, path: str, item: int, size: int) -> str | None:
+        """An image of an item, at most `size` pixels wide and high."""
+        return self.page(path, "items", item, "image", size=size)
+
+
+def with_query(path: str, query: Mapping[str, Any], *, quoted: bool = True) -> str:
+    """A path with the parameters that are not empty; `quoted` where the path is ready for an address."""
+    given = {name: str(value) for name, value in query.items() if value not in (None, "")}
+    path = path if quoted else quote(path, safe="/")
+    return f"{path}?{urlencode(given)}" if given else path
+
+
+def as_json(value: Any) -> bytes:
+    """JSON in UTF-8; NaN and infinities are null, numpy's numbers and arrays are plain ones."""
+    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

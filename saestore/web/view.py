@@ -1,0 +1,191 @@
+"""What pages ask: the store's sets, each opened once per state, and what is known of their features."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, did_you_mean
+from saestore.format import digest, split_set_path
+from saestore.query.distribution import all_moments
+from saestore.query.reader import SetReader
+from saestore.stats import STATISTICS, Moments
+from saestore.storage import find_sets
+from saestore.tables.column import Column
+from saestore.web.drawing import Thumbnails
+from saestore.web.request import Links
+from saestore.writing.writer import read_attributes
+
+__all__ = ["EDITABLE", "Page", "SetView", "StoreView"]
+
+Array = np.ndarray[Any, Any]
+
+EDITABLE = ("name", "note", "explanation")  # columns of features that a page shows first, and can change
+_OPEN_SETS = 16
+_REMEMBERED = 8  # answers per set that took long
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page shows: the name of its template, its title, and its data, which is also its JSON twin."""
+
+    template: str
+    title: str
+    data: Mapping[str, Any]
+
+
+class SetView:
+    """One state of a set, and what was computed of it. Memory: about 100 bytes per feature, and the columns."""
+
+    def __init__(self, root: zarr.Group, path: str) -> None:
+        self.reader = SetReader(root, path)
+        self.attributes = self.reader.attributes  # a reader opens a newer state by itself; what is kept here is of this
+        self.path = path
+        self._remembered: OrderedDict[Any, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @cached_property
+    def tag(self) -> str:
+        """A name of this state."""
+        return digest(self.attributes.to_json())
+
+    @cached_property
+    def moments(self) -> Moments:
+        """The stored sums of all features."""
+        reader, n_features = self.reader, self.reader.shape[1]
+        return all_moments(reader.segments, np.arange(n_features), n_features, reader.dtype)
+
+    @cached_property
+    def statistics(self) -> dict[str, Array]:
+        """Every statistic of all features."""
+        return {statistic.name: statistic.of(self.moments) for statistic in STATISTICS}
+
+    @cached_property
+    def columns(self) -> dict[str, Column]:
+        """The columns of the table of features; names, notes and explanations come first."""
+        names = list(self.reader.table("features").info.names)
+        ordered = [name for name in EDITABLE if name in names] + [name for name in names if name not in EDITABLE]
+        return {name: self.reader.read_column("features", name) for name in ordered}
+
+    def known_of(self, feature: int) -> dict[str, Any]:
+        """What the table of features has of one; None where it is unknown."""
+        return {name: value_at(column, feature) for name, column in self.columns.items()}
+
+    def name_of(self, feature: int) -> str:
+        """The name of a feature, "" where it has none."""
+        column = self.columns.get("name")
+        return str(value_at(column, feature) or "") if column is not None else ""
+
+    def remember(self, key: Any, compute: Callable[[], Any]) -> Any:
+        """An answer that takes long, computed once for this state."""
+        with self._lock:
+            if key in self._remembered:
+                self._remembered.move_to_end(key)
+                return self._remembered[key]
+        value = compute()
+        with self._lock:
+            self._remembered[key] = value
+            while len(self._remembered) > _REMEMBERED:
+                self._remembered.popitem(last=False)
+        return value
+
+    @cached_property
+    def splits(self) -> list[str]:
+        """Values of the items' column ``split``, at most 20."""
+        if "split" not in self.reader.items.names():
+            return []
+        return sorted(set(self.reader.items.column("split").tolist()))[:20]
+
+
+def value_at(column: Column, row: int) -> Any:
+    """A value of a column as Python's, None where it is unknown."""
+    one = column.at(np.array([row]))
+    known = one.known
+    if known is not None and not known[0]:
+        return None
+    value = one.values[0]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def is_set_path(path: str) -> bool:
+    """Whether a set can have this path."""
+    try:
+        split_set_path(path)
+    except InvalidInputError:
+        return False
+    return True
+
+
+@dataclass
+class StoreView:
+    """A store as the pages show it.
+
+    Attributes
+    ----------
+    root
+        Root group of the store.
+    location
+        How a user named the store, for the lines that can be copied.
+    images
+        The folder that keys of images start in; by default where each set records it.
+    writable
+        Whether pages may change names, notes and labels.
+    links
+        Addresses of pages.
+    """
+
+    root: zarr.Group
+    location: str
+    images: Path | None = None
+    writable: bool = False
+    links: Links = field(default_factory=Links)
+    thumbnails: Thumbnails = field(default_factory=Thumbnails)
+    _views: OrderedDict[str, SetView] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def open(self, path: str) -> SetView:
+        """The present state of a set.
+
+        Raises
+        ------
+        NotFoundError
+            There is none at this path; the message names those that there are.
+        """
+        attributes = read_attributes(self.root, path) if is_set_path(path) else None
+        if attributes is None:
+            known, _ = self.paths()
+            listed = ", ".join(known[:20]) or "none"
+            raise NotFoundError(
+                f"There is no activation set {path!r}. {did_you_mean(path, known)}The store has {listed}.",
+                code="unknown-set",
+            )
+        with self._lock:
+            view = self._views.get(path)
+        if view is None or view.attributes != attributes:
+            view = SetView(self.root, path)
+        with self._lock:
+            self._views[path] = view
+            self._views.move_to_end(path)
+            while len(self._views) > _OPEN_SETS:
+                self._views.popitem(last=False)
+        return view
+
+    def has(self, path: str) -> bool:
+        """Whether there is a set at this path, damaged or not."""
+        try:
+            return is_set_path(path) and read_attributes(self.root, path) is not None
+        except SaestoreError:
+            return True
+
+    def paths(self) -> tuple[list[str], dict[str, str]]:
+        """Paths of all sets, and the message for every group that cannot be read, by path."""
+        paths, damaged = find_sets(self.root)
+        return paths, {path: str(error) for path, error in damaged.items()}

@@ -1,0 +1,120 @@
+"""Merging by parts of the output: the same bytes for any number of workers; and levels while a set is written."""
+
+import pickle
+import random
+from math import comb
+from unittest import mock
+
+import numpy as np
+import pytest
+from strategies import PATH, append_segments, layout, make_case, write_segments
+
+import saestore
+from saestore.segment import Segment, last_level, merge
+from saestore.stats import RunningMoments
+from saestore.storage import SnapshotStore
+from saestore.writing import SetWriter
+
+
+class Scattered:
+    """Workers of other processes: parts travel pickled, in any order, and each runs twice."""
+
+    def __init__(self, n_workers: int) -> None:
+        self.n_workers, self.n_parts = n_workers, 0
+
+    def map(self, work, parts):
+        sent, order, results = pickle.dumps(work), [*parts, *parts], {}
+        random.Random(self.n_workers).shuffle(order)
+        for part in order:
+            results[part] = pickle.loads(sent)(part)
+        self.n_parts += len(parts)
+        return [results[part] for part in parts]
+
+
+def files_of(folder):
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+CASES = [
+    make_case(1, 90, 12, density=0.5, segment_rows=13, chunk=8, shard=16),
+    make_case(2, 80, 3, density=0.9, palette="ties", segment_rows=20, chunk=4, shard=8, dtype="float16"),
+    make_case(3, 60, 40, density=0.2, segment_rows=9, chunk=16, shard=16, dtype="float64"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=["ties", "huge features", "float64"])
+def test_any_number_of_workers_merges_to_the_same_bytes(tmp_path, case):
+    stores = {n: saestore.open(tmp_path / str(n), "a") for n in (0, 1, 2, 7)}
+    with mock.patch.object(RunningMoments, "BLOCK", 8), mock.patch("saestore.segment.merge._BLOCK_SPLIT", 4):
+        for n, store in stores.items():
+            write_segments(store, case)
+            engine = Scattered(n) if n else None
+            with layout(case), SetWriter(store.root, PATH) as writer:
+                writer.compact(memory=1 << 20, engine=engine)
+            assert n < 2 or engine.n_parts > 2 * n
+        files = {n: files_of(tmp_path / str(n)) for n in stores}
+        assert files[0] == files[1] == files[2] == files[7]
+        assert stores[7].verify().ok
+    acts = stores[7][PATH]
+    np.testing.assert_array_equal(acts.dense(), case.dense)
+
+
+def test_the_end_of_a_part_in_a_feature_is_found_exactly(tmp_path):
+    """Against sorting all entries of the feature by (activation, segment, place)."""
+    case = make_case(4, 300, 2, density=0.9, segment_rows=70, chunk=8, shard=16)
+    store = saestore.open(tmp_path / "a", "a")
+    acts = write_segments(store, case)
+    segments = [Segment(SnapshotStore(store.root.store), PATH, info) for info in acts.attributes.segments]
+    pointers = np.sum([s.feature_ptr for s in segments], axis=0)
+    lists = [s.read_entries([(0, s.info.nnz)])[0][1] for s in segments]
+    entries = [
+        (feature, -float(values[place]), owner)
+        for owner, (s, values) in enumerate(zip(segments, lists, strict=True))
+        for feature in range(2)
+        for place in range(s.feature_ptr[feature], s.feature_ptr[feature + 1])
+    ]
+    owners = np.array([owner for *_, owner in sorted(entries)])
+    with mock.patch("saestore.segment.merge._BLOCK_SPLIT", 4):
+        for position in range(len(owners) + 1):
+            expected = np.bincount(owners[:position], minlength=len(segments))
+            assert merge._cut(segments, pointers, position) == expected.tolist(), position
+
+
+def test_levels_hold_few_segments_and_rewrite_rarely():
+    """At most 16 segments; each sample is rewritten at most d times below ``comb(17 + d, 16)`` segments."""
+    sizes: list[int] = []
+    rewritten = np.zeros(3000, int)
+    for n in range(1, len(rewritten) + 1):
+        sizes.append(1)
+        last = last_level(n)
+        while sizes[-1] < last:
+            sizes[-2:] = [sum(sizes[-2:])]
+        assert sizes[-1] == last
+        if last > 1:
+            rewritten[n - last : n] += 1
+        assert len(sizes) <= 16
+        assert n >= comb(16 + rewritten.max(), 16)
+    assert rewritten.max() == 3
+
+
+def test_a_set_that_is_written_has_few_segments_and_small_attributes(tmp_path):
+    case = make_case(5, 400, 20, density=0.3, segment_rows=4)
+    one, levels = (saestore.open(tmp_path / name, "a") for name in ("one", "levels"))
+    counts, sizes = [], []
+    append, document = SetWriter.append, tmp_path / "levels" / PATH / "zarr.json"
+
+    def appending(writer, rows, **changes):
+        info = append(writer, rows, **changes)
+        writer.merge_level(0, 1 << 20)
+        counts.append(len(writer.require().segments))
+        sizes.append(document.stat().st_size)
+        return info
+
+    for store, method in ((one, append), (levels, appending)):
+        with mock.patch.object(SetWriter, "append", method), SetWriter(store.root, PATH) as writer:
+            append_segments(writer, case)
+            writer.finish()
+    assert len(counts) == 100
+    assert max(counts) == 16
+    assert max(sizes) < 20_000
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "levels")

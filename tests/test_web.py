@@ -1,0 +1,399 @@
+"""The explorer without a browser: its answers beside numpy, its errors, what it refuses, what it writes."""
+
+import json
+import random
+import re
+import shlex
+from html import unescape
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from web_stores import EVIL, IMAGES, N_FEATURES, N_ITEMS, OTHER, SPLITS, TOKENS, dense, explorer_of, get, make_store
+
+import saestore
+from saestore.cli import main
+from saestore.web import drawing
+from saestore.web.request import Request, as_json
+
+X, T = f"/{IMAGES}", f"/{TOKENS}"
+PAGES = [
+    "/", X, T, f"{X}/features", f"{X}/features/2", f"{X}/features/9", f"{X}/features/2?level=sample&from=random&n=3",
+    f"{X}/features/2?concept=middle&where=split == 'test'&intervals=1", f"{X}/features/2?from=silent",
+    f"{T}/features/1?from=quantile:0.5&context=2", f"{X}/items", f"{X}/items/3?feature=2&concept=middle",
+    f"{T}/items/3?position=4", f"{X}/items/7", f"{X}/concepts", f"{X}/concepts/color::red", f"{X}/concepts/middle",
+    f"{X}/compare", f"{X}/compare?other={OTHER}&metric=jaccard", "/search", "/search?q=five",
+    f"/search?set={OTHER}&like=item:2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("web"))
+
+
+@pytest.fixture(scope="module")
+def explorer(path):
+    return explorer_of(path)
+
+
+def data(explorer, address):
+    """The JSON twin of a page."""
+    head, mark, query = address.partition("?")
+    answer = get(explorer, f"{'/index' if head == '/' else head}.json{mark}{query}")
+    assert answer.status == 200, answer.body
+    return json.loads(answer.body)
+
+
+@pytest.mark.parametrize("address", PAGES)
+def test_a_page_and_its_twin_come_from_one_answer(explorer, address):
+    page, twin = get(explorer, address), data(explorer, address)
+    html = page.body.decode()
+    assert (page.status, page.media_type) == (200, "text/html")
+    assert f"{twin['python']}" in html.replace("&#39;", "'").replace("&#34;", '"').replace("&gt;", ">")
+    assert EVIL not in html
+    assert not re.findall(r"<script(?! defer src=)|\sstyle=|\son\w+=", html), "CSP would block it"
+    assert ".json" in html
+
+
+@pytest.mark.parametrize("address", PAGES)
+def test_copied_lines_run(explorer, address, monkeypatch):
+    twin = data(explorer, address)
+    words = shlex.split(twin["command"])
+    result = CliRunner().invoke(main, words[1:], prog_name="saestore")
+    assert result.exit_code == 0, result.output
+    if "/compare" not in address and "search" not in address:
+        exec(twin["python"], {"saestore": saestore})
+
+
+def test_a_feature_is_what_numpy_computes(explorer):
+    values = dense(0)[:, 2]
+    twin = data(explorer, f"{X}/features/2?level=sample&n=64")
+    assert {"feature", "name", "stats", "histogram", "examples", "concepts", "similar"} <= twin.keys()
+    assert (twin["feature"], twin["name"]) == (2, EVIL)
+    active = np.flatnonzero(values)
+    expected = active[np.lexsort((active, -values[active]))]
+    assert [e["sample"] for e in twin["examples"]] == expected[:64].tolist()
+    assert [e["activation"] for e in twin["examples"]] == values[expected[:64]].tolist()
+    for e in twin["examples"]:
+        assert (e["item"], e["position"]) == divmod(e["sample"], 9)
+        whole = np.zeros(9)
+        for position, value in e["heat"]:
+            whole[position] = value
+        assert np.array_equal(whole, values[9 * e["item"] :][:9])
+    counts, edges = np.histogram(values[active], 40)
+    assert twin["histogram"]["count"] == counts.tolist()
+    np.testing.assert_allclose(twin["histogram"]["left"], edges[:-1], rtol=1e-6, atol=1e-7)
+    assert twin["stats"]["n_active"] == len(active)
+    np.testing.assert_allclose(twin["stats"]["std"], values.astype(float).std())
+
+
+def test_a_condition_restricts_everything(explorer):
+    twin = data(explorer, f"{X}/features/2?level=item&where=split == 'test'")
+    items = np.array(SPLITS) == "test"
+    of_test = dense(0)[:, 2].reshape(N_ITEMS, 9)[items]
+    best = of_test.max(axis=1)
+    assert {e["split"] for e in twin["examples"]} == {"test"}
+    assert [e["activation"] for e in twin["examples"] if e["activation"] > 0] == sorted(best[best > 0])[::-1]
+    assert twin["stats"]["n_samples"] == of_test.size
+    assert twin["stats"]["n_active"] == (of_test != 0).sum()
+    np.testing.assert_allclose(twin["stats"]["mean"], of_test.mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("origin", "q"), [("quantile:0", 0), ("quantile:0.5", 0.5), ("quantile:1", 1)])
+def test_quantiles_take_examples_around_theirs(explorer, origin, q):
+    values = dense(0)[:, 2]
+    ordered = np.sort(values[values != 0])[::-1]
+    twin = data(explorer, f"{X}/features/2?level=sample&n=5&from={origin}")
+    shown = [e["activation"] for e in twin["examples"]]
+    assert len(shown) == 5
+    assert min(shown) <= np.quantile(ordered, q) <= max(shown)
+
+
+def test_a_range_random_and_silent_examples(explorer):
+    values = dense(0)[:, 2]
+    ranged = data(explorer, f"{X}/features/2?level=sample&n=64&from=range:0.5,1")
+    assert ranged["n_candidates"] == ((values >= 0.5) & (values <= 1)).sum()
+    drawn = [e["sample"] for e in data(explorer, f"{X}/features/2?level=sample&n=6&from=random&seed=1")["examples"]]
+    assert len(set(drawn)) == 6
+    assert (values[drawn] != 0).all()
+    silent = [e["sample"] for e in data(explorer, f"{X}/features/2?level=sample&n=6&from=silent")["examples"]]
+    assert len(set(silent)) == 6
+    assert (values[silent] == 0).all()
+    near = [e["sample"] for e in data(explorer, f"{X}/features/2?level=sample&n=6&from=near")["examples"]]
+    assert (values[near] == 0).all()
+    assert len(near) == 6
+
+
+def test_scores_and_neighbours_are_those_of_the_set(explorer, path):
+    acts = saestore.open(path)[IMAGES]
+    twin = data(explorer, f"{X}/features/2?where=split != 'cal'")
+    scores = acts.concepts.scores("item", where="split != 'cal'", features=[2])
+    (red,) = [row for row in twin["concepts"] if row["concept"] == "color::red"]
+    assert red["roc_auc"] == scores["roc_auc"].sel(concept="color::red").item()
+    assert red["where"] == "split != 'cal'"
+    similar = acts.similar(2)
+    assert [row["feature"] for row in twin["similar"]] == similar.feature.tolist()
+    assert [row["score"] for row in twin["similar"]] == similar.score.tolist()
+
+
+def test_a_mask_has_its_precision_and_iou(explorer):
+    (example,) = data(explorer, f"{X}/features/2?n=1&concept=middle")["examples"]
+    active = dense(0)[:, 2].reshape(N_ITEMS, 9)[example["item"]] > 0
+    mask = np.arange(9) % 3 == 1
+    assert example["precision"] == (active & mask).sum() / active.sum()
+    assert example["iou"] == (active & mask).sum() / (active | mask).sum()
+    assert 'class="mask"' in get(explorer, f"{X}/features/2?n=1&concept=middle").body.decode()
+
+
+def test_features_are_sorted_and_paged(explorer):
+    twin = data(explorer, f"{X}/features?sort=-max&limit=3&offset=1")
+    strongest = np.where((dense(0) != 0).any(axis=0), dense(0).max(axis=0), -np.inf)
+    assert [row["feature"] for row in twin["rows"]] == np.argsort(-strongest, kind="stable")[1:4].tolist()
+    assert twin["n_matching"] == N_FEATURES
+    named = data(explorer, f"{X}/features?where=name == 'five'")
+    assert [row["feature"] for row in named["rows"]] == [5]
+    assert [row["feature"] for row in data(explorer, f"{X}/features?sort=name")["rows"]][:2] == [2, 5]
+    scored = data(explorer, f"{X}/features?sort=-roc_auc of middle&concept=middle")["rows"]
+    known = [row["roc_auc of middle"] for row in scored if row["roc_auc of middle"] is not None]
+    assert known == sorted(known, reverse=True)
+
+
+def test_features_are_filtered_by_their_statistics(explorer):
+    rates = (dense(0) != 0).mean(axis=0)
+    twin = data(explorer, f"{X}/features?sort=feature&where=frac_nonzero >= 0.4 and name is unknown")
+    expected = [f for f in np.flatnonzero(rates >= 0.4).tolist() if f not in (2, 5)]
+    assert [row["feature"] for row in twin["rows"]] == expected
+    html = get(explorer, X).body.decode()
+    bar = re.search(r'<a href="([^"]+frac_nonzero[^"]+)" aria-label="[^"]+: (\d+)"', html)
+    assert data(explorer, unescape(bar[1]))["n_matching"] == int(bar[2])
+
+
+def test_an_item_shows_its_strongest_features(explorer):
+    rows = dense(0)[27:36]
+    twin = data(explorer, f"{X}/items/3")
+    best = {row["feature"]: row["activation"] for row in twin["features"]}
+    stored = np.where(rows == 0, -np.inf, rows)
+    assert best == {f: stored[:, f].max() for f in np.flatnonzero(rows.any(axis=0)).tolist()}
+    at = data(explorer, f"{X}/items/3?position=4")["features"]
+    assert {row["feature"]: row["activation"] for row in at} == {f: rows[4, f] for f in np.flatnonzero(rows[4])}
+
+
+def test_a_concept_is_chosen_and_shown_on_different_items(explorer, path):
+    twin = data(explorer, f"{X}/concepts/color::red")
+    assert (twin["choose"], twin["show"], twin["same"]) == ('split != "test"', 'split == "test"', False)
+    acts = saestore.open(path)[IMAGES]
+    chosen = acts.concepts.scores(where='split != "test"', concepts="color::red")["roc_auc"].values[0]
+    shown = acts.concepts.scores(where='split == "test"', concepts="color::red")["roc_auc"].values[0]
+    best = [row["feature"] for row in twin["rows"]]
+    assert [row["chosen_by"] for row in twin["rows"]] == chosen[best].tolist() == sorted(chosen[best], reverse=True)
+    assert [row["roc_auc"] for row in twin["rows"]] == [None if np.isnan(v) else v for v in shown[best]]
+    same = get(explorer, f"{X}/concepts/color::red?choose=item >= 0&show=item >= 0").body.decode()
+    assert "optimistic" in same
+
+
+def test_two_sets_match_feature_by_feature(explorer):
+    twin = data(explorer, f"{X}/compare?other={OTHER}")
+    assert {row["feature"]: row["other_feature"] for row in twin["rows"]} == {f: 9 - f for f in range(9)}
+
+
+def test_tokens_of_a_window_are_the_text(explorer):
+    twin = data(explorer, f"{T}/features/1?level=sample&n=64&context=1000")
+    texts = saestore.open(explorer.store.location)[TOKENS].items["text"].tolist()
+    for e in twin["examples"]:
+        assert "".join(token["text"] for token in e["tokens"]) == texts[e["item"]]
+
+
+def test_a_search_by_features_and_by_example_is_exact(explorer):
+    values = dense(0).astype(float)
+    sums = 2 * values[:, 3] + 0.5 * values[:, 4] - values[:, 1]
+    address = f"/search?set={IMAGES}&level=sample&limit=5&q=" + quote("2*3 + 0.5*4 - 1")
+    hits = data(explorer, address)["hits"]
+    assert [hit["score"] for hit in hits] == np.sort(sums)[::-1][:5].tolist()
+    assert all(sums[hit["sample"]] == hit["score"] for hit in hits)
+    alike = data(explorer, f"/search?set={IMAGES}&like=sample:7&level=sample&limit=3")["hits"]
+    products = values @ values[7]
+    assert [hit["score"] for hit in alike] == np.sort(products)[::-1][:3].tolist()
+    assert "item 3" in get(explorer, f"/search?set={IMAGES}&like=item:3").body.decode()
+
+
+@pytest.mark.parametrize(
+    ("address", "status", "code"),
+    [
+        ("/No/such/set", 404, "unknown-set"),
+        ("/nowhere", 404, "unknown-page"),
+        (f"{X}/nowhere", 404, "unknown-page"),
+        (f"{X}/features/10", 404, "out-of-range"),
+        (f"{X}/features/-1", 404, "unknown-page"),
+        (f"{X}/items/99", 404, "out-of-range"),
+        (f"{X}/items/99/image", 404, "out-of-range"),
+        (f"{X}/items/7/image", 404, "image-missing"),
+        (f"{X}/items/6/image", 400, "unreadable-image"),
+        (f"{X}/items/0/image?size=9999", 400, "bad-parameter"),
+        (f"{X}/concepts/blue", 404, "unknown-concept"),
+        (f"{X}/features?limit=1000000", 400, "bad-parameter"),
+        (f"{X}/features?sort=colour", 400, "bad-parameter"),
+        (f"{X}/features?whre=1", 400, "unknown-parameter"),
+        (f"{X}/features/2?where=splt == 1", 400, "unknown-column"),
+        (f"{X}/features/2?n=0", 400, "bad-parameter"),
+        (f"{X}/features/2?from=quantile:nan", 400, "bad-parameter"),
+        (f"{X}/features/2?from=nearly", 400, "bad-parameter"),
+        (f"{X}/features/2?concept=color::red", 400, "unknown-concept"),
+        (f"{X}/items/0?position=9", 400, "bad-parameter"),
+        (f"{X}/compare?other={TOKENS}", 400, None),
+        (f"/search?set={IMAGES}&like=thing:1", 400, "bad-parameter"),
+        (f"/search?set={IMAGES}&like=item:99", 404, "out-of-range"),
+        ("/search?q=1%2B2", 400, "bad-parameter"),
+        ("/-/../secret.txt", 404, "unknown-page"),
+        (f"/search?set={X[1:]}x&q=a", 404, "unknown-set"),
+    ],
+)
+def test_an_error_has_its_status_and_code_and_a_page(explorer, address, status, code):
+    head, mark, query = address.partition("?")
+    twin = get(explorer, f"{head}.json{mark}{query}")
+    page = get(explorer, address)
+    assert (twin.status, page.status) == (status, status)
+    error = json.loads(twin.body)["error"]
+    assert set(error) == {"code", "message"}
+    assert code is None or error["code"] == code
+    assert "Traceback" not in page.body.decode()
+    assert "problem" in page.body.decode()
+
+
+def test_a_mistake_in_a_condition_is_marked(explorer):
+    html = get(explorer, f"{X}/features/2?where=split == 'test' and colour").body.decode()
+    assert re.search(r"<pre class=\"mark\"[^>]*>.*split == .*\n +\^{6}</pre>", html, re.DOTALL)
+
+
+def test_images_are_encoded_again_and_stay_below_their_folder(tmp_path, explorer):
+    body = get(explorer, f"{X}/items/0/image?size=160").body
+    assert body[:3] == b"\xff\xd8\xff"
+    gone = get(explorer, f"{X}/features/0?from=silent&n=8").body.decode()
+    assert get(explorer, f"{X}/items/7").body.decode().count("no image: gone.png") == 1
+    assert "TOP-SECRET" not in gone
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (tmp_path / "secret.png").write_bytes(get(explorer, f"{X}/items/0/image").body)
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    keys = ["../secret.png", "link.png", str(tmp_path / "secret.png"), "a\0b.png"[:1] + ".png"]
+    matrix = saestore.open(explorer.store.location)[IMAGES].sparse()[:4]
+    saestore.open(tmp_path / "s.zarr", mode="a").write("A/cls/b", matrix, items={"image_path": keys}, images=folder)
+    other = explorer_of(tmp_path / "s.zarr")
+    assert [get(other, f"/A/cls/b/items/{i}/image").status for i in range(4)] == [400, 400, 400, 404]
+
+
+def test_an_image_of_too_many_pixels_is_not_decoded(tmp_path, monkeypatch):
+    from PIL import Image
+
+    Image.new("L", (300, 300)).save(tmp_path / "large.png")
+    monkeypatch.setattr(drawing, "_MOST_PIXELS", 1000)
+    with pytest.raises(saestore.errors.InvalidInputError, match="300 x 300"):
+        drawing.Thumbnails().jpeg(tmp_path / "large.png", 160)
+
+
+def test_an_answer_that_a_browser_has_is_not_sent_again(path):
+    explorer = explorer_of(path, writable=True)
+    first = get(explorer, f"{X}/features/3")
+    again = get(explorer, f"{X}/features/3", seen=first.headers["ETag"])
+    assert (again.status, again.body) == (304, b"")
+    saestore.open(path, mode="r+")[IMAGES].features.set("name", {2: EVIL, 3: "three", 5: "five"})
+    changed = get(explorer, f"{X}/features/3", seen=first.headers["ETag"])
+    assert changed.status == 200
+    assert "three" in changed.body.decode()
+
+
+def test_a_name_is_changed_and_the_others_stay(tmp_path):
+    explorer = explorer_of(make_store(tmp_path / "w"), writable=True)
+    form = {"token": explorer.token, "name": "third", "note": ""}
+    assert get(explorer, f"{X}/features/3", method="POST", form=form).status == 303
+    assert "third" in get(explorer, f"{X}/features/3").body.decode()
+    acts = saestore.open(tmp_path / "w/s.zarr")[IMAGES]
+    assert acts.features["name"].filled("").tolist() == ["", "", EVIL, "third", "", "five", "", "", "", ""]
+    assert acts.features["note"].filled("")[5] == "fires on five"
+    chosen = {"token": explorer.token, "name": "picked", "ids": "1,3"}
+    made = get(explorer, f"{X}/concepts", method="POST", form=chosen)
+    assert made.headers["Location"] == f"{X}/concepts/picked"
+    assert np.flatnonzero(saestore.open(tmp_path / "w/s.zarr")[IMAGES].concepts.mask("picked")).tolist() == [1, 3]
+    for bad in ("", "x", "99", "-1", "9" * 30):
+        assert get(explorer, f"{X}/concepts", method="POST", form={**chosen, "ids": bad}).status == 400
+    assert get(explorer, f"{X}/concepts", method="POST", form=chosen).status == 409
+    assert get(explorer, f"{X}/items", method="POST", form=chosen).status == 405
+
+
+def test_nothing_is_written_without_the_token_or_in_a_store_that_is_read_only(path):
+    for writable, form in ((True, {"name": "x"}), (True, {"token": "y", "name": "x"}), (False, {"name": "x"})):
+        explorer = explorer_of(path, writable=writable)
+        sent = form if writable else {**form, "token": explorer.token}
+        answer = get(explorer, f"{X}/features/7", method="POST", form=sent)
+        assert answer.status == 403
+    assert "x" not in saestore.open(path)[IMAGES].features["name"].filled("").tolist()
+
+
+def test_a_set_that_is_being_built_shows_and_moves(tmp_path):
+    import scipy.sparse as sp
+    from cli_stores import write_segments
+
+    write_segments(tmp_path / "s.zarr", "A/cls/b", dense(0), [20, 20], finish=False)
+    explorer = explorer_of(tmp_path / "s.zarr")
+    assert "building: 40 of 72 samples" in get(explorer, "/").body.decode()
+    html = get(explorer, "/A/cls/b").body.decode()
+    assert 'http-equiv="refresh"' in html
+    assert get(explorer, "/A/cls/b/features/2").status == 200
+    saestore.open(tmp_path / "s.zarr", "a").write("A/cls/b", sp.csr_array(dense(1)), overwrite=True)
+    replaced = data(explorer, "/A/cls/b/features/2?level=sample&n=1")
+    assert replaced["stats"]["n_samples"] == 72
+
+
+PIECES = ["features", "items", "concepts", "compare", "search", "image", "..", "%2e%2e", ".", "0", "2", "-1", "1e9",
+          "9" * 40, "color::red", "middle", "secret.txt", "etc", "passwd", "-", "explorer.css", "\0", "é", "\ud800",
+          "'", '"><b>', "Toy", "patch", "x", "Toy/patch/x", "Talk/token/z", "zarr.json", ".json", "index.json",
+          ""]  # fmt: skip
+VALUES = ["", "0", "1", "-1", "8", "nan", "inf", "1e400", "9" * 400, "top", "random", "silent", "quantile:0.3",
+          "quantile:", "range:0,1", "range:nan,1", "range:1e308,-1e308", "split == 'test'", "split ==", "((((",
+          "not " * 99,
+          "middle", "color::red", "Toy/patch/y", "../../etc/passwd", "-max", "name", "item", "sample", "\0", "x" * 5000,
+          "cosine", "\ud800", "position in (1, 2)", "feature[1] > 0", "name is known", "🙂", "item:3", "sample:1e9",
+          "2*3 + 1", "9*999999999"]  # fmt: skip
+NAMES = ["where", "level", "from", "n", "offset", "seed", "concept", "context", "metric", "intervals", "bins", "sort",
+         "limit", "q", "set", "other", "size", "position", "feature", "by", "choose", "show", "like",
+          "zzz"]  # fmt: skip
+
+
+def fuzz(explorer, rounds, seed):
+    """Ask `rounds` random addresses; the statuses that came."""
+    rng, seen = random.Random(seed), {}
+    for _ in range(rounds):
+        start = rng.choice(["", X, X, X, T, f"/{OTHER}"])
+        path = start + "".join(f"/{rng.choice(PIECES)}" for _ in range(rng.randrange(0, 4)))
+        query = {rng.choice(NAMES): rng.choice(VALUES) for _ in range(rng.choice([0, 0, 1, 1, 2, 3]))}
+        answer = explorer.answer(Request(path or "/", query))
+        assert answer.status < 500, (path, query, answer.body[-300:])
+        assert b"TOP-SECRET" not in answer.body, (path, query)
+        assert b"Traceback" not in answer.body, (path, query)
+        seen[answer.status] = seen.get(answer.status, 0) + 1
+    return seen
+
+
+def test_random_addresses_never_fail(explorer, capfd):
+    seen = fuzz(explorer, 300, seed=14)
+    assert set(seen) >= {200, 400, 404}
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_the_keys_of_a_feature_are_documented(explorer, project_dir):
+    page = (project_dir / "docs/explorer.md").read_text("utf-8")
+    table = re.search(r"<!-- keys: feature -->\n(.*?)<!-- end -->", page, re.DOTALL)[1]
+    keys = {key for row in table.splitlines()[2:] for key in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert keys == set(data(explorer, f"{X}/features/2")) - {"note"}  # a column of this store
+    named = set(re.findall(r"`(\w+)`", table))
+    twin = data(explorer, f"{X}/features/2?concept=middle")
+    for part in ("concepts", "similar", "examples"):
+        assert set(twin[part][0]) <= named, part
+
+
+def test_json_has_no_nan():
+    assert json.loads(as_json({"a": [np.nan, np.float32(1), np.int64(2)], 1: np.arange(2)})) == {
+        "a": [None, 1.0, 2],
+        "1": [0, 1],
+    }
