@@ -12,7 +12,6 @@ from saestore.cli.group import command, note
 from saestore.cli.set_options import dask_client, dask_option
 from saestore.cli.target import Target, json_option, store_option, with_target
 from saestore.errors import escape
-from saestore.writing.lock import describe_owner
 
 _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<prefix>[kKMGT]?)(?P<binary>i?)B?\Z")
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
@@ -120,6 +119,8 @@ def unlock(path: str, location: str, force: bool, as_json: bool) -> None:
     ended on this machine, and the lock on an object store that is no longer renewed. Prints whose the lock was. What a
     living writer has committed stays; with --force it commits nothing more.
     """
+    from saestore.writing.lock import describe_owner
+
     holder = Target(location).open("r+").unlock(path, force=force)
     if as_json:
         shown = {name: holder.get(name) for name in ("host", "pid", "time")} if holder else None
