@@ -3,6 +3,7 @@
 import click
 
 from saestore import __version__
+from saestore.cli.annotate import annotate, export_explanations, import_explanations
 from saestore.cli.build import build
 from saestore.cli.card import card
 from saestore.cli.compare import compare
@@ -45,6 +46,9 @@ for command in (
     concepts,
     detect,
     label,
+    annotate,
+    import_explanations,
+    export_explanations,
     similar,
     compare,
     examples,

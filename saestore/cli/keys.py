@@ -139,6 +139,14 @@ SIMILAR = {
     "rows[].n_both": "samples on which both are active",
 }
 
+ANNOTATE = {
+    **SET,
+    "table": "`features`, `items` or `samples`",
+    "columns": "names of the columns that have new values",
+}
+
+EXPORT_EXPLANATIONS = {**SET, "path": "what was written", "n_features": "features that are in it"}
+
 COMPARE = {
     **SET,
     "other": "path of the other set",
