@@ -156,7 +156,7 @@ class ActivationSet(SetReader):
 
     def import_explanations(
         self, path: str | os.PathLike[str], *, source: str | None = None, overwrite: bool = False
-    ) -> list[str]:
+    ) -> tuple[str, list[str]]:
         """Take explanations, names, scores and other columns from a file or folder; other values stay.
 
         Parameters
@@ -172,8 +172,8 @@ class ActivationSet(SetReader):
 
         Returns
         -------
-        list of str
-            Names of the columns.
+        table, columns : str, list of str
+            ``features``, ``items`` or ``samples``, and the columns of it that have new values.
 
         Raises
         ------
@@ -187,7 +187,7 @@ class ActivationSet(SetReader):
         annotations = read_annotations(path, source)
         check_sae(annotations, self, str(path))
         getattr(self, annotations.table).annotate(annotations.columns, overwrite=overwrite)
-        return list(annotations.columns)
+        return annotations.table, list(annotations.columns)
 
     def export_explanations(
         self,

@@ -139,7 +139,7 @@ class MissingDependencyError(SaestoreError, ImportError):
     code = "missing-dependency"
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """``"Did you mean 'a' or 'b'? "`` with the names that are most like one, "" where none is."""
     import difflib
 

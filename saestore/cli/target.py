@@ -49,6 +49,11 @@ class Target:
 
         return saestore.open(self.location, mode=mode)
 
+    def writable(self) -> Store:
+        """Open the store to write; one that is not there is an error."""
+        self.open()  # opening to write would create it
+        return self.open("a")
+
     def activations(self) -> ActivationSet:
         """The one set that the user means."""
         store = self.open()

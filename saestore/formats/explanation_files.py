@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.formats.atomic_output import write_atomically
 from saestore.formats.base import Written
-from saestore.formats.explanations import EXPLANATION, SOURCE
+from saestore.formats.explanations import EXPLANATION, SOURCE, records
 from saestore.interop.optional import require
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ def export_features(
 
 
 def _rows(frame: Any) -> list[dict[str, Any]]:
-    rows = frame.reset_index().astype(object).to_dict("records")
-    return [{name: value for name, value in row.items() if value is not None and value == value} for row in rows]  # noqa: PLR0124
+    return [{name: value for name, value in row.items() if value is not None} for row in records(frame.reset_index())]
 
 
 def _explained(frame: Any) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,7 +53,7 @@ class Annotations:
             if before != value:
                 raise InvalidInputError(
                     f"{where} has two values of {name!r} for {row!r}: {before!r} and {value!r}; keep one, or name "
-                    "source= if they come from several.",
+                    "the explainer as source= (--source).",
                     code="duplicate-name",
                 )
 
@@ -68,7 +68,7 @@ def read_annotations(path: str | os.PathLike[str], source: str | None = None) ->
         of Neuronpedia's explanation export; or a CSV, JSON or Parquet table with a column ``feature``, ``item``,
         ``key`` or ``sample``, whose other columns are taken.
     source
-        The hookpoint of Delphi, or the layer or SAE of Neuronpedia, where there are several.
+        The hookpoint of Delphi, or the layer or the explaining model of Neuronpedia, where there are several.
 
     Raises
     ------
@@ -163,8 +163,10 @@ def _balanced_accuracy(file: Path) -> float | None:
     return sum(rates) / 2 if judged else None
 
 
-def _neuronpedia(rows: Iterable[Mapping[str, Any]], source: str | None, path: Path) -> Annotations:
+def _neuronpedia(rows: Sequence[Mapping[str, Any]], source: str | None, path: Path) -> Annotations:
     rows = list(rows)
+    if source in {row.get("explanationModelName") for row in rows}:
+        rows, source = [row for row in rows if row.get("explanationModelName") == source], None
     chosen = _one_source({str(row.get("layer", "")) for row in rows}, source, path)
     result = Annotations()
     for row in rows:
@@ -200,8 +202,7 @@ def _table(rows: list[dict[str, Any]], sae: dict[str, Any], path: Path) -> Annot
     row_name = next((name for name in _ROW if name in names), None)
     if row_name is None:
         raise InvalidInputError(
-            f"{path} has no column 'feature', 'item', 'key' or 'sample', which names the rows; it has "
-            f"{listed([*names])}.",
+            f"{path} has no column 'feature', 'item', 'key' or 'sample', to name the rows; it has {listed([*names])}.",
             code="unknown-column",
         )
     result = Annotations(_TABLES[row_name], {name: {} for name in names if name != row_name}, sae)
@@ -250,17 +251,18 @@ def _read_csv(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     import pandas as pd
 
     # Texts stay as they are; only an empty cell is unknown.
-    frame = pd.read_csv(path, keep_default_na=False, na_values=[""], encoding="utf-8-sig", dtype={"key": str})
-    return _records(frame), {}
+    how: dict[str, Any] = {"keep_default_na": False, "na_values": [""], "encoding": "utf-8-sig", "dtype": {"key": str}}
+    return records(pd.read_csv(path, dtype_backend="numpy_nullable", **how)), {}
 
 
 def _read_parquet(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     import pandas as pd
 
-    return _records(pd.read_parquet(path)), {}
+    return records(pd.read_parquet(path)), {}
 
 
-def _records(frame: Any) -> list[dict[str, Any]]:
+def records(frame: Any) -> list[dict[str, Any]]:
+    """The rows of a DataFrame, with None where a value is unknown."""
     columns = {str(name): frame[name].astype(object).where(frame[name].notna(), None).tolist() for name in frame}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 

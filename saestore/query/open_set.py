@@ -250,12 +250,12 @@ class OpenSet:
             return of_mask(where, self.shape[0], self._index)
         key = repr((tree, feature))  # which tells 1 from True, as == does not
         if self._last_condition is None or self._last_condition[0] != key:
-            activations = Activations(self.by_sample, self.shape[1], feature)
+            activations = Activations(self._by_sample, self.shape[1], feature)
             names = Names(self.table("items"), self.table("samples"), self._index, activations)
             self._last_condition = key, bind(tree, names)
         return self._last_condition[1]
 
-    def by_sample(self, feature: int) -> tuple[Array, Array]:
+    def _by_sample(self, feature: int) -> tuple[Array, Array]:
         """The samples where a feature is active, ascending, and its activations. Memory: its list, twice."""
         lists = one_list(self.segments, feature, self.dtype)
         order = np.argsort(lists.samples)

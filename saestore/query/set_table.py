@@ -130,7 +130,7 @@ class SetTable:
         set_columns(self._reader.root, self._reader.path, self._name, given)
         self._reader.reopen()
 
-    def annotate(self, columns: Mapping[str, Mapping[Any, Any]], *, overwrite: bool = True) -> None:
+    def annotate(self, columns: Mapping[str, Mapping[Any, Any]], *, overwrite: bool = False) -> None:
         """Set values of some rows; all other values stay. All columns are written in one commit, or none.
 
         Parameters
@@ -138,7 +138,7 @@ class SetTable:
         columns
             Of each column a mapping of the numbers of rows, of items also of their keys, to values; None forgets one.
         overwrite
-            False refuses to replace a value by another.
+            Replace values that differ.
 
         Raises
         ------
@@ -148,23 +148,24 @@ class SetTable:
             As of `set`.
         """
         self._check_writable(columns)
-        merged = {}
-        for name, values in columns.items():
-            given = self._of_mapping(values, name)
-            rows = [self._row(key, name) for key in values]
-            current = as_objects(self._read(name).array()) if name in self else np.full(len(self), None)
-            for row in rows if not overwrite else ():
-                before, after = current[row], given[row]
-                if before is not None and before != after and not _is_nan(before):
-                    raise StoreConflictError(
-                        f"{self._name.removesuffix('s')} {row} has the {name} {before!r} already, and not {after!r}. "
-                        "Nothing was written; pass overwrite=True to replace it.",
-                        code="value-exists",
-                    )
-            for row in rows:
-                current[row] = given[row]
-            merged[name] = current.tolist()
-        self.update(merged)
+        self._reader.reopen()
+        self.update({name: self._merged(name, values, overwrite=overwrite) for name, values in columns.items()})
+
+    def _merged(self, name: str, values: Mapping[Any, Any], *, overwrite: bool) -> list[Any]:
+        """The values of a column, where those given replace what a row has."""
+        current = as_objects(self._read(name).array()) if name in self else np.full(len(self), None)
+        for key, value in values.items():
+            row = self._row(key, name)
+            before = current[row]
+            if not overwrite and before is not None and before == before and before != value:  # noqa: PLR0124
+                raise StoreConflictError(
+                    f"{self._name.removesuffix('s')} {row} has the {name} {before!r}, and {value!r} is given. Nothing "
+                    "was written; pass --overwrite (overwrite=True) to replace it.",
+                    code="value-exists",
+                )
+            current[row] = value
+        merged: list[Any] = current.tolist()
+        return merged
 
     def remove(self, name: str) -> None:
         """Remove a column or a concept."""
