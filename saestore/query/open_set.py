@@ -62,16 +62,16 @@ def retry_on_stale_snapshot(query: Callable[Concatenate[Self, P], R]) -> Callabl
     return asked
 
 
-def _check_same(path: str, attributes: SetAttributes, before: SetAttributes) -> None:
-    if attributes.identity != before.identity:
+def _check_same(path: str, attributes: SetAttributes, identity: str) -> None:
+    if attributes.identity != identity:
         raise StoreConflictError(
             f"{path} was replaced by another set after it was opened. Open it again.", code="set-replaced"
         )
 
 
-def _reopened(kind: type[Self], root: zarr.Group, path: str, before: SetAttributes) -> Self:
+def _reopened(kind: type[Self], root: zarr.Group, path: str, identity: str) -> Self:
     result = kind(root, path)
-    _check_same(path, result.attributes, before)
+    _check_same(path, result.attributes, identity)
     return result
 
 
@@ -89,7 +89,7 @@ class OpenSet:
             if attributes is None:
                 raise NotFoundError(f"There is no activation set {self.path} in the store.", code="unknown-set")
             if before is not None:
-                _check_same(self.path, attributes, before)
+                _check_same(self.path, attributes, before.identity)
             try:
                 self._open_segments(attributes)
                 return
@@ -191,7 +191,7 @@ class OpenSet:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Without shard indexes and pointers: the set is opened again where it is unpickled, if it is still the same.
-        return _reopened, (type(self), self.root, self.path, self.attributes)
+        return _reopened, (type(self), self.root, self.path, self.attributes.identity)
 
     def __len__(self) -> int:
         return self.shape[0]
