@@ -87,7 +87,7 @@ class BuildPlan(WritePlan):
                 f"{self.name} explains {explained:.2f} of the variance of the first {count}{' new' if first else ''} "
                 "embeddings; trained SAEs explain 0.6 or more. A wrong layer or hook, or embeddings normalised "
                 "otherwise than the SAE expects, would look like this.",
-                stacklevel=5,
+                stacklevel=6,
             )
         variance = explained if np.isfinite(explained) else None
         summary = {"explained_variance": variance, "encoding": self.rows.encoder.encoding["mode"]}
