@@ -80,9 +80,7 @@ def annotate(
     _done(acts.path, list(values), as_json=as_json)
 
 
-@command(
-    "import-explanations", example="saestore import-explanations CLEVR/patch explanations.json", keys=keys.ANNOTATE
-)
+@command("import-explanations", example="saestore import-explanations CLEVR/patch names.csv", keys=keys.ANNOTATE)
 @click.argument("set_path", metavar="SET")
 @click.argument("path", metavar="PATH")
 @_source_option
