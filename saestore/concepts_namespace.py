@@ -195,12 +195,12 @@ class Concepts:
     def add_ground_truth(
         self, folder: str | os.PathLike[str], *, overwrite: bool = False, progress: ProgressOption = False
     ) -> list[str]:
-        """Give items and samples the concepts of a research pipeline's ground truth, ``GT_Samples/<dataset>``.
+        """Give items and samples the concepts of a folder with a research pipeline's ground truth.
 
         Parameters
         ----------
         folder
-            With ``gt_samples_per_concept…pt`` (items) and ``gt_patch_per_concept…pt`` (patches or tokens).
+            A folder that ``saestore build --ground-truth`` takes: files of items, and of patches or tokens.
         overwrite
             Replace concepts that are there already, and take the files as they are where they contradict the metadata.
         progress

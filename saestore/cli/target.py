@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from saestore.errors import NotFoundError
-from saestore.vocabulary import SCRATCH, SCRATCH_STORE
+from saestore.superactivators import SCRATCH, SCRATCH_STORE
 
 if TYPE_CHECKING:
     from saestore.activation_set import ActivationSet
