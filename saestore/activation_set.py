@@ -24,8 +24,6 @@ from saestore.query.reader import Level, SetReader
 from saestore.query.slices import DENSE_LIMIT
 
 if TYPE_CHECKING:
-    import os
-
     import anndata
     import torch
     import xarray
@@ -156,7 +154,7 @@ class ActivationSet(SetReader):
 
     def import_explanations(
         self, path: str | os.PathLike[str], *, source: str | None = None, overwrite: bool = False
-    ) -> tuple[str, list[str]]:
+    ) -> list[str]:
         """Take explanations, names, scores and other columns from a file or folder; other values stay.
 
         Parameters
@@ -172,8 +170,8 @@ class ActivationSet(SetReader):
 
         Returns
         -------
-        table, columns : str, list of str
-            ``features``, ``items`` or ``samples``, and the columns of it that have new values.
+        list of str
+            Names of the columns.
 
         Raises
         ------
@@ -187,7 +185,7 @@ class ActivationSet(SetReader):
         annotations = read_annotations(path, source)
         check_sae(annotations, self, str(path))
         getattr(self, annotations.table).annotate(annotations.columns, overwrite=overwrite)
-        return annotations.table, list(annotations.columns)
+        return list(annotations.columns)
 
     def export_explanations(
         self,

@@ -63,27 +63,10 @@ def known(acts, name):
     return {i: value for i, value in enumerate(acts.features[name].tolist()) if value is not None}
 
 
-def test_annotate_sets_some_values_and_keeps_the_others(acts):
-    acts.features.annotate({"name": {3: "green"}, "score": {3: 0.5}})
-    acts.features.annotate({"name": {5: "blue"}})
-    assert known(acts, "name") == {3: "green", 5: "blue"}
-    before = acts.features.columns
-    with raises(StoreConflictError, "value-exists", "feature 3", "'green'", "'red'", "--overwrite"):
-        acts.features.annotate({"note": {1: "x"}, "name": {1: "grey", 3: "red"}})
-    with raises(InvalidInputError, "reserved-name", "frac_nonzero"):
-        acts.features.annotate({"frac_nonzero": {3: 1.0}})
-    assert acts.features.columns == before
-    acts.features.annotate({"name": {3: "red", 5: None}, "score": {4: 1.5}}, overwrite=True)
-    assert known(acts, "name") == {3: "red"}
-    assert acts.features["score"][[3, 4]].tolist() == [0.5, 1.5]
-    with raises(NotFoundError, "unknown-key", "nowhere.jpg"):
-        acts.items.annotate({"year": {"nowhere.jpg": 1999}})
-
-
 def test_annotating_on_the_command_line(images):
     words = ["annotate", "--feature", 3, "--name", "green", "--note", "not on grey", "--set", "score=0.5"]
     found = ask_json(*words, store=images)
-    assert found == {"set": "Toy/patch/x", "table": "features", "columns": ["name", "note", "score"]}
+    assert found == {"set": "Toy/patch/x", "columns": ["name", "note", "score"]}
     assert set(paths_in(found)) == set(keys.ANNOTATE)
     ask("annotate", "--feature", 4, "--explanation", "red things", store=images)
     ask("annotate", "--item", cli_stores.IMAGES[2], "--set", "year=1999", store=images)
@@ -112,8 +95,7 @@ def test_a_command_that_is_not_clear_changes_nothing(images, words):
 
 def test_delphi_comes_in_with_its_scores(acts, tmp_path):
     score = delphi_folder(tmp_path / "results", {3: "green things", 7: "naïve 日本"})
-    table, columns = acts.import_explanations(tmp_path / "results")
-    assert table == "features"
+    columns = acts.import_explanations(tmp_path / "results")
     assert set(columns) == {"explanation", "explanation_source", "explanation_date", "detection_score"}
     assert known(acts, "explanation") == {3: "green things", 7: "naïve 日本"}
     assert set(known(acts, "explanation_source").values()) == {"delphi: layers.5"}
@@ -184,21 +166,9 @@ def test_explanations_go_to_other_programs_and_come_back(acts, tmp_path, kind):
 def test_columns_of_items_come_from_a_table(acts, tmp_path):
     frame = pd.DataFrame({"key": cli_stores.IMAGES[::-1], "year": range(6), "place": ["a", None, "NA", "d", "", "f"]})
     frame.to_csv(tmp_path / "items.csv", index=False)
-    assert acts.import_explanations(tmp_path / "items.csv") == ("items", ["year", "place"])
+    assert acts.import_explanations(tmp_path / "items.csv") == ["year", "place"]
     assert acts.items["year"].tolist() == [5, 4, 3, 2, 1, 0]
     assert acts.items["place"].tolist() == ["f", None, "d", "NA", None, "a"]
-
-
-@pytest.mark.parametrize(("document", "named"), [
-    ({"sae": {"d_sae": N + 1}, "features": [{"feature": 3, "name": "x"}]}, f"{N + 1} features"),
-    ([{"feature": N, "name": "x"}], f"feature {N}"),
-    ([row_of(N + 5, "x")], f"feature {N + 5}"),
-])  # fmt: skip
-def test_explanations_of_another_sae_are_refused(acts, tmp_path, document, named):
-    (tmp_path / "a.json").write_text(json.dumps(document))
-    with raises(InvalidInputError, "other-sae", named, f"{N} features"):
-        acts.import_explanations(tmp_path / "a.json")
-    assert acts.features.names() == []
 
 
 @pytest.mark.parametrize(("name", "text", "code"), [

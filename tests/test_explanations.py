@@ -35,7 +35,7 @@ def test_delphis_folder_comes_in_with_its_scores_and_goes_back(acts, tmp_path):
         json.dumps([*examples, {"activating": True, "prediction": None}])
     )
     acts.features.set("name", {2: "green"})
-    _, columns = acts.import_explanations(folder)
+    columns = acts.import_explanations(folder)
     assert sorted(columns) == ["explanation", "explanation_date", "explanation_source", "fuzz_score"]
     frame = acts.features.to_pandas(["name", *columns]).loc[[2, 7]]
     assert frame["explanation"].tolist() == ["green things", 'a "sky"']
@@ -122,6 +122,6 @@ def test_annotations_keep_other_values_and_name_conflicts(acts):
         acts.features.annotate({"name": {1: "red", 4: "sea"}}, overwrite=False)
     with raises(OutOfRangeError, "out-of-range", "feature 12"):
         acts.features.annotate({"name": {12: "x"}})
-    acts.features.annotate({"name": {1: None}}, overwrite=True)
+    acts.features.annotate({"name": {1: None}})
     assert acts.features.where("name is known").tolist() == [3]
     assert acts.features.where("note is known").tolist() == [2]

@@ -73,17 +73,14 @@ def annotate(
         values |= {"explanation_source": "annotate", "explanation_date": datetime.now(UTC).date().isoformat()}
     store = target.writable()
     acts = store[target.choose(store)]
-    table = f"{chosen[0]}s"
     row: Any = rows[chosen[0]]
     if isinstance(row, str) and row.isdecimal() and not ("key" in acts.items and (acts.items["key"] == row).any()):
         row = int(row)
-    getattr(acts, table).annotate({name: {row: value} for name, value in values.items()}, overwrite=overwrite)
-    _done(acts.path, table, list(values), as_json=as_json)
+    getattr(acts, f"{chosen[0]}s").annotate({name: {row: value} for name, value in values.items()}, overwrite=overwrite)
+    _done(acts.path, list(values), as_json=as_json)
 
 
-@command(
-    "import-explanations", example="saestore import-explanations CLEVR/patch explanations.json", keys=keys.ANNOTATE
-)
+@command("import-explanations", example="saestore import-explanations CLEVR/patch names.csv", keys=keys.ANNOTATE)
 @click.argument("set_path", metavar="SET")
 @click.argument("path", metavar="PATH")
 @_source_option
@@ -132,15 +129,15 @@ def export_explanations(
 def _import(target: Target, path: str, source: str | None, *, overwrite: bool, as_json: bool) -> None:
     store = target.writable()
     acts = store[target.choose(store)]
-    table, columns = acts.import_explanations(path, source=source, overwrite=overwrite)
-    _done(acts.path, table, columns, as_json=as_json)
+    columns = acts.import_explanations(path, source=source, overwrite=overwrite)
+    _done(acts.path, columns, as_json=as_json)
 
 
-def _done(path: str, table: str, columns: list[str], *, as_json: bool) -> None:
+def _done(path: str, columns: list[str], *, as_json: bool) -> None:
     if as_json:
-        output.document({"set": path, "table": table, "columns": columns})
+        output.document({"set": path, "columns": columns})
     else:
-        output.line(f"{path}: {', '.join(columns)} of the {table} set.")
+        output.line(f"{path}: {', '.join(columns)} kept.")
 
 
 def _value(given: str) -> tuple[str, Any]:

@@ -141,7 +141,6 @@ SIMILAR = {
 
 ANNOTATE = {
     **SET,
-    "table": "`features`, `items` or `samples`",
     "columns": "names of the columns that have new values",
 }
 

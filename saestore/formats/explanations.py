@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,10 +48,10 @@ class Annotations:
     def add(self, row: Any, values: Mapping[str, Any], where: str) -> None:
         """Add the known values of a row; a row that has another value already is an error."""
         for name, value in values.items():
-            if value is None or value != value:  # noqa: PLR0124
+            if value is None or (isinstance(value, float) and math.isnan(value)):
                 continue
             before = self.columns.setdefault(name, {}).setdefault(row, value)
-            if before != value:
+            if before is not value and before != value:
                 raise InvalidInputError(
                     f"{where} has two values of {name!r} for {row!r}: {before!r} and {value!r}; keep one, or name "
                     "the explainer as source= (--source).",

@@ -130,7 +130,7 @@ class SetTable:
         set_columns(self._reader.root, self._reader.path, self._name, given)
         self._reader.reopen()
 
-    def annotate(self, columns: Mapping[str, Mapping[Any, Any]], *, overwrite: bool = False) -> None:
+    def annotate(self, columns: Mapping[str, Mapping[Any, Any]], *, overwrite: bool = True) -> None:
         """Set values of some rows; all other values stay. All columns are written in one commit, or none.
 
         Parameters
@@ -138,7 +138,7 @@ class SetTable:
         columns
             Of each column a mapping of the numbers of rows, of items also of their keys, to values; None forgets one.
         overwrite
-            Replace values that differ.
+            False refuses to replace a value by another.
 
         Raises
         ------
@@ -322,10 +322,6 @@ def _rows_where(reader: OpenSet, table: str, condition: Any) -> Array:
     else:
         names = TableNames(reader.table(table), lambda name: item_maximum(reader, name))
     return rows_where(tree, names)
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and np.isnan(value)
 
 
 def _series(column: Column) -> Any:
