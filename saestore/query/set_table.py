@@ -236,6 +236,8 @@ class SetTable:
         """
         import pandas as pd
 
+        if not (columns is None or isinstance(columns, Iterable)):
+            raise InvalidInputError(f"columns {columns!r}: give names of columns.", code="not-text")
         names = self.columns if columns is None else [columns] if isinstance(columns, str) else list(columns)
         rows = None if where is None else self.where(where)
         index = pd.RangeIndex(len(self)) if rows is None else pd.Index(rows)

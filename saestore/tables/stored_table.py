@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saestore.errors import NotFoundError, did_you_mean
+from saestore.errors import CorruptStoreError, NotFoundError, did_you_mean
 from saestore.format import SetAttributes, TableInfo
 from saestore.kernels import runs_of
 from saestore.storage import ArrayReader, SnapshotStore, read_ranges
@@ -98,14 +98,18 @@ class StoredTable:
         column = info.names.index(name)
         masks = [np.zeros(info.n_rows, bool) for _ in range(1 if info.unknown is None else 2)]
         for group, mask in zip((info.true, info.unknown), masks, strict=False):
-            pointers = self._pointers(str(group))
+            pointers = self._pointers(str(group), len(info.names))
             mask[self.reader(f"{group}/indices").read(int(pointers[column]), int(pointers[column + 1]))] = True
         unknown = masks[1] if len(masks) > 1 and masks[1].any() else None
         return Column(masks[0], unknown).resized(self.n_rows)
 
-    def _pointers(self, group: str) -> Array:
+    def _pointers(self, group: str, n_concepts: int) -> Array:
         if group not in self._read_pointers:
             reader = self.reader(f"{group}/indptr")
+            if reader.length != n_concepts + 1:  # before memory is taken for what a document claims
+                raise CorruptStoreError(
+                    f"{self._path}/{group}/indptr claims {reader.length:,} values, and there are {n_concepts} concepts."
+                )
             self._read_pointers[group] = reader.read(0, reader.length)
         return self._read_pointers[group]
 
@@ -121,7 +125,7 @@ class StoredTable:
     def _matrix(self, group: str, shape: tuple[int, int]) -> scipy.sparse.csc_array:
         import scipy.sparse as sp
 
-        reader, indptr = self.reader(f"{group}/indices"), self._pointers(group)
+        reader, indptr = self.reader(f"{group}/indices"), self._pointers(group, shape[1])
         indices = reader.read(0, reader.length)
         dtype = np.int32 if max(shape[0], len(indices)) < 1 << 31 else np.int64
         return sp.csc_array((np.ones(len(indices), bool), indices.astype(dtype), indptr.astype(dtype)), shape=shape)
