@@ -39,7 +39,8 @@ def test_delphis_folder_comes_in_with_its_scores_and_goes_back(acts, tmp_path):
     assert sorted(columns) == ["explanation", "explanation_date", "explanation_source", "fuzz_score"]
     frame = acts.features.to_pandas(["name", *columns]).loc[[2, 7]]
     assert frame["explanation"].tolist() == ["green things", 'a "sky"']
-    assert frame["name"].tolist() == ["green", None]
+    assert frame["name"][2] == "green"
+    assert frame["name"].isna()[7]
     assert set(frame["explanation_source"]) == {"delphi: layers.3"}
     assert frame["fuzz_score"][7] == pytest.approx(balanced_accuracy_score(truth, prediction))
     assert acts.features.search("sky").tolist() == [7]
@@ -69,6 +70,8 @@ def test_neuronpedias_export_comes_in_and_goes_back(acts, tmp_path):
 
 @pytest.mark.parametrize("suffix", ["json", "csv", "parquet"])
 def test_tables_come_in_and_go_out(acts, tmp_path, suffix):
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
     acts.features.annotate({"name": {2: "NA", 7: "sky"}, "quality": {7: 0.5}})
     assert acts.export_explanations(tmp_path / f"t.{suffix}", features="feature > 1") == 2
     other = write_case(memory_store(), CASE)

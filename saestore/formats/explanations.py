@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.files import existing_file
+from saestore.interop.optional import require
 from saestore.tables.label_matrix import listed
 
 if TYPE_CHECKING:
@@ -259,6 +260,7 @@ def _read_csv(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 def _read_parquet(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     import pandas as pd
 
+    require("pyarrow", "arrow", f"reading {path.name}")
     return records(pd.read_parquet(path)), {}
 
 
