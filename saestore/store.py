@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,10 @@ import zarr
 
 from saestore.activation_set import ActivationSet
 from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, did_you_mean
-from saestore.format import canonical_json, split_set_path
+from saestore.format import SET_LEVELS, canonical_json, split_set_path
 from saestore.progress import Progress, ProgressOption
 from saestore.query import html
-from saestore.storage import find_sets, missing_as_error, open_root, stored_bytes
+from saestore.storage import find_sets, missing_as_error, open_root
 from saestore.storage.open import raise_unreachable
 from saestore.verify import Report, verify_set, verify_store
 from saestore.writing import SetWriter
@@ -98,6 +99,10 @@ class Store(Mapping[str, ActivationSet]):
         return True
 
     def __getitem__(self, path: str) -> ActivationSet:
+        parts = path.strip("/").split("/")
+        if len(parts) == len(SET_LEVELS):
+            with suppress(NotFoundError):  # then the message names what there is
+                return ActivationSet(self.root, "/".join(parts))
         return ActivationSet(self.root, self.resolve(path))
 
     def resolve(self, path: str) -> str:
@@ -250,8 +255,7 @@ def _html_row(root: zarr.Group, path: str) -> list[str]:
         if a is None:
             raise NotFoundError("deleted meanwhile")
         numbers = [f"{a.n_samples:,}", f"{a.n_features:,}", f"{a.nnz:,}", html.l0(a), f"{a.n_items:,}"]
-        group: Any = root[path]
-        return [path, *numbers, html.size(stored_bytes(group)), html.sae_name(a), html.state(a)]
+        return [path, *numbers, html.size(a.stored_bytes), html.sae_name(a), html.state(a)]
     except (SaestoreError, KeyError) as error:
         return [path, *[""] * 7, str(error)]
 

@@ -77,25 +77,26 @@ class SetReader(OpenSet):
         """
         n = check_at_least("n", n, 0)
         check_level(level)
-        features, condition = self._features(feature), self.condition(where)
+        features, condition = self._features(feature), self.condition(where, lists=True)
         return self._table(
             top_of_lists(
-                self.segments, features, n, self._index, per_item=level == "item", where=condition, dtype=self.dtype
+                self.segments, features, n, self.item_index, per_item=level == "item", where=condition, dtype=self.dtype
             )
         )
 
     @retry_on_stale_snapshot
     def feature(self, feature: int, *, where: Any = None) -> TopSamples:
         """All samples on which one feature is active, strongest first. Memory: its list."""
-        lists = one_list(self.segments, select_one(feature, self.shape[1], "feature", "feature"), self.dtype)
-        condition = self.condition(where)
+        feature = select_one(feature, self.shape[1], "feature", "feature")
+        condition = self.condition(where, lists=True)
+        lists = one_list(self.segments, feature, self.dtype)
         return self._table(lists if condition is None else lists.keep(condition.keeps(lists.samples)))
 
     def _features(self, features: Any) -> Array:
         return select(features, self.shape[1], "feature").ids
 
     def _table(self, lists: PostingLists) -> TopSamples:
-        items, positions = self._index.locate(lists.samples)
+        items, positions = self.item_index.locate(lists.samples)
         return TopSamples(lists.feature_of_entry, lists.samples, items, positions, lists.data)
 
     @retry_on_stale_snapshot

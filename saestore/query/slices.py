@@ -11,9 +11,8 @@ from saestore.errors import TooLargeError
 from saestore.kernels import runs_of
 from saestore.query.posting_lists import iterate_lists
 from saestore.query.selection import Selection
-from saestore.segment import Segment
+from saestore.segment import Segment, open_lists, read_rows
 from saestore.sparse_rows import SparseRows
-from saestore.storage import at_once
 
 Array = np.ndarray[Any, Any]
 
@@ -33,10 +32,14 @@ def check_size(shape: tuple[int, ...], itemsize: int, limit: int, instead: str) 
 
 def prefers_features(segments: Sequence[Segment], rows: Array, features: Array) -> bool:
     """Whether the lists of these distinct features are shorter than these distinct rows are."""
-    starts, stops = runs_of(features)  # of all features one
+    nnz, total_rows = sum(s.info.nnz for s in segments), sum(s.info.n_rows for s in segments)
+    if not len(features) or not len(rows) or not nnz:
+        return False
+    if len(features) == segments[0].n_features:  # no pointer is needed to know that
+        return nnz < len(rows) * nnz / total_rows
+    open_lists(segments)
+    starts, stops = runs_of(features)
     lists = sum(int((s.feature_ptr[stops] - s.feature_ptr[starts]).sum()) for s in segments)
-    total_rows = sum(s.info.n_rows for s in segments)
-    nnz = sum(s.info.nnz for s in segments)
     return lists < len(rows) * nnz / max(1, total_rows)
 
 
@@ -78,13 +81,8 @@ def _plan_rows(segments: Sequence[Segment], rows: Array, block: int) -> Iterator
 
 
 def _read_rows(plan: Sequence[tuple[Segment, Array]]) -> SparseRows:
-    """Rows of several segments: at the same time where there is something to wait for."""
-
-    def read(part: tuple[Segment, Array]) -> SparseRows:
-        segment, rows = part
-        return segment.read_rows(*runs_of(rows))
-
-    parts = list(map(read, plan)) if plan[0][0].is_local else at_once(read, plan)
+    """Rows of several segments, read together."""
+    parts = read_rows([(segment, *runs_of(rows)) for segment, rows in plan])
     return parts[0] if len(parts) == 1 else SparseRows.concat(parts)
 
 

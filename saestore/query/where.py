@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NoReturn, TypeAlias
@@ -15,6 +16,7 @@ import numpy as np
 from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
 from saestore.query.selection import Condition
 from saestore.query.where_parser import Compare, Join, Mark, Name, Node, Not, Value, parse, quote_text
+from saestore.storage import ArrayReader, prefetch
 from saestore.tables.column import Column
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.label_matrix import listed
@@ -75,8 +77,8 @@ class NameSource:
 
     numbers: tuple[str, ...]  # names that no column stores
 
-    def __init__(self, n_items: int) -> None:
-        self.n_items = n_items
+    def __init__(self, n_items: int, *tables: StoredTable) -> None:
+        self.n_items, self.tables = n_items, tables
         self._columns: dict[Name, NamedValues] = {}
 
     def known(self) -> list[str]:
@@ -111,7 +113,7 @@ class Names(NameSource):
     numbers = _NUMBERS
 
     def __init__(self, n_samples: int, index: ItemIndex, items: StoredTable, samples: StoredTable) -> None:
-        super().__init__(index.n_items)
+        super().__init__(index.n_items, items, samples)
         self.n_samples, self.index, self._items, self._samples = n_samples, index, items, samples
 
     def known(self) -> list[str]:
@@ -141,7 +143,7 @@ class TableNames(NameSource):
     """The meaning of names in conditions over the rows of one table."""
 
     def __init__(self, table: StoredTable) -> None:
-        super().__init__(table.n_rows)
+        super().__init__(table.n_rows, table)
         self._table = table
         self.numbers = (table.name.removesuffix("s"),)  # the number of a row
 
@@ -196,6 +198,7 @@ def bind(tree: Node, names: Names) -> Condition:
     -----
     Memory: a byte per sample, and the columns that are named.
     """
+    _read_concepts(tree, *names.tables)
     mask = _bound(tree, names)
     if isinstance(mask, np.ndarray):
         return Condition(mask, names.index)
@@ -208,6 +211,9 @@ def bind(tree: Node, names: Names) -> Condition:
 
 def rows_where(tree: Node, names: TableNames) -> Array:
     """Rows of a table that fulfil a condition over its own columns, ascending int64; errors as of `bind`."""
+    wholes, tails = stored_arrays(tree, *names.tables)
+    prefetch(wholes, tails)
+    _read_concepts(tree, *names.tables)
     mask = _bound(tree, names)
     if not isinstance(mask, np.ndarray):
         raise TypeError("a condition over one table has one value per row")
@@ -235,6 +241,47 @@ def of_mask(where: Any, n_samples: int, index: ItemIndex) -> Condition | None:
             code="mask-length",
         )
     return Condition(mask, None if len(mask) == n_samples else index)
+
+
+def _names(node: Node) -> Iterator[Name]:
+    """Every name in a tree."""
+    match node:
+        case Name():
+            yield node
+        case Not(term):
+            yield from _names(term)
+        case Join(_, terms):
+            for term in terms:
+                yield from _names(term)
+        case Compare(left, _, right):
+            yield left
+            if isinstance(right, Name):
+                yield right
+
+
+def _stored_names(tree: Node, *tables: StoredTable) -> Iterator[tuple[StoredTable, str]]:
+    """The column or concept that each name of a tree most likely means, as `Names.find` will find it."""
+    for name in _names(tree):
+        head, _, rest = name.text.partition(".")
+        candidates = [(name.level, name.text), *([(head, rest)] if head in LEVELS and rest else [])]
+        known = ((t, text) for level, text in candidates for t in tables if level in (None, t.name.removesuffix("s"))
+                 and text in t.info.names)  # fmt: skip
+        yield from itertools.islice(known, 1)
+
+
+def stored_arrays(tree: Node, *tables: StoredTable) -> tuple[list[ArrayReader], list[ArrayReader]]:
+    """What a condition reads: whole arrays, and arrays of which it reads a part."""
+    parts = [table.arrays_of(name, _BLOCK) for table, name in dict.fromkeys(_stored_names(tree, *tables))]
+    wholes = {id(reader): reader for some, _ in parts for reader in some}
+    tails = {id(reader): reader for _, some in parts for reader in some}
+    return list(wholes.values()), list(tails.values())
+
+
+def _read_concepts(tree: Node, *tables: StoredTable) -> None:
+    """Read the rows of all concepts of a condition together."""
+    named = list(_stored_names(tree, *tables))
+    for table in tables:
+        table.hold_concepts([name for of, name in named if of is table and name in table.concept_names])
 
 
 def _bound(node: Node, names: NameSource, negated: bool = False) -> _Mask:

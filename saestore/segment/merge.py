@@ -15,8 +15,9 @@ from zarr.abc.store import Store
 
 from saestore.format import BY_FEATURE, BY_SAMPLE, MAX_ROWS_PER_SEGMENT, SegmentInfo
 from saestore.kernels import descending_bits, expand_pointers, merge_impact
+from saestore.segment.arrays import SegmentShape
 from saestore.segment.read import Segment
-from saestore.segment.write import SAMPLED_IDS, SegmentShape, SegmentWriter
+from saestore.segment.write import SAMPLED_IDS, SegmentWriter
 from saestore.stats import Moments, RunningMoments
 from saestore.storage import ArrayWriter
 

@@ -1,9 +1,9 @@
 """Everything that touches a Zarr store: opening it, creating arrays, reading slices of immutable ones."""
 
-from saestore.storage.arrays import ArrayWriter, Delta, NewArray, packed_bytes, stored_bytes, write_array
+from saestore.storage.arrays import ArrayWriter, Delta, NewArray, chunk_sizes, packed_bytes, stored_bytes, write_array
 from saestore.storage.batch import DOCUMENT, WriteBatch, group_document
 from saestore.storage.open import find_sets, local_folder, missing_as_error, open_root, write_errors
-from saestore.storage.reader import ArrayReader, at_once, read_all, read_ranges
+from saestore.storage.reader import ArrayReader, Digests, at_once, prefetch, read_all, read_many, read_ranges
 from saestore.storage.snapshot import SnapshotStore
 
 __all__ = [
@@ -11,17 +11,21 @@ __all__ = [
     "ArrayReader",
     "ArrayWriter",
     "Delta",
+    "Digests",
     "NewArray",
     "SnapshotStore",
     "WriteBatch",
     "at_once",
+    "chunk_sizes",
     "find_sets",
     "group_document",
     "local_folder",
     "missing_as_error",
     "open_root",
     "packed_bytes",
+    "prefetch",
     "read_all",
+    "read_many",
     "read_ranges",
     "stored_bytes",
     "write_array",

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from saestore.errors import CorruptStoreError
 from saestore.format import SetAttributes
 from saestore.storage import ArrayReader, SnapshotStore
 
@@ -42,11 +43,25 @@ class ItemIndex:
     @classmethod
     def read(cls, store: SnapshotStore, path: str, attributes: SetAttributes) -> ItemIndex:
         """Of the set at `path`."""
-        name = attributes.table("items").pointers
-        if name is None:
-            return cls(attributes.n_items, attributes.item_size)
-        reader = ArrayReader(store, f"{path}/items/{name}".strip("/"))
-        return cls(attributes.n_items, None, reader.read(0, reader.length))
+        reader = cls.reader(store, path, attributes)
+        return cls(attributes.n_items, attributes.item_size) if reader is None else cls.of_reader(reader)
+
+    @classmethod
+    def reader(cls, store: SnapshotStore, path: str, attributes: SetAttributes) -> ArrayReader | None:
+        """What reads the pointers of the set at `path`; None where all items have the same number of samples."""
+        items = attributes.table("items")
+        if attributes.item_size is not None or items.pointers is None:
+            return None
+        path = f"{path}/items/{items.pointers}".strip("/")
+        return ArrayReader.described(store, path, items.arrays[items.pointers], attributes.codec)
+
+    @classmethod
+    def of_reader(cls, reader: ArrayReader) -> ItemIndex:
+        """From stored pointers."""
+        ptr = reader.read(0, reader.length)
+        if ptr.dtype != np.int64 or not len(ptr) or ptr[0] != 0 or (np.diff(ptr) < 0).any():
+            raise CorruptStoreError(f"{reader.path} does not ascend from 0.")
+        return cls(len(ptr) - 1, None, ptr)
 
     def locate(self, samples: Array) -> tuple[Array, Array]:
         """Item and position of samples, int64 each."""

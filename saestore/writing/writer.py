@@ -120,7 +120,7 @@ class SetWriter:
                 versions = {name: TableInfo(table.version) for name, table in self._replaced.tables.items()}
                 attributes = replace(attributes, generation=self._replaced.generation + 1, tables=versions)
             filled = fill(batch, replace(attributes, identity=digest(attributes.to_json())))
-            tables = {name: table for name, table in filled.tables.items() if table.digests}
+            tables = {name: table for name, table in filled.tables.items() if table.arrays}
             self._commit(batch, replace(filled, tables=tables))
 
     def _read_next(self, resumes: Callable[[SetAttributes], bool]) -> SetAttributes | None:
@@ -309,21 +309,21 @@ class SetWriter:
 
     def _segments(self, infos: Sequence[SegmentInfo]) -> list[Segment]:
         snapshot = SnapshotStore(self._root.store)
-        return [Segment(snapshot, self._base, info) for info in infos]
+        return [Segment(snapshot, self._base, info, self.require()) for info in infos]
 
     def _refresh(self, **changes: Any) -> None:
         """Write the arrays at the root again where they do not cover the segments; commit with these changes."""
         attributes = self.require()
         names = tuple(s.name for s in attributes.segments)
         if attributes.segments and attributes.derived != names:
-            if attributes.digests:
+            if attributes.arrays:
                 # From here until they are written anew the arrays at the root cover nothing.
-                self.commit(replace(attributes, derived=(), digests={}))
+                self.commit(replace(attributes, derived=(), arrays={}))
             with self._errors():
                 self._remove_leftovers()
                 index = ItemIndex.read(SnapshotStore(self._root.store), self._base, attributes)
-                digests = write_derived(self._batch(), attributes, index, self._segments(attributes.segments))
-            changes |= {"derived": names, "digests": digests}
+                arrays = write_derived(self._batch(), attributes, index, self._segments(attributes.segments))
+            changes |= {"derived": names, "arrays": arrays}
         if changes:
             self.commit(replace(attributes, **changes))
 
@@ -340,8 +340,8 @@ class SetWriter:
         for a in filter(None, (self._replaced, self.attributes)):
             keep.setdefault(SEGMENTS, set()).update(s.name for s in a.segments)
             for name, table in a.tables.items():
-                keep.setdefault(name, set()).update(node.split("/")[0] for node in table.digests)
-        derived = any(a.digests for a in (self._replaced, self.attributes) if a is not None)
+                keep.setdefault(name, set()).update(table.nodes)
+        derived = any(a.arrays for a in (self._replaced, self.attributes) if a is not None)
         following = self._replaced is not None and self.attributes is not None
         _remove_others(
             self._root, self.path, {LOCK, *keep, *(DERIVED if derived else ()), *([NEXT] if following else ())}
