@@ -3,37 +3,27 @@
 A page has blocks between `<!-- benchmarks: NAME -->` and `<!-- end -->`; a function of this module makes each.
 """
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.figures import QUESTIONS, ROOT, STATES, Results, by_samples, figure, load
 from benchmarks.goals import GOALS
 from benchmarks.peers import PEERS
-from benchmarks.recorder import RESULTS
+from benchmarks.plots import draw
 from benchmarks.tasks import SCALE_TASKS, SCORES, TASKS
 
-ROOT = Path(__file__).parent.parent
-IMAGES = ROOT / "docs" / "images"
 PAGES = (ROOT / "docs" / "performance.md", ROOT / "docs" / "scale.md", ROOT / "README.md")
 BLOCK = re.compile(r"(<!-- benchmarks: (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 KINDS = {"clustered": "clustered, k 32", "jumprelu": "JumpReLU, variable L0", "uniform": "uniform, k 32"}
 OTHERS = [key for key in PEERS if key != "saestore"]
-STATES = {"segments": "as written", "compacted": "merged"}
-QUESTIONS = {"open": "open", **{key: task.label for key, task in SCALE_TASKS.items()}}
 PARALLEL = (16, 256)  # reads at once: of a process today, and what an object store serves to one machine
 WAITS = (0.03, 0.05)  # seconds per read of an object store
 MEMORIES = (256 << 20, 1 << 30)  # bounds on a merge
 SEGMENT_ROWS, MAX_ROWS, N_FEATURES = 65_536, (1 << 32) - 1, 65_536  # of a segment as written, and merged
-Results = dict[str, Any]
-
-
-def load() -> Results:
-    return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
 
 
 def render(page: str, results: Results) -> str:
@@ -57,13 +47,6 @@ def peer_rows(keys: Iterable[str], columns: Sequence[Results], cell: Callable[[A
     """A row for each peer that is in any column."""
     there = [key for key in keys if any(key in column for column in columns)]
     return [[PEERS[key].label, *(cell(column.get(key)) for column in columns)] for key in there]
-
-
-def figure(value: float) -> str:
-    """Two significant digits: 0.034, 0.34, 3.4, 34, 340."""
-    if value >= 10:
-        return f"{float(f'{value:.2g}'):,.0f}"
-    return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
 
 # --- docs/performance.md ------------------------------------------------------------------------------------------
@@ -232,17 +215,13 @@ def beside(results: Results) -> str:
 # --- docs/scale.md ------------------------------------------------------------------------------------------------
 
 
-def _by_samples(results: Results) -> dict[int, Results]:
-    return {int(key): value for key, value in results["scale"].items() if key.isdigit()}
-
-
 def _power(n: int) -> str:
     return f"10^{math.log10(n):.0f}" if math.log10(n).is_integer() else f"{n:,}"
 
 
 def _scale_table(results: Results, head: str, cell: Callable[[Results, str], str], names: Iterable[str]) -> str:
     """A row per question, a column per size and state."""
-    states = {f"{_power(n)} {STATES[state]}": f[state] for state in STATES for n, f in _by_samples(results).items()}
+    states = {f"{_power(n)} {STATES[state]}": f[state] for state in STATES for n, f in by_samples(results).items()}
     return table([head, *states], [[QUESTIONS[name], *(cell(f, name) for f in states.values())] for name in names])
 
 
@@ -276,7 +255,7 @@ def scale_writing(results: Results) -> str:
             "files, merged": f"{compact['objects']}",
         }
 
-    return _columns({_power(n): column(n, f["write"], f["compact"]) for n, f in _by_samples(results).items()})
+    return _columns({_power(n): column(n, f["write"], f["compact"]) for n, f in by_samples(results).items()})
 
 
 def _columns(columns: dict[str, dict[str, str]]) -> str:
@@ -292,7 +271,7 @@ def _cpu_us(result: Results, samples: int) -> float:
 
 def scale_beyond(results: Results) -> str:
     """10^9 and 10^10 samples, calculated from the largest set."""
-    n0, f = list(_by_samples(results).items())[-1]
+    n0, f = list(by_samples(results).items())[-1]
     segments, count = f["write"]["segments"], f["segments"]["count"]
     pointers = count["top20"]["peak_bytes"] - f["compacted"]["count"]["top20"]["peak_bytes"]
 
@@ -335,69 +314,6 @@ _SCALE = (scale_times, scale_requests, scale_peaks, scale_writing, scale_beyond,
 BLOCKS: dict[str, Callable[[Results], str]] = {
     make.__name__: make for make in (*_PERFORMANCE, *_SCALE, headline, beside)
 }
-
-
-# --- plots --------------------------------------------------------------------------------------------------------
-
-SHOWN = ("top20", "top20_where", "column", "dense", "rows", "stats")
-BARS = ("anndata", "delphi", "pt", "hdf5", "duckdb")
-STYLES = {"top20_item": "o--", "column": "o:"}  # these lines often cover another one
-
-
-def draw(results: Results, folder: Path = IMAGES) -> list[Path]:
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    folder.mkdir(exist_ok=True)
-    with mpl.rc_context({"axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 110}):
-        return [_draw_peers(results, folder / "performance.png"), _draw_times(results, folder / "scale-times.png")]
-
-
-def _draw_peers(results: Results, path: Path) -> Path:
-    """A panel for each question: a bar for each peer that reads from disk, on a logarithmic axis from 1."""
-    import matplotlib.pyplot as plt
-
-    asked = {task: results["queries"][f"clustered {task}"]["peers"] for task in SHOWN}
-    ratios = {task: [answers.get(key, {}).get("times") for key in BARS] for task, answers in asked.items()}
-    known = [ratio for task in SHOWN for ratio in ratios[task] if ratio]
-    canvas, axes = plt.subplots(2, 3, figsize=(10, 4.2), sharex=True, sharey=True, layout="constrained")
-    for axis, task in zip(axes.flat, SHOWN, strict=True):
-        axis.set(xscale="log", xlim=(min(0.4, 0.4 * min(known)), 6 * max(known)))  # room for the figures
-        axis.axvline(1, color="0.25", lw=1)
-        for i, ratio in enumerate(ratios[task]):
-            if ratio is None:
-                axis.text(1.15, i, "cannot", va="center", color="0.5", style="italic")
-                continue
-            axis.barh(i, ratio - 1, left=1, height=0.7, color="#4878a8" if ratio >= 1 else "#d98c5f")
-            axis.text(1.12 * max(ratio, 1), i, figure(ratio), va="center")
-        ours = figure(asked[task]["saestore"]["median_ms"])
-        axis.set_title(f"{TASKS[task].label.split(',')[0]}: {ours} ms", fontsize=9.5, loc="left")
-        axis.set_yticks(range(len(BARS)), [PEERS[key].label.replace("`", "").split(",")[0] for key in BARS])
-    axes[0, 0].invert_yaxis()
-    shape = results["queries"]["clustered top20"]["shape"].split(", clustered")[0]
-    canvas.suptitle(f"Each peer's time divided by saestore's, which is in the titles. {shape}", fontsize=10)
-    canvas.savefig(path)
-    plt.close(canvas)
-    return path
-
-
-def _draw_times(results: Results, path: Path) -> Path:
-    """A panel for each state; a line for each question over the number of samples."""
-    import matplotlib.pyplot as plt
-
-    by_n = _by_samples(results)
-    canvas, axes = plt.subplots(1, 2, figsize=(9, 4.2), sharex=True, sharey=True, layout="constrained")
-    for axis, (state, label) in zip(axes, STATES.items(), strict=True):
-        for name, question in QUESTIONS.items():
-            medians = [float(np.median(f[state][f"{name}_ms"])) for f in by_n.values()]
-            axis.plot(list(by_n), medians, STYLES.get(name, "o-"), ms=4, label=question)
-        axis.set(xscale="log", yscale="log", xlabel="samples", title=label)
-        axis.grid(color="0.9")
-    axes[0].set_ylabel("milliseconds, warm, median")
-    canvas.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    canvas.savefig(path)
-    plt.close(canvas)
-    return path
 
 
 def main() -> None:

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saestore.analysis.card import card
+from saestore.analysis.examples import examples
+from saestore.analysis.explaining import explanation_sets
 from saestore.concepts_namespace import Concepts
 from saestore.query import html
 from saestore.query.open_set import retry_on_stale_snapshot
@@ -58,6 +61,14 @@ class ActivationSet(SetReader):
         from saestore.plot import Plots
 
         return Plots(self)
+
+    # Analyses take a set as their first argument, and document themselves.
+    examples = examples
+    """Examples of features: [`examples`][saestore.analysis.examples.examples]."""
+    explanation_sets = explanation_sets
+    """Sets for language models: [`explanation_sets`][saestore.analysis.explaining.explanation_sets]."""
+    card = card
+    """A page about a feature: [`card`][saestore.analysis.card.card]."""
 
     def _repr_html_(self) -> str:
         return html.of_set(self.path, self.attributes)

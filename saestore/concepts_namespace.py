@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from saestore import layouts
 from saestore.labels import (
     THRESHOLD,
     Fit,
@@ -190,6 +191,39 @@ class Concepts:
             on_unmatched=on_unmatched,
         )
         return self.add(given, overwrite=overwrite)
+
+    def add_ground_truth(
+        self, folder: str | os.PathLike[str], *, overwrite: bool = False, progress: ProgressOption = False
+    ) -> list[str]:
+        """Give items and samples the concepts of a research pipeline's ground truth, ``GT_Samples/<dataset>``.
+
+        Parameters
+        ----------
+        folder
+            With ``gt_samples_per_concept…pt`` (items) and ``gt_patch_per_concept…pt`` (patches or tokens).
+        overwrite
+            Replace concepts that are there already, and take the files as they are where they contradict the metadata.
+        progress
+            Receives a caveat that no check can replace.
+
+        Returns
+        -------
+        list of str
+            Names of the concepts that were given; none where the set has them all.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such folder, or no such file in it.
+        InvalidInputError
+            A file is damaged, or does not fit the set or its metadata. Nothing was written.
+        StoreConflictError
+            The set has a concept that differs.
+        """
+        names: list[str] | None = layouts.ask(
+            "add_ground_truth", self._reader, folder, overwrite, Progress(progress).line
+        )
+        return names or []
 
     def remove(self, names: str | Sequence[str], level: Level | None = None) -> None:
         """Remove concepts, of both levels unless one is named."""

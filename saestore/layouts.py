@@ -32,6 +32,9 @@ class Layout(Protocol):
     def item_pointers(self, path: Path, n_items: int | None, n_rows: int) -> np.ndarray[Any, Any] | None:
         """Which rows belong to which item, int64 (n_items + 1,)."""
 
+    def add_ground_truth(self, reader: Any, folder: Any, overwrite: bool, report: Any) -> list[str] | None:
+        """Give a set the concepts of a folder of ground truth; the names of those that it did not have."""
+
 
 def ask(question: str, *args: Any) -> Any:
     """The first answer of a layout's function `question` that is not None; None where no layout knows one."""

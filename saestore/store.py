@@ -198,7 +198,7 @@ class Store(Mapping[str, ActivationSet]):
             The store has a set of other content at this path, and `overwrite` is False.
         """
         split_set_path(path)
-        given = _recorded_source(source, images)
+        given = source_record(source, images)
         rows = MatrixRows.of(matrix, dtype, given)
         check_storage_options(codec, segment_rows)
         plan = WritePlan(
@@ -208,7 +208,7 @@ class Store(Mapping[str, ActivationSet]):
             dtype=rows.dtype,
             codec=codec,
             segment_rows=segment_rows,
-            sae=_recorded_sae(sae, path, rows.n_features),
+            sae=given_sae_record(sae, path, rows.n_features),
             settings={name: f"source {name}" for name in given},
         )
         write_set(plan, Destination(self.root), Progress(progress), overwrite=overwrite, memory=memory)
@@ -260,7 +260,14 @@ def _html_row(root: zarr.Group, path: str) -> list[str]:
         return [path, *[""] * 7, str(error)]
 
 
-def _recorded_source(source: Mapping[str, Any] | None, images: Any) -> dict[str, Any]:
+def source_record(source: Mapping[str, Any] | None, images: Any) -> dict[str, Any]:
+    """What a set records of where its activations come from, by the caller's word.
+
+    Raises
+    ------
+    InvalidInputError, NotFoundError
+        A name is one that saestore records itself, a value is not JSON-able, or the folder of images does not exist.
+    """
     import json
 
     given = dict(source or {})
@@ -281,7 +288,7 @@ def _recorded_source(source: Mapping[str, Any] | None, images: Any) -> dict[str,
     return {**given, "images": str(images)}
 
 
-def _recorded_sae(sae: Any, path: str, n_features: int) -> dict[str, Any]:
+def given_sae_record(sae: Any, path: str, n_features: int) -> dict[str, Any]:
     """The record of an SAE that a caller names; with a fingerprint where it can be loaded from here."""
     name = path.rsplit("/", maxsplit=1)[-1]
     if sae is None:

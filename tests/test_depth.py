@@ -102,7 +102,7 @@ def test_a_fresh_process_has_its_first_top_20_in_four_steps(far, case):
         (lambda a: a.samples.where('split == "test" and color::red and weight > 2'), 2),
         (lambda a: a.dense(np.arange(0, 320, 3)), 3),
         (lambda a: a.sparse(np.arange(0, 320, 3)), 3),
-        (lambda a: a.top_features(np.arange(0, 320, 3)), 3),
+        (lambda a: a.top_features(np.arange(0, 320, 3)), 4),
         (lambda a: a.stats(), 2),
         (lambda a: a.info(), 2),
         (lambda a: a.feature(3), 2),

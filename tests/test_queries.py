@@ -305,12 +305,13 @@ def test_tables_go_to_pandas_records_and_notebooks(small):
     _, acts = small
     top = acts.top_samples([1, 2], 3)
     frame = top.to_pandas()
-    assert list(frame.columns) == ["feature", "sample", "item", "position", "activation"]
-    assert frame.to_dict("records") == list(top)
+    assert list(frame.columns) == ["feature", "sample", "item", "position", "activation", "key"]
+    assert frame[list(top.columns)].to_dict("records") == list(top)
+    assert frame["key"].tolist() == acts.items["key"][top.item].tolist()
     assert len(top) == 6
     assert top._repr_html_().count("<tr>") == 7
     assert "activation" in repr(top)
-    assert list(acts.top_features(0).to_pandas().columns) == ["sample", "feature", "activation"]
+    assert list(acts.top_features(0).to_pandas().columns) == ["item", "sample", "feature", "activation", "key"]
     assert list(acts.histogram(1, 5).to_pandas().columns) == ["left", "right", "count"]
 
 

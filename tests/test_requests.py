@@ -11,7 +11,7 @@ from strategies import PATH, layout, make_case, write_segments
 from zarr.storage import MemoryStore
 
 import saestore
-from saestore.query.slices import iterate_rows
+from saestore.query.rows import iterate_rows
 
 
 class CountingStore(MemoryStore):

@@ -4,10 +4,12 @@ import click
 
 from saestore import __version__
 from saestore.cli.build import build
+from saestore.cli.card import card
 from saestore.cli.concepts import concepts
 from saestore.cli.datasets import datasets
 from saestore.cli.detect import detect
 from saestore.cli.diagnose import diagnose
+from saestore.cli.examples import examples
 from saestore.cli.export import export
 from saestore.cli.group import DebugOption, ErrorGroup
 from saestore.cli.import_ import import_
@@ -36,6 +38,8 @@ for command in (
     detect,
     label,
     similar,
+    examples,
+    card,
     diagnose,
     verify,
     compact,

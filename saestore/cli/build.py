@@ -11,7 +11,15 @@ from saestore.cli import keys, output
 from saestore.cli.group import command, note
 from saestore.cli.info import overview
 from saestore.cli.model_options import model_options
-from saestore.cli.set_options import codec_option, item_ptr_option, segment_rows_option, token_spans_option
+from saestore.cli.set_options import (
+    codec_option,
+    data_option,
+    ground_truth_options,
+    item_ptr_option,
+    items_option,
+    segment_rows_option,
+    token_spans_option,
+)
 from saestore.cli.table import pairs
 from saestore.cli.target import json_option, store_option
 from saestore.errors import InvalidInputError, LockedError, NotFoundError, StoreConflictError
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
 
 from saestore.vocabulary import BUILD_DTYPES, MATMUL_PRECISIONS, SAMPLE_TYPES
 
+_ALL = "all"
 _INTERRUPTED = "interrupted. What is committed is kept; give the same command again to go on from there."
 
 # What is wrong with one of several datasets is no reason to leave out the others; a full disk would be.
@@ -35,8 +44,12 @@ _OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "ground
 @click.option(
     "--sample-type",
     metavar="TYPE",
-    type=click.Choice(SAMPLE_TYPES),
-    help="patch, token or cls.  [default: all whose embeddings are found; with --embeddings, the dataset's]",
+    type=click.Choice((*SAMPLE_TYPES, _ALL)),
+    help="patch (of texts: token), token, cls, or all.  [default: all whose embeddings are found; with --embeddings, "
+    "the dataset's]",
+)
+@click.option(
+    "--datasets", "named", is_flag=True, expose_value=False, help="May stand before the names; changes nothing."
 )
 @click.option(
     "--embeddings",
@@ -50,21 +63,10 @@ _OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "ground
     help="Folder in sae_lens format, RELEASE:SAE_ID, a CLIP-Scope checkpoint, or clip-scope-22 or "
     "gemma-scope-9b-34-16k.  [default: the dataset's SAE]",
 )
-@click.option(
-    "--data",
-    metavar="DIR",
-    help="Folder with Embeddings/, Data/ and GT_Samples/ of known datasets; what it lacks is looked for under "
-    "$SAESTORE_SCRATCH.",
-)
-@click.option("--items", metavar="CSV", help="metadata.csv of the images or texts: keys, split, concepts.")
+@data_option
+@items_option
 @item_ptr_option("the samples divide evenly among the items")
-@click.option(
-    "--ground-truth",
-    metavar="DIR",
-    help="Folder with gt_samples_per_concept*.pt and gt_patch_per_concept*.pt: concepts of items, patches and tokens.  "
-    "[default: GT_Samples/DATASET/ beside embeddings that are found by name]",
-)
-@click.option("--no-ground-truth", is_flag=True, help="Build without it.")
+@ground_truth_options
 @token_spans_option
 @model_options
 @click.option(
@@ -115,12 +117,13 @@ def build(
     build. Complete sets are skipped.
     """
     _check_for_one({"embeddings": embeddings, **how}, len(datasets))
-    if how.pop("no_ground_truth"):
-        if how["ground_truth"] is not None:
-            raise click.UsageError("--ground-truth and --no-ground-truth exclude one another.")
-        how["ground_truth"] = False
     given = embeddings is not None or how["images"] is not None or how["texts"] is not None
-    jobs = _jobs(datasets, sample_type, how["data"], given=given)
+    if sample_type == _ALL:
+        if given:
+            raise click.UsageError("--sample-type all goes with embeddings that are found by name; name one type.")
+        sample_type = None
+    model_type = None if given else _model_type(how)
+    jobs = _jobs(datasets, sample_type, how["data"], given=given, model_type=model_type)
     found, failed, unfit = [], [], []
     for job in jobs:
         try:
@@ -155,7 +158,7 @@ def build(
 
 def _check_for_one(given: dict[str, Any], n_datasets: int) -> None:
     for name in _OF_ONE_DATASET:
-        if given[name] is not None and n_datasets != 1:
+        if given[name] not in (None, False) and n_datasets != 1:
             option = "--" + name.replace("_", "-")
             raise click.UsageError(f"{option} belongs to one dataset; name exactly one, not {n_datasets}.")
 
@@ -180,9 +183,22 @@ class _Job(NamedTuple):
         return self.dataset if self.sample_type is None else f"{self.dataset} ({self.sample_type})"
 
 
-def _jobs(names: tuple[str, ...], sample_type: str | None, data: str | None, *, given: bool) -> list[_Job]:
+def _model_type(how: dict[str, Any]) -> str | None:
+    """The pipeline's name of a model, taken out of the options: without images or texts there is none to run."""
+    from saestore.superactivators.datasets import MODEL_TYPES
+
+    name = str(how["model"]).lower()
+    if name not in MODEL_TYPES:
+        return None
+    how["model"] = None
+    return name
+
+
+def _jobs(
+    names: tuple[str, ...], sample_type: str | None, data: str | None, *, given: bool, model_type: str | None
+) -> list[_Job]:
     """Which dataset and sample type to build, one after the other; what is named and cannot be built has its error."""
-    from saestore.superactivators.datasets import find_dataset, known_datasets
+    from saestore.superactivators.datasets import MODEL_TYPES, find_dataset, known_datasets
     from saestore.superactivators.file_names import data_roots
 
     data_roots(data)  # a folder that is not there is no reason to skip
@@ -195,14 +211,11 @@ def _jobs(names: tuple[str, ...], sample_type: str | None, data: str | None, *, 
         except NotFoundError as error:
             jobs.append(_Job(name, sample_type, error))
             continue
-        tried = dict(_found(dataset, sample_type, data))
-        jobs += [_Job(dataset.name, each) for each, missing in tried.items() if missing is None]
-        reasons = [missing for missing in tried.values() if missing is not None]
-        if names and len(reasons) == len(tried):
-            jobs.append(_Job(dataset.name, sample_type, reasons[0]))
+        if model_type is not None and dataset.modality != MODEL_TYPES[model_type]:
+            if names:
+                note(f"skipping {dataset.name}: {model_type} does not take {dataset.modality}s.")
             continue
-        for reason in reasons if len(reasons) < len(tried) else reasons[:1]:
-            note(f"skipping {dataset.name}: {reason}")
+        jobs += _jobs_of(dataset, sample_type, data, named=bool(names))
     if not jobs:
         raise NotFoundError(
             "no embeddings of any known dataset were found: set SAESTORE_SCRATCH or --data to the folder that "
@@ -211,13 +224,24 @@ def _jobs(names: tuple[str, ...], sample_type: str | None, data: str | None, *, 
     return jobs
 
 
+def _jobs_of(dataset: Dataset, sample_type: str | None, data: str | None, *, named: bool) -> Iterator[_Job]:
+    tried = dict(_found(dataset, sample_type, data))
+    reasons = [missing for missing in tried.values() if missing is not None]
+    yield from (_Job(dataset.name, each) for each, missing in tried.items() if missing is None)
+    if named and len(reasons) == len(tried):
+        yield _Job(dataset.name, sample_type, reasons[0])
+        return
+    for reason in reasons if len(reasons) < len(tried) else reasons[:1]:
+        note(f"skipping {dataset.name}: {reason}")
+
+
 def _found(
     dataset: Dataset, sample_type: str | None, data: str | None
 ) -> Iterator[tuple[str, NotFoundError | InvalidInputError | None]]:
     """Each sample type with the reason why its embeddings cannot be had, None where they can."""
     from saestore.superactivators.file_names import find_embeddings
 
-    for each in (sample_type,) if sample_type else dataset.sample_types:
+    for each in (dataset.sample_type(sample_type),) if sample_type else dataset.sample_types:
         try:
             find_embeddings(dataset, each, data)
         except (NotFoundError, InvalidInputError) as e:

@@ -14,9 +14,10 @@ _HEAD = """\
 
 <!-- Made by `python -m saestore.cli.docs > docs/cli.md` from the commands themselves; change it there. -->
 
-`saestore` runs a command on a store: `--store PATH`, else `$SAESTORE_PATH`, else `./activations.zarr`. A command about
-one activation set takes it as SET, any part of its path that fits one set only (`CLEVR`, `CLEVR/patch`), or as
-`--dataset`, `--sample-type` and `--sae`; where a store has one set, it need not be named.
+`saestore` runs a command on a store: `--store PATH`, else `$SAESTORE_PATH`, else
+`$SAESTORE_SCRATCH/SAE_Activations/activations.zarr`, else `./activations.zarr`. A command about one activation set is
+given SET, any part of its path that fits one set only (`CLEVR`, `CLEVR/patch`), or `--dataset`, `--sample-type` and
+`--sae`; where a store has one set, it need not be named.
 
 Answers go to stdout, progress and messages to stderr. A table fits the terminal, or 100 columns where there is none.
 With `--json` a query prints one JSON document with the keys listed below; NaN is null there.

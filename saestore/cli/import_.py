@@ -7,11 +7,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from saestore.cli import keys, output
-from saestore.cli.group import command
+from saestore.cli.group import command, note
 from saestore.cli.info import overview
-from saestore.cli.set_options import codec_option, item_ptr_option, segment_rows_option, token_spans_option
+from saestore.cli.set_options import (
+    codec_option,
+    data_option,
+    ground_truth_options,
+    item_ptr_option,
+    items_option,
+    segment_rows_option,
+    token_spans_option,
+)
 from saestore.cli.table import pairs
 from saestore.cli.target import json_option, store_option
+from saestore.errors import NotFoundError
 from saestore.vocabulary import IMPORT_FORMATS, SEVERITIES
 
 if TYPE_CHECKING:
@@ -26,29 +35,33 @@ _FAULT = {
     "message": "what it is, where first, and what to do",
 }
 
+_REPORT = {
+    "path": "path of the set",
+    "format": "format of the file",
+    "n_samples": "number of samples",
+    "n_features": "number of features",
+    "n_items": "number of items",
+    "nnz": "number of activations that can be used",
+    "dtype": "dtype in which they are stored",
+    "ok": "false when an import would be refused",
+    "faults": "everything that is wrong or worth knowing",
+    **{f"faults[].{key}": text for key, text in _FAULT.items()},
+    "faults[].details": "more of it where there is more, such as each wrong column; only with `--check`",
+}
 KEYS = {
     "store": "the store",
     "check": "true with `--check`, which writes nothing",
-    "report": "what reading the file showed",
-    "report.path": "path of the set",
-    "report.format": "format of the file",
-    "report.n_samples": "number of samples",
-    "report.n_features": "number of features",
-    "report.n_items": "number of items",
-    "report.nnz": "number of activations that can be used",
-    "report.dtype": "dtype in which they are stored",
-    "report.ok": "false when an import would be refused",
-    "report.faults": "everything that is wrong or worth knowing",
-    **{f"report.faults[].{key}": says for key, says in _FAULT.items()},
-    "report.faults[].details": "more of it where there is more, such as each wrong column; only with `--check`",
-    "set": "the set as it is now, with the keys of `saestore info`; null with `--check`",
-    **{f"set.{key}": says for key, says in keys.SET_INFO.items()},
+    "imports": "one for each set; several where SET is the name of a known dataset",
+    "imports[].report": "what reading the file showed",
+    **{f"imports[].report.{key}": text for key, text in _REPORT.items()},
+    "imports[].set": "the set as it is now, with the keys of `saestore info`; null with `--check`",
+    **{f"imports[].set.{key}": text for key, text in keys.SET_INFO.items()},
 }
 
 
 @command("import", example="saestore import CLEVR/patch/copy clevr.npz --check", keys=KEYS)
 @click.argument("set_path", metavar="SET")
-@click.argument("path", metavar="PATH")
+@click.argument("path", metavar="[PATH]", required=False)
 @click.option(
     "--format",
     "kind",
@@ -58,7 +71,8 @@ KEYS = {
     show_default=True,
     help=f"Format of the file: {', '.join(IMPORT_FORMATS)}; auto looks into it.",
 )
-@click.option("--items", metavar="CSV", help="metadata.csv of the images or texts: keys, split, concepts.")
+@data_option
+@items_option
 @item_ptr_option("from the file, else the samples divide evenly among the items")
 @token_spans_option
 @click.option(
@@ -70,6 +84,21 @@ KEYS = {
     help="The sparse file that a filtered one was made from, to find out which feature each column is.",
 )
 @click.option("--pad-token", metavar="ID", type=int, help="Token id of padding in a Delphi cache, to be left out.")
+@click.option(
+    "--sae",
+    metavar="SAE",
+    help="The SAE that made the activations: a folder or file, recorded with its fingerprint (the set can then be "
+    "decoded and diagnosed), or a name to record.",
+)
+@click.option(
+    "--source",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=lambda _, __, value: _facts(value),
+    help="Where the activations come from, to record; may be repeated. embeddings=PATH is where their embeddings are.",
+)
+@click.option("--images", metavar="DIR", help="The folder that the keys of image items start in, for plots.")
+@ground_truth_options
 @segment_rows_option
 @codec_option
 @click.option("--check", is_flag=True, help="Only say what is wrong with the file; write nothing.")
@@ -77,42 +106,84 @@ KEYS = {
 @store_option
 @json_option
 @click.pass_context
-def import_(ctx: click.Context, /, set_path: str, path: str, location: str, as_json: bool, **how: Any) -> None:
+def import_(ctx: click.Context, /, set_path: str, path: str | None, location: str, as_json: bool, **how: Any) -> None:
     """Take in activations that another program stored: the file or folder PATH becomes the set SET.
 
-    SET is DATASET/SAMPLE_TYPE/SAE; the name of the SAE may be left out where the file contains it. Everything is read
-    and checked before anything is written. Run the same command again to resume an interrupted import.
+    SET is DATASET/SAMPLE_TYPE/SAE; the name of the SAE may be left out where the file or --sae contains it.
+
+    Without PATH, SET starts with a known dataset, whose sparse files, metadata, token counts and ground truth are found
+    by name. Its name alone imports every sample type that is found.
+
+    Everything is read and checked before anything is written. Run the same command again to resume an interrupted
+    import.
 
     With --check the exit status is 1 if an import would be refused, and 0 if not, also with other findings.
     """
     how["format"] = how.pop("kind")
-    if how.pop("check"):
-        report = _checked(set_path, path, **{k: v for k, v in how.items() if k not in _WRITING})
-        if as_json:
-            output.document({"store": location, "check": True, "report": report.to_json(), "set": None})
-        else:
-            _show(report)
-        ctx.exit(0 if report.ok else 1)
-    found = _imported(set_path, path, store=location, **how)
-    faults = found["source"]["faults"]
+    check, sets = how.pop("check"), _sets(set_path, path, how["data"])
+    done = [_one(each, path, location, check=check, show=not as_json, **how) for each in sets]
     if as_json:
-        output.document({"store": location, "check": False, "report": _report(found), "set": found})
-        return
-    output.title(found["path"])
-    output.line("\n".join(pairs([*overview(found), *_lines(faults)], output.line_width())))
+        output.document({"store": location, "check": check, "imports": done})
+    if check:
+        ctx.exit(0 if all(each["report"]["ok"] for each in done) else 1)
+
+
+def _one(set_path: str, path: str | None, location: str, *, check: bool, show: bool, **how: Any) -> dict[str, Any]:
+    """Check or import one set; returns its element of ``imports``."""
+    if check:
+        report = _checked(set_path, path, **{k: v for k, v in how.items() if k not in _WRITING})
+        if show:
+            _show(report)
+        return {"report": report.to_json(), "set": None}
+    found = _imported(set_path, path, store=location, **how)
+    if show:
+        faults = found["source"]["faults"]
+        output.title(found["path"])
+        output.line("\n".join(pairs([*overview(found), *_lines(faults)], output.line_width())))
+    return {"report": _report(found), "set": found}
+
+
+def _sets(set_path: str, path: str | None, data: str | None) -> list[str]:
+    """The one set, or a set for each sample type of a known dataset that has a sparse file."""
+    if path is not None or "/" in set_path:
+        return [set_path]
+    from saestore.superactivators.datasets import find_dataset
+    from saestore.superactivators.file_names import find_activations
+
+    dataset, found, missing = find_dataset(set_path), [], []
+    for sample_type in dataset.sample_types:
+        try:
+            find_activations(dataset, sample_type, data)
+            found.append(f"{dataset.name}/{sample_type}")
+        except NotFoundError as error:
+            missing.append(error)
+    if not found:
+        raise missing[0]
+    for reason in missing:
+        note(f"skipping {dataset.name}: {reason}")
+    return found
+
+
+def _facts(given: tuple[str, ...]) -> dict[str, str] | None:
+    """Read ``KEY=VALUE``."""
+    pairs_ = [each.partition("=") for each in given]
+    wrong = next((each for each, (key, equals, _) in zip(given, pairs_, strict=True) if not key or not equals), None)
+    if wrong is not None:
+        raise click.BadParameter(f"{wrong!r} is not KEY=VALUE.")
+    return {key: value for key, _, value in pairs_} or None
 
 
 _WRITING = ("segment_rows", "codec", "overwrite")
 
 
-def _checked(set_path: str, path: str, **how: Any) -> ImportReport:
+def _checked(set_path: str, path: str | None, **how: Any) -> ImportReport:
     import saestore
 
     with output.Status() as status:
         return saestore.check_import(set_path, path, progress=status, **how)
 
 
-def _imported(set_path: str, path: str, **how: Any) -> dict[str, Any]:
+def _imported(set_path: str, path: str | None, **how: Any) -> dict[str, Any]:
     import saestore
 
     try:

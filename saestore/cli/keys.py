@@ -139,6 +139,31 @@ SIMILAR = {
     "rows[].n_both": "samples on which both are active",
 }
 
+EXAMPLES = {
+    **SET,
+    "quantiles": "parts of equal size that the active samples are cut into",
+    "n": "examples of each part, and of the strongest",
+    "random": "active samples at random, and as many silent ones",
+    "near_misses": "samples where the companions of the feature are active and the feature is silent",
+    "context": "tokens on either side in a window",
+    "level": "`sample` or `item`: the strongest sample of each item only",
+    "seed": "of the draws",
+    "where": "the conditions as given, or null",
+    "rows": "one for each example",
+    "rows[].feature": "number of the feature",
+    "rows[].kind": "`top`, `quantile`, `random`, `silent` or `near-miss`",
+    "rows[].quantile": "0 for the strongest part, -1 for the other kinds",
+    "rows[].sample": "number of the sample",
+    "rows[].item": "number of its item",
+    "rows[].position": "which patch or token of its item it is",
+    "rows[].activation": "its value there",
+    "rows[].key": "path or id of the item, null where the store has no items",
+    "rows[].text": "the text of the item, else null",
+    "rows[].start": "first sample of the window",
+    "rows[].activations": "the activations of the window",
+    "rows[].tokens": "the tokens of the window, null where the store has no spans",
+}
+
 SET_INFO = {
     "path": "path of the set",
     "n_samples": "number of samples",

@@ -157,7 +157,7 @@ def _add(acts: ActivationSet, source: str, options: dict[str, Any], status: outp
     if source == "items":
         return acts.concepts.add(options["items"], on_unmatched=on_unmatched, overwrite=overwrite)
     if source == "ground_truth":
-        return _add_ground_truth(acts, options["ground_truth"], overwrite=overwrite)
+        return acts.concepts.add_ground_truth(options["ground_truth"], overwrite=overwrite, progress=note)
     if source == "spans":
         return acts.concepts.add_spans(options["spans"], on_unmatched=on_unmatched, overwrite=overwrite)
     if source == "masks":
@@ -178,18 +178,6 @@ def _add(acts: ActivationSet, source: str, options: dict[str, Any], status: outp
     labels = read_arrays(options["array"], options["concept"])
     names = None if isinstance(labels, dict) else options["concept"]
     return acts.concepts.add(labels, level, names=names, overwrite=overwrite)
-
-
-def _add_ground_truth(acts: ActivationSet, folder: str, *, overwrite: bool) -> list[str]:
-    from saestore.superactivators.ground_truth import add_ground_truth, expected_of, read_ground_truth
-
-    truth = read_ground_truth(folder, expected_of(acts))
-    if not overwrite:
-        truth.check("Nothing was written. Correct one of them, or pass --overwrite to take the ground truth as it is")
-    given = add_ground_truth(acts, truth, overwrite=overwrite)
-    if given and truth.caveat:
-        note(truth.caveat)
-    return given
 
 
 def _rows(acts: ActivationSet) -> list[dict[str, Any]]:

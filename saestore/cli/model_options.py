@@ -25,9 +25,11 @@ _OPTIONS = (
     ),
     click.option(
         "--model",
+        "--model-type",
+        "model",
         metavar="MODEL",
         help="Folder or hub name of a model: CLIP, SigLIP, DINOv2; Gemma, Llama, GPT-2, BERT and the like.  [default: "
-        "the SAE's]",
+        "the SAE's]  Without --images and --texts, clip or gemma: the known datasets of images or of texts.",
     ),
     click.option(
         "--layer",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,37 @@ codec_option = click.option(
     show_default=True,
     help="pcodec, or blosc for readers in other languages.",
 )
+
+
+items_option = click.option(
+    "--items", metavar="CSV", help="metadata.csv of the images or texts: keys, split, concepts."
+)
+
+data_option = click.option(
+    "--data",
+    metavar="DIR",
+    help="Folder with Embeddings/, SAE_Activations_Sparse/, Data/ and GT_Samples/ of known datasets; missing files are "
+    "searched under $SAESTORE_SCRATCH.",
+)
+
+
+def ground_truth_options(function: Function) -> Function:
+    """``--ground-truth`` and ``--no-ground-truth``, as one argument: a folder, False, or None."""
+
+    @click.option(
+        "--ground-truth",
+        metavar="DIR",
+        help="Folder with gt_samples_per_concept*.pt and gt_patch_per_concept*.pt: concepts of items, patches and "
+        "tokens.  [default: GT_Samples/DATASET/ beside files that are found by name]",
+    )
+    @click.option("--no-ground-truth", is_flag=True, help="Leave it out.")
+    @functools.wraps(function)
+    def with_options(*args: Any, ground_truth: str | None, no_ground_truth: bool, **kwargs: Any) -> Any:
+        if no_ground_truth and ground_truth is not None:
+            raise click.UsageError("--ground-truth and --no-ground-truth exclude one another.")
+        return function(*args, ground_truth=False if no_ground_truth else ground_truth, **kwargs)
+
+    return with_options
 
 
 def item_ptr_option(otherwise: str) -> Callable[[Function], Function]:

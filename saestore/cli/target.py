@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from saestore.errors import NotFoundError
+from saestore.vocabulary import SCRATCH, SCRATCH_STORE
 
 if TYPE_CHECKING:
     from saestore.activation_set import ActivationSet
@@ -88,13 +91,19 @@ class Target:
         return f"Did you mean {' or '.join(near)}? " if near else ""
 
 
+def _default_store() -> str:
+    scratch = os.environ.get(SCRATCH)
+    return str(Path(scratch) / SCRATCH_STORE) if scratch else "activations.zarr"
+
+
 store_option = click.option(
     "--store",
     "location",
     metavar="PATH",
     envvar="SAESTORE_PATH",
-    default="activations.zarr",
-    help="Folder or URL of the store.  [default: $SAESTORE_PATH, else ./activations.zarr]",
+    default=_default_store,
+    help=f"Folder or URL of the store.  [default: $SAESTORE_PATH, else ${SCRATCH}/{SCRATCH_STORE}, else "
+    "./activations.zarr]",
 )
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

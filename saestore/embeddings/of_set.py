@@ -30,6 +30,8 @@ def embeddings_of(reader: SetReader, embeddings: Any = None) -> EmbeddingSource:
     source = reader.attributes.source
     recorded = source if source.get("kind") == "embeddings" else {}
     if embeddings is None:
+        embeddings = source.get("embeddings") if source.get("kind") in ("import", "matrix") else None
+    if embeddings is None:
         embeddings = recorded.get("path") if recorded.get("layout") != "array" else None
         if embeddings is None:
             raise NotFoundError(

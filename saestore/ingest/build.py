@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from saestore.activation_set import ActivationSet
 from saestore.format import KEY
+from saestore.ingest.known import add_found_truth
 from saestore.ingest.options import BuildOptions
 from saestore.interop.optional import require
 from saestore.progress import Progress, ProgressOption
 from saestore.store import destination_of
 from saestore.writing.compare import stored_items
 from saestore.writing.pipeline import Destination, write_set
-
-if TYPE_CHECKING:
-    from saestore.superactivators.ground_truth import GroundTruth
 
 __all__ = ["build"]
 
@@ -154,8 +152,7 @@ def build(
     for note in plan.inputs.notes:
         report.line(f"{plan.path}: {note}")
     acts = ActivationSet(root, plan.path)
-    if plan.truth is not None:
-        _add_ground_truth(acts, plan.truth, report)
+    add_found_truth(acts, plan.truth, report)
     return acts
 
 
@@ -166,14 +163,3 @@ def _stored_keys(destination: Destination, path: str) -> list[str]:
         return []
     items = stored_items(root, path, attributes)
     return [str(key) for key in items.read(KEY).values] if KEY in items.info.columns else []
-
-
-def _add_ground_truth(acts: ActivationSet, truth: GroundTruth, report: Progress) -> None:
-    """Give a set the concepts that it does not have yet."""
-    from saestore.superactivators.ground_truth import add_ground_truth
-
-    added = add_ground_truth(acts, truth, keep=True)
-    if added:
-        report.line(f"{acts.path}: {len(added)} concepts added from {truth.folder}.")
-        if truth.caveat:
-            report.line(f"{acts.path}: {truth.caveat}.")

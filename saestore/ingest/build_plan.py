@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -15,12 +14,13 @@ from saestore.errors import InvalidInputError, NotFoundError
 from saestore.format import split_set_path
 from saestore.ingest.embedding_input import Inputs, embeddings_on_disk, from_model
 from saestore.ingest.encoded_rows import EncodedRows, add_dropped
+from saestore.ingest.known import find_truth, one_sample_type
 from saestore.ingest.options import BuildOptions
 from saestore.progress import Progress
 from saestore.sae import LoadedSAE, load_sae
 from saestore.sae.encode import make_encoder
 from saestore.store import sae_record
-from saestore.writing.plan import ItemTable, WritePlan
+from saestore.writing.plan import WritePlan
 
 if TYPE_CHECKING:
     from saestore.superactivators.datasets import Dataset
@@ -40,10 +40,6 @@ _SETTINGS = {
     "special_tokens": "special tokens",
     "max_tokens": "max_tokens",
 }
-_ADVICE = (
-    "Nothing was written. Correct one of them, or build without it (--no-ground-truth, ground_truth=False); "
-    "`saestore label SET --ground-truth DIR --overwrite` then takes it as it is"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +130,7 @@ def plan_build(
             f"{sae.d_in}; check that they come from the model and layer that it was trained on. Nothing was written.",
             code="wrong-width",
         )
+    by_name = None if options.embeddings is not None or options.runs_model else dataset
     lossless = _lossless_dtype(sae)
     dtype = options.dtype or lossless
     encoder = make_encoder(sae, options.device, options.matmul_precision)
@@ -149,7 +146,7 @@ def plan_build(
         settings=_SETTINGS,
         inputs=inputs,
         name=sae.name,
-        truth=_ground_truth(options, dataset, sample_type, inputs.table),
+        truth=find_truth(options.ground_truth, by_name, options.data, sample_type, inputs.table),
     )
 
 
@@ -178,56 +175,4 @@ def _sample_type(options: BuildOptions, dataset: Dataset | None) -> str:
     first = "token" if options.texts is not None else "patch"
     if dataset is None:
         return options.sample_type or first
-    sample_type = options.sample_type or (first if options.runs_model else dataset.sample_types[0])
-    if sample_type not in dataset.sample_types:
-        raise InvalidInputError(
-            f"{dataset.name} has {' and '.join(dataset.sample_types)} samples, not {sample_type!r}.",
-            code="unknown-sample-type",
-        )
-    return sample_type
-
-
-def _ground_truth(
-    options: BuildOptions, dataset: Dataset | None, sample_type: str, table: ItemTable
-) -> GroundTruth | None:
-    """Read and check the given ground truth, or the ground truth beside embeddings that were found by name.
-
-    Raises
-    ------
-    NotFoundError, InvalidInputError
-        The given folder is not there, or its content does not fit, or contradicts the metadata.
-    """
-    folder = _ground_truth_folder(options, dataset)
-    if folder is None:
-        return None
-    from saestore.superactivators.ground_truth import Expected, read_ground_truth
-
-    items = table.items
-    split = None if items is None else items.columns.get("split")
-    expected = Expected(sample_type, table.index, {} if items is None else items.concepts, split)
-    try:
-        truth = read_ground_truth(folder, expected)
-    except NotFoundError:
-        if options.ground_truth is not None:
-            raise
-        return None  # the folder that was found has samples of another type
-    truth.check(_ADVICE)
-    return truth
-
-
-def _ground_truth_folder(options: BuildOptions, dataset: Dataset | None) -> Path | None:
-    given = options.ground_truth
-    if isinstance(given, bool):
-        if given:
-            raise InvalidInputError(
-                "ground_truth=True: give its folder, False, or None for the one found by name.",
-                code="bad-ground-truth",
-            )
-        return None
-    if given is not None:
-        return Path(given)
-    if dataset is None or options.embeddings is not None or options.runs_model:
-        return None  # its rows belong to the embeddings beside it
-    from saestore.superactivators.file_names import find_ground_truth
-
-    return find_ground_truth(dataset, options.data)
+    return one_sample_type(dataset, options.sample_type, first if options.runs_model else None)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saestore.embeddings.base import EmbeddingSource
 from saestore.embeddings.opening import open_embeddings
-from saestore.errors import NotFoundError
+from saestore.ingest.known import found_items, known_item_ptr
 from saestore.ingest.options import BuildOptions, default_item_ptr
 from saestore.models import ModelRequest, SAETrainingSpec, open_model_source
 from saestore.sae import LoadedSAE
-from saestore.tables import Items, as_items
+from saestore.tables import as_items
 from saestore.tables.item_index import ItemIndex
 from saestore.writing.pipeline import path_of
 from saestore.writing.plan import ItemTable
@@ -57,11 +56,12 @@ def embeddings_on_disk(options: BuildOptions, dataset: Dataset | None, sample_ty
 
         spec = find_embeddings(dataset, sample_type, options.data)
     source = open_embeddings(spec)
-    items_from = options.items if options.items is not None else _default_items(dataset, options.data)
+    items_from = options.items if options.items is not None else found_items(dataset, options.data)
     items = None if items_from is None else as_items(items_from)
     item_ptr = options.item_ptr
-    if item_ptr is None and dataset is not None and sample_type != "cls":
-        item_ptr = _known_layout(options, dataset, sample_type, items, source.n_rows)
+    if item_ptr is None and dataset is not None:
+        by_name = options.embeddings is None
+        item_ptr = known_item_ptr(dataset, sample_type, options.data, items, source.n_rows, by_name=by_name)
     item_ptr = default_item_ptr(item_ptr, sample_type, None if items is None else len(items), source.n_rows)
     return Inputs(source, ItemTable.of(source.n_rows, items, item_ptr, options.token_spans, path_of(items_from)))
 
@@ -87,28 +87,3 @@ def from_model(
     ready = open_model_source(request, SAETrainingSpec.of(sae), advance)
     table = ItemTable(index=ItemIndex.of(ready.ptr), items=ready.items, path=path_of(options.items), spans=ready.spans)
     return Inputs(ready.source, table, ready.record, computed=True, notes=ready.notes)
-
-
-def _default_items(dataset: Dataset | None, data: str | None) -> Path | None:
-    """The ``metadata.csv`` of a known dataset, where there is one."""
-    if dataset is None:
-        return None
-    from saestore.superactivators.file_names import find_items
-
-    try:
-        return find_items(dataset, data)
-    except NotFoundError:
-        return None
-
-
-def _known_layout(options: BuildOptions, dataset: Dataset, sample_type: str, items: Items | None, n_rows: int) -> Any:
-    """How the rows of a known dataset belong to its items, None where that is not known."""
-    if dataset.item_ptr is not None:
-        return dataset.item_ptr
-    if sample_type == "token":
-        from saestore.superactivators.file_names import find_token_counts
-
-        return find_token_counts(dataset, options.data)
-    if options.embeddings is None or (items is None and n_rows % dataset.patches == 0):
-        return dataset.patches
-    return None

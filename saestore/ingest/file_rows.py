@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -27,6 +27,8 @@ class FileRows:
         Width of the SAE.
     faults
         Known before a row was read.
+    record
+        Where the activations come from, by the caller's word.
     reported, density
         The faults and the activations per row that the last `check` found.
     """
@@ -34,6 +36,7 @@ class FileRows:
     opened: Opened
     n_features: int
     faults: Sequence[Issue]
+    record: Mapping[str, Any] = field(default_factory=dict)
     reported: Sequence[Issue] = ()
     density: float = 0.0
 
@@ -97,6 +100,7 @@ class FileRows:
             "format": opened.format,
             "path": opened.path,
             **opened.source,
+            **self.record,
             "n_rows": opened.n_rows,
             "dtype": opened.dtype,
             "faults": [fault.to_json(details=False) for fault in self.reported],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from saestore.activation_set import ActivationSet
 from saestore.formats.issues import Issue, refusal
 from saestore.ingest.import_plan import plan_import
+from saestore.ingest.known import add_found_truth
 from saestore.ingest.options import ImportOptions
 from saestore.progress import Progress, ProgressOption
 from saestore.store import destination_of
@@ -57,7 +59,7 @@ class ImportReport:
 
 def import_activations(
     set_path: str,
-    path: Any,
+    path: Any = None,
     *,
     store: Any = "activations.zarr",
     format: str = "auto",
@@ -67,6 +69,11 @@ def import_activations(
     n_features: int | None = None,
     sparse: Any = None,
     pad_token: int | None = None,
+    sae: Any = None,
+    source: Mapping[str, Any] | None = None,
+    images: Any = None,
+    data: str | None = None,
+    ground_truth: str | bool | None = None,
     segment_rows: int | None = None,
     codec: str = "pcodec",
     overwrite: bool = False,
@@ -79,9 +86,12 @@ def import_activations(
     Parameters
     ----------
     set_path
-        ``dataset/sample_type/sae``; the last part may be left out where the file names the SAE.
+        ``dataset/sample_type/sae``; the last part may be left out where the file or `sae` names the SAE. Of a known
+        data set the name alone will do: then as ``build`` of that name.
     path
-        The file or folder.
+        The file or folder. By default the sparse file of a known data set, found by name under `data`, then
+        ``$SAESTORE_SCRATCH``, in ``SAE_Activations_Sparse/<dataset>/``, with its metadata, token counts and ground
+        truth.
     store
         A folder, URL or zarr store; created if it does not exist. Or an open `saestore.Store`.
     format
@@ -100,6 +110,19 @@ def import_activations(
         from, to find out the true feature of each column.
     pad_token
         For ``delphi``: the id of padding tokens, which are left out.
+    sae
+        The SAE that made the activations. A folder, a file or a loaded SAE is recorded with its fingerprint, so that
+        the set can be decoded, diagnosed and compared with baselines. A name, ``release:sae_id`` or a mapping is
+        recorded as it is.
+    source
+        Where the activations come from: a mapping of JSON-able values, recorded in ``attributes.source``. Its key
+        ``embeddings`` is where the embeddings are.
+    images
+        The folder that the keys of image items start in, for plots.
+    data
+        As in `saestore.build`; metadata, token counts and ground truth are found there by the data set's name.
+    ground_truth
+        As in `saestore.build`; found by name with `data` or without `path`.
     segment_rows
         Samples per segment, the unit of commit; by default about two million non-zeros.
     codec
@@ -133,12 +156,14 @@ def import_activations(
     with ExitStack() as resources:
         plan = plan_import(_options(given), resources, report)
         root = write_set(plan, destination_of(store), report, overwrite=overwrite)
-    return ActivationSet(root, plan.path)
+    acts = ActivationSet(root, plan.path)
+    add_found_truth(acts, plan.truth, report)
+    return acts
 
 
 def check_import(
     set_path: str,
-    path: Any,
+    path: Any = None,
     *,
     format: str = "auto",
     items: Any = None,
@@ -147,6 +172,11 @@ def check_import(
     n_features: int | None = None,
     sparse: Any = None,
     pad_token: int | None = None,
+    sae: Any = None,
+    source: Mapping[str, Any] | None = None,
+    images: Any = None,
+    data: str | None = None,
+    ground_truth: str | bool | None = None,
     progress: ProgressOption = True,
 ) -> ImportReport:
     """Read activations that another program wrote, and report what is wrong with them; writes nothing.

@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from saestore.errors import InvalidInputError
-from saestore.formats.base import Opened
+from saestore import layouts
+from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
+from saestore.files import nearby
+from saestore.formats.base import Opened, Source, load_format
 from saestore.formats.issues import IssueCollector, refusal
 from saestore.ingest.file_rows import FileRows
-from saestore.ingest.open_input import open_input
+from saestore.ingest.known import find_truth, found_items, known_item_ptr, one_sample_type
 from saestore.ingest.options import ImportOptions, default_item_ptr
 from saestore.progress import Progress
+from saestore.store import given_sae_record, source_record
 from saestore.tables import as_items
+from saestore.vocabulary import GENERAL_FORMATS, IMPORT_FORMATS
 from saestore.writing.pipeline import path_of
 from saestore.writing.plan import ItemTable, WritePlan
 
-__all__ = ["ImportPlan", "plan_import"]
+if TYPE_CHECKING:
+    from saestore.superactivators.datasets import Dataset
+    from saestore.superactivators.ground_truth import GroundTruth
+
+__all__ = ["ImportPlan", "plan_import", "recognise"]
+
+# Any tensor may be in such a file: it is dense activations where no other format knows it.
+_TENSORS = (".pt", ".safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportPlan(WritePlan):
-    """An import whose files are open and fit each other."""
+    """An import whose files are open and fit each other.
+
+    Attributes
+    ----------
+    truth
+        Concepts that the set gets when it is complete.
+    """
 
     rows: FileRows
+    truth: GroundTruth | None = None
 
     def look(self, first: int, progress: Progress) -> IssueCollector:
         """Read all rows from `first` on; the faults are in ``rows.reported``."""
@@ -56,30 +76,60 @@ def plan_import(options: ImportOptions, resources: ExitStack, progress: Progress
     NotFoundError, InvalidInputError, MissingDependencyError
         A file is missing, damaged, of an unknown layout, or does not fit the others.
     """
+    by_name = options.path is None
+    options, dataset = _by_name(options)
     options.check()
-    opened = open_input(options, resources, progress)
+    given = source_record(options.source, options.images)
+    opened = _opened(options, resources, progress)
     n_features = _width(options, opened)
+    if dataset is not None and options.item_ptr is None:
+        items = None if options.items is None else as_items(options.items)
+        ptr = known_item_ptr(dataset, options.sample_type, options.data, items, opened.n_rows, by_name=by_name)
+        options = replace(options, item_ptr=ptr)
     table = _table(options, opened)
     of_items = opened.check_items(table.items, table.index) if opened.check_items else ()
-    path = _full_path(options.parts, opened)
-    sae = {"name": path.split("/")[2], "d_sae": n_features, **opened.sae}
+    name = "/".join([*options.parts, ""][:3])  # without the SAE's name, which its record may give
+    named = {} if options.sae is None else given_sae_record(options.sae, name, n_features)
+    path = _full_path(options.parts, opened, named)
+    sae = {"d_sae": n_features, **opened.sae, **named}
+    sae["name"] = sae.get("name") or path.split("/")[2]
     # A file of activations has neither weights nor the embeddings that went in.
     missing = dict.fromkeys(name for name in ("architecture", "hook_name", "fingerprint") if name not in sae)
     return ImportPlan(
         path=path,
-        rows=FileRows(opened, n_features, [*opened.issues, *of_items]),
+        rows=FileRows(opened, n_features, [*opened.issues, *of_items], given),
         table=table,
         dtype=opened.dtype,
         codec=options.codec,
         segment_rows=options.segment_rows,
         sae={**sae, **missing},
+        settings={name: f"source {name}" for name in given},
+        truth=find_truth(options.ground_truth, dataset, options.data, options.sample_type, table),
     )
 
 
-def _full_path(parts: list[str], opened: Opened) -> str:
+def _by_name(options: ImportOptions) -> tuple[ImportOptions, Dataset | None]:
+    """The options with the files that are found by the data set's name, where there is no path, or a folder of data."""
+    if options.path is not None and options.data is None:
+        return options, None
+    from saestore.superactivators.datasets import find_dataset
+    from saestore.superactivators.file_names import find_activations
+
+    name, *more = options.parts
+    dataset = find_dataset(name)
+    sample_type = one_sample_type(dataset, more[0] if more else None)
+    found = replace(options, set_path="/".join([dataset.name, sample_type, *more[1:]]))
+    if options.path is None:
+        found = replace(found, path=find_activations(dataset, sample_type, options.data))
+    if options.items is None:
+        found = replace(found, items=found_items(dataset, options.data))
+    return found, dataset
+
+
+def _full_path(parts: list[str], opened: Opened, given: Mapping[str, Any]) -> str:
     if len(parts) == 3:
         return "/".join(parts)
-    name = opened.sae.get("name")
+    name = given.get("name") or opened.sae.get("name")
     if name is None:
         raise InvalidInputError(
             f"{'/'.join(parts)!r} names no SAE, and {opened.path} does not name it either; write "
@@ -116,3 +166,64 @@ def _table(options: ImportOptions, opened: Opened) -> ItemTable:
         spec = opened.default_item_size
     table = ItemTable.of(n_rows, items, spec, options.token_spans, path_of(options.items))
     return replace(table, columns=opened.columns)
+
+
+def _opened(options: ImportOptions, resources: ExitStack, progress: Progress) -> Opened:
+    """Open the path of the options, in the format that they name or that the file shows.
+
+    Raises
+    ------
+    NotFoundError
+        Nothing is there.
+    InvalidInputError
+        The format is not known, the file is not of it, or an option belongs to another format.
+    """
+    path, name = Path(options.path).expanduser(), options.format
+    if name not in ("auto", *IMPORT_FORMATS):
+        raise InvalidInputError(
+            f"format {name!r}: {did_you_mean(name, IMPORT_FORMATS)}Use auto, or one of {', '.join(IMPORT_FORMATS)}.",
+            code="unknown-format",
+        )
+    chosen = load_format(recognise(path) if name == "auto" else name)
+    own = {"sparse": options.sparse, "pad_token": options.pad_token}
+    chosen.check_options([name for name, value in own.items() if value is not None], path)
+    if chosen.open is None:
+        raise RuntimeError(f"{chosen.name} has no reader")
+    _, sample_type, *sae = options.parts
+    return chosen.open(
+        Source(
+            path,
+            resources,
+            sample_type,
+            sae[0] if sae else None,
+            options.n_features,
+            options.sparse,
+            options.pad_token,
+            progress.line,
+        )
+    )
+
+
+def recognise(path: Path) -> str:
+    """The format of a file or folder, by its name and its content.
+
+    Raises
+    ------
+    NotFoundError
+        Nothing is there.
+    InvalidInputError
+        No format recognises it.
+    """
+    for name in GENERAL_FORMATS:
+        if load_format(name).recognise(path):
+            return name
+    known: str | None = layouts.ask("activation_format", path)
+    if known is not None:
+        return known
+    if path.suffix in _TENSORS:
+        return "dense"
+    if not path.exists():
+        raise NotFoundError(f"no file {path}; {nearby(path)}", code="no-such-file")
+    raise InvalidInputError(
+        f"{path} does not show its format; pass --format, one of {', '.join(IMPORT_FORMATS)}.", code="unknown-format"
+    )

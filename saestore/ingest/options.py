@@ -90,7 +90,7 @@ class ImportOptions:
     """The arguments of `saestore.import_activations`; None where the caller gave nothing."""
 
     set_path: str
-    path: Any
+    path: Any = None
     format: str = "auto"
     items: Any = None
     item_ptr: Any = None
@@ -98,6 +98,11 @@ class ImportOptions:
     n_features: int | None = None
     sparse: Any = None
     pad_token: int | None = None
+    sae: Any = None
+    source: Any = None
+    images: Any = None
+    data: str | None = None
+    ground_truth: str | bool | None = None
     segment_rows: int | None = None
     codec: str = "pcodec"
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from saestore.errors import InvalidInputError
 from saestore.query.posting_lists import PostingLists, iterate_lists
-from saestore.query.selection import Condition
-from saestore.query.slices import iterate_rows
+from saestore.query.rows import iterate_rows
 from saestore.segment import Segment, open_lists, read_moments
 from saestore.sparse_rows import pointers
 from saestore.stats import Moments
@@ -57,14 +56,7 @@ def _from_lists(segments: Sequence[Segment], features: Array, rows: Array, n_row
 
 
 def quantiles(
-    segments: Sequence[Segment],
-    q: Any,
-    features: Array,
-    n_samples: int,
-    dtype: Any,
-    *,
-    active_only: bool,
-    where: Condition | None = None,
+    lists_of: Callable[[Array], Iterator[PostingLists]], q: Any, features: Array, n_rows: int, *, active_only: bool
 ) -> tuple[Array, Array]:
     """The probabilities as an array, and exact quantiles by linear interpolation as `numpy.quantile`.
 
@@ -84,13 +76,10 @@ def quantiles(
     if probabilities.ndim != 1 or not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise InvalidInputError(f"q={q!r}: quantiles are probabilities from 0 to 1.", code="not-a-probability")
     distinct, back = np.unique(features, return_inverse=True)
-    if where is not None:
-        n_samples = len(where.samples(n_samples))
     parts = [np.empty((len(probabilities), 0))]
-    for lists in iterate_lists(segments, distinct, dtype):
-        inside = lists if where is None else lists.keep(where.keeps(lists.samples))
-        counts = np.diff(inside.indptr) if active_only else np.full(len(inside.features), n_samples)
-        parts.append(_quantiles_of(inside, probabilities, counts))
+    for lists in lists_of(distinct):
+        counts = np.diff(lists.indptr) if active_only else np.full(len(lists.features), n_rows)
+        parts.append(_quantiles_of(lists, probabilities, counts))
     return probabilities, np.concatenate(parts, axis=1)[:, back]
 
 

@@ -89,8 +89,7 @@ class OpenSet:
         prefix = f"{self.root.path}/{self.path}".strip("/")
         self._snapshot, self._base, self._tables = snapshot, prefix, dict[str, StoredTable]()
         self.segments = [Segment(snapshot, prefix, info, attributes) for info in attributes.segments]
-        self._pointers = ItemIndex.reader(snapshot, prefix, attributes)
-        self._index: ItemIndex | None = None
+        self._index = ItemIndex.read(snapshot, prefix, attributes)
 
     def reopen(self) -> bool:
         """Open the present state; True if it differs from the state before.
@@ -130,10 +129,6 @@ class OpenSet:
     @property
     def item_index(self) -> ItemIndex:
         """The item and the position of each sample; pointers are read when they are first needed."""
-        if self._index is None:
-            reader = self._pointers
-            a = self.attributes
-            self._index = ItemIndex(a.n_items, a.item_size) if reader is None else ItemIndex.of_reader(reader)
         return self._index
 
     def _open_lists(
@@ -143,9 +138,11 @@ class OpenSet:
 
         In a local folder, where there is nothing to wait for, each is read when it is needed.
         """
-        pointers = [] if self._index is not None or self._pointers is None else [self._pointers]
+        index = self._index
+        pointers = [] if index.stored is None or index.ptr is not None else [index.stored]
         open_lists(self.segments if lists else [], [*pointers, *wholes], tails)
-        _ = self.item_index
+        if pointers and not pointers[0].is_local:
+            index.load()
 
     @retry_on_stale_snapshot
     def spans(self, samples: Any = None) -> Array | None:

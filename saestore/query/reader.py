@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.format import LEVEL_TABLES
+from saestore.format import LEVEL_TABLES, SetAttributes
 from saestore.query import distribution, similarity, slices
+from saestore.query.details import details_of
 from saestore.query.open_set import OpenSet, retry_on_stale_snapshot
-from saestore.query.posting_lists import PostingLists, one_list
+from saestore.query.posting_lists import PostingLists
 from saestore.query.results import FeatureMatches, Histogram, SimilarFeatures, TopFeatures, TopSamples
-from saestore.query.selection import Selection, check_at_least, select, select_one
+from saestore.query.selection import Condition, Selection, check_at_least, select, select_one
 from saestore.query.set_table import SetTable
 from saestore.query.similarity import Metric, Sizes
 from saestore.query.slices import DENSE_LIMIT, check_size
-from saestore.query.topk import top_of_lists, top_of_rows
-from saestore.stats import statistics_table
+from saestore.query.topk import top_of_items, top_of_lists, top_of_rows
+from saestore.query.unique import alike
+from saestore.query.view import Pooling, View, check_pooling
+from saestore.stats import Moments, statistics_table
 from saestore.tables.label_matrix import check_level, csc_of_rows, position_of
 
 if TYPE_CHECKING:
@@ -26,14 +31,18 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 Level = Literal["item", "sample"]
+_Key = tuple[SetAttributes, Condition | None]
 
 
 class SetReader(OpenSet):
     """An opened set and every question about it. Analyses, plots and exports take one.
 
     Features and samples are given as an int, a slice, a list or array of ints, or a boolean mask, by numpy's rules.
-    ``where`` restricts a question to the samples that fulfil a condition; see `SetTable.where`.
+    ``where`` restricts a question to the samples that fulfil a condition; see `SetTable.where`. ``level="item"`` asks
+    about items, whose activation is the maximum over their samples, inactive ones included as 0.
     """
+
+    _item_moments: tuple[_Key, Moments] | None = None
 
     @property
     def samples(self) -> SetTable:
@@ -52,7 +61,13 @@ class SetReader(OpenSet):
 
     @retry_on_stale_snapshot
     def top_samples(
-        self, feature: Any, n: int = 20, *, level: Literal["sample", "item"] = "sample", where: Any = None
+        self,
+        feature: Any,
+        n: int = 20,
+        *,
+        level: Level = "sample",
+        where: Any = None,
+        unique: bool | str = False,
     ) -> TopSamples:
         """The samples on which a feature, or each of several, is strongest.
 
@@ -64,6 +79,9 @@ class SetReader(OpenSet):
             Rows per feature at most. Only samples where the feature is active appear; negative activations come last.
         level
             ``"item"`` returns each item once, with its strongest sample.
+        unique
+            Of items with the same text show the strongest only; without texts, of items with the same ``hash``, else
+            the same key. Or the name of a column of the items, whose values are compared.
 
         Returns
         -------
@@ -73,51 +91,88 @@ class SetReader(OpenSet):
         Notes
         -----
         Reads `n` entries of every list in every segment, in two requests per segment once shard indexes are known;
-        more where `level` or `where` drops some. Memory: those entries.
+        more where `level`, `where` or `unique` drops some. Memory: those entries, and their items' texts with `unique`.
         """
         n = check_at_least("n", n, 0)
         check_level(level)
         features, condition = self._features(feature), self.condition(where, lists=True)
-        return self._table(
-            top_of_lists(
-                self.segments, features, n, self.item_index, per_item=level == "item", where=condition, dtype=self.dtype
-            )
-        )
+        same = alike(self.items, unique)
+        options: dict[str, Any] = {"per_item": level == "item", "where": condition, "alike": same}
+        found = top_of_lists(self.segments, features, n, self.item_index, dtype=self.dtype, **options)
+        return self._table(found)
 
     @retry_on_stale_snapshot
     def feature(self, feature: int, *, where: Any = None) -> TopSamples:
         """All samples on which one feature is active, strongest first. Memory: its list."""
-        feature = select_one(feature, self.shape[1], "feature", "feature")
-        condition = self.condition(where, lists=True)
-        lists = one_list(self.segments, feature, self.dtype)
-        return self._table(lists if condition is None else lists.keep(condition.keeps(lists.samples)))
+        return self._table(self._list(feature, "feature", self.view(where=where, lists=True)))
 
     def _features(self, features: Any) -> Array:
         return select(features, self.shape[1], "feature").ids
 
+    def _list(self, feature: Any, method: str, view: View) -> PostingLists:
+        return next(view.lists(np.array([select_one(feature, self.shape[1], "feature", method)])))
+
     def _table(self, lists: PostingLists) -> TopSamples:
         items, positions = self.item_index.locate(lists.samples)
-        return TopSamples(lists.feature_of_entry, lists.samples, items, positions, lists.data)
+        columns = lists.feature_of_entry, lists.samples, items, positions, lists.data
+        return TopSamples(*columns, _details=partial(details_of, self))
+
+    def view(self, level: Level = "sample", where: Any = None, *, lists: bool = False) -> View:
+        """The set as a matrix whose rows are the samples or items that a condition leaves; analyses read from it."""
+        return View.of(self, level, self.condition(where, lists=lists))
 
     @retry_on_stale_snapshot
-    def top_features(self, sample: Any = None, n: int = 10, *, where: Any = None) -> TopFeatures:
-        """The strongest features of a sample, or of each of several, strongest first, ties by ascending feature.
+    def top_features(self, sample: Any = None, n: int = 10, *, item: Any = None, where: Any = None) -> TopFeatures:
+        """The strongest features of a sample or an item, or of each of several, strongest first.
 
-        At most `n` rows per sample; only active features appear.
+        Parameters
+        ----------
+        sample, item
+            One of both: numbers. The activation of an item is the maximum over its samples that fulfil `where`.
+        n
+            Rows per sample or item at most; only active features appear. Ties by ascending feature.
         """
         n = check_at_least("n", n, 0)
-        if sample is None and where is None:
-            message = "top_features() needs sample=, one or several, or where=."
+        if sample is None and item is None and where is None:
+            message = "top_features() needs sample= or item=, one or several, or where=."
             raise InvalidInputError(message, code="missing-argument")
-        samples = self._rows(sample, where).ids
-        rows = top_of_rows(self.segments, samples, n, self.dtype)
-        return TopFeatures(np.repeat(samples, np.diff(rows.indptr)), rows.indices, rows.data)
+        if sample is not None and item is not None:
+            raise InvalidInputError("top_features() takes sample= or item=, not both.", code="two-levels")
+        details = partial(details_of, self)
+        if item is not None:
+            ids = select(item, self.n_items, "item").ids
+            of_item, rows, samples = top_of_items(self.view("item", where), ids, n)
+            items = np.repeat(of_item, np.diff(rows.indptr))
+            return TopFeatures(items, samples, rows.indices, rows.data, _details=details)
+        ids = self._rows(self.view(where=where), sample).ids
+        rows = top_of_rows(self.segments, ids, n, self.dtype)
+        samples = np.repeat(ids, np.diff(rows.indptr))
+        return TopFeatures(self.item_index.locate(samples)[0], samples, rows.indices, rows.data, _details=details)
 
     @retry_on_stale_snapshot
     def dense(
-        self, samples: Any = None, features: Any = None, *, where: Any = None, max_bytes: int = DENSE_LIMIT
+        self,
+        samples: Any = None,
+        features: Any = None,
+        *,
+        level: Level = "sample",
+        pooling: Pooling = "max",
+        where: Any = None,
+        max_bytes: int = DENSE_LIMIT,
     ) -> Array:
-        """A dense slice, samples x features, of the stored dtype; an int drops its axis, as in numpy.
+        """A dense slice, samples or items x features; an int drops its axis, as in numpy.
+
+        Parameters
+        ----------
+        samples
+            Samples, or items with ``level="item"``.
+        level, pooling, where
+            As for `sparse`.
+
+        Returns
+        -------
+        ndarray
+            Of the stored dtype; of pooled means and sums float64.
 
         Raises
         ------
@@ -129,36 +184,68 @@ class SetReader(OpenSet):
         Reads the lists of the features or the rows of the samples, the smaller of both. Memory: the answer, twice where
         ids are not ascending, and a block of about 4 million non-zeros.
         """
-        rows, columns = self._rows(samples, where), select(features, self.shape[1], "feature")
-        advice = "Ask for fewer samples or features, use sparse(), or pass max_bytes."
-        check_size((len(rows), len(columns)), self.dtype.itemsize, max_bytes, advice)
-        return slices.dense(self.segments, rows, columns, self.dtype)
+        check_pooling(pooling)
+        view = self.view(level, where)
+        rows, columns = self._rows(view, samples), select(features, self.shape[1], "feature")
+        advice = f"Ask for fewer {level}s or features, use sparse(), or pass max_bytes."
+        check_size((len(rows), len(columns)), view.dtype_of(pooling).itemsize, max_bytes, advice)
+        return slices.dense(view, rows, columns, pooling)
 
     @retry_on_stale_snapshot
     def sparse(
-        self, samples: Any = None, features: Any = None, *, where: Any = None, max_bytes: int = DENSE_LIMIT
+        self,
+        samples: Any = None,
+        features: Any = None,
+        *,
+        level: Level = "sample",
+        pooling: Pooling = "max",
+        where: Any = None,
+        max_bytes: int = DENSE_LIMIT,
     ) -> scipy.sparse.csr_array:
-        """A slice as a `scipy.sparse.csr_array` with sorted ids, samples x features; float16 comes as float32.
+        """A slice as a `scipy.sparse.csr_array` with sorted ids, samples or items x features.
+
+        Parameters
+        ----------
+        samples
+            Samples, or items with ``level="item"``.
+        level
+            ``"item"`` gives a row per item, pooled from its samples, inactive ones included as 0.
+        pooling
+            ``"max"``, ``"mean"`` or ``"sum"`` over the samples of an item.
+        where
+            Only the samples that fulfil this; an item without such a sample has no row.
+
+        Returns
+        -------
+        scipy.sparse.csr_array
+            Of the stored dtype, float16 as float32; pooled means and sums as float64.
 
         Raises
         ------
         TooLargeError
             The rows hold more than `max_bytes` (4 GiB) of ids and activations.
-        """
-        rows, columns = self._rows(samples, where), select(features, self.shape[1], "feature")
-        expected = int(self.nnz * len(rows) / max(1, self.shape[0]))
-        check_size((expected,), 8, max_bytes, "(non-zeros). Ask for fewer samples at a time, or pass max_bytes.")
-        return slices.sparse(self.segments, rows, columns, self.shape[1], self.dtype)
 
-    def _rows(self, samples: Any, where: Any) -> Selection:
-        """The requested samples, in that order, that fulfil a condition."""
-        rows, condition = select(samples, self.shape[0], "sample"), self.condition(where)
-        if condition is None:
+        Notes
+        -----
+        Memory: the answer, and a block of about 4 million non-zeros.
+        """
+        check_pooling(pooling)
+        view = self.view(level, where)
+        rows, columns = self._rows(view, samples), select(features, self.shape[1], "feature")
+        n_samples = len(rows) if view.sizes is None else int(view.sizes[rows.ids].sum())
+        expected = min(int(self.nnz * n_samples / max(1, self.shape[0])), len(rows) * self.shape[1])
+        check_size((expected,), 8, max_bytes, f"(non-zeros). Ask for fewer {level}s at a time, or pass max_bytes.")
+        return slices.sparse(view, rows, columns, pooling)
+
+    def _rows(self, view: View, samples: Any) -> Selection:
+        """The requested samples or items, in that order, that count in a view."""
+        rows = select(samples, view.n_rows, view.level)
+        if view.kept is None:
             return rows
         if rows.scalar:
-            message = "where= chooses among several samples; give a list, such as [17], not one sample."
+            message = f"where= chooses among several {view.level}s; give a list, such as [17], not one {view.level}."
             raise InvalidInputError(message, code="one-sample")
-        return Selection(rows.ids[condition.keeps(rows.ids)], scalar=False)
+        return Selection(rows.ids[view.counting(rows.ids)], scalar=False)
 
     @retry_on_stale_snapshot
     def vindex(self, samples: Any, features: Any) -> Array:
@@ -185,20 +272,32 @@ class SetReader(OpenSet):
         return slices.points(self.segments, rows, columns, self.shape[1], self.dtype)
 
     @retry_on_stale_snapshot
-    def stats(self, features: Any = None, *, where: Any = None) -> xarray.Dataset:
+    def stats(self, features: Any = None, *, level: Level = "sample", where: Any = None) -> xarray.Dataset:
         """Exact statistics per feature on dimension ``feature``; see `saestore.stats.STATISTICS`.
 
-        Without `where` they come from sums that are stored.
+        Of samples, or with ``level="item"`` of the maxima of items. Of all samples they come from sums that are stored.
         """
-        ids, condition, n_features = self._features(features), self.condition(where), self.shape[1]
-        if condition is None:
-            return statistics_table(distribution.all_moments(self.segments, ids, n_features, self.dtype), ids)
-        rows = condition.samples(self.shape[0])
-        return statistics_table(distribution.moments_where(self.segments, ids, n_features, rows, self.dtype), ids)
+        ids = self._features(features)
+        return statistics_table(self._moments(self.view(level, where), ids), ids)
+
+    def _moments(self, view: View, features: Any = None) -> Moments:
+        """Sums over a view. The sums of all features over items are kept until another condition comes."""
+        if features is not None or view.level == "sample":
+            return view.moments(np.arange(view.n_features) if features is None else features)
+        key = self.attributes, view.condition
+        if self._item_moments is None or any(a is not b for a, b in zip(self._item_moments[0], key, strict=True)):
+            self._item_moments = key, view.moments(np.arange(view.n_features))
+        return self._item_moments[1]
 
     @retry_on_stale_snapshot
     def quantile(
-        self, q: Any, features: Any = None, *, active_only: bool = False, where: Any = None
+        self,
+        q: Any,
+        features: Any = None,
+        *,
+        active_only: bool = False,
+        level: Level = "sample",
+        where: Any = None,
     ) -> xarray.DataArray:
         """Exact quantiles of features, by linear interpolation as `numpy.quantile`.
 
@@ -209,6 +308,8 @@ class SetReader(OpenSet):
         active_only
             Over the samples only on which the feature is active; NaN where there is none. By default over all samples,
             zeros included.
+        level
+            ``"item"``: of the maxima of items.
 
         Returns
         -------
@@ -217,10 +318,8 @@ class SetReader(OpenSet):
         """
         import xarray as xr
 
-        ids, condition = self._features(features), self.condition(where)
-        probabilities, values = distribution.quantiles(
-            self.segments, q, ids, self.shape[0], self.dtype, active_only=active_only, where=condition
-        )
+        ids, view = self._features(features), self.view(level, where)
+        probabilities, values = distribution.quantiles(view.lists, q, ids, view.n, active_only=active_only)
         coords = {"quantile": probabilities, "feature": ids}
         return xr.DataArray(values, dims=("quantile", "feature"), coords=coords)
 
@@ -232,20 +331,29 @@ class SetReader(OpenSet):
         *,
         range: tuple[float, float] | None = None,
         active_only: bool = True,
+        level: Level = "sample",
         where: Any = None,
     ) -> Histogram:
-        """Exact histogram of one feature, as `numpy.histogram`, over its active samples or over all samples."""
+        """Exact histogram of one feature, as `numpy.histogram`, over its active samples or items, or over all."""
         if isinstance(bins, str) and not active_only:
             message = f"bins={bins!r} needs active_only=True; give a number of bins or their edges for all samples."
             raise InvalidInputError(message, code="wrong-bins")
-        values, condition = self.feature(feature, where=where).activation, self.condition(where)
-        n_samples = self.shape[0] if condition is None else len(condition.samples(self.shape[0]))
-        zeros = 0 if active_only else n_samples - len(values)
+        view = self.view(level, where)
+        values = self._list(feature, "histogram", view).data
+        zeros = 0 if active_only else view.n - len(values)
         counts, edges = distribution.histogram(values, zeros, bins, range)
         return Histogram(edges[:-1], edges[1:], counts.astype(np.int64))
 
     @retry_on_stale_snapshot
-    def similar(self, feature: int, n: int = 10, metric: Metric = "jaccard", *, where: Any = None) -> SimilarFeatures:
+    def similar(
+        self,
+        feature: int,
+        n: int = 10,
+        metric: Metric = "jaccard",
+        *,
+        level: Level = "sample",
+        where: Any = None,
+    ) -> SimilarFeatures:
         """The features that are most like one, of those that are active on at least one sample with it.
 
         Parameters
@@ -257,6 +365,8 @@ class SetReader(OpenSet):
         metric
             ``"jaccard"``: samples on which both are active, as a share of those on which either is. ``"cosine"`` of
             the two columns of activations. ``"correlation"`` of them, over all samples.
+        level
+            ``"item"`` compares the maxima of items instead of samples.
 
         Returns
         -------
@@ -265,21 +375,19 @@ class SetReader(OpenSet):
 
         Notes
         -----
-        Reads the feature's list and the rows of its samples. Memory: the list, a block of about 4 million non-zeros,
-        and about 100 bytes per feature.
+        Reads the feature's list and the rows of its samples; with `where` or of items all activations once. Memory:
+        the list, a block of about 4 million non-zeros, and about 100 bytes per feature.
         """
-        n, condition = similarity.check_request(n, metric), self.condition(where)
-        lists = one_list(self.segments, select_one(feature, self.shape[1], "feature", "similar"), self.dtype)
-        if condition is None:
-            return similarity.most_similar(metric, n, self.segments, lists, self._sizes())
-        rows, n_features = condition.samples(self.shape[0]), self.shape[1]
-        moments = distribution.moments_where(self.segments, np.arange(n_features), n_features, rows, self.dtype)
-        lists = lists.keep(condition.keeps(lists.samples))
-        return similarity.most_similar(metric, n, self.segments, lists, Sizes.of(moments))
+        n, view = similarity.check_request(n, metric), self.view(level, where)
+        lists = self._list(feature, "similar", view)
+        found = similarity.most_similar(metric, n, view, lists, Sizes.of(self._moments(view)))
+        return replace(found, _details=partial(details_of, self))
 
     @retry_on_stale_snapshot
-    def cooccurrence(self, features: Any, *, max_bytes: int = DENSE_LIMIT) -> xarray.DataArray:
-        """The number of samples on which each two features are active together; with itself, on which each is active.
+    def cooccurrence(
+        self, features: Any, *, level: Level = "sample", where: Any = None, max_bytes: int = DENSE_LIMIT
+    ) -> xarray.DataArray:
+        """The number of samples or items on which each two features are both active; with itself, on which it is.
 
         Returns
         -------
@@ -297,14 +405,22 @@ class SetReader(OpenSet):
         """
         import xarray as xr
 
-        ids = self._features(features)
+        ids, view = self._features(features), self.view(level, where)
         check_size((len(ids), len(ids)), 8, max_bytes, "Ask for fewer features, or for similar() of one.")
-        counts = similarity.cooccurrence(self.segments, ids, self.shape[0], self.dtype)
+        counts = similarity.cooccurrence(view, ids)
         dims = ("feature", "other_feature")
         return xr.DataArray(counts, dims=dims, coords=dict.fromkeys(dims, ids), name="n_both")
 
     @retry_on_stale_snapshot
-    def compare(self, other: SetReader, metric: Metric = "correlation", n: int = 1) -> FeatureMatches:
+    def compare(
+        self,
+        other: SetReader,
+        metric: Metric = "correlation",
+        n: int = 1,
+        *,
+        level: Level = "sample",
+        where: Any = None,
+    ) -> FeatureMatches:
         """The features of another set over the same samples that match the features of this one.
 
         Parameters
@@ -315,6 +431,8 @@ class SetReader(OpenSet):
             As for `similar`.
         n
             Matches per feature at most.
+        level, where
+            Over samples or items, of which this set's labels fulfil a condition.
 
         Returns
         -------
@@ -335,12 +453,11 @@ class SetReader(OpenSet):
         if not isinstance(other, SetReader):
             raise InvalidInputError(f"compare() takes another set, not a {type(other).__name__}.", code="not-a-set")
         similarity.check_same_samples(self, other)
-        mine, theirs = (self.segments, self._sizes(), self.dtype), (other.segments, other._sizes(), other.dtype)
-        return similarity.best_matches(metric, n, mine, theirs)
-
-    def _sizes(self) -> Sizes:
-        n_features = self.shape[1]
-        return Sizes.of(distribution.all_moments(self.segments, np.arange(n_features), n_features, self.dtype))
+        condition = self.condition(where)
+        views = (View.of(each, level, condition) for each in (self, other))
+        mine, theirs = ((view, Sizes.of(view.moments(np.arange(view.n_features)))) for view in views)
+        found = similarity.best_matches(metric, n, mine, theirs)
+        return replace(found, _details=partial(details_of, self, other=other))
 
     @retry_on_stale_snapshot
     def concept_names(self, level: Level | None = None) -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from saestore.errors import MissingDependencyError
+from saestore.errors import MissingDependencyError, SaestoreError
 from saestore.query import html
 
 if TYPE_CHECKING:
@@ -16,24 +16,48 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Array = np.ndarray[Any, Any]
+Details = Callable[["ResultTable"], dict[str, Array]]
+
 _SHOWN = 20
+_LONGEST = 40  # characters of a text that is shown
+_NAMES = {"feature": "name", "other_feature": "other_name"}  # which detail stands beside which column
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class ResultTable:
     """Columns of equal length. A slice of rows is such a table too; iteration gives each row as a dict."""
 
+    _details: Details | None = field(default=None, kw_only=True)
+
     @property
     def columns(self) -> dict[str, Array]:
         """The columns by name, as arrays."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "_details"}
+
+    def with_details(self) -> dict[str, Array]:
+        """The columns, and what the set knows of their samples and features, which is read now.
+
+        Returns
+        -------
+        dict
+            Also ``name`` of a feature, and of a sample ``key``, ``text``, ``token``, ``row`` and ``column``, where the
+            set has them; objects, None where unknown.
+        """
+        details = {} if self._details is None else self._details(self)
+        result: dict[str, Array] = {}
+        for name, values in self.columns.items():
+            result[name] = values
+            if _NAMES.get(name) in details:
+                result[_NAMES[name]] = details.pop(_NAMES[name])
+        return result | details
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
     def __getitem__(self, rows: slice | Array | int) -> Self:
         """Some rows as a table, also of one row."""
-        return replace(self, **{name: np.atleast_1d(values[rows]) for name, values in self.columns.items()})
+        columns: dict[str, Any] = {name: np.atleast_1d(values[rows]) for name, values in self.columns.items()}
+        return replace(self, **columns)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         columns = self.to_dict()
@@ -44,13 +68,13 @@ class ResultTable:
         return {name: values.tolist() for name, values in self.columns.items()}
 
     def to_pandas(self) -> pd.DataFrame:
-        """The table as a pandas DataFrame."""
+        """The table as a pandas DataFrame, with the columns of `with_details`."""
         import pandas as pd
 
-        return pd.DataFrame(self.columns)
+        return pd.DataFrame(self.with_details())
 
     def to_arrow(self) -> pa.Table:
-        """The table as a `pyarrow.Table`; numbers are not copied.
+        """The table as a `pyarrow.Table`, with the columns of `with_details`; numbers are not copied.
 
         Raises
         ------
@@ -62,21 +86,34 @@ class ResultTable:
         except ImportError as e:
             raise MissingDependencyError(f"to_arrow() needs pyarrow ({e}); pip install 'saestore[arrow]'") from e
         # pyarrow does not know numpy's own type of text.
-        plain = {name: v.tolist() if v.dtype.kind == "T" else v for name, v in self.columns.items()}
+        plain = {name: v.tolist() if v.dtype.kind == "T" else v for name, v in self.with_details().items()}
         return pa.table(plain)
 
     def __repr__(self) -> str:
-        lines = ["  ".join(f"{text:>10}" for text in row) for row in (self.columns, *self._shown())]
+        shown = self._shown()
+        lines = ["  ".join(f"{text:>10}" for text in row) for row in (shown, *zip(*shown.values(), strict=True))]
         if len(self) > _SHOWN:
             lines.append(f"… {len(self) - _SHOWN} more rows")
         return f"{type(self).__name__} of {len(self)} rows\n" + "\n".join(lines)
 
     def _repr_html_(self) -> str:
         more = f"<p>… {len(self) - _SHOWN:,} more rows</p>" if len(self) > _SHOWN else ""
-        return html.table(list(self.columns), self._shown()) + more
+        shown = self._shown()
+        return html.table(list(shown), [list(row) for row in zip(*shown.values(), strict=True)]) + more
 
-    def _shown(self) -> list[list[str]]:
-        return [[f"{v:.6g}" if isinstance(v, float) else str(v) for v in row.values()] for row in self[:_SHOWN]]
+    def _shown(self) -> dict[str, list[str]]:
+        """The first rows as texts, by column; without details where the store cannot be read any more."""
+        first = self[:_SHOWN]
+        try:
+            columns = first.with_details()
+        except SaestoreError:
+            columns = first.columns
+        return {name: [_text(value) for value in values.tolist()] for name, values in columns.items()}
+
+
+def _text(value: Any) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else "" if value is None else " ".join(str(value).split())
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -100,16 +137,17 @@ class TopSamples(ResultTable):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class TopFeatures(ResultTable):
-    """Features per sample, strongest first, ties by ascending feature.
+    """Features per sample or item, strongest first, ties by ascending feature.
 
     Attributes
     ----------
-    sample, feature
-        int64 (n,).
+    item, sample, feature
+        int64 (n,). Of an item, `sample` is its sample on which the feature is strongest.
     activation
         Of the stored dtype (n,).
     """
 
+    item: Array
     sample: Array
     feature: Array
     activation: Array
@@ -148,7 +186,7 @@ class SimilarFeatures(ResultTable):
     score
         The metric, float64 (n,).
     n_both
-        Samples on which both are active, int64 (n,).
+        Samples, or items, on which both are active, int64 (n,).
     """
 
     feature: Array
@@ -167,7 +205,7 @@ class FeatureMatches(ResultTable):
     score
         The metric, float64 (n,).
     n_both
-        Samples on which both are active, int64 (n,).
+        Samples, or items, on which both are active, int64 (n,).
     """
 
     feature: Array

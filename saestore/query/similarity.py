@@ -10,11 +10,10 @@ import numpy as np
 
 from saestore.errors import InvalidInputError
 from saestore.query.open_set import OpenSet
-from saestore.query.posting_lists import PostingLists, iterate_lists
+from saestore.query.posting_lists import PostingLists
 from saestore.query.results import FeatureMatches, SimilarFeatures
 from saestore.query.selection import check_at_least
-from saestore.query.slices import iterate_rows
-from saestore.segment import Segment
+from saestore.query.view import View
 from saestore.stats import Moments
 
 if TYPE_CHECKING:
@@ -88,15 +87,16 @@ def score(metric: Metric, one: Sizes, other: Sizes, n_both: Array, dot: Array) -
     return clipped
 
 
-def overlap_of_list(segments: Sequence[Segment], lists: PostingLists, n_features: int) -> tuple[Array, Array]:
-    """Samples that every feature shares with one list, and the sums of the products of the activations there.
+def overlap_of_list(view: View, lists: PostingLists) -> tuple[Array, Array]:
+    """Rows that every feature shares with one list, and the sums of the products of the activations there.
 
     Memory: the list, a block of about 4 million non-zeros, and 16 bytes per feature.
     """
     order = np.argsort(lists.samples)
     rows, values = lists.samples[order], lists.data[order].astype(np.float64)
-    n_both, dot, done = np.zeros(n_features, np.int64), np.zeros(n_features), 0
-    for _, block in iterate_rows(segments, rows):
+    n_features, done = view.n_features, 0
+    n_both, dot = np.zeros(n_features, np.int64), np.zeros(n_features)
+    for _, block in view.rows(rows):
         factors = np.repeat(values[done : done + len(block)], np.diff(block.indptr))
         n_both += np.bincount(block.indices, minlength=n_features)
         dot += np.bincount(block.indices, factors * block.data, n_features)
@@ -104,11 +104,9 @@ def overlap_of_list(segments: Sequence[Segment], lists: PostingLists, n_features
     return n_both, dot
 
 
-def most_similar(
-    metric: Metric, n: int, segments: Sequence[Segment], lists: PostingLists, sizes: Sizes
-) -> SimilarFeatures:
+def most_similar(metric: Metric, n: int, view: View, lists: PostingLists, sizes: Sizes) -> SimilarFeatures:
     """The features that are most like the feature of `lists`, without itself."""
-    n_both, dot = overlap_of_list(segments, lists, len(sizes.sum))
+    n_both, dot = overlap_of_list(view, lists)
     scores = score(metric, sizes.take(lists.features), sizes, n_both, dot)
     n_both[lists.features] = 0
     order = np.argsort(-scores, kind="stable")
@@ -116,34 +114,32 @@ def most_similar(
     return SimilarFeatures(order, scores[order], n_both[order])
 
 
-def cooccurrence(segments: Sequence[Segment], features: Array, n_samples: int, dtype: Any) -> Array:
-    """Samples on which both of two features are active, int64 (len(features), len(features)).
+def cooccurrence(view: View, features: Array) -> Array:
+    """Rows on which both of two features are active, int64 (len(features), len(features)).
 
-    Memory: the answer, two blocks of features' lists, and 8 bytes per sample.
+    Memory: the answer, two blocks of features' lists, and 8 bytes per row.
     """
     features, back = np.unique(features, return_inverse=True)
     counts, first = np.zeros((len(features), len(features)), np.int64), 0
-    for lists in _blocks(segments, features, dtype):
+    for lists in _blocks(view, features):
         last = first + len(lists.features)
-        right, start = _matrix(lists, n_samples, np.int32).T.tocsr(), first
-        for others in _blocks(segments, features[first:], dtype):
+        right, start = _matrix(lists, view.n_rows, np.int32).T.tocsr(), first
+        for others in _blocks(view, features[first:]):
             stop = start + len(others.features)
-            part = (_matrix(others, n_samples, np.int32) @ right).toarray()
+            part = (_matrix(others, view.n_rows, np.int32) @ right).toarray()
             counts[start:stop, first:last], counts[first:last, start:stop] = part, part.T
             start = stop
         first = last
     return counts[np.ix_(back, back)]
 
 
-def best_matches(
-    metric: Metric, n: int, of: tuple[Sequence[Segment], Sizes, Any], among: tuple[Sequence[Segment], Sizes, Any]
-) -> FeatureMatches:
-    """The features among another set's that are most like each feature, of those that share a sample with it.
+def best_matches(metric: Metric, n: int, of: tuple[View, Sizes], among: tuple[View, Sizes]) -> FeatureMatches:
+    """The features among another set's that are most like each feature, of those that share a row with it.
 
     Parameters
     ----------
     of, among
-        Segments, sizes and dtype of either set.
+        Either set, over the same rows, and the sizes of its features.
 
     Returns
     -------
@@ -153,16 +149,16 @@ def best_matches(
     Notes
     -----
     Reads the lists of `of` once for every 2,048 features of `among`. Memory: about 100 bytes for each of 4 million
-    pairs, two blocks of lists, 8 bytes per sample, and the answer.
+    pairs, two blocks of lists, 8 bytes per row, and the answer.
     """
-    (segments, sizes, dtype), (other_segments, other_sizes, other_dtype) = of, among
+    (view, sizes), (other_view, other_sizes), n_rows = of, among, of[0].n_rows
     columns = np.flatnonzero(other_sizes.n_active)
     best = [np.full((len(sizes.n_active), n), empty) for empty in (-1, -np.inf, 0)]
-    for others in _blocks(other_segments, columns, other_dtype):
-        right = _matrix(others, sizes.n, np.int32).T.tocsr(), _matrix(others, sizes.n, np.float64).T.tocsr()
-        for lists in _blocks(segments, np.flatnonzero(sizes.n_active), dtype):
-            n_both = _matrix(lists, sizes.n, np.int32) @ right[0]
-            dot = n_both.data if metric == "jaccard" else _dots(n_both, _matrix(lists, sizes.n, np.float64) @ right[1])
+    for others in _blocks(other_view, columns):
+        right = _matrix(others, n_rows, np.int32).T.tocsr(), _matrix(others, n_rows, np.float64).T.tocsr()
+        for lists in _blocks(view, np.flatnonzero(sizes.n_active)):
+            n_both = _matrix(lists, n_rows, np.int32) @ right[0]
+            dot = n_both.data if metric == "jaccard" else _dots(n_both, _matrix(lists, n_rows, np.float64) @ right[1])
             one, other = np.repeat(lists.features, np.diff(n_both.indptr)), others.features[n_both.indices]
             scores = score(metric, sizes.take(one), other_sizes.take(other), n_both.data, dot)
             scores[np.isnan(scores)] = -np.inf
@@ -172,17 +168,17 @@ def best_matches(
     return FeatureMatches(rows, *(values[rows, ranks] for values in best))
 
 
-def _blocks(segments: Sequence[Segment], features: Array, dtype: Any) -> Iterator[PostingLists]:
+def _blocks(view: View, features: Array) -> Iterator[PostingLists]:
     for first in range(0, len(features), _WIDTH):
-        yield from iterate_lists(segments, features[first : first + _WIDTH], dtype)
+        yield from view.lists(features[first : first + _WIDTH])
 
 
-def _matrix(lists: PostingLists, n_samples: int, dtype: Any) -> scipy.sparse.csr_array:
-    """Features x samples: the activations, or as int32 a 1 for each."""
+def _matrix(lists: PostingLists, n_rows: int, dtype: Any) -> scipy.sparse.csr_array:
+    """Features x rows: the activations, or as int32 a 1 for each."""
     import scipy.sparse as sp
 
     values = np.ones(len(lists.data), dtype) if dtype is np.int32 else lists.data.astype(dtype)
-    return sp.csr_array((values, lists.samples, lists.indptr), shape=(len(lists.features), n_samples))
+    return sp.csr_array((values, lists.samples, lists.indptr), shape=(len(lists.features), n_rows))
 
 
 def _dots(n_both: scipy.sparse.csr_array, products: scipy.sparse.csr_array) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,16 @@ import numpy as np
 from saestore.errors import TooLargeError
 from saestore.kernels import runs_of
 from saestore.query.posting_lists import iterate_lists
+from saestore.query.rows import iterate_rows
 from saestore.query.selection import Selection
-from saestore.segment import Segment, open_lists, read_rows
-from saestore.sparse_rows import SparseRows
+from saestore.query.view import Pooling, View
+from saestore.segment import Segment, open_lists
+from saestore.sparse_rows import pointers
 
 Array = np.ndarray[Any, Any]
 
 DENSE_LIMIT = 4 << 30
-_BLOCK = 1 << 22  # non-zeros of a block of rows
+_BLOCK = 1 << 22  # points that are looked up at a time
 
 
 def check_size(shape: tuple[int, ...], itemsize: int, limit: int, instead: str) -> None:
@@ -30,17 +32,17 @@ def check_size(shape: tuple[int, ...], itemsize: int, limit: int, instead: str) 
         )
 
 
-def prefers_features(segments: Sequence[Segment], rows: Array, features: Array) -> bool:
-    """Whether the lists of these distinct features are shorter than these distinct rows are."""
+def prefers_features(segments: Sequence[Segment], n_samples: int, features: Array) -> bool:
+    """Whether the lists of these distinct features are shorter than the rows of this many samples."""
     nnz, total_rows = sum(s.info.nnz for s in segments), sum(s.info.n_rows for s in segments)
-    if not len(features) or not len(rows) or not nnz:
+    if not len(features) or not n_samples or not nnz:
         return False
     if len(features) == segments[0].n_features:  # no pointer is needed to know that
-        return nnz < len(rows) * nnz / total_rows
+        return n_samples > total_rows
     open_lists(segments)
     starts, stops = runs_of(features)
     lists = sum(int((s.feature_ptr[stops] - s.feature_ptr[starts]).sum()) for s in segments)
-    return lists < len(rows) * nnz / max(1, total_rows)
+    return lists < n_samples * nnz / max(1, total_rows)
 
 
 def _distinct(ids: Array) -> tuple[Array, Array | None]:
@@ -50,71 +52,27 @@ def _distinct(ids: Array) -> tuple[Array, Array | None]:
     return np.unique(ids, return_inverse=True)
 
 
-def iterate_rows(segments: Sequence[Segment], rows: Array, block: int = _BLOCK) -> Iterator[tuple[Array, SparseRows]]:
-    """Ascending distinct `rows` in blocks: their numbers and their entries.
-
-    Memory: about `block` non-zeros.
-    """
-    for plan in _plan_rows(segments, rows, block):
-        parts = [part for _, part in plan]
-        yield parts[0] if len(parts) == 1 else np.concatenate(parts), _read_rows(plan)
-
-
-def _plan_rows(segments: Sequence[Segment], rows: Array, block: int) -> Iterator[list[tuple[Segment, Array]]]:
-    """Blocks of rows of one or several segments, from the mean number of non-zeros per row."""
-    plan: list[tuple[Segment, Array]] = []
-    room = float(block)
-    for segment in segments:
-        info = segment.info
-        inside = rows[np.searchsorted(rows, info.start) : np.searchsorted(rows, info.stop)]
-        per_row = max(1, info.nnz) / max(1, info.n_rows)
-        while len(inside):
-            n = max(1, int(room / per_row))
-            plan.append((segment, inside[:n]))
-            room -= per_row * len(plan[-1][1])
-            inside = inside[n:]
-            if room < per_row:
-                yield plan
-                plan, room = [], float(block)
-    if plan:
-        yield plan
-
-
-def _read_rows(plan: Sequence[tuple[Segment, Array]]) -> SparseRows:
-    """Rows of several segments, read together."""
-    parts = read_rows([(segment, *runs_of(rows)) for segment, rows in plan])
-    return parts[0] if len(parts) == 1 else SparseRows.concat(parts)
-
-
-def dense(segments: Sequence[Segment], rows: Selection, features: Selection, dtype: Any) -> Array:
+def dense(view: View, rows: Selection, features: Selection, pooling: Pooling = "max") -> Array:
     """Rows x features, dense, by numpy's orthogonal indexing; a scalar selection drops its axis."""
     row_ids, row_back = _distinct(rows.ids)
     feature_ids, feature_back = _distinct(features.ids)
-    out = np.zeros((len(row_ids), len(feature_ids)), dtype)
-    if prefers_features(segments, row_ids, feature_ids):
-        _fill_from_lists(segments, row_ids, feature_ids, out)
+    out = np.zeros((len(row_ids), len(feature_ids)), view.dtype_of(pooling))
+    n_samples = len(row_ids) if view.sizes is None else int(view.sizes[row_ids].sum())
+    if pooling == "max" and prefers_features(view.segments, n_samples, feature_ids):
+        for lists in view.lists(feature_ids):
+            row, requested = _locate(row_ids, lists.samples)
+            column, inside = _locate(feature_ids, lists.feature_of_entry)
+            inside &= requested
+            out[row[inside], column[inside]] = lists.data[inside]
     else:
-        _fill_from_rows(segments, row_ids, feature_ids, out)
+        for part, block in view.rows(row_ids, pooling):
+            row = np.repeat(_locate(row_ids, part)[0], np.diff(block.indptr))
+            column, inside = _locate(feature_ids, block.indices)
+            out[row[inside], column[inside]] = block.data[inside]
     out = out if feature_back is None else out[:, feature_back]
     out = out if row_back is None else out[row_back]
     index = tuple(0 if s.scalar else slice(None) for s in (rows, features))
     return out[index] if rows.scalar or features.scalar else out
-
-
-def _fill_from_lists(segments: Sequence[Segment], rows: Array, features: Array, grid: Array) -> None:
-    for lists in iterate_lists(segments, features, grid.dtype):
-        row, inside = _locate(rows, lists.samples)
-        column, _ = _locate(features, lists.feature_of_entry)
-        grid[row[inside], column[inside]] = lists.data[inside]
-
-
-def _fill_from_rows(segments: Sequence[Segment], rows: Array, features: Array, grid: Array) -> None:
-    first = 0
-    for part, block in iterate_rows(segments, rows):
-        row = np.repeat(np.arange(first, first + len(part)), np.diff(block.indptr))
-        column, inside = _locate(features, block.indices)
-        grid[row[inside], column[inside]] = block.data[inside]
-        first += len(part)
 
 
 def _locate(requested: Array, ids: Array) -> tuple[Array, Array]:
@@ -127,22 +85,26 @@ def _locate(requested: Array, ids: Array) -> tuple[Array, Array]:
     return index, requested[index] == ids if len(requested) else np.zeros(len(ids), bool)
 
 
-def sparse(segments: Sequence[Segment], rows: Selection, features: Selection, n_features: int, dtype: Any) -> Any:
+def sparse(view: View, rows: Selection, features: Selection, pooling: Pooling = "max") -> Any:
     """Rows x features as a `scipy.sparse.csr_array` with sorted ids; one row or column stays two-dimensional."""
     import scipy.sparse as sp
 
     # scipy has no float16; float32 holds every one of its values.
-    dtype = np.result_type(dtype, np.float32)
+    dtype, n_features = np.result_type(view.dtype_of(pooling), np.float32), view.n_features
     row_ids, row_back = _distinct(rows.ids)
-    blocks = []
-    for _, block in iterate_rows(segments, row_ids):
+    blocks, counts = [], np.zeros(len(row_ids), np.int64)
+    for part, block in view.rows(row_ids, pooling):
         # scipy takes its index type from these; a narrower one would overflow on its next concatenation.
         index = np.int32 if max(n_features, block.nnz) < 1 << 31 else np.int64
         parts = block.astype(dtype).data, block.indices.astype(index), block.indptr.astype(index)
         blocks.append(_columns(sp.csr_array(parts, shape=(len(block), n_features)), features, n_features))
+        counts[_locate(row_ids, part)[0]] = np.diff(blocks[-1].indptr)
     if not blocks:
         return sp.csr_array((len(rows), len(features)), dtype=dtype)
     whole = sp.csr_array(sp.vstack(blocks, format="csr")) if len(blocks) > 1 else blocks[0]
+    if whole.shape[0] < len(row_ids):  # items without samples
+        indptr = pointers(counts).astype(whole.indptr.dtype)
+        whole = sp.csr_array((whole.data, whole.indices, indptr), shape=(len(row_ids), len(features)))
     return whole if row_back is None else sp.csr_array(whole[row_back])
 
 
@@ -186,7 +148,7 @@ def _points(segments: Sequence[Segment], rows: Array, features: Array, n_feature
     row_ids, feature_ids = np.unique(rows), np.unique(features)
     if not len(requested):
         return values
-    if prefers_features(segments, row_ids, feature_ids):
+    if prefers_features(segments, len(row_ids), feature_ids):
         entries = (
             (lists.samples * n_features + lists.feature_of_entry, lists.data)
             for lists in iterate_lists(segments, feature_ids, dtype)

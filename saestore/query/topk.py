@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +10,9 @@ import numpy as np
 
 from saestore.kernels import descending_bits
 from saestore.query.posting_lists import PostingLists
+from saestore.query.rows import iterate_rows
 from saestore.query.selection import Condition
-from saestore.query.slices import iterate_rows
+from saestore.query.view import View, strongest_of_items
 from saestore.segment import Segment, read_entries
 from saestore.sparse_rows import SparseRows, pointers
 from saestore.tables.item_index import ItemIndex
@@ -59,6 +60,7 @@ def top_of_lists(
     per_item: bool,
     where: Condition | None,
     dtype: Any,
+    alike: Callable[[Array], Array] | None = None,
 ) -> PostingLists:
     """The `n` strongest entries of every feature; features may repeat.
 
@@ -68,6 +70,9 @@ def top_of_lists(
         Keep an item's strongest sample only.
     where
         Samples that may appear.
+    alike
+        From distinct items to values: of several items with the same value only the strongest appears. None is like
+        nothing.
 
     Notes
     -----
@@ -79,13 +84,14 @@ def top_of_lists(
     lists = {int(f): [] if nothing_to_find else _prefixes(segments, int(f)) for f in features}
     nothing = np.empty(0, np.int64), np.empty(0, dtype)
     results = {f: nothing for f, prefixes in lists.items() if not prefixes}
-    length, done = n if not per_item and where is None else _GROWTH * n, 0
+    length, done = n if not per_item and where is None and alike is None else _GROWTH * n, 0
     while len(results) < len(lists):
         unsettled = [f for f in lists if f not in results]
         prefixes = [prefix for f in unsettled for prefix in lists[f]]
-        _extend(prefixes, length - done, exactly=not per_item and where is None)
+        _extend(prefixes, length - done, exactly=not per_item and where is None and alike is None)
+        groups = None if alike is None else _groups(prefixes, index, alike)
         for f in unsettled:
-            result = _settle(lists[f], n, index, per_item, where)
+            result = _settle(lists[f], n, index, per_item=per_item, where=where, groups=groups)
             if result is not None:
                 results[f] = result
                 lists[f] = []
@@ -109,8 +115,22 @@ def _extend(prefixes: list[_Prefix], n: int, *, exactly: bool) -> None:
         prefix.extend(samples, data)
 
 
+def _groups(prefixes: list[_Prefix], index: ItemIndex, alike: Callable[[Array], Array]) -> tuple[Array, Array]:
+    """The items of the prefixes, ascending, and a number that items have in common where they are alike."""
+    items = np.unique(index.locate(np.concatenate([part for p in prefixes for part in p.samples]))[0])
+    numbers: dict[Any, int] = {}
+    values = enumerate(alike(items).tolist())
+    return items, np.array([numbers.setdefault(i if v is None else (v,), len(numbers)) for i, v in values], np.int64)
+
+
 def _settle(
-    prefixes: list[_Prefix], n: int, index: ItemIndex, per_item: bool, where: Condition | None
+    prefixes: list[_Prefix],
+    n: int,
+    index: ItemIndex,
+    *,
+    per_item: bool,
+    where: Condition | None,
+    groups: tuple[Array, Array] | None,
 ) -> tuple[Array, Array] | None:
     """The first `n` entries where the prefixes suffice to know them, else None."""
     samples = np.concatenate([a for p in prefixes for a in p.samples])
@@ -127,6 +147,12 @@ def _settle(
     samples, data = samples[:certain], data[:certain]
     if where is not None:
         keep = where.keeps(samples)
+        samples, data = samples[keep], data[keep]
+    if groups is not None:
+        items = index.locate(samples)[0]
+        group = groups[1][np.searchsorted(groups[0], items)]
+        _, first, back = np.unique(group, return_index=True, return_inverse=True)
+        keep = items == items[first][back]
         samples, data = samples[keep], data[keep]
     if per_item:
         first = np.sort(np.unique(index.locate(samples)[0], return_index=True)[1])
@@ -146,3 +172,33 @@ def top_of_rows(segments: Sequence[Segment], samples: Array, n: int, dtype: Any)
         ranked = SparseRows(block.indptr, block.indices[order].astype(np.int64), block.data[order])
         parts.append(ranked.keep(np.arange(block.nnz) - block.indptr[row] < n))
     return SparseRows.concat(parts).select(back)
+
+
+def top_of_items(view: View, items: Array, n: int) -> tuple[Array, SparseRows, Array]:
+    """The `n` strongest features of items; items may repeat.
+
+    Returns
+    -------
+    items, rows, samples
+        The items that count, their features, strongest first, ties by ascending feature, and for each the item's
+        sample on which it is strongest.
+    """
+    unique, back = np.unique(items[view.counting(items)], return_inverse=True)
+    picked: list[tuple[Array, Array, Array, Array]] = []
+    for samples, block in view.rows_of_items(unique):
+        of_entry = np.repeat(samples, np.diff(block.indptr))
+        order = np.lexsort((of_entry, descending_bits(block.data), block.indices))
+        features, data, of_entry = block.indices[order].astype(np.int64), block.data[order], of_entry[order]
+        item, indptr = view.index.locate(of_entry)[0], np.searchsorted(features, np.arange(view.n_features + 1))
+        best = strongest_of_items(indptr, item, data, view.all_sizes())
+        item, features, data, of_entry = item[best], features[best], data[best], of_entry[best]
+        order = np.lexsort((features, descending_bits(data), item))
+        item = item[order]
+        first = np.arange(len(item)) - np.searchsorted(item, item) < n
+        picked.append((item[first], features[order][first], data[order][first], of_entry[order][first]))
+    nothing = np.empty(0, np.int64)
+    parts = [*picked, (nothing, nothing, np.empty(0, view.dtype), nothing)]
+    item, features, data, of_entry = (np.concatenate([part[i] for part in parts]) for i in range(4))
+    indptr = np.searchsorted(item, np.append(unique, view.n_rows))
+    rows = SparseRows(indptr, features, data).select(back)
+    return unique[back], rows, SparseRows(indptr, of_entry, data).select(back).indices

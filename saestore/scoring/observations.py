@@ -11,7 +11,8 @@ import numpy as np
 from saestore.kernels import segment_sums
 from saestore.query.posting_lists import PostingLists, iterate_lists
 from saestore.query.selection import Condition
-from saestore.scoring.ranks import Ranked, item_maxima, rank
+from saestore.query.view import lists_over
+from saestore.scoring.ranks import Ranked, rank
 from saestore.segment import Segment
 from saestore.tables.item_index import ItemIndex
 
@@ -127,12 +128,7 @@ class ScoredObservations:
 
         Memory: about 100 bytes per entry of a block, or of the longest list where that is longer.
         """
-        for lists in iterate_lists(segments, features, dtype, block):
-            over = lists.keep(self.kept[lists.samples])
-            if self.index is not None and self.sizes is not None:
-                items = self.index.locate(over.samples)[0]
-                over = PostingLists(over.features, *item_maxima(over.indptr, items, over.data, self.sizes))
-            yield over
+        return lists_over(iterate_lists(segments, features, dtype, block), self.kept, self.index, self.sizes)
 
 
 def _labelled(shape: tuple[int, int], unknown: scipy.sparse.csc_array | None) -> Array:

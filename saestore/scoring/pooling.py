@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.scoring.ranks import item_maxima
+from saestore.query.view import item_maxima
 from saestore.sparse_rows import pointers
 
 Array = np.ndarray[Any, Any]

@@ -107,38 +107,6 @@ def rank(indptr: Array, rows: Array, values: Array, n: int) -> Ranked:
     )
 
 
-def item_maxima(indptr: Array, items: Array, values: Array, sizes: Array) -> tuple[Array, Array, Array]:
-    """From lists over samples to lists over items, whose score is the maximum of their samples.
-
-    Parameters
-    ----------
-    indptr, values
-        Lists in impact order.
-    items
-        Item of every entry.
-    sizes
-        Samples of every item (n_items,). An item with an inactive sample scores at least 0.
-
-    Returns
-    -------
-    indptr, items, values
-        Lists in impact order, without the items that score 0.
-    """
-    import scipy.sparse as sp
-
-    by_feature = sp.csr_array((np.arange(len(items)), items, indptr), (len(indptr) - 1, len(sizes)))
-    by_item = by_feature.tocsc()  # a stable counting sort: an item's entries by feature, still strongest first
-    item = np.repeat(np.arange(len(sizes)), np.diff(by_item.indptr))
-    fresh = np.ones(len(items), bool)
-    fresh[1:] = (by_item.indices[1:] != by_item.indices[:-1]) | (item[1:] != item[:-1])
-    firsts = np.flatnonzero(fresh)
-    strongest = by_item.data[firsts]
-    all_active = np.diff(firsts, append=len(items)) == sizes[item[firsts]]
-    kept = np.zeros(len(items), bool)
-    kept[strongest[(values[strongest] > 0) | all_active]] = True
-    return pointers(kept)[indptr], items[kept], values[kept]
-
-
 def find_hits(ranked: Ranked, labels: scipy.sparse.csr_array) -> Hits:
     """Find the entries that concepts are true of.
 

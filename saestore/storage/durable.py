@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 PARTIAL = ".partial"  # how zarr's local store, too, ends the name of a file that it is writing
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # what file systems without hard links return
 _NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # what file systems that cannot flush a folder return
 
 
@@ -52,16 +53,51 @@ def replace_file(path: Path, content: bytes) -> None:
     draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
     path.parent.mkdir(exist_ok=True)
     try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        _write_flushed(draft, content)
         draft.replace(path)
     except Exception:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
         raise
     flush_folder(path.parent)
+
+
+def create_file(path: Path, content: bytes) -> bool:
+    """Write a file where there is none, whole at once; False where another process was quicker."""
+    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _write_flushed(draft, content)
+        publish(draft, path)
+    except FileExistsError:
+        return False
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+    flush_folder(path.parent)
+    return True
+
+
+def publish(draft: Path, target: Path) -> None:
+    """Give a file, written in full, a second name; `FileExistsError` if that is taken."""
+    try:
+        os.link(draft, target)
+    except OSError as error:
+        if draft.stat().st_nlink > 1:  # a network file system repeated the request, and lost the first answer
+            return
+        if error.errno not in _NO_LINKS:
+            raise
+        with target.open("xb") as file:
+            file.write(draft.read_bytes())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _write_flushed(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _flush(path: Path) -> None:

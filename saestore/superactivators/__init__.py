@@ -6,6 +6,8 @@ by the name of a data set import it too. Nothing else of saestore knows a name o
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from saestore.embeddings.base import EmbeddingSource
+    from saestore.query.reader import SetReader
 
 
 def activation_format(path: Path) -> str | None:
@@ -43,3 +46,20 @@ def item_pointers(path: Path, n_items: int | None, n_rows: int) -> np.ndarray[An
     from saestore.superactivators.token_counts import pointers_of_counts
 
     return pointers_of_counts(path, n_items, n_rows)
+
+
+def add_ground_truth(
+    reader: SetReader, folder: str | os.PathLike[str], overwrite: bool, report: Callable[[str], None]
+) -> list[str]:
+    """Give a set the concepts of ``GT_Samples/<dataset>``; refuses contradictions unless they are to be overwritten."""
+    from saestore.superactivators import ground_truth
+
+    truth = ground_truth.read_ground_truth(folder, ground_truth.expected_of(reader))
+    if not overwrite:
+        truth.check(
+            "Nothing was written. Correct one of them, or pass --overwrite (overwrite=True) to take it as it is"
+        )
+    added = ground_truth.add_ground_truth(reader, truth, overwrite=overwrite)
+    if added and truth.caveat:
+        report(truth.caveat)
+    return added

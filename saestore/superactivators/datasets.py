@@ -10,10 +10,11 @@ from typing import Any
 
 from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
 
-__all__ = ["CONFIG", "DATASETS", "Dataset", "find_dataset", "known_datasets", "read_config"]
+__all__ = ["CONFIG", "DATASETS", "MODEL_TYPES", "Dataset", "find_dataset", "known_datasets", "read_config"]
 
 CONFIG = "saestore.toml"
 SAES = {"image": "clip-scope-22", "text": "gemma-scope-9b-34-16k"}
+MODEL_TYPES = {"clip": "image", "gemma": "text"}  # the pipeline's names of models, and what each takes
 SAMPLE_TYPES = {"image": ("patch", "cls"), "text": ("token", "cls")}
 _PATHS = ("items", "item_ptr", "ground_truth")
 _KEYS = ("modality", "sae", "patches", "embeddings", *_PATHS)
@@ -58,6 +59,10 @@ class Dataset:
     def sample_types(self) -> tuple[str, ...]:
         """The types of its samples, the many-per-item type first."""
         return SAMPLE_TYPES[self.modality]
+
+    def sample_type(self, name: str) -> str:
+        """The sample type that the pipeline calls `name`: it states patch where a text's tokens are meant."""
+        return "token" if (name, self.modality) == ("patch", "text") else name
 
     def check_sample_type(self, sample_type: str) -> None:
         """Refuse samples that it does not have.

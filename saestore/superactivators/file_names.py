@@ -13,11 +13,21 @@ from saestore.files import split_member
 from saestore.superactivators.chunk_lists import INFO_SUFFIX
 from saestore.superactivators.datasets import Dataset
 from saestore.superactivators.unit_mapping import mapping_name
+from saestore.vocabulary import SCRATCH
 
-__all__ = ["PipelineName", "data_roots", "find_embeddings", "find_ground_truth", "find_items", "find_token_counts"]
+__all__ = [
+    "PipelineName",
+    "data_roots",
+    "find_activations",
+    "find_embeddings",
+    "find_ground_truth",
+    "find_items",
+    "find_token_counts",
+]
 
+_SPARSE = "SAE_Activations_Sparse"
+_SCOPES = {"image": "clipscope", "text": "gemmascope"}
 GRID = 256  # patches of an image: 16 x 16
-SCRATCH = "SAESTORE_SCRATCH"
 # Of the inputs that the pipeline made its files for: the size of an image, or that there are texts.
 SUFFIXES = {"image": "_inputsize_(224, 224).pt", "text": "_inputsize_('text', 'text2').pt"}
 TOKEN_COUNTS = "token_counts" + SUFFIXES["text"]
@@ -74,13 +84,37 @@ class PipelineName:
 
     def beside(self, path: Path) -> Path | None:
         """The sparse file (or list of chunks) of the same samples, where the pipeline has it."""
-        folder = path.parent.parent.parent / "SAE_Activations_Sparse" / path.parent.name
-        files = [
+        files = self._sparse_files(path.parent.parent.parent / _SPARSE / path.parent.name)
+        return files[0] if len(files) == 1 else None
+
+    def _sparse_files(self, folder: Path) -> list[Path]:
+        return [
             file
-            for file in folder.glob(f"{self.scope}_{self.sample_type}_sparse*")
+            for file in sorted(folder.glob(f"{self.scope}_{self.sample_type}_sparse*"))
             if file.name.endswith(INFO_SUFFIX) or (file.suffix == ".pt" and "_chunk_" not in file.name)
         ]
-        return files[0] if len(files) == 1 else None
+
+    def find(self, dataset: str, data: Folder = None) -> Path:
+        """Find the sparse file, or list of chunks, of a data set.
+
+        Raises
+        ------
+        NotFoundError
+            There is none, or several; names the places it searched.
+        """
+        folders = [root / _SPARSE / dataset for root in data_roots(data)]
+        files = next((files for folder in folders if (files := self._sparse_files(folder))), [])
+        if len(files) == 1:
+            return files[0]
+        wanted = f"{self.scope}_{self.sample_type}_sparse*"
+        if files:
+            raise NotFoundError(
+                f"{files[0].parent} has several files {wanted}: {', '.join(file.name for file in files)}; give the "
+                "path of one of them",
+                code="ambiguous-path",
+            )
+        searched = " nor ".join(map(str, folders)) or f"{_SPARSE}/{dataset} (set {SCRATCH}, or give --data)"
+        raise NotFoundError(f"no {wanted} of {dataset} in {searched}; give its path", code="no-activations")
 
     def mapping(self, path: Path) -> Path | None:
         """The unit mapping of a filtered or dense file, None where there is none."""
@@ -148,6 +182,21 @@ def find_embeddings(dataset: Dataset, sample_type: str, data: Folder = None) -> 
             if any(path.parent.glob(f"{base}*")):
                 break  # several there: nobody said which, and others elsewhere may be of another build
     raise NotFoundError(f"{'; '.join(missing)}. Put them there, or give --embeddings", code="no-embeddings")
+
+
+def find_activations(dataset: Dataset, sample_type: str, data: Folder = None) -> Path:
+    """Find the sparse activations of a known data set: ``SAE_Activations_Sparse/<dataset>/``.
+
+    Raises
+    ------
+    NotFoundError
+        If they are not there, or are there twice.
+    InvalidInputError
+        If the data set has no such samples.
+    """
+    dataset.check_sample_type(sample_type)
+    kind = "cls" if sample_type == "cls" else "patch"
+    return PipelineName(_SCOPES[dataset.modality], kind, "sparse").find(dataset.name, data)
 
 
 def find_items(dataset: Dataset, data: Folder = None) -> Path:

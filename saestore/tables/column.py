@@ -70,6 +70,13 @@ def _some(unknown: Array | None, rows: Any) -> Array | None:
     return part if part.any() else None
 
 
+def as_objects(values: Array) -> Array:
+    """Values of a column as objects, None where they are masked."""
+    objects = np.ma.getdata(values).astype(object)
+    objects[np.ma.getmaskarray(values)] = None
+    return objects
+
+
 def as_column(given: Any, what: str, unknown: Any = None) -> Column:
     """Check the values of a column.
 

@@ -26,11 +26,14 @@ class ItemIndex:
         Samples per item where all have the same number, else None.
     ptr
         Else int64 (n_items + 1,): item i has the samples ``ptr[i]:ptr[i + 1]``. Memory: 8 bytes per item.
+    stored
+        What reads `ptr`, where it was not read yet.
     """
 
     n_items: int
     item_size: int | None
     ptr: Array | None = None
+    stored: ArrayReader | None = None
 
     @classmethod
     def of(cls, ptr: Array) -> ItemIndex:
@@ -42,26 +45,18 @@ class ItemIndex:
 
     @classmethod
     def read(cls, store: SnapshotStore, path: str, attributes: SetAttributes) -> ItemIndex:
-        """Of the set at `path`."""
-        reader = cls.reader(store, path, attributes)
-        return cls(attributes.n_items, attributes.item_size) if reader is None else cls.of_reader(reader)
-
-    @classmethod
-    def reader(cls, store: SnapshotStore, path: str, attributes: SetAttributes) -> ArrayReader | None:
-        """What reads the pointers of the set at `path`; None where all items have the same number of samples."""
+        """Of the set at `path`; pointers are read when they are first needed."""
         items = attributes.table("items")
         if attributes.item_size is not None or items.pointers is None:
-            return None
+            return cls(attributes.n_items, attributes.item_size)
         path = f"{path}/items/{items.pointers}".strip("/")
-        return ArrayReader.described(store, path, items.arrays[items.pointers], attributes.codec)
+        stored = ArrayReader.described(store, path, items.arrays[items.pointers], attributes.codec)
+        return cls(attributes.n_items, None, stored=stored)
 
-    @classmethod
-    def of_reader(cls, reader: ArrayReader) -> ItemIndex:
-        """From stored pointers."""
-        ptr = reader.read(0, reader.length)
-        if ptr.dtype != np.int64 or not len(ptr) or ptr[0] != 0 or (np.diff(ptr) < 0).any():
-            raise CorruptStoreError(f"{reader.path} does not ascend from 0.")
-        return cls(len(ptr) - 1, None, ptr)
+    def load(self) -> None:
+        """Read stored pointers now."""
+        if self.item_size is None:
+            self._pointers()
 
     def locate(self, samples: Array) -> tuple[Array, Array]:
         """Item and position of samples, int64 each."""
@@ -79,6 +74,11 @@ class ItemIndex:
         return self._pointers()
 
     def _pointers(self) -> Array:
+        if self.ptr is None and self.stored is not None:
+            ptr = self.stored.read(0, self.stored.length)
+            if ptr.dtype != np.int64 or not len(ptr) or ptr[0] != 0 or (np.diff(ptr) < 0).any():
+                raise CorruptStoreError(f"{self.stored.path} does not ascend from 0.")
+            object.__setattr__(self, "ptr", ptr)
         if self.ptr is None:
             raise RuntimeError("an item index needs a size or pointers")
         return self.ptr

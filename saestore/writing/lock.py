@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import socket
@@ -20,10 +19,10 @@ from zarr.storage import LocalStore, MemoryStore
 from saestore.errors import LockedError, StoreWriteError
 from saestore.format import split_set_path
 from saestore.storage import DOCUMENT, missing_as_error, write_errors
+from saestore.storage.durable import publish
 
 LOCK = "lock"
 _DRAFT = ".draft"
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # what file systems without hard links say
 
 
 class SetLock:
@@ -148,17 +147,6 @@ class SetLock:
             f"{holder.get('time')}. Wait for it, or stop it; if that host is gone, delete the group "
             f"{self._path} in the store."
         )
-
-
-def publish(draft: Path, target: Path) -> None:
-    """Give a file, written in full, a second name; `FileExistsError` if that is taken."""
-    try:
-        os.link(draft, target)
-    except OSError as e:
-        if e.errno not in _NO_LINKS:
-            raise
-        with target.open("xb") as file:
-            file.write(draft.read_bytes())
 
 
 def read_lock(root: zarr.Group, path: str) -> dict[str, Any] | None:

@@ -25,10 +25,10 @@ from saestore.storage import (
     missing_as_error,
     write_errors,
 )
-from saestore.storage.durable import PARTIAL
+from saestore.storage.durable import PARTIAL, publish
 from saestore.tables.item_index import ItemIndex
 from saestore.writing.derived import DERIVED, write_derived
-from saestore.writing.lock import LOCK, SetLock, publish
+from saestore.writing.lock import LOCK, SetLock
 
 Progress = Callable[[str], None]
 

@@ -1,0 +1,1 @@
+"""Analyses of an opened set: examples, cards, contrasts, search, families, matches, probes and directions."""

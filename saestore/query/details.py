@@ -1,0 +1,56 @@
+"""What a set knows of the samples and features in an answer: names, keys, texts, tokens, rows and columns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from saestore.query.sample_coords import SampleCoordinates
+from saestore.tables.column import as_objects
+
+if TYPE_CHECKING:
+    from saestore.query.reader import SetReader
+    from saestore.query.results import ResultTable
+
+Array = np.ndarray[Any, Any]
+
+NAME = "name"  # the column of the features that is shown beside their numbers
+_OF_SAMPLES = {"key": "key", "token": "token", "row": "row", "col": "column"}
+
+
+def feature_names(reader: SetReader, features: Array) -> Array | None:
+    """Names of features, objects (n,), None where a feature has none; None where the set has no names."""
+    if NAME not in reader.features.names():
+        return None
+    unique, back = np.unique(features, return_inverse=True)
+    names = as_objects(reader.features.column(NAME, unique))
+    return np.array([name or None for name in names.tolist()], object)[back]
+
+
+def named(reader: SetReader, feature: int) -> str:
+    """A feature for a heading: its number, and its name where it has one."""
+    names = feature_names(reader, np.array([feature % reader.shape[1]]))
+    return f"feature {feature}" if names is None or names[0] is None else f"feature {feature} ({names[0]})"
+
+
+def details_of(reader: SetReader, table: ResultTable, other: SetReader | None = None) -> dict[str, Array]:
+    """Further columns of an answer; see `ResultTable.with_details`.
+
+    Parameters
+    ----------
+    other
+        The set that ``other_feature`` is of.
+    """
+    columns, details = table.columns, dict[str, Array]()
+    for column, source, name in (("feature", reader, "name"), ("other_feature", other, "other_name")):
+        names = None if source is None or column not in columns else feature_names(source, columns[column])
+        if names is not None:
+            details[name] = names
+    if "sample" in columns:
+        along = SampleCoordinates(reader).by_name
+        details |= {shown: along[name].at(columns["sample"]) for name, shown in _OF_SAMPLES.items() if name in along}
+        if "text" in reader.items.names():
+            items, back = np.unique(columns["item"], return_inverse=True)
+            details["text"] = reader.items.column("text", items).astype(object)[back]
+    return details
