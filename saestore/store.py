@@ -16,7 +16,7 @@ from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, did
 from saestore.format import SET_LEVELS, canonical_json, split_set_path
 from saestore.progress import Progress, ProgressOption
 from saestore.query import html
-from saestore.storage import find_sets, missing_as_error, open_root
+from saestore.storage import DOCUMENT, SnapshotStore, find_sets, missing_as_error, open_root
 from saestore.storage.open import raise_unreachable
 from saestore.verify import Report, verify_set, verify_store
 from saestore.writing import SetWriter
@@ -133,6 +133,17 @@ class Store(Mapping[str, ActivationSet]):
             code="unknown-set",
         )
 
+    def _named(self, path: str) -> str:
+        """The full path of a set, which may be so damaged that it cannot be found."""
+        path = path.strip("/")
+        if len(path.split("/")) == len(SET_LEVELS):
+            (document,) = SnapshotStore(self.root.store).find(
+                [(f"{self.root.path}/{path}/{DOCUMENT}".strip("/"), None)]
+            )
+            if document is not None:
+                return path
+        return self.resolve(path)
+
     def write(
         self,
         path: str,
@@ -225,9 +236,7 @@ class Store(Mapping[str, ActivationSet]):
         """Re-read everything and check it; see `saestore.verify`."""
         report = Progress(progress).line
         try:
-            return (
-                verify_store(self.root, report) if path is None else verify_set(self.root, self.resolve(path), report)
-            )
+            return verify_store(self.root, report) if path is None else verify_set(self.root, self._named(path), report)
         except OSError as error:
             raise_unreachable(path or "the store", error)
             raise

@@ -350,13 +350,17 @@ class SetWriter:
             _remove_others(self._root, f"{self.path}/{name}", nodes)
 
 
+_FEW_ATTRIBUTES = 10  # a group with more of them is a set, though its attribute `format` may be damaged
+
+
 def read_attributes(root: zarr.Group, path: str) -> SetAttributes | None:
     """The attributes of the set at `path`, None where there is none."""
     with missing_as_error(path):
         group = root.get(path)
-        if not isinstance(group, zarr.Group) or "format" not in group.attrs:
+        attributes = group.attrs.asdict() if isinstance(group, zarr.Group) else {}
+        if not attributes or (len(attributes) < _FEW_ATTRIBUTES and "format" not in attributes):
             return None
-        return SetAttributes.from_json(group.attrs.asdict(), path)
+        return SetAttributes.from_json(attributes, path)
 
 
 def _remove_others(root: zarr.Group, path: str, keep: set[str]) -> None:
