@@ -16,6 +16,7 @@ from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, did
 from saestore.format import SET_LEVELS, canonical_json, split_set_path
 from saestore.progress import Progress, ProgressOption
 from saestore.query import html
+from saestore.repair import Repair, repair_set
 from saestore.storage import DOCUMENT, SnapshotStore, find_sets, missing_as_error, open_root
 from saestore.storage.open import raise_unreachable
 from saestore.verify import Report, verify_set, verify_store
@@ -132,6 +133,16 @@ class Store(Mapping[str, ActivationSet]):
             f"There is no activation set {path!r}. {hint}The store has {', '.join(paths) or 'none'}.",
             code="unknown-set",
         )
+
+    def repair(self, path: str, progress: ProgressOption = False) -> Repair:
+        """Salvage what is whole of a damaged set: derived arrays and either order of a segment are made again.
+
+        Returns
+        -------
+        Repair
+            ``found`` before, what was ``mended``, and what is ``lost``.
+        """
+        return repair_set(self.root, self._named(path), Progress(progress).line)
 
     def _named(self, path: str) -> str:
         """The full path of a set, which may be so damaged that it cannot be found."""

@@ -1,8 +1,9 @@
 """Re-reading a whole store and checking everything that can be checked.
 
-The set's attributes carry their own checksum and hold the digest of every segment's document, which holds those of all
-documents and shards below it; so do the attributes for the arrays of tables and for the derived ones. What no digest
-covers can only look one way. So a flipped byte, a foreign or a stale file anywhere is found, and its array named.
+The set's attributes carry their own checksum and hold the digest of every segment's document, which holds the digests
+of all documents and shards below it. For arrays of tables and derived arrays the attributes hold the digests themselves.
+A document without a digest can only look one way. So a flipped byte, a foreign or a stale file is found, and its array
+named.
 """
 
 from __future__ import annotations
@@ -349,8 +350,8 @@ def _check_leftovers(
         named = {SEGMENTS: {s.name for s in attributes.segments}}
         named |= {name: table.nodes for name, table in attributes.tables.items()}
         for parent, names in named.items():
-            below: Any = group[parent]
-            for name in sorted(set(below.keys()) - names):
+            below = SnapshotStore(root.store).names(f"{group.path}/{parent}")
+            for name in sorted(below - names - {DOCUMENT}):
                 yield f"{path}/{parent}/{name}", "is named by no attributes; the next build removes it"
         return
     expected = _expected_files(attributes)

@@ -135,7 +135,7 @@ def read_entries(slices: Sequence[tuple[Segment, int, int]]) -> list[tuple[Array
 
 
 def read_rows(parts: Sequence[tuple[Segment, Array, Array]]) -> list[SparseRows]:
-    """Rows of several segments, of each those of ascending ranges of samples, all planned and read at once."""
+    """Rows of several segments, of each the ascending ranges of samples, all planned and read at once."""
     open_rows([segment for segment, _, _ in parts])
     spans = [(s.reader(_ROWS[0]), a - s.info.start, b - s.info.start + 1) for s, a, b in parts]
     found, wanted, counts = read_many(spans), [], []

@@ -1,4 +1,4 @@
-"""What a shard looks like: the sizes of an array's chunks, the tail that says where they are, and their codecs.
+"""What a shard looks like: the sizes of an array's chunks, the tail with their places, and their codecs.
 
 Pure functions on bytes, which `saestore.storage.reader` reads; see ``docs/decisions/001-local-reads.md``.
 """
@@ -181,5 +181,5 @@ def _decoded_size(body: bytes) -> int:
     start = 5 + (not single) + (0, 1, 2, 4)[flags & 3]
     size = (1 if single else 0, 2, 4, 8)[flags >> 6]
     if not size:
-        raise ValueError("a chunk does not tell its size")
+        raise ValueError("a chunk does not state its size")
     return int.from_bytes(body[start : start + size], "little") + (256 if size == 2 else 0)

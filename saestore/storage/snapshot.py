@@ -1,4 +1,4 @@
-"""Reading bytes of a store: many keys and ranges at once, whatever kind of store it is."""
+"""Reading bytes of a store: many keys and ranges at once, in any kind of store."""
 
 from __future__ import annotations
 
@@ -65,6 +65,15 @@ class SnapshotStore:
                     raise value
         return [value.to_bytes() if isinstance(value, Buffer) else None for value in carrier.values]
 
+    def names(self, prefix: str) -> set[str]:
+        """Names right below a path. Nothing below them is read."""
+        if self.folder is not None:
+            folder = self.folder / prefix
+            return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        carrier = _Carrier(self._store, [], prefix)
+        zarr.open_group(carrier, mode="r", zarr_format=3, use_consolidated=False)
+        return carrier.names
+
 
 def _read_file(path: str, key: str, which: ByteRequest | None) -> bytes | None:
     with missing_as_error(key):
@@ -100,9 +109,10 @@ class _Carrier(WrapperStore[Store]):
     zarr has no public function that reads bytes, and stores may be bound to its event loop.
     """
 
-    def __init__(self, store: Store, requests: Sequence[Request]) -> None:
+    def __init__(self, store: Store, requests: Sequence[Request], prefix: str | None = None) -> None:
         super().__init__(store)
-        self._requests = requests
+        self._requests, self._prefix = requests, prefix
+        self.names: set[str] = set()
         self.values: list[Buffer | BaseException | None] = []
 
     @property
@@ -121,5 +131,7 @@ class _Carrier(WrapperStore[Store]):
                 except FileNotFoundError:
                     return None
 
+        if self._prefix is not None:
+            self.names = {name.strip("/") async for name in self._store.list_dir(self._prefix)}
         self.values = await asyncio.gather(*map(one, self._requests), return_exceptions=True)
         return prototype.buffer.from_bytes(b'{"zarr_format": 3, "node_type": "group", "attributes": {}}')

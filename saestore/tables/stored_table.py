@@ -105,7 +105,7 @@ class StoredTable:
         return Column(masks[0], unknown).resized(self.n_rows)
 
     def arrays_of(self, name: str, most: int) -> tuple[list[ArrayReader], list[ArrayReader]]:
-        """Arrays of a column or concept that are read whole, and those of which a part is, such as of more values."""
+        """Arrays of a column or concept that are read whole, and arrays that are read in part: all of more values."""
         info = self.info.concepts
         if info is None or name not in info.names:
             readers = [self.reader(node) for node in self._arrays(name)]
@@ -146,7 +146,7 @@ class StoredTable:
         """Rows of concepts as they are stored, which must be rows of the table."""
         info = self.info.concepts
         if info is None or (len(rows) and (int(rows.max()) >= info.n_rows or int(rows.min()) < 0)):
-            raise CorruptStoreError(f"{self._path}/{group} has a row beyond those of its concepts.")
+            raise CorruptStoreError(f"{self._path}/{group} has a row beyond its concepts.")
         return rows
 
     def labels(self) -> LabelMatrix:

@@ -369,8 +369,7 @@ def _remove_others(root: zarr.Group, path: str, keep: set[str]) -> None:
     if folder is not None:
         names = {p.name for p in (folder / path).iterdir() if p.is_dir()} if (folder / path).is_dir() else set()
     else:
-        group = root.get(path)
-        names = set(group.keys()) if isinstance(group, zarr.Group) else set()
+        names = SnapshotStore(root.store).names(f"{root.path}/{path}".strip("/")) - {DOCUMENT}
     for name in sorted(names - keep):
         _remove(root, f"{path}/{name}")
 
