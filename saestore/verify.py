@@ -1,9 +1,8 @@
 """Re-reading a whole store and checking everything that can be checked.
 
 The set's attributes carry their own checksum and hold the digest of every segment's document, which holds the digests
-of all documents and shards below it. For arrays of tables and derived arrays the attributes hold the digests themselves.
-A document without a digest can only look one way. So a flipped byte, a foreign or a stale file is found, and its array
-named.
+of all documents and shards below it. For arrays of tables and derived arrays the attributes hold the digests. A
+document without a digest can only look one way. So a flipped byte, a foreign or a stale file is found and named.
 """
 
 from __future__ import annotations
