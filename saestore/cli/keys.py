@@ -233,6 +233,7 @@ VERIFY = {
     "problems[].set": 'path of the set, "" for what belongs to none',
     "problems[].node": "the damaged array, group or file",
     "problems[].what": "what is wrong with it",
+    "mended": "with --repair, what was made again",
 }
 
 DIAGNOSE = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError
+from saestore.format import TableInfo, digest
 from saestore.query.posting_lists import PostingLists, iterate_lists
 from saestore.query.reader import Level, SetReader
 from saestore.scoring.concept_scores import read_labels
@@ -291,7 +292,11 @@ def provenance(reader: SetReader) -> dict[str, Any]:
         "source": dict(a.source),
         "dropped": None if a.dropped is None else dict(a.dropped),
         "segments": {segment.name: segment.digest for segment in a.segments},
-        "labels": {
-            name: table.digests[table.concepts.true] for name, table in a.tables.items() if table.concepts is not None
-        },
+        "labels": {name: _labels_digest(table) for name, table in a.tables.items() if table.concepts is not None},
     }
+
+
+def _labels_digest(table: TableInfo) -> str:
+    """What the labels of a table are known by: the digests of all that they are stored in."""
+    groups = [] if table.concepts is None else list(filter(None, (table.concepts.true, table.concepts.unknown)))
+    return digest({node: info.shards for node, info in table.arrays.items() if node.split("/")[0] in groups})

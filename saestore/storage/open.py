@@ -192,8 +192,8 @@ _WRITE_REASONS = (
     ),
     (
         (errno.EIO, errno.ESTALE, errno.ETIMEDOUT),
-        "the device or the network folder does not answer well ({error.strerror}). What is committed is safe: check the "
-        "device, then run the same command again.",
+        "the device or the network folder does not answer well ({error.strerror}). What is committed is safe: check "
+        "the device, then run the same command again.",
     ),
 )
 
