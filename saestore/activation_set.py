@@ -152,6 +152,68 @@ class ActivationSet(SetReader):
         options = options or DetectionOptions()
         return detect(self, level, concepts, options, embeddings=embeddings, cls_embeddings=cls_embeddings)
 
+    def import_explanations(
+        self, path: str | os.PathLike[str], *, source: str | None = None, overwrite: bool = False
+    ) -> list[str]:
+        """Take explanations, names, scores and other columns from a file or folder; other values stay.
+
+        Parameters
+        ----------
+        path
+            Delphi's results folder (``explanations/`` and ``scores/``, whose balanced accuracy becomes
+            ``detection_score``, ``fuzz_score``, …), Neuronpedia's explanation export (``.json``, ``.jsonl``), or a
+            ``.csv``, ``.json`` or ``.parquet`` table with a column ``feature``, ``item``, ``key`` or ``sample``.
+        source
+            The hookpoint or layer to take, where the file has several.
+        overwrite
+            Replace values that differ.
+
+        Returns
+        -------
+        list of str
+            Names of the columns.
+
+        Raises
+        ------
+        InvalidInputError
+            The explanations are of another SAE (``other-sae``), or the file cannot be read. Nothing was written.
+        StoreConflictError
+            A feature has another value already.
+        """
+        from saestore.formats.explanations import check_sae, read_annotations
+
+        annotations = read_annotations(path, source)
+        check_sae(annotations, self, str(path))
+        getattr(self, annotations.table).annotate(annotations.columns, overwrite=overwrite)
+        return list(annotations.columns)
+
+    def export_explanations(
+        self,
+        path: str | os.PathLike[str],
+        format: str | None = None,
+        *,
+        features: Any = None,
+        overwrite: bool = False,
+    ) -> int:
+        """Write the columns of the features, of those that have any, for another program.
+
+        Parameters
+        ----------
+        format
+            ``"json"``, ``"csv"`` or ``"parquet"``, all columns; ``"delphi"`` (a folder) or ``"neuronpedia"``, the
+            explanations. By default from the suffix of `path`.
+        features
+            Only these features; also a condition.
+
+        Returns
+        -------
+        int
+            Number of features.
+        """
+        from saestore.formats.explanation_files import export_features
+
+        return export_features(self, path, format, features, overwrite=overwrite)
+
     @retry_on_stale_snapshot
     def diagnose(self, embeddings: Any = None, sae: Any = None, *, n_rows: int = 2048, seed: int = 0) -> Diagnosis:
         """Compare the set with its SAE and its embeddings, and find identical, missing and impossible activations.

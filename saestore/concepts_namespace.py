@@ -195,12 +195,12 @@ class Concepts:
     def add_ground_truth(
         self, folder: str | os.PathLike[str], *, overwrite: bool = False, progress: ProgressOption = False
     ) -> list[str]:
-        """Give items and samples the concepts of a research pipeline's ground truth, ``GT_Samples/<dataset>``.
+        """Give items and samples the concepts of a folder with a research pipeline's ground truth.
 
         Parameters
         ----------
         folder
-            With ``gt_samples_per_concept…pt`` (items) and ``gt_patch_per_concept…pt`` (patches or tokens).
+            A folder that ``saestore build --ground-truth`` takes: files of items, and of patches or tokens.
         overwrite
             Replace concepts that are there already, and take the files as they are where they contradict the metadata.
         progress
@@ -237,7 +237,7 @@ class Concepts:
         level: Level = "item",
         *,
         where: Any = None,
-        concepts: Sequence[str] | str | None = None,
+        concepts: Sequence[str] | str | Mapping[str, Any] | None = None,
         features: Any = None,
         max_bytes: int = DENSE_LIMIT,
     ) -> xarray.Dataset:
@@ -251,7 +251,8 @@ class Concepts:
         where
             Over these samples or items only, as in every query: a mapping, an expression, or a boolean mask.
         concepts
-            Names; by default all.
+            Names; by default all. Or a mapping of names to masks, as of `add`, which are scored and not kept: for a
+            store that is read only.
         features
             By default all.
 
@@ -279,9 +280,11 @@ class Concepts:
         Memory: the scores (64 bytes for each concept and feature), the labels and a byte a sample, and a block of a
         million entries or the longest list.
         """
-        return concept_scores(
-            self._reader, level, where=where, concepts=concepts, features=features, max_bytes=max_bytes
-        )
+        reader = self._reader
+        given: Any = concepts
+        if isinstance(concepts, Mapping):
+            given = as_labels(concepts, level, reader.n_items, reader.shape[0])
+        return concept_scores(reader, level, where=where, concepts=given, features=features, max_bytes=max_bytes)
 
     def intervals(
         self,

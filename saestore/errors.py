@@ -139,9 +139,9 @@ class MissingDependencyError(SaestoreError, ImportError):
     code = "missing-dependency"
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """``"Did you mean 'a' or 'b'? "`` with the names that are most like one, "" where none is."""
     import difflib
 
-    near = difflib.get_close_matches(name, list(known), 3, 0.5)
+    near = difflib.get_close_matches(name, list(known), 3, 0.5) if isinstance(name, str) else []
     return f"Did you mean {' or '.join(map(repr, near))}? " if near else ""

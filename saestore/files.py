@@ -35,7 +35,7 @@ __all__ = [
 
 Array = np.ndarray[Any, Any]
 
-_MEMBER = re.compile(r"(?P<path>.*\.(npz|safetensors)):(?P<name>.+)", re.DOTALL)
+_MEMBER = re.compile(r"(?P<path>.*\.(npz|safetensors|pt|h5|hdf5|parquet)):(?P<name>.+)", re.DOTALL)
 # Arrays that are read whole: at most this many bytes, or this many times the size of the file.
 _MOST_BYTES, _MOST_INFLATION = 256 << 20, 64
 _SKIP = 1 << 24  # bytes that are decompressed at once to get past them
@@ -212,7 +212,7 @@ def refuse_unused(
         if "mask" in name.lower() or not masks_only:
             raise InvalidInputError(
                 f"{where} has {name!r} beside {used[0]!r}, with one value per row, which saestore does not use. If it "
-                "marks padding, leave those rows out; then save the file without it",
+                f"marks padding of embeddings, pass --mask {name} (mask=); else save the file without it",
                 code="unused-tensor",
             )
 

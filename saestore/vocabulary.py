@@ -17,15 +17,11 @@ __all__ = [
     "MODEL_DTYPES",
     "SAMPLE_TYPES",
     "SCORES",
-    "SCRATCH",
-    "SCRATCH_STORE",
     "SEVERITIES",
 ]
 
 LEVELS = ("item", "sample")
 SAMPLE_TYPES = ("patch", "token", "cls")
-SCRATCH = "SAESTORE_SCRATCH"  # a variable of the environment: a folder with Embeddings/ and GT_Samples/
-SCRATCH_STORE = "SAE_Activations/activations.zarr"  # where the store is in that folder, unless the caller says
 CODECS = ("pcodec", "blosc")
 BUILD_DTYPES = ("float32", "float16")  # what a build can store; a ready matrix also float64
 MODEL_DTYPES = ("float32", "bfloat16", "float16")

@@ -244,12 +244,12 @@ def test_killed_anywhere_it_goes_on_and_readers_see_old_or_new(tmp_path, inputs)
         shutil.copytree(base, undisturbed)
         done = processes.run({**inputs[1], "store": str(undisturbed), "append": True})
         assert done["exit"] == 0, done
-        seen = set()
+        seen, exits = set(), []
         for n in np.linspace(3, done["changes"] - 1, 7, dtype=int).tolist():
             store = tmp_path / f"killed-{n}"
             shutil.copytree(base, store)
             opened = saestore.open(store)[PATH]
-            assert processes.run({**inputs[1], "store": str(store), "append": True}, kill_at=n)["exit"] == -9
+            exits.append(processes.run({**inputs[1], "store": str(store), "append": True}, kill_at=n)["exit"])
             acts = saestore.open(store)[PATH]
             seen.add((acts.attributes.table("items").version, len(acts) > n_old, acts.attributes.complete))
             np.testing.assert_allclose(acts.sparse().toarray(), expected[: len(acts)], rtol=1e-5, atol=1e-6)
@@ -261,6 +261,8 @@ def test_killed_anywhere_it_goes_on_and_readers_see_old_or_new(tmp_path, inputs)
             assert hashes(store) == hashes(undisturbed)
             assert_sound(store)
             shutil.rmtree(store)
+    assert set(exits) <= {-9, 0}
+    assert exits.count(-9) >= 6  # threads decide how many changes there are: the last kill may come too late
     assert {version for version, _, _ in seen} == {1, 2}
     assert (2, False, False) in seen
     assert (2, True, False) in seen

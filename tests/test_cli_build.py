@@ -24,7 +24,7 @@ D_IN, D_SAE, K = 8, 40, 5
 def scratch(monkeypatch, tmp_path):
     """A scratch folder, still empty, and nothing in the folder where the command runs."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SAESTORE_PATH", raising=False)
+    monkeypatch.setenv("SAESTORE_PATH", "activations.zarr")
     monkeypatch.setenv("SAESTORE_SCRATCH", str(tmp_path / "scratch"))
     return tmp_path / "scratch"
 

@@ -141,3 +141,21 @@ def test_a_dead_feature_has_no_neighbour_and_says_so(images):
     assert result.exit_code == 0
     assert "no other feature is active on a sample with feature" in result.stderr
     assert "out of range" in refused("similar", "--feature", cli_stores.N_FEATURES, store=images)
+
+
+def test_compare_prints_the_matches_of_two_sets(tmp_path):
+    stored = cli_stores.several_sets(tmp_path / "several.zarr")
+    store = saestore.open(stored.path)
+    mine, other = store["Toy/patch"], store["Other"]
+    found = ask_json("compare", "Toy/patch", "Other", "-n", 3, store=stored)
+    assert set(paths_in(found)) == set(keys.COMPARE)
+    assert [row["feature"] for row in found["rows"]] == [row["other_feature"] for row in found["rows"]]
+    assert all(abs(row["score"] - 1) < 1e-9 for row in found["rows"])  # the same matrix
+    one = ask_json("compare", "Toy/patch", "Other", "--feature", 2, "--metric", "jaccard", "-n", 4, store=stored)
+    assert one["rows"] == [row for row in mine.compare(other, "jaccard", 4) if row["feature"] == 2]
+    assert len(one["rows"]) == 4
+    title, head, *lines = ask("compare", "Toy/patch", "Other", "--feature", 2, store=stored).splitlines()
+    assert "Other/cls/y" in title
+    assert head.split()[:3] == ["feature", "other", "feature"]
+    assert lines[0].split()[:2] == ["2", "2"]
+    assert "feature 99 is out of range" in refused("compare", "Toy/patch", "Other", "--feature", 99, store=stored)

@@ -5,9 +5,11 @@ import json
 import cli_stores
 import pytest
 from cli_stores import ask, ask_json, invoke, paths_in, refused
+from click.testing import CliRunner
 
 import saestore
-from saestore.cli import keys
+from saestore.cli import keys, main
+from saestore.writing import SetWriter
 
 
 @pytest.fixture(scope="module")
@@ -186,3 +188,31 @@ def test_a_place_that_is_no_store_is_told(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     assert "is a file" in refused("info", "--store", tmp_path / "notes.txt")
     assert "no saestore store" in refused("info", "--store", tmp_path)
+
+
+# delete
+
+
+def test_delete_removes_one_set_and_asks_on_a_terminal_only(tmp_path, monkeypatch):
+    stored = cli_stores.several_sets(tmp_path / "several.zarr")
+    assert "--yes" in refused("delete", "Other", store=stored, status=2)
+    monkeypatch.setattr("saestore.cli.upkeep._asks", lambda: True)
+    for answer, status in (("n\n", 1), ("y\n", 0)):
+        assert list(saestore.open(stored.path)) == ["Other/cls/y", "Toy/cls/x", "Toy/patch/x"]
+        result = CliRunner().invoke(main, ["delete", "Other", "--store", str(stored.path)], input=answer)
+        assert result.exit_code == status, result.output
+    assert list(saestore.open(stored.path)) == ["Toy/cls/x", "Toy/patch/x"]
+    found = ask_json("delete", "Toy/cls", "--yes", store=stored)
+    assert found == {"set": "Toy/cls/x"}
+    assert set(paths_in(found)) == set(keys.DELETE)
+    assert "Nowhere" in refused("delete", "Nowhere", "--yes", store=stored)
+    assert not (tmp_path / "no.zarr").exists()
+    refused("delete", "Toy", "--yes", "--store", tmp_path / "no.zarr")
+    assert not (tmp_path / "no.zarr").exists()
+
+
+def test_a_set_that_is_being_written_is_not_deleted(tmp_path):
+    stored = cli_stores.several_sets(tmp_path / "several.zarr")
+    with SetWriter(saestore.open(stored.path, "a").root, "Other/cls/y"):
+        assert "Other/cls/y" in refused("delete", "Other", "--yes", store=stored)
+    assert len(saestore.open(stored.path)) == 3

@@ -138,8 +138,8 @@ def test_equals_sae_lens(kind, data):
 def test_clip_scope_keeps_negative_activations(tmp_path):
     loaded = sae_of("clip_scope", tmp_path, k=40)
     # Every row points away from all features, but for noise.
-    loaded.module.enc.sub_(2 * loaded.module.enc * (loaded.module.enc.sum(0) > 0))
-    x = loaded.module.pre_b + 1 + rows_of("random") * 0.01
+    loaded.module.W_enc.sub_(2 * loaded.module.W_enc * (loaded.module.W_enc.sum(0) > 0))
+    x = loaded.module.b_dec + 1 + rows_of("random") * 0.01
     expected, batch, _ = both(loaded, x)
     assert_equal(batch, expected)
     assert (batch.data < 0).any()
@@ -191,7 +191,7 @@ def test_one_number_that_bfloat16_does_not_hold(kind, size, tmp_path):
     """It overflows or underflows, or its square does, where no feature looks: float32 sees nothing of it."""
     loaded, x = sae_of(kind, tmp_path), rows_of("random")
     with torch.no_grad():
-        weight = loaded.module.enc if kind == "clip_scope" else loaded.module.W_enc
+        weight = loaded.module.W_enc
         weight[5] = 0
     x[7, 5] = x[12, 5] = size
     expected, batch, encoder = both(loaded, x)

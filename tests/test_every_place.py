@@ -45,7 +45,7 @@ def arrays_of(answer):
     if isinstance(answer, np.ndarray):
         return [answer]
     if dataclasses.is_dataclass(answer):
-        return [np.asarray(getattr(answer, f.name)) for f in dataclasses.fields(answer)]
+        return [np.asarray(getattr(answer, f.name)) for f in dataclasses.fields(answer) if not f.name.startswith("_")]
     if hasattr(answer, "data_vars"):
         return [answer[name].values for name in answer.data_vars]
     return [answer.values]

@@ -12,7 +12,14 @@ from zarr.storage import LocalStore, WrapperStore
 import saestore
 from saestore.cli import main
 from saestore.cli.table import Column, counts, render
-from saestore.errors import InvalidInputError, OutOfRangeError, StoreFormatError, UnreachableError, escape
+from saestore.errors import (
+    InvalidInputError,
+    NotFoundError,
+    OutOfRangeError,
+    StoreFormatError,
+    UnreachableError,
+    escape,
+)
 
 ESCAPES = "\x1b]0;title\x07\x1b[31mred\x9b31m\x7f\u202e"
 
@@ -43,9 +50,11 @@ def test_booleans_floats_and_texts_are_never_ids(acts):
     for bad in (True, np.True_, np.array(True), torch.tensor(True), [True, 3], [3, torch.tensor(True)]):
         with raises(InvalidInputError, "not-an-index"):
             acts.dense(bad)
-    for bad in (3.0, "gratitude", np.float32(2), torch.tensor(1.5)):
+    for bad in (3.0, np.float32(2), torch.tensor(1.5)):
         with raises(InvalidInputError, "not-an-index", repr(bad)):
             acts.top_samples(bad)
+    with raises(NotFoundError, "unknown-column", "gratitude"):  # a text is a condition
+        acts.top_samples("gratitude")
     with raises(InvalidInputError, "not-an-index"):
         acts.dense(np.ma.masked_array([1, 2], mask=[False, True]))
     with raises(OutOfRangeError, "out-of-range", str(10**30)):

@@ -5,6 +5,7 @@ import pickle
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from raising import raises
 
@@ -17,6 +18,7 @@ import huggingface_hub.constants  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from saestore.sae import REGISTERED, load_sae  # noqa: E402
+from saestore.sae.encode import make_encoder  # noqa: E402
 from saestore.sae.loaded import name_from_path, slug  # noqa: E402
 
 D_IN, D_SAE, K = 8, 32, 4
@@ -209,13 +211,25 @@ def test_weights_that_lack_a_tensor(folder):
 @pytest.mark.parametrize(
     "name", ["TranscoderConfig", "SkipTranscoderConfig", "JumpReLUTranscoderConfig", "JumpReLUSkipTranscoderConfig"]
 )
-def test_transcoders_are_refused(name, tmp_path):
+def test_transcoders_encode_and_do_not_decode(name, tmp_path):
+    torch.manual_seed(0)
     cfg = getattr(sae_lens, name)(d_in=D_IN, d_sae=D_SAE, d_out=D_IN, apply_b_dec_to_input=False)
     sae = sae_lens.SAE.get_sae_class_for_architecture(cfg.architecture())(cfg)
     sae.save_model(tmp_path / "t")
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    sae.save_model(tmp_path / "t")
+    x = torch.randn(20, D_IN)
     for spec in (tmp_path / "t", sae):
-        with raises(InvalidInputError, "unsupported-sae", "transcoder"):
-            load_sae(spec)
+        loaded = load_sae(spec)
+        assert loaded.info["transcodes"] is True
+        encoder = make_encoder(loaded)
+        rows = encoder.encode(x)
+        dense = np.zeros((20, D_SAE), np.float32)
+        dense[np.repeat(np.arange(20), np.diff(rows.indptr)), rows.indices] = rows.data
+        np.testing.assert_array_equal(dense, sae.encode(x).detach().numpy())
+        assert np.isnan(encoder.explained_variance(x, rows))
 
 
 def test_temporal_saes_are_refused(tmp_path):
@@ -328,6 +342,7 @@ def test_checkpoint_in_the_hubs_folder_knows_its_layer(tmp_path):
         "release": None,
         "sae_id": None,
         "source": str(path),
+        "family": "CLIP-Scope",
     }
 
 

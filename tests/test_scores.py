@@ -18,9 +18,10 @@ from strategies import PATH, cases, make_case, scratch_store, write_case, write_
 
 from saestore.errors import InvalidInputError, NotFoundError, TooLargeError
 from saestore.kernels import to_impact_order
+from saestore.query.view import item_maxima
 from saestore.scoring.concept_scores import WITH_INTERVAL
 from saestore.scoring.observations import ScoredObservations
-from saestore.scoring.ranks import find_hits, item_maxima, rank
+from saestore.scoring.ranks import find_hits, rank
 from saestore.scoring.scores import score_all
 from saestore.vocabulary import SCORES
 from saestore.writing import SetWriter

@@ -29,7 +29,6 @@ from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundE
     [
         (torch.zeros(4, 3, dtype=torch.int64), "unsupported-dtype", "64"),
         (torch.zeros(4), "bad-shape", "(4,)"),
-        (torch.zeros(4, 3, 2), "bad-shape", "as (12, 2) or (4, 6)"),
         (torch.zeros(0, 3), "bad-shape", "(0, 3)"),
     ],
 )

@@ -44,9 +44,13 @@ def decoder_of(acts: SetReader, decoder: Any) -> Array:
 
         require("torch", "sae", "the decoder of an SAE")
         from saestore.interop.decoding import sae_of
-        from saestore.sae.forward import forward_of
+        from saestore.sae.forward import Decoder, forward_of
 
         decode = forward_of(sae_of(acts, decoder).module).decode
+        if not isinstance(decode, Decoder):
+            raise InvalidInputError(
+                "this SAE has no matrix of directions; give one, features x d_in.", code="cannot-decode"
+            )
         decoder = decode.weight if decode.scale is None else decode.weight * decode.scale[:, None]
     if hasattr(decoder, "detach"):
         decoder = decoder.detach().cpu().float().numpy()

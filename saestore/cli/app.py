@@ -3,8 +3,10 @@
 import click
 
 from saestore import __version__
+from saestore.cli.annotate import annotate, export_explanations, import_explanations
 from saestore.cli.build import build
 from saestore.cli.card import card
+from saestore.cli.compare import compare
 from saestore.cli.concepts import concepts
 from saestore.cli.datasets import datasets
 from saestore.cli.detect import detect
@@ -18,12 +20,13 @@ from saestore.cli.info import info
 from saestore.cli.label import label
 from saestore.cli.plan import plan
 from saestore.cli.run import commit, run
+from saestore.cli.saes import saes
 from saestore.cli.serve import serve
 from saestore.cli.similar import similar
 from saestore.cli.site import site
 from saestore.cli.stats import stats
 from saestore.cli.top import top_features, top_samples
-from saestore.cli.upkeep import compact, unlock, verify
+from saestore.cli.upkeep import compact, delete, unlock, verify
 
 
 @click.group(cls=ErrorGroup, params=[DebugOption()], context_settings={"help_option_names": ["-h", "--help"]})
@@ -35,6 +38,7 @@ def main() -> None:
 for command in (
     build,
     datasets,
+    saes,
     info,
     top_samples,
     top_features,
@@ -42,13 +46,18 @@ for command in (
     concepts,
     detect,
     label,
+    annotate,
+    export_explanations,
+    import_explanations,
     similar,
+    compare,
     examples,
     card,
     diff,
     diagnose,
     verify,
     compact,
+    delete,
     unlock,
     export,
     import_,

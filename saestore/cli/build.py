@@ -38,7 +38,7 @@ _INTERRUPTED = "interrupted. What is committed is kept; give the same command ag
 _OF_ONE_JOB = (InvalidInputError, NotFoundError, StoreConflictError, LockedError)
 
 # Files that belong to one dataset; they cannot serve several.
-_OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "ground_truth", "token_spans")
+_OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "ground_truth", "token_spans", "mask")
 
 
 @command("build", example="saestore build CLEVR", keys=keys.SETS)
@@ -56,8 +56,9 @@ _OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "ground
 @click.option(
     "--embeddings",
     metavar="PATH",
-    help="File or folder: .pt alone or in chunks, .npy, .safetensors, a zarr array.  [default: found by name under "
-    "Embeddings/DATASET/ in --data or $SAESTORE_SCRATCH]",
+    help="File or folder: .pt alone or in chunks, .npy, .npz, .safetensors, HDF5, Parquet, a zarr array, SAELens's "
+    "cached activations, saev's shards.  [default: found by name under Embeddings/DATASET/ in --data or "
+    "$SAESTORE_SCRATCH]",
 )
 @click.option(
     "--sae",
@@ -70,6 +71,12 @@ _OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "ground
 @item_ptr_option("the samples divide evenly among the items")
 @ground_truth_options
 @token_spans_option
+@click.option(
+    "--mask",
+    metavar="MASK",
+    help="Which embeddings are samples, such as an attention mask: FILE.npy, FILE:NAME, or the name of a tensor in the "
+    "file of embeddings.",
+)
 @model_options
 @click.option(
     "--device",

@@ -39,8 +39,10 @@ _RULES = {
     "plan": "<!-- skip: needs embeddings in a scratch folder -->\n",
     "run": "<!-- skip: needs a plan -->\n",
     "commit": "<!-- skip: needs a plan -->\n",
+    "delete": "<!-- skip: removes a set -->\n",
     "serve": "<!-- skip: runs until Ctrl-C -->\n",
     "site": "<!-- needs: jinja2 -->\n",
+    "saes": "<!-- needs: sae_lens -->\n",
 }
 
 

@@ -139,6 +139,30 @@ SIMILAR = {
     "rows[].n_both": "samples on which both are active",
 }
 
+ANNOTATE = {
+    **SET,
+    "columns": "names of the columns that have new values",
+}
+
+EXPORT_EXPLANATIONS = {**SET, "path": "what was written", "n_features": "features that are in it"}
+
+COMPARE = {
+    **SET,
+    "other": "path of the other set",
+    "feature": "number of the feature, or null for all",
+    "metric": "`jaccard`, `cosine` or `correlation`",
+    "level": "`sample` or `item`",
+    "n": "rows at most",
+    "where": "the conditions as given, or null",
+    "rows": "one for each pair of features, best match first",
+    "rows[].feature": "number of the feature",
+    "rows[].other_feature": "number of the feature of the other set",
+    "rows[].score": "the metric",
+    "rows[].n_both": "samples, or items, on which both are active",
+}
+
+DELETE = {"set": "path of the set that was removed"}
+
 EXAMPLES = {
     **SET,
     "quantiles": "parts of equal size that the active samples are cut into",

@@ -104,7 +104,7 @@ def label(ctx: click.Context, /, target: Target, *, as_json: bool, **options: An
     Labels are matched by the keys of the items, never by their order. All that one command gives is there, or nothing.
     """
     source = _source(ctx, options)
-    store = target.open() if source == "list" else _writable(target)
+    store = target.open() if source == "list" else target.writable()
     acts = store[target.choose(store)]
     before = {(level, name) for level in _LEVELS for name in acts.concepts.names(level)}
     added: list[str] = []
@@ -123,11 +123,6 @@ def label(ctx: click.Context, /, target: Target, *, as_json: bool, **options: An
     output.title(f"{acts.path}: {len(rows)} concept{'s' * (len(rows) != 1)}{done}")
     if rows:
         output.table(_columns(rows))
-
-
-def _writable(target: Target) -> Any:
-    target.open()  # opening to write would create a store that is not there
-    return target.open("a")
 
 
 def _source(ctx: click.Context, options: dict[str, Any]) -> str:

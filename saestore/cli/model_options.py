@@ -38,6 +38,11 @@ _OPTIONS = (
         help="Block, counted from 0, whose output is encoded.  [default: the SAE's]",
     ),
     click.option(
+        "--hook",
+        metavar="HOOK",
+        help="In place of --layer, a hook as sae_lens names it: blocks.N.hook_resid_post, or blocks.N.hook_resid_pre.",
+    ),
+    click.option(
         "--model-dtype",
         metavar="DTYPE",
         type=click.Choice(MODEL_DTYPES),

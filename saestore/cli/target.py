@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from saestore.errors import NotFoundError
-from saestore.vocabulary import SCRATCH, SCRATCH_STORE
+from saestore.superactivators import SCRATCH, SCRATCH_STORE
 
 if TYPE_CHECKING:
     from saestore.activation_set import ActivationSet
@@ -48,6 +48,11 @@ class Target:
         import saestore
 
         return saestore.open(self.location, mode=mode)
+
+    def writable(self) -> Store:
+        """Open the store to write; one that is not there is an error."""
+        self.open()  # opening to write would create it
+        return self.open("a")
 
     def activations(self) -> ActivationSet:
         """The one set that the user means."""

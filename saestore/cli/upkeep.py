@@ -1,8 +1,9 @@
-"""`saestore verify`, `saestore compact` and `saestore unlock`."""
+"""`saestore verify`, `saestore compact`, `saestore delete` and `saestore unlock`."""
 
 from __future__ import annotations
 
 import re
+import sys
 
 import click
 
@@ -10,7 +11,7 @@ from saestore.cli import keys, output
 from saestore.cli.group import command, note
 from saestore.cli.set_options import dask_client, dask_option
 from saestore.cli.target import Target, json_option, store_option, with_target
-from saestore.writing.lock import describe_owner
+from saestore.errors import escape
 
 _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<prefix>[kKMGT]?)(?P<binary>i?)B?\Z")
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
@@ -90,6 +91,34 @@ def compact(target: Target, memory: int, dask: str | None) -> None:
         output.line(f"{path}: {before} segment{'s' * (before != 1)} before, {after} now")
 
 
+def _asks() -> bool:
+    """Whether somebody is there to answer."""
+    return sys.stdin.isatty()
+
+
+@command("delete", example="saestore delete CLEVR/patch/clip-scope-22 --yes", keys=keys.DELETE)
+@click.argument("path", metavar="SET")
+@store_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def delete(path: str, location: str, yes: bool, as_json: bool) -> None:
+    """Remove a set and all that is stored of it, for good.
+
+    Asks first on a terminal; elsewhere it needs --yes. A set that another process writes is left alone.
+    """
+    target = Target(location, path)
+    found = target.choose(target.open())
+    if not yes:
+        if not _asks():
+            raise click.UsageError(f"This removes {found} for good; add --yes.")
+        click.confirm(escape(f"Remove {found} for good?"), abort=True, err=True)
+    target.open("r+").delete(found)
+    if as_json:
+        output.document({"set": found})
+    else:
+        output.line(f"{found}: removed.")
+
+
 @command("unlock", example="saestore unlock CLEVR/patch/clip-scope-22", keys=keys.UNLOCK)
 @click.argument("path", metavar="SET")
 @store_option
@@ -102,6 +131,8 @@ def unlock(path: str, location: str, force: bool, as_json: bool) -> None:
     ended on this machine, and the lock on an object store that is no longer renewed. Prints whose the lock was. What a
     living writer has committed stays; with --force it commits nothing more.
     """
+    from saestore.writing.lock import describe_owner
+
     holder = Target(location).open("r+").unlock(path, force=force)
     if as_json:
         shown = {name: holder.get(name) for name in ("host", "pid", "time")} if holder else None

@@ -81,7 +81,7 @@ def best_scale(sae: LoadedSAE, x: torch.Tensor) -> dict[str, Any]:
     around the best. A factor other than 1 must explain more than 1 by 0.01.
     """
     x = x[:: max(1, len(x) // _TRIED)][:_TRIED].double()
-    encoder, bias = make_encoder(sae), forward_of(sae.module).decode.bias
+    encoder, bias = make_encoder(sae), getattr(forward_of(sae.module).decode, "bias", None)
 
     def explain(shift: Any, power: float) -> float:
         tried = (x * 2.0**power + shift).float()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,7 +15,17 @@ import torch
 from saestore.errors import InvalidInputError, OutOfRangeError
 from saestore.files import refuse_unused
 
-__all__ = ["DTYPES", "EmbeddingSource", "Matrix", "Part", "PartedSource", "checked", "pick"]
+__all__ = [
+    "DTYPES",
+    "EmbeddingSource",
+    "MaskedSource",
+    "Matrix",
+    "Part",
+    "PartedSource",
+    "checked",
+    "pick",
+    "rows_fingerprint",
+]
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -43,6 +53,8 @@ class EmbeddingSource(Protocol):
         Shape.
     dtype : str
         One of `DTYPES`.
+    item_size : int or None
+        Rows per item, of an array (n_items, rows, d_in); None for a plain matrix.
     """
 
     path: str
@@ -50,6 +62,7 @@ class EmbeddingSource(Protocol):
     n_rows: int
     d_in: int
     dtype: str
+    item_size: int | None
 
     def read(self, start: int, stop: int) -> torch.Tensor:
         """Return rows ``start`` to ``stop`` on the CPU in their own dtype, (stop - start, d_in)."""
@@ -108,7 +121,10 @@ class PartedSource:
         In row order, from row 0, without gap or overlap.
     """
 
-    def __init__(self, path: str, layout: str, d_in: int, dtype: str, parts: Sequence[Part]) -> None:
+    def __init__(
+        self, path: str, layout: str, d_in: int, dtype: str, parts: Sequence[Part], *, item_size: int | None = None
+    ) -> None:
+        self.item_size = item_size
         self.path = path
         self.layout = layout
         self.n_rows = parts[-1].stop
@@ -120,11 +136,27 @@ class PartedSource:
         self._lock = threading.Lock()
 
     @classmethod
-    def of_one(cls, path: str, layout: str, opener: Callable[[], Matrix]) -> PartedSource:
-        """Make a source of a single file or array, once `checked`."""
-        matrix = checked(opener(), path)
-        n_rows, d_in = matrix.shape
-        return cls(path, layout, d_in, matrix.dtype, [Part(0, n_rows, opener)])
+    def of_one(cls, path: str, layout: str, opener: Callable[[], Matrix], width: int | None = None) -> PartedSource:
+        """Make a source of a single file or array, once `checked`.
+
+        Parameters
+        ----------
+        width
+            Of a row, where known. An array of more than two dimensions is taken for rows of this width, or else of its
+            last dimension: (n_items, rows, d_in), or (n, heads, d_head) of attention heads.
+        """
+        shape = opener().shape
+        inner = _inner(shape, width)
+        if len(shape) <= 2:
+            matrix = checked(opener(), path)
+            return cls(path, layout, matrix.shape[1], matrix.dtype, [Part(0, matrix.shape[0], opener)])
+
+        def flat() -> Matrix:
+            return flattened(opener(), inner)
+
+        matrix = checked(flat(), path)
+        item_size = int(shape[1]) if len(shape) - inner == 2 else None
+        return cls(path, layout, matrix.shape[1], matrix.dtype, [Part(0, matrix.shape[0], flat)], item_size=item_size)
 
     def __repr__(self) -> str:
         return f"<embeddings {self.n_rows:,} x {self.d_in:,} {self.dtype}, {self.layout}: {self.path}>"
@@ -162,11 +194,7 @@ class PartedSource:
         n_rows
             Of the first `n_rows` rows only, as a source of only those would have it.
         """
-        n_rows = self.n_rows if n_rows is None else n_rows
-        digest = hashlib.sha256(f"{n_rows} x {self.d_in} {self.dtype}\n".encode())
-        for row in np.unique(np.linspace(0, n_rows - 1, _FINGERPRINT_ROWS).astype(np.int64)).tolist():
-            digest.update(self.read(row, row + 1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return rows_fingerprint(self, n_rows)
 
     def _fill(self, out: torch.Tensor, index: int, start: int) -> None:
         with self._lock:
@@ -179,6 +207,129 @@ class PartedSource:
             while len(self._open) > _MOST_OPEN:
                 del self._open[next(iter(self._open))]
         matrix.fill(out, start, start + len(out))
+
+
+def _inner(shape: tuple[int, ...], width: int | None) -> int:
+    """How many of the last dimensions make a row."""
+    fits = [n for n in range(1, len(shape)) if int(np.prod(shape[-n:])) == width]
+    return fits[0] if fits else 1
+
+
+def flattened(matrix: Matrix, inner: int) -> Matrix:
+    """A matrix (n_rows, width) of an array whose last `inner` dimensions make a row; whole items are read."""
+    outer, width = matrix.shape[:-inner], int(np.prod(matrix.shape[-inner:]))
+    per_item = int(np.prod(outer[1:]))
+    if 0 in matrix.shape:
+        return matrix
+
+    def fill(out: torch.Tensor, start: int, stop: int) -> None:
+        first, last = start // per_item, -(-stop // per_item)
+        items = torch.empty((last - first, *matrix.shape[1:]), dtype=out.dtype)
+        matrix.fill(items, first, last)
+        out.copy_(items.view(-1, width)[start - first * per_item : stop - first * per_item])
+
+    return Matrix((int(np.prod(outer)), width), matrix.dtype, fill)
+
+
+class BatchSource:
+    """Embeddings that a function makes, in order, in batches of any size; from the start again for earlier rows.
+
+    A build calls `batches` several times; it must give the same rows each time. Memory: the batches of a read.
+
+    Parameters
+    ----------
+    batches
+        Returns an iterator over tensors or arrays (n, d_in), each in row order.
+    n_rows
+        Rows of all batches.
+    """
+
+    path, layout = "a function", "batches"
+    item_size: int | None = None
+
+    def __init__(self, batches: Callable[[], Iterable[Any]], n_rows: int) -> None:
+        self._batches, self.n_rows = batches, n_rows
+        self._iterator: Iterator[Any] = iter(())
+        self._held, self._start = torch.empty(0, 0), 0
+        self._rewind()
+        first = self._held
+        checked(Matrix(tuple(first.shape), str(first.dtype).removeprefix("torch."), lambda *_: None), "a batch")
+        self.d_in, self.dtype = int(first.shape[1]), str(first.dtype).removeprefix("torch.")
+
+    def read(self, start: int, stop: int) -> torch.Tensor:
+        """Return rows ``start`` to ``stop`` on the CPU; refuses batches that end before them or differ in width."""
+        if start < self._start:
+            self._rewind()
+        parts = []
+        while start < stop:
+            end = self._start + len(self._held)
+            if start < end:
+                parts.append(self._held[start - self._start : stop - self._start])
+                start += len(parts[-1])
+            elif not self._advance():
+                raise InvalidInputError(
+                    f"the batches end after {end:,} rows, and {self.n_rows:,} were declared", code="wrong-row-count"
+                )
+        return torch.cat(parts) if parts else self._held[:0]
+
+    def fingerprint(self, n_rows: int | None = None) -> str:
+        """Return a SHA-256 (hex), as of a file with these rows."""
+        return rows_fingerprint(self, n_rows)
+
+    def _rewind(self) -> None:
+        self._iterator, self._start = iter(self._batches()), 0
+        self._held = self._held[:0]
+        if not self._advance():
+            raise InvalidInputError("the function gives no batch of embeddings", code="wrong-row-count")
+
+    def _advance(self) -> bool:
+        batch = next(self._iterator, None)
+        if batch is None:
+            return False
+        rows = torch.as_tensor(batch).detach().cpu()
+        if hasattr(self, "d_in") and (rows.ndim != 2 or rows.shape[1] != self.d_in or rows.dtype != self._held.dtype):
+            raise InvalidInputError(
+                f"a batch is {rows.dtype} of shape {tuple(rows.shape)}; the first was {self._held.dtype}, {self.d_in} "
+                "wide",
+                code="unequal-chunks",
+            )
+        self._start += len(self._held)
+        self._held = rows
+        return True
+
+
+class MaskedSource:
+    """The rows of another source that a mask keeps.
+
+    `keep` is bool (n_rows,).
+    """
+
+    def __init__(self, source: EmbeddingSource, keep: np.ndarray) -> None:
+        self._source, self._rows = source, np.flatnonzero(keep)
+        self.path, self.layout, self.d_in, self.dtype = source.path, source.layout, source.d_in, source.dtype
+        self.n_rows = len(self._rows)
+        self.item_size: int | None = None
+
+    def read(self, start: int, stop: int) -> torch.Tensor:
+        """Return rows ``start`` to ``stop``; reads all rows of the source between the first and the last of them."""
+        rows = self._rows[start:stop]
+        if not len(rows):
+            return self._source.read(0, 0)
+        first = int(rows[0])
+        return self._source.read(first, int(rows[-1]) + 1)[torch.from_numpy(rows - first)]
+
+    def fingerprint(self, n_rows: int | None = None) -> str:
+        """Return a SHA-256 (hex), as of a file with only these rows."""
+        return rows_fingerprint(self, n_rows)
+
+
+def rows_fingerprint(source: EmbeddingSource, n_rows: int | None) -> str:
+    """The fingerprint of rows that are read by slice."""
+    n_rows = source.n_rows if n_rows is None else n_rows
+    digest = hashlib.sha256(f"{n_rows} x {source.d_in} {source.dtype}\n".encode())
+    for row in np.unique(np.linspace(0, n_rows - 1, _FINGERPRINT_ROWS).astype(np.int64)).tolist():
+        digest.update(source.read(row, row + 1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def checked(matrix: Matrix, where: str) -> Matrix:
@@ -195,16 +346,12 @@ def checked(matrix: Matrix, where: str) -> Matrix:
         )
     shape = matrix.shape
     if len(shape) != 2 or 0 in shape:
-        message = f"{where} has the shape {shape}; embeddings have two dimensions, rows and width, neither of them 0"
-        if len(shape) > 2 and 0 not in shape:
-            # The SAE, which alone knows its width, may take all heads of a position at once (hook_z).
-            choices = [(int(np.prod(shape[:n])), int(np.prod(shape[n:]))) for n in range(len(shape) - 1, 0, -1)]
-            message += f": reshape it to the width of the SAE, as {' or '.join(map(str, choices))}"
+        message = f"{where} has the shape {shape}; embeddings have rows and a width, neither of them 0"
         raise InvalidInputError(message, code="bad-shape")
     return matrix
 
 
-def pick(shapes: dict[str, tuple[int, ...]], key: str | None, where: str, choose: str) -> str:
+def pick(shapes: dict[str, tuple[int, ...]], key: str | None, where: str, choose: str, mask: str | None = None) -> str:
     """Choose the tensor that holds the embeddings.
 
     Parameters
@@ -217,6 +364,8 @@ def pick(shapes: dict[str, tuple[int, ...]], key: str | None, where: str, choose
         The file, for messages.
     choose
         How to name the right one, for messages.
+    mask
+        Name of a tensor that marks which rows count.
 
     Raises
     ------
@@ -224,7 +373,9 @@ def pick(shapes: dict[str, tuple[int, ...]], key: str | None, where: str, choose
         If there is none, or several and no name; or another tensor has a value per row, such as a mask of padding,
         which would be ignored (``unused-tensor``).
     """
-    matrices = [name for name, shape in shapes.items() if len(shape) == 2]
+    if mask in shapes:
+        shapes = {name: shape for name, shape in shapes.items() if name != mask}
+    matrices = [name for name, shape in shapes.items() if len(shape) >= 2]
     if key is not None and key not in shapes:
         raise InvalidInputError(
             f"{where} has no tensor {key!r}; it has {', '.join(shapes) or 'none'}", code="no-such-tensor"
@@ -245,4 +396,5 @@ def pick(shapes: dict[str, tuple[int, ...]], key: str | None, where: str, choose
 def _per_row(name: str, shapes: dict[str, tuple[int, ...]]) -> bool:
     """Whether a tensor has one value for each row of another, 2-D one."""
     size = int(np.prod(shapes[name]))
-    return any(len(shape) == 2 and shape[0] == size for other, shape in shapes.items() if other != name)
+    others = (shape for other, shape in shapes.items() if other != name)
+    return any(len(shape) >= 2 and int(np.prod(shape[:-1])) == size for shape in others)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +13,34 @@ import zarr
 
 from saestore.embeddings.base import Matrix, pick
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
-from saestore.files import existing_file, load_npy, load_pt
+from saestore.files import NpzFile, existing_file, load_npy, load_pt, read_json
 
 __all__ = [
     "is_zarr",
+    "load_safetensors",
     "numpy_matrix",
+    "open_arrow_folder",
+    "open_dataset",
+    "open_h5",
     "open_npy",
+    "open_npz",
+    "open_parquet",
     "open_pt",
     "open_safetensors",
     "open_zarr",
+    "saev_parts",
     "torch_matrix",
     "zarr_matrix",
 ]
 
 _SAFETENSORS_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+
+
+def _require(package: str, extra: str, what: str) -> Any:
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise MissingDependencyError(f"{what} needs {package}; pip install 'saestore[{extra}]'") from error
 
 
 def torch_matrix(tensor: torch.Tensor, where: str) -> Matrix:
@@ -73,13 +89,14 @@ def zarr_matrix(array: zarr.Array[Any], where: str) -> Matrix:
     return Matrix(tuple(array.shape), np.dtype(array.dtype).name, fill)
 
 
-def open_pt(path: Path) -> Matrix:
-    """Open a ``.pt`` file that holds a tensor, or a dict with the one that `pick` finds."""
+def open_pt(path: Path, key: str | None = None, mask: str | None = None) -> Matrix:
+    """Open a ``.pt`` file that holds a tensor, or a dict with `key` or the one that `pick` finds."""
     loaded = load_pt(path)
     if isinstance(loaded, dict):
         tensors = {str(name): value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        loaded = tensors[pick(shapes, None, str(path), "save that tensor alone with torch.save(tensor, path)")]
+        choose = f"choose one as {path.name}:KEY"
+        loaded = tensors[pick(shapes, key, str(path), choose, mask)]
     if not isinstance(loaded, torch.Tensor):
         raise InvalidInputError(
             f"{path} holds a {type(loaded).__name__}; embeddings are a tensor or a dict with one", code="no-embeddings"
@@ -87,12 +104,131 @@ def open_pt(path: Path) -> Matrix:
     return torch_matrix(loaded, str(path))
 
 
-def open_npy(path: Path) -> Matrix:
+def open_npy(path: Path, _key: str | None = None, _mask: str | None = None) -> Matrix:
     """Open a ``.npy`` file."""
     return numpy_matrix(load_npy(path))
 
 
-def open_safetensors(path: Path, key: str | None = None) -> Matrix:
+def open_npz(path: Path, key: str | None = None, mask: str | None = None) -> Matrix:
+    """Open an array of a ``.npz`` file: `key`, or the one that `pick` finds. It is read whole."""
+    with ExitStack() as resources:
+        archive = NpzFile(path, resources)
+        shapes = {name: archive[name].shape for name in archive.names}
+        return numpy_matrix(archive.read(pick(shapes, key, str(path), f"choose one as {path.name}:KEY", mask)))
+
+
+def open_h5(path: Path, key: str | None = None, mask: str | None = None) -> Matrix:
+    """Open a dataset of an HDF5 file: `key`, a path in it, or the one that `pick` finds."""
+    h5py = _require("h5py", "anndata", f"reading {path}")
+    try:
+        file = h5py.File(existing_file(path), "r")
+        shapes: dict[str, tuple[int, ...]] = {}
+        file.visititems(lambda name, node: shapes.update({name: node.shape} if hasattr(node, "shape") else {}))
+    except OSError as error:
+        raise InvalidInputError(f"{path} is damaged or not an HDF5 file ({error})", code="damaged-file") from error
+    name = pick(shapes, None if key is None else key.strip("/"), str(path), f"choose one as {path.name}:KEY", mask)
+    dataset = file[name]
+
+    def fill(out: torch.Tensor, start: int, stop: int) -> None:
+        np.copyto(out.numpy(), dataset[start:stop])
+
+    return Matrix(tuple(dataset.shape), dataset.dtype.name, fill)
+
+
+def open_parquet(path: Path, key: str | None = None, _mask: str | None = None) -> Matrix:
+    """Open a column of equally long lists of floats of a Parquet file: `key`, or the only one. It is read whole."""
+    arrow = _require("pyarrow", "arrow", f"reading {path}")
+    parquet = _require("pyarrow.parquet", "arrow", f"reading {path}")
+    try:
+        table = parquet.read_table(existing_file(path), columns=None if key is None else [key])
+    except (arrow.ArrowInvalid, OSError) as error:
+        raise InvalidInputError(f"{path} is damaged or not a Parquet file ({error})", code="damaged-file") from error
+    lists = [field.name for field in table.schema if arrow.types.is_nested(field.type)]
+    if len(lists) != 1:
+        raise InvalidInputError(
+            f"{path} has {', '.join(lists) or 'no column of lists'}; choose one as {path.name}:COLUMN",
+            code="no-embeddings",
+        )
+    column = table[lists[0]].combine_chunks()
+    sizes = {len(row) for row in column}
+    if len(sizes) != 1 or column.null_count:
+        raise InvalidInputError(f"{path}: the lists of {lists[0]} differ in length", code="bad-shape")
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    return numpy_matrix(values.reshape(len(column), sizes.pop()))
+
+
+def open_dataset(data: Any, where: str) -> Matrix:
+    """Open a `datasets.Dataset`, such as SAELens's cached activations: its column of arrays or lists of floats."""
+    shapes = {}
+    for name, feature in data.features.items():
+        shape = getattr(feature, "shape", None)
+        listed = getattr(feature, "feature", None)
+        if shape is None and listed is not None and str(getattr(listed, "dtype", "")).startswith(("float", "bfloat")):
+            shape = (len(data[0][name]),)
+        if shape is not None and str(getattr(feature, "dtype", getattr(listed, "dtype", ""))).startswith("float"):
+            shapes[name] = (len(data), *shape)
+    name = pick(shapes, None, where, "keep one column of activations (select_columns)")
+    rows = data.select_columns([name]).with_format("numpy")
+    dtype = np.asarray(rows[:1][name]).dtype.name
+
+    def fill(out: torch.Tensor, start: int, stop: int) -> None:
+        np.copyto(out.numpy(), rows[start:stop][name])
+
+    return Matrix(shapes[name], dtype, fill)
+
+
+def open_arrow_folder(path: Path) -> Matrix:
+    """Open a folder of ``Dataset.save_to_disk``."""
+    library = _require("datasets", "sae", f"reading {path}")
+    try:
+        return open_dataset(library.load_from_disk(str(path)), str(path))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InvalidInputError):
+            raise
+        raise InvalidInputError(f"{path} is damaged ({' '.join(str(error).split())})", code="damaged-file") from error
+
+
+def saev_parts(path: Path, layer: int | None) -> tuple[list[Matrix], tuple[int, int]]:
+    """Open saev's shards, ``acts*.bin`` beside ``metadata.json``: one layer, CLS left out.
+
+    Returns
+    -------
+    parts : list of Matrix
+        (images, patches, d_vit) each.
+    shape : tuple of int
+        Patches of an image, and width.
+    """
+    facts = read_json(path / "metadata.json")
+    try:
+        layers, width = list(facts["layers"]), int(facts.get("d_vit", facts.get("d_model")))
+        n_patches = int(facts.get("n_patches_per_img", facts.get("content_tokens_per_example")))
+        n_images, cls = int(facts.get("n_imgs", facts.get("n_examples"))), int(bool(facts["cls_token"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidInputError(
+            f"{path} looks like shards of saev, but metadata.json lacks {error}", code="bad-metadata"
+        ) from error
+    if layer is None and len(layers) == 1:
+        layer = layers[0]
+    if layer not in layers:
+        raise InvalidInputError(
+            f"{path} has the layers {', '.join(map(str, layers))}; choose one as {path}:LAYER", code="unknown-layer"
+        )
+    per_image, found, parts = len(layers) * (n_patches + cls) * width, 0, []
+    for file in sorted(path.glob("acts*.bin")):
+        values = np.memmap(file, np.dtype("<f4"), "r")
+        if len(values) % per_image:
+            raise InvalidInputError(f"{file} is truncated: it does not hold whole images", code="damaged-file")
+        shard = values.reshape(-1, len(layers), n_patches + cls, width)[: n_images - found]
+        parts.append(numpy_matrix(shard[:, layers.index(layer), cls:]))
+        found += len(shard)
+    if found != n_images:
+        raise InvalidInputError(
+            f"{path}: metadata.json states {n_images:,} images, the shards hold {found:,}", code="damaged-file"
+        )
+    return parts, (n_patches, width)
+
+
+def open_safetensors(path: Path, key: str | None = None, mask: str | None = None) -> Matrix:
     """Open a tensor of a ``.safetensors`` file: `key`, or the one that `pick` finds."""
     try:
         from safetensors import SafetensorError, safe_open
@@ -107,7 +243,7 @@ def open_safetensors(path: Path, key: str | None = None) -> Matrix:
             f"{file} is truncated or not a .safetensors file ({error})", code="damaged-file"
         ) from error
     shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 (no mapping)
-    name = pick(shapes, key, str(file), f"choose one as {file.name}:KEY")
+    name = pick(shapes, key, str(file), f"choose one as {file.name}:KEY", mask)
     rows = opened.get_slice(name)
 
     def fill(out: torch.Tensor, start: int, stop: int) -> None:
@@ -115,6 +251,17 @@ def open_safetensors(path: Path, key: str | None = None) -> Matrix:
 
     dtype = rows.get_dtype()
     return Matrix(tuple(rows.get_shape()), _SAFETENSORS_DTYPES.get(dtype, dtype), fill)
+
+
+def load_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a ``.safetensors`` file."""
+    library = _require("safetensors.torch", "sae", f"reading {path}")
+    try:
+        return dict(library.load_file(existing_file(path)))
+    except (_require("safetensors", "sae", f"reading {path}").SafetensorError, OSError) as error:
+        raise InvalidInputError(
+            f"{path} is truncated or not a .safetensors file ({error})", code="damaged-file"
+        ) from error
 
 
 def is_zarr(folder: Path) -> bool:

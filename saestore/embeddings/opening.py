@@ -13,37 +13,59 @@ import torch
 import zarr
 
 from saestore import layouts
-from saestore.embeddings.base import EmbeddingSource, Matrix, PartedSource
+from saestore.embeddings.base import BatchSource, EmbeddingSource, Matrix, Part, PartedSource, flattened
 from saestore.embeddings.matrices import (
     is_zarr,
+    load_safetensors,
     numpy_matrix,
+    open_arrow_folder,
+    open_dataset,
+    open_h5,
     open_npy,
+    open_npz,
+    open_parquet,
     open_pt,
     open_safetensors,
     open_zarr,
+    saev_parts,
     torch_matrix,
     zarr_matrix,
 )
 from saestore.errors import InvalidInputError, NotFoundError
-from saestore.files import existing_file, nearby, split_member
+from saestore.files import existing_file, load_npy, load_npz, load_pt, nearby, split_member
 
-__all__ = ["locate", "open_embeddings"]
+__all__ = ["locate", "open_embeddings", "open_mask"]
 
-_OPENERS: dict[str, Callable[[Path], Matrix]] = {".pt": open_pt, ".npy": open_npy, ".safetensors": open_safetensors}
+Opener = Callable[[Path, str | None, str | None], Matrix]
+_OPENERS: dict[str, Opener] = {
+    ".pt": open_pt,
+    ".npy": open_npy,
+    ".safetensors": open_safetensors,
+    ".npz": open_npz,
+    ".h5": open_h5,
+    ".hdf5": open_h5,
+    ".parquet": open_parquet,
+}
 _OF_LAYOUTS = (".pt", ".json")  # suffixes of chunks and of lists of chunks
 
 
-def open_embeddings(
-    spec: str | os.PathLike[str] | np.ndarray | torch.Tensor | zarr.Array[Any] | EmbeddingSource,
-) -> EmbeddingSource:
+def open_embeddings(spec: Any, *, width: int | None = None, mask: str | None = None) -> EmbeddingSource:
     """Open embeddings of any layout, without reading them.
 
     Parameters
     ----------
     spec
-        A ``.pt`` (a tensor, or a dict with ``embeddings``), ``.npy`` or ``.safetensors`` file (``file:key`` chooses a
-        tensor); a list of chunks that a layout knows (see `saestore.layouts`); the name of one of these without its
-        suffix; a folder with one of these; a zarr array or group (a path or URL); or an array or tensor itself.
+        A ``.pt`` (a tensor, or a dict with ``embeddings``), ``.npy``, ``.npz``, ``.safetensors``, HDF5 or Parquet file
+        (``file:key`` chooses a tensor, array, dataset or column); a list of chunks that a layout knows (see
+        `saestore.layouts`); the name of one of these without its suffix; a folder with one of these, of
+        ``Dataset.save_to_disk`` or of saev's shards (``folder:layer``); a zarr array or group (a path or URL); an
+        array, a tensor or a `datasets.Dataset`; or a pair: a function without arguments that returns an iterator over
+        batches, and the number of rows.
+    width
+        Of a row. An array of three or more dimensions is taken for rows of this width, by default of its last
+        dimension; its second dimension then counts the rows of an item.
+    mask
+        Name of a tensor in the file that marks which rows count.
 
     Returns
     -------
@@ -58,18 +80,27 @@ def open_embeddings(
         If it is damaged, of another kind, shape or dtype, or would have to be unpickled.
     """
     if isinstance(spec, (str, os.PathLike)):
-        return _open_path(os.fspath(spec))
+        return _open_path(os.fspath(spec), width, mask)
     if isinstance(spec, np.ndarray):
-        return _at_hand("numpy array", "array", numpy_matrix(spec))
+        return _at_hand("numpy array", "array", numpy_matrix(spec), width)
     if isinstance(spec, torch.Tensor):
-        return _at_hand("torch tensor", "array", torch_matrix(spec, "torch tensor"))
+        return _at_hand("torch tensor", "array", torch_matrix(spec, "torch tensor"), width)
     if isinstance(spec, zarr.Array):
         where = str(spec.store_path)
-        return _at_hand(where, "zarr", zarr_matrix(spec, where))
+        return _at_hand(where, "zarr", zarr_matrix(spec, where), width)
     if isinstance(spec, EmbeddingSource):
         return spec
+    return _open_object(spec, width)
+
+
+def _open_object(spec: Any, width: int | None) -> EmbeddingSource:
+    if isinstance(spec, tuple) and len(spec) == 2 and callable(spec[0]) and isinstance(spec[1], int):
+        return BatchSource(*spec)
+    if hasattr(spec, "features") and hasattr(spec, "select_columns"):
+        return _at_hand("datasets.Dataset", "arrow", open_dataset(spec, "the Dataset"), width)
     raise InvalidInputError(
-        f"embeddings cannot be a {type(spec).__name__}; give a path, a numpy or zarr array, or a torch tensor",
+        f"embeddings cannot be a {type(spec).__name__}; give a path, a numpy or zarr array, a torch tensor, a "
+        "datasets.Dataset, or (function that returns batches, number of rows)",
         code="bad-embeddings",
     )
 
@@ -111,18 +142,21 @@ def locate(path: Path) -> Path:
     raise NotFoundError(f"no embeddings at {path}; {nearby(path)}", code="no-such-file")
 
 
-def _at_hand(path: str, layout: str, matrix: Matrix) -> PartedSource:
+def _at_hand(path: str, layout: str, matrix: Matrix, width: int | None) -> PartedSource:
     """Make a source of a matrix that is not mapped from a file, and so never opened again."""
-    return PartedSource.of_one(path, layout, lambda: matrix)
+    return PartedSource.of_one(path, layout, lambda: matrix, width)
 
 
-def _open_path(spec: str) -> EmbeddingSource:
+def _open_path(spec: str, width: int | None, mask: str | None) -> EmbeddingSource:
     if "://" in spec:
-        return _at_hand(spec, "zarr", open_zarr(spec))
+        return _at_hand(spec, "zarr", open_zarr(spec), width)
+    foreign = _foreign_folder(spec, width)
+    if foreign is not None:
+        return foreign
     named, key = split_member(spec)
     path = locate(named)
     if path.is_dir():
-        return _at_hand(str(path), "zarr", open_zarr(str(path)))
+        return _at_hand(str(path), "zarr", open_zarr(str(path)), width)
     if path.suffix in _OF_LAYOUTS:
         source: EmbeddingSource | None = layouts.ask("open_embeddings", path)
         if source is not None:
@@ -134,9 +168,88 @@ def _open_path(spec: str) -> EmbeddingSource:
             code="unknown-format",
         )
     existing_file(path)
-    if key is not None:
-        return PartedSource.of_one(f"{path}:{key}", "safetensors", partial(open_safetensors, path, key))
-    return PartedSource.of_one(str(path), path.suffix.removeprefix("."), partial(opener, path))
+    where = str(path) if key is None else f"{path}:{key}"
+    return PartedSource.of_one(where, path.suffix.removeprefix("."), partial(opener, path, key, mask), width)
+
+
+def _foreign_folder(spec: str, width: int | None) -> PartedSource | None:
+    """A folder of saev's shards, or of ``Dataset.save_to_disk``; None for others."""
+    folder, _, layer = spec.rpartition(":")
+    if (Path(spec) / "dataset_info.json").is_file():
+        return PartedSource.of_one(spec, "arrow", partial(open_arrow_folder, Path(spec)), width)
+    if layer.isdecimal() and (Path(folder) / "metadata.json").is_file():
+        return _saev(Path(folder), int(layer))
+    if (Path(spec) / "metadata.json").is_file() and any(Path(spec).glob("acts*.bin")):
+        return _saev(Path(spec), None)
+    return None
+
+
+def _saev(path: Path, layer: int | None) -> PartedSource:
+    matrices, (per_item, width) = saev_parts(path, layer)
+    parts, start = [], 0
+    for matrix in matrices:
+        rows = flattened(matrix, 1)
+        parts.append(Part(start, start + rows.shape[0], lambda rows=rows: rows))  # type: ignore[misc]
+        start += rows.shape[0]
+    return PartedSource(str(path), "saev", width, "float32", parts, item_size=per_item)
+
+
+def open_mask(spec: Any, embeddings: Any, n_rows: int) -> np.ndarray:
+    """Which rows count: bool (n_rows,), or (n_items, rows of an item).
+
+    Parameters
+    ----------
+    spec
+        An array or tensor of bool or of 0 and 1; a file of one (``.npy``, ``.pt``, ``file:key``); or the name of one in
+        the file of the embeddings.
+    embeddings
+        As in `open_embeddings`.
+
+    Raises
+    ------
+    NotFoundError, InvalidInputError
+        It is not there, has other values, or other rows.
+    """
+    where = "mask"
+    if isinstance(spec, str | os.PathLike):
+        where, spec = _load_mask(os.fspath(spec), embeddings)
+    values = spec.detach().cpu().numpy() if isinstance(spec, torch.Tensor) else np.asarray(spec)
+    if values.dtype.kind not in "biuf" or not np.isin(values, (0, 1)).all():
+        raise InvalidInputError(f"{where} is {values.dtype}; a mask is bool, or 0 and 1", code="bad-mask")
+    if values.size != n_rows or values.ndim not in (1, 2):
+        raise InvalidInputError(
+            f"{where} has the shape {values.shape}, but there are {n_rows:,} embeddings; give one value for each",
+            code="bad-mask",
+        )
+    if not values.any():
+        raise InvalidInputError(f"{where} leaves no row", code="bad-mask")
+    return values.astype(bool)
+
+
+def _load_mask(spec: str, embeddings: Any) -> tuple[str, Any]:
+    named, key = split_member(spec)
+    if key is None and not named.exists() and isinstance(embeddings, str | os.PathLike):
+        named, key = split_member(embeddings)[0], spec
+    if named.suffix == ".npz":
+        return load_npz(named, key, 1)
+    if named.suffix == ".npy":
+        return str(named), load_npy(named)
+    loaded: Any = load_pt(named) if named.suffix == ".pt" else None
+    if named.suffix == ".safetensors":
+        loaded = load_safetensors(named)
+    if isinstance(loaded, dict):
+        if key not in loaded:
+            raise NotFoundError(
+                f"{named} has no tensor {key!r}; it has {', '.join(map(str, loaded))}", code="no-such-array"
+            )
+        loaded = loaded[key]
+    if not isinstance(loaded, torch.Tensor):
+        raise InvalidInputError(
+            f"the mask {spec} is neither a file (.npy, .npz:NAME, .pt, .safetensors:NAME) nor a tensor beside the "
+            "embeddings",
+            code="bad-mask",
+        )
+    return spec, loaded
 
 
 def _bases(folder: Path) -> dict[str, set[Path]]:

@@ -29,10 +29,12 @@ def build(
     items: Any = None,
     item_ptr: Any = None,
     token_spans: Any = None,
+    mask: Any = None,
     images: Any = None,
     texts: Any = None,
     model: Any = None,
     layer: int | None = None,
+    hook: str | None = None,
     model_dtype: str = "float32",
     batch_size: int | None = None,
     max_tokens: int | None = None,
@@ -64,11 +66,13 @@ def build(
     sample_type
         ``patch``, ``token`` or ``cls``; by default patches of images, tokens of texts.
     embeddings
-        A file or folder (``.pt`` alone or in chunks, ``.npy``, ``.safetensors``, a zarr array) or an array,
-        samples x d_in. By default found by name under `data`, then
-        ``$SAESTORE_SCRATCH``, in ``Embeddings/<dataset>/``.
+        A file or folder (``.pt`` alone or in chunks, ``.npy``, ``.npz``, ``.safetensors``, HDF5, Parquet, SAELens's
+        cached activations, saev's shards, a zarr array), an array or tensor, samples x d_in or items x samples x d_in,
+        a `datasets.Dataset`, or ``(function, n_rows)`` of a function that returns batches. By default
+        found by name under `data`, then ``$SAESTORE_SCRATCH``, in ``Embeddings/<dataset>/``.
     sae
-        A folder in sae_lens format, ``release:sae_id``, a registered name, or a loaded sae_lens SAE.
+        A folder or file of an SAE, ``release:sae_id``, a registered name, a loaded sae_lens SAE, or any object with
+        ``encode(x)``, ``d_in`` and ``d_sae``.
     items
         A ``metadata.csv``, a DataFrame or a mapping of columns: keys, split, concepts.
     item_ptr
@@ -76,6 +80,9 @@ def build(
         ``file.npz:name`` or a ``token_counts`` ``.pt``.
     token_spans
         First and last character (exclusive) of every token in its text, (n_samples, 2): an array or ``file.npz:name``.
+    mask
+        Which embeddings are samples, such as an attention mask: bool or 0 and 1, (n_rows,) or (n_items, rows): an
+        array, a file, or the name of a tensor in the file of embeddings. `item_ptr` and `token_spans` count all rows.
     images
         In place of embeddings: a folder of images, to run through `model`. `items` may name and order them.
     texts
@@ -85,6 +92,9 @@ def build(
         trained on.
     layer
         Number of the block, counted from 0, whose output is encoded; by default the SAE's own.
+    hook
+        In place of `layer`, the name of a block's output or input: ``blocks.N.hook_resid_post``,
+        ``blocks.N.hook_resid_pre`` (N above 0), or a module, ``model.layers.N``.
     model_dtype
         Dtype of the model's weights: ``float32``, ``bfloat16``, ``float16``.
     batch_size

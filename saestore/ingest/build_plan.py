@@ -87,7 +87,7 @@ class BuildPlan(WritePlan):
                 f"{self.name} explains {explained:.2f} of the variance of the first {count}{' new' if first else ''} "
                 "embeddings; trained SAEs explain 0.6 or more. A wrong layer or hook, or embeddings normalised "
                 "otherwise than the SAE expects, would look like this.",
-                stacklevel=5,
+                stacklevel=6,
             )
         variance = explained if np.isfinite(explained) else None
         summary = {"explained_variance": variance, "encoding": self.rows.encoder.encoding["mode"]}
@@ -128,6 +128,8 @@ def open_build(
     path = f"{name}/{sample_type}/{sae.name}"
     if inputs is None:
         inputs = from_model(options, sample_type, sae, looking(path), known(path))
+    if sae.d_in != inputs.source.d_in and not inputs.computed:  # such as heads of attention, each beside the others
+        inputs = embeddings_on_disk(options, dataset, sample_type, sae.d_in)
     if sae.d_in != inputs.source.d_in:
         raise InvalidInputError(
             f"the embeddings {inputs.source.path} have width {inputs.source.d_in}, the SAE {sae.name} takes "

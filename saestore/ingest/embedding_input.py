@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from saestore.embeddings.base import EmbeddingSource
-from saestore.embeddings.opening import open_embeddings
+import numpy as np
+
+from saestore.embeddings.base import EmbeddingSource, MaskedSource
+from saestore.embeddings.opening import open_embeddings, open_mask
 from saestore.ingest.known import found_items, known_item_ptr
 from saestore.ingest.options import BuildOptions, default_item_ptr
 from saestore.models import ModelRequest, SAETrainingSpec, open_model_source
+from saestore.models.training_spec import hook_layer
 from saestore.sae import LoadedSAE
 from saestore.tables import as_items
 from saestore.tables.item_index import ItemIndex
@@ -48,22 +51,35 @@ class Inputs:
     notes: tuple[str, ...] = ()
 
 
-def embeddings_on_disk(options: BuildOptions, dataset: Dataset | None, sample_type: str) -> Inputs:
-    """Open the given embeddings, else the embeddings of a known dataset."""
+def embeddings_on_disk(
+    options: BuildOptions, dataset: Dataset | None, sample_type: str, width: int | None = None
+) -> Inputs:
+    """Open the given embeddings, else the embeddings of a known dataset; `width` is the SAE's, where it is known."""
     spec = options.embeddings
     if spec is None and dataset is not None:
         from saestore.superactivators.file_names import find_embeddings
 
         spec = find_embeddings(dataset, sample_type, options.data)
-    source = open_embeddings(spec)
+    source = open_embeddings(spec, width=width, mask=options.mask if isinstance(options.mask, str) else None)
     items_from = options.items if options.items is not None else found_items(dataset, options.data)
     items = None if items_from is None else as_items(items_from)
     item_ptr = options.item_ptr
     if item_ptr is None and dataset is not None:
         by_name = options.embeddings is None
         item_ptr = known_item_ptr(dataset, sample_type, options.data, items, source.n_rows, by_name=by_name)
+    keep = None if options.mask is None else open_mask(options.mask, spec, source.n_rows)
+    if item_ptr is None and sample_type != "cls":
+        item_ptr = source.item_size or (keep.shape[1] if keep is not None and keep.ndim == 2 else None)
     item_ptr = default_item_ptr(item_ptr, sample_type, None if items is None else len(items), source.n_rows)
-    return Inputs(source, ItemTable.of(source.n_rows, items, item_ptr, options.token_spans, path_of(items_from)))
+    table = ItemTable.of(source.n_rows, items, item_ptr, options.token_spans, path_of(items_from))
+    if keep is None:
+        return Inputs(source, table)
+    flat = keep.reshape(-1)
+    ptr = np.concatenate([[0], np.cumsum(flat)])[table.index.pointers()].astype(np.int64)
+    spans = None if table.spans is None else table.spans[flat]
+    table = replace(table, index=ItemIndex.of(ptr), spans=spans)
+    record = {"kind": "embeddings", "n_masked": int((~flat).sum())}
+    return Inputs(MaskedSource(source, flat), table, record)
 
 
 def from_model(
@@ -75,7 +91,7 @@ def from_model(
         texts=options.texts,
         items=options.items,
         model=options.model,
-        layer=options.layer,
+        layer=options.layer if options.hook is None else hook_layer(options.hook, by="--hook (hook=) names"),
         sample_type=sample_type,
         device=options.device,
         dtype=options.model_dtype,

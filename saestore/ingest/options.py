@@ -13,8 +13,8 @@ from saestore.writing.pipeline import check_storage_options
 
 __all__ = ["BuildOptions", "ImportOptions", "default_item_ptr"]
 
-_OF_MODELS = ("model", "layer", "batch_size", "max_tokens", "skip_bad")
-_OF_EMBEDDINGS = ("embeddings", "item_ptr", "token_spans")
+_OF_MODELS = ("model", "layer", "hook", "batch_size", "max_tokens", "skip_bad")
+_OF_EMBEDDINGS = ("embeddings", "item_ptr", "token_spans", "mask")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +28,12 @@ class BuildOptions:
     items: Any = None
     item_ptr: Any = None
     token_spans: Any = None
+    mask: Any = None
     images: Any = None
     texts: Any = None
     model: Any = None
     layer: int | None = None
+    hook: str | None = None
     model_dtype: str = "float32"
     batch_size: int | None = None
     max_tokens: int | None = None
@@ -77,8 +79,13 @@ class BuildOptions:
             raise InvalidInputError(
                 "embeddings, images and texts exclude one another: give one of the three.", code="several-inputs"
             )
+        if self.hook is not None and self.layer is not None:
+            raise InvalidInputError(
+                f"hook {self.hook!r} and layer {self.layer} exclude one another; give one.", code="several-inputs"
+            )
         for name in _OF_EMBEDDINGS if self.runs_model else _OF_MODELS:
-            if getattr(self, name) not in (None, False):
+            value = getattr(self, name)
+            if value is not None and value is not False:
                 other = "embeddings, not images or texts" if self.runs_model else "images or texts, not embeddings"
                 raise InvalidInputError(
                     f"{name} goes with {other}; leave it out (--{name.replace('_', '-')}).", code="unused-option"

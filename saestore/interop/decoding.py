@@ -11,7 +11,7 @@ from saestore.errors import InvalidInputError
 from saestore.query.selection import select
 from saestore.query.slices import check_size
 from saestore.sae import REGISTERED, LoadedSAE, load_sae
-from saestore.sae.forward import forward_of
+from saestore.sae.forward import CannotDecode, forward_of
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
@@ -31,8 +31,10 @@ def decode(acts: SetReader, samples: Any, sae: Any, max_bytes: int) -> Array:
             "which is not stored: the activations alone do not determine the length of the embedding.",
             code="norm-not-stored",
         )
+    if isinstance(forward.decode, CannotDecode):
+        raise InvalidInputError(f"{loaded.name}: {forward.decode.reason}.", code="cannot-decode")
     chosen = select(samples, acts.shape[0], "sample")
-    wide = np.float64 if forward.decode.weight.dtype == torch.float64 else np.float32
+    wide = np.float64 if forward.dtype == torch.float64 else np.float32
     check_size((len(chosen), loaded.d_in), np.dtype(wide).itemsize, max_bytes, "Decode fewer samples at a time.")
     out = np.empty((len(chosen), loaded.d_in), wide)
     step = max(1, int(_BATCH * acts.shape[0] / max(1, acts.nnz)))

@@ -52,6 +52,7 @@ class ModelSource:
     """
 
     layout = "model"
+    item_size: int | None = None
 
     def __init__(
         self,

@@ -23,8 +23,8 @@ _MODULE = re.compile(r"(?:\w+\.)*(?:layers|layer|h|blocks|resblocks)\.(?P<layer>
 _SUPPORTED = "the output of a block: blocks.N.hook_resid_post, blocks.N.hook_resid_pre (N above 0), or …layers.N"
 
 
-def hook_layer(hook: str) -> int:
-    """Number of the block, counted from 0, whose output a hook names.
+def hook_layer(hook: str, by: str = "the SAE was trained at") -> int:
+    """Number of the block, counted from 0, whose output a hook names; `by` starts the message of an error.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def hook_layer(hook: str) -> int:
         layer -= 1
     if layer < 0:
         raise InvalidInputError(
-            f"the SAE was trained at {hook!r}, which is not the output of a block; a model can be run up to "
+            f"{by} {hook!r}, which is not the output of a block; a model can be run up to "
             f"{_SUPPORTED}. Store the activations of that hook yourself and give them as --embeddings",
             code="unsupported-hook",
         )

@@ -58,16 +58,16 @@ def retry_on_stale_snapshot(query: Callable[Concatenate[Self, P], R]) -> Callabl
     return asked
 
 
-def _check_same(path: str, attributes: SetAttributes, before: SetAttributes) -> None:
-    if attributes.identity != before.identity:
+def _check_same(path: str, attributes: SetAttributes, identity: str) -> None:
+    if attributes.identity != identity:
         raise StoreConflictError(
             f"{path} was replaced by another set after it was opened. Open it again.", code="set-replaced"
         )
 
 
-def _reopened(kind: type[Self], root: zarr.Group, path: str, before: SetAttributes) -> Self:
+def _reopened(kind: type[Self], root: zarr.Group, path: str, identity: str) -> Self:
     result = kind(root, path)
-    _check_same(path, result.attributes, before)
+    _check_same(path, result.attributes, identity)
     return result
 
 
@@ -85,7 +85,7 @@ class OpenSet:
             if attributes is None:
                 raise NotFoundError(f"There is no activation set {self.path} in the store.", code="unknown-set")
             if before is not None:
-                _check_same(self.path, attributes, before)
+                _check_same(self.path, attributes, before.identity)
             try:
                 self._open_segments(attributes)
                 return
@@ -198,7 +198,7 @@ class OpenSet:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Without shard indexes and pointers: the set is opened again where it is unpickled, if it is still the same.
-        return _reopened, (type(self), self.root, self.path, self.attributes)
+        return _reopened, (type(self), self.root, self.path, self.attributes.identity)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -265,11 +265,11 @@ class OpenSet:
             return self._last_condition[1]
         tables = self.table("items"), self.table("samples")
         self._open_lists(*stored_arrays(tree, *tables), lists=lists)
-        activations = Activations(self.by_sample, self.shape[1], feature)
+        activations = Activations(self._by_sample, self.shape[1], feature)
         self._last_condition = key, bind(tree, Names(*tables, self.item_index, activations))
         return self._last_condition[1]
 
-    def by_sample(self, feature: int) -> tuple[Array, Array]:
+    def _by_sample(self, feature: int) -> tuple[Array, Array]:
         """The samples where a feature is active, ascending, and its activations. Memory: its list, twice."""
         lists = one_list(self.segments, feature, self.dtype)
         order = np.argsort(lists.samples)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
+from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError, StoreConflictError, did_you_mean
 from saestore.format import KEY
 from saestore.query import html
 from saestore.query.open_set import OpenSet, retry_on_stale_snapshot
 from saestore.query.statistic_columns import STATISTIC_NAMES, item_maximum, statistic
 from saestore.query.where import as_tree, contains, rows_where
 from saestore.query.where_names import TableNames
-from saestore.tables.column import TEXT, Column, as_column
+from saestore.tables.column import TEXT, Column, as_column, as_objects
 from saestore.tables.label_matrix import position_of
 from saestore.writing.columns import remove_columns, set_columns
 
@@ -47,6 +47,7 @@ class SetTable:
 
     def __init__(self, reader: OpenSet, name: str) -> None:
         self._reader, self._name = reader, name
+        self._keys: tuple[object, dict[str, int]] | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -129,6 +130,43 @@ class SetTable:
         set_columns(self._reader.root, self._reader.path, self._name, given)
         self._reader.reopen()
 
+    def annotate(self, columns: Mapping[str, Mapping[Any, Any]], *, overwrite: bool = True) -> None:
+        """Set values of some rows; all other values stay. All columns are written in one commit, or none.
+
+        Parameters
+        ----------
+        columns
+            Of each column a mapping of the numbers of rows, of items also of their keys, to values; None forgets one.
+        overwrite
+            False refuses to replace a value by another.
+
+        Raises
+        ------
+        StoreConflictError
+            A row has another value already, and `overwrite` is False; the message names both. Nothing was written.
+        InvalidInputError, NotFoundError, OutOfRangeError
+            As of `set`.
+        """
+        self._check_writable(columns)
+        self._reader.reopen()
+        self.update({name: self._merged(name, values, overwrite=overwrite) for name, values in columns.items()})
+
+    def _merged(self, name: str, values: Mapping[Any, Any], *, overwrite: bool) -> list[Any]:
+        """The values of a column, where those given replace what a row has."""
+        current = as_objects(self._read(name).array()) if name in self else np.full(len(self), None)
+        for key, value in values.items():
+            row = self._row(key, name)
+            before = current[row]
+            if not overwrite and before is not None and before == before and before != value:  # noqa: PLR0124
+                raise StoreConflictError(
+                    f"{self._name.removesuffix('s')} {row} has the {name} {before!r}, and {value!r} is given. Nothing "
+                    "was written; pass --overwrite (overwrite=True) to replace it.",
+                    code="value-exists",
+                )
+            current[row] = value
+        merged: list[Any] = current.tolist()
+        return merged
+
     def remove(self, name: str) -> None:
         """Remove a column or a concept."""
         self._check_writable([name])
@@ -198,6 +236,8 @@ class SetTable:
         """
         import pandas as pd
 
+        if not (columns is None or isinstance(columns, Iterable)):
+            raise InvalidInputError(f"columns {columns!r}: give names of columns.", code="not-text")
         names = self.columns if columns is None else [columns] if isinstance(columns, str) else list(columns)
         rows = None if where is None else self.where(where)
         index = pd.RangeIndex(len(self)) if rows is None else pd.Index(rows)
@@ -228,25 +268,37 @@ class SetTable:
     def _of_mapping(self, values: Mapping[Any, Any], name: str) -> list[Any]:
         """A value for each row, from a mapping of numbers or keys."""
         out: list[Any] = [None] * len(self)
-        by_key: dict[str, int] = {}
-        if self._name == "items" and KEY in self.names() and any(isinstance(key, str) for key in values):
-            by_key = {key: row for row, key in enumerate(self.column(KEY).tolist())}
         for key, value in values.items():
-            if isinstance(key, int | np.integer) and not isinstance(key, bool):
-                row = int(key)
-            elif key in by_key:
-                row = by_key[key]
-            else:
+            out[self._row(key, name)] = value
+        return out
+
+    def _row(self, key: Any, name: str) -> int:
+        """The number of a row that is given by it, or of an item by its key."""
+        if isinstance(key, int | np.integer) and not isinstance(key, bool):
+            row = int(key)
+        else:
+            found = self._by_key().get(key) if isinstance(key, str) else None
+            if found is None:
+                near = did_you_mean(key, self._by_key()) if isinstance(key, str) else ""
                 raise NotFoundError(
-                    f"column {name!r}: {key!r} is neither the number of a row nor the key of one of the {self._name}.",
+                    f"column {name!r}: {key!r} is neither the number of a row nor the key of one of the {self._name}. "
+                    f"{near}".rstrip(),
                     code="unknown-key",
                 )
-            if not 0 <= row < len(out):
-                raise OutOfRangeError(
-                    f"column {name!r}: {self._name.removesuffix('s')} {row} is out of range: there are {len(out):,}."
-                )
-            out[row] = value
-        return out
+            row = found
+        if not 0 <= row < len(self):
+            raise OutOfRangeError(
+                f"column {name!r}: {self._name.removesuffix('s')} {row} is out of range: there are {len(self):,}."
+            )
+        return row
+
+    def _by_key(self) -> dict[str, int]:
+        """The row of every key of items; read once per table object and state of the set."""
+        state = self._reader.attributes
+        if self._keys is None or self._keys[0] is not state:
+            has_keys = self._name == "items" and KEY in self.names()
+            self._keys = state, {key: i for i, key in enumerate(self.column(KEY).tolist())} if has_keys else {}
+        return self._keys[1]
 
 
 @retry_on_stale_snapshot

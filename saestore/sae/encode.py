@@ -13,7 +13,7 @@ import torch
 from saestore.errors import InvalidInputError
 from saestore.format import feature_dtype
 from saestore.sae.bf16 import MULTIPLE, Bf16Candidates
-from saestore.sae.forward import Affine, Entries, explained_variance, forward_of
+from saestore.sae.forward import Affine, CannotDecode, Entries, explained_variance, forward_of
 from saestore.sae.hub import one_line
 from saestore.sae.loaded import LoadedSAE
 from saestore.sparse_rows import SparseRows, pointers
@@ -149,10 +149,14 @@ class Encoder:
         return parts[0] if len(parts) == 1 else SparseRows.concat(parts)
 
     def explained_variance(self, x: torch.Tensor, batch: SparseRows) -> float:
-        """Share of the variance of the embeddings `x` (n, d_in) that their activations explain; NaN for equal rows.
+        """Share of the variance of the embeddings `x` (n, d_in) that their activations explain.
+
+        NaN for equal rows, and for an SAE that cannot decode.
 
         Memory: nothing of width `d_sae` is made.
         """
+        if isinstance(self._forward.decode, CannotDecode):
+            return float("nan")
         with torch.inference_mode():
             given = self._checked(x).to(self._device)
             if self._forward.norm_in is not None:

@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from saestore.sae.clip_scope import ClipScopeSAE
+from saestore.errors import InvalidInputError
+from saestore.sae.linear import LinearSAE
+from saestore.sae.protocol import ObjectSAE
 
 # The selected entries of a dense batch: how many each row has, then features (ascending in a row) and values in order.
 Entries = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 _ALL = slice(None)
 # Features that one maximum stands for, and the share of such blocks from which on searching them gains nothing.
 _BLOCK, _MOST_BLOCKS = 32, 10
+_TRANSCODES = "the SAE is a transcoder, which reconstructs another place of the model than the one it reads"
 _NORMALISING = ("constant_norm_rescale", "layer_norm")
 
 
@@ -128,6 +131,80 @@ class AboveThreshold:
 
 
 @dataclass(frozen=True)
+class GroupMax:
+    """Selects the largest pre-activation of each of k groups of neighbouring features, where it is above zero."""
+
+    k: int
+
+    def __call__(self, dense: torch.Tensor) -> Entries:
+        """Select."""
+        best = dense.view(len(dense), self.k, -1).max(dim=-1)
+        ids = best.indices + torch.arange(self.k, device=dense.device) * (dense.shape[-1] // self.k)
+        keep = (best.values <= 0).logical_not_()  # so that NaN stays, to be refused
+        return keep.sum(-1), ids[keep], best.values[keep]
+
+
+@dataclass(frozen=True)
+class Gated:
+    """Selects by a gate: ``relu(exp(r_mag) * p + b_mag)`` where the pre-activation ``p + b_gate`` is above zero."""
+
+    r_mag: torch.Tensor
+    b_mag: torch.Tensor
+    b_gate: torch.Tensor
+
+    def __call__(self, dense: torch.Tensor) -> Entries:
+        """Select."""
+        values = self.r_mag.exp() * dense + self.b_mag
+        return _entries(values, (dense + self.b_gate <= 0).logical_not_() & (values <= 0).logical_not_())
+
+
+@dataclass(frozen=True)
+class ObjectEncode:
+    """Lets an object encode the embeddings, and selects what is not zero."""
+
+    sae: ObjectSAE
+
+    def __call__(self, x: torch.Tensor) -> Entries:
+        """Encode and select."""
+        dense = self.sae.encode(x.to(self.sae.dtype))
+        return _entries(dense.contiguous(), dense != 0)
+
+
+@dataclass(frozen=True)
+class ObjectDecode:
+    """Lets an object decode; memory: dense rows, a few at a time."""
+
+    sae: ObjectSAE
+
+    def __call__(self, starts: np.ndarray, ids: np.ndarray, values: np.ndarray) -> torch.Tensor:
+        """Reconstruct rows from their entries, as `Decoder` does."""
+        parts, ends = [], np.append(starts, len(ids))
+        for first in range(0, len(starts), _ROWS_AT_ONCE):
+            stop = min(first + _ROWS_AT_ONCE, len(starts))
+            rows = np.repeat(np.arange(stop - first), np.diff(ends[first : stop + 1]))
+            dense = torch.zeros(stop - first, self.sae.d_sae, dtype=self.sae.dtype)
+            inside = slice(ends[first], ends[stop])
+            dense[rows, ids[inside].astype(np.int64)] = torch.from_numpy(values[inside]).to(self.sae.dtype)
+            parts.append(self.sae.given.decode(dense.to(self._device)))
+        return torch.cat(parts) if parts else torch.zeros(0, self.sae.d_in, dtype=self.sae.dtype)
+
+    @property
+    def _device(self) -> torch.device | str:
+        return next((value.device for value in self.sae.state_dict().values()), "cpu")
+
+
+@dataclass(frozen=True)
+class CannotDecode:
+    """In place of a decoder, where activations do not lead back to the embeddings."""
+
+    reason: str
+
+    def __call__(self, starts: np.ndarray, ids: np.ndarray, values: np.ndarray) -> torch.Tensor:  # noqa: ARG002
+        """Refuse."""
+        raise InvalidInputError(f"{self.reason}: its activations cannot be decoded", code="cannot-decode")
+
+
+@dataclass(frozen=True)
 class SaeLensEncode:
     """Lets sae_lens encode the embeddings, and selects what is not zero."""
 
@@ -155,14 +232,14 @@ class Forward:
     select
         Makes entries of pre-activations.
     decode
-        Makes embeddings of entries.
+        Makes embeddings of entries; a `CannotDecode` raises.
     """
 
     dtype: torch.dtype
     norm_in: Callable[[torch.Tensor], torch.Tensor] | None
     affine: Affine | None
     select: Callable[[torch.Tensor], Entries]
-    decode: Decoder
+    decode: Decoder | ObjectDecode | CannotDecode
 
 
 def explained_variance(given: torch.Tensor, decoded: torch.Tensor) -> float:
@@ -176,10 +253,12 @@ def explained_variance(given: torch.Tensor, decoded: torch.Tensor) -> float:
 
 def forward_of(module: Any) -> Forward:
     """Cut an SAE into steps: the quick ones where it is exactly of a kind that has them, else sae_lens's own."""
-    if isinstance(module, ClipScopeSAE):
-        shift = _unless(module.pre_b, 0)
-        affine, select = Affine(module.enc, shift), TopK(module.k, relu=False)
-        return Forward(module.enc.dtype, None, affine, select, Decoder(module.dec, shift))
+    if isinstance(module, LinearSAE):
+        return _linear(module)
+    if isinstance(module, ObjectSAE):
+        can = callable(getattr(module.given, "decode", None))
+        decode = ObjectDecode(module) if can else CannotDecode(f"{type(module.given).__name__} has no decode()")
+        return Forward(module.dtype, None, None, ObjectEncode(module), decode)
     quick = _quick(module)
     norm_in = module.run_time_activation_norm_fn_in if module.cfg.normalize_activations in _NORMALISING else None
     if quick is None:
@@ -209,7 +288,27 @@ def _quick(sae: Any) -> tuple[Affine, Callable[[torch.Tensor], Entries]] | None:
     return Affine(sae.W_enc.detach(), shift, _unless(sae.b_enc, 0), scale), select
 
 
-def _decoder(sae: Any) -> Decoder:
+def _linear(sae: LinearSAE) -> Forward:
+    rule, weights = sae.rule, dict(sae.named_buffers())
+    select: Callable[[torch.Tensor], Entries]
+    if rule.kind == "topk":
+        select = TopK(rule.k or 1, relu=rule.relu)
+    elif rule.kind == "groupmax":
+        select = GroupMax(rule.k or 1)
+    elif rule.kind == "gated":
+        select = Gated(weights["r_mag"], weights["b_mag"], weights["b_gate"])
+    else:
+        zero = torch.zeros((), dtype=sae.W_enc.dtype, device=sae.W_enc.device)
+        select = AboveThreshold(weights.get("threshold", zero).clamp(min=0))
+    bias, shift = weights.get("b_enc"), _unless(sae.b_dec, 0)
+    affine = Affine(sae.W_enc, shift if rule.shift else None, None if bias is None else _unless(bias, 0))
+    decode = CannotDecode(_TRANSCODES) if sae.transcodes else Decoder(sae.W_dec, shift)
+    return Forward(sae.W_enc.dtype, None, affine, select, decode)
+
+
+def _decoder(sae: Any) -> Decoder | CannotDecode:
+    if "transcoder" in sae.cfg.architecture():
+        return CannotDecode(_TRANSCODES)
     weight = sae.W_dec.detach()
     scale = 1 / weight.norm(dim=-1) if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False) else None
     # Matching pursuit has one set of weights for both ways, and adds on the way back only what it took off.

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
-from saestore.sae.clip_scope import load_clip_scope
+from saestore.sae.checkpoints import FAMILIES, load_checkpoint, load_clip_scope, missing_family, recognise
 from saestore.sae.hub import hub_file
 from saestore.sae.loaded import LoadedSAE
-from saestore.sae.sae_lens import download_advice, load_folder, load_object, load_release
+from saestore.sae.sae_lens import CONFIG, WEIGHTS, download_advice, load_folder, load_object, load_release
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ REGISTERED = {
     ),
 }
 
-_CHECKPOINTS = (".pt", ".pth")
+_CHECKPOINTS = (".pt", ".pth", ".npz")
 _FORMS = (
-    "Give a folder in sae_lens format, a CLIP-Scope .pt file, release:sae_id as sae_lens names it, or one of "
-    + ", ".join(REGISTERED)
+    f"Give the folder or file of an SAE (of sae_lens, {', '.join(FAMILIES)}), release:sae_id as sae_lens names it, or "
+    "one of " + ", ".join(REGISTERED)
 )
 
 
@@ -59,9 +59,11 @@ def load_sae(spec: Any, device: str = "cpu") -> LoadedSAE:
     Parameters
     ----------
     spec
-        A folder in sae_lens format (``cfg.json`` and ``sae_weights.safetensors``), a CLIP-Scope checkpoint (``.pt``), a
-        registered name (``clip-scope-22``, ``gemma-scope-9b-34-16k``), ``release:sae_id`` of sae_lens's directory or of
-        a hub repository, or an SAE object of sae_lens. An existing path comes before a name.
+        The folder or file of an SAE, recognised by its content: of sae_lens (``cfg.json`` and
+        ``sae_weights.safetensors``) or one of `saestore.sae.checkpoints.FAMILIES`; a registered name
+        (``clip-scope-22``, ``gemma-scope-9b-34-16k``); ``release:sae_id`` of sae_lens's directory or of a hub
+        repository; an SAE object of sae_lens; or any object with ``encode(x)`` and a width, see
+        `saestore.sae.protocol`. An existing path comes before a name.
     device
         Device of the weights. An SAE object itself is moved there, not copied.
 
@@ -81,7 +83,7 @@ def load_sae(spec: Any, device: str = "cpu") -> LoadedSAE:
     text = os.fspath(spec)
     path = Path(text)
     if text and path.is_dir():
-        return load_folder(path, device)
+        return _load_folder(path, device)
     if (text and path.exists()) or path.suffix in _CHECKPOINTS:
         return _load_file(path, device)
     if text in REGISTERED:
@@ -92,12 +94,22 @@ def load_sae(spec: Any, device: str = "cpu") -> LoadedSAE:
     raise NotFoundError(f"no SAE {text!r}. {did_you_mean(text, REGISTERED)}{_FORMS}", code="unknown-sae")
 
 
+def _load_folder(path: Path, device: str) -> LoadedSAE:
+    family = recognise(path)
+    if family is not None:
+        return load_checkpoint(path, family, device)
+    if not any((path / file).exists() for file in (CONFIG, WEIGHTS)):
+        raise missing_family(path)
+    return load_folder(path, device)
+
+
 def _load_file(path: Path, device: str) -> LoadedSAE:
-    if path.suffix in _CHECKPOINTS:
-        return load_clip_scope(path, device)
-    if path.name in ("cfg.json", "sae_weights.safetensors"):
+    family = recognise(path)
+    if family is not None:
+        return load_checkpoint(path, family, device)
+    if path.name in (CONFIG, WEIGHTS, "sae.safetensors", "hyperparams.json"):
         raise InvalidInputError(
-            f"{path} is one of the two files of an SAE in sae_lens format; give the folder {path.parent}",
+            f"{path} is one of the files of an SAE; give the folder {path.parent}",
             code="not-an-sae",
         )
     raise InvalidInputError(f"{path} is not an SAE that saestore can read. {_FORMS}", code="not-an-sae")

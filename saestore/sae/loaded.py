@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Folder and file names that do not identify an SAE; the name of the folder above is then added.
 _GENERIC = re.compile(
-    r"(saes?|models?|weights|final|best|last|latest|checkpoints?|ckpts?|steps?|epochs?|iter|inference|outputs?|out)?"
+    r"(saes?|ae|params|trainers?|layers|width|average_l0|models?|weights|final|best|last|latest|checkpoints?|ckpts?|steps?|epochs?|iter|inference|outputs?|out)?"
     r"([\d_.-]+[kmb]?)?",
     re.IGNORECASE,
 )
@@ -39,7 +39,7 @@ class LoadedSAE:
     config
         Settings that decide the activations besides the weights; part of the fingerprint.
     module
-        A sae_lens ``SAE``, or a `ClipScopeSAE`.
+        A sae_lens ``SAE``, a `LinearSAE`, or an `ObjectSAE`.
     training
         Known facts about its training data besides ``model_name`` and ``hook_name``: ``model`` (the model's name on the
         hub), ``prepend_bos``, ``context_size``, ``transform`` (``resize`` and ``crop`` of images).

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundE
 from saestore.files import existing_file
 from saestore.sae.hub import hub_errors, is_cached, one_line, require_hub
 from saestore.sae.loaded import LoadedSAE, name_from_path, slug
+from saestore.sae.protocol import load_encoder
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -25,6 +28,11 @@ _SCALER = "activation_scaler.json"
 _UNFOLDED = ("expected_average_only_in", "covariance_whitening")
 # Keys for where the SAE is and runs, and notes about it: they change no activation.
 _NOT_SEMANTICS = ("device", "metadata")
+_WIDTH = re.compile(
+    r"width[_-](?P<n>\d+)(?P<unit>[km]?)|2pow(?P<power>\d+)|(?:^|[-_])W(?P<capital>\d+)K", re.IGNORECASE
+)
+_L0 = re.compile(r"l0[_-](\d+)", re.IGNORECASE)
+_LAYER = re.compile(r"(?:layers?[_.]?|blocks\.|(?<![A-Za-z])L)(\d+)")
 
 
 def load_folder(path: Path, device: str = "cpu") -> LoadedSAE:
@@ -86,15 +94,13 @@ def load_release(release: str, sae_id: str, device: str = "cpu") -> LoadedSAE:
 
 
 def load_object(sae: Any, device: str = "cpu") -> LoadedSAE:
-    """Take an SAE of sae_lens that is already in memory; it is moved to the device.
+    """Take an SAE that is already in memory, of sae_lens or any with ``encode``; it is moved to the device.
 
-    It is named after its Neuronpedia id. Else the name is made of model and hook, or architecture and width, and of
-    the first digits of its fingerprint: other SAEs of the same hook have other names.
+    One of sae_lens is named after its Neuronpedia id. Else the name is made of model and hook, or architecture and
+    width, and of the first digits of its fingerprint: other SAEs of the same hook have other names.
     """
     if "sae_lens" not in sys.modules or not isinstance(sae, (lens := import_sae_lens()).SAE):
-        raise InvalidInputError(
-            f"an SAE is given as a path, a name or a sae_lens SAE, not as {type(sae).__name__}", code="not-an-sae"
-        )
+        return load_encoder(sae, device)
     notes = sae.cfg.metadata.to_dict()
     model, hook = notes.get("model_name"), notes.get("hook_name")
     kind = f"{model}-{hook}" if model and hook else f"{sae.cfg.architecture()}-{sae.cfg.d_sae}"
@@ -239,6 +245,7 @@ def _loaded(lens: ModuleType, module: Any, name: str, info: Mapping[str, Any], w
     facts = {key: config.get(key) for key in ("architecture", "d_in", "d_sae", "k", "dtype")}
     facts |= {key: config[key] for key in ("normalize_activations", "apply_b_dec_to_input")}
     facts |= {key: notes.get(key) for key in ("hook_name", "model_name")}
+    facts |= {"transcodes": True} if "transcoder" in architecture else {}
     facts |= {"release": None, "sae_id": None, "source": None, **_special_training(notes)}
     _warn_of_training(name, facts)
     training = {key: notes[key] for key in ("prepend_bos", "context_size") if notes.get(key) is not None}
@@ -284,12 +291,6 @@ def _warn_of_training(name: str, facts: Mapping[str, Any]) -> None:
 
 
 def _refuse(architecture: str, where: str) -> None:
-    if "transcoder" in architecture:
-        raise InvalidInputError(
-            f"{where} is a {architecture}, which reconstructs another layer than the one it reads, so that its "
-            "activations cannot be checked against the embeddings; use an SAE that reconstructs its own input",
-            code="unsupported-sae",
-        )
     if architecture == "temporal":
         raise InvalidInputError(
             f"{where} is a temporal SAE: its activations depend on the tokens before, and saestore encodes each row by "
@@ -309,3 +310,61 @@ def _for_inference(lens: ModuleType, training: Any) -> Any:
         sae = lens.SAE.from_dict({**training.cfg.get_inference_sae_cfg_dict(), "device": "cpu"})
     sae.load_state_dict(state)
     return sae.to(training.device)
+
+
+@dataclass(frozen=True)
+class Release:
+    """One SAE of sae_lens's directory; None where neither directory nor names say it.
+
+    Attributes
+    ----------
+    name
+        ``release:sae_id``.
+    model, layer, width, l0
+        The model, the number of the block, the number of features, and the mean number of active features.
+    """
+
+    name: str
+    model: str
+    layer: int | None
+    width: int | None
+    l0: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able values."""
+        return dict(vars(self))
+
+
+def find_releases(words: Sequence[str] = ()) -> Iterator[Release]:
+    """SAEs whose release, id or model contain all words, in upper or lower case; width and L0 as the names say them."""
+    import_sae_lens()
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    wanted = [word.lower() for word in words]
+    for release, about in sorted(get_pretrained_saes_directory().items()):
+        for sae_id, folder in about.saes_map.items():
+            text = f"{release}:{sae_id} {about.model} {folder}"
+            if all(word in text.lower() for word in wanted):
+                expected = float(about.expected_l0.get(sae_id) or 0)
+                named = _L0.search(folder) or _L0.search(sae_id)
+                layer = _LAYER.search(sae_id) or _LAYER.search(folder)
+                yield Release(
+                    f"{release}:{sae_id}",
+                    str(about.model),
+                    None if layer is None else int(layer[1]),
+                    _width(text),
+                    expected or (None if named is None else float(named[1])),
+                )
+
+
+def _width(text: str) -> int | None:
+    match = _WIDTH.search(text)
+    if match is None:
+        return None
+    if match["power"]:
+        return 1 << int(match["power"])
+    if match["capital"]:
+        return int(match["capital"]) << 10
+    size = int(match["n"]) * {"": 1, "k": 1000, "m": 1_000_000}[match["unit"].lower()]
+    # Gemma Scope's 16k, 131k and 1m are powers of two, rounded.
+    return 1 << round(math.log2(size)) if match["unit"] else size

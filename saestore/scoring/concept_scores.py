@@ -20,7 +20,7 @@ from saestore.scoring.metrics import BootstrapCounts
 from saestore.scoring.observations import KnownGroup, ScoredObservations
 from saestore.scoring.ranks import find_hits, split_by_cost
 from saestore.scoring.scores import score_all
-from saestore.tables.label_matrix import position_of
+from saestore.tables.label_matrix import LabelMatrix, position_of
 from saestore.vocabulary import SCORES
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def concept_scores(
     level: Level = "item",
     *,
     where: Any = None,
-    concepts: Sequence[str] | str | None = None,
+    concepts: Sequence[str] | str | LabelMatrix | None = None,
     features: Any = None,
     max_bytes: int = DENSE_LIMIT,
 ) -> xarray.Dataset:
@@ -174,8 +174,8 @@ def _count_pairs(
     return [counts[i] for i in range(len(pairs))], len(present)
 
 
-def read_labels(reader: SetReader, level: Level, concepts: Sequence[str] | str | None) -> ConceptLabels:
-    """Labels of the chosen concepts, by default of all.
+def read_labels(reader: SetReader, level: Level, concepts: Sequence[str] | str | LabelMatrix | None) -> ConceptLabels:
+    """Labels of the chosen concepts, by default of all; or given ones, which the set need not have.
 
     Raises
     ------
@@ -184,6 +184,9 @@ def read_labels(reader: SetReader, level: Level, concepts: Sequence[str] | str |
     """
     import scipy.sparse as sp
 
+    if isinstance(concepts, LabelMatrix):
+        not_known = sp.csc_array(concepts.matrix.shape, dtype=bool) if concepts.unknown is None else concepts.unknown
+        return ConceptLabels(concepts.names, sp.csr_array(concepts.matrix), not_known)
     known, matrix = reader.concept_names(level), reader.concept_matrix(level)
     if not known:
         raise NotFoundError(

@@ -199,7 +199,7 @@ class _Memory(_Place):
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._wait_for = _step if isinstance(store, MemoryStore) else _in_thread
+        self._wait_for = _step if type(store) is MemoryStore else _in_thread  # a subclass may have to wait
 
     def get(self, key: str) -> Tagged | None:
         buffer = self._wait_for(self._store.get(key, default_buffer_prototype()))

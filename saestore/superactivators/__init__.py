@@ -11,11 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
+
     from saestore.embeddings.base import EmbeddingSource
     from saestore.query.reader import SetReader
+
+SCRATCH = "SAESTORE_SCRATCH"  # a variable of the environment: a folder with Embeddings/ and GT_Samples/
+SCRATCH_STORE = "SAE_Activations/activations.zarr"  # where the store is in that folder, unless the caller says
 
 
 def activation_format(path: Path) -> str | None:

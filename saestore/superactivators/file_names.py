@@ -10,10 +10,10 @@ from typing import Any
 
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.files import split_member
+from saestore.superactivators import SCRATCH
 from saestore.superactivators.chunk_lists import INFO_SUFFIX
 from saestore.superactivators.datasets import Dataset
 from saestore.superactivators.unit_mapping import mapping_name
-from saestore.vocabulary import SCRATCH
 
 __all__ = [
     "PipelineName",

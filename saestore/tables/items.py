@@ -142,7 +142,7 @@ def _read_csv(path: Path) -> tuple[list[str], list[np.ndarray]]:
     except (ValueError, OSError) as error:
         reason = str(error).strip().removeprefix("Error tokenizing data. C error: ")
         raise InvalidInputError(f"{path} is not a CSV file in UTF-8: {reason}", code="unreadable-file") from error
-    table = frame.to_numpy(dtype=object)
+    table = frame.to_numpy(dtype=object, copy=True)  # which pandas 3 would give read-only
     names = [str(name).strip() for name in table[0]]
     if spaced:
         for index in [i for i, name in enumerate(names) if name != "text"]:

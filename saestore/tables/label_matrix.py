@@ -115,9 +115,9 @@ def _mask(matrix: scipy.sparse.csc_array, column: int) -> Array:
     return mask
 
 
-def position_of(name: str, names: Sequence[str], what: str = "concept") -> int:
+def position_of(name: object, names: Sequence[str], what: str = "concept") -> int:
     """Index of a name in a list of names, or an error that names those it is like."""
-    if name in names:
+    if isinstance(name, str) and name in names:
         return names.index(name)
     hint = did_you_mean(name, names)
     raise NotFoundError(
@@ -131,7 +131,7 @@ def listed(names: Sequence[str], most: int = 30) -> str:
     return (", ".join(map(str, names[:most])) or "none") + more
 
 
-def check_level(level: str) -> None:
+def check_level(level: object) -> None:
     """Refuse anything but a level."""
-    if level not in LEVELS:
+    if not isinstance(level, str) or level not in LEVELS:
         raise InvalidInputError(f"level={level!r}: use 'item' or 'sample'.", code="unknown-level")

@@ -133,11 +133,11 @@ class StoredTable:
     def _pointers(self, group: str) -> Array:
         if group not in self._read_pointers:
             reader = self.reader(f"{group}/indptr")
-            pointers, info = reader.read(0, reader.length), self.info.concepts
-            nnz = self.reader(f"{group}/indices").length
-            if info is None or len(pointers) != len(info.names) + 1 or pointers[0] != 0 or pointers[-1] != nnz:
-                raise CorruptStoreError(f"{reader.path} does not lead over all concepts.")
-            if (np.diff(pointers) < 0).any():
+            info, nnz = self.info.concepts, self.reader(f"{group}/indices").length
+            if info is None or reader.length != len(info.names) + 1:  # before memory is taken for it
+                raise CorruptStoreError(f"{reader.path} claims {reader.length:,} values, not one more than concepts.")
+            pointers = reader.read(0, reader.length)
+            if pointers[0] != 0 or pointers[-1] != nnz or (np.diff(pointers) < 0).any():
                 raise CorruptStoreError(f"{reader.path} does not ascend.")
             self._read_pointers[group] = pointers
         return self._read_pointers[group]

@@ -1,0 +1,113 @@
+"""What is known of features, written for Delphi, for Neuronpedia and as tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saestore.errors import InvalidInputError, NotFoundError
+from saestore.formats.atomic_output import write_atomically
+from saestore.formats.base import Written
+from saestore.formats.explanations import EXPLANATION, SOURCE, records
+from saestore.interop.optional import require
+
+if TYPE_CHECKING:
+    import os
+
+    from saestore.query.reader import SetReader
+
+FORMATS = ("json", "csv", "parquet", "delphi", "neuronpedia")
+
+
+def export_features(
+    reader: SetReader,
+    path: str | os.PathLike[str],
+    file_format: str | None,
+    features: Any,
+    *,
+    overwrite: bool,
+) -> int:
+    """See `ActivationSet.export_explanations`; returns the number of features."""
+    target = Path(path)
+    chosen = file_format or ("delphi" if not target.suffix else target.suffix.removeprefix("."))
+    if chosen not in FORMATS:
+        known = ", ".join(map(repr, FORMATS))
+        raise InvalidInputError(f"format={chosen!r}: use one of {known}.", code="unknown-format")
+    names = reader.features.names()
+    if not names or (chosen in ("delphi", "neuronpedia") and EXPLANATION not in names):
+        what = "explanations" if names else "columns"
+        raise NotFoundError(
+            f"The features of {reader.path} have no {what}; nothing was written.", code="no-explanations"
+        )
+    frame = reader.features.to_pandas(names)
+    if features is not None:
+        frame = frame.loc[reader.select_features(features).ids]
+    frame = frame[frame.notna().any(axis=1)]
+    write = _WRITERS[chosen]
+    write_atomically(target, [target], lambda file: write(reader, frame, file), overwrite=overwrite)
+    return len(frame)
+
+
+def _rows(frame: Any) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if value is not None} for row in records(frame.reset_index())]
+
+
+def _explained(frame: Any) -> list[dict[str, Any]]:
+    return [row for row in _rows(frame) if EXPLANATION in row]
+
+
+def _write_json(reader: SetReader, frame: Any, path: Path) -> Written:
+    sae = {"name": reader.attributes.sae.get("name"), "fingerprint": reader.attributes.sae.get("fingerprint")}
+    document = {"sae": {**sae, "d_sae": reader.shape[1]}, "features": _rows(frame)}
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False), "utf-8")
+    return Written((path.name,))
+
+
+def _write_csv(_: SetReader, frame: Any, path: Path) -> Written:
+    frame.to_csv(path, index=True)
+    return Written((path.name,))
+
+
+def _write_parquet(_: SetReader, frame: Any, path: Path) -> Written:
+    require("pyarrow", "arrow", f"writing {path.name}")
+    frame.reset_index().to_parquet(path, index=False)
+    return Written((path.name,))
+
+
+def _write_delphi(reader: SetReader, frame: Any, path: Path) -> Written:
+    hookpoint = str(reader.attributes.sae.get("hook_name") or reader.path.split("/")[-1]).replace("/", "--")
+    (path / "explanations").mkdir(parents=True)
+    for row in _explained(frame):
+        file = path / "explanations" / f"{hookpoint}_latent{row['feature']}.txt"
+        file.write_text(json.dumps(row[EXPLANATION], ensure_ascii=False), "utf-8")
+    return Written((path.name,))
+
+
+def _write_neuronpedia(reader: SetReader, frame: Any, path: Path) -> Written:
+    sae = reader.attributes.sae
+    model = str(sae.get("model_name") or reader.attributes.source.get("model") or "")
+    layer = str(sae.get("neuronpedia_id") or sae.get("name") or reader.path.split("/")[-1]).rpartition("/")[2]
+    rows = [
+        {
+            "modelId": model,
+            "layer": layer,
+            "index": str(row["feature"]),
+            "description": row[EXPLANATION],
+            "explanationModelName": str(row.get(SOURCE, "")).removeprefix("neuronpedia: "),
+            "typeName": "saestore",
+        }
+        for row in _explained(frame)
+    ]
+    path.write_text(json.dumps(rows, indent=1, ensure_ascii=False), "utf-8")
+    return Written((path.name,))
+
+
+_WRITERS: dict[str, Callable[[SetReader, Any, Path], Written]] = {
+    "json": _write_json,
+    "csv": _write_csv,
+    "parquet": _write_parquet,
+    "delphi": _write_delphi,
+    "neuronpedia": _write_neuronpedia,
+}

@@ -1,0 +1,278 @@
+"""Explanations of features as other programs keep them: Delphi's folders, Neuronpedia's export, tables."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saestore.errors import InvalidInputError, NotFoundError
+from saestore.files import existing_file
+from saestore.interop.optional import require
+from saestore.tables.label_matrix import listed
+
+if TYPE_CHECKING:
+    import os
+
+    from saestore.query.reader import SetReader
+
+EXPLANATION, SOURCE, DATE = "explanation", "explanation_source", "explanation_date"
+_LATENT = re.compile(r"(?P<hookpoint>.+)_latent(?P<feature>\d+)\.txt")
+_ROW = ("feature", "index", "item", "key", "sample")
+_TABLES = {"feature": "features", "index": "features", "item": "items", "key": "items", "sample": "samples"}
+
+
+@dataclass
+class Annotations:
+    """Values for rows of a table, by column.
+
+    Attributes
+    ----------
+    table
+        ``features``, ``items`` or ``samples``.
+    columns
+        Of each column a mapping of rows (numbers, or keys of items) to values.
+    sae
+        What the file records of its SAE: ``d_sae`` and ``fingerprint``, where it does.
+    """
+
+    table: str = "features"
+    columns: dict[str, dict[Any, Any]] = field(default_factory=dict)
+    sae: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, row: Any, values: Mapping[str, Any], where: str) -> None:
+        """Add the known values of a row; a row that has another value already is an error."""
+        for name, value in values.items():
+            if value is None or (isinstance(value, float) and math.isnan(value)):
+                continue
+            before = self.columns.setdefault(name, {}).setdefault(row, value)
+            if before is not value and before != value:
+                raise InvalidInputError(
+                    f"{where} has two values of {name!r} for {row!r}: {before!r} and {value!r}; keep one, or name "
+                    "the explainer as source= (--source).",
+                    code="duplicate-name",
+                )
+
+
+def read_annotations(path: str | os.PathLike[str], source: str | None = None) -> Annotations:
+    """Read what a file or folder knows of features, items or samples.
+
+    Parameters
+    ----------
+    path
+        A folder of Delphi's results (``explanations/`` and ``scores/``) or of explanations alone; a JSON or JSONL file
+        of Neuronpedia's explanation export; or a CSV, JSON or Parquet table with a column ``feature``, ``item``,
+        ``key`` or ``sample``, whose other columns are taken.
+    source
+        The hookpoint of Delphi, or the layer or the explaining model of Neuronpedia, where there are several.
+
+    Raises
+    ------
+    NotFoundError, InvalidInputError
+        There is no such file, it is of another kind, or it holds several sources.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _delphi(path, source)
+    suffixes = [s for s in existing_file(path).suffixes if s != ".gz"]
+    read = _READERS.get(suffixes[-1] if suffixes else "")
+    if read is None:
+        raise InvalidInputError(
+            f"{path} is not a file of annotations; give a .csv, .json, .jsonl or .parquet file, or a folder of Delphi.",
+            code="unknown-format",
+        )
+    try:
+        rows, sae = read(path)
+    except (ValueError, OSError, UnicodeError) as e:
+        raise InvalidInputError(f"{path} cannot be read: {e}.", code="unreadable-file") from e
+    if rows and {"index", "description"} <= set(rows[0]):
+        return _neuronpedia(rows, source, path)
+    return _table(rows, sae, path)
+
+
+def check_sae(annotations: Annotations, reader: SetReader, where: str) -> None:
+    """Refuse annotations of another SAE: of another width, fingerprint, or with a feature that the set lacks.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    if annotations.table != "features":
+        return
+    n_features, recorded = reader.shape[1], reader.attributes.sae.get("fingerprint")
+    largest = max((int(row) for rows in annotations.columns.values() for row in rows), default=-1)
+    width, fingerprint = annotations.sae.get("d_sae"), annotations.sae.get("fingerprint")
+    problem = ""
+    if width is not None and int(width) != n_features:
+        problem = f"it is of an SAE with {int(width):,} features"
+    elif largest >= n_features:
+        problem = f"it explains feature {largest}"
+    elif fingerprint and recorded and fingerprint != recorded:
+        problem = f"its SAE has the fingerprint {fingerprint[:12]}, the set's has {recorded[:12]}"
+    if problem:
+        raise InvalidInputError(
+            f"{where} is not of the SAE of {reader.path}: {problem}; the set has {n_features:,} features. Nothing was "
+            "written.",
+            code="other-sae",
+        )
+
+
+def _delphi(folder: Path, source: str | None) -> Annotations:
+    inner = folder / "explanations" if (folder / "explanations").is_dir() else folder
+    files = {match: file for file in sorted(inner.iterdir()) if (match := _LATENT.fullmatch(file.name))}
+    hookpoint = _one_source({match["hookpoint"] for match in files}, source, folder)
+    result = Annotations()
+    for match, file in files.items():
+        if match["hookpoint"] != hookpoint:
+            continue
+        date = datetime.fromtimestamp(file.stat().st_mtime, UTC).date().isoformat()
+        values = {EXPLANATION: _explanation(file), SOURCE: f"delphi: {hookpoint}", DATE: date}
+        result.add(int(match["feature"]), values, str(file))
+    for scorer in sorted(p for p in (folder / "scores").glob("*") if p.is_dir()):
+        for file in sorted(scorer.iterdir()):
+            found = _LATENT.fullmatch(file.name)
+            if found and found["hookpoint"] == hookpoint.replace("/", "--"):
+                result.add(int(found["feature"]), {f"{scorer.name}_score": _balanced_accuracy(file)}, str(file))
+    return result
+
+
+def _explanation(file: Path) -> str:
+    text = file.read_text("utf-8")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text.strip()
+    return str(value[0] if isinstance(value, list) and value else value)
+
+
+def _balanced_accuracy(file: Path) -> float | None:
+    """Mean of the true positive and the true negative rate of a scorer's examples, as Delphi's own report has it."""
+    try:
+        examples = json.loads(file.read_text("utf-8"))
+        judged = [(bool(e["activating"]), e["prediction"] >= 0.5) for e in examples if e.get("prediction") is not None]
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise InvalidInputError(f"{file} is not a file of a Delphi scorer: {e!r}.", code="unreadable-file") from e
+    rates = []
+    for truth in (True, False):
+        right = [prediction == truth for active, prediction in judged if active == truth]
+        rates.append(sum(right) / len(right) if right else 0.0)
+    return sum(rates) / 2 if judged else None
+
+
+def _neuronpedia(rows: Sequence[Mapping[str, Any]], source: str | None, path: Path) -> Annotations:
+    rows = list(rows)
+    if source in {row.get("explanationModelName") for row in rows}:
+        rows, source = [row for row in rows if row.get("explanationModelName") == source], None
+    chosen = _one_source({str(row.get("layer", "")) for row in rows}, source, path)
+    result = Annotations()
+    for row in rows:
+        if str(row.get("layer", "")) != chosen:
+            continue
+        by = ": ".join(filter(None, ("neuronpedia", row.get("explanationModelName") or row.get("typeName"))))
+        date = str(row["createdAt"])[:10] if row.get("createdAt") else None
+        values = {EXPLANATION: str(row["description"]).strip(), SOURCE: by, DATE: date}
+        result.add(_number(row["index"], "index", path), values, str(path))
+    return result
+
+
+def _one_source(sources: set[str], source: str | None, where: Path) -> str:
+    if not sources:
+        raise NotFoundError(
+            f"{where} has no explanation; Delphi keeps them as explanations/<hookpoint>_latent<feature>.txt.",
+            code="no-explanations",
+        )
+    if source is None and len(sources) > 1:
+        raise InvalidInputError(
+            f"{where} has explanations of several SAEs; name one as source=: {listed(sorted(sources))}.",
+            code="several-sources",
+        )
+    if source is not None and source not in sources:
+        raise NotFoundError(
+            f"{where} has no source {source!r}; it has {listed(sorted(sources))}.", code="unknown-source"
+        )
+    return source if source is not None else next(iter(sources))
+
+
+def _table(rows: list[dict[str, Any]], sae: dict[str, Any], path: Path) -> Annotations:
+    names = dict.fromkeys(name for row in rows for name in row)
+    row_name = next((name for name in _ROW if name in names), None)
+    if row_name is None:
+        raise InvalidInputError(
+            f"{path} has no column 'feature', 'item', 'key' or 'sample', to name the rows; it has {listed([*names])}.",
+            code="unknown-column",
+        )
+    result = Annotations(_TABLES[row_name], {name: {} for name in names if name != row_name}, sae)
+    seen: set[Any] = set()
+    for row in rows:
+        number = str(row[row_name]) if row_name == "key" else _number(row.get(row_name), row_name, path)
+        if number in seen:
+            raise InvalidInputError(f"{path} has {row_name} {number!r} twice; keep one row.", code="duplicate-name")
+        seen.add(number)
+        result.add(number, {name: value for name, value in row.items() if name != row_name}, str(path))
+    return result
+
+
+def _number(value: Any, name: str, path: Path) -> int:
+    try:
+        number = int(value)
+        if number < 0 or number != float(value):
+            raise ValueError(value)
+    except (TypeError, ValueError) as e:
+        raise InvalidInputError(f"{path}: {name} {value!r} is not the number of a row.", code="not-an-index") from e
+    return number
+
+
+def _read_json(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    with _opened(path) as file:
+        document = json.load(file)
+    sae = document.get("sae", {}) if isinstance(document, dict) else {}
+    rows = document["features"] if isinstance(document, dict) and "features" in document else document
+    if isinstance(rows, dict):  # {"1884": "green object"}, or a mapping of columns for each feature
+        rows = [{"feature": k, **(v if isinstance(v, dict) else {EXPLANATION: v})} for k, v in rows.items()]
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("a list of objects was expected")
+    return rows, dict(sae)
+
+
+def _read_jsonl(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    with _opened(path) as file:
+        return [json.loads(line) for line in file if line.strip()], {}
+
+
+def _opened(path: Path) -> Any:
+    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+
+
+def _read_csv(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    import pandas as pd
+
+    # Texts stay as they are; only an empty cell is unknown.
+    how: dict[str, Any] = {"keep_default_na": False, "na_values": [""], "encoding": "utf-8-sig", "dtype": {"key": str}}
+    return records(pd.read_csv(path, dtype_backend="numpy_nullable", **how)), {}
+
+
+def _read_parquet(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    import pandas as pd
+
+    require("pyarrow", "arrow", f"reading {path.name}")
+    return records(pd.read_parquet(path)), {}
+
+
+def records(frame: Any) -> list[dict[str, Any]]:
+    """The rows of a DataFrame, with None where a value is unknown."""
+    columns = {str(name): frame[name].astype(object).where(frame[name].notna(), None).tolist() for name in frame}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+_READERS: dict[str, Callable[[Path], tuple[list[dict[str, Any]], dict[str, Any]]]] = {
+    ".json": _read_json,
+    ".jsonl": _read_jsonl,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}

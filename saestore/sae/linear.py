@@ -1,0 +1,107 @@
+"""SAEs of one linear map each way, of any library: their weights, and the rule that makes activations of the first."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from saestore.errors import InvalidInputError
+
+__all__ = ["LinearSAE", "Rule", "checked"]
+
+_SHAPES = {"W_enc": ("d_in", "d_sae"), "W_dec": ("d_sae", "d_out"), "b_dec": ("d_out",)}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How pre-activations become activations.
+
+    Attributes
+    ----------
+    kind
+        ``relu``; ``topk``: the `k` largest; ``groupmax``: the largest of each of `k` equal groups; ``jumprelu``: those
+        above a threshold; ``gated``: ``relu(exp(r_mag) * p + b_mag)`` where ``p + b_gate`` is above 0.
+    k
+        Of ``topk`` and ``groupmax``.
+    relu
+        Whether negative activations become zeros. With ``topk`` they may be kept.
+    shift
+        Whether ``b_dec`` is subtracted from embeddings first.
+    """
+
+    kind: str
+    k: int | None = None
+    relu: bool = True
+    shift: bool = False
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """JSON-able values, for the fingerprint."""
+        return asdict(self)
+
+
+class LinearSAE(torch.nn.Module):
+    """The weights of an SAE: ``rule((x - shift) @ W_enc + b_enc)``, and back ``activations @ W_dec + b_dec``.
+
+    Parameters
+    ----------
+    rule
+        The rule.
+    weights
+        ``W_enc`` (d_in, d_sae), ``W_dec`` (d_sae, d_out), ``b_dec`` (d_out,), and, as the rule needs them, ``b_enc``,
+        ``threshold`` (d_sae,) or one number, ``r_mag``, ``b_gate``, ``b_mag`` (d_sae,).
+    transcodes
+        Whether it reconstructs something else than its input, so that nothing can be decoded or explained.
+    """
+
+    W_enc: torch.Tensor
+    W_dec: torch.Tensor
+    b_dec: torch.Tensor
+
+    def __init__(self, rule: Rule, weights: dict[str, torch.Tensor], *, transcodes: bool = False) -> None:
+        super().__init__()
+        self.rule, self.transcodes = rule, transcodes
+        # Buffers, so that .to(device) and .state_dict() do what they do for any other SAE.
+        for name, tensor in weights.items():
+            self.register_buffer(name, tensor.detach())
+
+
+def checked(rule: Rule, weights: dict[str, Any], where: str, *, transcodes: bool) -> LinearSAE:
+    """The SAE of these weights, if they fit each other.
+
+    Raises
+    ------
+    InvalidInputError
+        A weight is not a finite float tensor of the shape that the others ask for, or k is out of range.
+    """
+    sizes: dict[str, int] = {}
+    d_sae = weights["W_enc"].shape[-1]
+    for name, tensor in weights.items():
+        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+            what = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+            raise InvalidInputError(f"{where}: {name} is {what}; it must be a float tensor", code="invalid-sae")
+        expected = _SHAPES.get(name, ("d_sae",))
+        if name == "threshold" and tensor.ndim == 0:
+            continue
+        for size, dimension in zip(tensor.shape, expected, strict=False):
+            sizes.setdefault(dimension, size)
+        shape = tuple(sizes.get(dimension) for dimension in expected)
+        if tuple(tensor.shape) != shape:
+            raise InvalidInputError(
+                f"{where}: {name} has the shape {tuple(tensor.shape)}; with the other weights it must have {shape}",
+                code="invalid-sae",
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise InvalidInputError(f"{where}: {name} holds NaN or infinity", code="invalid-sae")
+    if len({tensor.dtype for tensor in weights.values()}) > 1:
+        raise InvalidInputError(f"{where}: all weights must have one dtype", code="invalid-sae")
+    if rule.k is not None and not (type(rule.k) is int and 1 <= rule.k <= d_sae):
+        raise InvalidInputError(f"{where} has k={rule.k!r}; it must be 1 to d_sae={d_sae:,}", code="invalid-sae")
+    if sizes["d_out"] != sizes["d_in"] and not transcodes:
+        raise InvalidInputError(
+            f"{where}: W_dec is {sizes['d_out']:,} wide and W_enc takes {sizes['d_in']:,}; an SAE has one width",
+            code="invalid-sae",
+        )
+    return LinearSAE(rule, weights, transcodes=transcodes)

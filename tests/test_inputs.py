@@ -1,0 +1,134 @@
+"""Embeddings as other programs leave them, and masks of what is padding."""
+
+import json
+
+import numpy as np
+import pytest
+from raising import raises
+from strategies import memory_store
+
+import saestore
+from saestore.errors import InvalidInputError
+
+torch = pytest.importorskip("torch")
+
+from saestore.embeddings.opening import open_embeddings  # noqa: E402
+
+N, CTX, D = 6, 5, 4
+X = np.random.default_rng(0).normal(size=(N, CTX, D)).astype(np.float32)
+FLAT = X.reshape(-1, D)
+
+
+class Same:
+    """An SAE whose activations are its embeddings, above 0."""
+
+    name, d_in, d_sae = "same", D, D
+
+    def __init__(self):
+        self.w = np.eye(D, dtype=np.float32)
+
+    def encode(self, x):
+        return x.relu()
+
+
+def build(embeddings, **how):
+    return saestore.build("A", embeddings=embeddings, sae=Same(), store=memory_store(), progress=False, **how)
+
+
+def npz(folder):
+    np.savez(folder / "x.npz", other=np.zeros(3), acts=X)
+    return folder / "x.npz"
+
+
+def h5(folder):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(folder / "x.h5", "w") as file:
+        file["layer/3"] = X
+        file["layer/4"] = X + 1
+    return f"{folder / 'x.h5'}:layer/3"
+
+
+def parquet(folder):
+    arrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet").write_table(
+        arrow.table({"text": ["a"] * len(FLAT), "embedding": FLAT.tolist()}), folder / "x.parquet"
+    )
+    return folder / "x.parquet"
+
+
+def cached(folder):
+    """As SAELens caches activations."""
+    datasets = pytest.importorskip("datasets")
+    hook = "blocks.1.hook_resid_post"
+    features = {hook: datasets.Array2D((CTX, D), "float32"), "token_ids": datasets.Sequence(datasets.Value("int32"))}
+    data = datasets.Dataset.from_dict(
+        {hook: X.tolist(), "token_ids": [[1] * CTX] * N}, features=datasets.Features(features)
+    )
+    data.save_to_disk(str(folder / "cached"))
+    return folder / "cached"
+
+
+def saev(folder):
+    """Two layers and a CLS token, in two shards."""
+    shards = np.zeros((N, 2, CTX + 1, D), np.float32)
+    shards[:, 1, 1:] = X
+    (folder / "saev").mkdir()
+    shards[:4].tofile(folder / "saev" / "acts000000.bin")
+    shards[4:].tofile(folder / "saev" / "acts000001.bin")
+    facts = {"layers": [3, 7], "n_patches_per_img": CTX, "cls_token": True, "d_vit": D, "n_imgs": N}
+    (folder / "saev" / "metadata.json").write_text(json.dumps(facts))
+    return f"{folder / 'saev'}:7"
+
+
+def batches(_):
+    return (lambda: iter([FLAT[:7], torch.from_numpy(FLAT[7:])]), len(FLAT))
+
+
+@pytest.mark.parametrize("make", [lambda _: X, lambda _: torch.from_numpy(X), npz, h5, parquet, cached, saev, batches])
+def test_every_layout_gives_the_same_set(make, tmp_path):
+    how = {} if make in {parquet, batches} else {"sample_type": "token"}
+    acts = build(make(tmp_path), **how)
+    np.testing.assert_allclose(acts.dense(), np.maximum(FLAT, 0))
+    assert acts.n_items == (len(FLAT) if make in {parquet, batches} else N)
+
+
+def test_parts_of_a_source_are_its_rows(tmp_path):
+    for make in (npz, cached, saev, batches):
+        source = open_embeddings(make(tmp_path))
+        for start, stop in ((0, 30), (7, 8), (3, 19), (29, 30), (5, 5)):
+            np.testing.assert_array_equal(source.read(start, stop).numpy(), FLAT[start:stop])
+
+
+MASK = np.arange(CTX) < np.array([5, 3, 4, 1, 2, 5])[:, None]
+
+
+def masks(folder):
+    torch.save({"embeddings": torch.from_numpy(X), "attention_mask": torch.from_numpy(MASK).long()}, folder / "x.pt")
+    np.save(folder / "mask.npy", MASK)
+    return [(folder / "x.pt", "attention_mask"), (X, folder / "mask.npy"), (X, MASK), (FLAT, torch.from_numpy(MASK))]
+
+
+def test_a_mask_leaves_padding_out(tmp_path):
+    for embeddings, mask in masks(tmp_path):
+        acts = build(embeddings, mask=mask, sample_type="token")
+        np.testing.assert_array_equal(acts.dense(), np.maximum(X[MASK], 0))
+        np.testing.assert_array_equal(np.diff(acts.item_index.pointers()), MASK.sum(1))
+        assert acts.attributes.source["n_masked"] == (~MASK).sum()
+
+
+@pytest.mark.parametrize("mask", [np.full(30, 2), np.ones(29), np.zeros(30, bool)], ids=["values", "length", "nothing"])
+def test_a_mask_that_cannot_be(mask):
+    with raises(InvalidInputError, "bad-mask"):
+        build(FLAT, mask=mask)
+
+
+def test_what_cannot_be_is_refused(tmp_path):
+    with raises(InvalidInputError, "wrong-row-count", 30, 31):
+        build((batches(None)[0], 31))
+    with raises(InvalidInputError, "unknown-layer", 3, 7):
+        build(saev(tmp_path).removesuffix(":7"))
+    (tmp_path / "saev" / "acts000001.bin").write_bytes(b"1234")
+    with raises(InvalidInputError, "damaged-file", "acts000001.bin"):
+        build(f"{tmp_path / 'saev'}:7")
+    with raises(InvalidInputError, "wrong-width", 4, 3):
+        build(np.zeros((6, 3), np.float32))
