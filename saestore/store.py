@@ -33,7 +33,7 @@ from saestore.writing import SetLock, SetWriter
 from saestore.writing.matrix_rows import MatrixRows
 from saestore.writing.pipeline import Destination, check_storage_options, write_set
 from saestore.writing.plan import ItemTable, WritePlan
-from saestore.writing.writer import DEFAULT_MEMORY, read_attributes
+from saestore.writing.writer import DEFAULT_MEMORY, is_half_deleted, read_attributes
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -332,7 +332,12 @@ class Store(Mapping[str, ActivationSet]):
 
     def delete(self, path: str) -> None:
         """Remove an activation set; the same call goes on where an earlier one was killed."""
-        path = self.resolve(path)
+        try:
+            path = self.resolve(path)
+        except NotFoundError:
+            if not is_half_deleted(self.root, path.strip("/")):
+                raise
+            path = path.strip("/")
         with SetWriter(self.root, path) as writer:
             writer.clear()
 

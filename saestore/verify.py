@@ -23,6 +23,7 @@ from saestore.segment.arrays import arrays_of
 from saestore.segment.check import check_segment
 from saestore.stats import STATISTICS, Moments
 from saestore.storage import DOCUMENT, ArrayReader, SnapshotStore, find_sets, local_folder, missing_as_error
+from saestore.storage.durable import drafts
 from saestore.storage.open import root_attributes
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.stored_table import StoredTable
@@ -208,6 +209,7 @@ def _check_strays(root: zarr.Group, known: Iterable[str]) -> Iterator[Finding]:
         empty = (f.parent.relative_to(folder).as_posix() for n in ("*", "*/*") for f in folder.glob(f"{n}/{DOCUMENT}"))
         parents |= {group for group in empty if not any(_check_document(root, group, {}))}
         documents = {f"{p}/zarr.json".lstrip("/") for p in parents}
+        documents |= {d.relative_to(folder).as_posix() for p in parents for d in drafts(folder / p, old=False)}
         names = (f.relative_to(folder).as_posix() for f in sorted(folder.rglob("*")) if f.is_file())
         strays = [n for n in names if n not in documents and not any(n.startswith(f"{s}/") for s in known)]
     for name in strays:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from pathlib import Path
 from saestore.errors import InvalidInputError
 
 PARTIAL = ".partial"  # how zarr's local store, too, ends the name of a file that it is writing
+_DRAFT_SECONDS = 3600  # no file of saestore takes longer to write
 _AT_ONCE = 32  # flushes
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # what file systems without hard links return
 _NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # what file systems that cannot flush a folder return
@@ -91,6 +93,16 @@ def replace_file(path: Path, content: bytes) -> None:
             draft.unlink(missing_ok=True)
         raise
     flush_folder(path.parent)
+
+
+def drafts(folder: Path, *, old: bool) -> list[Path]:
+    """Files of a folder that somebody is writing or, if so old that nobody can be, left half written."""
+    found, now = [], time.time()
+    for path in folder.glob(f"*{PARTIAL}"):
+        with suppress(FileNotFoundError):  # finished meanwhile
+            if (now - path.stat().st_mtime > _DRAFT_SECONDS) is old:
+                found.append(path)
+    return found
 
 
 def create_file(path: Path, content: bytes) -> bool:

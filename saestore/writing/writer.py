@@ -45,7 +45,7 @@ from saestore.storage import (
     write_errors,
 )
 from saestore.storage.conditional import Tagged, get_tagged, put_if_match, remove, replace_tagged
-from saestore.storage.durable import PARTIAL, publish
+from saestore.storage.durable import PARTIAL, drafts, publish
 from saestore.storage.open import root_attributes
 from saestore.tables.item_index import ItemIndex
 from saestore.writing.derived import DERIVED, write_derived
@@ -482,6 +482,15 @@ def _count_deletion(root: zarr.Group) -> None:
         written = put_if_match(root.store, _root_key(root), group_document(root_attributes(n + 1)), before)
 
 
+def is_half_deleted(root: zarr.Group, path: str) -> bool:
+    """Whether a removal that was killed left something of a set: a group whose attributes are gone already."""
+    parts = path.split("/")
+    if len(parts) != 3 or not set(parts).isdisjoint({"", ".", ".."}):
+        return False
+    group = root.get(path)
+    return isinstance(group, zarr.Group) and not group.attrs
+
+
 def _root_key(root: zarr.Group) -> str:
     return f"{root.path}/{DOCUMENT}".strip("/")
 
@@ -511,8 +520,9 @@ def _remove(root: zarr.Group, path: str) -> None:
 
 
 def remove_partial_files(root: zarr.Group, path: str) -> None:
-    """Remove the files that a killed write of zarr's local store left beside its target."""
+    """Remove the files that a killed write left beside its target; above the set, where others write, only old ones."""
     folder = local_folder(root)
     if folder is not None:
-        for leftover in (folder / path).rglob(f"*{PARTIAL}"):
+        old = (draft for parent in (folder / path).parents[:3] for draft in drafts(parent, old=True))
+        for leftover in (*(folder / path).rglob(f"*{PARTIAL}"), *old):
             leftover.unlink(missing_ok=True)
