@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from cli_stores import ask
+from cli_stores import Stored, ask
 from raising import raises
 from strategies import memory_store
 
@@ -117,7 +117,7 @@ def test_from_files_on_the_command_line(tmp_path, monkeypatch):
         n_features=4,
     )
     how = ("--tokens", "ids", "--exclude", "token == 0", "--exclude", "position == 1", "--include", "item > 0")
-    ask("import", "A/token/s", "x.npz", *how, store="s.zarr")
+    ask("import", "A/token/s", "x.npz", *how, store=Stored(tmp_path / "s.zarr", "A", None))
     keep = (TOKENS.reshape(-1) > 0) & (POSITION != 1) & (ITEM > 0)
     acts = saestore.open("s.zarr")["A"]
     assert np.array_equal(acts.dense(), np.maximum(FLAT, 0)[keep])
