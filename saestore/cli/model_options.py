@@ -40,7 +40,8 @@ _OPTIONS = (
     click.option(
         "--hook",
         metavar="HOOK",
-        help="In place of --layer, a hook as sae_lens names it: blocks.N.hook_resid_post, or blocks.N.hook_resid_pre.",
+        help="In place of --layer, a hook as sae_lens names it: blocks.N. with hook_resid_post, hook_resid_pre, "
+        "hook_resid_mid, attn.hook_z, hook_attn_out or hook_mlp_out.  [default: the SAE's]",
     ),
     click.option(
         "--model-dtype",

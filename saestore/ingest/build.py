@@ -93,8 +93,8 @@ def build(
     layer
         Number of the block, counted from 0, whose output is encoded; by default the SAE's own.
     hook
-        In place of `layer`, the name of a block's output or input: ``blocks.N.hook_resid_post``,
-        ``blocks.N.hook_resid_pre`` (N above 0), or a module, ``model.layers.N``.
+        In place of `layer`, a place by its name in TransformerLens: ``blocks.N.hook_resid_post``, ``hook_resid_pre``,
+        ``hook_resid_mid``, ``attn.hook_z``, ``hook_attn_out`` or ``hook_mlp_out``; or a module, ``model.layers.N``.
     model_dtype
         Dtype of the model's weights: ``float32``, ``bfloat16``, ``float16``.
     batch_size

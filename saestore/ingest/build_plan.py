@@ -36,6 +36,7 @@ _SETTINGS = {
     "dtype": "dtype of the embeddings",
     "model_fingerprint": "model weights",
     "layer": "layer",
+    "hook_name": "hook",
     "transform": "image transform",
     "special_tokens": "special tokens",
     "max_tokens": "max_tokens",

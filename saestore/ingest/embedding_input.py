@@ -13,7 +13,6 @@ from saestore.embeddings.opening import open_embeddings, open_mask
 from saestore.ingest.known import found_items, known_item_ptr
 from saestore.ingest.options import BuildOptions, default_item_ptr
 from saestore.models import ModelRequest, SAETrainingSpec, open_model_source
-from saestore.models.training_spec import hook_layer
 from saestore.sae import LoadedSAE
 from saestore.tables import as_items
 from saestore.tables.item_index import ItemIndex
@@ -91,7 +90,8 @@ def from_model(
         texts=options.texts,
         items=options.items,
         model=options.model,
-        layer=options.layer if options.hook is None else hook_layer(options.hook, by="--hook (hook=) names"),
+        layer=options.layer,
+        hook=options.hook,
         sample_type=sample_type,
         device=options.device,
         dtype=options.model_dtype,

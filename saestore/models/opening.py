@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.models.blocks import load_text_model, load_tower
+from saestore.models.blocks import find_tower, load_text_model, load_tower
+from saestore.models.hooks import Hook
 from saestore.models.images import ImageTransform, find_images
 from saestore.models.pretrained import Pretrained
 from saestore.models.request import ModelInputs, ModelRequest, first_few
@@ -47,17 +48,16 @@ def open_model_source(request: ModelRequest, spec: SAETrainingSpec, advance: Cal
         transformers or Pillow is not installed.
     """
     request.check()
-    layer = spec.layer(request.layer)
+    hook = spec.place(request.layer, request.hook)
     pretrained = Pretrained(spec.model_name(None if request.model is None else os.fspath(request.model)))
     opener = _images if request.images is not None else _texts
-    return opener(request, spec, pretrained, layer, advance)
+    return opener(request, spec, pretrained, hook, advance)
 
 
 def _images(
-    request: ModelRequest, spec: SAETrainingSpec, pretrained: Pretrained, layer: int, advance: Callable[[int], None]
+    request: ModelRequest, spec: SAETrainingSpec, pretrained: Pretrained, hook: Hook, advance: Callable[[int], None]
 ) -> ModelInputs:
-    model, tower, config = load_tower(pretrained, layer, request.dtype, request.device)
-    spec.check_model(pretrained.name, model.width)
+    tower, config = find_tower(pretrained)
     transform = ImageTransform.of(pretrained.image_processor(), config.patch_size, pretrained.name)
     height, width = transform.record["size"]
     if not tower.any_size and {height, width} != {config.image_size}:
@@ -66,6 +66,10 @@ def _images(
             f"preprocessor_config.json makes them {height} x {width}; change it",
             code="image-size",
         )
+    model = load_tower(
+        pretrained, tower, config, hook, dtype=request.dtype, device=request.device, size=(height, width)
+    )
+    spec.check_model(pretrained.name, model.width)
     cls = request.sample_type == "cls"
     if cls and not tower.has_cls:
         raise InvalidInputError(
@@ -77,7 +81,7 @@ def _images(
     files = find_images(request.images, request.items, skip_bad=request.skip_bad, known=request.known, advance=advance)
     before, n = tower.n_before, len(files.paths)
     ptr = np.arange(n + 1, dtype=np.int64) * (1 if cls else transform.n_patches)
-    facts = {**_facts(request, model.fingerprint, layer), "transform": transform.record}
+    facts = {**_facts(request, model.fingerprint, hook), "transform": transform.record}
     source = ModelSource(
         RunImages(model, transform, files.paths, slice(0, 1) if cls else slice(before, before + transform.n_patches)),
         path=str(request.images),
@@ -95,9 +99,9 @@ def _images(
 
 
 def _texts(
-    request: ModelRequest, spec: SAETrainingSpec, pretrained: Pretrained, layer: int, advance: Callable[[int], None]
+    request: ModelRequest, spec: SAETrainingSpec, pretrained: Pretrained, hook: Hook, advance: Callable[[int], None]
 ) -> ModelInputs:
-    model, config = load_text_model(pretrained, layer, request.dtype, request.device)
+    model, config = load_text_model(pretrained, hook, request.dtype, request.device)
     spec.check_model(pretrained.name, model.width)
     loaded = pretrained.tokenizer()
     longest = _longest(request, spec, config, loaded.model_max_length)
@@ -105,7 +109,7 @@ def _texts(
     found = tokenize(find_texts(request.texts, request.items), tokenizer, skip_bad=request.skip_bad, advance=advance)
     mean = request.sample_type == "cls"
     ptr = np.arange(len(found.items) + 1, dtype=np.int64) if mean else found.ptr
-    facts = {**_facts(request, model.fingerprint, layer), **tokenizer.record}
+    facts = {**_facts(request, model.fingerprint, hook), **tokenizer.record}
     source = ModelSource(
         RunTexts(model, tokenizer, found.items.columns["text"].tolist(), mean),
         path=str(request.texts) if isinstance(request.texts, str | os.PathLike) else "a list of texts",
@@ -143,16 +147,16 @@ def _longest(request: ModelRequest, spec: SAETrainingSpec, config: Any, of_token
     return longest if longest < _NO_LIMIT else None
 
 
-def _facts(request: ModelRequest, fingerprint: str, layer: int) -> dict[str, Any]:
+def _facts(request: ModelRequest, fingerprint: str, hook: Hook) -> dict[str, Any]:
     """What decides the rows, besides the items."""
-    return {"model_fingerprint": fingerprint, "layer": layer, "sample_type": request.sample_type}
+    place = {"layer": hook.layer, "hook_name": hook.name}
+    return {"model_fingerprint": fingerprint, **place, "sample_type": request.sample_type}
 
 
 def _record(
     request: ModelRequest, pretrained: Pretrained, facts: dict[str, Any], skipped: dict[str, str]
 ) -> dict[str, Any]:
-    hook = f"blocks.{facts['layer']}.hook_resid_post"
-    record = {"kind": request.kind, "model": pretrained.name, "hook_name": hook, **facts}
+    record = {"kind": request.kind, "model": pretrained.name, **facts}
     if request.skip_bad:
         record |= {"n_skipped": len(skipped), "skipped": dict(list(skipped.items())[:_LISTED])}
     return record

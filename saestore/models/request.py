@@ -31,8 +31,8 @@ class ModelRequest:
         One of the two: a folder; a file, or a list of texts.
     items
         A table of them.
-    model, layer
-        Which model, and which of its blocks.
+    model, layer, hook
+        Which model, and which of its blocks or hooks.
     sample_type
         ``patch`` or ``cls`` of images, ``token`` or ``cls`` of texts.
     device, dtype
@@ -52,6 +52,7 @@ class ModelRequest:
     items: Any = None
     model: str | os.PathLike[str] | None = None
     layer: int | None = None
+    hook: str | None = None
     sample_type: str = "patch"
     device: str = "cpu"
     dtype: str = "float32"
