@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 import saestore
 from saestore.distributed.plan import keep_open
 from saestore.errors import InvalidInputError
-from saestore.models.texts import Tokenizer
+from saestore.models.tokens import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_a_special_token_is_special_by_its_id(tmp_path, models):
 def test_markers_of_a_chat_template_are_special_and_an_unknown_token_is_not(models):
     made = AutoTokenizer.from_pretrained(models("bert"))
     made.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
-    (tokens,) = Tokenizer.of(made, None, None, 500)(["<|im_start|> one ☃"])
+    ((tokens,),) = Tokenizer.of(made, None, None, 500)(["<|im_start|> one ☃"])
     names = np.array(made.convert_ids_to_tokens(tokens.ids))
     assert not tokens.stored[np.isin(names, ["[CLS]", "<|im_start|>", "[SEP]"])].any()
     assert tokens.stored[~np.isin(names, ["[CLS]", "<|im_start|>", "[SEP]"])].all()
@@ -155,7 +155,7 @@ def test_markers_of_a_chat_template_are_special_and_an_unknown_token_is_not(mode
 def test_eos_takes_the_place_of_a_bos_that_the_tokenizer_lacks(models):
     made = AutoTokenizer.from_pretrained(models("gpt2"))
     made.eos_token, made.bos_token = "<bos>", None
-    (tokens,) = Tokenizer.of(made, True, None, 500)(["one"])
+    ((tokens,),) = Tokenizer.of(made, True, None, 500)(["one"])
     assert (tokens.ids[0], tokens.stored[0]) == (made.eos_token_id, False)
     assert tokens.stored[1:].all()
     made.eos_token = None

@@ -64,6 +64,28 @@ _OPTIONS = (
         help="Cut longer texts.  [default: as in training, else the model's limit]",
     ),
     click.option(
+        "--window",
+        metavar="N",
+        type=click.IntRange(1),
+        help="Run longer texts in windows of N tokens instead of cutting them.",
+    ),
+    click.option(
+        "--stride",
+        metavar="N",
+        type=click.IntRange(1),
+        help="Windows begin N tokens apart; every token is stored once.  [default: no overlap]",
+    ),
+    click.option(
+        "--chat",
+        is_flag=True,
+        help="Put texts into the tokenizer's chat template; .jsonl may have lists of `messages`.",
+    ),
+    click.option(
+        "--bos",
+        metavar="TOKEN",
+        help="First token of every text, or none.  [default: as in training, else as the tokenizer does]",
+    ),
+    click.option(
         "--skip-bad",
         is_flag=True,
         help="Leave out images that cannot be read and texts without tokens; the set records which.",

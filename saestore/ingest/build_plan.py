@@ -40,6 +40,8 @@ _SETTINGS = {
     "transform": "image transform",
     "special_tokens": "special tokens",
     "max_tokens": "max_tokens",
+    "stride": "stride of windows",
+    "chat": "chat template",
 }
 
 

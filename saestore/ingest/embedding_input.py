@@ -97,6 +97,10 @@ def from_model(
         dtype=options.model_dtype,
         batch_size=options.batch_size,
         max_tokens=options.max_tokens,
+        window=options.window,
+        stride=options.stride,
+        chat=options.chat,
+        bos=options.bos,
         skip_bad=options.skip_bad,
         known=known,
     )

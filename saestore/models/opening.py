@@ -16,7 +16,8 @@ from saestore.models.pretrained import Pretrained
 from saestore.models.request import ModelInputs, ModelRequest, first_few
 from saestore.models.run import RunImages, RunTexts, text_groups
 from saestore.models.source import ModelSource
-from saestore.models.texts import Tokenizer, find_texts, tokenize
+from saestore.models.texts import find_texts
+from saestore.models.tokens import Tokenizer, tokenize
 from saestore.models.training_spec import SAETrainingSpec
 
 __all__ = ["open_model_source"]
@@ -105,19 +106,22 @@ def _texts(
     spec.check_model(pretrained.name, model.width)
     loaded = pretrained.tokenizer()
     longest = _longest(request, spec, config, loaded.model_max_length)
-    tokenizer = Tokenizer.of(loaded, spec.prepend_bos, longest, config.vocab_size)
-    found = tokenize(find_texts(request.texts, request.items), tokenizer, skip_bad=request.skip_bad, advance=advance)
+    tokenizer = Tokenizer.of(loaded, spec.prepend_bos, longest, config.vocab_size, bos=request.bos, chat=request.chat)
+    if request.window is not None:
+        tokenizer = tokenizer.in_windows(request.stride)
+    texts = find_texts(request.texts, request.items, _chat_template(loaded, pretrained.name) if request.chat else None)
+    found = tokenize(texts, tokenizer, skip_bad=request.skip_bad, advance=advance)
     mean = request.sample_type == "cls"
     ptr = np.arange(len(found.items) + 1, dtype=np.int64) if mean else found.ptr
     facts = {**_facts(request, model.fingerprint, hook), **tokenizer.record}
     source = ModelSource(
-        RunTexts(model, tokenizer, found.items.columns["text"].tolist(), mean),
+        RunTexts(model, tokenizer, found.items.columns["text"].tolist(), found.windows, mean),
         path=str(request.texts) if isinstance(request.texts, str | os.PathLike) else "a list of texts",
         width=model.width,
         dtype=request.dtype,
-        ptr=ptr,
+        ptr=ptr if mean else found.window_ptr,
         groups=text_groups(found.lengths, request.batch, request.batch * _TOKENS_PER_TEXT),
-        keys=found.items.key,
+        keys=found.items.key[found.windows[:, 0]],
         digests=found.digests,
         facts=facts,
     )
@@ -133,17 +137,29 @@ def _texts(
     return ModelInputs(source, found.items, ptr, None if mean else found.spans, record, tuple(notes))
 
 
+def _chat_template(tokenizer: Any, name: str) -> Callable[[list[Any]], str]:
+    if tokenizer.chat_template is None:
+        raise InvalidInputError(
+            f"the tokenizer of {name} has no chat template: leave out --chat (chat=), or name a model that was "
+            "trained on chats",
+            code="no-chat-template",
+        )
+    return lambda messages: str(tokenizer.apply_chat_template(messages, tokenize=False))
+
+
 def _longest(request: ModelRequest, spec: SAETrainingSpec, config: Any, of_tokenizer: int) -> int | None:
     """Tokens of a text that the model sees: as requested, else as the SAE was trained, and never more than it can."""
     positions = int(getattr(config, "max_position_embeddings", None) or 0)  # -1 for relative positions
     most = min(positions if positions > 0 else int(of_tokenizer), int(of_tokenizer))
     if "roberta" in config.model_type:  # its positions begin after the padding's
         most -= config.pad_token_id + 1 if most == config.max_position_embeddings else 0
-    if request.max_tokens is not None and not 1 <= request.max_tokens <= most:
+    requested = request.max_tokens or request.window
+    if requested is not None and not 1 <= requested <= most:
+        name = "window" if request.max_tokens is None else "max_tokens"
         raise InvalidInputError(
-            f"max_tokens {request.max_tokens}: this model takes 1 to {most:,} tokens of a text.", code="invalid-count"
+            f"{name} {requested}: this model takes 1 to {most:,} tokens of a text.", code="invalid-count"
         )
-    longest = min(request.max_tokens or spec.context_size or most, most)
+    longest = min(requested or spec.context_size or most, most)
     return longest if longest < _NO_LIMIT else None
 
 
