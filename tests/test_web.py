@@ -14,7 +14,8 @@ from web_stores import EVIL, IMAGES, N_FEATURES, N_ITEMS, OTHER, SPLITS, TOKENS,
 
 import saestore
 from saestore.cli import main
-from saestore.web import drawing
+from saestore.web import compare, drawing
+from saestore.web.keys import KEYS, markdown
 from saestore.web.request import Request, as_json
 
 X, T = f"/{IMAGES}", f"/{TOKENS}"
@@ -69,7 +70,7 @@ def test_copied_lines_run(explorer, address, monkeypatch):
 
 def test_a_feature_is_what_numpy_computes(explorer):
     values = dense(0)[:, 2]
-    twin = data(explorer, f"{X}/features/2?level=sample&n=64")
+    twin = data(explorer, f"{X}/features/2?level=sample&n=64&bins=40")
     assert {"feature", "name", "stats", "histogram", "examples", "concepts", "similar"} <= twin.keys()
     assert (twin["feature"], twin["name"]) == (2, EVIL)
     active = np.flatnonzero(values)
@@ -198,6 +199,68 @@ def test_two_sets_match_feature_by_feature(explorer):
     assert {row["feature"]: row["other_feature"] for row in twin["rows"]} == {f: 9 - f for f in range(9)}
 
 
+def test_large_sets_are_matched_feature_by_feature(explorer, path, monkeypatch):
+    store = saestore.open(path)
+    whole = {row["feature"]: row for row in store[IMAGES].compare(store[OTHER], "cosine")}
+    monkeypatch.setattr(compare, "_LIVE_PAIRS", 0)
+    twin = data(explorer, f"{X}/compare?other={OTHER}&metric=cosine&limit=4&offset=2")
+    order = np.argsort(-(dense(0) != 0).sum(axis=0), kind="stable")
+    assert [row["feature"] for row in twin["rows"]] == order[2:6].tolist()
+    assert (twin["partial"], twin["n_matches"], twin["n_unmatched"]) == (True, N_FEATURES - 1, None)
+    for row in twin["rows"]:
+        expected = whole[row["feature"]]
+        assert (row["other_feature"], row["n_both"]) == (expected["other_feature"], expected["n_both"])
+        np.testing.assert_allclose(row["score"], expected["score"])
+    assert "too many to wait for" in get(explorer, f"{X}/compare?other={OTHER}").body.decode()
+
+
+def test_a_feature_shows_its_match_in_another_set(explorer):
+    twin = data(explorer, f"{X}/features/2?metric=correlation")
+    assert (twin["other"], twin["others"]) == (OTHER, [OTHER])
+    expected = np.corrcoef(dense(0)[:, 2], dense(0)[:, :9], rowvar=False)[0, 1:]
+    best = np.argsort(-expected)[:3]
+    assert [row["other_feature"] for row in twin["matches"]] == (9 - best).tolist()
+    np.testing.assert_allclose([row["score"] for row in twin["matches"]], expected[best], rtol=1e-6)
+    other = data(explorer, f"{X}/features/2?other={TOKENS}")
+    assert other["matches"] == []
+    assert "samples" in other["matches_note"]
+
+
+def test_the_best_concept_of_every_feature(explorer, path):
+    acts = saestore.open(path)[IMAGES]
+    scores = {}
+    for level in ("item", "sample"):
+        found = acts.concepts.scores(level)["roc_auc"]
+        scores |= {name: found.sel(concept=name).values for name in found["concept"].values.tolist()}
+    for row in data(explorer, f"{X}/features?concept=*&sort=-roc_auc")["rows"]:
+        of_feature = {name: values[row["feature"]] for name, values in scores.items()}
+        if row["roc_auc"] is not None:
+            assert row["roc_auc"] == max(of_feature.values()) == of_feature[row["best concept"]]
+
+
+def test_neighbours_by_the_decoder(tmp_path):
+    torch = pytest.importorskip("torch", reason="an SAE needs torch")
+    from build_helpers import clip_scope, near
+
+    sae = clip_scope(tmp_path / "tiny.pt")
+    np.save(tmp_path / "x.npy", near(sae, 40).numpy())
+    saestore.build("A", sample_type="cls", embeddings=tmp_path / "x.npy", sae=sae, store=tmp_path / "s.zarr",
+                   progress=False)  # fmt: skip
+    explorer = explorer_of(tmp_path / "s.zarr")
+    twin = data(explorer, "/A/cls/tiny/features/3?metric=decoder")
+    directions = torch.load(sae, weights_only=True)["model_state_dict"]["dec"].numpy()
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    cosine = directions @ directions[3]
+    assert [row["feature"] for row in twin["similar"]] == np.argsort(-cosine, kind="stable")[1:11].tolist()
+    np.testing.assert_allclose([row["score"] for row in twin["similar"]], np.sort(cosine)[::-1][1:11], rtol=1e-6)
+    clip_scope(sae, seed=1)
+    again = data(explorer_of(tmp_path / "s.zarr"), "/A/cls/tiny/features/3?metric=decoder")
+    assert "fingerprint" in again["similar_note"]
+    sae.unlink()
+    assert get(explorer, "/A/cls/tiny/features/3?metric=decoder").status == 400
+    assert "decoder" not in data(explorer, "/A/cls/tiny/features/3")["metrics"]
+
+
 def test_tokens_of_a_window_are_the_text(explorer):
     twin = data(explorer, f"{T}/features/1?level=sample&n=64&context=1000")
     texts = saestore.open(explorer.store.location)[TOKENS].items["text"].tolist()
@@ -244,7 +307,6 @@ def test_a_search_by_features_and_by_example_is_exact(explorer):
         (f"{X}/compare?other={TOKENS}", 400, None),
         (f"/search?set={IMAGES}&like=thing:1", 400, "bad-parameter"),
         (f"/search?set={IMAGES}&like=item:99", 404, "out-of-range"),
-        ("/search?q=1%2B2", 400, "bad-parameter"),
         ("/-/../secret.txt", 404, "unknown-page"),
         (f"/search?set={X[1:]}x&q=a", 404, "unknown-set"),
     ],
@@ -381,15 +443,24 @@ def test_random_addresses_never_fail(explorer, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_the_keys_of_a_feature_are_documented(explorer, project_dir):
-    page = (project_dir / "docs/explorer.md").read_text("utf-8")
-    table = re.search(r"<!-- keys: feature -->\n(.*?)<!-- end -->", page, re.DOTALL)[1]
-    keys = {key for row in table.splitlines()[2:] for key in re.findall(r"`(\w+)`", row.split("|")[1])}
-    assert keys == set(data(explorer, f"{X}/features/2")) - {"note"}  # a column of this store
-    named = set(re.findall(r"`(\w+)`", table))
-    twin = data(explorer, f"{X}/features/2?concept=middle")
-    for part in ("concepts", "similar", "examples"):
-        assert set(twin[part][0]) <= named, part
+def test_the_keys_of_every_page_are_documented(explorer, project_dir):
+    assert (project_dir / "docs/explorer-json.md").read_text("utf-8") == markdown()
+    seen = {}
+    for address in [*PAGES, f"{X}/features?concept=*", f"{X}/features/2?concept=middle&intervals=1",
+                    f"/search?set={TOKENS}&like=item:1"]:  # fmt: skip
+        found = re.fullmatch(r"/(?:(\w+/\w+/\w)(/\w+)?(/.*)?|(\w*))", address.partition("?")[0])
+        kind = (found[2] or "/set")[1:] if found[1] else found[4] or "store"
+        document = data(explorer, address)
+        keys = seen.setdefault(kind.removesuffix("s") if found[3] else kind, set())
+        for key, value in document.items():
+            rows = value if isinstance(value, list) and not (key == "rows" and "columns" in document) else []
+            parts = {f"{key}[].{name}" for row in rows if isinstance(row, dict) for name in row}
+            keys |= parts if parts and key != "busiest" else {key}
+    assert seen.keys() == KEYS.keys()
+    for kind, (_, documented) in KEYS.items():
+        named = {key for names in documented for key in names.split(", ")} | {"python", "command"}
+        lists = {key.partition("[]")[0] for key in named | seen[kind] if "[]" in key}
+        assert seen[kind] - lists == named - lists, kind
 
 
 def test_json_has_no_nan():

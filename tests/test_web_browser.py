@@ -4,12 +4,13 @@ import re
 import shutil
 import subprocess
 import sys
+from urllib.parse import unquote, unquote_plus
 
 import pytest
-from web_stores import EVIL, IMAGES, OTHER, TOKENS, make_store
+from web_stores import EVIL, IMAGES, OTHER, TOKENS, dense, make_store
 
 import saestore
-from saestore.web.doors import write_folder
+from saestore.web.folder import write_folder
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 sync_api = pytest.importorskip("playwright.sync_api", reason="the tests in a browser need playwright")
@@ -52,7 +53,8 @@ def page(browser, served, request):
     """A page whose console must stay silent."""
     options = getattr(request, "param", {})
     context = browser.new_context(base_url=served, **options)
-    page, told = context.new_page(), []
+    page = context.new_page()
+    told = page.told = []
     page.set_default_timeout(20_000)
     page.on("console", lambda message: told.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: told.append(str(error)))
@@ -123,24 +125,56 @@ def test_a_bar_of_the_histogram_leads_to_its_samples(page):
     page.get_by_label("where", exact=True).fill("split == 'test'")
     page.get_by_role("button", name="Show").click()
     assert "split" in page.url
-    assert set(re.findall(r"· (train|cal|test) ·", page.locator(".examples").inner_text())) == {"test"}
+    assert set(page.locator(".examples .tag").all_inner_texts()) == {"test"}
+
+
+def drag(page, first, last):
+    box = page.locator(".chart").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * first, box["y"] + 30)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * last, box["y"] + 30, steps=4)
+    page.mouse.up()
 
 
 def test_a_range_is_dragged(page):
     page.goto(f"{X}/features/2?level=sample")
-    box = page.locator(".chart").bounding_box()
-    page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 30)
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] * 0.98, box["y"] + 30, steps=4)
-    page.mouse.up()
+    drag(page, 0.5, 0.98)
     page.wait_for_url("**from=range*")
-    low, high = (
-        float(v) for v in re.search(r"range%3A([\d.-]+)%2C([\d.-]+)|range:([\d.-]+),([\d.-]+)", page.url).groups() if v
-    )
+    low, high = map(float, re.search(r"range:([\d.-]+),([\d.-]+)", unquote(page.url)).groups())
     assert low < high
+    assert page.locator(".bar.off").count() > 0
 
 
-def test_a_mistake_is_marked_and_a_name_is_not_a_script(page):
+def test_a_range_of_firing_rates_is_dragged(page):
+    for address in (X, f"{X}/features?sort=max"):
+        page.goto(address)
+        drag(page, 0.3, 1.0)
+        page.wait_for_url("**where=*frac_nonzero*")
+        low = float(re.search(r"frac_nonzero >= ([\d.e-]+)", unquote_plus(page.url))[1])
+        expected = ((dense(0) != 0).mean(axis=0) >= low).sum()
+        assert page.locator("tbody tr").count() == expected < 9
+
+
+def test_a_mistake_is_marked_and_mended(page):
+    page.goto(f"{X}/features/2?n=3")
+    where = page.get_by_label("where", exact=True)
+    where.press_sequentially("spl")
+    assert page.locator("#where-names option").evaluate_all("all => all.map((o) => o.value)") == ["split"]
+    where.fill("not color::red and spl")
+    where.press_sequentially("i")
+    assert page.locator("#where-names option").get_attribute("value") == "not color::red and split"
+    where.fill("splt == 'test'")
+    with page.expect_response(lambda response: response.status == 400):
+        where.press("Enter")
+    assert page.locator(".mark").inner_text().splitlines()[-1].strip() == "^" * 4
+    page.get_by_label("where", exact=True).fill("split == 'test'")
+    page.get_by_role("button", name="Try again").click()
+    assert "n=3" in page.url
+    assert set(page.locator(".examples .tag").all_inner_texts()) == {"test"}
+    page.told.clear()  # the browser's own note about the status
+
+
+def test_a_name_is_not_a_script(page):
     page.goto(f"{X}/features/2")
     assert EVIL in page.locator("h1").inner_text()
 

@@ -18,7 +18,8 @@ from web_stores import EVIL, IMAGES, TOKENS, dense, explorer_of, make_store
 import saestore
 from saestore.cli import main
 from saestore.errors import StoreConflictError
-from saestore.web.doors import application, bind, is_loopback, write_folder
+from saestore.web.doors import application, bind, is_loopback
+from saestore.web.folder import write_folder
 
 pytest.importorskip("uvicorn", reason="the extra `web`")
 

@@ -13,6 +13,7 @@ from saestore.cli.detect import detect
 from saestore.cli.diagnose import diagnose
 from saestore.cli.diff import diff
 from saestore.cli.examples import examples
+from saestore.cli.explorer import serve, site
 from saestore.cli.export import export
 from saestore.cli.group import DebugOption, ErrorGroup
 from saestore.cli.import_ import import_
@@ -21,9 +22,7 @@ from saestore.cli.label import label
 from saestore.cli.plan import plan
 from saestore.cli.run import commit, run
 from saestore.cli.saes import saes
-from saestore.cli.serve import serve
 from saestore.cli.similar import similar
-from saestore.cli.site import site
 from saestore.cli.stats import stats
 from saestore.cli.top import top_features, top_samples
 from saestore.cli.upkeep import compact, delete, unlock, verify

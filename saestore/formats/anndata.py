@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 from saestore.errors import InvalidInputError
 from saestore.format import BY_SAMPLE
 from saestore.formats.base import Format, Opened, Source, Written, as_floats, nonzeros, stored_dtype
+from saestore.formats.in_memory import open_object
 from saestore.formats.issues import Issue
 from saestore.formats.selection import Selected
 from saestore.formats.spool import Compressed, Read
@@ -87,7 +89,8 @@ def open_anndata(source: Source) -> Opened:
         )
     dtype = stored_dtype(np.dtype((matrix if kind == "array" else matrix["data"]).dtype), where)
     read, step = _rows(matrix, kind, shape, dtype, source)
-    items, item_ptr = _items(obs, root, package)
+    has_items = "uns" in root and "items" in root["uns"]
+    items, item_ptr = _items(obs, package.io.read_elem(root["uns"]["items"]) if has_items else None)
     return Opened(
         "anndata",
         where,
@@ -100,6 +103,23 @@ def open_anndata(source: Source) -> Opened:
         items=items,
         issues=tuple(_numbering(names)),
         source={"layout": f"anndata {'dense' if kind == 'array' else kind[:3]}"},
+    )
+
+
+def open_adata(adata: anndata.AnnData, source: Source) -> Opened:
+    """Activations of an AnnData in memory, or of the file that a backed one is read from."""
+    if adata.isbacked:
+        return open_anndata(replace(source, path=Path(str(adata.filename))))
+    opened = open_object(adata.X, source)
+    items, item_ptr = _items(adata.obs, adata.uns.get("items"))
+    return replace(
+        opened,
+        format="anndata",
+        path="the AnnData",
+        item_ptr=item_ptr,
+        items=items,
+        issues=(*opened.issues, *_numbering(adata.var_names)),
+        source={"layout": str(opened.source["layout"]).replace("scipy", "anndata")},
     )
 
 
@@ -134,8 +154,8 @@ def _rows(matrix: Any, kind: str, shape: tuple[int, int], dtype: str, source: So
     return Compressed(kind[:3], shape, indptr, n_entries, entries, f"X of {where}").open(dtype, source.resources)
 
 
-def _items(obs: pd.DataFrame, root: Any, package: Any) -> tuple[Items, Any]:
-    """Items, and which rows belong to them."""
+def _items(obs: pd.DataFrame, table: pd.DataFrame | None) -> tuple[Items, Any]:
+    """Items, and which rows belong to them; `table` is the one in ``uns["items"]``, where there is one."""
     if "item" not in obs or obs["item"].dtype.kind not in "iu":
         return _table(obs), 1
     runs = obs["item"].to_numpy()
@@ -146,8 +166,7 @@ def _items(obs: pd.DataFrame, root: Any, package: Any) -> tuple[Items, Any]:
             code="scattered-items",
         )
     sizes = np.diff(np.append(starts, len(runs)))
-    if "uns" in root and "items" in root["uns"]:
-        table = package.io.read_elem(root["uns"]["items"])
+    if table is not None:
         if len(table) == len(starts):
             return _table(table), pointers(sizes)
         if len(table) > int(runs.max()) and (np.diff(runs[starts]) > 0).all():  # some of them have no sample

@@ -91,7 +91,9 @@ def import_activations(
         ``dataset/sample_type/sae``; the last part may be left out where the file or `sae` names the SAE. Of a known
         data set the name alone will do: then as ``build`` of that name.
     path
-        The file or folder. By default the sparse file of a known data set, found by name under `data`, then
+        The file or folder, or activations in memory: a scipy or torch sparse matrix, an AnnData, an ``EncoderOutput``
+        (an object with ``top_acts`` and ``top_indices``), a mapping of arrays by the names that a ``.npz`` may have, or
+        a dense array or tensor. By default the sparse file of a known data set, found by name under `data`, then
         ``$SAESTORE_SCRATCH``, in ``SAE_Activations_Sparse/<dataset>/``, with its metadata, token counts and ground
         truth.
     store

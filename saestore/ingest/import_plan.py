@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from saestore import layouts
 from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
 from saestore.files import nearby
 from saestore.formats.base import Opened, Source, load_format
+from saestore.formats.in_memory import open_object
 from saestore.formats.issues import IssueCollector, refusal
 from saestore.ingest.file_rows import FileRows
 from saestore.ingest.known import find_truth, found_items, known_item_ptr, one_sample_type
@@ -178,30 +180,35 @@ def _opened(options: ImportOptions, resources: ExitStack, progress: Progress) ->
     InvalidInputError
         The format is not known, the file is not of it, or an option belongs to another format.
     """
-    path, name = Path(options.path).expanduser(), options.format
+    name = options.format
     if name not in ("auto", *IMPORT_FORMATS):
         raise InvalidInputError(
             f"format {name!r}: {did_you_mean(name, IMPORT_FORMATS)}Use auto, or one of {', '.join(IMPORT_FORMATS)}.",
             code="unknown-format",
         )
+    _, sample_type, *sae = options.parts
+    given = (resources, sample_type, sae[0] if sae else None, options.n_features, options.sparse, options.pad_token)
+    if not isinstance(options.path, str | os.PathLike):
+        return _of_object(options, Source(Path(), *given, progress.line))
+    path = Path(options.path).expanduser()
     chosen = load_format(recognise(path) if name == "auto" else name)
     own = {"sparse": options.sparse, "pad_token": options.pad_token}
     chosen.check_options([name for name, value in own.items() if value is not None], path)
     if chosen.open is None:
         raise RuntimeError(f"{chosen.name} has no reader")
-    _, sample_type, *sae = options.parts
-    return chosen.open(
-        Source(
-            path,
-            resources,
-            sample_type,
-            sae[0] if sae else None,
-            options.n_features,
-            options.sparse,
-            options.pad_token,
-            progress.line,
+    return chosen.open(Source(path, *given, progress.line))
+
+
+def _of_object(options: ImportOptions, source: Source) -> Opened:
+    given = {"format": options.format != "auto", "sparse": options.sparse is not None}
+    given["pad_token"] = options.pad_token is not None
+    wrong = next((name for name, is_given in given.items() if is_given), None)
+    if wrong is not None:
+        raise InvalidInputError(
+            f"{wrong} applies to files, not to a {type(options.path).__name__} in memory; leave it out.",
+            code="option-of-another-format",
         )
-    )
+    return open_object(options.path, source)
 
 
 def recognise(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,12 +134,6 @@ class ImportOptions:
         InvalidInputError
             Names the argument, the given value and what is allowed.
         """
-        if not isinstance(self.path, str | os.PathLike):
-            raise InvalidInputError(
-                f"activations to import are a file or folder, not a {type(self.path).__name__}; give its path, or "
-                "store a scipy sparse matrix in memory with saestore.open(STORE, 'a').write(SET, matrix).",
-                code="not-a-path",
-            )
         check_storage_options(self.codec, self.segment_rows)
         split_set_path("/".join([*self.parts, "sae"] if len(self.parts) == 2 else self.parts))
         if self.sample_type not in SAMPLE_TYPES:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from saestore.kernels import merge_impact
-from saestore.segment import Segment, read_entries
+from saestore.segment import Segment, open_lists, read_entries
 from saestore.sparse_rows import pointers
 
 Array = np.ndarray[Any, Any]
@@ -53,6 +53,7 @@ def iterate_lists(
 
     Memory: a block, or the longest list where that is longer.
     """
+    open_lists(segments)
     lengths = np.zeros(len(features), np.int64)
     for segment in segments:
         lengths += segment.feature_ptr[features + 1] - segment.feature_ptr[features]

@@ -7,6 +7,7 @@ comes from a store is escaped.
 from __future__ import annotations
 
 import io
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,8 @@ import numpy as np
 from markupsafe import Markup
 
 from saestore.errors import InvalidInputError, MissingDependencyError
-from saestore.plot.style import number, opacity
+from saestore.plot.style import number, opacity, percent
+from saestore.web.request import Links
 
 __all__ = ["SIZES", "Thumbnails", "bars", "density", "image", "scatter", "tokens"]
 
@@ -243,7 +245,9 @@ def tokens(example: Mapping[str, Any], strongest: float) -> Markup:
     return Markup("").join(parts)
 
 
-def bars(histogram: Mapping[str, Sequence[float]], links: Sequence[str | None], template: str | None) -> Markup:
+def bars(
+    histogram: Mapping[str, Sequence[float]], links: Sequence[str | None], template: str | None, origin: str = ""
+) -> Markup:
     """A histogram, its counts on a logarithmic scale; each bar leads to the samples that it counts.
 
     Parameters
@@ -252,22 +256,30 @@ def bars(histogram: Mapping[str, Sequence[float]], links: Sequence[str | None], 
         The address of each bar.
     template
         An address with ``LOW`` and ``HIGH`` in it, for a range that is dragged; None without one.
+    origin
+        With ``range:LOW,HIGH`` the bars outside are pale.
     """
-    return _chart(histogram, links, template, log=False)
+    chosen = tuple(map(float, origin[6:].split(","))) if origin.startswith("range:") else ()
+    return _chart(histogram, links, template, log=False, chosen=chosen)
 
 
 def density(histogram: Mapping[str, Sequence[float]], links: Sequence[str | None], template: str | None) -> Markup:
-    """A histogram over logarithms to the base of 10, with plain values on its axis."""
+    """A histogram of shares by their logarithms to the base of 10."""
     return _chart(histogram, links, template, log=True)
 
 
 def _chart(
-    histogram: Mapping[str, Sequence[float]], links: Sequence[str | None], template: str | None, *, log: bool
+    histogram: Mapping[str, Sequence[float]],
+    links: Sequence[str | None],
+    template: str | None,
+    *,
+    log: bool,
+    chosen: Sequence[float] = (),
 ) -> Markup:
     left, right, counts = histogram["left"], histogram["right"], histogram["count"]
 
     def label(value: float) -> str:
-        return number(10.0**value) if log else number(value)
+        return percent(10.0**value) if log else number(value)
 
     if not len(counts) or not max(counts):
         return Markup('<p class="quiet">nothing to count</p>')
@@ -275,7 +287,8 @@ def _chart(
     span, tallest = (high - low) or 1.0, np.log1p(max(counts))
     parts = [
         Markup(
-            '<svg class="chart" viewBox="0 -4 {} {}" role="group" aria-label="histogram, counts on a logarithmic scale"'
+            '<svg class="chart" viewBox="0 -4 {} {}" preserveAspectRatio="none" role="group"'
+            ' aria-label="histogram, counts on a logarithmic scale"'
             ' data-low="{}" data-high="{}" data-template="{}"{}>'
         ).format(_WIDE, _HIGH + 6, float(low), float(high), template or "", Markup(" data-log") if log else "")
     ]
@@ -283,26 +296,49 @@ def _chart(
         tall = _HIGH * float(np.log1p(count)) / tallest
         x, wide = _WIDE * (a - low) / span, max(1.0, _WIDE * (b - a) / span - 1)
         title = f"{label(a)} to {label(b)}: {int(count):,}"
-        bar = Markup('<rect class="bar" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>')
-        drawn = bar.format(x, _HIGH - tall, wide, tall, title)
+        off = " off" if chosen and (b < min(chosen) or a > max(chosen)) else ""
+        bar = Markup(
+            '<rect class="bar{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>'
+        )
+        drawn = bar.format(off, x, _HIGH - tall, wide, tall, title)
         if address and count:
             drawn = Markup('<a href="{}" aria-label="{}">{}</a>').format(address, title, drawn)
         parts.append(drawn)
     parts.append(Markup('<line class="axis" x1="0" y1="{0}" x2="{1}" y2="{0}"/></svg>').format(_HIGH, _WIDE))
-    ends = Markup('<p class="axis-labels"><span>{}</span><span>{}</span><span>{}</span></p>')
-    return Markup("").join([*parts, ends.format(label(low), label(low + span / 2), label(low + span))])
+    ends = Markup('<p class="axis-labels"><span>{}</span><span>highest bar {:,}, logarithmic</span><span>{}</span></p>')
+    return Markup("").join([*parts, ends.format(label(low), int(max(counts)), label(low + span))])
 
 
-def scatter(across: Sequence[float], down: Sequence[float], labels: Sequence[str]) -> Markup:
-    """Points over two logarithmic axes of shares, from one in ten million to one."""
-    parts = [Markup('<svg class="chart square" viewBox="-4 -4 328 328" role="img" aria-label="{} features, '
-                    'firing rate in this set and in the other">').format(len(labels))]  # fmt: skip
+def scatter(points: Mapping[str, Array], links: Links, path: str) -> Markup:
+    """Features by their firing rates in two sets, over logarithmic axes; each leads to its page.
+
+    Parameters
+    ----------
+    points
+        ``feature`` of the set at `path`, and the rates ``across`` and ``down``.
+    """
+    if not len(points["feature"]):
+        return Markup('<p class="quiet">nothing to show</p>')
+    least = min(float(points["across"].min()), float(points["down"].min()))
+    decades = max(1, -math.floor(math.log10(least)))
+    head = Markup(
+        '<svg class="chart square" viewBox="-50 -6 386 350" role="group" aria-label="firing rates of {} features">'
+    )
+    parts = [head.format(len(points["feature"]))]
+    grid = Markup(
+        '<path class="axis" d="M0 {0:.1f}H320M{1:.1f} 0V320"/><text x="-6" y="{2:.1f}" text-anchor="end">{3}</text>'
+        '<text x="{1:.1f}" y="338" text-anchor="middle">{3}</text>'
+    )
+    for power in range(decades + 1):
+        at = 320 * power / decades
+        parts.append(grid.format(320 - at, at, 324 - at, percent(10.0 ** (power - decades))))
     parts.append(Markup('<line class="axis" x1="0" y1="320" x2="320" y2="0"/>'))
-    x, y = (320 * (np.log10(np.clip(values, 1e-7, 1)) + 7) / 7 for values in (across, down))
-    for a, b, label in zip(x.tolist(), y.tolist(), labels, strict=True):
-        parts.append(
-            Markup('<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="2"><title>{}</title></circle>').format(
-                a, 320 - b, label
-            )
-        )
+    x, y = (320 * (1 + np.log10(points[name]) / decades) for name in ("across", "down"))
+    dot = Markup(
+        '<a href="{}" tabindex="-1" aria-label="{}"><circle class="dot" cx="{:.1f}" cy="{:.1f}" r="3"><title>{}</title>'
+        "</circle></a>"
+    )
+    for a, b, feature in zip(x.tolist(), y.tolist(), points["feature"].tolist(), strict=True):
+        name = f"feature {feature}"
+        parts.append(dot.format(links.page(path, "features", feature), name, a, 320 - b, name))
     return Markup("").join([*parts, Markup("</svg>")])

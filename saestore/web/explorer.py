@@ -20,7 +20,7 @@ from saestore.concepts_namespace import Concepts
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError, SaestoreError, escape
 from saestore.plot.images import find_image
 from saestore.plot.style import number, percent
-from saestore.web import drawing, feature, pages
+from saestore.web import compare, concepts, drawing, feature, feature_table, item, pages, searching
 from saestore.web.request import Answer, Parameters, Request, as_json, with_query
 from saestore.web.view import EDITABLE, Page, SetView, StoreView
 
@@ -68,7 +68,6 @@ class Explorer:
         self.templates.globals |= {
             "editable": EDITABLE,
             "range_links": partial(_range_links, store),
-            "near_misses": False,
         }
         self.templates.globals |= {"part": self.part, "twin_of": _twin, "patch_links": partial(_patch_links, store)}
         self.templates.globals["facts_of"] = lambda columns: [(name, _number(value)) for name, value in columns.items()]
@@ -81,14 +80,14 @@ class Explorer:
             path, twin = self._split_twin(request.path)
             return self._answer(request, path, twin=twin)
         except SaestoreError as error:
-            return self._failure(error, twin=twin)
+            return self._failure(error, request, twin=twin)
         except Exception as error:  # noqa: BLE001 - a page says that there is a mistake in saestore; the log has it
             traceback.print_exception(error, file=sys.stderr)
-            return self._failure(error, twin=twin)
+            return self._failure(error, request, twin=twin)
 
     def page(self, path: str, query: Mapping[str, str]) -> Page:
         """What the page at a path shows."""
-        routed = self._route(path)
+        routed = self._route(path, query)
         if isinstance(routed, Answer):
             raise NotFoundError(f"{path} is not a page.", code="unknown-page")
         page: Page = routed[1](query)
@@ -116,7 +115,7 @@ class Explorer:
     def _answer(self, request: Request, path: str, *, twin: bool) -> Answer:
         if request.method == "POST":
             return self._write(request, path)
-        routed = self._route(path)
+        routed = self._route(path, request.query)
         if isinstance(routed, Answer):
             return routed
         tag, make = routed
@@ -134,13 +133,13 @@ class Explorer:
         address = request.path, dict(request.query)
         return Answer(200, "text/html", self.render(page, address=address).encode("utf-8", "replace"), headers)
 
-    def _route(self, path: str) -> Answer | tuple[str, Callable[[Mapping[str, str]], Any]]:
+    def _route(self, path: str, query: Mapping[str, str]) -> Answer | tuple[str, Callable[[Mapping[str, str]], Any]]:
         """The state that a page is of, "" where it is never the same, and what makes the page."""
         parts = path.strip("/").split("/")
         if parts == [""]:
             return "", lambda query: pages.store_page(self.store, Parameters(query, ()))
         if parts == ["search"]:
-            return "", lambda query: pages.search_page(self.store, Parameters(query, pages.SEARCH))
+            return "", lambda query: searching.search_page(self.store, Parameters(query, searching.SEARCH))
         if parts[0] == "-":
             return self._static(parts[1:])
         if len(parts) < 3:
@@ -149,7 +148,7 @@ class Explorer:
                 f"There is no page {_shown(path)}. The store has the sets {known}.", code="unknown-page"
             )
         view = self.store.open("/".join(parts[:3]))
-        return view.tag, partial(self._of_set, view, parts[3:])
+        return self.store.tag(view, query.get("other", "")), partial(self._of_set, view, parts[3:])
 
     def _of_set(self, view: SetView, rest: list[str], query: Mapping[str, str]) -> Page | Answer:  # noqa: PLR0911 - the table of routes
         store = self.store
@@ -157,22 +156,22 @@ class Explorer:
             case []:
                 return pages.set_page(store, view, Parameters(query, ()))
             case ["features"]:
-                return pages.features_page(store, view, Parameters(query, pages.FEATURES))
+                return feature_table.features_page(store, view, Parameters(query, feature_table.FEATURES))
             case ["features", number]:
                 asked = Parameters(query, feature.FEATURE)
                 return feature.feature_page(store, view, _id(number, "feature"), asked)
             case ["items"]:
-                return pages.items_page(store, view, Parameters(query, pages.ITEMS))
+                return item.items_page(store, view, Parameters(query, item.ITEMS))
             case ["items", number]:
-                return feature.item_page(store, view, _id(number, "item"), Parameters(query, feature.ITEM))
+                return item.item_page(store, view, _id(number, "item"), Parameters(query, item.ITEM))
             case ["items", number, "image"]:
                 return self._image(view, _id(number, "item"), Parameters(query, ("size",)))
             case ["concepts"]:
-                return pages.concepts_page(store, view, Parameters(query, ()))
+                return concepts.concepts_page(store, view, Parameters(query, ()))
             case ["concepts", *name]:
-                return pages.concept_page(store, view, "/".join(name), Parameters(query, pages.CONCEPT))
+                return concepts.concept_page(store, view, "/".join(name), Parameters(query, concepts.CONCEPT))
             case ["compare"]:
-                return pages.compare_page(store, view, Parameters(query, pages.COMPARE))
+                return compare.compare_page(store, view, Parameters(query, compare.COMPARE))
         raise NotFoundError(
             f"{view.path} has no page {_shown('/'.join(rest))}; it has features, items, concepts and compare.",
             code="unknown-page",
@@ -205,7 +204,7 @@ class Explorer:
         kind = _TYPES.get(known[name].suffix, "application/octet-stream")
         return Answer(200, kind, known[name].read_bytes(), {"Cache-Control": "public, max-age=300"})
 
-    def _failure(self, error: Exception, *, twin: bool) -> Answer:
+    def _failure(self, error: Exception, request: Request, *, twin: bool) -> Answer:
         """An error as a page with its sentence and the mark under a condition, or as JSON."""
         known = isinstance(error, SaestoreError)
         code = getattr(error, "code", "internal") if known else "internal"
@@ -218,7 +217,18 @@ class Explorer:
         sentence, _, mark = message.removeprefix("where=: ").partition("\n")
         sentence = sentence[:1].upper() + sentence[1:]
         heading = _HEADINGS.get(status, "That did not work")
-        page = Page("error.html", heading, {**data, "sentence": sentence, "mark": mark, "status": status})
+        page = Page(
+            "error.html",
+            heading,
+            {
+                **data,
+                "sentence": sentence,
+                "mark": mark,
+                "status": status,
+                "path": request.path,
+                "query": dict(request.query),
+            },
+        )
         return Answer(status, "text/html", self.render(page, address=("", {})).encode("utf-8", "replace"))
 
     def _write(self, request: Request, path: str) -> Answer:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +20,7 @@ from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, did
 from saestore.format import digest, split_set_path
 from saestore.query.distribution import all_moments
 from saestore.query.reader import SetReader
+from saestore.query.similarity import Sizes
 from saestore.stats import STATISTICS, Moments
 from saestore.storage import find_sets
 from saestore.tables.column import Column
@@ -24,12 +28,14 @@ from saestore.web.drawing import Thumbnails
 from saestore.web.request import Links
 from saestore.writing.writer import read_attributes
 
-__all__ = ["EDITABLE", "Page", "SetView", "StoreView"]
+__all__ = ["EDITABLE", "MOST_ROWS", "Page", "SetView", "StoreView", "plain", "shortened", "value_at"]
 
 Array = np.ndarray[Any, Any]
 
 EDITABLE = ("name", "note", "explanation")  # columns of features that a page shows first, and can change
+MOST_ROWS = 500  # of a table on one page
 _OPEN_SETS = 16
+_RECENT = 1.0  # seconds for which a list of sets that was read serves
 _REMEMBERED = 8  # answers per set that took long
 
 
@@ -67,6 +73,11 @@ class SetView:
     def statistics(self) -> dict[str, Array]:
         """Every statistic of all features."""
         return {statistic.name: statistic.of(self.moments) for statistic in STATISTICS}
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """Sizes of all features, which measures of two features need."""
+        return Sizes.of(self.moments)
 
     @cached_property
     def columns(self) -> dict[str, Column]:
@@ -111,8 +122,17 @@ def value_at(column: Column, row: int) -> Any:
     known = one.known
     if known is not None and not known[0]:
         return None
-    value = one.values[0]
+    return plain(one.values[0])
+
+
+def plain(value: Any) -> Any:
+    """A value of an array as Python's."""
     return value.item() if isinstance(value, np.generic) else value
+
+
+def shortened(value: Any) -> Any:
+    """A value for a cell of a table; a text has at most 200 characters."""
+    return value if not isinstance(value, str) or len(value) <= 200 else value[:200] + "…"
 
 
 def is_set_path(path: str) -> bool:
@@ -150,6 +170,7 @@ class StoreView:
     thumbnails: Thumbnails = field(default_factory=Thumbnails)
     _views: OrderedDict[str, SetView] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _seen: tuple[float, list[str]] = (-math.inf, [])  # when, and which sets there were
 
     def open(self, path: str) -> SetView:
         """The present state of a set.
@@ -177,6 +198,30 @@ class StoreView:
             while len(self._views) > _OPEN_SETS:
                 self._views.popitem(last=False)
         return view
+
+    def others(self, path: str) -> list[str]:
+        """Other sets of the same dataset and kind of samples, which are likely to have the same samples."""
+        group, now = path.rsplit("/", 1)[0], time.monotonic()
+        if now - self._seen[0] > _RECENT:
+            self._seen = now, self.paths()[0]
+        return [other for other in self._seen[1] if other != path and other.rsplit("/", 1)[0] == group]
+
+    def tag(self, view: SetView, other: str) -> str:
+        """A name of the state of all that a page of a set shows: of the set, of `other`, and of the sets like it."""
+        tags = [view.tag]
+        for path in dict.fromkeys([*self.others(view.path), *([other] if is_set_path(other) else [])]):
+            try:
+                attributes = read_attributes(self.root, path)
+                tags.append("" if attributes is None else digest(attributes.to_json()))
+            except SaestoreError as error:
+                tags.append(str(error))
+        return " ".join(tags)
+
+    def copies(self, path: str, python: str, *words: str) -> dict[str, str]:
+        """A question about a set as lines of Python and as a command, which can be copied."""
+        acts = f"acts = saestore.open({self.location!r})[{path!r}]"
+        command = shlex.join(["saestore", *words, "--store", self.location])
+        return {"python": f"{acts}\n{python}".rstrip(), "command": command}
 
     def has(self, path: str) -> bool:
         """Whether there is a set at this path, damaged or not."""

@@ -18,6 +18,7 @@ globalThis.saestore = (() => {
       chart.addEventListener("pointermove", (event) => {
         if (start === null || !event.buttons) return;
         if (!mark) {
+          chart.setPointerCapture(event.pointerId); // the drag goes on beyond the edge; a click stays the bar's
           mark = document.createElementNS("http://www.w3.org/2000/svg", "rect");
           mark.setAttribute("class", "chosen");
           mark.setAttribute("height", "90");

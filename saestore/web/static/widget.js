@@ -21,13 +21,13 @@ export default {
     model.on("msg:custom", received);
 
     async function picture(image) {
-      const address = image.getAttribute("href");
-      image.removeAttribute("href");
+      const name = image.hasAttribute("src") ? "src" : "href", address = image.getAttribute(name);
+      image.removeAttribute(name);
       const answer = await ask(address);
       if (answer.status !== 200) return;
       const url = URL.createObjectURL(new Blob([answer.body], { type: answer.type }));
       shown.push(url);
-      image.setAttribute("href", url);
+      image.setAttribute(name, url);
     }
 
     async function go(address, form) {
@@ -37,7 +37,7 @@ export default {
       const page = new DOMParser().parseFromString(new TextDecoder().decode(answer.body), "text/html");
       shown.forEach((url) => URL.revokeObjectURL(url));
       shown = [];
-      for (const image of page.querySelectorAll("svg image[href^='/']")) picture(image);
+      for (const image of page.querySelectorAll("svg image[href^='/'], img[src^='/']")) picture(image);
       body.replaceChildren(...["header", "main"].map((name) => page.querySelector(name)).filter(Boolean));
       saestore.enhance(root, go);
     }
