@@ -63,7 +63,7 @@ def test_anndata_reads_what_is_stored(case, suffix, tmp_path_factory):
     assert np.array_equal(adata.X.toarray(), dense_of(case))
     assert adata.obs["item"].to_numpy().tolist() == case.item_of_sample.tolist()
     assert adata.obs["split"].tolist() == np.array(case.items["split"])[case.item_of_sample].tolist()
-    assert adata.obs["color::red"].tolist() == case.red[case.item_of_sample].tolist()
+    assert (adata.obs["color::red"] == "true").tolist() == case.red[case.item_of_sample].tolist()
     assert adata.obs_names.tolist() == [str(i) for i in range(len(case.dense))]
     assert adata.var["n_active"].tolist() == np.count_nonzero(case.dense, axis=0).tolist()
     assert adata.uns["saestore"]["path"] == acts.path
