@@ -42,6 +42,10 @@ def build(
     model_dtype: str = "float32",
     batch_size: int | None = None,
     max_tokens: int | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+    chat: bool = False,
+    bos: str | None = None,
     skip_bad: bool = False,
     device: str = "cpu",
     dtype: str | None = None,
@@ -104,14 +108,25 @@ def build(
     layer
         Number of the block, counted from 0, whose output is encoded; by default the SAE's own.
     hook
-        In place of `layer`, the name of a block's output or input: ``blocks.N.hook_resid_post``,
-        ``blocks.N.hook_resid_pre`` (N above 0), or a module, ``model.layers.N``.
+        In place of `layer`, a place by its name in TransformerLens: ``blocks.N.hook_resid_post``, ``hook_resid_pre``,
+        ``hook_resid_mid``, ``attn.hook_z``, ``hook_attn_out`` or ``hook_mlp_out``; or a module, ``model.layers.N``.
     model_dtype
         Dtype of the model's weights: ``float32``, ``bfloat16``, ``float16``.
     batch_size
         Images or texts that run together; by default 16, and 64 on a GPU.
     max_tokens
         Longer texts are cut; by default where the SAE's training cut them, else at the model's own limit.
+    window
+        In place of `max_tokens`: longer texts run in windows of this many tokens, special ones included.
+    stride
+        Tokens from the start of a window to the start of the next, by default a whole window. Smaller strides give each
+        token more context: windows overlap, and a token is stored once, from the first window that has it.
+    chat
+        Put every text, as a user's message, or every list of messages (``{"role": …, "content": …}``) into the chat
+        template of the model's tokenizer. The set keeps the whole text.
+    bos
+        The token that the model sees first in every text, or ``"none"``; by default as in the SAE's training, else as
+        the tokenizer does.
     skip_bad
         Leave out images that cannot be read and texts without tokens instead of refusing them; the set records them.
     device

@@ -12,7 +12,6 @@ from saestore.ingest.known import found_items, known_item_ptr
 from saestore.ingest.options import BuildOptions, default_item_ptr
 from saestore.ingest.row_choice import chosen_rows, norms, open_mask, token_ids, tokens_record
 from saestore.models import ModelRequest, SAETrainingSpec, open_model_source
-from saestore.models.training_spec import hook_layer
 from saestore.sae import LoadedSAE
 from saestore.tables import as_items
 from saestore.tables.item_index import ItemIndex
@@ -88,12 +87,17 @@ def from_model(
         texts=options.texts,
         items=options.items,
         model=options.model,
-        layer=options.layer if options.hook is None else hook_layer(options.hook, by="--hook (hook=) names"),
+        layer=options.layer,
+        hook=options.hook,
         sample_type=sample_type,
         device=options.device,
         dtype=options.model_dtype,
         batch_size=options.batch_size,
         max_tokens=options.max_tokens,
+        window=options.window,
+        stride=options.stride,
+        chat=options.chat,
+        bos=options.bos,
         skip_bad=options.skip_bad,
         known=known,
     )

@@ -12,7 +12,7 @@ from saestore.writing.pipeline import check_storage_options
 
 __all__ = ["BuildOptions", "ImportOptions", "default_item_ptr"]
 
-_OF_MODELS = ("model", "layer", "hook", "batch_size", "max_tokens", "skip_bad")
+_OF_MODELS = ("model", "layer", "hook", "batch_size", "max_tokens", "window", "stride", "chat", "bos", "skip_bad")
 _OF_EMBEDDINGS = ("embeddings", "item_ptr", "token_spans", "tokens", "mask")
 
 
@@ -39,6 +39,10 @@ class BuildOptions:
     model_dtype: str = "float32"
     batch_size: int | None = None
     max_tokens: int | None = None
+    window: int | None = None
+    stride: int | None = None
+    chat: bool = False
+    bos: str | None = None
     skip_bad: bool = False
     device: str = "cpu"
     dtype: str | None = None
