@@ -103,7 +103,7 @@ def matches_of(view: SetView, theirs: SetView, feature: int, metric: Any, n: int
     _check(view, theirs)
     lists = one_list(view.reader.segments, feature, view.reader.dtype)
     n_both, dot = overlap_of_list(theirs.reader.view(), lists)
-    scores = score(metric, view.sizes.take(lists.features), theirs.sizes, n_both, dot)
+    scores = score(metric, (view.sizes, lists.features), (theirs.sizes, slice(None)), n_both, dot)
     order = np.argsort(-scores, kind="stable")
     order = order[(n_both[order] > 0) & ~np.isnan(scores[order])][:n]
     return [
