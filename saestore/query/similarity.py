@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 Metric = Literal["jaccard", "cosine", "correlation", "conditional", "npmi"]
-_WITH_DOT = ("cosine", "correlation")
+WITH_DOT = ("cosine", "correlation")
 METRICS: tuple[Metric, ...] = ("jaccard", "cosine", "correlation", "conditional", "npmi")
 
 _WIDTH = 1 << 11  # features of a block; two blocks make 4 million pairs
@@ -78,7 +78,7 @@ def score(metric: Metric, one: tuple[Sizes, Any], other: tuple[Sizes, Any], n_bo
     """
     (mine, i), (theirs, j) = one, other
     with np.errstate(divide="ignore", invalid="ignore"):
-        if dot is None or metric not in _WITH_DOT:
+        if dot is None:
             values = pair_score(metric, mine.n, mine.n_active[i], theirs.n_active[j], n_both)
         elif metric == "cosine":
             values = dot / mine.length[i] / theirs.length[j]
@@ -127,7 +127,7 @@ def overlap_of_list(view: View, lists: PostingLists) -> tuple[Array, Array]:
 def most_similar(metric: Metric, n: int, view: View, lists: PostingLists, sizes: Sizes) -> SimilarFeatures:
     """The features that are most like the feature of `lists`, without itself."""
     n_both, dot = overlap_of_list(view, lists)
-    scores = score(metric, (sizes, lists.features), (sizes, slice(None)), n_both, dot)
+    scores = score(metric, (sizes, lists.features), (sizes, slice(None)), n_both, dot if metric in WITH_DOT else None)
     n_both[lists.features] = 0
     order = np.argsort(-scores, kind="stable")
     order = order[(n_both > 0)[order] & ~np.isnan(scores[order])][:n]
@@ -173,7 +173,7 @@ def best_matches(metric: Metric, n: int, of: tuple[View, Sizes], among: tuple[Vi
     million products or of the products of one feature, a block of lists, and the answer.
     """
     (view, sizes), (other_view, other_sizes) = of, among
-    with_dot, n_others = metric in _WITH_DOT, len(other_sizes.n_active)
+    with_dot, n_others = metric in WITH_DOT, len(other_sizes.n_active)
     best = [np.full((len(sizes.n_active), n), empty) for empty in (-1, -np.inf, 0)]
     for first, last in _parts(other_sizes.n_active, _HELD):
         held = _held(other_view, first, last, with_dot)

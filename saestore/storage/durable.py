@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from saestore.errors import InvalidInputError
@@ -66,8 +67,16 @@ def flush(files: Iterable[Path], top: Path) -> None:
         for node, act in nodes.items():
             act(node)
         return
-    with ThreadPoolExecutor(min(len(nodes), _AT_ONCE)) as pool:
-        list(pool.map(lambda node: nodes[node](node), nodes))
+    list(_pool().map(lambda node: nodes[node](node), nodes))
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_AT_ONCE, "saestore-flush")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of the threads
 
 
 def flush_folder(folder: Path) -> None:
