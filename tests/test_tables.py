@@ -200,7 +200,7 @@ def test_a_set_that_is_being_built_takes_columns_of_items_only():
 
 def test_a_store_that_is_read_only_is_left_alone(tmp_path):
     write_case(saestore.open(tmp_path / "a.zarr", "a"), CASE)
-    with raises(StoreWriteError, "store-write", "mode='a'"):
+    with raises(StoreWriteError, "read-only", "mode='a'"):
         saestore.open(tmp_path / "a.zarr")[PATH].features.set("x", np.arange(6))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -29,7 +30,10 @@ def build(
     items: Any = None,
     item_ptr: Any = None,
     token_spans: Any = None,
+    tokens: Any = None,
     mask: Any = None,
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
     images: Any = None,
     texts: Any = None,
     model: Any = None,
@@ -86,7 +90,14 @@ def build(
         First and last character (exclusive) of every token in its text, (n_samples, 2): an array or ``file.npz:name``.
     mask
         Which embeddings are samples, such as an attention mask: bool or 0 and 1, (n_rows,) or (n_items, rows): an
-        array, a file, or the name of a tensor in the file of embeddings. `item_ptr` and `token_spans` count all rows.
+        array, a file, or the name of a tensor in the file of embeddings. `item_ptr`, `token_spans` and `tokens` count
+        all rows.
+    tokens
+        The token id of each embedding, which becomes the column ``token`` of the samples: integers, given as `mask` is.
+    include, exclude
+        Conditions as in ``where=``, or lists of them: samples fulfil each of `include` and none of `exclude`. They may
+        name ``position``, ``token`` (with `tokens`), ``norm`` (the length of an embedding), ``sink`` (a norm above 10
+        times the median), and the columns of the items. Positions count all rows. The set records the conditions.
     images
         In place of embeddings: a folder of images, to run through `model`. `items` may name and order them.
     texts
