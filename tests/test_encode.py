@@ -336,9 +336,7 @@ def test_refuses_a_device_that_is_not_there(device, tmp_path):
         make_encoder(load_sae(inference_sae("topk")), device)
     assert len(str(caught.value)) < 350
     with raises(InvalidInputError, "unusable-device", f"{device!r}"):  # before the model is looked for
-        saestore.build(
-            "A", store=tmp_path / "s", texts=["a"], model="no/model", sae=inference_sae("topk"), device=device
-        )
+        build("A", store=tmp_path / "s", texts=["a"], model="no/model", sae=inference_sae("topk"), device=device)
     assert not (tmp_path / "s").exists()
 
 
