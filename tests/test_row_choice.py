@@ -14,6 +14,8 @@ torch = pytest.importorskip("torch")
 
 from test_inputs import CTX, FLAT, N, Same, X  # noqa: E402
 
+from saestore.embeddings.of_set import embeddings_of  # noqa: E402
+
 TOKENS = np.random.default_rng(2).integers(0, 5, (N, CTX))
 SPLIT = ["train", "cal", "test", "train", "train", "test"]
 SUNK = X.copy()
@@ -77,6 +79,7 @@ def test_appended_rows_are_chosen_alike():
     store, how = memory_store(), {"exclude": "position == 0", "tokens": None, "items": None}
     built(X[:4], store, **how)
     grown = built(X, store, append=True, **how)
+    assert grown.samples["source_row"].tolist() == np.flatnonzero(POSITION > 0).tolist()
     assert np.array_equal(grown.dense(), np.maximum(FLAT, 0)[POSITION > 0])
 
 
@@ -122,3 +125,14 @@ def test_from_files_on_the_command_line(tmp_path, monkeypatch):
     acts = saestore.open("s.zarr")["A"]
     assert np.array_equal(acts.dense(), np.maximum(FLAT, 0)[keep])
     assert acts.attributes.source["exclude"] == ["token == 0", "position == 1"]
+
+
+def test_the_embeddings_of_a_set_are_the_rows_that_were_chosen(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    acts = built(tmp_path / "x.npy", exclude="position == 0")
+    assert acts.samples["source_row"].tolist() == np.flatnonzero(POSITION > 0).tolist()
+    rows = embeddings_of(acts)
+    assert np.array_equal(rows.read(0, rows.n_rows).numpy(), FLAT[POSITION > 0])
+    np.save(tmp_path / "x.npy", X + 1)
+    with raises(InvalidInputError, "other-embeddings"):
+        embeddings_of(acts)
