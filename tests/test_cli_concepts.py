@@ -190,6 +190,8 @@ def test_names_levels_and_conditions_reach_every_query(tmp_path):
         assert [row["name"] for row in rows] == [name[row["feature"]] or None for row in rows], words
     shown = ask("stats", "Toy", "--feature", "sky", "--feature", 2, store=stored).splitlines()
     assert [line.split()[:2] for line in shown[1:3]] == [["feature", "name"], ["3", "sky"]]
+    for command in ("top-samples", "examples", "similar"):
+        assert "feature 3 (sky)" in ask(command, "Toy", "--feature", "sky", store=stored).splitlines()[0]
     ask("card", "Toy", "--feature", "sky", "--output", tmp_path / "x.html", store=stored)
     assert "sky" in (tmp_path / "x.html").read_text()
     assert "a feature's name" in invoke("stats", "Toy", "--feature", "green objekt", store=stored).stderr
