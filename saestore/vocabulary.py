@@ -77,6 +77,7 @@ EXPORT_FORMATS = ("scipy", "anndata", "parquet", "delphi", "superactivators-spar
 GENERAL_FORMATS = tuple(name for name, module in FORMATS.items() if module.startswith("saestore.formats."))
 # Suffix of an export -> its format, where it says one.
 EXPORT_SUFFIXES = {".npz": "scipy", ".h5ad": "anndata", ".zarr": "anndata", ".parquet": "parquet"}
+DEFAULT_MEMORY = 1 << 30  # bytes that a merge may take
 SEVERITIES = {
     "error": "the import is refused: it would change answers and cannot be put right",
     "fixed": "it would have changed answers, and was put right",
