@@ -20,6 +20,7 @@ from saestore.cli.import_ import import_
 from saestore.cli.info import info
 from saestore.cli.label import label
 from saestore.cli.plan import plan
+from saestore.cli.plot import plot
 from saestore.cli.run import commit, run
 from saestore.cli.saes import saes
 from saestore.cli.similar import similar
@@ -52,6 +53,7 @@ for command in (
     compare,
     examples,
     card,
+    plot,
     diff,
     diagnose,
     verify,
