@@ -11,6 +11,7 @@ pytest.importorskip("PIL")
 import torch
 import transformers
 from raising import raises
+from safetensors.torch import save_file
 from tiny_models import LANGUAGE, N_BLOCKS, SIZE, VISION, livelier, quietly, tokenizer
 from transformers.cache_utils import Cache
 
@@ -94,6 +95,17 @@ def test_blocks_of_text_models(kind, tmp_path, monkeypatch):
         torch.testing.assert_close(ours[MASK == 1], active[MASK == 1])
         assert model.width == ours.shape[-1]
     assert not caches
+
+
+def test_the_text_part_is_loaded_without_the_others(tmp_path):
+    """The image part of Gemma 3n needs a package of its own."""
+    text = made("gemma3n", tmp_path / "text")
+    transformers.Gemma3nConfig(text_config=text.config.to_dict()).save_pretrained(tmp_path / "both")
+    weights = {f"model.language_model.{name}": value for name, value in text.state_dict().items()}
+    save_file(weights, tmp_path / "both" / "model.safetensors", {"format": "pt"})
+    theirs = kept(blocks_of(text)[1], True, lambda: text(**INPUTS))
+    model, _ = load_text_model(Pretrained(str(tmp_path / "both")), Hook(1), "float32", "cpu")
+    torch.testing.assert_close(model(**INPUTS)[MASK == 1], theirs[0][MASK == 1])
 
 
 @pytest.mark.parametrize("kind", LENS)
