@@ -59,9 +59,7 @@ def _gemma4(vocabulary):
         "num_attention_heads": 2,
         "head_dim": 8,
     }
-    config = transformers.Gemma4Config(
-        text_config={**text, "global_head_dim": 16}, vision_config={**vision, "head_dim": 8}
-    )
+    config = transformers.Gemma4Config(text_config={**text, "global_head_dim": 16}, vision_config=vision)
     return transformers.Gemma4ForConditionalGeneration(config)
 
 
