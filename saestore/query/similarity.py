@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 Metric = Literal["jaccard", "cosine", "correlation", "conditional", "npmi"]
-_WITH_DOT = ("cosine", "correlation")
+WITH_DOT = ("cosine", "correlation")
 METRICS: tuple[Metric, ...] = ("jaccard", "cosine", "correlation", "conditional", "npmi")
 
 _WIDTH = 1 << 11  # features of a block; two blocks make 4 million pairs
@@ -127,7 +127,7 @@ def overlap_of_list(view: View, lists: PostingLists) -> tuple[Array, Array]:
 def most_similar(metric: Metric, n: int, view: View, lists: PostingLists, sizes: Sizes) -> SimilarFeatures:
     """The features that are most like the feature of `lists`, without itself."""
     n_both, dot = overlap_of_list(view, lists)
-    scores = score(metric, (sizes, lists.features), (sizes, slice(None)), n_both, dot if metric in _WITH_DOT else None)
+    scores = score(metric, (sizes, lists.features), (sizes, slice(None)), n_both, dot if metric in WITH_DOT else None)
     n_both[lists.features] = 0
     order = np.argsort(-scores, kind="stable")
     order = order[(n_both > 0)[order] & ~np.isnan(scores[order])][:n]
@@ -154,7 +154,7 @@ def cooccurrence(view: View, features: Array) -> Array:
 
 
 def best_matches(metric: Metric, n: int, of: tuple[View, Sizes], among: tuple[View, Sizes]) -> FeatureMatches:
-    """The features among another set's that are most like each feature, of those that share a row with it.
+    """The features among another set's that are most like each feature and share a row with it.
 
     Parameters
     ----------
@@ -170,10 +170,10 @@ def best_matches(metric: Metric, n: int, of: tuple[View, Sizes], among: tuple[Vi
     -----
     Reads the lists of `of` once for every 64 million non-zeros of `among`, which are held as rows. Memory: 12 bytes for
     each of them (5 for ``jaccard``, ``conditional`` and ``npmi``), twice while they are read, 40 bytes for each of 4
-    million products or of those of one feature, a block of lists, and the answer.
+    million products or of the products of one feature, a block of lists, and the answer.
     """
     (view, sizes), (other_view, other_sizes) = of, among
-    with_dot, n_others = metric in _WITH_DOT, len(other_sizes.n_active)
+    with_dot, n_others = metric in WITH_DOT, len(other_sizes.n_active)
     best = [np.full((len(sizes.n_active), n), empty) for empty in (-1, -np.inf, 0)]
     for first, last in _parts(other_sizes.n_active, _HELD):
         held = _held(other_view, first, last, with_dot)
