@@ -17,6 +17,8 @@ from strategies import make_case, memory_store, write_case
 from saestore.analysis.pairs import _assign
 from saestore.errors import InvalidInputError, NotFoundError
 
+pytestmark = pytest.mark.once
+
 CASE = make_case(21, 160, 12, density=0.35, palette="heavy", segment_rows=60)
 X = CASE.dense.astype(float)
 ALIVE = np.flatnonzero(X.any(axis=0))

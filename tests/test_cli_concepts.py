@@ -12,6 +12,8 @@ import saestore
 from saestore.cli import keys
 from saestore.vocabulary import SCORES
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
