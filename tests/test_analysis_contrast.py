@@ -8,8 +8,8 @@ from raising import raises
 from strategies import make_case, memory_store, write_segments
 
 import saestore
-from saestore.analysis.contrast import fisher_p
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
+from saestore.scoring.fisher import fisher_p
 
 pytestmark = pytest.mark.once
 
