@@ -13,6 +13,8 @@ from zarr.storage import MemoryStore
 import saestore
 from saestore.query.rows import iterate_rows
 
+pytestmark = pytest.mark.once
+
 
 class CountingStore(MemoryStore):
     """A store in memory that notes every read: its key and how many bytes it gave."""

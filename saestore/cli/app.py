@@ -30,6 +30,7 @@ _MODULES = {
     "compare": "compare",
     "examples": "examples",
     "card": "card",
+    "plot": "plot",
     "diff": "diff",
     "diagnose": "diagnose",
     "verify": "upkeep",

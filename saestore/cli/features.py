@@ -13,6 +13,7 @@ from saestore.errors import InvalidInputError, NotFoundError
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
 
+_NAMED = 5  # features that a heading names one by one
 Function = Callable[..., Any]
 Decorator = Callable[[Function], Function]
 
@@ -90,6 +91,13 @@ def feature_columns(acts: SetReader, features: Iterable[int], head: str = "featu
     names = names_of(acts, ids)
     columns = [numbers(head, ids)]
     return [*columns, Column("name", [name or "" for name in names], cut="end")] if any(names) else columns
+
+
+def called(acts: SetReader, features: Sequence[int]) -> str:
+    """Features in a heading, some one by one, with their names."""
+    shown = list(features[:_NAMED])
+    texts = [f"{f} ({name})" if name else str(f) for f, name in zip(shown, names_of(acts, shown), strict=True)]
+    return f"feature{'s' * (len(features) > 1)} {', '.join(texts)}" + (", …" if len(features) > _NAMED else "")
 
 
 def names_of(acts: SetReader, features: Sequence[int]) -> list[str | None]:

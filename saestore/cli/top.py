@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from saestore.cli import keys, output
-from saestore.cli.features import feature_columns, feature_option, features_of, level_option, with_names
+from saestore.cli.features import called, feature_columns, feature_option, features_of, level_option, with_names
 from saestore.cli.group import command, note
 from saestore.cli.table import decimals
 from saestore.cli.target import Target, json_option, with_target
@@ -16,8 +16,6 @@ from saestore.cli.where import conditions, where_option
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
-
-_NAMED = 5  # features that a heading names one by one
 
 
 @command(
@@ -63,8 +61,7 @@ def top_samples(
 def _show_samples(acts: SetReader, feature: list[int], level: str, rows: list[dict[str, Any]]) -> None:
     from saestore.cli.places import place_columns
 
-    named = ", ".join(map(str, feature[:_NAMED])) + (", …" if len(feature) > _NAMED else "")
-    output.title(f"{acts.path}: strongest {level}s of feature{'s' * (len(feature) > 1)} {named}")
+    output.title(f"{acts.path}: strongest {level}s of {called(acts, feature)}")
     if rows:
         columns = feature_columns(acts, (r["feature"] for r in rows)) if len(feature) > 1 else []
         columns.append(decimals("activation", (r["activation"] for r in rows)))
