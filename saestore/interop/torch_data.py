@@ -120,9 +120,10 @@ class Batches(IterableDataset[Batch]):
             Of these batches, and of batches of the same rows in an entirely random order, which is the most that any
             shuffle reaches. Reads no activation. Memory: 32 bytes per row of a buffer, and 16 per row of all.
         """
-        rows = np.concatenate([rows if order is None else rows[order] for rows, order in self._buffers(0, 1)] or [[]])
+        buffers = [rows if order is None else rows[order] for rows, order in self._buffers(0, 1)]
+        rows = np.concatenate([np.empty(0, np.int64), *buffers])
         shuffled = np.random.default_rng(self._seed).permutation(rows)
-        return self._entropy(rows.astype(np.int64)), self._entropy(shuffled.astype(np.int64))
+        return self._entropy(rows), self._entropy(shuffled)
 
     def _entropy(self, rows: Array) -> float:
         items = self._acts.item_index.locate(rows)[0]
