@@ -420,8 +420,9 @@ class ActivationSet(SetReader):
 
         Notes
         -----
-        Memory in each worker: the non-zeros of `buffer_rows` rows three times, a batch, and 8 bytes for each of
-        `samples` where they are given.
+        A thread reads the next `buffer_rows` rows while the rows before are handed out. ``item_entropy()`` reports how
+        well items are mixed. Memory in each worker: the non-zeros of `buffer_rows` rows four times, a batch, and 8
+        bytes for each of `samples` where they are given.
         """
         from saestore.interop.optional import require
 

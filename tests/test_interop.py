@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from raising import raises
 from strategies import PATH, cases, make_case, scratch_store, write_case, write_segments
+from zarr.storage import MemoryStore
 
 import saestore
 from saestore.errors import InvalidInputError, MissingDependencyError, OutOfRangeError, TooLargeError
@@ -261,7 +262,26 @@ def test_batches_read_a_buffer_at_a_time():
     store.taken()
     next(iter(dataset))
     stored = sum(len(v) for k, v in store._store_dict.items() if "/by_sample/" in k and "/c/" in k)
-    assert 0 < sum(n for _, n in store.taken()) < stored / 5
+    # One buffer of ten is handed out, and the next one is read meanwhile.
+    assert 0 < sum(n for _, n in store.taken()) < stored / 3
+
+
+def test_the_mixing_of_batches_is_the_entropy_of_their_items():
+    pytest.importorskip("torch")
+    from scipy.stats import entropy
+
+    matrix = np.arange(1, 481, dtype=np.float32).reshape(60, 8)
+    store = saestore.open(MemoryStore(), "a")
+    acts = store.write(PATH, sp.csr_array(matrix), np.arange(0, 61, 6))
+    dataset = acts.torch_dataset(10, shuffle=True, block_rows=12, buffer_rows=20)
+    dataset.set_epoch(1)
+    samples = [batch.samples.numpy() for batch in dataset]
+    of_batches = [entropy(np.unique(rows // 6, return_counts=True)[1], base=2) for rows in samples]
+    mixed, best = dataset.item_entropy()
+    assert mixed == pytest.approx(np.mean(of_batches))
+    assert mixed < best <= np.log2(10)
+    in_order, _ = acts.torch_dataset(12).item_entropy()
+    assert in_order == pytest.approx(1)  # two whole items in each batch
 
 
 def test_batches_go_to_spawned_workers(tmp_path):

@@ -13,7 +13,6 @@ import numpy as np
 
 from saestore.analysis.examples import ExampleTable, examples, mark_tokens
 from saestore.errors import InvalidInputError, NotFoundError
-from saestore.formats.explanation_files import delphi_hookpoint, write_delphi
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.reader import Level, SetReader
 from saestore.query.results import ResultTable
@@ -161,6 +160,8 @@ class ExplanationSets:
                         "correct": bool(given[row["trial"]]) == bool(row["expected"]),
                     }
                 )
+        from saestore.formats.explanation_files import delphi_hookpoint, write_delphi  # its package imports xarray
+
         write_delphi(Path(folder), delphi_hookpoint(acts), explanations, judged)
         return Path(folder)
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from saestore.query.open_set import retry_on_stale_snapshot
+from saestore.query.rows import iterate_rows
 from saestore.query.selection import check_at_least, select
 from saestore.query.slices import DENSE_LIMIT, check_size
+from saestore.sparse_rows import SparseRows
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -96,8 +100,43 @@ class Batches(IterableDataset[Batch]):
         self._epoch.fill_(check_at_least("epoch", epoch, 0))
 
     def __iter__(self) -> Iterator[Batch]:
-        worker, epoch = get_worker_info(), int(self._epoch)
-        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        worker = get_worker_info()
+        buffers = self._buffers(*((0, 1) if worker is None else (worker.id, worker.num_workers)))
+        with ThreadPoolExecutor(1) as reading:  # decoding and mixing let other threads run meanwhile
+            ahead: list[Future[tuple[SparseRows, Array]]] = []
+            for rows, order in buffers:
+                ahead.append(reading.submit(self._mixed, rows, order))
+                if len(ahead) > 1:
+                    yield from self._batches(*ahead.pop(0).result())
+            for last in ahead:
+                yield from self._batches(*last.result())
+
+    def item_entropy(self) -> tuple[float, float]:
+        """How well the present epoch is mixed: mean entropy of the items in a batch, in bits.
+
+        Returns
+        -------
+        tuple of float
+            Of these batches, and of batches of the same rows in an entirely random order, which is the most that any
+            shuffle reaches. Reads no activation. Memory: 32 bytes per row of a buffer, and 16 per row of all.
+        """
+        buffers = [rows if order is None else rows[order] for rows, order in self._buffers(0, 1)]
+        rows = np.concatenate([np.empty(0, np.int64), *buffers])
+        shuffled = np.random.default_rng(self._seed).permutation(rows)
+        return self._entropy(rows), self._entropy(shuffled)
+
+    def _entropy(self, rows: Array) -> float:
+        items = self._acts.item_index.locate(rows)[0]
+        total = 0.0
+        for start in range(0, len(items), self._batch_size):
+            counts = np.unique(items[start : start + self._batch_size], return_counts=True)[1]
+            shares = counts / counts.sum()
+            total -= float((shares * np.log2(shares)).sum())
+        return total / max(1, len(self))
+
+    def _buffers(self, first: int, step: int) -> Iterator[tuple[Array, Array | None]]:
+        """The rows of every `step`-th buffer, as they are read, and the order in which they come; None for the same."""
+        epoch = int(self._epoch)
         blocks = np.arange(-(-self._n_rows // self._block))
         if self._shuffle:
             np.random.default_rng([self._seed, epoch]).shuffle(blocks)
@@ -105,7 +144,13 @@ class Batches(IterableDataset[Batch]):
         starts, ends = blocks * self._block, np.cumsum(lengths)
         for buffer in range(first, -(-self._n_rows // self._buffer), step):
             index = self._index_of(starts, ends, buffer)
-            yield from self._batches(index if self._rows is None else self._rows[index], buffer, epoch)
+            if not self._shuffle:
+                yield index if self._rows is None else self._rows[index], None
+                continue
+            # Read in ascending order, in few requests, and only then mixed.
+            index.sort()
+            order = np.random.default_rng([self._seed, epoch, buffer + 1]).permutation(len(index))
+            yield index if self._rows is None else np.sort(self._rows[index]), order
 
     def _index_of(self, starts: Array, ends: Array, buffer: int) -> Array:
         """Indices of the requested rows that are in one buffer, from the order of the blocks."""
@@ -118,18 +163,37 @@ class Batches(IterableDataset[Batch]):
             pieces.append(np.arange(starts[i] + a, starts[i] + b))
         return np.concatenate(pieces)
 
-    def _batches(self, rows: Array, buffer: int, epoch: int) -> Iterator[Batch]:
-        if self._shuffle:
-            # Read in ascending order, in few requests, and only then mixed.
-            rows = np.sort(rows)
-            order = np.random.default_rng([self._seed, epoch, buffer + 1]).permutation(len(rows))
-        values = self._acts.sparse(rows, self._features)
+    def _mixed(self, rows: Array, order: Array | None) -> tuple[SparseRows, Array]:
+        values = self._read(rows)
+        return (values, rows) if order is None else (values.select(order), rows[order])
+
+    def _batches(self, values: SparseRows, rows: Array) -> Iterator[Batch]:
+        width = self._acts.shape[1] if self._features is None else len(self._features)
         for start in range(0, len(rows), self._batch_size):
             part = slice(start, start + self._batch_size)
-            chosen = order[part] if self._shuffle else part
-            batch = values[chosen]
-            tensor = csr_tensor(batch) if self._sparse else torch.from_numpy(batch.toarray())
-            yield Batch(tensor, torch.from_numpy(np.ascontiguousarray(rows[chosen])))
+            samples = torch.from_numpy(rows[part].copy())  # a view would keep the whole buffer
+            batch = values[part]
+            if not self._sparse:
+                dense = np.zeros((len(batch), width), batch.data.dtype)
+                dense[batch.rows(), batch.indices] = batch.data
+                yield Batch(torch.from_numpy(dense), samples)
+                continue
+            pointers, ids = (torch.from_numpy(each.astype(np.int64)) for each in (batch.indptr, batch.indices))
+            yield Batch(_csr(pointers, ids, torch.from_numpy(batch.data.copy()), (len(batch), width)), samples)
+
+    def _read(self, rows: Array) -> SparseRows:
+        """Ascending rows, their activations in a type that torch computes with."""
+        if self._features is None and (np.diff(rows) > 0).all():
+            return _whole_rows(self._acts, rows)
+        csr = self._acts.sparse(rows, self._features)
+        return SparseRows(csr.indptr, csr.indices, csr.data)
+
+
+@retry_on_stale_snapshot
+def _whole_rows(acts: SetReader, rows: Array) -> SparseRows:
+    parts = [block for _, block in iterate_rows(acts.segments, rows)]
+    values = parts[0] if len(parts) == 1 else SparseRows.concat(parts)
+    return values.astype(np.result_type(values.data.dtype, np.float32))
 
 
 def csr_tensor(csr: scipy.sparse.csr_array) -> torch.Tensor:
