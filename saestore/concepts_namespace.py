@@ -98,8 +98,8 @@ class Concepts:
             given = from_metadata(labels, self._reader.items, self._reader.n_items, on_unmatched=on_unmatched)
         else:
             given = as_labels(labels, level, self._reader.n_items, self._reader.shape[0], names)
-        add_labels(self._reader.root, self._reader.path, given, overwrite=overwrite)
-        self._reader.reopen()
+        with self._reader.changing() as writer:
+            add_labels(writer, given, overwrite=overwrite)
         return list(given.names)
 
     def add_masks(
@@ -229,8 +229,8 @@ class Concepts:
         """Remove concepts, of both levels unless one is named."""
         if level is not None:
             check_level(level)
-        remove_labels(self._reader.root, self._reader.path, [names] if isinstance(names, str) else list(names), level)
-        self._reader.reopen()
+        with self._reader.changing() as writer:
+            remove_labels(writer, [names] if isinstance(names, str) else list(names), level)
 
     def scores(
         self,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -22,7 +23,7 @@ from saestore.tables.column import Column
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.label_matrix import LabelMatrix, check_level
 from saestore.tables.stored_table import StoredTable
-from saestore.writing.writer import read_attributes
+from saestore.writing.writer import SetWriter, read_attributes
 
 Array = np.ndarray[Any, Any]
 P = ParamSpec("P")
@@ -115,6 +116,22 @@ class OpenSet:
         before = self.attributes
         self._open(before)
         return before != self.attributes
+
+    @contextmanager
+    def changing(self) -> Iterator[SetWriter]:
+        """Hold the lock of the set: what is read meanwhile nobody else changes.
+
+        Raises
+        ------
+        StoreConflictError
+            Another set replaced it.
+        StoreWriteError, LockedError
+            The store was opened to read only, or another process writes the set.
+        """
+        with SetWriter(self.root, self.path) as writer:
+            self.reopen()
+            yield writer
+        self.reopen()
 
     def table(self, name: str) -> StoredTable:
         """One of the tables ``samples``, ``items`` and ``features``, as of opening."""

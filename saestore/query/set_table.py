@@ -127,8 +127,8 @@ class SetTable:
             )
             for name, values in columns.items()
         }
-        set_columns(self._reader.root, self._reader.path, self._name, given)
-        self._reader.reopen()
+        with self._reader.changing() as writer:
+            set_columns(writer, self._name, given)
 
     def annotate(self, columns: Mapping[str, Mapping[Any, Any]], *, overwrite: bool = True) -> None:
         """Set values of some rows; all other values stay. All columns are written in one commit, or none.
@@ -148,8 +148,9 @@ class SetTable:
             As of `set`.
         """
         self._check_writable(columns)
-        self._reader.reopen()
-        self.update({name: self._merged(name, values, overwrite=overwrite) for name, values in columns.items()})
+        with self._reader.changing() as writer:  # before the values are read that stay
+            merged = {name: self._merged(name, values, overwrite=overwrite) for name, values in columns.items()}
+            set_columns(writer, self._name, {n: as_column(v, f"column {n!r}") for n, v in merged.items()})
 
     def _merged(self, name: str, values: Mapping[Any, Any], *, overwrite: bool) -> list[Any]:
         """The values of a column, where those given replace what a row has."""
@@ -170,8 +171,8 @@ class SetTable:
     def remove(self, name: str) -> None:
         """Remove a column or a concept."""
         self._check_writable([name])
-        remove_columns(self._reader.root, self._reader.path, self._name, [name])
-        self._reader.reopen()
+        with self._reader.changing() as writer:
+            remove_columns(writer, self._name, [name])
 
     def where(self, condition: Any) -> Array:
         """Rows that fulfil a condition, ascending, int64.
