@@ -123,7 +123,7 @@ def test_the_environment_of_the_provider_is_read(s3, monkeypatch):
 @pytest.mark.parametrize(("status", "kind", "code"), [
     (401, NotAllowedError, "not-allowed"),
     (403, NotAllowedError, "not-allowed"),
-    (404, NotFoundError, "not-found"),
+    (404, NotFoundError, "no-store"),
     (503, UnreachableError, "unreachable"),
 ])  # fmt: skip
 def test_the_error_says_whether_it_is_not_there_not_allowed_or_not_reachable(s3, status, kind, code):

@@ -17,7 +17,6 @@ from saestore.query.where import as_tree, contains, rows_where
 from saestore.query.where_names import TableNames
 from saestore.tables.column import TEXT, Column, as_column, as_objects
 from saestore.tables.label_matrix import position_of
-from saestore.writing.columns import remove_columns, set_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,6 +126,8 @@ class SetTable:
             )
             for name, values in columns.items()
         }
+        from saestore.writing.columns import set_columns
+
         with self._reader.changing() as writer:
             set_columns(writer, self._name, given)
 
@@ -147,6 +148,8 @@ class SetTable:
         InvalidInputError, NotFoundError, OutOfRangeError
             As of `set`.
         """
+        from saestore.writing.columns import set_columns
+
         self._check_writable(columns)
         with self._reader.changing() as writer:  # before the values are read that stay
             merged = {name: self._merged(name, values, overwrite=overwrite) for name, values in columns.items()}
@@ -171,6 +174,8 @@ class SetTable:
     def remove(self, name: str) -> None:
         """Remove a column or a concept."""
         self._check_writable([name])
+        from saestore.writing.columns import remove_columns
+
         with self._reader.changing() as writer:
             remove_columns(writer, self._name, [name])
 

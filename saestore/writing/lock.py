@@ -62,7 +62,9 @@ class SetLock:
             The store was opened to read, or its place cannot keep two writers apart.
         """
         if self._store.read_only:
-            raise StoreWriteError(f"{self._store} was opened read-only. Open it with mode='a' to write {self._set}.")
+            raise StoreWriteError(
+                f"{self._store} was opened read-only. Open it with mode='a' to write {self._set}.", code="read-only"
+            )
         with write_errors(f"{self._store}"):
             check_conditional(self._store)
             while True:
@@ -119,7 +121,9 @@ class SetLock:
             Its owner is alive, and `force` is False.
         """
         if self._store.read_only:
-            raise StoreWriteError(f"{self._store} was opened read-only. Open it with mode='r+' to unlock {self._set}.")
+            raise StoreWriteError(
+                f"{self._store} was opened read-only. Open it with mode='r+' to unlock {self._set}.", code="read-only"
+            )
         found = self._found()
         holder = {} if found is None else _owner(found, self._path)
         if found is None or holder.get(_BROKEN):
