@@ -99,8 +99,8 @@ class Concepts:
             given = as_labels(labels, level, self._reader.n_items, self._reader.shape[0], names)
         from saestore.writing.columns import add_labels
 
-        add_labels(self._reader.root, self._reader.path, given, overwrite=overwrite)
-        self._reader.reopen()
+        with self._reader.changing() as writer:
+            add_labels(writer, given, overwrite=overwrite)
         return list(given.names)
 
     def add_masks(
@@ -232,8 +232,8 @@ class Concepts:
             check_level(level)
         from saestore.writing.columns import remove_labels
 
-        remove_labels(self._reader.root, self._reader.path, [names] if isinstance(names, str) else list(names), level)
-        self._reader.reopen()
+        with self._reader.changing() as writer:
+            remove_labels(writer, [names] if isinstance(names, str) else list(names), level)
 
     def scores(
         self,

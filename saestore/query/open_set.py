@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -24,6 +25,8 @@ from saestore.tables.stored_table import StoredTable
 
 if TYPE_CHECKING:
     import zarr
+
+    from saestore.writing.writer import SetWriter
 
 Array = np.ndarray[Any, Any]
 P = ParamSpec("P")
@@ -116,6 +119,24 @@ class OpenSet:
         before = self.attributes
         self._open(before)
         return before != self.attributes
+
+    @contextmanager
+    def changing(self) -> Iterator[SetWriter]:
+        """Hold the lock of the set: what is read meanwhile nobody else changes.
+
+        Raises
+        ------
+        StoreConflictError
+            Another set replaced it.
+        StoreWriteError, LockedError
+            The store was opened to read only, or another process writes the set.
+        """
+        from saestore.writing.writer import SetWriter
+
+        with SetWriter(self.root, self.path) as writer:
+            self.reopen()
+            yield writer
+        self.reopen()
 
     def table(self, name: str) -> StoredTable:
         """One of the tables ``samples``, ``items`` and ``features``, as of opening."""

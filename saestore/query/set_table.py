@@ -128,8 +128,8 @@ class SetTable:
         }
         from saestore.writing.columns import set_columns
 
-        set_columns(self._reader.root, self._reader.path, self._name, given)
-        self._reader.reopen()
+        with self._reader.changing() as writer:
+            set_columns(writer, self._name, given)
 
     def annotate(self, columns: Mapping[str, Mapping[Any, Any]], *, overwrite: bool = True) -> None:
         """Set values of some rows; all other values stay. All columns are written in one commit, or none.
@@ -148,9 +148,12 @@ class SetTable:
         InvalidInputError, NotFoundError, OutOfRangeError
             As of `set`.
         """
+        from saestore.writing.columns import set_columns
+
         self._check_writable(columns)
-        self._reader.reopen()
-        self.update({name: self._merged(name, values, overwrite=overwrite) for name, values in columns.items()})
+        with self._reader.changing() as writer:  # before the values are read that stay
+            merged = {name: self._merged(name, values, overwrite=overwrite) for name, values in columns.items()}
+            set_columns(writer, self._name, {n: as_column(v, f"column {n!r}") for n, v in merged.items()})
 
     def _merged(self, name: str, values: Mapping[Any, Any], *, overwrite: bool) -> list[Any]:
         """The values of a column, where those given replace what a row has."""
@@ -173,8 +176,8 @@ class SetTable:
         self._check_writable([name])
         from saestore.writing.columns import remove_columns
 
-        remove_columns(self._reader.root, self._reader.path, self._name, [name])
-        self._reader.reopen()
+        with self._reader.changing() as writer:
+            remove_columns(writer, self._name, [name])
 
     def where(self, condition: Any) -> Array:
         """Rows that fulfil a condition, ascending, int64.

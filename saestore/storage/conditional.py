@@ -96,9 +96,10 @@ def replace_tagged(store: Store, key: str, data: bytes, before: Tagged | None) -
     return place.put(key, data, before) or _found(place, key, data)
 
 
-def remove(store: Store, key: str) -> None:
-    """Remove a key, if it is there; without a condition: only its owner may."""
-    _place(store).remove(key)
+def remove(store: Store, key: str, before: Tagged | None) -> None:
+    """Remove a key where it is still what was read; on object stores, which have no such condition, only nearly so."""
+    if before is not None:
+        _place(store).remove(key, before)
 
 
 def is_shared(store: Store) -> bool:
@@ -141,8 +142,8 @@ class _Place(ABC):
         """Write where `before` is still there, None for nothing; returns what is there then."""
 
     @abstractmethod
-    def remove(self, key: str) -> None:
-        """Remove, if it is there."""
+    def remove(self, key: str, before: Tagged) -> None:
+        """Remove where `before` is still there."""
 
 
 class _Folder(_Place):
@@ -170,8 +171,11 @@ class _Folder(_Place):
             durable.replace_file(path, data)
         return Tagged(data, data)
 
-    def remove(self, key: str) -> None:
-        (self._root / key).unlink(missing_ok=True)
+    def remove(self, key: str, before: Tagged) -> None:
+        path = self._root / key
+        with suppress(FileNotFoundError), _alone_in(path.parent):
+            if self.get(key) == before:
+                path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -212,8 +216,10 @@ class _Memory(_Place):
             self._wait_for(self._store.set(key, default_buffer_prototype().buffer.from_bytes(data)))
             return Tagged(data, data)
 
-    def remove(self, key: str) -> None:
-        self._wait_for(self._store.delete(key))
+    def remove(self, key: str, before: Tagged) -> None:
+        with _one_at_a_time:
+            if self.get(key) == before:
+                self._wait_for(self._store.delete(key))
 
 
 def _in_thread(answer: Coroutine[Any, Any, Any]) -> Any:
@@ -265,7 +271,11 @@ class _Objects(_Place):
             return None
         return Tagged(data, _version(result))
 
-    def remove(self, key: str) -> None:
+    def remove(self, key: str, before: Tagged) -> None:
+        if self.get(key) == before:
+            self._delete(key)
+
+    def _delete(self, key: str) -> None:
         import obstore
 
         with suppress(FileNotFoundError):
@@ -286,7 +296,7 @@ class _Objects(_Place):
             raise _refusal(label, "it has no put if match") from error
         finally:
             with suppress(Exception):
-                self.remove(key)
+                self._delete(key)
 
 
 def _version(answer: Any) -> dict[str, str]:

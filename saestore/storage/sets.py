@@ -30,7 +30,7 @@ def read_attributes(root: Root, path: str) -> SetAttributes | None:
 
 
 def is_set_at(root: Root, path: str) -> bool:
-    """Whether a group at `path` says that it is a set."""
+    """Whether a group at `path` states that it is a set."""
     with missing_as_error(path):
         return "format" in (_attributes_at(root, path) or {})
 

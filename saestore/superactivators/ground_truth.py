@@ -366,8 +366,8 @@ def add_ground_truth(acts: SetReader, truth: GroundTruth, *, overwrite: bool = F
         if missing:
             # What is only unknown is replaced; a concept that differs is refused unless the caller says otherwise.
             replaces = overwrite or not differ & set(missing)
-            add_labels(acts.root, acts.path, LabelMatrix.of_rows(missing, size, level), overwrite=replaces)
-            acts.reopen()
+            with acts.changing() as writer:
+                add_labels(writer, LabelMatrix.of_rows(missing, size, level), overwrite=replaces)
             added |= dict.fromkeys(missing)
     return list(added)
 

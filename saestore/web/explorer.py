@@ -252,21 +252,14 @@ class Explorer:
 
     def _annotate(self, view: SetView, number: int, form: Mapping[str, str]) -> None:
         feature.check_feature(view.reader.shape[1], number)
-        for name in EDITABLE:
-            if name not in form:
-                continue
-            text = form[name].strip()
+        given = {name: form[name].strip() for name in EDITABLE if name in form}
+        for name, text in given.items():
             if len(text) > _LONGEST_FIELD:
                 raise InvalidInputError(f"{name} has more than {_LONGEST_FIELD:,} characters.", code="bad-parameter")
-            column = view.columns.get(name)
-            if (view.known_of(number).get(name) or "") == text:
-                continue
-            values: list[str | None] = [None] * view.reader.shape[1]
-            if column is not None:
-                known = column.known
-                values = [str(v) if known is None or known[i] else None for i, v in enumerate(column.values.tolist())]
-            values[number] = text or None
-            view.reader.features.set(name, values)
+        known = view.known_of(number)
+        changed = {name: {number: text or None} for name, text in given.items() if (known.get(name) or "") != text}
+        if changed:
+            view.reader.features.annotate(changed)
 
     def _label(self, view: SetView, form: Mapping[str, str]) -> str:
         """A concept of the items whose numbers a form has, or of the samples."""

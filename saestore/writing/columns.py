@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import zarr
 
 from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError
 from saestore.format import KEY, LEVEL_TABLES, SetAttributes
@@ -20,62 +19,58 @@ from saestore.writing.writer import SetWriter
 Array = np.ndarray[Any, Any]
 
 
-def set_columns(root: zarr.Group, path: str, table: str, columns: Mapping[str, Column]) -> None:
-    """Add columns to a table of the set at `path`, or replace columns of the same name.
+def set_columns(writer: SetWriter, table: str, columns: Mapping[str, Column]) -> None:
+    """Add columns to a table of a set, or replace columns of the same name.
 
     Raises
     ------
     InvalidInputError
         A column has another length than the table, or a name that means something else.
-    StoreWriteError, LockedError
-        The store was opened to read only, or another process writes the set.
     """
     check_names(columns, "column")
-    with SetWriter(root, path) as writer:
-        attributes = writer.require()
-        concepts = attributes.table(table).concepts
+    attributes = writer.require()
+    concepts = attributes.table(table).concepts
+    for name, column in columns.items():
+        if concepts is not None and name in concepts.names:
+            raise InvalidInputError(
+                f"the {table} have a concept {name!r}; give the column another name, or change the concept with "
+                "concepts.add(…, overwrite=True).",
+                code="name-taken",
+            )
+        if len(column) != attributes.n_rows(table):
+            raise InvalidInputError(
+                f"column {name!r} has {len(column):,} values; there are {attributes.n_rows(table):,} {table}.",
+                code="wrong-length",
+            )
+    _check_complete(attributes, table, writer.path)
+
+    def fill(batch: WriteBatch, a: SetAttributes) -> SetAttributes:
+        changed = TableWriter(batch, table, a.table(table), a.codec)
         for name, column in columns.items():
-            if concepts is not None and name in concepts.names:
-                raise InvalidInputError(
-                    f"the {table} have a concept {name!r}; give the column another name, or change the concept with "
-                    "concepts.add(…, overwrite=True).",
-                    code="name-taken",
-                )
-            if len(column) != attributes.n_rows(table):
-                raise InvalidInputError(
-                    f"column {name!r} has {len(column):,} values; there are {attributes.n_rows(table):,} {table}.",
-                    code="wrong-length",
-                )
-        _check_complete(attributes, table, path)
+            changed.set_column(name, column)
+        return a.with_table(table, changed.info)
 
-        def fill(batch: WriteBatch, a: SetAttributes) -> SetAttributes:
-            changed = TableWriter(batch, table, a.table(table), a.codec)
-            for name, column in columns.items():
-                changed.set_column(name, column)
-            return a.with_table(table, changed.info)
-
-        writer.change(fill)
+    writer.change(fill)
 
 
-def remove_columns(root: zarr.Group, path: str, table: str, names: Sequence[str]) -> None:
-    """Remove columns or concepts of a table of the set at `path`.
+def remove_columns(writer: SetWriter, table: str, names: Sequence[str]) -> None:
+    """Remove columns or concepts of a table of a set.
 
     Raises
     ------
     NotFoundError
         There is none of one of the names. Nothing is removed.
     """
-    with SetWriter(root, path) as writer:
-        info = writer.require().table(table)
-        for name in names:
-            position_of(name, info.names, f"column of the {table}")
-            if (table, name) == ("items", KEY):
-                raise InvalidInputError(f"{KEY!r} names the items and cannot be removed.", code="reserved-name")
-        _remove(writer, {table: names})
+    info = writer.require().table(table)
+    for name in names:
+        position_of(name, info.names, f"column of the {table}")
+        if (table, name) == ("items", KEY):
+            raise InvalidInputError(f"{KEY!r} names the items and cannot be removed.", code="reserved-name")
+    _remove(writer, {table: names})
 
 
-def add_labels(root: zarr.Group, path: str, labels: LabelMatrix, *, overwrite: bool = False) -> None:
-    """Add concepts to the set at `path`; `overwrite` replaces concepts of the same name in their place.
+def add_labels(writer: SetWriter, labels: LabelMatrix, *, overwrite: bool = False) -> None:
+    """Add concepts to a set; `overwrite` replaces concepts of the same name in their place.
 
     Raises
     ------
@@ -89,30 +84,29 @@ def add_labels(root: zarr.Group, path: str, labels: LabelMatrix, *, overwrite: b
     Memory: all concepts of the level twice, 5 bytes per positive label.
     """
     table = LEVEL_TABLES[labels.level]
-    with SetWriter(root, path) as writer:
-        attributes = writer.require()
-        _check_complete(attributes, table, path)
-        info, n_rows = attributes.table(table), attributes.n_rows(table)
-        if labels.n_rows != n_rows:
-            raise InvalidInputError(
-                f"the labels are of {labels.n_rows:,} {table}; the set has {n_rows:,} now.", code="wrong-length"
-            )
-        taken = [name for name in labels.names if name in info.columns]
-        if taken:
-            raise InvalidInputError(
-                f"the {table} have a column {taken[0]!r}; give the concept another name.", code="name-taken"
-            )
-        stored = _stored(writer, table).labels()
-        twice = [name for name in labels.names if name in stored.names]
-        if twice and not overwrite:
-            raise StoreConflictError(
-                f"{path} has {listed(twice, 5)} already (level {labels.level!r}); pass overwrite=True to replace.",
-                code="concept-exists",
-            )
-        _set_concepts(writer, {table: stored.updated(labels)}, {})
+    attributes = writer.require()
+    _check_complete(attributes, table, writer.path)
+    info, n_rows = attributes.table(table), attributes.n_rows(table)
+    if labels.n_rows != n_rows:
+        raise InvalidInputError(
+            f"the labels are of {labels.n_rows:,} {table}; the set has {n_rows:,} now.", code="wrong-length"
+        )
+    taken = [name for name in labels.names if name in info.columns]
+    if taken:
+        raise InvalidInputError(
+            f"the {table} have a column {taken[0]!r}; give the concept another name.", code="name-taken"
+        )
+    stored = _stored(writer, table).labels()
+    twice = [name for name in labels.names if name in stored.names]
+    if twice and not overwrite:
+        raise StoreConflictError(
+            f"{writer.path} has {listed(twice, 5)} already (level {labels.level!r}); pass overwrite=True to replace.",
+            code="concept-exists",
+        )
+    _set_concepts(writer, {table: stored.updated(labels)}, {})
 
 
-def remove_labels(root: zarr.Group, path: str, names: Sequence[str], level: str | None = None) -> None:
+def remove_labels(writer: SetWriter, names: Sequence[str], level: str | None = None) -> None:
     """Remove concepts, of both levels unless one is named.
 
     Raises
@@ -120,19 +114,18 @@ def remove_labels(root: zarr.Group, path: str, names: Sequence[str], level: str 
     NotFoundError
         There is no concept of one of the names. Nothing is removed.
     """
-    with SetWriter(root, path) as writer:
-        attributes = writer.require()
-        tables = LEVEL_TABLES.values() if level is None else [LEVEL_TABLES[level]]
-        found = {table: attributes.table(table).concepts for table in tables}
-        known = {table: concepts.names for table, concepts in found.items() if concepts is not None}
-        missing = [name for name in names if not any(name in of for of in known.values())]
-        if missing:
-            raise NotFoundError(
-                f"{path} has no concept {missing[0]!r}; there are {listed([n for of in known.values() for n in of])}. "
-                "Nothing was removed.",
-                code="unknown-concept",
-            )
-        _remove(writer, {table: [n for n in names if n in of] for table, of in known.items()})
+    attributes = writer.require()
+    tables = LEVEL_TABLES.values() if level is None else [LEVEL_TABLES[level]]
+    found = {table: attributes.table(table).concepts for table in tables}
+    known = {table: concepts.names for table, concepts in found.items() if concepts is not None}
+    missing = [name for name in names if not any(name in of for of in known.values())]
+    if missing:
+        raise NotFoundError(
+            f"{writer.path} has no concept {missing[0]!r}; there are "
+            f"{listed([n for of in known.values() for n in of])}. Nothing was removed.",
+            code="unknown-concept",
+        )
+    _remove(writer, {table: [n for n in names if n in of] for table, of in known.items()})
 
 
 def _remove(writer: SetWriter, names: Mapping[str, Sequence[str]]) -> None:

@@ -31,6 +31,7 @@ from saestore.storage.durable import PARTIAL
 LOCK = "lock"
 LEASE = 120.0  # seconds that a lock of an object store holds after the last sign of its owner
 _HEARTBEATS = 5  # in a lease
+_BROKEN = "broken"  # in a lock that a person took from an owner that may be alive
 
 
 class SetLock:
@@ -94,7 +95,7 @@ class SetLock:
             The lock is gone, or another's, or the lease has not been renewed in time.
         """
         holder = read_lock(self._root, self._path) or {}
-        if holder.get("token") != self._token or (is_shared(self._store) and self._left() <= 0):
+        if holder.get("token") != self._token or holder.get(_BROKEN) or (is_shared(self._store) and self._left() <= 0):
             raise LockedError(
                 f"{self._set} is not locked by this process any more; nothing further is written. Run it again.",
                 code="lock-lost",
@@ -105,12 +106,14 @@ class SetLock:
         self._stop.set()
         if is_shared(self._store) and self._left() < LEASE / _HEARTBEATS:
             return  # another may have it by the time that it is removed
-        holder = read_lock(self._root, self._path)
-        if holder is not None and holder.get("token") == self._token:
-            self._remove()
+        found = self._found()
+        if found is not None and _owner(found, self._path).get("token") == self._token:
+            self._remove(found)
 
     def break_(self, *, force: bool) -> dict[str, Any] | None:
-        """Remove the lock on a person's word; returns its owner, None where there is no lock.
+        """Break the lock on a person's word; returns its owner, None where there is no lock.
+
+        Where the owner may be alive, a mark stays by which the next writer knows that it may have a rival.
 
         Raises
         ------
@@ -121,8 +124,9 @@ class SetLock:
             raise StoreWriteError(
                 f"{self._store} was opened read-only. Open it with mode='r+' to unlock {self._set}.", code="read-only"
             )
-        holder = read_lock(self._root, self._path)
-        if holder is None:
+        found = self._found()
+        holder = {} if found is None else _owner(found, self._path)
+        if found is None or holder.get(_BROKEN):
             return None
         if not force and _is_running(holder):
             raise LockedError(
@@ -131,15 +135,18 @@ class SetLock:
                 code="owner-alive",
             )
         with write_errors(f"{self._store}"):
-            self._remove()
+            if _is_gone(holder):
+                self._remove(found)
+            else:
+                put_if_match(self._store, self._key, group_document({**holder, _BROKEN: True}), found)
         return holder
 
-    def _remove(self) -> None:
+    def _remove(self, found: Tagged) -> None:
         folder = local_folder(self._root)
         if folder is not None:
             for draft in (folder / self._path).glob(f"*{PARTIAL}"):  # of processes killed while they asked for it
                 draft.unlink(missing_ok=True)
-        remove(self._store, self._key)
+        remove(self._store, self._key, found)
         if folder is not None:
             with suppress(OSError):  # not empty: the next one is asking for it
                 (folder / self._path).rmdir()
@@ -177,7 +184,8 @@ class SetLock:
         while not stop.wait(LEASE / _HEARTBEATS):
             with suppress(Exception):  # a server that does not answer now may do so the next time
                 found = get_tagged(self._store, self._key)
-                if found is None or _owner(found, self._path).get("token") != self._token:
+                holder = {} if found is None else _owner(found, self._path)
+                if holder.get("token") != self._token or holder.get(_BROKEN):
                     return
                 if not stop.is_set():
                     self._put(found)
@@ -218,7 +226,8 @@ def holder_of(root: zarr.Group, path: str) -> dict[str, Any] | None:
 def _is_dead(holder: dict[str, Any]) -> bool:
     """True when the owner is gone, or has not renewed its lease; what is unknown is alive."""
     expires = holder.get("expires")
-    return _is_gone(holder) or (isinstance(expires, int | float) and expires < time.time())
+    is_over = isinstance(expires, int | float) and expires < time.time()
+    return bool(holder.get(_BROKEN)) or is_over or _is_gone(holder)
 
 
 def _is_running(holder: dict[str, Any]) -> bool:

@@ -25,6 +25,7 @@ from saestore.format import (
     DELETED,
     NEXT,
     SEGMENTS,
+    TABLES,
     TASKS,
     SegmentInfo,
     SetAttributes,
@@ -90,7 +91,9 @@ class SetWriter:
         try:
             with self._errors():
                 self._seen[self._key()] = get_tagged(self._root.store, self._key())
-                self.attributes = self._fenced(read_attributes(self._root, self.path))
+                self.attributes = read_attributes(self._root, self.path)
+                if self._lock.may_have_rival:
+                    self._fence()
                 self._flush_document()
                 if self._resumes is None:
                     self._refuse_planned_next()
@@ -103,7 +106,11 @@ class SetWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        self._lock.release()
+        try:
+            if isinstance(value, CorruptStoreError):
+                self._lock.confirm()  # what is missing may have been removed by who has the lock now
+        finally:
+            self._lock.release()
         folder = local_folder(self._root)
         if folder is not None and self.attributes is None:
             with suppress(OSError):  # not empty: another writer is there already
@@ -124,12 +131,16 @@ class SetWriter:
     def _key(self, *below: str) -> str:
         return "/".join([self._base, *below, DOCUMENT])
 
-    def _fenced(self, attributes: SetAttributes | None) -> SetAttributes | None:
-        """The attributes, with new names for what is written where the last owner may still write."""
-        if attributes is None or not self._lock.may_have_rival:
-            return attributes
-        tables = {name: replace(table, version=table.version + 1) for name, table in attributes.tables.items()}
-        return replace(attributes, generation=attributes.generation + 1, tables=tables)
+    def _fence(self) -> None:
+        """One commit after which a last owner that is alive commits nothing, and names nothing as this writer does."""
+        if self.attributes is None:
+            _count_deletion(self._root)
+            return
+        batch, before = self._batch(), self.attributes
+        for name in TABLES:  # also those that the other one may be about to begin
+            batch.put_group(name)
+        tables = {name: replace(before.table(name), version=before.table(name).version + 1) for name in TABLES}
+        self._commit(batch, replace(before, generation=before.generation + 1, tables=tables))
 
     def _batch(self) -> WriteBatch:
         """Writes below the set; unlike zarr it leaves the documents of the groups above alone."""
@@ -155,7 +166,7 @@ class SetWriter:
                 versions = {name: TableInfo(table.version) for name, table in self._replaced.tables.items()}
                 attributes = replace(attributes, generation=self._replaced.generation + 1, tables=versions)
             else:
-                attributes = replace(attributes, generation=1 + n_deleted(self._root)[0] + self._lock.may_have_rival)
+                attributes = replace(attributes, generation=1 + n_deleted(self._root)[0])
             filled = fill(batch, replace(attributes, identity=digest(attributes.to_json())))
             tables = {name: table for name, table in filled.tables.items() if table.arrays}
             self._commit(batch, replace(filled, tables=tables))
@@ -231,7 +242,7 @@ class SetWriter:
             # Without its attributes the set is gone at once; a killed removal leaves nothing that looks like a set.
             self._put_document(self._key(), {})
             self._remove_leftovers()
-            remove(self._root.store, self._key())
+            remove(self._root.store, self._key(), self._seen[self._key()])
 
     def commit(self, attributes: SetAttributes) -> None:
         """Rewrite the set's attributes: the only commit there is."""
