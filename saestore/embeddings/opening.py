@@ -32,7 +32,7 @@ from saestore.embeddings.matrices import (
     zarr_matrix,
 )
 from saestore.errors import InvalidInputError, NotFoundError
-from saestore.files import existing_file, load_npy, load_npz, load_pt, nearby, split_member
+from saestore.files import existing_file, load_npy, load_npz, load_pt, nearby, plain_tensor, split_member
 
 __all__ = ["locate", "open_embeddings", "open_mask"]
 
@@ -213,7 +213,7 @@ def open_mask(spec: Any, embeddings: Any, n_rows: int) -> np.ndarray:
     where = "mask"
     if isinstance(spec, str | os.PathLike):
         where, spec = _load_mask(os.fspath(spec), embeddings)
-    values = spec.detach().cpu().numpy() if isinstance(spec, torch.Tensor) else np.asarray(spec)
+    values = plain_tensor(spec, where).cpu().numpy() if isinstance(spec, torch.Tensor) else np.asarray(spec)
     if values.dtype.kind not in "biuf" or not np.isin(values, (0, 1)).all():
         raise InvalidInputError(f"{where} is {values.dtype}; a mask is bool, or 0 and 1", code="bad-mask")
     if values.size != n_rows or values.ndim not in (1, 2):
