@@ -14,6 +14,7 @@ from saestore.analysis.contrast import diff, select_features
 from saestore.analysis.directions import cloud, monosemanticity
 from saestore.analysis.examples import examples
 from saestore.analysis.explaining import explanation_sets
+from saestore.analysis.feature_table import FeatureTable
 from saestore.analysis.pairs import families, match
 from saestore.analysis.probing import attribute, probe
 from saestore.analysis.search import search
@@ -62,6 +63,11 @@ class ActivationSet(SetReader):
     def concepts(self) -> Concepts:
         """Labels of items and samples: ``names``, ``add``, ``scores`` and more."""
         return Concepts(self)
+
+    @property
+    def features(self) -> FeatureTable:
+        """The table of the features: names, notes, explanations and their scores, and statistics."""
+        return FeatureTable(self)
 
     @property
     def plot(self) -> Plots:
@@ -434,30 +440,36 @@ class ActivationSet(SetReader):
             buffer_rows=buffer_rows,
         )
 
-    def to_anndata(self, *, max_bytes: int = DENSE_LIMIT) -> anndata.AnnData:
+    def to_anndata(self, *, backed: bool = False, max_bytes: int = DENSE_LIMIT) -> anndata.AnnData:
         """An `anndata.AnnData`, samples x features: labels in ``obs``, statistics in ``var``, provenance in ``uns``.
 
-        ``X`` is backed by the stored matrix where the set is one segment, as it is after a build: slices are read when
-        they are taken, and ``adata.to_memory()`` reads all. With several segments, and with float16, which scipy does
-        not have, ``X`` is read into memory.
+        Concepts are categories, ``"true"`` and ``"false"``, as ``scanpy.tl.rank_genes_groups`` takes them. ``X`` is a
+        `scipy.sparse.csr_matrix`.
 
-        Ids that are read from the backed matrix are uint16 or uint32, which some of scipy's operations (``tocoo``,
-        ``nonzero``) refuse. Convert them: ``X.indices = X.indices.astype("int64")``, and ``X.indptr`` alike.
+        Parameters
+        ----------
+        backed
+            ``X`` is the stored matrix: slices are read when they are taken. Their ids are uint16 or uint32, which some
+            of scipy's operations refuse.
+        max_bytes
+            Bound on ``X`` in memory.
 
         Raises
         ------
         TooLargeError
-            ``X`` has to be read and holds more than `max_bytes` (4 GiB) of ids and activations.
+            ``X`` holds more than `max_bytes` (4 GiB) of ids and activations.
+        InvalidInputError
+            `backed`, and the set has several segments or is float16.
         MissingDependencyError
             anndata is not installed.
 
         Notes
         -----
-        Memory: ``obs``, about 40 bytes per sample and one per concept.
+        Memory: ``X``, and ``obs``: about 40 bytes per sample and one per concept.
         """
         from saestore.formats.anndata import to_anndata
 
-        return to_anndata(self, max_bytes)
+        return to_anndata(self, max_bytes, backed=backed)
 
     def decode(self, samples: Any = None, sae: Any = None, *, max_bytes: int = DENSE_LIMIT) -> Array:
         """Embeddings as the SAE reconstructs them from the stored activations.

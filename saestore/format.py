@@ -42,6 +42,7 @@ TABLES = ("samples", "items", "features")
 LEVEL_TABLES = {"sample": "samples", "item": "items"}  # the tables that have concepts
 MATRIX = ("indptr", "indices", "data")  # the arrays of a matrix
 KEY, TOKEN_SPANS = "key", ("token_start", "token_stop")
+SOURCE_ROW = "source_row"  # of samples: the row of the input, where not all of its rows became samples
 # What an expression and an xarray dataset call something else.
 RESERVED = ("item", "position", "sample", "feature")
 
@@ -478,21 +479,16 @@ class SetAttributes:
                 raise ValueError(f"{name} is {value!r}")
         if len({s.name for s in self.segments}) != len(self.segments):
             raise ValueError("two segments have the same name")
-        self._validate_tables()
-        for mapping in (self.sae, self.source, self.summary, self.dropped or {}):
+        for mapping in (self.sae, self.source, self.summary, self.dropped or {}, self.plan or {}):
             if not isinstance(mapping, Mapping):
                 raise TypeError(f"{mapping!r} is not an object")
+        self._validate_tables()
 
     def _validate_tables(self) -> None:
         if not set(self.tables) <= set(TABLES):
             raise ValueError(f"there are tables {', '.join(self.tables)}")
         if self.item_size is None and self.table("items").pointers is None:
             raise ValueError("item_size is null, and the items have no pointers")
-        if len({s.name for s in self.segments}) != len(self.segments):
-            raise ValueError("two segments have the same name")
-        for mapping in (self.sae, self.source, self.summary, self.dropped or {}, self.plan or {}):
-            if not isinstance(mapping, Mapping):
-                raise TypeError(f"{mapping!r} is not an object")
         for table in self.tables.values():
             table.check()
         items = self.table("items")

@@ -6,13 +6,18 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from raising import raises
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 from strategies import make_case, memory_store, write_case
 
+from saestore.analysis.pairs import _assign
 from saestore.errors import InvalidInputError, NotFoundError
+
+pytestmark = pytest.mark.once
 
 CASE = make_case(21, 160, 12, density=0.35, palette="heavy", segment_rows=60)
 X = CASE.dense.astype(float)
@@ -52,6 +57,13 @@ def test_monosemanticity_is_the_mean_over_pairs(acts, level):
     for f in range(12):
         a = x[:, f] / max(X[:, f].max(), 1e-9)
         np.testing.assert_allclose(found.values[f], monosemanticity_of_pairs(a, embeddings), rtol=1e-9)
+    keep = CASE.dense[:, ALIVE[0]] == 0
+    part = acts.monosemanticity(embeddings, where=f"feature[{ALIVE[0]}] == 0")
+    kept = X * keep[:, None]
+    if level == "item":
+        kept = np.array([kept[a:b][keep[a:b]].max(axis=0, initial=0) for a, b in itertools.pairwise(CASE.item_ptr)])
+    expected = [monosemanticity_of_pairs(kept[:, f], embeddings) for f in range(12)]
+    np.testing.assert_allclose(part, expected, rtol=1e-9)
     with raises(InvalidInputError, "wrong-row-count", 7):
         acts.monosemanticity(embeddings[:7])
     with raises(InvalidInputError, "not-finite"):
@@ -135,6 +147,34 @@ def test_matches_have_the_largest_sum_of_correlations(store, acts):
     same = acts.match(acts)
     assert (same.feature == same.other_feature).all()
     assert same.share(0.999) == 1
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["few", "ties", "planted"]))
+@settings(max_examples=60, deadline=None)
+def test_assignments_are_those_of_the_hungarian_method(seed, kind):
+    rng = np.random.default_rng(seed)
+    shape = rng.integers(1, 9, 2)
+    dense = rng.integers(0, 5, shape) / 4 if kind == "ties" else rng.random(shape) * (rng.random(shape) < 0.5)
+    if kind == "planted":
+        dense = dense / 4 + np.eye(*shape)
+    rows, columns = np.nonzero(dense)
+    r, c, score = _assign(rows, columns, dense[rows, columns], tuple(shape))
+    assert len(set(r)) == len(r) == len(set(c))
+    np.testing.assert_array_equal(score, dense[r, c])
+    assert score.sum() == pytest.approx(dense[scipy.optimize.linear_sum_assignment(dense, maximize=True)].sum())
+
+
+def test_families_and_matches_of_some_samples_are_those_of_the_part(store, acts):
+    where, part = 'split != "cal"', CASE.dense[(np.array(CASE.items["split"]) != "cal")[CASE.item_of_sample]]
+    alone = store.write("Shapes/patch/part", sp.csr_array(part), 1)
+    for by in ("jaccard", "npmi", "cosine"):
+        given = {} if by != "cosine" else {"decoder": DECODER}
+        np.testing.assert_equal(
+            acts.families(3, by=by, where=where, **given).to_dict(), alone.families(3, by=by, **given).to_dict()
+        )
+    found = acts.match(acts, where=where)
+    assert sorted(found.feature) == sorted(alone.match(alone).feature)
+    np.testing.assert_allclose(found.score, 1)
 
 
 def test_matches_of_decoders_are_hungarian_on_cosines(store, acts):
@@ -248,6 +288,12 @@ def test_clouds_are_scikit_learns_components(acts):
     whole = acts.cloud(features, DECODER, n_components=3, where="color::red")
     np.testing.assert_allclose(whole["mean"].values + whole["position"].values @ whole["direction"].values, sums)
     np.testing.assert_array_equal(found["strongest"], features[X[keep][:, features].argmax(axis=1)])
+    ax = acts.plot.cloud(whole)
+    drawn = np.concatenate([points.get_offsets() for points in ax.collections])
+    np.testing.assert_allclose(np.sort(drawn, axis=0), np.sort(whole["position"].values[:, :2], axis=0))
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == set(map(str, np.unique(whole["strongest"])))
+    with raises(InvalidInputError, "not-a-cloud"):
+        acts.plot.cloud(acts.stats())
     with raises(InvalidInputError, "never-active"):
         acts.cloud(features, DECODER, where='split == "nowhere"')
     with raises(InvalidInputError, "wrong-decoder", 12):

@@ -256,7 +256,7 @@ def test_a_concept_is_not_replaced_unless_told_to(acts, case):
 
 def test_a_store_that_is_read_only_is_left_alone(tmp_path, case):
     write_case(saestore.open(tmp_path / "a.zarr", "a"), case)
-    with raises(StoreWriteError, "store-write", "mode='a'"):
+    with raises(StoreWriteError, "read-only", "mode='a'"):
         saestore.open(tmp_path / "a.zarr")[PATH].concepts.add({"x": case.red})
 
 

@@ -394,7 +394,7 @@ def test_only_stores_of_ours_are_claimed(folder, tmp_path):
         assert not engine.guess_can_open(other)
     for name in ("plain.zarr", "old.zarr"):
         assert xr.open_dataset(tmp_path / name, consolidated=False)["x"].values.tolist() == [0, 1, 2]
-    with raises(StoreFormatError, "store-format", "plain.zarr"):
+    with raises(StoreFormatError, "not-a-store", "plain.zarr"):
         xr.open_dataset(tmp_path / "plain.zarr", engine="saestore")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,7 +176,8 @@ def examples(
     picker = _Picker(acts, level, acts.condition(where, int(ids[0]) if of_one and len(ids) else None), seed)
     parts = [_table(acts, None, [], context)]
     for block in iterate_lists(acts.segments, distinct, acts.dtype):
-        for whole in _some_lists(block, _AT_ONCE):
+        n_lists = len(block.features)
+        for whole in (block.part(i, min(i + _AT_ONCE, n_lists)) for i in range(0, n_lists, _AT_ONCE)):
             lists = whole if picker.where is None else whole.keep(picker.where.keeps(whole.samples))
             near = picker.near_misses(lists, near_misses)
             picked = [picker.pick(lists, i, (quantiles, n, random), near[i]) for i in range(len(lists.features))]
@@ -189,13 +190,6 @@ def examples(
 
 def _concat(parts: Sequence[ExampleTable]) -> ExampleTable:
     return ExampleTable(*(np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns))
-
-
-def _some_lists(lists: PostingLists, n: int) -> Iterator[PostingLists]:
-    for first in range(0, len(lists.features), n):
-        indptr = lists.indptr[first : first + n + 1]
-        part = slice(indptr[0], indptr[-1])
-        yield PostingLists(lists.features[first : first + n], indptr - indptr[0], lists.samples[part], lists.data[part])
 
 
 class _Picker:

@@ -117,10 +117,7 @@ def pieces(
     feature = np.repeat(np.arange(len(lists.features)), np.diff(lists.indptr))
     n_labels = np.bincount(feature, np.diff(row_labels.indptr)[lists.samples], len(lists.features))
     for first, last in split_by_cost(n_labels.astype(np.int64) + row_labels.shape[1], _PIECE):
-        a, b = lists.indptr[first], lists.indptr[last]
-        part = PostingLists(
-            lists.features[first:last], lists.indptr[first : last + 1] - a, lists.samples[a:b], lists.data[a:b]
-        )
+        part = lists.part(first, last)
         yield part.keep(part.data > 0), inputs.unit_lists(split, part)
 
 

@@ -37,6 +37,7 @@ _KEYS = ("image_path", "text_path", "text")
 _DENSE = 1 << 23  # values of a dense block
 _CHUNK = 1 << 16
 _TEXT = np.dtypes.StringDType()
+_TRUTH = np.array(["false", "true"], _TEXT)  # the categories of a concept
 
 
 def is_anndata(path: Path) -> bool:
@@ -180,6 +181,9 @@ def _items(obs: pd.DataFrame, table: pd.DataFrame | None) -> tuple[Items, Any]:
 def _table(frame: pd.DataFrame) -> Items:
     """Items of a table whose row names are the keys, unless a column has them."""
     frame = frame.copy()
+    for name, column in frame.items():
+        if list(getattr(column.dtype, "categories", ())) == _TRUTH.tolist():  # a concept, as an export writes it
+            frame[name] = column.map({"false": 0.0, "true": 1.0}).astype(float)
     if not any(name in frame for name in _KEYS):
         frame.insert(0, "image_path", frame.index.astype(str))  # becomes the key, not a column
     return as_items(frame.reset_index(drop=True))
@@ -207,14 +211,22 @@ class _Column(NamedTuple):
 
 
 def _columns(acts: SetReader) -> Iterator[_Column]:
-    """The columns of a set's samples. Texts of items are categorical, so that each is stored once."""
+    """The columns of a set's samples. Texts of items, and concepts, are categorical."""
     from saestore.query.sample_coords import OF_ITEMS, SampleCoordinates
 
+    concepts = [("item", name) for name in acts.concept_names("item")]
+    concepts += [("sample", name) for name in acts.concept_names("sample")]
     for name, column in SampleCoordinates(acts).by_name.items():
         label = name.replace("/", "|")  # a name with a slash would be a path
-        if name in OF_ITEMS:
-            texts, codes = np.unique(acts.items.column(name), return_inverse=True)
-            yield _Column(label, np.dtype(np.int32), partial(_of_items, acts, codes.astype(np.int32)), texts)
+        if column.dtype == bool:  # a concept; they come in this order
+            level, concept = concepts.pop(0)
+            known = acts.read_column(f"{level}s", concept)
+            codes = np.where(False if known.unknown is None else known.unknown, -1, known.values).astype(np.int8)
+            values = partial(_of_items, acts, codes) if level == "item" else codes.__getitem__
+            yield _Column(label, np.dtype(np.int8), values, _TRUTH)
+        elif name in OF_ITEMS:
+            texts, places = np.unique(acts.items.column(name), return_inverse=True)
+            yield _Column(label, np.dtype(np.int32), partial(_of_items, acts, places.astype(np.int32)), texts)
         else:
             yield _Column(label, column.dtype, column.at)
 
@@ -224,19 +236,25 @@ def _of_items(acts: SetReader, values: Array, samples: Array) -> Array:
     return taken
 
 
-def to_anndata(acts: SetReader, max_bytes: int) -> anndata.AnnData:
+def to_anndata(acts: SetReader, max_bytes: int, *, backed: bool) -> anndata.AnnData:
     """See `ActivationSet.to_anndata`."""
     import pandas as pd
+    import scipy.sparse
 
     from saestore.interop.dataset import attributes_of
 
     package = require("anndata", "anndata", "to_anndata()")
     segments = acts.attributes.segments
     matrix: Any
-    if len(segments) == 1 and acts.dtype != np.float16:  # the stored matrix itself, in a dtype that scipy has
+    if not backed:
+        matrix = scipy.sparse.csr_matrix(acts.sparse(max_bytes=max_bytes))
+    elif len(segments) == 1 and acts.dtype != np.float16:  # the stored matrix itself, in a dtype that scipy has
         matrix = package.io.sparse_dataset(acts.group[f"segments/{segments[0].name}/{BY_SAMPLE}"])
     else:
-        matrix = acts.sparse(max_bytes=max_bytes)
+        reason = f"it has {len(segments)} segments; compact it" if len(segments) != 1 else "scipy has no float16"
+        raise InvalidInputError(
+            f"{acts.path} cannot back an AnnData: {reason}. Or leave backed=True out.", code="cannot-be-backed"
+        )
     samples = np.arange(acts.shape[0])
     obs = {
         column.name: column.values(samples)

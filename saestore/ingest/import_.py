@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from typing import Any
@@ -67,6 +67,10 @@ def import_activations(
     items: Any = None,
     item_ptr: Any = None,
     token_spans: Any = None,
+    tokens: Any = None,
+    mask: Any = None,
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
     n_features: int | None = None,
     sparse: Any = None,
     pad_token: int | None = None,
@@ -107,6 +111,8 @@ def import_activations(
         ``file.npz:name`` or a ``token_counts`` ``.pt``.
     token_spans
         First and last character (exclusive) of every token in its text, (n_samples, 2): an array or ``file.npz:name``.
+    tokens, mask, include, exclude
+        As in `saestore.build`, for the rows of the file; conditions cannot name ``norm`` and ``sink``.
     n_features
         Width of the SAE, where the file does not record it.
     sparse
@@ -180,6 +186,10 @@ def check_import(
     items: Any = None,
     item_ptr: Any = None,
     token_spans: Any = None,
+    tokens: Any = None,
+    mask: Any = None,
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
     n_features: int | None = None,
     sparse: Any = None,
     pad_token: int | None = None,

@@ -19,6 +19,7 @@ from saestore.formats.issues import IssueCollector, refusal
 from saestore.ingest.file_rows import FileRows
 from saestore.ingest.known import find_truth, found_items, known_item_ptr, one_sample_type
 from saestore.ingest.options import ImportOptions, default_item_ptr
+from saestore.ingest.row_choice import chosen_rows, of_rows, open_mask, token_ids, tokens_record
 from saestore.progress import Progress
 from saestore.store import given_sae_record, source_record
 from saestore.tables import as_items
@@ -34,6 +35,7 @@ __all__ = ["ImportPlan", "plan_import", "recognise"]
 
 # Any tensor may be in such a file: it is dense activations where no other format knows it.
 _TENSORS = (".pt", ".safetensors")
+_SETTINGS = {"mask_fingerprint": "the rows that include, exclude and mask leave", "tokens_fingerprint": "tokens"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +91,12 @@ def plan_import(options: ImportOptions, resources: ExitStack, progress: Progress
         items = None if options.items is None else as_items(options.items)
         ptr = known_item_ptr(dataset, options.sample_type, options.data, items, opened.n_rows, by_name=by_name)
         options = replace(options, item_ptr=ptr)
-    table = _table(options, opened)
+    mask = None if options.mask is None else open_mask(options.mask, options.path, opened.n_rows)
+    tokens = None if options.tokens is None else token_ids(options.tokens, options.path, opened.n_rows)
+    table = _table(options, opened, {} if tokens is None else {"token": tokens})
     of_items = opened.check_items(table.items, table.index) if opened.check_items else ()
+    choice = chosen_rows(options, table, mask, {})
+    given = {**given, **choice.record, **tokens_record(tokens)}
     name = "/".join([*options.parts, ""][:3])  # without the SAE's name, which its record may give
     named = {} if options.sae is None else given_sae_record(options.sae, name, n_features)
     path = _full_path(options.parts, opened, named)
@@ -100,14 +106,14 @@ def plan_import(options: ImportOptions, resources: ExitStack, progress: Progress
     missing = dict.fromkeys(name for name in ("architecture", "hook_name", "fingerprint") if name not in sae)
     return ImportPlan(
         path=path,
-        rows=FileRows(opened, n_features, [*opened.issues, *of_items], given),
-        table=table,
+        rows=FileRows(of_rows(opened, choice.keep), n_features, [*opened.issues, *of_items], given),
+        table=choice.table,
         dtype=opened.dtype,
         codec=options.codec,
         segment_rows=options.segment_rows,
         sae={**sae, **missing},
-        settings={name: f"source {name}" for name in given},
-        truth=find_truth(options.ground_truth, dataset, options.data, options.sample_type, table),
+        settings={**_SETTINGS, **{name: f"source {name}" for name in given if name not in _SETTINGS}},
+        truth=find_truth(options.ground_truth, dataset, options.data, options.sample_type, choice.table),
     )
 
 
@@ -159,7 +165,7 @@ def _width(options: ImportOptions, opened: Opened) -> int:
     return width
 
 
-def _table(options: ImportOptions, opened: Opened) -> ItemTable:
+def _table(options: ImportOptions, opened: Opened, columns: Mapping[str, Any]) -> ItemTable:
     """The items, and how the rows belong to them: as given, else as the file has it, else by the sample type."""
     items = opened.items if options.items is None else as_items(options.items)
     n_items, n_rows, sample_type = None if items is None else len(items), opened.n_rows, options.sample_type
@@ -168,7 +174,7 @@ def _table(options: ImportOptions, opened: Opened) -> ItemTable:
     if spec is None and n_items is None:
         spec = opened.default_item_size
     table = ItemTable.of(n_rows, items, spec, options.token_spans, path_of(options.items))
-    return replace(table, columns=opened.columns)
+    return replace(table, columns={**opened.columns, **columns})
 
 
 def _opened(options: ImportOptions, resources: ExitStack, progress: Progress) -> Opened:

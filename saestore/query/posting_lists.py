@@ -45,6 +45,12 @@ class PostingLists:
         """Only the entries where a mask over them is true."""
         return PostingLists(self.features, pointers(mask)[self.indptr], self.samples[mask], self.data[mask])
 
+    def part(self, first: int, last: int) -> PostingLists:
+        """The lists of consecutive features."""
+        a, b = self.indptr[first], self.indptr[last]
+        indptr = self.indptr[first : last + 1] - a
+        return PostingLists(self.features[first:last], indptr, self.samples[a:b], self.data[a:b])
+
 
 def iterate_lists(
     segments: Sequence[Segment], features: Array, dtype: Any, block: int = BLOCK

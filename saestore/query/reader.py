@@ -500,8 +500,8 @@ class SetReader(OpenSet):
 
         Notes
         -----
-        Reads the lists of this set once for every 2,048 features of the other. Memory: about 400 MB, 8 bytes per
-        sample, and the answer.
+        Reads the lists of this set once for every 64 million non-zeros of the other, which are held. Memory: 24 bytes
+        for each of these, about 300 MB, and the answer.
         """
         n = similarity.check_request(n, metric)
         if not isinstance(other, SetReader):

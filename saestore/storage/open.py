@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import zarr
-from zarr.abc.store import Store
-from zarr.errors import ContainsArrayError, ContainsGroupError, GroupNotFoundError, NodeTypeValidationError
-from zarr.storage import LocalStore, ObjectStore
+from typing import TYPE_CHECKING, Any, Union
 
 from saestore.errors import (
     CorruptStoreError,
+    InvalidInputError,
     MissingDependencyError,
     NotAllowedError,
     NotFoundError,
@@ -24,12 +21,14 @@ from saestore.errors import (
     StoreWriteError,
     UnreachableError,
 )
-from saestore.format import DELETED, FORMAT_VERSION, SET_LEVELS, check_version, digest
+from saestore.format import DELETED, FORMAT_VERSION, check_version, digest
 from saestore.storage import durable
 from saestore.storage.batch import DOCUMENT, group_document
-from saestore.storage.conditional import put_if_absent, unwrapped
 from saestore.storage.durable import PARTIAL
-from saestore.storage.places import describe, first_line, place_of
+from saestore.storage.places import describe, first_line, local_path, place_of
+
+if TYPE_CHECKING:
+    import zarr
 
 # What a place answers that tells nothing of the stored bytes: numbers of errors, of HTTP, and names of classes, because
 # the packages of remote places are optional.
@@ -47,6 +46,7 @@ _UNREACHABLE: tuple[tuple[tuple[int | str, ...], str], ...] = (
     ),
 )  # fmt: skip
 
+_GROUP = {"attributes", "node_type", "zarr_format"}
 ROOT_ATTRIBUTES = {"format": FORMAT_VERSION, "encoding-type": "saestore"}
 
 
@@ -56,6 +56,62 @@ def root_attributes(n_deleted: int = 0) -> dict[str, Any]:
         return dict(ROOT_ATTRIBUTES)
     result = {**ROOT_ATTRIBUTES, DELETED: n_deleted}
     return {**result, "checksum": digest(result)}
+
+
+class LocalRoot:
+    """The root of a store in a local folder that is only read: zarr is imported when its group is asked for."""
+
+    path = ""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._group: zarr.Group | None = None
+
+    @property
+    def group(self) -> zarr.Group:
+        """The root group."""
+        if self._group is None:
+            self._group = open_root(self.folder, "r")
+        return self._group
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LocalRoot, (self.folder,)
+
+
+Root = Union["zarr.Group", LocalRoot]
+
+
+def local_root(location: Any, storage_options: Mapping[str, Any] | None = None) -> LocalRoot | None:
+    """The root of a store in a local folder, to read. None for all that `open_root` opens, or refuses, instead."""
+    if storage_options or getattr(location, "options", None):
+        return None
+    folder = local_path(Path(os.fsdecode(location)) if isinstance(location, os.PathLike | bytes) else location)
+    attributes = None if folder is None else group_attributes(folder)
+    if folder is None or attributes is None or attributes.get("encoding-type") != ROOT_ATTRIBUTES["encoding-type"]:
+        return None
+    check_version(attributes, describe(location))
+    return LocalRoot(folder)
+
+
+def group_attributes(folder: Path) -> dict[str, Any] | None:
+    """The attributes of a group in a local folder; None where zarr must say what is there instead."""
+    try:
+        document = json.loads((folder / DOCUMENT).read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(document, dict) or set(document) != _GROUP or not isinstance(document["attributes"], dict):
+        return None
+    return document["attributes"] if (document["node_type"], document["zarr_format"]) == ("group", 3) else None
+
+
+def group_of(root: Root) -> zarr.Group:
+    """The root group of an opened store."""
+    return root.group if isinstance(root, LocalRoot) else root
+
+
+def place_name(root: Root) -> str:
+    """The place of a store as zarr names it."""
+    return f"file://{root.folder.as_posix()}" if isinstance(root, LocalRoot) else str(root.store)
 
 
 def open_root(location: Any, mode: str, storage_options: Mapping[str, Any] | None = None) -> zarr.Group:
@@ -80,7 +136,7 @@ def open_root(location: Any, mode: str, storage_options: Mapping[str, Any] | Non
         It cannot be created or written.
     """
     if mode not in ("r", "r+", "a"):
-        raise ValueError(f"mode {mode!r}: use 'r' to read, 'r+' or 'a' to write.")
+        raise InvalidInputError(f"mode {mode!r}: use 'r' to read, 'r+' or 'a' to write.", code="unknown-mode")
     label = describe(location)
     try:
         location, local = place_of(location, mode, storage_options)
@@ -91,46 +147,65 @@ def open_root(location: Any, mode: str, storage_options: Mapping[str, Any] | Non
             raise
         raise_unreachable(label, error)
         raise StoreFormatError(f"{label} cannot be a path: {first_line(error)}.") from error
+    from zarr.errors import GroupNotFoundError
+
     try:
         root = _open_existing(location, "r" if mode == "r" else "r+", label)
     except (GroupNotFoundError, FileNotFoundError):
         if mode != "a":
             raise NotFoundError(
                 f"There is no saestore store at {label}. Build one with `saestore build`, or name another with "
-                "--store PATH or $SAESTORE_PATH."
+                "--store PATH or $SAESTORE_PATH.",
+                code="no-store",
             ) from None
         with write_errors(label):
             return _create(location, local, label)
     if root.attrs.get("encoding-type") != ROOT_ATTRIBUTES["encoding-type"]:
         raise StoreFormatError(
             f"{label} is a Zarr group but no saestore store: its attributes lack 'encoding-type': 'saestore'. "
-            "Name the folder that `saestore build` made."
+            "Name the folder that `saestore build` made.",
+            code="not-a-store",
         )
     check_version(root.attrs.asdict(), label)
     return root
 
 
 def _open_existing(location: Any, mode: Any, label: str) -> zarr.Group:
+    import zarr
+    from zarr.errors import ContainsArrayError, GroupNotFoundError, NodeTypeValidationError
+
     try:
         return zarr.open_group(location, mode=mode, zarr_format=3, use_consolidated=False)
     except (ContainsArrayError, NodeTypeValidationError) as e:
-        raise StoreFormatError(f"{label} is a Zarr array, not a saestore store.") from e
+        raise StoreFormatError(f"{label} is a Zarr array, not a saestore store.", code="not-a-store") from e
     except (GroupNotFoundError, FileNotFoundError, MemoryError, SaestoreError):
         raise
     except ImportError as e:
         raise MissingDependencyError(f"{label} needs a package: {e}. Try `pip install 'zarr[remote]'`.") from e
     except OSError as e:
         raise_unreachable(label, e)
-        raise StoreFormatError(f"{label} cannot be read ({e.strerror or e}). Name another path with --store.") from e
+        raise StoreFormatError(
+            f"{label} cannot be read ({e.strerror or e}). Name another path with --store.", code="unreadable-store"
+        ) from e
     except Exception as e:
         raise_unreachable(label, e)
         if "read-only" in str(e) or "read only" in str(e):
-            raise StoreWriteError(f"{label} is read-only: open it with mode='r', or make a writable copy.") from e
+            raise StoreWriteError(
+                f"{label} is read-only: open it with mode='r', or make a writable copy.", code="read-only"
+            ) from e
         # zarr parses a damaged document into almost any error there is.
-        raise StoreFormatError(f"{label}: its zarr.json cannot be read ({e}). Restore it from a copy.") from e
+        raise StoreFormatError(
+            f"{label}: its zarr.json cannot be read ({e}). Restore it from a copy.", code="unreadable-store"
+        ) from e
 
 
 def _create(location: Any, local: Path | None, label: str, attempts: int = 3) -> zarr.Group:
+    import zarr
+    from zarr.abc.store import Store
+    from zarr.errors import ContainsGroupError, GroupNotFoundError
+
+    from saestore.storage.conditional import put_if_absent
+
     if isinstance(location, Store):
         put_if_absent(location, DOCUMENT, group_document(ROOT_ATTRIBUTES))
         return _open_existing(location, "r+", label)
@@ -156,11 +231,14 @@ def _check_local(path: Path) -> None:
     if "\0" in str(path):
         raise StoreFormatError(f"{path} cannot be a path: it has a character of value 0.")
     if path.is_file():
-        raise StoreFormatError(f"{path} is a file; a store is a folder or a zip file. Name another path.")
+        raise StoreFormatError(
+            f"{path} is a file; a store is a folder or a zip file. Name another path.", code="not-a-store"
+        )
     if path.is_dir() and not (path / "zarr.json").exists() and any(p.suffix != PARTIAL for p in path.iterdir()):
         raise StoreFormatError(
             f"{path} is a folder but no saestore store (it has no zarr.json). Name the folder that "
-            "`saestore build` made, or a new path to build one."
+            "`saestore build` made, or a new path to build one.",
+            code="not-a-store",
         )
 
 
@@ -172,47 +250,54 @@ def write_errors(label: str) -> Iterator[None]:
     except SaestoreError:
         raise
     except Exception as e:
-        reason = _write_reason(e)
-        if reason is None:
+        code, reason = _write_reason(e)
+        if code is None:
             if not isinstance(e, OSError) or type(e).__module__ != "builtins":
                 raise_unreachable(label, e, "written")
             raise
-        raise StoreWriteError(f"Cannot write {label}: {reason}") from e
+        raise StoreWriteError(f"Cannot write {label}: {reason}", code=code) from e
 
 
 _WRITE_REASONS = (
     (
         (errno.ENOSPC, errno.EDQUOT),
+        "disk-full",
         "no space is left on the device. What is committed is safe: free some space and run the same command again, it "
         "resumes.",
     ),
     (
         (errno.EROFS, errno.EACCES, errno.EPERM),
+        "read-only",
         "it is read-only for this user ({error.strerror}). Choose another path with --store, or change its mode.",
     ),
     (
         (errno.ENOTDIR, errno.EEXIST, errno.EISDIR),
+        "path-is-a-file",
         "a part of the path is a file ({where}). Choose another path with --store.",
     ),
     (
         (errno.EMFILE, errno.ENFILE),
+        "too-many-files",
         "the process has used its file handles. Close files or raise `ulimit -n`, then run the command again.",
     ),
     (
         (errno.EIO, errno.ESTALE, errno.ETIMEDOUT),
+        "device-error",
         "the device or the network folder does not answer well ({error.strerror}). What is committed is safe: check "
         "the device, then run the same command again.",
     ),
 )
 
 
-def _write_reason(error: Exception) -> str | None:
+def _write_reason(error: Exception) -> tuple[str | None, str]:
+    """The code and the advice for an error of a place that cannot be written, (None, "") for any other."""
     if isinstance(error, ValueError) and "read-only" in str(error):
-        return "it was opened read-only. Open it with mode='a'."
-    if not isinstance(error, OSError):
-        return None
-    reason = next((reason for numbers, reason in _WRITE_REASONS if error.errno in numbers), None)
-    return reason and reason.format(error=error, where=error.filename or error.strerror)
+        return "read-only", "it was opened read-only. Open it with mode='a'."
+    if isinstance(error, OSError):
+        for numbers, code, advice in _WRITE_REASONS:
+            if error.errno in numbers:
+                return code, advice.format(error=error, where=error.filename or error.strerror)
+    return None, ""
 
 
 def raise_unreachable(what: str, error: BaseException, verb: str = "read") -> None:
@@ -263,61 +348,10 @@ def missing_as_error(what: str) -> Iterator[None]:
         ) from e
 
 
-def local_folder(group: zarr.Group) -> Path | None:
+def local_folder(root: Root) -> Path | None:
     """The folder of a group in a local store, else None."""
-    store = group.store
-    return Path(store.root) / group.path if isinstance(store, LocalStore) else None
+    if isinstance(root, LocalRoot):
+        return root.folder
+    from zarr.storage import LocalStore
 
-
-def find_sets(root: zarr.Group) -> tuple[list[str], dict[str, CorruptStoreError]]:
-    """Paths of all activation sets, sorted, and an error for every group on the way that cannot be read, by path."""
-    level, damaged = {"": root}, {}
-    for _ in SET_LEVELS:
-        below: dict[str, zarr.Group] = {}
-        for path, parent in level.items():
-            for name, child in _children(parent):
-                node = f"{path}/{name}".strip("/")
-                if isinstance(child, CorruptStoreError):
-                    damaged[node] = child
-                else:
-                    below[node] = child
-        level = below
-    return sorted(path for path, group in level.items() if "format" in group.attrs), damaged
-
-
-@contextmanager
-def _no_listing(group: zarr.Group) -> Iterator[None]:
-    try:
-        yield
-    except Exception as e:
-        store = unwrapped(group.store)
-        if not isinstance(store, ObjectStore) or type(store.store).__name__ != "HTTPStore":
-            raise
-        raise UnreachableError(
-            f"{store} does not list what it has, as most HTTP servers. Name a set by its full path: "
-            "store['dataset/sample_type/sae'].",
-            code="no-listing",
-        ) from e
-
-
-def _children(parent: zarr.Group) -> Iterator[tuple[str, zarr.Group | CorruptStoreError]]:
-    folder = local_folder(parent)
-    if folder is None:
-        try:
-            with missing_as_error(parent.path or "the store"), _no_listing(parent):
-                found = list(parent.groups())
-            yield from found
-        except CorruptStoreError as e:
-            yield "", e
-        return
-    # A folder without a document is no node of the hierarchy, such as that of a set whose lock was just taken.
-    with missing_as_error(parent.path or "the store"), os.scandir(folder) as entries:  # a glob hides errors
-        names = sorted(entry.name for entry in entries if (folder / entry.name / "zarr.json").exists())
-    for name in names:
-        try:
-            with missing_as_error(f"{parent.path}/{name}".strip("/")):
-                child = parent[name]
-            if isinstance(child, zarr.Group):
-                yield name, child
-        except CorruptStoreError as e:
-            yield name, e
+    return Path(root.store.root) / root.path if isinstance(root.store, LocalStore) else None
