@@ -229,7 +229,14 @@ def refuse_unused(
     InvalidInputError
         Names the tensor (``unused-tensor``).
     """
+    rows_by_item = shapes.get(used[0], ())
     for name, shape in shapes.items():
+        if "len" in name.lower() and len(rows_by_item) == 3 and tuple(shape) == tuple(rows_by_item[:1]):
+            raise InvalidInputError(
+                f"{where} has {name!r} beside {used[0]!r}, with one length per item, which saestore does not use. Give "
+                "a mask of the rows that count (--mask, mask=), or save the file without it",
+                code="unused-tensor",
+            )
         if name in used or n_rows < 2 or int(np.prod(shape)) != n_rows:
             continue
         if "mask" in name.lower() or not masks_only:
