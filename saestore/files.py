@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import re
@@ -28,6 +29,7 @@ __all__ = [
     "load_npz",
     "load_pt",
     "nearby",
+    "plain_tensor",
     "read_json",
     "refuse_unused",
     "split_member",
@@ -38,6 +40,7 @@ Array = np.ndarray[Any, Any]
 _MEMBER = re.compile(r"(?P<path>.*\.(npz|safetensors|pt|h5|hdf5|parquet)):(?P<name>.+)", re.DOTALL)
 # Arrays that are read whole: at most this many bytes, or this many times the size of the file.
 _MOST_BYTES, _MOST_INFLATION = 256 << 20, 64
+_NUMBERS = re.compile(r"bool|u?int(8|16|32|64)|b?float(16|32|64)|complex(64|128)")  # dtypes that numpy or torch reads
 _SKIP = 1 << 24  # bytes that are decompressed at once to get past them
 
 # numpy has no error of its own for a damaged file; its header is Python source, which has errors of its own.
@@ -161,8 +164,8 @@ def load_pt(path: str | os.PathLike[str]) -> object:
         # torch's message is a page of advice (to turn the safety off, among others); its one fact is the name.
         match = re.search(r"GLOBAL (\S+)", str(error))
         raise InvalidInputError(
-            f"{file} holds Python objects{f' ({match[1]})' if match else ''}, {_PICKLED}; save the bare tensor with "
-            "torch.save(tensor, path)",
+            f"{file} holds Python objects{f' ({match[1]})' if match else ''}, {_PICKLED}; save a plain tensor, or a "
+            "dict of tensors (of an encoder's output: top_acts and top_indices), with torch.save",
             code="pickled",
         ) from error
     except InvalidInputError:
@@ -171,20 +174,40 @@ def load_pt(path: str | os.PathLike[str]) -> object:
         raise damaged from error
 
 
-def _plain_tensors(loaded: Any, where: str) -> Any:
+def _plain_tensors(loaded: Any, where: str, *, sparse: bool = True) -> Any:
     """What was loaded, its tensors without gradients; refuses tensors that have no numbers or no shape."""
     import torch
 
     if isinstance(loaded, dict):
-        return {name: _plain_tensors(value, f"{where}:{name}") for name, value in loaded.items()}
-    if not isinstance(loaded, torch.Tensor):
-        return loaded
-    if loaded.is_meta or loaded.is_nested or loaded.is_quantized:
-        kind = "meta" if loaded.is_meta else "nested" if loaded.is_nested else "quantized"
+        return {name: _plain_tensors(value, f"{where}:{name}", sparse=False) for name, value in loaded.items()}
+    return plain_tensor(loaded, where, sparse=sparse) if isinstance(loaded, torch.Tensor) else loaded
+
+
+def plain_tensor(tensor: Any, where: str, *, sparse: bool = False) -> Any:
+    """A tensor without gradient, and with its numbers as they are stored.
+
+    Raises
+    ------
+    InvalidInputError
+        It has no numbers or no shape, or numpy does not know its dtype (``unsupported-tensor``); or it is expanded
+        far beyond what is stored (``too-large``).
+    """
+    kinds = {"meta": tensor.is_meta, "nested": tensor.is_nested, "quantized": tensor.is_quantized}
+    kind = next((name for name, is_it in kinds.items() if is_it), None)
+    dtype, layout = (str(each).removeprefix("torch.") for each in (tensor.dtype, tensor.layout))
+    kind = kind or (None if layout == "strided" or (sparse and "sparse" in layout) else layout.lstrip("_"))
+    kind = kind or (None if _NUMBERS.fullmatch(dtype) else dtype)
+    if kind is not None:
         raise InvalidInputError(
-            f"{where} is a {kind} tensor; save an ordinary dense tensor of numbers", code="unsupported-tensor"
+            f"{where} is a {kind} tensor; give an ordinary dense tensor, of float16 to float64 or integers",
+            code="unsupported-tensor",
         )
-    return loaded.detach()
+    if layout == "strided" and tensor.nbytes > max(_MOST_BYTES, tensor.untyped_storage().nbytes()):
+        raise InvalidInputError(
+            f"{where} has {tensor.nbytes:,} bytes, shape {tuple(tensor.shape)}, expanded from fewer",
+            code="too-large",
+        )
+    return tensor.detach().resolve_conj().resolve_neg()
 
 
 def refuse_unused(
@@ -206,7 +229,14 @@ def refuse_unused(
     InvalidInputError
         Names the tensor (``unused-tensor``).
     """
+    rows_by_item = shapes.get(used[0], ())
     for name, shape in shapes.items():
+        if "len" in name.lower() and len(rows_by_item) == 3 and tuple(shape) == tuple(rows_by_item[:1]):
+            raise InvalidInputError(
+                f"{where} has {name!r} beside {used[0]!r}, with one length per item, which saestore does not use. Give "
+                "a mask of the rows that count (--mask, mask=), or save the file without it",
+                code="unused-tensor",
+            )
         if name in used or n_rows < 2 or int(np.prod(shape)) != n_rows:
             continue
         if "mask" in name.lower() or not masks_only:
@@ -313,6 +343,17 @@ class NpzFile:
         """One whole array."""
         return self[name].read_all()
 
+    def scalar(self, name: str, kinds: str) -> Any:
+        """The one value of an array, None where there is no such array; its dtype is of one of `kinds`."""
+        if name not in self:
+            return None
+        values = self.read(name)
+        if values.size != 1 or values.dtype.kind not in kinds:
+            raise InvalidInputError(
+                f"{self.path}:{name} is {values.dtype} {values.shape}; it must be one value.", code="not-a-matrix"
+            )
+        return values.item()
+
     def check_size(self, *names: str) -> None:
         """Refuse to read whole arrays that are out of all proportion to the file (``too-large``)."""
         limit = max(_MOST_BYTES, _MOST_INFLATION * self.path.stat().st_size)
@@ -355,7 +396,7 @@ class NpzArray:
         self._next = 0
         with archive.errors():
             self.shape, self.dtype, self._fortran = self._rewind()
-        self.length = int(np.prod(self.shape, dtype=np.int64))
+        self.length = math.prod(self.shape)
 
     @property
     def where(self) -> str:
@@ -365,7 +406,9 @@ class NpzArray:
     def read_all(self) -> Array:
         """The whole array in its shape."""
         self._archive.check_size(self._name)
-        return self.read(0, self.length).reshape(self.shape, order="F" if self._fortran else "C")
+        values = self.read(0, self.length)
+        with self._archive.errors():
+            return values.reshape(self.shape, order="F" if self._fortran else "C")
 
     def read(self, start: int, stop: int) -> Array:
         """The values from `start` up to `stop`, in the order of the file."""

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 from raising import raises
 from strategies import make_case, scratch_store, write_case
-from zarr.storage import LocalStore, WrapperStore
+from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 import saestore
 from saestore.cli import main
@@ -270,10 +270,58 @@ def test_a_condition_with_what_no_column_can_hold_is_refused_or_answered(tmp_pat
         with raises(InvalidInputError, "condition-type"):
             acts.samples.where(where)
     assert acts.samples.where({"size": 10**400}).tolist() == []
+    deep = {}
+    for _ in range(5000):
+        deep = {"split": deep}
+    for value in (deep, None, b"test", 1j, object()):
+        with raises(InvalidInputError, "condition-type", type(value).__name__):
+            acts.samples.where({"split": value})
+    assert acts.samples.where({"split": np.array("test")}).tolist() == [3, 4, 5]
+    assert acts.samples.where({"split": [*map(str, range(100)), "test"]}).tolist() == [3, 4, 5]
+    for many in ({"split": ["x"] * 300_000}, {f"k{i}": 1 for i in range(2000)}):
+        with raises(InvalidInputError, "condition-too-long"):
+            acts.samples.where(many)
+    with raises(InvalidInputError, "text-too-long"):
+        acts.items.search("x" * 100_000)
     with raises(InvalidInputError, "invalid-set-path", "None"):
         saestore.open(tmp_path / "s.zarr", "a").write(None, case_matrix())
+
+
+@pytest.mark.parametrize("name", ["a\0b", "n" * 300, "n/" * 4000])
+def test_a_place_that_cannot_be_is_refused(tmp_path, name):
+    for mode in ("r", "a"):
+        with raises(StoreFormatError, "store-format", "cannot be"):
+            saestore.open(f"{tmp_path}/{name}", mode)
+
+
+def test_a_column_has_a_name_of_any_length(tmp_path):
+    acts = saestore.open(tmp_path / "s.zarr", "a").write("T/patch/s", case_matrix())
+    for length in (250, 255):
+        acts.samples.set("y" * length, np.where(np.arange(6) % 2, np.arange(6.0), np.nan))
+        assert np.asarray(acts.samples["y" * length]).tolist()[5] == 5
 
 
 def test_blocks_of_dask_hold_the_values_of_the_set(acts):
     pytest.importorskip("dask")
     assert np.array_equal(acts.to_xarray("auto")["activation"].values, acts.dense())
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested")
+@pytest.mark.once
+def test_a_tensor_without_plain_numbers_is_refused(tmp_path):
+    torch = pytest.importorskip("torch")
+    values = torch.rand(6, 2) + 0.1
+    ids = torch.tensor([[0, 1]] * 6)
+    odd = {"meta": values.to("meta"), "float8_e4m3fn": values.to(torch.float8_e4m3fn), "sparse_coo": values.to_sparse(),
+           "nested": torch.nested.nested_tensor([values[0], values[:2, 0]]),
+           "(1073741824, 2)": ids[:1].expand(1 << 30, 2)}  # fmt: skip
+    for name, tensor in odd.items():
+        torch.save({"indices": ids, "values": tensor}, tmp_path / "x.pt")
+        for given in (tmp_path / "x.pt", {"indices": ids, "values": tensor}):
+            with raises(InvalidInputError, "too-large" if "," in name else "unsupported-tensor", name):
+                saestore.check_import("T/patch/s", given, n_features=3)
+    for marked in (values.clone().requires_grad_(), torch._neg_view(-values)):
+        torch.save({"indices": ids, "values": marked}, tmp_path / "x.pt")
+        store = saestore.open(MemoryStore(), "a")
+        acts = saestore.import_activations("T/patch/s", tmp_path / "x.pt", store=store, n_features=3)
+        assert np.array_equal(acts.dense()[:, :2], values)

@@ -288,3 +288,36 @@ def test_an_array_that_inflates_without_measure_is_refused(tmp_path):
     np.savez_compressed(path, **(dict(np.load(path)) | {"indptr": np.zeros(40_000_000, np.int64)}))
     with raises(InvalidInputError, "too-large", "indptr"):
         imported(path)
+
+
+CSR = {
+    "data": np.float32([1, 2]),
+    "indices": np.array([0, 1]),
+    "indptr": np.array([0, 1, 2]),
+    "shape": np.array([2, 3]),
+}
+ODD = [np.array(["a", "b"]), np.array(3), np.array([]), np.array([np.nan, 1]), np.array([-1, -2]), np.zeros((2, 2, 2)),
+       np.array([2**62, 2**62]), np.zeros(2, "V8"), np.array([b"\xff", b"a"]), np.zeros(2, complex)]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*CSR, "format", "n_features", "row"])
+def test_an_array_that_cannot_be_is_refused(tmp_path, name):
+    for odd in ODD:
+        if name == "row":
+            arrays = {"row": odd, "col": CSR["indices"], "data": CSR["data"], "n_features": np.array(3)}
+        elif name == "n_features":
+            arrays = {"values": np.ones((1, 2)), "indices": np.ones((1, 2), int), "n_features": odd}
+        else:
+            arrays = {**CSR, "format": np.array("csr"), name: odd}
+        np.savez(tmp_path / "x.npz", **arrays)
+        if (name, odd.size) == ("n_features", 1) or (name == "data" and odd.dtype.kind in "if"):
+            continue
+        with pytest.raises(InvalidInputError):
+            imported(tmp_path / "x.npz")
+
+
+def test_a_number_of_rows_that_nothing_shows_is_refused(tmp_path):
+    last = np.array([0, 1 << 40])
+    np.savez(tmp_path / "x.npz", row=last, col=CSR["indices"], data=CSR["data"], n_features=np.array(3))
+    with raises(InvalidInputError, "too-large", f"{(1 << 40) + 1:,} rows"):
+        imported(tmp_path / "x.npz")

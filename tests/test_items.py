@@ -264,6 +264,11 @@ def test_tables_as_spreadsheets_and_hands_leave_them(write, content):
     assert items.columns["split"].tolist() == ["train", "cal", "test"]
 
 
+def test_a_split_has_no_spaces_beside_it(tmp_path):
+    (tmp_path / "m.csv").write_text("key,split\na,\ttest\nb,test\u00a0\n")
+    assert as_items(tmp_path / "m.csv").columns["split"].tolist() == ["test", "test"]
+
+
 def test_spaces_of_texts_are_kept(write):
     """Token spans count from the first character of a text."""
     items = Items.from_csv(write("text,red\n a b ,1\nc,0\n"))

@@ -511,6 +511,17 @@ def test_hub_names_without_a_hub_say_what_to_do(spec, cache, monkeypatch):
     one_line(error)
 
 
+def test_an_sae_of_an_unknown_library_is_told_what_is_read(tmp_path):
+    weights = {"encoder.weight": torch.randn(8, D_IN), "decoder.weight": torch.randn(D_IN, 8), "k": torch.tensor(2)}
+    for name, content, code in (
+        ("ae.pt", weights, "no-such-file"), ("sae.pt", weights, "not-an-sae"), ("x.pt", [1], "not-an-sae"),
+        ("whole.pth", torch.nn.Linear(2, 2), "pickled"),
+    ):  # fmt: skip
+        torch.save(content, tmp_path / name)
+        with raises(InvalidInputError if code != "no-such-file" else NotFoundError, code, "of sae_lens"):
+            load_sae(tmp_path / name)
+
+
 def listed(*words, limit):
     result = CliRunner().invoke(main, ["saes", *words, "-n", str(limit), "--json"])
     assert result.exit_code == 0, result.output

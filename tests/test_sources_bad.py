@@ -305,6 +305,12 @@ def test_a_tensor_of_the_rows_is_not_ignored(tmp_path, suffix, name, shape):
         open_embeddings(file)
 
 
+def test_lengths_of_items_are_not_ignored(tmp_path):
+    torch.save({"embeddings": rows(12, 8).reshape(3, 4, 8), "lengths": torch.tensor([4, 2, 1])}, tmp_path / "x.pt")
+    with raises(InvalidInputError, "unused-tensor", "lengths"):
+        open_embeddings(tmp_path / "x.pt")
+
+
 def test_a_tensor_that_is_named_may_have_neighbours_but_no_mask(tmp_path):
     x, labels = rows(12, 8), torch.ones(12)
     file = tmp_path / "x.safetensors"

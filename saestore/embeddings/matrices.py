@@ -13,7 +13,7 @@ import zarr
 
 from saestore.embeddings.base import Matrix, Names, pick
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
-from saestore.files import NpzFile, existing_file, load_npy, load_pt, read_json
+from saestore.files import NpzFile, existing_file, load_npy, load_pt, plain_tensor, read_json
 
 __all__ = [
     "is_zarr",
@@ -48,7 +48,7 @@ def torch_matrix(tensor: torch.Tensor, where: str) -> Matrix:
         raise InvalidInputError(
             f"{where} is a tensor of layout {tensor.layout}; embeddings are dense: use .to_dense()", code="not-dense"
         )
-    rows = tensor.detach()
+    rows = plain_tensor(tensor, where)
 
     def fill(out: torch.Tensor, start: int, stop: int) -> None:
         out.copy_(rows[start:stop])

@@ -65,7 +65,8 @@ def _open(source: Source) -> Opened:
         tensors = load_tensors(path)
         if "sparse" in str(getattr(tensors.get(""), "layout", "")):
             return replace(open_object(tensors[""], source), path=str(path), files=(path,), digest=None)
-        if not any(getattr(tensor, "ndim", 0) in (2, 3) for tensor in tensors.values()):
+        rows = [name for name, tensor in tensors.items() if getattr(tensor, "ndim", 0) in (2, 3)]
+        if not rows or (len(rows) > 1 and not {"embeddings", "normalized_embeddings"} & set(rows)):
             names = ", ".join(sorted(filter(None, tensors))) or "no tensor"
             raise InvalidInputError(
                 f"{path} holds {names}; activations are a tensor of rows by features or of items by rows by "

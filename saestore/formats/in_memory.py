@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from saestore.errors import InvalidInputError
+from saestore.files import plain_tensor
 from saestore.formats.base import Opened, Source
 from saestore.formats.named_arrays import Matrix, MemoryArray, compressed, coordinates, open_named
 from saestore.interop.optional import require
@@ -36,6 +37,8 @@ def open_object(given: Any, source: Source) -> Opened:
     """
     import scipy.sparse
 
+    if hasattr(given, "detach"):
+        given = plain_tensor(given, "the tensor", sparse=True)
     if scipy.sparse.issparse(given):
         return _matrix("scipy", f"the {type(given).__name__}", _parts(given), source)
     if hasattr(given, "X") and hasattr(given, "obs"):
@@ -151,7 +154,7 @@ def _dense(given: Any) -> Opened:
 def _array(value: Any) -> Array:
     """A numpy array of an array or tensor on any device."""
     if hasattr(value, "detach"):
-        value = value.detach().cpu()
+        value = plain_tensor(value, "a tensor").cpu()
         value = (value.float() if "bfloat16" in str(value.dtype) else value).numpy()
     return np.asarray(value)
 

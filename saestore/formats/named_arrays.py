@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.formats.base import BLOCK, as_floats, stored_dtype
+from saestore.formats.base import BLOCK, as_floats, check_ids, stored_dtype
 from saestore.formats.issues import Issue
 from saestore.formats.spool import Compressed, Entries, Read, Spool, blocks, checked_rows
 from saestore.sparse_rows import SparseRows
@@ -25,6 +25,7 @@ _NAMES = {
     "rows": ("rows", "row"),
     "columns": ("cols", "col", "columns"),
 }
+_ROWS = 1 << 24  # that a matrix of coordinates may have with hardly any entry
 _KNOWN = "indices and values; indptr, indices and data; or rows, cols and vals"
 
 
@@ -134,6 +135,9 @@ def compressed(
     def entries(a: int, b: int) -> tuple[Array, Array]:
         return ids.read(a, b), as_floats(values.read(a, b), dtype, values.where)
 
+    if len(arrays["indptr"].shape) != 1:
+        raise InvalidInputError(f"{where}: indptr has the shape {arrays['indptr'].shape}; it is one list of pointers.",
+                                code="bad-shape")  # fmt: skip
     known = shape[0], shape[1] or 0
     read, step = Compressed(by, known, arrays["indptr"].read_all(), n_entries, entries, where).open(dtype, resources)
     return Matrix(read, step, shape[0], dtype, by)
@@ -150,11 +154,18 @@ def coordinates(arrays: Mapping[str, Any], n_rows: int | None, where: str, resou
             "equally many, and at least one.",
             code="bad-shape",
         )
+    check_ids(rows.read(0, 1), rows.where)
     if n_rows is None:
         n_rows = 1 + max(int(rows.read(a, b).max()) for a, b in blocks(rows.length))
         message = f"no shape: samples after row {n_rows - 1:,}, the last one with an activation, are unknown"
         issues = (Issue("no_shape", "info", message),)
     n = n_rows
+    if n > _ROWS + 1000 * values.length:  # nothing but the file's word shows that there are so many
+        raise InvalidInputError(
+            f"{where} has {n:,} rows and only {values.length:,} entries. The file is damaged; where it is not, save it "
+            "as CSR.",
+            code="too-large",
+        )
 
     def entries() -> Entries:
         for a, b in blocks(values.length):

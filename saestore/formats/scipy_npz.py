@@ -39,8 +39,8 @@ def open_npz(source: Source) -> Opened:
     """
     path = source.path
     archive = NpzFile(path, source.resources)
-    kind = archive.read("format").item() if "format" in archive else None
-    kind = kind.decode() if isinstance(kind, bytes) else kind
+    kind = archive.scalar("format", "SU")
+    kind = kind.decode(errors="replace") if isinstance(kind, bytes) else kind
     if kind not in (None, *_KINDS):
         raise InvalidInputError(
             f"{path} is a {kind!r} matrix; scipy.sparse.save_npz writes {', '.join(_KINDS)}.", code="not-a-matrix"
@@ -64,12 +64,13 @@ def _shape(archive: NpzFile, *, needed: bool) -> tuple[int | None, int | None]:
     if "shape" not in archive:
         if needed:
             raise InvalidInputError(f"{archive.path} has no array 'shape'; it is damaged.", code="not-a-matrix")
-        width = next((archive.read(name).item() for name in ("n_features", "d_sae") if name in archive), None)
-        return None, None if width is None else int(width)
+        widths = (archive.scalar(name, "iu") for name in ("n_features", "d_sae"))
+        return None, next((width for width in widths if width is not None), None)
     shape = archive.read("shape")
-    if shape.shape != (2,) or shape.min() < 1:
+    if shape.shape != (2,) or shape.dtype.kind not in "iu" or shape.min() < 1:
         raise InvalidInputError(
-            f"{archive.path} has the shape {shape.tolist()}; it needs at least one sample and one feature.",
+            f"{archive.path} has the shape {shape.tolist()}; it needs two whole numbers "
+            "of at least 1, samples and features.",
             code="bad-shape",
         )
     return int(shape[0]), int(shape[1])

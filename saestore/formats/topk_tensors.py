@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.files import existing_file, load_pt, refuse_unused
+from saestore.files import existing_file, load_pt, plain_tensor, refuse_unused
 from saestore.formats.base import BLOCK, Format, Opened, Source
 from saestore.interop.optional import require
 from saestore.sparse_rows import SparseRows, pointers
@@ -45,7 +45,8 @@ def load_tensors(path: Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         library = require("safetensors.torch", "sae", f"reading {path}")
         try:
-            return dict(library.load_file(existing_file(path)))
+            loaded = library.load_file(existing_file(path))
+            return {name: plain_tensor(tensor, f"{path}:{name}") for name, tensor in loaded.items()}
         except (require("safetensors", "sae", f"reading {path}").SafetensorError, OSError) as error:
             raise InvalidInputError(
                 f"{path} is truncated or not a .safetensors file ({error})", code="damaged-file"

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -238,5 +239,15 @@ def recognise(path: Path) -> str:
     if not path.exists():
         raise NotFoundError(f"no file {path}; {nearby(path)}", code="no-such-file")
     raise InvalidInputError(
-        f"{path} does not show its format; pass --format, one of {', '.join(IMPORT_FORMATS)}.", code="unknown-format"
+        f"{path} does not show its format; {_files_in(path)}pass --format, one of {', '.join(IMPORT_FORMATS)}.",
+        code="unknown-format",
     )
+
+
+def _files_in(path: Path) -> str:
+    """Advice to give a file of a folder, where some look like activations."""
+    if not path.is_dir():
+        return ""
+    suffixes = {*_TENSORS, ".npz", ".h5ad", ".zarr"}
+    files = sorted(file.name for file in islice(path.iterdir(), 1000) if file.suffix in suffixes)
+    return f"give a file in it, such as {' or '.join(files[:3])}, or " if files else ""

@@ -100,7 +100,7 @@ def _of_matrix(given: Any, level: str, sizes: Mapping[str, int], names: Sequence
 def _mask_of(mask: Any, what: str, level: str, sizes: Mapping[str, int]) -> Array:
     try:
         length = len(mask)
-    except TypeError as e:
+    except (TypeError, RuntimeError) as e:
         raise InvalidInputError(f"{what} is not a mask: {e}.", code="invalid-mask") from e
     _check_length(length, what, level, sizes)
     return _labels(mask, what)

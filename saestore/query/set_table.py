@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 _SHOWN = 20
+_LONGEST_SEARCH = 10_000  # characters
 _WORDS = re.compile(r'"([^"]+)"|([^\s"]+)')
 _NULLABLE = {"b": "boolean", "i": "Int64", "u": "UInt64"}
 
@@ -215,6 +216,11 @@ class SetTable:
         """
         if not isinstance(text, str):
             raise InvalidInputError(f"{text!r} is not text to search for.", code="not-text")
+        if len(text) > _LONGEST_SEARCH:
+            raise InvalidInputError(
+                f"search() was given {len(text):,} characters; at most {_LONGEST_SEARCH:,} are read.",
+                code="text-too-long",
+            )
         words = [quoted or word for quoted, word in _WORDS.findall(text)]
         if not words:
             raise InvalidInputError(f"search({text!r}): give a word, such as 'green'.", code="empty-search")

@@ -40,6 +40,8 @@ _OPERATORS = {
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
 _LARGEST = 1 << 1000
+_MOST_NAMES, _MOST_VALUES = 1000, 1 << 18  # of a mapping
+_MANY = 16  # values, from which on texts are looked up instead of compared one by one
 _EXPRESSION = re.compile(r"\s(and|or)\s|^[\"'].*[\"']$", re.DOTALL)  # what an untyped value hardly ever holds
 
 
@@ -51,13 +53,34 @@ def as_tree(where: Any) -> Node | None:
     if isinstance(where, str):
         return parse(where)
     if isinstance(where, Mapping):
+        if len(where) > _MOST_NAMES:
+            raise InvalidInputError(
+                f"where= has {len(where):,} names; at most {_MOST_NAMES:,} are read.", code="condition-too-long"
+            )
         return Join("and", tuple(Compare(Name(str(name)), "==", _values(values)) for name, values in where.items()))
     return where if isinstance(where, Node) else None
 
 
 def _values(given: Any) -> tuple[Value, ...]:
+    given = np.atleast_1d(given) if isinstance(given, np.ndarray) else given
     options = list(given) if isinstance(given, list | tuple | set | frozenset | np.ndarray) else [given]
-    return tuple(Value(option.item() if isinstance(option, np.generic) else option) for option in options)
+    if len(options) > _MOST_VALUES:
+        raise InvalidInputError(
+            f"where= has a list of {len(options):,} values; at most {_MOST_VALUES:,} are read. Give a boolean mask.",
+            code="condition-too-long",
+        )
+    return tuple(Value(_plain(option)) for option in options)
+
+
+def _plain(option: Any) -> str | float | bool:
+    """A value as Python has it; refuses what no column holds."""
+    value = option.item() if isinstance(option, np.generic) else option
+    if not isinstance(value, str | int | float):
+        raise InvalidInputError(
+            f"where= has a {type(value).__name__} as a value; give text, a number, true or false.",
+            code="condition-type",
+        )
+    return value
 
 
 def bind(tree: Node, names: Names) -> Condition:
@@ -102,7 +125,7 @@ def of_mask(where: Any, n_samples: int, index: ItemIndex) -> Condition | None:
         return None
     try:
         mask = np.asarray(where)
-    except ValueError:
+    except (ValueError, TypeError, RuntimeError):
         mask = np.empty((), object)
     if mask.dtype != bool or mask.ndim != 1:
         raise InvalidInputError(
@@ -226,6 +249,9 @@ def names_activation(where: Any) -> bool:
 
 
 def _any_of(compare: Callable[[Any, Any], Array], values: Array, options: Iterable[Any]) -> Array:
+    options = list(options)
+    if len(options) > _MANY and compare is operator.eq and values.dtype.kind == "T":
+        return np.fromiter(map(set(options).__contains__, values.tolist()), bool, len(values))
     mask = np.zeros(len(values), bool)
     for option in options:
         mask |= compare(values, option)

@@ -77,8 +77,8 @@ def load_checkpoint(path: Path, family: str, device: str = "cpu") -> LoadedSAE:
     try:
         read = FAMILIES[family].read(place)
         sae = checked(read.rule, read.weights, str(place), transcodes=read.transcodes)
-    except InvalidInputError as error:
-        raise InvalidInputError(f"{error} ({place} looks like an SAE of {family})", code=error.code) from error
+    except (InvalidInputError, NotFoundError) as error:
+        raise type(error)(f"{error} ({place} looks like an SAE of {family})", code=error.code) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidInputError(
             f"{place} looks like an SAE of {family}, but its configuration is incomplete: {one_line(error)}",

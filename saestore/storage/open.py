@@ -138,9 +138,15 @@ def open_root(location: Any, mode: str, storage_options: Mapping[str, Any] | Non
     if mode not in ("r", "r+", "a"):
         raise InvalidInputError(f"mode {mode!r}: use 'r' to read, 'r+' or 'a' to write.", code="unknown-mode")
     label = describe(location)
-    location, local = place_of(location, mode, storage_options)
-    if local is not None:
-        _check_local(local)
+    try:
+        location, local = place_of(location, mode, storage_options)
+        if local is not None:
+            _check_local(local)
+    except (OSError, ValueError) as error:
+        if isinstance(error, SaestoreError):
+            raise
+        raise_unreachable(label, error)
+        raise StoreFormatError(f"{label} cannot be a path: {first_line(error)}.") from error
     from zarr.errors import GroupNotFoundError
 
     try:
@@ -222,6 +228,8 @@ def _create(location: Any, local: Path | None, label: str, attempts: int = 3) ->
 
 
 def _check_local(path: Path) -> None:
+    if "\0" in str(path):
+        raise StoreFormatError(f"{path} cannot be a path: it has a character of value 0.")
     if path.is_file():
         raise StoreFormatError(
             f"{path} is a file; a store is a folder or a zip file. Name another path.", code="not-a-store"

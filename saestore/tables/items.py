@@ -144,9 +144,8 @@ def _read_csv(path: Path) -> tuple[list[str], list[np.ndarray]]:
         raise InvalidInputError(f"{path} is not a CSV file in UTF-8: {reason}", code="unreadable-file") from error
     table = frame.to_numpy(dtype=object, copy=True)  # which pandas 3 would give read-only
     names = [str(name).strip() for name in table[0]]
-    if spaced:
-        for index in [i for i, name in enumerate(names) if name != "text"]:
-            table[1:, index] = [value.strip() for value in table[1:, index]]
+    for index in [i for i, name in enumerate(names) if name == "split" or (spaced and name != "text")]:
+        table[1:, index] = [value.strip() for value in table[1:, index]]
     return names, [_text(table[1:, index], names[index]) for index in range(len(names))]
 
 

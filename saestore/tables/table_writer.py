@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*\Z")
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_-]{,99}\Z")
 
 
 class TableWriter:
