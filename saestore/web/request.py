@@ -138,8 +138,8 @@ class Links:
 def with_query(path: str, query: Mapping[str, Any], *, quoted: bool = True) -> str:
     """A path with the parameters that are not empty; `quoted` where the path is ready for an address."""
     given = {name: str(value) for name, value in query.items() if value not in (None, "")}
-    path = path if quoted else quote(path, safe="/")
-    return f"{path}?{urlencode(given)}" if given else path
+    path = path if quoted else quote(path, safe="/", errors="replace")
+    return path + "?" * bool(given) + urlencode(given, errors="replace")
 
 
 def as_json(value: Any) -> bytes:
