@@ -18,7 +18,7 @@ Array = np.ndarray[Any, Any]
 COMPARE = ("other", "metric", "limit", "offset")
 _LIVE_PAIRS = 1 << 26  # features of two sets whose pairs are compared while a page waits
 _MOST_ONE_BY_ONE = 100  # rows of a page of larger sets
-_MOST_SAMPLES = 1 << 21  # of all features of such a page
+_MOST_SAMPLES = 1 << 18  # of all features of such a page
 _MOST_POINTS, _MOST_UNMATCHED = 1500, 100
 
 
@@ -82,9 +82,9 @@ def _all(view: SetView, theirs: SetView, metric: Any, limit: int, offset: int) -
 
 
 def _one_by_one(view: SetView, theirs: SetView, metric: Any, limit: int, offset: int) -> dict[str, Any]:
-    """The match of each feature of a page; the features that fire most come first."""
+    """The match of each feature of a page, in the order of their numbers."""
     n_active = view.statistics["n_active"]
-    order = np.argsort(-n_active, kind="stable")[: int((n_active > 0).sum())]
+    order = np.flatnonzero(n_active)
     shown = order[offset : offset + min(limit, _MOST_ONE_BY_ONE)]
     shown = shown[: max(1, int(np.searchsorted(np.cumsum(n_active[shown]), _MOST_SAMPLES)))]
     rows = [

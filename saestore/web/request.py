@@ -68,7 +68,9 @@ class Parameters:
                 raise InvalidInputError(message + has, code="unknown-parameter")
             if len(value) > LONGEST:
                 raise _bad(name, value, f"at most {LONGEST:,} characters")
-        self.values = {name: value for name, value in values.items() if value.strip()}
+        # A lone surrogate is no character: nothing that is stored has one, and numpy and URLs refuse it.
+        clean = {name: value.encode("utf-8", "replace").decode() for name, value in values.items()}
+        self.values = {name: value for name, value in clean.items() if value.strip()}
 
     def text(self, name: str, default: str = "") -> str:
         """A text without spaces around it."""
