@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import torch
     import xarray
 
+    from saestore.detection.grid import DetectionGrid
     from saestore.detection.options import DetectionOptions
     from saestore.detection.report import Detection
     from saestore.diagnostics.report import Diagnosis
@@ -104,13 +105,17 @@ class ActivationSet(SetReader):
         level: Level = "item",
         *,
         concepts: Sequence[str] | str | None = None,
+        features: Any = None,
+        choose_on: Any = "cal",
+        report_on: Any = "test",
+        fit_on: Any = "train",
         options: DetectionOptions | None = None,
         embeddings: Any = None,
         cls_embeddings: Any = None,
     ) -> Detection:
-        """Find the feature and threshold that detect each concept, and measure them on test.
+        """Find the feature and threshold that detect each concept, and measure them on other samples.
 
-        Everything is chosen on the items whose ``split`` is ``cal``; the items of ``test`` only give the results.
+        Everything is chosen on one split, the calibration samples; the other only gives the results.
 
         Parameters
         ----------
@@ -118,6 +123,11 @@ class ActivationSet(SetReader):
             ``"item"`` detects concepts of items by a score of their samples, ``"sample"`` concepts of samples.
         concepts
             Names; by default all of the level.
+        features
+            Only these, also a condition; none of them is left out as dead, ubiquitous or weak. By default all.
+        choose_on, report_on, fit_on
+            Values of the items' column ``split``, or conditions as in every query; the first two share no sample.
+            Probes and vectors are fitted on the third.
         options
             Scores, target recalls, pruning, other methods and intervals: ``DetectionOptions(max_features=3)``.
         embeddings
@@ -134,14 +144,14 @@ class ActivationSet(SetReader):
         Raises
         ------
         NotFoundError
-            There is no such concept, no column ``split``, or a split without items.
+            There is no such concept or split, no column ``split``, or a split without items.
         InvalidInputError
-            The embeddings belong to another set.
+            The embeddings belong to another set; what is chosen on and reported on overlaps.
 
         Notes
         -----
         Items or samples whose label of a concept is unknown count for nothing of that concept. A concept without a
-        positive in ``cal`` has no threshold; without one in ``test``, metrics that need positives are NaN.
+        positive to choose on has no threshold; without one to report on, metrics that need positives are NaN.
         ``detection.skipped`` names both.
 
         Memory: the labels, about 20 bytes per sample, 16 bytes per feature, and a few hundred MB for a block of lists.
@@ -149,8 +159,55 @@ class ActivationSet(SetReader):
         from saestore.detection.options import DetectionOptions
         from saestore.detection.run import detect
 
-        options = options or DetectionOptions()
-        return detect(self, level, concepts, options, embeddings=embeddings, cls_embeddings=cls_embeddings)
+        given = {"features": features, "embeddings": embeddings, "cls_embeddings": cls_embeddings}
+        on = {"choose_on": choose_on, "report_on": report_on, "fit_on": fit_on}
+        return detect(self, level, concepts, options or DetectionOptions(), on, **given)
+
+    @retry_on_stale_snapshot
+    def detection_grid(
+        self,
+        level: Level = "item",
+        *,
+        concepts: Sequence[str] | str | None = None,
+        features: Any = None,
+        choose_on: Any = "cal",
+        report_on: Any = "test",
+        options: DetectionOptions | None = None,
+    ) -> DetectionGrid:
+        """Every threshold of every feature and concept, measured: one row for each target recall.
+
+        Parameters
+        ----------
+        level, concepts, features
+            As for `detect`; no feature is left out, but for those that are never above 0 where the concept is true.
+        choose_on
+            The split, or the condition, whose activations set the thresholds.
+        report_on
+            The split, or the condition, that is measured, which may be the same.
+        options
+            ``score`` and ``target_recalls`` count.
+
+        Returns
+        -------
+        DetectionGrid
+            By concept and feature; ``to_pandas().to_csv(path)`` writes it.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such concept or split.
+        TooLargeError
+            The table would be larger than 4 GiB; nothing was read.
+
+        Notes
+        -----
+        Memory: 130 bytes per row, and as `detect`.
+        """
+        from saestore.detection.grid import detection_grid
+        from saestore.detection.options import DetectionOptions
+
+        on = {"choose_on": choose_on, "report_on": report_on}
+        return detection_grid(self, level, concepts, options or DetectionOptions(), on, features=features)
 
     def import_explanations(
         self, path: str | os.PathLike[str], *, source: str | None = None, overwrite: bool = False
@@ -377,30 +434,36 @@ class ActivationSet(SetReader):
             buffer_rows=buffer_rows,
         )
 
-    def to_anndata(self, *, max_bytes: int = DENSE_LIMIT) -> anndata.AnnData:
+    def to_anndata(self, *, backed: bool = False, max_bytes: int = DENSE_LIMIT) -> anndata.AnnData:
         """An `anndata.AnnData`, samples x features: labels in ``obs``, statistics in ``var``, provenance in ``uns``.
 
-        ``X`` is backed by the stored matrix where the set is one segment, as it is after a build: slices are read when
-        they are taken, and ``adata.to_memory()`` reads all. With several segments, and with float16, which scipy does
-        not have, ``X`` is read into memory.
+        Concepts are categories, ``"true"`` and ``"false"``, as ``scanpy.tl.rank_genes_groups`` takes them. ``X`` is a
+        `scipy.sparse.csr_matrix`.
 
-        Ids that are read from the backed matrix are uint16 or uint32, which some of scipy's operations (``tocoo``,
-        ``nonzero``) refuse. Convert them: ``X.indices = X.indices.astype("int64")``, and ``X.indptr`` alike.
+        Parameters
+        ----------
+        backed
+            ``X`` is the stored matrix: slices are read when they are taken. Their ids are uint16 or uint32, which some
+            of scipy's operations refuse.
+        max_bytes
+            Bound on ``X`` in memory.
 
         Raises
         ------
         TooLargeError
-            ``X`` has to be read and holds more than `max_bytes` (4 GiB) of ids and activations.
+            ``X`` holds more than `max_bytes` (4 GiB) of ids and activations.
+        InvalidInputError
+            `backed`, and the set has several segments or is float16.
         MissingDependencyError
             anndata is not installed.
 
         Notes
         -----
-        Memory: ``obs``, about 40 bytes per sample and one per concept.
+        Memory: ``X``, and ``obs``: about 40 bytes per sample and one per concept.
         """
         from saestore.formats.anndata import to_anndata
 
-        return to_anndata(self, max_bytes)
+        return to_anndata(self, max_bytes, backed=backed)
 
     def decode(self, samples: Any = None, sae: Any = None, *, max_bytes: int = DENSE_LIMIT) -> Array:
         """Embeddings as the SAE reconstructs them from the stored activations.

@@ -239,6 +239,8 @@ class Concepts:
         where: Any = None,
         concepts: Sequence[str] | str | Mapping[str, Any] | None = None,
         features: Any = None,
+        choose_on: Any = None,
+        report_on: Any = None,
         max_bytes: int = DENSE_LIMIT,
     ) -> xarray.Dataset:
         """Score every feature with every concept, exactly; `saestore.scoring.scores.SCORES` lists the scores.
@@ -255,15 +257,19 @@ class Concepts:
             store that is read only.
         features
             By default all.
+        choose_on, report_on
+            Both or none: values of the items' column ``split``, or conditions, that share no sample. The threshold is
+            the best on the first; all scores are those on the second. The scores on the first are there too, as
+            ``chosen_roc_auc`` and so on: choose features by these.
 
         Returns
         -------
         xarray.Dataset
             On (concept, feature), float64: ``roc_auc``, ``average_precision``, ``f1`` (the best over all thresholds)
             with ``threshold`` (the highest that reaches it), ``precision`` and ``recall`` there, ``mean_difference``,
-            ``point_biserial``. On concept: ``n_positive``, ``n_negative``. On feature: ``n_active``, the samples or
-            items whose score is not 0. A feature with none has NaN for scores, and so has a concept that is true of
-            all or none.
+            ``point_biserial``. On concept: ``n_positive``, ``n_negative``, and ``n_unknown``, which are not scored.
+            On feature: ``n_active``, the samples or items whose score is not 0. A feature with none has NaN for scores,
+            and so has a concept that is true of all or none.
 
         Raises
         ------
@@ -284,7 +290,10 @@ class Concepts:
         given: Any = concepts
         if isinstance(concepts, Mapping):
             given = as_labels(concepts, level, reader.n_items, reader.shape[0])
-        return concept_scores(reader, level, where=where, concepts=given, features=features, max_bytes=max_bytes)
+        return concept_scores(
+            reader, level, where=where, concepts=given, features=features, choose_on=choose_on, report_on=report_on,
+            max_bytes=max_bytes,
+        )  # fmt: skip
 
     def intervals(
         self,
@@ -292,6 +301,8 @@ class Concepts:
         level: Level = "item",
         *,
         where: Any = None,
+        choose_on: Any = None,
+        report_on: Any = None,
         confidence_level: float = 0.95,
         n_resamples: int = 1000,
         seed: int = 0,
@@ -302,7 +313,7 @@ class Concepts:
         ----------
         pairs
             ``[("color::red", 1234), …]``.
-        level, where
+        level, where, choose_on, report_on
             As for `scores`.
         confidence_level
             Share of the draws inside of an interval, whose ends are percentiles.
@@ -327,6 +338,8 @@ class Concepts:
             pairs,
             level,
             where=where,
+            choose_on=choose_on,
+            report_on=report_on,
             confidence_level=confidence_level,
             n_resamples=n_resamples,
             seed=seed,

@@ -40,9 +40,12 @@ CSC_ATTRS = {"encoding-type": "csc_matrix", "encoding-version": "0.1.0"}
 
 TABLES = ("samples", "items", "features")
 LEVEL_TABLES = {"sample": "samples", "item": "items"}  # the tables that have concepts
+MATRIX = ("indptr", "indices", "data")  # the arrays of a matrix
 KEY, TOKEN_SPANS = "key", ("token_start", "token_stop")
 # What an expression and an xarray dataset call something else.
 RESERVED = ("item", "position", "sample", "feature")
+
+_LARGEST_SHARD = 1 << 27  # values; far above what is written, and a bound on what one digest makes a reader allocate
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z")
 _LONGEST_NAME = 255  # bytes, on most file systems
@@ -88,12 +91,14 @@ class SegmentInfo:
     Attributes
     ----------
     digest
-        SHA-256 of the ``zarr.json`` of the segment's group, which holds the digests of the documents below it; the
-        chunks carry their own checksums.
+        SHA-256 of the ``zarr.json`` of the segment's group, which holds the digests of the documents below it and of
+        every shard.
     name
         Name of its group under ``segments``: ``<start>-<stop>``, or with an attempt's suffix.
     n_bytes
         Size of its arrays as stored, their documents included.
+    chunk, shard
+        Most values of a chunk and of a shard; the sizes of every array follow from them.
     """
 
     start: int
@@ -102,6 +107,8 @@ class SegmentInfo:
     digest: str
     name: str
     n_bytes: int
+    chunk: int = CHUNK
+    shard: int = SHARD
 
     @property
     def n_rows(self) -> int:
@@ -115,10 +122,13 @@ class SegmentInfo:
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> SegmentInfo:
         """Parse an entry of the attribute ``segments``."""
-        start, stop, nnz, n_bytes = (int(entry[name]) for name in ("start", "stop", "nnz", "n_bytes"))
-        info = cls(start, stop, nnz, str(entry["digest"]), str(entry["name"]), n_bytes)
+        start, stop, nnz = (int(entry[name]) for name in ("start", "stop", "nnz"))
+        sizes = (int(entry[name]) for name in ("n_bytes", "chunk", "shard"))
+        info = cls(start, stop, nnz, str(entry["digest"]), str(entry["name"]), *sizes)
         if not _NAME.match(info.name):
             raise ValueError(f"{info.name!r} is not the name of a segment")
+        if nnz < 0 or not 1 <= info.chunk <= info.shard <= _LARGEST_SHARD:
+            raise ValueError(f"segment {info.name} has {nnz} non-zeros in chunks of {info.chunk}")
         return info
 
 
@@ -130,6 +140,62 @@ def segment_name(start: int, stop: int, generation: int = 1) -> str:
 def document_digest(document: bytes) -> str:
     """SHA-256, in hex, of the bytes of a metadata document."""
     return hashlib.sha256(document).hexdigest()
+
+
+def shard_digest(content: bytes) -> str:
+    """First 64 bits, in hex, of the SHA-256 of a shard's tail, or of the one chunk of an array without shards."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class ArrayInfo:
+    """One stored array, as a committed document describes it: all that a reader needs, and what it has to find.
+
+    Attributes
+    ----------
+    length, dtype
+        Number of values, and their dtype as Zarr names it.
+    chunk, shard
+        Values per chunk and per shard; `shard` is None for an array of one chunk without shards.
+    n_bytes
+        Size as stored, its document included.
+    document
+        SHA-256 of its ``zarr.json``.
+    shards
+        `shard_digest` of each shard.
+    """
+
+    length: int
+    dtype: str
+    chunk: int
+    shard: int | None
+    n_bytes: int
+    document: str
+    shards: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Entry of an attribute ``arrays``."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> ArrayInfo:
+        """Parse an entry of an attribute ``arrays``."""
+        shard = entry["shard"]
+        info = cls(
+            *(int(entry["length"]), str(entry["dtype"]), int(entry["chunk"]), None if shard is None else int(shard)),
+            *(int(entry["n_bytes"]), str(entry["document"]), tuple(map(str, entry["shards"]))),
+        )
+        size = info.chunk if info.shard is None else info.shard
+        # Before anything of that size is allocated: for every shard that is claimed there is a digest.
+        if info.length < 0 or info.chunk < 1 or size < 1 or size % info.chunk or max(info.chunk, size) > _LARGEST_SHARD:
+            raise ValueError(f"an array has {info.length} values in chunks of {info.chunk} and shards of {info.shard}")
+        if len(info.shards) != -(-info.length // size):
+            raise ValueError(f"an array of {info.length} values has digests of {len(info.shards)} shards")
+        return info
+
+
+def _arrays(entry: Any) -> dict[str, ArrayInfo]:
+    return {str(name): ArrayInfo.from_json(info) for name, info in dict(entry).items()}
 
 
 @dataclass(frozen=True)
@@ -167,15 +233,23 @@ class TableInfo:
         None where the table has none.
     pointers
         Name of the array with each item's samples, or None; of ``items`` only.
-    digests
-        SHA-256 of the ``zarr.json`` of every array and group, by name.
+    arrays
+        Every array, by its path in the table's group.
+    groups
+        SHA-256 of the ``zarr.json`` of each matrix' group, by name.
     """
 
     version: int = 0
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     concepts: ConceptsInfo | None = None
     pointers: str | None = None
-    digests: Mapping[str, str] = field(default_factory=dict)
+    arrays: Mapping[str, ArrayInfo] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def nodes(self) -> set[str]:
+        """Names of the arrays and groups that are right below the table's group."""
+        return {node.split("/")[0] for node in (*self.arrays, *self.groups)}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -201,8 +275,22 @@ class TableInfo:
             {str(name): tuple(map(str, arrays)) for name, arrays in entry.get("columns", {}).items()},
             concepts,
             None if pointers is None else str(pointers),
-            {str(name): str(digest) for name, digest in entry.get("digests", {}).items()},
+            _arrays(entry.get("arrays", {})),
+            {str(name): str(document) for name, document in entry.get("groups", {}).items()},
         )
+
+    def _named(self) -> set[str]:
+        """Every array that columns, concepts and pointers name."""
+        of_columns = {array for arrays in self.columns.values() for array in arrays}
+        matrices = [] if self.concepts is None else [self.concepts.true, self.concepts.unknown]
+        of_concepts = {f"{group}/{array}" for group in filter(None, matrices) for array in MATRIX}
+        return of_columns | of_concepts | ({self.pointers} if self.pointers else set())
+
+    def check(self) -> None:
+        """Refuse a table whose columns name what is not described."""
+        lacking = self._named() - set(self.arrays)
+        if lacking:
+            raise ValueError(f"nothing is known of the array {min(lacking)}")
 
 
 @dataclass(frozen=True)
@@ -233,8 +321,8 @@ class SetAttributes:
         Figures of the finished build that cannot be derived from the arrays, such as the explained variance.
     tables
         The tables that have columns, by name (`TABLES`).
-    digests
-        SHA-256 of the ``zarr.json`` of every array at the set's root, by name.
+    arrays
+        The arrays at the set's root, by name.
     derived
         Names of the segments that the arrays at the set's root cover.
     generation
@@ -258,7 +346,7 @@ class SetAttributes:
     dropped: Mapping[str, Any] | None = None
     summary: Mapping[str, Any] = field(default_factory=dict)
     tables: Mapping[str, TableInfo] = field(default_factory=dict)
-    digests: Mapping[str, str] = field(default_factory=dict)
+    arrays: Mapping[str, ArrayInfo] = field(default_factory=dict)
     derived: tuple[str, ...] = ()
     generation: int = 1
     identity: str = ""
@@ -273,6 +361,12 @@ class SetAttributes:
     def nnz(self) -> int:
         """Number of committed non-zeros."""
         return sum(s.nnz for s in self.segments)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Size of all arrays as stored, their documents included."""
+        arrays = [*self.arrays.values(), *(a for table in self.tables.values() for a in table.arrays.values())]
+        return sum(s.n_bytes for s in self.segments) + sum(a.n_bytes for a in arrays)
 
     @property
     def complete(self) -> bool:
@@ -314,7 +408,7 @@ class SetAttributes:
             "dropped": None if self.dropped is None else dict(self.dropped),
             "summary": dict(self.summary),
             "tables": {name: table.to_json() for name, table in self.tables.items()},
-            "digests": dict(self.digests),
+            "arrays": {name: info.to_json() for name, info in self.arrays.items()},
             "derived": list(self.derived),
             "generation": self.generation,
             "identity": self.identity,
@@ -354,14 +448,14 @@ class SetAttributes:
                 dropped=attrs["dropped"],
                 summary=attrs["summary"],
                 tables={name: TableInfo.from_json(entry) for name, entry in attrs["tables"].items()},
-                digests=attrs["digests"],
+                arrays=_arrays(attrs["arrays"]),
                 derived=tuple(attrs["derived"]),
                 generation=int(attrs["generation"]),
                 identity=str(attrs["identity"]),
                 plan=attrs.get("plan"),
             )
             result._validate()
-        except (KeyError, TypeError, ValueError) as e:
+        except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise StoreFormatError(
                 f"The attributes of {where} are not attributes of a format {FORMAT_VERSION} activation set "
                 f"({type(e).__name__}: {e}). They were damaged or changed by hand: restore its zarr.json from a copy.",
@@ -382,15 +476,23 @@ class SetAttributes:
         for name, value in (("item_size", self.item_size), ("planned_samples", self.planned_samples)):
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"{name} is {value!r}")
+        if len({s.name for s in self.segments}) != len(self.segments):
+            raise ValueError("two segments have the same name")
+        for mapping in (self.sae, self.source, self.summary, self.dropped or {}, self.plan or {}):
+            if not isinstance(mapping, Mapping):
+                raise TypeError(f"{mapping!r} is not an object")
+        self._validate_tables()
+
+    def _validate_tables(self) -> None:
         if not set(self.tables) <= set(TABLES):
             raise ValueError(f"there are tables {', '.join(self.tables)}")
         if self.item_size is None and self.table("items").pointers is None:
             raise ValueError("item_size is null, and the items have no pointers")
-        if len({s.name for s in self.segments}) != len(self.segments):
-            raise ValueError("two segments have the same name")
-        for mapping in (self.sae, self.source, self.summary, self.digests, self.dropped or {}, self.plan or {}):
-            if not isinstance(mapping, Mapping):
-                raise TypeError(f"{mapping!r} is not an object")
+        for table in self.tables.values():
+            table.check()
+        items = self.table("items")
+        if items.pointers is not None and items.arrays[items.pointers].length != self.n_items + 1:
+            raise ValueError(f"there are {self.n_items} items, and pointers of another number")
 
 
 def check_version(attrs: Mapping[str, Any], where: str) -> None:

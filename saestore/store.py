@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,17 +14,26 @@ import zarr
 from saestore.activation_set import ActivationSet
 from saestore.distributed.engines import engine_of
 from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, did_you_mean
-from saestore.format import canonical_json, split_set_path
+from saestore.format import SET_LEVELS, canonical_json, split_set_path
 from saestore.progress import Progress, ProgressOption
 from saestore.query import html
-from saestore.storage import durable, find_sets, local_folder, missing_as_error, open_root, stored_bytes
+from saestore.repair import Repair, repair_set
+from saestore.storage import (
+    DOCUMENT,
+    SnapshotStore,
+    durable,
+    find_sets,
+    local_folder,
+    missing_as_error,
+    open_root,
+)
 from saestore.storage.open import raise_unreachable
 from saestore.verify import Report, verify_set, verify_store
 from saestore.writing import SetLock, SetWriter
 from saestore.writing.matrix_rows import MatrixRows
 from saestore.writing.pipeline import Destination, check_storage_options, write_set
 from saestore.writing.plan import ItemTable, WritePlan
-from saestore.writing.writer import DEFAULT_MEMORY, read_attributes
+from saestore.writing.writer import DEFAULT_MEMORY, is_half_deleted, read_attributes
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -117,6 +127,10 @@ class Store(Mapping[str, ActivationSet]):
         return True
 
     def __getitem__(self, path: str) -> ActivationSet:
+        parts = path.strip("/").split("/")
+        if len(parts) == len(SET_LEVELS):
+            with suppress(NotFoundError):  # then the message names what there is
+                return ActivationSet(self.root, "/".join(parts))
         return ActivationSet(self.root, self.resolve(path))
 
     def resolve(self, path: str) -> str:
@@ -146,6 +160,27 @@ class Store(Mapping[str, ActivationSet]):
             f"There is no activation set {path!r}. {hint}The store has {', '.join(paths) or 'none'}.",
             code="unknown-set",
         )
+
+    def repair(self, path: str, progress: ProgressOption = False) -> Repair:
+        """Salvage what is whole of a damaged set: derived arrays and either order of a segment are made again.
+
+        Returns
+        -------
+        Repair
+            ``found`` before, what was ``mended``, and what is ``lost``.
+        """
+        return repair_set(self.root, self._named(path), Progress(progress).line)
+
+    def _named(self, path: str) -> str:
+        """The full path of a set, which may be so damaged that it cannot be found."""
+        path = path.strip("/")
+        if len(path.split("/")) == len(SET_LEVELS):
+            (document,) = SnapshotStore(self.root.store).find(
+                [(f"{self.root.path}/{path}/{DOCUMENT}".strip("/"), None)]
+            )
+            if document is not None:
+                return path
+        return self.resolve(path)
 
     def write(
         self,
@@ -263,9 +298,7 @@ class Store(Mapping[str, ActivationSet]):
         """Re-read everything and check it; see `saestore.verify`."""
         report = Progress(progress).line
         try:
-            return (
-                verify_store(self.root, report) if path is None else verify_set(self.root, self.resolve(path), report)
-            )
+            return verify_store(self.root, report) if path is None else verify_set(self.root, self._named(path), report)
         except OSError as error:
             raise_unreachable(path or "the store", error)
             raise
@@ -299,7 +332,12 @@ class Store(Mapping[str, ActivationSet]):
 
     def delete(self, path: str) -> None:
         """Remove an activation set; the same call goes on where an earlier one was killed."""
-        path = self.resolve(path)
+        try:
+            path = self.resolve(path)
+        except NotFoundError:
+            if not is_half_deleted(self.root, path.strip("/")):
+                raise
+            path = path.strip("/")
         with SetWriter(self.root, path) as writer:
             writer.clear()
 
@@ -320,8 +358,7 @@ def _html_row(root: zarr.Group, path: str) -> list[str]:
         if a is None:
             raise NotFoundError("deleted meanwhile")
         numbers = [f"{a.n_samples:,}", f"{a.n_features:,}", f"{a.nnz:,}", html.l0(a), f"{a.n_items:,}"]
-        group: Any = root[path]
-        return [path, *numbers, html.size(stored_bytes(group)), html.sae_name(a), html.state(a)]
+        return [path, *numbers, html.size(a.stored_bytes), html.sae_name(a), html.state(a)]
     except (SaestoreError, KeyError) as error:
         return [path, *[""] * 7, str(error)]
 

@@ -1,13 +1,14 @@
 """Re-reading a whole store and checking everything that can be checked.
 
-Every chunk carries a checksum; every metadata document has a digest in the set's attributes, or in a document that has
-one, or can only look one way. So a flipped byte anywhere is found, and the array or document it is in is named.
+The set's attributes carry their own checksum and hold the digest of every segment's document, which holds the digests
+of all documents and shards below it. For arrays of tables and derived arrays the attributes hold the digests. A
+document without a digest can only look one way. So a flipped byte, a foreign or a stale file is found and named.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +17,16 @@ import numpy as np
 import zarr
 
 from saestore.errors import CorruptStoreError, SaestoreError, UnreachableError
-from saestore.format import KEY, SEGMENTS, SetAttributes, document_digest
+from saestore.format import BY_FEATURE, BY_SAMPLE, KEY, MATRIX, SEGMENTS, ArrayInfo, SetAttributes, document_digest
 from saestore.segment import Segment, read_moments
+from saestore.segment.arrays import arrays_of
 from saestore.segment.check import check_segment
-from saestore.segment.write import segment_nodes
 from saestore.stats import STATISTICS, Moments
-from saestore.storage import DOCUMENT, SnapshotStore, find_sets, local_folder, missing_as_error
+from saestore.storage import DOCUMENT, ArrayReader, SnapshotStore, find_sets, local_folder, missing_as_error
+from saestore.storage.durable import drafts
 from saestore.storage.open import root_attributes
 from saestore.tables.item_index import ItemIndex
-from saestore.tables.stored_table import MATRIX, StoredTable
+from saestore.tables.stored_table import StoredTable
 from saestore.writing.derived import DERIVED, PER_SAMPLE, per_sample
 from saestore.writing.lock import LOCK, holder_of
 from saestore.writing.writer import n_deleted, read_attributes
@@ -35,7 +37,7 @@ Array = np.ndarray[Any, Any]
 Finding = tuple[str, str]
 Progress = Callable[[str], None]
 _ROWS = 1 << 20
-_GROUPS = ("", "by_sample", "by_feature")  # of a segment; its other nodes are arrays
+_DAMAGED = "does not agree with its digest; it was damaged or changed by hand"
 
 
 @dataclass(frozen=True)
@@ -112,9 +114,9 @@ def _check_set(root: zarr.Group, path: str, progress: Progress) -> Iterator[Find
     if attributes is None:
         yield path, "is not an activation set"
         return
-    group: Any = root[path]
     yield from _check_document(root, path, None)
     yield from _check_document(root, f"{path}/{SEGMENTS}", {})
+    store, base = SnapshotStore(root.store), f"{root.path}/{path}".strip("/")
     damaged: set[str] = set()
 
     def noted(findings: Iterator[Finding]) -> Iterator[Finding]:
@@ -125,58 +127,63 @@ def _check_set(root: zarr.Group, path: str, progress: Progress) -> Iterator[Find
     for info in attributes.segments:
         progress(f"{path}: segment {info.name}")
         node = f"{path}/{SEGMENTS}/{info.name}"
-        segment = Segment(SnapshotStore(root.store), group.path, info)
-        yield from noted(_guarded(node, _check_segment(root, node, segment, attributes)))
+        segment = Segment(store, base, info, attributes)
+        yield from noted(_guarded(node, _check_segment(segment, node)))
     progress(f"{path}: tables and derived arrays")
     for name in attributes.tables:
         yield from _check_document(root, f"{path}/{name}", {})
-        yield from noted(_guarded(f"{path}/{name}", _check_table(root, path, name, attributes)))
-    yield from noted(_guarded(path, _check_derived(group, attributes, path, damaged)))
-    yield from _guarded(path, _check_leftovers(root, group, attributes, path, damaged))
+        yield from noted(_guarded(f"{path}/{name}", _check_table(store, base, path, name, attributes)))
+    yield from noted(_guarded(path, _check_derived(store, base, attributes, path, damaged)))
+    yield from _guarded(path, _check_leftovers(root, attributes, path, damaged))
 
 
-def _check_segment(root: zarr.Group, node: str, segment: Segment, attributes: SetAttributes) -> Iterator[Finding]:
-    yield from _check_digests(root, {node: segment.info.digest})
-    with missing_as_error(node):
-        below: Any = root[node].attrs["digests"]
-    found = dict(_check_digests(root, {f"{node}/{name}": below.get(name) for name in segment_nodes()}))
-    yield from found.items()
-    damaged = {name.removeprefix(f"{node}/") for name in found}
-    for name, what in check_segment(segment, attributes.n_features, attributes.dtype, damaged):
+def _check_segment(segment: Segment, node: str) -> Iterator[Finding]:
+    (raw,) = segment.store.find([(f"{segment.path}/{DOCUMENT}", None)])
+    if raw is None:
+        yield node, f"its {DOCUMENT} is missing"
+        return
+    try:
+        described = segment.parse(raw)
+    except CorruptStoreError as e:
+        yield node, str(e)
+        return
+    documents = dict(described["groups"]) | {name: array["document"] for name, array in described["arrays"].items()}
+    found = dict(_check_digests(segment.store, segment.path, documents))
+    for name, what in found.items():
         yield f"{node}/{name}", what
+    for name, what in check_segment(segment, segment.n_features, segment.arrays[f"{BY_SAMPLE}/data"].dtype):
+        if name not in found:
+            yield f"{node}/{name}", what
 
 
-def _check_digests(root: zarr.Group, expected: Mapping[str, str | None]) -> Iterator[Finding]:
-    """Documents that do not agree with their digests, by node."""
-    store = SnapshotStore(root.store)
-    for node, digest_of_document in expected.items():
-        key = f"{root.path}/{node}/{DOCUMENT}".strip("/")
-        with suppress(Exception):  # zarr may fail on a damaged document; the snapshot keeps the bytes that were read
-            zarr.open(store, path=key.removesuffix(f"/{DOCUMENT}"), mode="r", zarr_format=3)
-        if key not in store.documents:
-            yield node, f"{key} is missing"
-        elif document_digest(store.documents[key]) != digest_of_document:
-            yield node, "its zarr.json does not agree with its digest; it was damaged or changed by hand"
+def _check_digests(store: SnapshotStore, base: str, expected: Mapping[str, str]) -> Iterator[Finding]:
+    """Documents that do not agree with their digests, by node below `base`."""
+    found = store.find([(f"{base}/{node}/{DOCUMENT}", None) for node in expected])
+    for (node, digest_of_document), raw in zip(expected.items(), found, strict=True):
+        if raw is None:
+            yield node, f"its {DOCUMENT} is missing"
+        elif document_digest(raw) != digest_of_document:
+            yield node, f"its {DOCUMENT} {_DAMAGED}"
 
 
 def _check_document(root: zarr.Group, path: str, attributes: Mapping[str, Any] | None) -> Iterator[Finding]:
     """Check a group's document that no digest covers: only what saestore writes, spaced as JSON is dumped."""
-    store = SnapshotStore(root.store)
-    full = f"{root.path}/{path}".strip("/")
-    try:
-        with missing_as_error(path or "/"):
-            zarr.open_group(store, path=full, mode="r", zarr_format=3, use_consolidated=False)
-    except CorruptStoreError as e:
-        yield path or "/", str(e)
+    key = f"{root.path}/{path}/{DOCUMENT}".replace("//", "/").strip("/")
+    (raw,) = SnapshotStore(root.store).find([(key, None)])
+    if raw is None:
+        yield path or "/", f"its {DOCUMENT} is missing"
         return
-    raw = store.documents[f"{full}/zarr.json".strip("/")]
-    parsed = json.loads(raw)
+    try:
+        parsed = dict(json.loads(raw))
+    except (ValueError, TypeError, RecursionError):
+        yield path or "/", f"its {DOCUMENT} is not a JSON object"
+        return
     spaced = {json.dumps(parsed, indent=indent).encode() for indent in (None, 0, 1, 2, 3, 4, 8)}
     known = {"zarr_format": 3, "node_type": "group"}
     rest = {k: v for k, v in parsed.items() if k != "attributes"}
     wrong = rest != known or (attributes is not None and parsed.get("attributes") != attributes)
     if wrong or raw not in spaced:
-        yield path or "/", "its zarr.json is not what saestore writes; it was damaged or changed by hand"
+        yield path or "/", f"its {DOCUMENT} is not what saestore writes; it was damaged or changed by hand"
 
 
 def _check_parents(root: zarr.Group, paths: Iterable[str]) -> Iterator[Finding]:
@@ -202,44 +209,37 @@ def _check_strays(root: zarr.Group, known: Iterable[str]) -> Iterator[Finding]:
         empty = (f.parent.relative_to(folder).as_posix() for n in ("*", "*/*") for f in folder.glob(f"{n}/{DOCUMENT}"))
         parents |= {group for group in empty if not any(_check_document(root, group, {}))}
         documents = {f"{p}/zarr.json".lstrip("/") for p in parents}
+        documents |= {d.relative_to(folder).as_posix() for p in parents for d in drafts(folder / p, old=False)}
         names = (f.relative_to(folder).as_posix() for f in sorted(folder.rglob("*")) if f.is_file())
         strays = [n for n in names if n not in documents and not any(n.startswith(f"{s}/") for s in known)]
     for name in strays:
         yield name, "belongs to no activation set of the store"
 
 
-def _check_table(root: zarr.Group, path: str, name: str, attributes: SetAttributes) -> Iterator[Finding]:
+def _check_table(store: SnapshotStore, base: str, path: str, name: str, attributes: SetAttributes) -> Iterator[Finding]:
     """Every column readable, of a length and dtype that it can have; concepts in canonical form."""
     info, node = attributes.table(name), f"{path}/{name}"
-    damaged = dict(_check_digests(root, {f"{node}/{each}": sha for each, sha in info.digests.items()}))
-    concepts, groups = info.concepts, [] if info.concepts is None else [info.concepts.true, info.concepts.unknown]
-    for each in info.digests:
-        if f"{node}/{each}" not in damaged and each not in groups:
-            damaged |= dict(_check_array(root, f"{node}/{each}", None))
-    yield from damaged.items()
-    table = StoredTable(SnapshotStore(root.store), f"{root.path}/{path}".strip("/"), name, attributes)
-
-    def intact(*nodes: str) -> bool:
-        return not any(bad.startswith(tuple(f"{node}/{each}" for each in nodes)) for bad in damaged)
-
+    documents = {**info.groups, **{each: array.document for each, array in info.arrays.items()}}
+    damaged = dict(_check_digests(store, f"{base}/{name}", documents))
+    yield from ((f"{node}/{each}", what) for each, what in damaged.items())
+    unreadable = set()
+    for each, array in info.arrays.items():
+        what = _what_is_wrong(store, f"{base}/{name}/{each}", array, attributes.codec)
+        if what is not None:
+            unreadable.add(each)
+            if each not in damaged:
+                yield f"{node}/{each}", what
+    table = StoredTable(store, base, name, attributes)
     for column, arrays in info.columns.items():
-        if intact(*arrays):
+        if not unreadable & set(arrays):
             for each, what in _check_column(table, column, arrays, attributes):
                 yield f"{node}/{each}", what
-    if info.pointers is not None and intact(info.pointers):
-        pointers = ItemIndex.read(SnapshotStore(root.store), f"{root.path}/{path}".strip("/"), attributes).pointers()
-        if len(pointers) != attributes.n_items + 1:
-            yield f"{node}/{info.pointers}", f"has {len(pointers)} values, expected {attributes.n_items + 1}"
-        elif pointers[0] != 0 or (np.diff(pointers) < 0).any() or pointers[-1] < attributes.n_samples:
+    if info.pointers is not None and info.pointers not in unreadable:
+        pointers = table.reader(info.pointers).read(0, attributes.n_items + 1)
+        if pointers[0] != 0 or (np.diff(pointers) < 0).any() or pointers[-1] < attributes.n_samples:
             yield f"{node}/{info.pointers}", "does not ascend from 0 to the number of samples"
-    if concepts is not None and intact(*filter(None, groups)):
-        if len(set(info.names)) != len(info.names):
-            yield node, "has two columns or concepts of the same name"
-        parts = {group: [table.reader(f"{group}/{array}") for array in MATRIX] for group in groups if group}
-        for group, readers in parts.items():
-            read = {array: reader.read(0, reader.length) for array, reader in zip(MATRIX, readers, strict=True)}
-            for array, what in _check_concepts(read, concepts.n_rows, len(concepts.names)):
-                yield f"{node}/{group}/{array}", what
+    for each, what in _check_concepts(table, unreadable):
+        yield f"{node}/{each}", what
 
 
 def _check_column(
@@ -259,7 +259,21 @@ def _check_column(
         yield arrays[1], "marks keys of items as unknown"
 
 
-def _check_concepts(arrays: Mapping[str, Array], n_rows: int, n_concepts: int) -> Iterator[Finding]:
+def _check_concepts(table: StoredTable, unreadable: Collection[str]) -> Iterator[Finding]:
+    info = table.info.concepts
+    if info is None:
+        return
+    if len(set(table.info.names)) != len(table.info.names):
+        yield info.true, "has two columns or concepts of the same name"
+    for group in filter(None, (info.true, info.unknown)):
+        if not {f"{group}/{array}" for array in MATRIX} & set(unreadable):
+            readers = {array: table.reader(f"{group}/{array}") for array in MATRIX}
+            read = {array: reader.read(0, reader.length) for array, reader in readers.items()}
+            for array, what in _check_matrix(read, info.n_rows, len(info.names)):
+                yield f"{group}/{array}", what
+
+
+def _check_matrix(arrays: Mapping[str, Array], n_rows: int, n_concepts: int) -> Iterator[Finding]:
     """A matrix of concepts holds sorted rows without doubles, and nothing but true."""
     indptr, indices, data = (arrays[name] for name in MATRIX)
     if len(indptr) != n_concepts + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any():
@@ -276,106 +290,96 @@ def _check_concepts(arrays: Mapping[str, Array], n_rows: int, n_concepts: int) -
         yield "data", "is false somewhere; only true is stored"
 
 
-def _check_array(group: zarr.Group, node: str, length: int | None) -> Iterator[Finding]:
-    """Read an array of any kind, a million rows at a time, and check its length."""
+def _what_is_wrong(store: SnapshotStore, path: str, info: ArrayInfo, codec: str) -> str | None:
+    """Why an array of any kind cannot be read, a million rows at a time; None where it can."""
     try:
-        with missing_as_error(f"{group.path}/{node}"):
-            store = SnapshotStore(group.store)
-            array = zarr.open_array(store, path=f"{group.path}/{node}", mode="r", zarr_format=3)
-            for start in range(0, array.shape[0], _ROWS):
-                _ = array[start : start + _ROWS]
+        reader = ArrayReader.described(store, path, info, codec)
+        for start in range(0, reader.length, _ROWS):
+            reader.read(start, min(start + _ROWS, reader.length))
     except CorruptStoreError as e:
-        yield node, str(e)
-        return
-    if length is not None and array.shape[0] != length:
-        yield node, f"has {array.shape[0]} values, expected {length}"
+        return str(e)
+    return None
 
 
 def _check_derived(
-    group: zarr.Group, attributes: SetAttributes, path: str, damaged: Iterable[str]
+    store: SnapshotStore, base: str, attributes: SetAttributes, path: str, damaged: Collection[str]
 ) -> Iterator[Finding]:
     """The arrays at the root; where they cover the present segments, and those are intact, also what they say."""
-    nodes = [n for n in attributes.digests if n in DERIVED]
-    unreadable = dict(_check_digests(group, {n: attributes.digests[n] for n in nodes}))
-    for node in nodes:
-        if node not in unreadable:
-            unreadable |= dict(_check_array(group, node, None))
-    for node, what in unreadable.items():
-        yield f"{path}/{node}", what
+    arrays = attributes.arrays
+    unreadable = dict(_check_digests(store, base, {name: info.document for name, info in arrays.items()}))
+    for name, info in arrays.items():
+        if name not in unreadable:
+            what = _what_is_wrong(store, f"{base}/{name}", info, attributes.codec)
+            unreadable |= {} if what is None else {name: what}
+    for name, what in unreadable.items():
+        yield f"{path}/{name}", what
     current = bool(attributes.segments) and attributes.derived == tuple(s.name for s in attributes.segments)
-    if not current or any(True for _ in damaged):
+    if not current or damaged:
         return
-    segments = [Segment(SnapshotStore(group.store), group.path, info) for info in attributes.segments]
+    segments = [Segment(store, base, info, attributes) for info in attributes.segments]
     moments = read_moments(segments)
-    for name in DERIVED:
-        if name in unreadable:
-            continue
-        in_samples = name in PER_SAMPLE
-        if not (_agrees(group, name, attributes, segments) if in_samples else _is_of(group, name, moments)):
+    index = ItemIndex.read(store, base, attributes)
+    for name in set(DERIVED) & set(arrays) - set(unreadable):
+        reader = ArrayReader.described(store, f"{base}/{name}", arrays[name], attributes.codec)
+        if not (_agrees(reader, name, segments, index) if name in PER_SAMPLE else _is_of(reader, name, moments)):
             yield f"{path}/{name}", "does not agree with the segments"
 
 
-def _is_of(group: zarr.Group, name: str, moments: Moments) -> bool:
+def _is_of(reader: ArrayReader, name: str, moments: Moments) -> bool:
     """Whether a statistic at the root equals the statistic of these sums."""
-    stored: Any = group[name]
     (statistic,) = (s for s in STATISTICS if s.name == name)
-    return np.allclose(stored[...], statistic.of(moments), rtol=1e-9, atol=0, equal_nan=True)
+    return np.allclose(reader.read(0, reader.length), statistic.of(moments), rtol=1e-9, atol=0, equal_nan=True)
 
 
-def _agrees(group: zarr.Group, name: str, attributes: SetAttributes, segments: list[Segment]) -> bool:
+def _agrees(reader: ArrayReader, name: str, segments: list[Segment], index: ItemIndex) -> bool:
     """Whether a per-sample array at the root equals the arrays of the segments."""
-    stored: Any = group[name]
-    index = ItemIndex.read(SnapshotStore(group.store), group.path, attributes)
     for segment in segments:
         for start in range(segment.info.start, segment.info.stop, _ROWS):
             stop = min(start + _ROWS, segment.info.stop)
-            if not np.array_equal(stored[start:stop], per_sample(segment, index, start, stop)[name]):
+            if not np.array_equal(reader.read(start, stop), per_sample(segment, index, start, stop)[name]):
                 return False
     return True
 
 
 def _check_leftovers(
-    root: zarr.Group, group: zarr.Group, attributes: SetAttributes, path: str, damaged: set[str]
+    root: zarr.Group, attributes: SetAttributes, path: str, damaged: Collection[str]
 ) -> Iterator[Finding]:
     """What the attributes do not name; while a builder holds the lock or tasks are planned, it may be their work."""
     if holder_of(root, path) is not None or attributes.plan is not None:
         return
+    group: Any = root[path]
     if LOCK in group:
         yield f"{path}/{LOCK}", "is the lock of a process that is gone; the next build takes it over"
     folder = local_folder(group)
     if folder is None:
         named = {SEGMENTS: {s.name for s in attributes.segments}}
-        named |= {name: {n.split("/")[0] for n in table.digests} for name, table in attributes.tables.items()}
+        named |= {name: table.nodes for name, table in attributes.tables.items()}
         for parent, names in named.items():
-            below: Any = group[parent]
-            for name in sorted(set(below.keys()) - names):
+            below = SnapshotStore(root.store).names(f"{group.path}/{parent}")
+            for name in sorted(below - names - {DOCUMENT}):
                 yield f"{path}/{parent}/{name}", "is named by no attributes; the next build removes it"
         return
-    expected = _expected_files(group, attributes, {d.removeprefix(f"{path}/") for d in damaged})
+    expected = _expected_files(attributes)
     present = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()}
-    known = tuple(f"{d.removeprefix(f'{path}/')}/c/" for d in damaged)  # which chunks those have is not known
     for name in sorted(present - expected):
-        if not name.startswith((f"{LOCK}/", *known)):
+        if not name.startswith(f"{LOCK}/"):
             yield f"{path}/{name}", "is named by no attributes; the next build removes it"
+    known = tuple(f"{node}/" for node in damaged)
     for name in sorted(expected - present):
-        yield f"{path}/{name}", "is missing"
+        if not f"{path}/{name}".startswith(known):
+            yield f"{path}/{name}", "is missing"
 
 
-def _expected_files(group: zarr.Group, attributes: SetAttributes, damaged: set[str]) -> set[str]:
-    """Every file that a set in a local folder consists of, relative to it, but the chunks of damaged arrays."""
-    groups, arrays = ["", SEGMENTS, *attributes.tables], list(attributes.digests)
+def _expected_files(attributes: SetAttributes) -> set[str]:
+    """Every file that a set in a local folder consists of, relative to it."""
+    groups, shards = ["", SEGMENTS, *attributes.tables], {n: len(a.shards) for n, a in attributes.arrays.items()}
     for info in attributes.segments:
         base = f"{SEGMENTS}/{info.name}"
-        for name in ["", *segment_nodes()]:
-            (groups if name in _GROUPS else arrays).append(f"{base}/{name}".rstrip("/"))
+        arrays = arrays_of(info, attributes)
+        groups += [base, f"{base}/{BY_SAMPLE}", f"{base}/{BY_FEATURE}"]
+        shards |= {f"{base}/{n}": array.layout_in(info.chunk, info.shard).n_shards for n, array in arrays.items()}
     for table, of in attributes.tables.items():
-        matrices = () if of.concepts is None else (of.concepts.true, of.concepts.unknown)
-        for name in of.digests:
-            (groups if name in matrices else arrays).append(f"{table}/{name}")
-    files = {f"{node}/zarr.json".lstrip("/") for node in groups + arrays}
-    for name in arrays:
-        if name not in damaged:
-            array: Any = group[name]
-            grid = [-(-n // s) for n, s in zip(array.shape, array.shards or array.chunks, strict=True)]
-            files |= {f"{name}/c/{'/'.join(map(str, place))}" for place in np.ndindex(*grid)}
-    return files
+        groups += [f"{table}/{name}" for name in of.groups]
+        shards |= {f"{table}/{name}": len(array.shards) for name, array in of.arrays.items()}
+    files = {f"{node}/{DOCUMENT}".lstrip("/") for node in (*groups, *shards)}
+    return files | {f"{name}/c/{shard}" for name, n in shards.items() for shard in range(n)}

@@ -60,6 +60,7 @@ METRICS = {
 # here so that help does not wait for numpy.
 FORMATS = {
     "scipy": "saestore.formats.scipy_npz",
+    "npz": "saestore.formats.scipy_npz",
     "anndata": "saestore.formats.anndata",
     "delphi": "saestore.formats.delphi",
     "encoder-output": "saestore.formats.topk_tensors",

@@ -151,7 +151,11 @@ def test_the_command_shows_what_python_gives(tmp_path):
     store = cli_stores.image_store(tmp_path / "a.zarr")
     rows = cli_stores.ask_json("diff", "--group-a", "color::red", "-n", 4, store=store)["rows"]
     expected = saestore.open(store.path)[store.name].diff("color::red")[:4]
-    assert rows == list(expected)
+    assert rows == [row | {"name": None} for row in expected]
+    within = cli_stores.ask_json("diff", "--group-a", "color::red", "--where", "item < 4", store=store)["rows"]
+    of_python = saestore.open(store.path)[store.name].diff("color::red", where="item < 4")
+    assert [row["feature"] for row in within] == of_python.feature.tolist()
+    assert of_python.n_active_b.max() <= np.count_nonzero(~np.array(cli_stores.RED[:4], bool))
     shown = cli_stores.ask("diff", "--group-a", "split=train", "--group-b", "split=test", store=store)
     assert str(saestore.open(store.path)[store.name].diff('split == "train"', 'split == "test"').feature[0]) in shown
     failed = cli_stores.invoke("diff", "--group-a", "split=none", store=store)

@@ -235,7 +235,10 @@ def test_the_command_shows_and_writes_what_python_gives(tmp_path):
     options = ["--quantiles", 2, "-n", 2, "--near-misses", 1, "--context", 1]
     rows = cli_stores.ask_json("examples", "--feature", 1, *options, store=text)["rows"]
     expected = list(acts.examples(1, quantiles=2, n=2, near_misses=1, context=1))
-    assert rows == json.loads(json.dumps(expected))
+    assert rows == [row | {"name": None} for row in json.loads(json.dumps(expected))]
+    strong = cli_stores.ask_json("examples", "--feature", 1, "--feature", 2, "--where", "activation > 1", store=text)
+    assert {row["feature"] for row in strong["rows"]} == {1, 2}
+    assert all(row["activation"] > 1 for row in strong["rows"])
     shown = cli_stores.ask("examples", "--feature", 1, *options, store=text)
     assert "near-miss" in shown
     assert "quantile 1" in shown

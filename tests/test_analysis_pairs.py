@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from raising import raises
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 from strategies import make_case, memory_store, write_case
 
+from saestore.analysis.pairs import _assign
 from saestore.errors import InvalidInputError, NotFoundError
 
 CASE = make_case(21, 160, 12, density=0.35, palette="heavy", segment_rows=60)
@@ -135,6 +138,34 @@ def test_matches_have_the_largest_sum_of_correlations(store, acts):
     same = acts.match(acts)
     assert (same.feature == same.other_feature).all()
     assert same.share(0.999) == 1
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["few", "ties", "planted"]))
+@settings(max_examples=60, deadline=None)
+def test_assignments_are_those_of_the_hungarian_method(seed, kind):
+    rng = np.random.default_rng(seed)
+    shape = rng.integers(1, 9, 2)
+    dense = rng.integers(0, 5, shape) / 4 if kind == "ties" else rng.random(shape) * (rng.random(shape) < 0.5)
+    if kind == "planted":
+        dense = dense / 4 + np.eye(*shape)
+    rows, columns = np.nonzero(dense)
+    r, c, score = _assign(rows, columns, dense[rows, columns], tuple(shape))
+    assert len(set(r)) == len(r) == len(set(c))
+    np.testing.assert_array_equal(score, dense[r, c])
+    assert score.sum() == pytest.approx(dense[scipy.optimize.linear_sum_assignment(dense, maximize=True)].sum())
+
+
+def test_families_and_matches_of_some_samples_are_those_of_the_part(store, acts):
+    where, part = 'split != "cal"', CASE.dense[(np.array(CASE.items["split"]) != "cal")[CASE.item_of_sample]]
+    alone = store.write("Shapes/patch/part", sp.csr_array(part), 1)
+    for by in ("jaccard", "npmi", "cosine"):
+        given = {} if by != "cosine" else {"decoder": DECODER}
+        np.testing.assert_equal(
+            acts.families(3, by=by, where=where, **given).to_dict(), alone.families(3, by=by, **given).to_dict()
+        )
+    found = acts.match(acts, where=where)
+    assert sorted(found.feature) == sorted(alone.match(alone).feature)
+    np.testing.assert_allclose(found.score, 1)
 
 
 def test_matches_of_decoders_are_hungarian_on_cosines(store, acts):

@@ -12,7 +12,7 @@ import zarr
 from zarr.storage import LocalStore
 
 import saestore
-from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, StoreFormatError, StoreWriteError
+from saestore.errors import InvalidInputError, NotFoundError, StoreFormatError, StoreWriteError
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors.torch")
@@ -28,6 +28,7 @@ from build_helpers import (  # noqa: E402 (what follows needs torch)
     unexplained,
 )
 from embedding_files import change, save_npy, save_pt, save_safetensors, save_zarr, write_chunks  # noqa: E402
+from raising import raises  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +48,15 @@ def build(tmp_path, sae):
 def refused(tmp_path, build):
     """Builds into a new store and into one that holds a set: the error, and nothing was written."""
 
-    def call(error, match, dataset="Mine", *, code=None, **how):
-        with pytest.raises(error, match=match) as first:
+    def call(error, code, *named, dataset="Mine", **how):
+        with raises(error, code, *named) as first:
             build(dataset, **how)
-        assert code in (None, first.value.code)
-        assert isinstance(first.value, SaestoreError)
         assert "\n" not in str(first.value)
         assert not (tmp_path / "store").exists()
         with unexplained():
             build("Another", embeddings=torch.ones(3, D_IN), store=tmp_path / "used")
         before = hashes(tmp_path / "used")
-        with pytest.raises(error, match=match):
+        with raises(error, code, *named):
             build(dataset, **how | {"store": tmp_path / "used"})
         assert hashes(tmp_path / "used") == before
         return first.value
@@ -88,8 +87,9 @@ def test_not_finite(writer, value, tmp_path, refused, x):
     x[33, 5] = float(value)
     refused(
         InvalidInputError,
-        f"row 33 .*{value}",
-        code="not-finite",
+        "not-finite",
+        "row 33 ",
+        value,
         embeddings=WRITERS[writer](tmp_path, x),
     )
 
@@ -97,14 +97,14 @@ def test_not_finite(writer, value, tmp_path, refused, x):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_not_finite_in_other_dtypes(dtype, refused, x):
     x[7, 0], x[8, 0], x[9, 1] = float("inf"), float("-inf"), float("nan")
-    refused(InvalidInputError, "row 7 .*inf", code="not-finite", embeddings=x.to(dtype))
+    refused(InvalidInputError, "not-finite", "row 7 ", "inf", embeddings=x.to(dtype))
 
 
 def test_the_sum_of_finite_rows_may_overflow(build, sae):
     """The check looks at sums first; that they are infinite says nothing yet."""
     wide = torch.full((3, D_IN), 3e38)
     wide[1] = -1
-    with pytest.raises(InvalidInputError, match="the SAE tiny gives feature"):
+    with raises(InvalidInputError, "not-finite", "tiny"):
         build(embeddings=wide)
     with unexplained():
         assert len(build(embeddings=torch.full((3, D_IN), 6e4).half())) == 3
@@ -114,7 +114,7 @@ def test_not_finite_far_into_the_file(tmp_path, refused, sae):
     rows = np.zeros((2_200_000, D_IN), np.float32)  # 70 MB: more than is looked at at once
     rows[2_150_000, 3] = np.nan
     np.save(tmp_path / "x.npy", rows)
-    refused(InvalidInputError, r"row 2,150,000 .*x\.npy.*nan", code="not-finite", embeddings=tmp_path / "x.npy")
+    refused(InvalidInputError, "not-finite", "row 2,150,000 ", "x.npy", "nan", embeddings=tmp_path / "x.npy")
 
 
 def test_not_finite_where_the_sae_would_be_silent(tmp_path, refused, x):
@@ -122,7 +122,7 @@ def test_not_finite_where_the_sae_would_be_silent(tmp_path, refused, x):
     pytest.importorskip("sae_lens")
     sae_lens_folder("jumprelu", tmp_path / "mysae")
     x[20] = float("nan")
-    refused(InvalidInputError, "row 20 .*nan", code="not-finite", embeddings=x, sae=tmp_path / "mysae")
+    refused(InvalidInputError, "not-finite", "row 20 ", "nan", embeddings=x, sae=tmp_path / "mysae")
 
 
 def test_not_finite_in_what_is_still_to_be_done(tmp_path, build, sae):
@@ -138,42 +138,42 @@ def test_not_finite_in_what_is_still_to_be_done(tmp_path, build, sae):
     x[row] = float("nan")
     np.save(path, x.numpy())
     before = hashes(tmp_path / "store")
-    with pytest.raises(InvalidInputError, match=rf"^row {row} of .* holds nan"):
+    with raises(InvalidInputError, "not-finite", f"row {row} ", "nan"):
         build(embeddings=path, segment_rows=100)
     assert hashes(tmp_path / "store") == before
 
 
 @pytest.mark.parametrize("width", [1, D_IN - 1, D_IN + 1, 512])
 def test_wrong_width(width, refused):
-    refused(InvalidInputError, rf"{width}.*tiny.*{D_IN}", code="wrong-width", embeddings=torch.zeros(5, width))
+    refused(InvalidInputError, "wrong-width", width, "tiny", D_IN, embeddings=torch.zeros(5, width))
 
 
 def test_zero_rows(tmp_path, refused):
     torch.save(torch.zeros(0, D_IN), tmp_path / "x.pt")
-    refused(InvalidInputError, r"x\.pt has the shape \(0, 8\)", embeddings=tmp_path / "x.pt")
+    refused(InvalidInputError, "bad-shape", "x.pt", "(0, 8)", embeddings=tmp_path / "x.pt")
 
 
 def test_integers(refused):
     refused(
-        InvalidInputError, "is int64; embeddings are one of float16", embeddings=torch.zeros(5, D_IN, dtype=torch.int64)
+        InvalidInputError, "unsupported-dtype", "int64", "float16", embeddings=torch.zeros(5, D_IN, dtype=torch.int64)
     )
 
 
 def test_missing_chunk(tmp_path, refused, x):
     info = write_chunks(tmp_path, x, [15, 15, 10])
     (tmp_path / "X_chunk_1.pt").unlink()
-    refused(NotFoundError, r"X_chunk_1\.pt", embeddings=info)
+    refused(NotFoundError, "missing-chunk", "X_chunk_1.pt", embeddings=info)
 
 
 def test_chunks_that_do_not_add_up(tmp_path, refused, x):
     info = write_chunks(tmp_path, x, [15, 25])
     change(info, lambda listed: listed.update(total_samples=41))
-    refused(InvalidInputError, "40 rows.*41", embeddings=info)
+    refused(InvalidInputError, "wrong-chunk-size", "40 rows", 41, embeddings=info)
 
 
 def test_one_chunk_of_several(tmp_path, refused, x):
     write_chunks(tmp_path, x, [15, 25])
-    refused(InvalidInputError, r"X_chunk_0\.pt.*_chunks_info\.json", embeddings=tmp_path / "X_chunk_0.pt")
+    refused(InvalidInputError, "one-chunk", "X_chunk_0.pt", "_chunks_info.json", embeddings=tmp_path / "X_chunk_0.pt")
 
 
 @pytest.mark.parametrize("kind", ["pt", "npy", "safetensors"])
@@ -181,12 +181,12 @@ def test_truncated(kind, tmp_path, refused, x):
     path = tmp_path / f"x.{kind}"
     WRITERS[kind](tmp_path, x)
     path.write_bytes(path.read_bytes()[:-200])
-    refused(InvalidInputError, rf"x\.{kind} is truncated", embeddings=path)
+    refused(InvalidInputError, "damaged-file", f"x.{kind}", embeddings=path)
 
 
 def test_a_pickle(tmp_path, refused, x):
     (tmp_path / "x.pt").write_bytes(pickle.dumps(x.numpy()))
-    refused(InvalidInputError, r"x\.pt is a bare pickle", embeddings=tmp_path / "x.pt")
+    refused(InvalidInputError, "pickled", "x.pt", embeddings=tmp_path / "x.pt")
 
 
 class Trap:
@@ -200,12 +200,12 @@ def test_a_file_that_would_run_code(tmp_path, refused):
     import builtins
 
     torch.save({"embeddings": Trap()}, tmp_path / "x.pt")
-    refused(InvalidInputError, "holds Python objects", embeddings=tmp_path / "x.pt")
+    refused(InvalidInputError, "pickled", "x.pt", embeddings=tmp_path / "x.pt")
     assert not hasattr(builtins, "saestore_was_trapped")
 
 
 def test_no_such_file(tmp_path, refused):
-    refused(NotFoundError, r"no embeddings at .*nowhere\.pt", embeddings=tmp_path / "nowhere.pt")
+    refused(NotFoundError, "no-such-file", "nowhere.pt", embeddings=tmp_path / "nowhere.pt")
 
 
 # The SAE.
@@ -216,30 +216,27 @@ def test_sae_folder_without_a_file(file, tmp_path, refused, x):
     pytest.importorskip("sae_lens")
     sae_lens_folder("topk", tmp_path / "mysae")
     (tmp_path / "mysae" / file).unlink()
-    refused(NotFoundError, rf"mysae has no {file}", embeddings=x, sae=tmp_path / "mysae")
+    refused(NotFoundError, "file-missing", f"mysae has no {file}", embeddings=x, sae=tmp_path / "mysae")
 
 
 def test_no_sae(refused, x):
-    refused(InvalidInputError, "Mine.*--sae", code="missing-sae", embeddings=x, sae=None)
+    refused(InvalidInputError, "missing-sae", "Mine", "--sae", embeddings=x, sae=None)
 
 
 def test_unknown_sae(refused, x):
-    refused(NotFoundError, "'clip-scope-23'.*'clip-scope-22'", embeddings=x, sae="clip-scope-23")
+    refused(NotFoundError, "unknown-sae", "'clip-scope-23'", "'clip-scope-22'", embeddings=x, sae="clip-scope-23")
 
 
 @pytest.mark.parametrize(
-    ("dtype", "size", "message"),
-    [
-        ("float32", 3e38, r"the SAE tiny gives feature \d+ the activation inf; the embedding holds"),
-        ("float16", 1e6, r"feature \d+ has the activation .* float16 cannot hold \(at most 65,504.*use dtype float32"),
-    ],
+    ("dtype", "size", "expected"),
+    [("float32", 3e38, ("not-finite", "tiny", "inf")), ("float16", 1e6, ("dtype-overflow", "65,504", "float32"))],
 )
-def test_activations_that_overflow(dtype, size, message, build, sae):
+def test_activations_that_overflow(dtype, size, expected, build, sae):
     """Finite embeddings can still be too large for the SAE, or for float16; what is committed by then stays."""
     x = near(sae, 4200)
     x[4150] = size * torch.load(sae, weights_only=True)["model_state_dict"]["enc"][:, 0].sign()
     memory = saestore.open(zarr.storage.MemoryStore(), mode="a")
-    with pytest.raises(InvalidInputError, match=rf"^row 4,150: {message}") as error:
+    with raises(InvalidInputError, *expected, "row 4,150") as error:
         build(embeddings=x, segment_rows=2000, dtype=dtype, store=memory)
     assert "\n" not in str(error.value)
     assert not memory["Mine"].attributes.complete
@@ -258,47 +255,38 @@ def table(folder, header, *rows):
 
 def test_metadata_without_needed_columns(tmp_path, refused, x):
     items = table(tmp_path, "split,red", *["train,0"] * 4)
-    refused(InvalidInputError, "has the columns split, red; it needs key", embeddings=x, items=items)
+    refused(InvalidInputError, "no-keys", "split, red", "key", embeddings=x, items=items)
 
 
 def test_labels_other_than_0_and_1(tmp_path, refused, x):
     items = table(tmp_path, "image_path,color::red", "a,0", "b,1", "c,2", "d,0")
-    refused(InvalidInputError, "concept 'color::red' is '2' in row 2.*labels are 0, 1", embeddings=x, items=items)
+    refused(InvalidInputError, "invalid-label", "'color::red'", "'2'", "row 2", embeddings=x, items=items)
 
 
 def test_empty_split(tmp_path, refused, x):
     items = table(tmp_path, "image_path,split", "a,train", "b,", "c,test", "d,cal")
-    refused(InvalidInputError, "split is empty in row 1", embeddings=x, items=items)
+    refused(InvalidInputError, "unknown-split", "split", "row 1", embeddings=x, items=items)
 
 
 def test_no_such_metadata(tmp_path, refused, x):
-    refused(NotFoundError, r"no file .*nowhere\.csv", embeddings=x, items=tmp_path / "nowhere.csv")
+    refused(NotFoundError, "no-such-file", "nowhere.csv", embeddings=x, items=tmp_path / "nowhere.csv")
 
 
 @pytest.mark.parametrize(
-    ("how", "message"),
+    ("how", "code", "named"),
     [
-        (
-            {"items": 7},
-            "40 rows do not divide among 7 items; 4 patches per item would be 28 rows, and 40 rows are 10 items",
-        ),
-        (
-            {"items": 4, "item_ptr": 9},
-            "4 items of 9 rows each would be 36 rows, but there are 40, which is 10 per item",
-        ),
-        ({"items": 4, "item_ptr": [0, 10, 40]}, "has 3 pointers; 4 items need 5, from 0 to 40"),
-        ({"items": 2, "item_ptr": [0, 10, 41]}, "ends at 41, but the embeddings have 40 rows"),
-        ({"items": 7, "sample_type": "cls"}, "7 items of 1 rows each would be 7 rows, but there are 40"),
-        ({"items": 4, "sample_type": "token"}, "which of the 40 tokens belong to which of the 4 texts"),
-        (
-            {"items": 4, "token_spans": np.zeros((39, 2), int)},
-            r"int64 \(39, 2\); token spans are integers of shape \(40, 2\)",
-        ),
+        ({"items": 7}, "rows-per-item", ["40 rows", "7 items", "28 rows", "10 items"]),
+        ({"items": 4, "item_ptr": 9}, "rows-per-item", ["4 items of 9 rows", "36 rows", "10 per item"]),
+        ({"items": 4, "item_ptr": [0, 10, 40]}, "invalid-pointers", ["3 pointers", "4 items need 5"]),
+        ({"items": 2, "item_ptr": [0, 10, 41]}, "invalid-pointers", [41, "40 rows"]),
+        ({"items": 7, "sample_type": "cls"}, "rows-per-item", ["7 items", "40"]),
+        ({"items": 4, "sample_type": "token"}, "missing-item-ptr", ["40 tokens", "4 texts"]),
+        ({"items": 4, "token_spans": np.zeros((39, 2), int)}, "invalid-spans", ["(39, 2)", "(40, 2)"]),
     ],
 )
-def test_rows_that_do_not_fit_the_items(how, message, refused, x):
+def test_rows_that_do_not_fit_the_items(how, code, named, refused, x):
     items = {"image_path": [f"{i}.png" for i in range(how["items"])]}
-    refused(InvalidInputError, message, embeddings=x, **how | {"items": items})
+    refused(InvalidInputError, code, *named, embeddings=x, **how | {"items": items})
 
 
 # Options and names.
@@ -306,53 +294,54 @@ def test_rows_that_do_not_fit_the_items(how, message, refused, x):
 
 def test_unknown_dataset_names_the_nearest(refused, monkeypatch):
     monkeypatch.delenv("SAESTORE_SCRATCH", raising=False)
-    refused(NotFoundError, "no known dataset 'CLEVRR'. Did you mean 'CLEVR'", "CLEVRR")
+    refused(NotFoundError, "unknown-dataset", "'CLEVRR'", "'CLEVR'", dataset="CLEVRR")
 
 
 def test_known_dataset_without_its_embeddings(tmp_path, refused, monkeypatch):
     monkeypatch.delenv("SAESTORE_SCRATCH", raising=False)
-    refused(NotFoundError, "no embeddings given for CLEVR: give --embeddings, or set SAESTORE_SCRATCH", "CLEVR")
+    refused(NotFoundError, "no-embeddings", "--embeddings", "SAESTORE_SCRATCH", dataset="CLEVR")
 
 
 def test_embeddings_that_are_not_in_the_scratch_folder(tmp_path, refused, monkeypatch):
     monkeypatch.setenv("SAESTORE_SCRATCH", str(tmp_path / "scratch"))
-    refused(NotFoundError, "Embeddings/CLEVR/CLIP_SAE_patch_embeddings_percentthrumodel_92", "CLEVR")
+    refused(
+        NotFoundError,
+        "no-embeddings",
+        "Embeddings/CLEVR/CLIP_SAE_patch_embeddings_percentthrumodel_92",
+        dataset="CLEVR",
+    )
 
 
 @pytest.mark.parametrize("name", ["a/b", "", "my data", "../up", ".hidden"])
 def test_a_name_that_no_store_can_hold(name, refused, x):
-    refused(
-        InvalidInputError, "is not the path of an activation set: write dataset/sample_type/sae", name, embeddings=x
-    )
+    refused(InvalidInputError, "invalid-set-path", f"{name}/patch/", dataset=name, embeddings=x)
 
 
 @pytest.mark.parametrize(
     ("how", "code", "named"),
     [
-        ({"sample_type": "patches"}, "unknown-sample-type", "'patches'.*patch, token, cls"),
-        ({"dtype": "bfloat16"}, "unknown-dtype", "'bfloat16'.*float32.*float16"),
-        ({"dtype": "int8"}, "unknown-dtype", "'int8'"),
-        ({"codec": "zip"}, "unknown-codec", "'zip'.*pcodec, blosc"),
-        ({"top_k": 0}, "bad-top-k", "0"),
-        ({"top_k": -3}, "bad-top-k", "-3"),
-        ({"segment_rows": 0}, "bad-segment-rows", "0.*4294967295"),
-        ({"segment_rows": 2**32}, "bad-segment-rows", "4294967296"),
-        ({"images": "folder"}, "several-inputs", "embeddings, images and texts"),
-        ({"layer": 3}, "unused-option", "layer"),
-        ({"progress": "yes"}, "bad-progress", "'yes'"),
-        ({"ground_truth": True}, "bad-ground-truth", "True"),
-        ({"device": "gpu"}, None, "'gpu'.*cpu"),
-        ({"device": "cuda:99"}, None, "'cuda:99'"),
+        ({"sample_type": "patches"}, "unknown-sample-type", ["'patches'", "patch, token, cls"]),
+        ({"dtype": "bfloat16"}, "unknown-dtype", ["'bfloat16'", "float32", "float16"]),
+        ({"dtype": "int8"}, "unknown-dtype", ["'int8'"]),
+        ({"codec": "zip"}, "unknown-codec", ["'zip'", "pcodec, blosc"]),
+        ({"top_k": 0}, "bad-top-k", ["0"]),
+        ({"top_k": -3}, "bad-top-k", ["-3"]),
+        ({"segment_rows": 0}, "bad-segment-rows", ["0", "4294967295"]),
+        ({"segment_rows": 2**32}, "bad-segment-rows", ["4294967296"]),
+        ({"images": "folder"}, "several-inputs", ["embeddings, images and texts"]),
+        ({"layer": 3}, "unused-option", ["layer"]),
+        ({"progress": "yes"}, "bad-progress", ["'yes'"]),
+        ({"ground_truth": True}, "bad-ground-truth", ["True"]),
+        ({"device": "gpu"}, "unusable-device", ["'gpu'", "cpu"]),
+        ({"device": "cuda:99"}, "unusable-device", ["'cuda:99'"]),
     ],
 )
 def test_options(how, code, named, refused, x):
-    refused(InvalidInputError, named, code=code, embeddings=x, **how)
+    refused(InvalidInputError, code, *named, embeddings=x, **how)
 
 
 def test_a_sample_type_that_the_dataset_has_not(refused):
-    refused(
-        InvalidInputError, "CLEVR.*patch and cls.*'token'", "CLEVR", code="unknown-sample-type", sample_type="token"
-    )
+    refused(InvalidInputError, "unknown-sample-type", "patch and cls", "'token'", dataset="CLEVR", sample_type="token")
 
 
 # The store.
@@ -360,17 +349,17 @@ def test_a_sample_type_that_the_dataset_has_not(refused):
 
 def test_store_is_a_file(tmp_path, build, x):
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(StoreFormatError, match="file is a file; a store is a folder"):
+    with raises(StoreFormatError, "not-a-store", "file"):
         build(embeddings=x, store=tmp_path / "file")
     assert (tmp_path / "file").read_text() == "precious"
-    with pytest.raises(SaestoreError, match="file"):
+    with raises(StoreWriteError, "path-is-a-file", "file"):
         build(embeddings=x, store=tmp_path / "file" / "below")
 
 
 def test_store_is_a_folder_with_other_things(tmp_path, build, x):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.tex").write_text("precious")
-    with pytest.raises(StoreFormatError, match=r"folder but no saestore store \(it has no zarr\.json\)"):
+    with raises(StoreFormatError, "not-a-store", "zarr.json"):
         build(embeddings=x, store=tmp_path / "folder")
     assert [file.name for file in (tmp_path / "folder").iterdir()] == ["thesis.tex"]
 
@@ -379,9 +368,9 @@ def test_store_is_other_zarr(tmp_path, build, x):
     zarr.create_group(tmp_path / "group", attributes={"mine": 1})
     zarr.create_array(tmp_path / "array", shape=(3,), dtype="int8")
     before = hashes(tmp_path)
-    with pytest.raises(StoreFormatError, match="is a Zarr group but no saestore store"):
+    with raises(StoreFormatError, "not-a-store", "group"):
         build(embeddings=x, store=tmp_path / "group")
-    with pytest.raises(StoreFormatError, match="is a Zarr array, not a saestore store"):
+    with raises(StoreFormatError, "not-a-store", "array"):
         build(embeddings=x, store=tmp_path / "array")
     assert hashes(tmp_path) == before
 
@@ -393,9 +382,7 @@ def test_store_or_set_of_a_newer_format(node, tmp_path, build, x):
     group.attrs["format"] = 2
     before = hashes(tmp_path / "store")
     for overwrite in (False, True):
-        with pytest.raises(
-            StoreFormatError, match=r"is of format 2; this version of saestore reads format 1\. Upgrade"
-        ):
+        with raises(StoreFormatError, "newer-format", "format 2", "format 1"):
             build(embeddings=x, overwrite=overwrite)
     assert hashes(tmp_path / "store") == before
 
@@ -408,11 +395,11 @@ def test_an_empty_folder_becomes_a_store(tmp_path, build, x):
 def test_store_is_read_only(tmp_path, build, x):
     build("Another", embeddings=x)
     before = hashes(tmp_path / "store")
-    with pytest.raises(StoreWriteError, match="read-only"):
+    with raises(StoreWriteError, "read-only"):
         build(embeddings=x, store=LocalStore(tmp_path / "store", read_only=True))
-    with pytest.raises(StoreWriteError, match=r"read-only.*mode='a'"):
+    with raises(StoreWriteError, "read-only", "mode='a'"):
         build(embeddings=x, store=saestore.open(tmp_path / "store"))
-    with pytest.raises(StoreWriteError, match="read-only"):
+    with raises(StoreWriteError, "read-only"):
         build(embeddings=x, store=LocalStore(tmp_path / "new", read_only=True))
     assert hashes(tmp_path / "store") == before
     assert not (tmp_path / "store" / "Mine").exists()
@@ -438,7 +425,7 @@ def read_only_disk(tmp_path, build, x):
 
 def test_file_system_is_read_only(read_only_disk, build, x):
     for name in ("store", "new"):
-        with pytest.raises(StoreWriteError, match=r"read-only for this user.*Choose another path with --store"):
+        with raises(StoreWriteError, "read-only", "--store"):
             build(embeddings=x, store=read_only_disk / name)
     assert len(saestore.open(read_only_disk / "store")["Another"]) == len(x)
 

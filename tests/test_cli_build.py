@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -266,25 +264,32 @@ def test_wrong_usage_exits_2(words):
 def test_ctrl_c_keeps_what_is_committed_and_the_same_command_goes_on(tmp_path, sae, weights):
     rows = embeddings(6_000)
     source = npy(tmp_path / "e.npy", rows)
-    command = [sys.executable, "-m", "saestore", "build", "Mine", "--embeddings", str(source), "--sae", str(sae)]
-    command += ["--segment-rows", "128"]  # many commits, so that the interrupt comes before the last
+    command = ["build", "Mine", "--embeddings", str(source), "--sae", str(sae), "--segment-rows", "128"]
+    # Sent by the process to itself when it makes its first file below this folder: long before its last commit.
+    first = str(tmp_path / "activations.zarr" / "Mine" / "patch" / "my-sae" / "segments" / "1")
+    program = f"""
+import os, signal, sys
+from saestore.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def interrupt(event, arguments, sent=[]):
+    if event in ("open", "os.mkdir") and str(arguments[0]).startswith({first!r}) and not sent:
+        sent.append(True)
+        os.kill(os.getpid(), signal.SIGINT)
+sys.addaudithook(interrupt)
+main({command!r})
+"""
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as process:
-        segments = tmp_path / "activations.zarr" / "Mine" / "patch" / "my-sae" / "segments" / "0-128"
-        while not segments.exists() and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate()
-    assert process.returncode == 130, err
-    assert out == ""
-    assert err.splitlines()[-1] == (
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, env=env)
+    assert done.returncode == 130, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1] == (
         "saestore: interrupted. What is committed is kept; give the same command again to go on from there."
     )
     before = saestore.open("activations.zarr")["Mine"]
     assert 0 < before.shape[0] < len(rows)
     assert not before.attributes.complete
 
-    result = invoke(*command[3:])
+    result = invoke(*command)
     assert result.exit_code == 0, result.stderr
     assert f"{before.shape[0]:,} of 6,000" in result.stderr
     acts = saestore.open("activations.zarr")["Mine"]

@@ -45,6 +45,10 @@ def best(scores, by, n):
     return found
 
 
+def unnamed(table):
+    return [row | {"name": None} for row in table]
+
+
 @pytest.mark.parametrize("by", ["roc_auc", "average_precision", "f1"])
 @pytest.mark.parametrize("level", ["item", "sample"])
 def test_rows_are_the_best_features_of_each_concept(labelled, by, level):
@@ -59,7 +63,7 @@ def test_rows_are_the_best_features_of_each_concept(labelled, by, level):
         assert (row["n_positive"], row["n_negative"]) == (pair["n_positive"].item(), pair["n_negative"].item())
     assert found["n_scored"] == scores.attrs["n"]
     assert found["intervals"] is None
-    assert {key for key in keys.CONCEPTS if not key.endswith(("_low", "_high"))} == {
+    assert {key for key in keys.CONCEPTS if not key.endswith(("_low", "_high")) and ".chosen_" not in key} == {
         *paths_in(found), "intervals.confidence_level", "intervals.n_resamples", "intervals.seed"
     }  # fmt: skip
 
@@ -71,10 +75,10 @@ def test_intervals_are_those_of_score_intervals(labelled):
     pairs = [(row["concept"], row["feature"]) for row in found["rows"]]
     expected = acts.concepts.intervals(pairs, n_resamples=50, seed=3, confidence_level=0.5)
     for i, row in enumerate(found["rows"]):
-        for name in row.keys() - {"concept", "feature"}:
+        for name in row.keys() - {"concept", "feature", "name"}:
             assert row[name] == expected[name].values[i]
     assert found["intervals"] == {"confidence_level": 0.5, "n_resamples": 50, "seed": 3}
-    assert set(paths_in(found)) == set(keys.CONCEPTS)
+    assert set(paths_in(found)) == {key for key in keys.CONCEPTS if ".chosen_" not in key}
     table = ask(*words, store=labelled)
     assert "95% interval" in table
     assert all(len(line) <= 100 for line in table.splitlines())
@@ -127,7 +131,7 @@ def test_what_cannot_be_is_told_in_one_line(images, tmp_path):
 @pytest.mark.parametrize("metric", ["jaccard", "cosine", "correlation"])
 def test_similar_prints_what_the_query_answers(images, metric):
     found = ask_json("similar", "--feature", 3, "--metric", metric, "-n", 4, store=images)
-    assert found["rows"] == list(saestore.open(images.path)["Toy"].similar(3, 4, metric))
+    assert found["rows"] == unnamed(saestore.open(images.path)["Toy"].similar(3, 4, metric))
     assert len(found["rows"]) == 4
     assert set(paths_in(found)) == set(keys.SIMILAR)
     title, head, *lines = ask("similar", "--feature", 3, "--metric", metric, store=images).splitlines()
@@ -152,10 +156,44 @@ def test_compare_prints_the_matches_of_two_sets(tmp_path):
     assert [row["feature"] for row in found["rows"]] == [row["other_feature"] for row in found["rows"]]
     assert all(abs(row["score"] - 1) < 1e-9 for row in found["rows"])  # the same matrix
     one = ask_json("compare", "Toy/patch", "Other", "--feature", 2, "--metric", "jaccard", "-n", 4, store=stored)
-    assert one["rows"] == [row for row in mine.compare(other, "jaccard", 4) if row["feature"] == 2]
+    expected = [row for row in unnamed(mine.compare(other, "jaccard", 4)) if row["feature"] == 2]
+    assert one["rows"] == [row | {"other_name": None} for row in expected]
     assert len(one["rows"]) == 4
     title, head, *lines = ask("compare", "Toy/patch", "Other", "--feature", 2, store=stored).splitlines()
     assert "Other/cls/y" in title
     assert head.split()[:3] == ["feature", "other", "feature"]
     assert lines[0].split()[:2] == ["2", "2"]
     assert "feature 99 is out of range" in refused("compare", "Toy/patch", "Other", "--feature", 99, store=stored)
+
+
+def test_names_levels_and_conditions_reach_every_query(tmp_path):
+    """Each command takes a feature by its name, and shows the name beside the number."""
+    stored = cli_stores.image_store(tmp_path / "named.zarr")
+    acts = saestore.open(stored.path, mode="a")["Toy"]
+    acts.features.set("name", {1: "green object", 3: "sky"})
+    acts.concepts.add({"big": np.arange(54) % 3 == 0}, level="sample")
+    name = acts.features["name"].tolist()
+    for words in (
+        ["top-samples", "--feature", "sky", "--level", "item", "--where", "activation > 0.3"],
+        ["top-features", "--item", 2],
+        ["top-features", "--sample", 17],
+        ["stats", "--feature", 'name contains "green"', "--level", "item", "--where", "feature[3] > 0"],
+        ["concepts", "--feature", "green object", "--where", "feature[1] > 0.1 or big"],
+        ["concepts", "--choose-on", "train", "--report-on", "test"],
+        ["similar", "--feature", "sky", "--level", "item", "--where", "activation > 0.1"],
+        ["examples", "--feature", "sky", "--where", "activation >= 0.25"],
+        ["diff", "--group-a", "feature[1] > 0.5", "--level", "sample", "--where", "split != 'cal'"],
+        ["detect", "--feature", "sky", "--feature", "green object", "--n-resamples", 5],
+    ):
+        rows = ask_json(words[0], "Toy", *words[1:], store=stored)["rows"]
+        assert rows, words
+        assert [row["name"] for row in rows] == [name[row["feature"]] or None for row in rows], words
+    shown = ask("stats", "Toy", "--feature", "sky", "--feature", 2, store=stored).splitlines()
+    assert [line.split()[:2] for line in shown[1:3]] == [["feature", "name"], ["3", "sky"]]
+    ask("card", "Toy", "--feature", "sky", "--output", tmp_path / "x.html", store=stored)
+    assert "sky" in (tmp_path / "x.html").read_text()
+    assert "a feature's name" in invoke("stats", "Toy", "--feature", "green objekt", store=stored).stderr
+    assert "takes one" in invoke("card", "Toy", "--feature", "n_active > 0", store=stored).stderr
+    grid = ask("detect", "Toy", "--grid", "--feature", "sky", "--report-on", "cal", store=stored).splitlines()
+    assert grid[0].startswith("concept,feature,name,target_recall,threshold,tp,fp,tn,fn,precision,recall")
+    assert len(grid) == 13

@@ -47,6 +47,7 @@ def test_verify_of_a_sound_store_says_so_in_one_line(several):
         "ok": True,
         "checked": ["Other/cls/y", "Toy/cls/x", "Toy/patch/x"],
         "problems": [],
+        "mended": [],
     }
     assert ask_json("verify", "Other", store=several)["checked"] == ["Other/cls/y"]
 

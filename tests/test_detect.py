@@ -325,6 +325,70 @@ def test_detection_equals_brute_force(seed, palette, dtype, segment_rows):
     check(case, acts, parts, parts, found, level="sample")
 
 
+@pytest.mark.parametrize("level", ["item", "sample"])
+def test_any_values_of_split_and_conditions_are_chosen_on_and_reported_on(level):
+    _, acts, _, _ = planted(11, palette="heavy")
+    few = {"options": DetectionOptions(n_resamples=5, **ALL)}
+    usual = acts.detect(level, **few)
+    split = np.ma.filled(acts.items["split"], "")
+    acts.items.set("split", [{"cal": "fold 0", "test": "2"}.get(name, name) for name in split.tolist()])
+    for on in (
+        {"choose_on": "fold 0", "report_on": 2},
+        {"choose_on": {"split": "fold 0"}, "report_on": 'split == "2"'},
+    ):
+        found = acts.detect(level, **on, **few)
+        np.testing.assert_equal(found.rows, usual.rows)
+        assert found.settings["choose_on"] in ("fold 0", "split fold 0")
+    for wrong, code in (({}, "unknown-split"), ({"choose_on": "2", "report_on": "2"}, "groups-overlap")):
+        with raises((NotFoundError, InvalidInputError), code):
+            acts.detect(level, **wrong)
+
+
+def test_named_features_are_the_only_ones_and_none_is_left_out():
+    _, acts, _, _ = planted(11, palette="heavy")
+    acts.features.set("name", {5: "round", 2: "red"})
+    strict = DetectionOptions(n_resamples=5, n=9, min_active=60)
+    found = acts.detect(features='name == "round" or name == "red"', options=strict)
+    assert {c["feature"] for c in found.candidates} == {2, 5}
+    assert {(row["feature"], row["name"]) for row in found.rows} <= {(2, "red"), (5, "round")}
+    assert found.pruning["kept"] == 2
+    free = acts.detect(options=DetectionOptions(n_resamples=5, n=9, **ALL))
+    expected = [c for c in free.candidates if c["feature"] in (2, 5)]
+    assert found.candidates == expected
+
+
+@pytest.mark.parametrize("level", ["item", "sample"])
+@pytest.mark.parametrize("score", ["max", "mean"])
+def test_the_grid_is_every_threshold_by_brute_force(level, score):
+    case, acts, truth, parts = planted(11, palette="ties", segment_rows=31)
+    options = DetectionOptions(score=score, target_recalls=(0.1, 0.5, 0.9))
+    split, truths = np.array(["train", "cal", "test"])[case.split], parts if level == "sample" else truth
+    for report_on in ("test", "cal"):
+        grid = acts.detection_grid(level, features=[1, 4, 7], report_on=report_on, options=options).to_pandas()
+        rows = iter(grid.itertuples())
+        for name in acts.concepts.names(level):
+            of_rows = parts.get(name, truths[name] if level == "sample" else truths[name][case.item_of_sample])
+            for feature in (1, 4, 7):
+                how, column = {"level": level, "score": score}, case.dense[:, [feature]]
+                scores, units = brute_detect.units_of(column, case.item_of_sample, split, "cal", **how)
+                source = case.dense[(split[case.item_of_sample] == "cal") & of_rows, feature]
+                if score == "mean" and level == "item":
+                    source = scores[truths[name][units], 0]
+                source = source[source > 0]
+                if not len(source) or not truths[name][units].any():
+                    continue
+                scores, units = brute_detect.units_of(column, case.item_of_sample, split, report_on, **how)
+                for recall in (0.1, 0.5, 0.9):
+                    row, cut = next(rows), brute_detect.threshold_of(source, recall)
+                    assert (row.concept, row.feature, row.target_recall, row.threshold) == (name, feature, recall, cut)
+                    expected = evaluate(scores[:, 0], truths[name][units], cut)
+                    for metric in set(METRICS) - {"roc_auc", "average_precision"}:
+                        assert getattr(row, metric) == pytest.approx(expected[metric], nan_ok=True), metric
+        assert next(rows, None) is None
+        assert len(grid) >= 9
+    assert len(acts.detection_grid(level, features=[], options=options)) == 0
+
+
 def stored(dense, item_ptr, split, concepts):
     """A store of a dense array whose items have these splits and concepts."""
     store = scratch_store()
@@ -456,7 +520,7 @@ def test_what_cannot_be_detected_is_one_error():
     with raises(NotFoundError, "no-concepts", "on samples"):
         acts.detect("sample")
     only_train = one_per_item([column], ["train"] * 6 + ["test"] * 6, {"a": [1, 0] * 6})
-    with raises(NotFoundError, "empty-split", "'cal'", "test, train"):
+    with raises(NotFoundError, "unknown-split", "'cal'", "test, train"):
         only_train.detect()
     bare = scratch_store().write(
         "Toy/patch/x", sp.csr_array(np.ones((3, 2), np.float32)), items={"image_path": list("abc")}
@@ -572,9 +636,8 @@ def test_a_probe_finds_what_two_features_say_together():
     assert {1, 4} <= set(rows["probe"]["features"])
     assert rows["probe"]["roc_auc"] > 0.97 > rows["feature"]["roc_auc"]
     bare = stored(dense, np.arange(301), ["cal", "test"] * 150, {"a": truth})
-    found = detect(bare, probe=True, n_resamples=5)
-    assert [row["method"] for row in found.rows] == ["feature"]
-    assert "a (probe)" in found.skipped
+    with raises(NotFoundError, "unknown-split", "'train'", "cal, test"):
+        detect(bare, probe=True, n_resamples=5)
 
 
 # The report

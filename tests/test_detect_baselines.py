@@ -92,14 +92,14 @@ def test_difference_of_means_is_that_of_numpy(world, found):
 
 
 def sample_of(embeddings, inputs):
-    train = inputs.of("train")
+    train = inputs.of("fit_on")
     known = ~inputs.row_unknown(train).toarray()
     return made.Sample.of(open_embeddings(embeddings), train, inputs.row_labels(train), known, 0)
 
 
 def test_separators_are_those_of_scikit_learn(world):
     case, acts, embeddings, part = world
-    inputs = inputs_of(acts, "item", None, "max")
+    inputs = inputs_of(acts, "item", None, "max", {"fit_on": "train"})
     drawn = sample_of(embeddings, inputs)
     mask = rows_of(case, "train")
     mean, deviation = embeddings[mask].mean(axis=0), embeddings[mask].std(axis=0)
@@ -212,7 +212,7 @@ def test_more_rows_than_are_held_are_drawn(world, monkeypatch):
     monkeypatch.setattr(made, "_ALL", 50)
     monkeypatch.setattr(made, "_ANY", 20)
     monkeypatch.setattr(made, "_POSITIVE", 10)
-    inputs = inputs_of(acts, "item", None, "max")
+    inputs = inputs_of(acts, "item", None, "max", {"fit_on": "train"})
     drawn = sample_of(embeddings, inputs)
     assert 20 <= len(drawn.rows) <= 30
     assert drawn.labels[:, 0].sum() >= 10

@@ -69,7 +69,7 @@ def test_table_has_a_line_for_each_result_and_tells_what_is_missing(images, foun
     for row in found.rows:
         assert row["method"] in run.stdout
     assert "which samples" in run.stdout.lower()
-    assert "concept 'never': no item of the split 'cal' nor of 'test' has it" in run.stderr
+    assert "concept 'never': no item of 'cal' nor of 'test' has it" in run.stderr
     assert "features are considered" in run.stderr
 
 

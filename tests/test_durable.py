@@ -56,8 +56,8 @@ class Recorder:
         attributes = json.loads(draft.read_text())["attributes"]
         base = self.folder / PATH
         named = [base / "segments" / s["name"] for s in attributes.get("segments", [])]
-        named += [base / t / node for t, of in attributes.get("tables", {}).items() for node in of["digests"]]
-        named += [base / name for name in attributes.get("digests", {})]
+        named += [base / t / node for t, of in attributes.get("tables", {}).items() for node in of["arrays"]]
+        named += [base / name for name in attributes.get("arrays", {})]
         nodes = [node for each in named for node in (each, *each.rglob("*"))]
         folders = {parent for node in nodes for parent in node.parents if self.folder in (parent, *parent.parents)}
         # The set's own folder changes with the draft; its names are flushed after the rename, and before any removal.

@@ -125,7 +125,7 @@ def test_an_error_leaves_nothing(tmp_path):
 def test_a_path_below_a_file_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     acts = stored(make_case(2, 6, 9))
-    with pytest.raises(StoreWriteError, match="a part of the path is a file"):
+    with raises(StoreWriteError, "path-is-a-file", tmp_path / "file"):
         saestore.export(acts, tmp_path / "file" / "x.npz")
 
 

@@ -87,10 +87,10 @@ def test_what_to_anndata_gave_comes_back(tmp_path):
     acts = scratch_store().write("Toy/patch/sae", case.csr, case.item_ptr, case.items)
     with quiet():
         adata = acts.to_anndata()
-        adata.X = sp.csr_matrix(case.csr)
         adata.write_h5ad(tmp_path / "x.h5ad")
     again = saestore.import_activations("Toy/patch/again", tmp_path / "x.h5ad", store=scratch_store())
     assert np.array_equal(again.dense(), case.dense)
+    assert again.concepts.names("item") == acts.concepts.names("item")
     assert again.items.column("split").tolist() == [
         case.items["split"][i] for i in range(case.n_items) if np.diff(case.item_ptr)[i]
     ]

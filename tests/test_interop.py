@@ -94,16 +94,20 @@ def test_anndata_has_activations_labels_and_statistics(acts):
     for activations in (whole, acts):
         adata = activations.to_anndata()
         assert adata.shape == CASE.dense.shape
-        memory = adata.to_memory()
-        assert np.array_equal(memory.X.toarray(), CASE.dense)
+        assert np.array_equal(adata.X.toarray(), CASE.dense)
+        adata.X.tocoo()  # with ids that scipy has
         assert adata.obs["item"].tolist() == CASE.item_of_sample.tolist()
         assert adata.obs["split"].tolist() == np.array(CASE.items["split"])[CASE.item_of_sample].tolist()
         assert adata.obs["key"].tolist() == np.array(CASE.items["image_path"])[CASE.item_of_sample].tolist()
-        assert adata.obs["color::red"].tolist() == CASE.red[CASE.item_of_sample].tolist()
+        assert (adata.obs["color::red"] == "true").tolist() == CASE.red[CASE.item_of_sample].tolist()
         assert np.array_equal(adata.var["n_active"], np.count_nonzero(CASE.dense, axis=0))
         assert adata.uns["saestore"]["path"] == PATH
         assert adata.obs_names.tolist() == [str(i) for i in range(60)]
-    assert whole.to_anndata().obs["bright"].tolist() == (np.arange(60) % 7 == 0).tolist()
+    bright = whole.to_anndata().obs["bright"]
+    assert bright.cat.categories.tolist() == ["false", "true"]
+    assert (bright == "true").tolist() == (np.arange(60) % 7 == 0).tolist()
+    whole.concepts.add({"half": np.ma.array(np.arange(60) < 30, mask=np.arange(60) == 3)}, level="sample")
+    assert np.flatnonzero(whole.to_anndata().obs["half"].isna()).tolist() == [3]
 
 
 # anndata asks pandas 3 for options that it no longer has.
@@ -119,7 +123,7 @@ def test_anndata_of_one_segment_reads_what_is_sliced():
     store = CountingStore()
     acts = write_case(saestore.open(store, "a"), case)
     store.taken()
-    adata = acts.to_anndata()
+    adata = acts.to_anndata(backed=True)
     assert not any("/by_sample/data/c/" in key for key, _ in store.taken())
     assert not isinstance(adata.X, sp.sparray | sp.spmatrix)
     assert np.array_equal(adata[1000:1100].to_memory().X.toarray(), case.dense[1000:1100])
@@ -131,11 +135,13 @@ def test_anndata_of_one_segment_reads_what_is_sliced():
     assert np.array_equal(selected.to_memory().X.toarray(), case.dense[mask])
 
 
-def test_anndata_reads_what_cannot_be_backed_within_the_limit(acts):
+def test_anndata_of_float16_and_within_the_limit(acts):
     pytest.importorskip("anndata")
     half = make_case(3, 30, 8, dtype="float16")
     adata = write_case(scratch_store(), half).to_anndata()
     assert np.array_equal(adata.X.toarray(), half.dense.astype(np.float32))
+    with raises(InvalidInputError, "cannot-be-backed", "float16"):
+        write_case(scratch_store(), half).to_anndata(backed=True)
     with pytest.raises(TooLargeError):
         acts.to_anndata(max_bytes=10)
 
@@ -143,7 +149,7 @@ def test_anndata_reads_what_cannot_be_backed_within_the_limit(acts):
 @options_of_pandas
 def test_anndata_can_be_written_and_read_back(tmp_path):
     anndata = pytest.importorskip("anndata")
-    adata = write_case(scratch_store(), CASE).to_anndata().to_memory()
+    adata = write_case(scratch_store(), CASE).to_anndata()
     adata.write_h5ad(tmp_path / "a.h5ad")
     back = anndata.read_h5ad(tmp_path / "a.h5ad")
     assert np.array_equal(back.X.toarray(), CASE.dense)

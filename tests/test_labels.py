@@ -256,7 +256,7 @@ def test_a_concept_is_not_replaced_unless_told_to(acts, case):
 
 def test_a_store_that_is_read_only_is_left_alone(tmp_path, case):
     write_case(saestore.open(tmp_path / "a.zarr", "a"), case)
-    with raises(StoreWriteError, "store-write", "mode='a'"):
+    with raises(StoreWriteError, "read-only", "mode='a'"):
         saestore.open(tmp_path / "a.zarr")[PATH].concepts.add({"x": case.red})
 
 
@@ -347,7 +347,8 @@ def test_a_damaged_label_is_found_and_named(tmp_path, case):
         assert any(p.node.startswith(node) for p in problems), (file, problems)
         file.unlink()
         assert not store.verify(PATH).ok
-        if {"indptr", "indices"} & set(file.relative_to(folder).parts):  # else it holds nothing that is needed
+        parts = set(file.relative_to(folder).parts)
+        if {"indptr", "indices"} & parts and "c" in parts:  # else it holds nothing that is needed
             with pytest.raises(CorruptStoreError):
                 saestore.open(tmp_path / "a.zarr")[PATH].concept_matrix("sample")
         file.write_bytes(good)

@@ -64,7 +64,9 @@ def test_the_end_of_a_part_in_a_feature_is_found_exactly(tmp_path):
     case = make_case(4, 300, 2, density=0.9, segment_rows=70, chunk=8, shard=16)
     store = saestore.open(tmp_path / "a", "a")
     acts = write_segments(store, case)
-    segments = [Segment(SnapshotStore(store.root.store), PATH, info) for info in acts.attributes.segments]
+    segments = [
+        Segment(SnapshotStore(store.root.store), PATH, info, acts.attributes) for info in acts.attributes.segments
+    ]
     pointers = np.sum([s.feature_ptr for s in segments], axis=0)
     lists = [s.read_entries([(0, s.info.nnz)])[0][1] for s in segments]
     entries = [

@@ -13,7 +13,7 @@ import torch
 from build_helpers import assert_holds, clip_scope, clip_scope_dense, sae_lens_folder, unexplained
 from click.testing import CliRunner
 from PIL import Image
-from tiny_models import VISION, WIDTH, image_states, pictures, vision_model
+from tiny_models import WIDTH, image_states, pictures, vision_model
 
 import saestore
 from saestore.cli import main
@@ -69,8 +69,8 @@ def test_a_clip_model_and_an_sae_of_sae_lens(tmp_path, models, images):
     np.testing.assert_array_equal(acts.items.column("height"), [h for _, h in SIZES])
 
 
-@pytest.mark.parametrize("at", [(kind, layer) for kind in VISION for layer in (0, 2)], ids=str)
-def test_every_family_at_the_first_and_the_last_block(tmp_path, models, images, sae, at):
+@pytest.mark.parametrize("at", [("siglip", 0), ("dinov2-registers", 2), ("dinov3", 1), ("vit", 0)], ids=str)
+def test_a_family_and_a_block(tmp_path, models, images, sae, at):
     kind, layer = at
     acts = build(tmp_path, images=images, model=models(kind), layer=layer, sae=sae)
     patches = image_states(models(kind), opened(images))[layer][:, -16:]

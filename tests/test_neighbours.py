@@ -85,17 +85,17 @@ def test_cooccurrence_counts_samples(case, seed, width):
 
 @FEW
 @given(
-    cases(max_rows=40, max_features=6), st.integers(0, 1000), METRICS, st.sampled_from([1, 3, 1 << 11]),
+    cases(max_rows=40, max_features=6), st.integers(0, 1000), METRICS, st.sampled_from([1, 9, 1 << 22]),
     st.sampled_from([1, 2, 50]),
 )  # fmt: skip
-def test_matches_in_another_set(case, seed, metric, width, n):
+def test_matches_in_another_set(case, seed, metric, held, n):
     store = scratch_store()
     acts = write_segments(store, case)
     mixed = make_case(seed, len(case.dense), 11, density=0.3).dense
     other_case = replace(case, dense=mixed, segment_rows=max(1, len(case.dense) // 3))
     other = write_segments(store, other_case, OTHER)
     expected = scores_of(metric, case.dense, mixed)
-    with mock.patch("saestore.query.similarity._WIDTH", width):
+    with mock.patch.multiple("saestore.query.similarity", _HELD=held, _PAIRS=held):
         found = acts.compare(other, metric, n)
     assert (np.diff(found.feature) >= 0).all()
     for feature in range(case.n_features):

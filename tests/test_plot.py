@@ -347,7 +347,7 @@ def test_patches_that_make_no_square(tmp_path):
 def test_the_last_image_of_a_set_that_is_being_built_is_there_in_part(tmp_path):
     whole = pictures(tmp_path, [(64, 48)] * 2)
     store = scratch_store()
-    attributes = dataclasses.replace(whole.attributes, segments=(), planned_samples=32, derived=(), digests={})
+    attributes = dataclasses.replace(whole.attributes, segments=(), planned_samples=32, derived=(), arrays={})
     dense = whole.dense()[:20]
     dense[17, 0] = 99
     rows = sp.csr_array(dense)

@@ -456,10 +456,52 @@ def test_unknown_labels_of_a_set_count_for_no_score_or_interval(level):
         known = ~unknown[:, i]
         where = known if level == "sample" else known[case.item_of_sample]
         one = acts.concepts.scores(level, concepts=name, where=where)
-        xarray.testing.assert_equal(found.isel(concept=[i]).drop_vars("n_active"), one.drop_vars("n_active"))
+        differ = ["n_active", "n_unknown"]
+        xarray.testing.assert_equal(found.isel(concept=[i]).drop_vars(differ), one.drop_vars(differ))
+        assert found["n_unknown"][i] == found.attrs["n"] - one.attrs["n"] > 0
     pairs = [(name, feature) for name in names for feature in range(6)]
     ends = acts.concepts.intervals(pairs, level, n_resamples=200)
     for name in ("roc_auc", "f1", "point_biserial"):
         defined = ~np.isnan(ends[name].values)
         assert (ends[f"{name}_low"].values[defined] <= ends[name].values[defined]).all()
         assert (ends[name].values[defined] <= ends[f"{name}_high"].values[defined]).all()
+
+
+@pytest.mark.parametrize("level", ["item", "sample"])
+@pytest.mark.parametrize("palette", ["ties", "signed"])
+def test_what_is_chosen_on_one_split_is_measured_on_another(level, palette):
+    case = make_case(8, 90, 6, density=0.4, palette=palette, segment_rows=40)
+    acts, truth, names = write_labelled(case, 5, level)
+    kept = [np.array(["train", "cal", "test"])[case.split][case.item_of_sample] == name for name in ("cal", "test")]
+    on = {"choose_on": "cal", "report_on": 'split == "test"'}
+    found = acts.concepts.scores(level, features=[3, 1, 4], **on)
+    chosen, reported = (acts.concepts.scores(level, where=mask, features=[3, 1, 4]) for mask in kept)
+    for name in SCORES:
+        if name != "threshold":
+            np.testing.assert_array_equal(found[f"chosen_{name}"], chosen[name])
+        if name not in ("f1", "threshold", "precision", "recall"):
+            np.testing.assert_array_equal(found[name], reported[name])
+    dense, truth_of = case.dense[kept[1]], truth[kept[1]] if level == "sample" else truth
+    if level == "item":
+        dense, counted = dense_items(case.dense, case.item_ptr, kept[1])
+        dense, truth_of = dense[counted], truth[counted]
+    compared = 0
+    for i, j in np.argwhere(~np.isnan(found["f1"].values)):
+        cut = chosen["threshold"].values[i, j]
+        assert found["threshold"].values[i, j] == cut or np.isnan(cut)
+        predicted, true = dense[:, [3, 1, 4][j]] >= cut, truth_of[:, i]
+        for name in ("f1", "precision", "recall"):
+            expected = getattr(metrics, f"{name}_score")(true, predicted, zero_division=0)
+            assert found[name].values[i, j] == pytest.approx(expected)
+        compared += 1
+    assert compared >= 2
+    ends = acts.concepts.intervals([(names[0], 3), (names[1], 1)], level, n_resamples=20, **on)
+    np.testing.assert_array_equal(ends["threshold"], [found["threshold"].values[0, 0], found["threshold"].values[1, 1]])
+    with raises(InvalidInputError, "missing-argument", "report_on"):
+        acts.concepts.scores(level, choose_on="cal")
+    with raises(InvalidInputError, "groups-overlap", "share"):
+        acts.concepts.scores(level, choose_on="cal", report_on='split != "train"')
+    with raises(NotFoundError, "unknown-split", "'tests'", "'test'"):
+        acts.concepts.scores(level, choose_on="cal", report_on="tests")
+    with raises(NotFoundError, "empty-split"):
+        acts.concepts.scores(level, choose_on="cal", report_on="item > 999")

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from raising import raises
 from web_fuzz import fuzz
 from web_stores import EVIL, IMAGES, N_FEATURES, N_ITEMS, OTHER, SPLITS, TOKENS, dense, explorer_of, get, make_store
 
@@ -351,7 +352,7 @@ def test_an_image_of_too_many_pixels_is_not_decoded(tmp_path, monkeypatch):
 
     Image.new("L", (300, 300)).save(tmp_path / "large.png")
     monkeypatch.setattr(drawing, "_MOST_PIXELS", 1000)
-    with pytest.raises(saestore.errors.InvalidInputError, match="300 x 300"):
+    with raises(saestore.errors.InvalidInputError, "image-too-large", "300 x 300"):
         drawing.Thumbnails().jpeg(tmp_path / "large.png", 160)
 
 

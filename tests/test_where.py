@@ -371,4 +371,4 @@ def test_a_selective_top_reads_the_list_only_as_far_as_it_must():
             assert chunks["chunks"] <= 2 * (4 * (depth + 10) // chunk + 2)
     with decoded() as chunks:
         assert len(acts.top_samples(0, n=5, where=np.zeros(n, bool))) == 0
-    assert chunks["chunks"] == 0
+    assert chunks["chunks"] <= 1  # the pointers of the features, which are read with a first question

@@ -265,7 +265,7 @@ def test_few_features_are_read_from_lists_and_few_samples_from_rows():
     dataset = acts.to_xarray()
     store.taken()
     assert np.array_equal(dataset["activation"][:, 3].values, case.dense[:, 3])
-    lists = store.taken()
+    lists = [(key, n) for key, n in store.taken() if "/c/" in key]
     assert lists
     assert all("/by_feature/" in key for key, _ in lists)
     assert len(lists) <= 2 * (np.count_nonzero(case.dense[:, 3]) // 256 + 2)
@@ -279,6 +279,7 @@ def test_points_read_a_list_or_a_row_and_not_the_product(monkeypatch):
     case = make_case(7, 4000, 30, density=0.3, segment_rows=4000, chunk=64, shard=1 << 22)
     store, acts = counted(case)
     dataset = acts.to_xarray()
+    acts.vindex([0], [0])  # how long the lists are is known from here on
     store.taken()
     points = {"sample": xr.DataArray([5, 900, 3999], dims="p"), "feature": xr.DataArray([3, 3, 4], dims="p")}
     assert np.array_equal(dataset["activation"].isel(points).values, case.dense[[5, 900, 3999], [3, 3, 4]])
@@ -393,7 +394,7 @@ def test_only_stores_of_ours_are_claimed(folder, tmp_path):
         assert not engine.guess_can_open(other)
     for name in ("plain.zarr", "old.zarr"):
         assert xr.open_dataset(tmp_path / name, consolidated=False)["x"].values.tolist() == [0, 1, 2]
-    with raises(StoreFormatError, "store-format", "plain.zarr"):
+    with raises(StoreFormatError, "not-a-store", "plain.zarr"):
         xr.open_dataset(tmp_path / "plain.zarr", engine="saestore")
 
 

@@ -17,6 +17,21 @@ TOWER = {
 }
 TEXT = {"hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": N_BLOCKS, "num_attention_heads": 4}
 GROUPED = {**TEXT, "num_key_value_heads": 2, "head_dim": 8}
+GROUPED_ONLY = {**TEXT, "num_key_value_heads": 2}
+LINEAR = {
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_d_state": 4}
+# Of the last two blocks of Gemma 3n and 4, one takes keys and values of the other: which depends on how many follow.
+SHARED = {
+    "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+    "hidden_size_per_layer_input": 8,
+    "num_kv_shared_layers": 1,
+}
 
 
 def _clip(vocabulary):
@@ -43,41 +58,124 @@ VISION = {
     "dinov2-registers": lambda _: transformers.Dinov2WithRegistersModel(
         transformers.Dinov2WithRegistersConfig(**TOWER, num_register_tokens=4)
     ),
+    "dinov3": lambda _: transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**TOWER, num_register_tokens=4)),
+    "vit": lambda _: transformers.ViTModel(transformers.ViTConfig(**TOWER)),
+    "mae": lambda _: transformers.ViTMAEModel(transformers.ViTMAEConfig(**TOWER)),
 }
+
+
+def causal(name, **config):
+    """Make a model for text by the name of its classes, for a vocabulary of some size."""
+
+    def make(vocabulary):
+        model = getattr(transformers, f"{name}LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM")
+        kind = getattr(transformers, f"{name}TextConfig", None) or getattr(transformers, f"{name}Config")
+        ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+        return model(kind(**{**ids, "vocab_size": vocabulary, **config}))
+
+    return make
+
+
 LANGUAGE = {
-    "gemma": lambda v: transformers.GemmaForCausalLM(transformers.GemmaConfig(**GROUPED, vocab_size=v)),
-    "gemma2": lambda v: transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**GROUPED, vocab_size=v)),
-    "gemma3-text": lambda v: transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**GROUPED, vocab_size=v)),
+    "gemma": causal("Gemma", **GROUPED),
+    "gemma2": causal("Gemma2", **GROUPED),
+    "gemma3-text": causal("Gemma3", **GROUPED),
     "gemma3": _gemma3,
-    "llama": lambda v: transformers.LlamaForCausalLM(transformers.LlamaConfig(**TEXT, vocab_size=v)),
-    "gpt2": lambda v: transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(n_embd=WIDTH, n_layer=N_BLOCKS, n_head=4, vocab_size=v, bos_token_id=1, eos_token_id=1)
+    "gemma3n": causal(
+        "Gemma3n",
+        **GROUPED,
+        **SHARED,
+        vocab_size_per_layer_input=50,
+        laurel_rank=4,
+        activation_sparsity_pattern=[0.0] * N_BLOCKS,
     ),
-    "qwen3.5": lambda v: transformers.Qwen3_5ForCausalLM(
-        transformers.Qwen3_5TextConfig(
-            **GROUPED,
-            vocab_size=v,
-            layer_types=["linear_attention", "full_attention", "linear_attention"],
-            linear_num_key_heads=2,
-            linear_num_value_heads=2,
-            linear_key_head_dim=8,
-            linear_value_head_dim=8,
-        )
+    "gemma4-text": causal("Gemma4", **GROUPED, **SHARED, vocab_size_per_layer_input=300, global_head_dim=16),
+    "qwen2.5": causal("Qwen2", **GROUPED_ONLY),
+    "qwen3": causal("Qwen3", **GROUPED),
+    "qwen3.5": causal("Qwen3_5", **GROUPED, **LINEAR),
+    "llama": causal("Llama", **TEXT),
+    "mistral": causal("Mistral", **GROUPED),
+    "phi": causal("Phi", **TEXT),
+    "phi3": causal("Phi3", **TEXT),
+    "gpt2": causal("GPT2", n_embd=WIDTH, n_layer=N_BLOCKS, n_head=4),
+    "gpt-neox": causal("GPTNeoX", **TEXT),
+    "olmo": causal("Olmo", **TEXT),
+    "olmo2": causal("Olmo2", **TEXT),
+    "olmo3": causal("Olmo3", **TEXT),
+    "mamba": causal("Mamba", hidden_size=WIDTH, num_hidden_layers=N_BLOCKS, state_size=4),
+    "mamba2": causal(
+        "Mamba2", hidden_size=WIDTH, num_hidden_layers=N_BLOCKS, state_size=4, num_heads=4, head_dim=16, n_groups=1
+    ),
+    "bamba": causal("Bamba", **GROUPED_ONLY, **MAMBA, attn_layer_indices=[1]),
+    "jamba": causal("Jamba", **GROUPED_ONLY, attn_layer_offset=1, attn_layer_period=2, num_experts=2, mamba_d_state=4),
+    "falcon-h1": causal("FalconH1", **GROUPED, **{**MAMBA, "mamba_d_head": 8}, mamba_d_ssm=32),
+    "recurrent-gemma": causal("RecurrentGemma", **TEXT, lru_width=WIDTH, num_key_value_heads=1),
+    "zamba2": causal(
+        "Zamba2",
+        **TEXT,
+        layers_block_type=["mamba", "hybrid", "mamba"],
+        mamba_d_state=4,
+        n_mamba_heads=4,
+        mamba_ngroups=1,
+        num_mem_blocks=1,
+        adapter_rank=4,
+    ),
+    "nemotron-h": causal(
+        "NemotronH",
+        **{key: value for key, value in GROUPED.items() if key != "num_hidden_layers"},
+        layers_block_type=["mamba", "attention", "mlp"],
+        mamba_num_heads=4,
+        mamba_head_dim=8,
+        n_groups=1,
+        ssm_state_size=4,
+    ),
+    "lfm2": causal("Lfm2", **GROUPED_ONLY, layer_types=["conv", "full_attention", "conv"], block_multiple_of=8),
+    "granite-hybrid": causal(
+        "GraniteMoeHybrid",
+        **GROUPED_ONLY,
+        **MAMBA,
+        layer_types=["mamba", "attention", "mamba"],
+        num_local_experts=0,
+        num_experts_per_tok=0,
+        shared_intermediate_size=32,
+    ),
+    "olmo-hybrid": causal("OlmoHybrid", **GROUPED, **LINEAR),
+    "qwen3-next": causal(
+        "Qwen3Next",
+        **GROUPED,
+        **LINEAR,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=16,
     ),
     "bert": lambda v: transformers.BertModel(transformers.BertConfig(**TEXT, vocab_size=v, max_position_embeddings=64)),
-}
-# Mamba lists its hidden states in another way; saestore cannot run the others up to a block.
-OTHER_KINDS = {
-    "mamba": lambda v: transformers.MambaForCausalLM(
-        transformers.MambaConfig(hidden_size=WIDTH, num_hidden_layers=N_BLOCKS, state_size=4, vocab_size=v)
+    "modernbert": lambda v: transformers.ModernBertModel(
+        transformers.ModernBertConfig(
+            **TEXT, vocab_size=v, pad_token_id=0, cls_token_id=1, sep_token_id=1, bos_token_id=1, eos_token_id=1
+        )
     ),
-    "xlnet": lambda v: transformers.XLNetModel(
-        transformers.XLNetConfig(d_model=WIDTH, d_inner=64, n_layer=N_BLOCKS, n_head=4, vocab_size=v)
+    "t5": lambda v: transformers.T5ForConditionalGeneration(
+        transformers.T5Config(d_model=WIDTH, d_kv=8, d_ff=64, num_layers=N_BLOCKS, num_heads=4, vocab_size=v)
     ),
     "esm": lambda v: transformers.EsmModel(
         transformers.EsmConfig(**TEXT, vocab_size=v, pad_token_id=0, mask_token_id=2)
     ),
 }
+# Rows and texts of its blocks are the other way round.
+OTHER_KINDS = {
+    "xlnet": lambda v: transformers.XLNetModel(
+        transformers.XLNetConfig(d_model=WIDTH, d_inner=64, n_layer=N_BLOCKS, n_head=4, vocab_size=v)
+    ),
+}
+
+
+def livelier(model):
+    """Larger weights than transformers' own random ones, so that every part of a block matters."""
+    for value in model.parameters():
+        if value.ndim == 2:
+            torch.nn.init.normal_(value, 0, 0.2)
+    return model.eval()
 
 
 def vision_model(kind, folder, **processor):
@@ -115,6 +213,8 @@ def whole_vision_model(folder):
         "siglip_vision_model": "SiglipVisionModel",
         "dinov2": "Dinov2Model",
         "dinov2_with_registers": "Dinov2WithRegistersModel",
+        "dinov3_vit": "DINOv3ViTModel",
+        "vit": "ViTModel",
     }
     return quietly(getattr(transformers, names[kind]).from_pretrained, folder).eval()
 

@@ -199,7 +199,8 @@ def concepts(acts: SetReader, feature: int) -> str:
         order = [i for i in np.argsort(-np.nan_to_num(f1, nan=-1), kind="stable")[:_LISTED] if f1[i] > 0]
         if not order:
             continue
-        found = score_intervals(acts, [(names[i], feature) for i in order], level, where=report_on, n_resamples=_DRAWS)
+        pairs, on = [(names[i], feature) for i in order], {"choose_on": chosen_on, "report_on": report_on}
+        found = score_intervals(acts, pairs, level, n_resamples=_DRAWS, **on)
         for i, one in enumerate(order):
             values = {name: float(found[name][i]) for name in ("roc_auc", "roc_auc_low", "roc_auc_high", "f1")}
             rows.append([names[one], level, f"{f1[one]:.2f}", _interval(values), f"{int(found['n_positive'][i]):,}"])

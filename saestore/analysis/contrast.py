@@ -17,8 +17,9 @@ from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import PostingLists
 from saestore.query.reader import Level, SetReader
 from saestore.query.results import ResultTable
-from saestore.query.selection import Condition, check_at_least, select
+from saestore.query.selection import Condition, check_at_least
 from saestore.query.view import View
+from saestore.scoring.splits import samples_of
 from saestore.tables.label_matrix import check_level
 
 Array = np.ndarray[Any, Any]
@@ -160,7 +161,13 @@ class _Hypergeometric:
 
 @retry_on_stale_snapshot
 def diff(
-    acts: SetReader, where_a: Any, where_b: Any = None, level: Level = "item", *, features: Any = None
+    acts: SetReader,
+    where_a: Any,
+    where_b: Any = None,
+    level: Level = "item",
+    *,
+    features: Any = None,
+    where: Any = None,
 ) -> FeatureDifferences:
     """Features that fire more often in one group than in another, with exact p-values.
 
@@ -172,6 +179,8 @@ def diff(
         What is counted: items, active by the maximum over their samples in the group, or samples.
     features
         Only these; by default all.
+    where
+        Only samples that fulfil this, too, are in either group.
 
     Returns
     -------
@@ -192,6 +201,9 @@ def diff(
     check_level(level)
     a = samples_of(acts, where_a)
     b = ~a if where_b is None else samples_of(acts, where_b)
+    if where is not None:
+        allowed = samples_of(acts, where)
+        a, b = a & allowed, b & allowed
     if (a & b).any():
         sample = int(np.flatnonzero(a & b)[0])
         message = (
@@ -216,7 +228,7 @@ def _differences(
 ) -> FeatureDifferences:
     from scipy.stats import false_discovery_control
 
-    ids = np.unique(select(features, acts.shape[1], "feature").ids)
+    ids = np.unique(acts.select_features(features).ids)
     counts, sums = [], []
     for lists in lists_over(acts, ids, level, kept):
         masks = [group[lists.samples] for group in groups]
@@ -234,13 +246,6 @@ def _differences(
     order = np.lexsort((ids, -np.abs(difference), p))
     columns = (ids, k_a, k_b, k_a / n_a, k_b / n_b, difference, s_a / n_a, s_b / n_b, p, q)
     return FeatureDifferences(*(column[order] for column in columns), _details=partial(details_of, acts))
-
-
-def samples_of(acts: SetReader, where: Any) -> Array:
-    """The samples that fulfil a condition, bool (n_samples,)."""
-    mask, condition = np.zeros(acts.shape[0], bool), acts.condition(where)
-    mask[slice(None) if condition is None else condition.samples(acts.shape[0])] = True
-    return mask
 
 
 def items_of(acts: SetReader, samples: Array) -> Array:
@@ -319,7 +324,7 @@ def select_features(
         columns = (table.feature, table.n_active_a + table.n_active_b, table.difference, table.p, table.q)
         found = SelectedFeatures(*columns, np.full(len(table), np.nan))
     else:
-        ids = np.unique(select(features, acts.shape[1], "feature").ids)
+        ids = np.unique(acts.select_features(features).ids)
         draws = check_at_least("n_permutations", n_permutations, 1) if method == "permutation" else 0
         found = _correlations(lists_over(acts, ids, level, kept), values.astype(np.float64), counted, draws, seed)
     return replace(found[found.q <= fdr], _details=partial(details_of, acts))

@@ -13,7 +13,7 @@ from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import iterate_lists
 from saestore.query.reader import SetReader
 from saestore.query.rows import iterate_rows
-from saestore.query.selection import check_at_least, select
+from saestore.query.selection import check_at_least
 
 if TYPE_CHECKING:
     import xarray
@@ -221,7 +221,7 @@ def cloud(acts: SetReader, features: Any, decoder: Any, *, n_components: int = 3
     import xarray as xr
 
     check_at_least("n_components", n_components, 1)
-    ids = np.unique(select(features, acts.shape[1], "feature").ids)
+    ids = np.unique(acts.select_features(features).ids)
     directions = decoder_of(acts, decoder)[ids].astype(np.float64)
     condition = acts.condition(where)
     blocks = iterate_lists(acts.segments, ids, acts.dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from saestore.query.posting_lists import PostingLists, iterate_lists
 from saestore.query.reader import Level, SetReader
 from saestore.query.results import ResultTable
 from saestore.query.rows import iterate_rows
-from saestore.query.selection import Condition, check_at_least, select
+from saestore.query.selection import Condition, check_at_least
 from saestore.query.topk import top_of_lists
+from saestore.query.where import names_activation
 from saestore.sparse_rows import pointers
 from saestore.tables.label_matrix import check_level
 
@@ -125,7 +126,7 @@ def examples(
     Parameters
     ----------
     feature
-        One feature or many; all of them together are one pass over the store.
+        One feature or many, also a condition; all of them together are one pass over the store.
     quantiles
         The active samples, strongest first, are cut into this many parts of equal size; 0 for none.
     n
@@ -141,7 +142,7 @@ def examples(
     level
         ``"item"`` takes the strongest sample of each item; a silent item has no active sample at all.
     where
-        Only samples that fulfil this condition.
+        Only samples that fulfil this condition; ``activation`` is each feature's own.
     seed
         The same seed gives the same examples of a feature, independent of the other features.
 
@@ -166,27 +167,29 @@ def examples(
     for name, value in numbers.items():
         check_at_least(name, value, 0)
     check_level(level)
-    ids = select(feature, acts.shape[1], "feature").ids
+    ids = acts.select_features(feature).ids
+    of_one = names_activation(where)  # another condition for each feature
+    if of_one and len(ids) > 1:
+        same = {**numbers, "level": level, "where": where, "seed": seed}
+        return _concat([examples(acts, int(each), **same) for each in ids])
     distinct, back = np.unique(ids, return_inverse=True)
-    picker = _Picker(acts, level, acts.condition(where), seed)
+    picker = _Picker(acts, level, acts.condition(where, int(ids[0]) if of_one and len(ids) else None), seed)
     parts = [_table(acts, None, [], context)]
     for block in iterate_lists(acts.segments, distinct, acts.dtype):
-        for whole in _some_lists(block, _AT_ONCE):
+        n_lists = len(block.features)
+        for whole in (block.part(i, min(i + _AT_ONCE, n_lists)) for i in range(0, n_lists, _AT_ONCE)):
             lists = whole if picker.where is None else whole.keep(picker.where.keeps(whole.samples))
             near = picker.near_misses(lists, near_misses)
             picked = [picker.pick(lists, i, (quantiles, n, random), near[i]) for i in range(len(lists.features))]
             parts.append(_table(acts, whole, picked, context))
-    table = ExampleTable(*(np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns))
+    table = _concat(parts)
     if np.array_equal(distinct, ids):
         return table
     return table[np.concatenate([np.flatnonzero(table.feature == distinct[i]) for i in back])]
 
 
-def _some_lists(lists: PostingLists, n: int) -> Iterator[PostingLists]:
-    for first in range(0, len(lists.features), n):
-        indptr = lists.indptr[first : first + n + 1]
-        part = slice(indptr[0], indptr[-1])
-        yield PostingLists(lists.features[first : first + n], indptr - indptr[0], lists.samples[part], lists.data[part])
+def _concat(parts: Sequence[ExampleTable]) -> ExampleTable:
+    return ExampleTable(*(np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns))
 
 
 class _Picker:

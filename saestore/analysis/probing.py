@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from saestore.analysis.contrast import known_target, lists_over, samples_of
+from saestore.analysis.contrast import items_of, known_target, lists_over
 from saestore.analysis.directions import decoder_of
-from saestore.errors import InvalidInputError, NotFoundError
+from saestore.errors import InvalidInputError
 from saestore.kernels import segment_sums
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import iterate_lists
@@ -19,6 +19,7 @@ from saestore.query.results import ResultTable
 from saestore.query.selection import check_at_least
 from saestore.scoring.bootstrap import BootstrapSampler, check_bootstrap
 from saestore.scoring.metrics import BootstrapCounts, evaluate
+from saestore.scoring.splits import described, disjoint, samples_of
 from saestore.tables.label_matrix import check_level
 
 Array = np.ndarray[Any, Any]
@@ -91,8 +92,9 @@ def probe(
     *,
     level: Level = "item",
     pooling: Literal["mean", "max"] = "mean",
-    choose_on: str = "train",
-    report_on: str = "test",
+    choose_on: Any = "train",
+    report_on: Any = "test",
+    where: Any = None,
     confidence_level: float = 0.95,
     n_resamples: int = 1000,
     seed: int = 0,
@@ -113,7 +115,9 @@ def probe(
     pooling
         Activation of an item: the mean over its samples, as in SAEBench, or the maximum.
     choose_on, report_on
-        Splits of the items.
+        Values of the items' column ``split``, or conditions as in every query.
+    where
+        Only samples that fulfil this, too; an item counts where one of its samples does.
     confidence_level, n_resamples, seed
         Of the intervals, by the bootstrap over items.
 
@@ -137,10 +141,11 @@ def probe(
     check_bootstrap(confidence_level, n_resamples, seed)
     sizes = sorted({check_at_least("k", each, 1) for each in ([k] if isinstance(k, int) else k)})
     truth, known = _labels_of(acts, concept, level)
-    train, test = (known & _split_mask(acts, name, level) for name in (choose_on, report_on))
-    for name, mask in ((choose_on, train), (report_on, test)):
+    parts = disjoint(acts, choose_on, report_on, where)
+    train, test = (known & (part if level == "sample" else items_of(acts, part)) for part in parts)
+    for on, mask in ((choose_on, train), (report_on, test)):
         if len(np.unique(truth[mask])) < 2:
-            message = f"split {name!r} has {level}s of known {concept!r} of one class only; a probe needs both."
+            message = f"{described(on)} has {level}s of known {concept!r} of one class only; a probe needs both."
             raise InvalidInputError(message, code="one-class")
     difference = _mean_differences(acts, truth, train, level, pooling)
     best = np.argsort(-np.abs(difference), kind="stable")[: sizes[-1]]
@@ -176,18 +181,6 @@ def _labels_of(acts: SetReader, concept: Any, level: Level) -> tuple[Array, Arra
     if concept not in acts.concept_names(level):
         acts.concept_mask(concept, level)  # which raises the error that names what there is
     return known_target(acts, concept, level)
-
-
-def _split_mask(acts: SetReader, split: str, level: Level) -> Array:
-    """Items of a split that have samples, or their samples."""
-    if "split" not in acts.items.names():
-        raise NotFoundError(f"the items of {acts.path} have no column 'split'; set one.", code="no-split")
-    of_items: Array = np.ma.filled(acts.items["split"], "") == split
-    of_items &= np.diff(np.minimum(acts.item_index.pointers(), acts.shape[0])) > 0
-    if not of_items.any():
-        raise NotFoundError(f"no item of {acts.path} with samples is in the split {split!r}.", code="unknown-split")
-    mask: Array = of_items if level == "item" else of_items[acts.item_index.locate(np.arange(acts.shape[0]))[0]]
-    return mask
 
 
 def _mean_differences(acts: SetReader, truth: Array, used: Array, level: Level, pooling: str) -> Array:
@@ -272,7 +265,7 @@ def attribute(
     truth, known = _labels_of(acts, concept, level)
     used = samples_of(acts, where)
     if level == "item":
-        used = segment_sums(used, np.minimum(acts.item_index.pointers(), acts.shape[0])) > 0
+        used = items_of(acts, used)
     used = used & known
     if len(np.unique(truth[used])) < 2:
         raise InvalidInputError("the concept has one class only on what is asked for.", code="one-class")

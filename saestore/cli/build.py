@@ -9,36 +9,30 @@ import click
 
 from saestore.cli import keys, output
 from saestore.cli.group import command, note
-from saestore.cli.info import overview
 from saestore.cli.model_options import model_options
-from saestore.cli.set_options import (
-    codec_option,
-    dask_client,
-    dask_option,
-    data_option,
-    ground_truth_options,
-    item_ptr_option,
-    items_option,
-    segment_rows_option,
-    token_spans_option,
-)
-from saestore.cli.table import pairs
-from saestore.cli.target import json_option, store_option
+from saestore.cli.set_options import dask_client, resumable, rows_options, show_set, writing_options
 from saestore.errors import InvalidInputError, LockedError, NotFoundError, StoreConflictError
+from saestore.vocabulary import BUILD_DTYPES, MATMUL_PRECISIONS, SAMPLE_TYPES
 
 if TYPE_CHECKING:
     from saestore.superactivators.datasets import Dataset
 
-from saestore.vocabulary import BUILD_DTYPES, MATMUL_PRECISIONS, SAMPLE_TYPES
-
 _ALL = "all"
-_INTERRUPTED = "interrupted. What is committed is kept; give the same command again to go on from there."
-
 # What is wrong with one of several datasets is no reason to leave out the others; a full disk would be.
 _OF_ONE_JOB = (InvalidInputError, NotFoundError, StoreConflictError, LockedError)
 
 # Files that belong to one dataset; they cannot serve several.
-_OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "ground_truth", "token_spans", "mask")
+_OF_ONE_DATASET = (
+    "embeddings",
+    "images",
+    "texts",
+    "items",
+    "item_ptr",
+    "ground_truth",
+    "token_spans",
+    "tokens",
+    "mask",
+)
 
 
 @command("build", example="saestore build CLEVR", keys=keys.SETS)
@@ -66,17 +60,7 @@ _OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "ground
     help="Folder in sae_lens format, RELEASE:SAE_ID, a CLIP-Scope checkpoint, or clip-scope-22 or "
     "gemma-scope-9b-34-16k.  [default: the dataset's SAE]",
 )
-@data_option
-@items_option
-@item_ptr_option("the samples divide evenly among the items")
-@ground_truth_options
-@token_spans_option
-@click.option(
-    "--mask",
-    metavar="MASK",
-    help="Which embeddings are samples, such as an attention mask: FILE.npy, FILE:NAME, or the name of a tensor in the "
-    "file of embeddings.",
-)
+@rows_options("the samples divide evenly among the items")
 @model_options
 @click.option(
     "--device",
@@ -97,8 +81,6 @@ _OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "ground
     type=click.IntRange(1),
     help="Keep only the N strongest of each sample; what that drops is recorded.  [default: all]",
 )
-@segment_rows_option
-@codec_option
 @click.option(
     "--matmul-precision",
     metavar="HOW",
@@ -113,10 +95,7 @@ _OF_ONE_DATASET = ("embeddings", "images", "texts", "items", "item_ptr", "ground
     is_flag=True,
     help="Add what is new to a complete set: further images or texts, or rows of embeddings with their items.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a set of the same name that another build made.")
-@dask_option
-@store_option
-@json_option
+@writing_options("another build made")
 def build(
     datasets: tuple[str, ...],
     *,
@@ -155,8 +134,7 @@ def build(
             note(f"error: {job}: {error}")
             continue
         if not as_json:
-            output.title(found[-1]["path"])
-            output.line("\n".join(pairs(overview(found[-1]), output.line_width())))
+            show_set(found[-1])
     if as_json:
         output.document({"store": location, "sets": found})
     if unfit and not found and not failed:
@@ -177,10 +155,8 @@ def _check_for_one(given: dict[str, Any], n_datasets: int) -> None:
 def _build_one(dataset: str, **how: Any) -> dict[str, Any]:
     import saestore
 
-    try:
+    with resumable():
         return saestore.build(dataset, progress=True, **how).info()
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_INTERRUPTED) from None
 
 
 class _Job(NamedTuple):

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from saestore.cli import keys, output
+from saestore.cli.features import feature_columns, feature_option, features_of, level_option, with_names
 from saestore.cli.group import command, note
-from saestore.cli.table import Column, decimals, numbers
+from saestore.cli.table import Column, counts, decimals
 from saestore.cli.target import Target, json_option, with_target
 from saestore.cli.where import conditions, where_option
 
@@ -26,15 +27,14 @@ Row = dict[str, Any]
 @command("concepts", example="saestore concepts --dataset CLEVR --where split=test -n 3", keys=keys.CONCEPTS)
 @with_target
 @click.option("--concept", metavar="NAME", multiple=True, help="Of this concept only; may be repeated.")
-@click.option(
-    "--level",
-    metavar="[item|sample]",
-    type=click.Choice(["item", "sample"]),
-    default="item",
-    show_default=True,
-    help="Score samples with their own labels, or items, by their strongest sample.",
-)
+@level_option("Score samples with their own labels, or items, by their strongest sample.", "item")
+@feature_option("Of this feature only")
 @where_option
+@click.option(
+    "--choose-on", metavar="SPLIT",
+    help="Choose features and thresholds on this split, or on what fulfils a condition, and measure on --report-on.",
+)  # fmt: skip
+@click.option("--report-on", metavar="SPLIT", help="Measure on this split, or on what fulfils a condition.")
 @click.option(
     "--by",
     metavar=f"[{'|'.join(_RANKED_BY)}]",
@@ -64,7 +64,10 @@ def concepts(
     *,
     concept: tuple[str, ...],
     level: Literal["item", "sample"],
+    feature: tuple[str, ...],
     where: Any,
+    choose_on: str | None,
+    report_on: str | None,
     by: str,
     n: int,
     intervals: bool,
@@ -76,15 +79,21 @@ def concepts(
     if as_csv and as_json:
         raise click.UsageError("Choose one of --csv and --json.")
     acts = target.activations()
+    features = features_of(acts, feature) or None
     condition = conditions(acts, where)
+    on: dict[str, Any] = {"choose_on": choose_on, "report_on": report_on}
+    if (choose_on is None) != (report_on is None):
+        raise click.UsageError("--choose-on and --report-on belong together; give both.")
+    ranked_by = by if choose_on is None else f"chosen_{by}"
     with output.Status() as status:
         status(f"scoring {acts.shape[1]:,} features")
-        scores = acts.concepts.scores(level, where=condition, concepts=list(concept) or None)
-        best = {str(name): _best(scores, i, by, n) for i, name in enumerate(scores["concept"].to_numpy())}
+        scores = acts.concepts.scores(level, where=condition, concepts=list(concept) or None, features=features, **on)
+        best = {str(name): _best(scores, i, ranked_by, n) for i, name in enumerate(scores["concept"].to_numpy())}
         rows = _rows(scores, best)
         if intervals and rows:
             status(f"drawing {level}s {draws['n_resamples']:,} times")
-            _add_intervals(acts, rows, level, condition, draws)
+            _add_intervals(acts, rows, level, condition, draws | on)
+    rows = with_names(acts, rows)
     if as_csv:
         _write_csv(rows)
     elif as_json:
@@ -93,14 +102,16 @@ def concepts(
             "level": level,
             "n_scored": scores.attrs["n"],
             "where": list(where) or None,
+            **on,
             "by": by,
             "n": n,
         }
         output.document({**about, "intervals": draws if intervals else None, "rows": rows})
     else:
-        output.title(f"{acts.path}: best features by {by} over {scores.attrs['n']:,} {level}s")
+        split = "" if choose_on is None else f" of {scores.attrs['report_on']}, chosen on {scores.attrs['choose_on']}"
+        output.title(f"{acts.path}: best features by {by} over {scores.attrs['n']:,} {level}s{split}")
         if rows:
-            output.table(_columns(rows, by if intervals else None, draws["confidence_level"]))
+            output.table(_columns(acts, rows, by, intervals, draws["confidence_level"]))
     _note_unscored(best, scores, level)
 
 
@@ -133,11 +144,16 @@ def _add_intervals(acts: ActivationSet, rows: list[Row], level: Any, where: Any,
                 row[str(name)] = value
 
 
-def _columns(rows: list[Row], interval_of: str | None, confidence_level: float) -> list[Column]:
+def _columns(acts: ActivationSet, rows: list[Row], by: str, intervals: bool, confidence_level: float) -> list[Column]:
     # The name of a concept stands once, before its best feature.
     names = [row["concept"] if i == 0 or rows[i - 1]["concept"] != row["concept"] else "" for i, row in enumerate(rows)]
-    columns = [Column("concept", names, cut="end"), numbers("feature", (row["feature"] for row in rows))]
+    columns = [Column("concept", names, cut="end"), *feature_columns(acts, (row["feature"] for row in rows))]
+    if any(row["n_unknown"] for row in rows):
+        columns.append(counts("scored", (row["n_positive"] + row["n_negative"] for row in rows)))
+    if f"chosen_{by}" in rows[0]:
+        columns.append(decimals("chosen", (row[f"chosen_{by}"] for row in rows)))
     # With its interval a score takes the place of the others.
+    interval_of = by if intervals else None
     shown = [name for name in _SHOWN if interval_of is None or name == interval_of or name not in _RANKED_BY]
     for name in shown:
         columns.append(decimals(name, (row[name] for row in rows)))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from saestore.cli import keys, output
+from saestore.cli.features import feature_option, features_of, level_option
 from saestore.cli.group import command, note
 from saestore.cli.table import Column, decimals, numbers
 from saestore.cli.target import Target, json_option, with_target
@@ -24,14 +25,21 @@ _SHOWN = ("threshold", "cal_f1", "f1", "precision", "recall", "roc_auc")
 @command("detect", example="saestore detect CLEVR", keys=keys.DETECT)
 @with_target
 @click.option("--concept", metavar="NAME", multiple=True, help="Only this concept; may be repeated.")
+@level_option("Detect concepts of items, by a score of their samples, or concepts of samples.", "item")
+@feature_option("Of this feature only, which is not left out as dead, ubiquitous or weak")
 @click.option(
-    "--level",
-    metavar="[item|sample]",
-    type=click.Choice(["item", "sample"]),
-    default="item",
-    show_default=True,
-    help="Detect concepts of items, by a score of their samples, or concepts of samples.",
-)
+    "--choose-on", metavar="SPLIT", default="cal", show_default=True,
+    help="Choose features and thresholds on this split, or on what fulfils a condition.",
+)  # fmt: skip
+@click.option(
+    "--report-on", metavar="SPLIT", default="test", show_default=True,
+    help="Measure on this split, or on what fulfils a condition.",
+)  # fmt: skip
+@click.option(
+    "--fit-on", metavar="SPLIT", default="train", show_default=True,
+    help="Fit the probe and the methods without an SAE on this split.",
+)  # fmt: skip
+@click.option("--grid", is_flag=True, help="Instead, print every threshold of every feature as CSV.")
 @click.option(
     "--score", metavar="[max|mean|top-N]", default="max", show_default=True,
     help="Score of an item: its strongest sample, the mean of all, or the mean of the N strongest.",
@@ -87,6 +95,8 @@ def detect(
     target: Target,
     *,
     concept: tuple[str, ...],
+    feature: tuple[str, ...],
+    grid: bool,
     level: Literal["item", "sample"],
     every: bool,
     report: str | None,
@@ -96,8 +106,9 @@ def detect(
 ) -> None:
     """Find the feature that detects each concept best, and measure it on other items.
 
-    Features and thresholds are chosen on the items of the split `cal`; the results are those on the items of `test`.
+    Features and thresholds are chosen on the items of one split; the results are those on the items of another.
     """
+    on = {name: given.pop(name) for name in ("choose_on", "report_on", "fit_on")}
     forms = {name: given.pop(f"as_{name}") for name in ("markdown", "csv", "json")}
     if sum(forms.values()) > 1:
         raise click.UsageError("Choose one of --markdown, --csv and --json.")
@@ -108,12 +119,16 @@ def detect(
     from saestore.detection import DetectionOptions
 
     options = DetectionOptions(**{k: v for k, v in given.items() if v != ()})
+    if grid:
+        _print_grid(target.activations(), level, list(concept) or None, feature, options=options, on=on)
+        return
     results: list[Detection] = []
     with output.Status() as status:
-        for acts in _every(target, level) if every else [target.activations()]:
+        for acts in _every(target, level, on) if every else [target.activations()]:
             status(f"{acts.path}: looking for detectors among {acts.shape[1]:,} features")
-            results.append(acts.detect(level, concepts=list(concept) or None, options=options, embeddings=embeddings,
-                                       cls_embeddings=cls_embeddings))  # fmt: skip
+            features = features_of(acts, feature) or None
+            results.append(acts.detect(level, concepts=list(concept) or None, features=features, options=options,
+                                       embeddings=embeddings, cls_embeddings=cls_embeddings, **on))  # fmt: skip
     _print(results, next((form for form, chosen in forms.items() if chosen), None), every)
     for result in results:
         if report is not None:
@@ -123,14 +138,26 @@ def detect(
             note(f"{result.provenance['set']}, concept {name!r}: {why}.")
 
 
-def _every(target: Target, level: Literal["item", "sample"]) -> Iterator[ActivationSet]:
+def _print_grid(
+    acts: ActivationSet, level: Any, concepts: list[str] | None, given: tuple[str, ...], *, options: Any, on: Any
+) -> None:
+    """Print `detection_grid` as CSV."""
+    on = {name: on[name] for name in ("choose_on", "report_on")}
+    features = features_of(acts, given) or None
+    found = acts.detection_grid(level, concepts=concepts, features=features, options=options, **on)
+    output.line(found.to_pandas().to_csv(index=False), nl=False)
+
+
+def _every(target: Target, level: Literal["item", "sample"], on: dict[str, Any]) -> Iterator[ActivationSet]:
     """The sets of a store that have what detection needs."""
+    from saestore.scoring.splits import split_names
+
     store, n = target.open(), 0
     for path, acts in store.items():
         if not acts.concepts.names(level):
             note(f"{path} is skipped: it has no concepts on {level}s.")
-        elif "split" not in acts.items.names() or not {"cal", "test"} <= set(acts.items.column("split").tolist()):
-            note(f"{path} is skipped: its items have no splits 'cal' and 'test'.")
+        elif not {on["choose_on"], on["report_on"]} <= set(split_names(acts)):
+            note(f"{path} is skipped: its items have no splits {on['choose_on']!r} and {on['report_on']!r}.")
         else:
             n += 1
             yield acts
@@ -157,10 +184,10 @@ def _print(results: list[Detection], form: str | None, every: bool) -> None:
 
 
 def _show(result: Detection) -> None:
-    settings, pruning = result.settings, result.pruning
+    settings = result.settings
     output.title(
-        f"{result.provenance['set']}: chosen on {settings['n_cal']:,} {settings['level']}s of cal, "
-        f"measured on {settings['n_test']:,} of test"
+        f"{result.provenance['set']}: chosen on {settings['n_cal']:,} {settings['level']}s of "
+        f"{settings['choose_on']}, measured on {settings['n_test']:,} of {settings['report_on']}"
     )
     if result.rows:
         output.table(_columns(result.rows, settings["confidence_level"]))
@@ -171,13 +198,18 @@ def _show(result: Detection) -> None:
             columns.append(decimals("mean", (summary["mean"][m] for m in result.methods)))
             output.table([*columns, numbers("best of", (summary["wins"][m] for m in result.methods))])
     if result.localisation:
-        output.title("Which samples of the detected items of test have the concept")
+        output.title("Which samples of the detected items have the concept")
         output.table(_located(result.localisation))
+    if "dead" in result.pruning:
+        _note_pruning(result.pruning)
+
+
+def _note_pruning(pruning: dict[str, Any]) -> None:
     note(
         f"{pruning['kept']:,} of {pruning['n_features']:,} features are considered: {pruning['dead']:,} are above 0 on "
-        f"fewer than {pruning['min_active']:,} of {pruning['n_rows']:,} cal samples, {pruning['ubiquitous']:,} on "
-        f"more than {100 * pruning['max_fraction']:.3g} %, and {pruning['weak']:,} have a p99 below "
-        f"{pruning['min_p99']:.4g}."
+        f"fewer than {pruning['min_active']:,} of {pruning['n_rows']:,} samples of {pruning['split']}, "
+        f"{pruning['ubiquitous']:,} on more than {100 * pruning['max_fraction']:.3g} %, and {pruning['weak']:,} have a "
+        f"p99 below {pruning['min_p99']:.4g}."
     )
 
 
@@ -188,6 +220,8 @@ def _columns(rows: list[Row], confidence_level: float) -> list[Column]:
     if several:
         columns.append(Column("method", [row["method"] for row in rows]))
     columns.append(Column("feature", ["-" if r["feature"] is None else str(r["feature"]) for r in rows], right=True))
+    if any(row["name"] for row in rows):
+        columns.append(Column("name", [row["name"] or "" for row in rows], cut="end"))
     for name in _SHOWN[several:]:  # no room for the threshold beside the method
         columns.append(decimals(name, (row[name] for row in rows)))
         if name == "f1":

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from saestore.cli import keys, output
+from saestore.cli.features import feature_columns, feature_option, features_of, level_option, with_names
 from saestore.cli.group import command, note
-from saestore.cli.table import Column, decimals, numbers
+from saestore.cli.table import Column, decimals
 from saestore.cli.target import Target, json_option, with_target
 from saestore.cli.where import conditions, where_option
 
@@ -37,16 +38,9 @@ def _count_options(function: Any) -> Any:
 
 @command("examples", example="saestore examples --dataset CLEVR --feature 1884 --quantiles 3 -n 2", keys=keys.EXAMPLES)
 @with_target
-@click.option("--feature", metavar="N", type=int, multiple=True, required=True, help="The feature; may be repeated.")
+@feature_option(required=True)
 @_count_options
-@click.option(
-    "--level",
-    metavar="[sample|item]",
-    type=click.Choice(["sample", "item"]),
-    default="sample",
-    show_default=True,
-    help="`item` shows the strongest sample of each item only.",
-)
+@level_option("`item` shows the strongest sample of each item only.")
 @click.option("--seed", metavar="N", type=click.IntRange(0), default=0, show_default=True, help="Of the draws.")
 @where_option
 @click.option("--jsonl", metavar="FILE", help="Write one JSON object per example and line, with its window.")
@@ -59,7 +53,7 @@ def _count_options(function: Any) -> Any:
 def examples(
     target: Target,
     *,
-    feature: tuple[int, ...],
+    feature: tuple[str, ...],
     level: Literal["sample", "item"],
     seed: int,
     where: tuple[str, ...],
@@ -70,7 +64,8 @@ def examples(
 ) -> None:
     """Show examples of a feature from any part of its range, silent samples and near misses."""
     acts = target.activations()
-    condition, features = conditions(acts, where), list(feature)
+    features = features_of(acts, feature)
+    condition = conditions(acts, where, features)
     found = acts.examples(features, level=level, where=condition, seed=seed, **counts)
     if sets is not None:
         made = acts.explanation_sets(features, level=level, where=condition, seed=seed, context=counts["context"])
@@ -79,19 +74,19 @@ def examples(
         note(f"wrote {len(found):,} examples to {found.save(jsonl)}.")
     if as_json:
         asked = {**counts, "level": level, "seed": seed, "where": list(where) or None}
-        output.document({"set": acts.path, **asked, "rows": list(found)})
+        output.document({"set": acts.path, **asked, "rows": with_names(acts, list(found))})
     elif jsonl is None and sets is None:
-        _show(acts, feature, found)
+        _show(acts, features, found)
 
 
-def _show(acts: ActivationSet, feature: tuple[int, ...], found: ExampleTable) -> None:
+def _show(acts: ActivationSet, features: list[int], found: ExampleTable) -> None:
     from saestore.cli.places import place_columns, places
 
-    output.title(f"{acts.path}: examples of feature{'s' * (len(feature) > 1)} {', '.join(map(str, feature))}")
+    output.title(f"{acts.path}: examples of feature{'s' * (len(features) > 1)} {', '.join(map(str, features))}")
     if not len(found):
         note("no sample fulfils the condition.")
         return
-    columns = [numbers("feature", found.feature.tolist())] if len(feature) > 1 else []
+    columns = feature_columns(acts, found.feature.tolist()) if len(features) > 1 else []
     kinds = [f"{k} {q}" if q >= 0 else k for k, q in zip(found.kind.tolist(), found.quantile.tolist(), strict=True)]
     columns += [Column("kind", kinds), decimals("activation", found.activation.tolist())]
     rows = places(acts, found.sample)

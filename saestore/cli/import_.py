@@ -8,27 +8,13 @@ import click
 
 from saestore.cli import keys, output
 from saestore.cli.group import command, note
-from saestore.cli.info import overview
-from saestore.cli.set_options import (
-    codec_option,
-    dask_client,
-    dask_option,
-    data_option,
-    ground_truth_options,
-    item_ptr_option,
-    items_option,
-    segment_rows_option,
-    token_spans_option,
-)
+from saestore.cli.set_options import dask_client, resumable, rows_options, show_set, writing_options
 from saestore.cli.table import pairs
-from saestore.cli.target import json_option, store_option
 from saestore.errors import NotFoundError
 from saestore.vocabulary import IMPORT_FORMATS, SEVERITIES
 
 if TYPE_CHECKING:
     from saestore.ingest.import_ import ImportReport
-
-_INTERRUPTED = "interrupted. What is committed is kept; give the same command again to go on from there."
 
 _FAULT = {
     "kind": "a stable name of what was found, such as `not_finite`",
@@ -73,10 +59,7 @@ KEYS = {
     show_default=True,
     help=f"Format of the file: {', '.join(IMPORT_FORMATS)}; auto looks into it.",
 )
-@data_option
-@items_option
-@item_ptr_option("from the file, else the samples divide evenly among the items")
-@token_spans_option
+@rows_options("from the file, else the samples divide evenly among the items")
 @click.option(
     "--n-features", metavar="N", type=click.IntRange(1), help="Width of the SAE, where the file does not say it."
 )
@@ -100,14 +83,8 @@ KEYS = {
     help="Where the activations come from, to record; may be repeated. embeddings=PATH is where their embeddings are.",
 )
 @click.option("--images", metavar="DIR", help="The folder that the keys of image items start in, for plots.")
-@ground_truth_options
-@segment_rows_option
-@codec_option
 @click.option("--check", is_flag=True, help="Only say what is wrong with the file; write nothing.")
-@click.option("--overwrite", is_flag=True, help="Replace a set of the same name that came from elsewhere.")
-@dask_option
-@store_option
-@json_option
+@writing_options("came from elsewhere")
 @click.pass_context
 def import_(ctx: click.Context, /, set_path: str, path: str | None, location: str, as_json: bool, **how: Any) -> None:
     """Take in activations that another program stored: the file or folder PATH becomes the set SET.
@@ -142,8 +119,7 @@ def _one(set_path: str, path: str | None, location: str, *, check: bool, show: b
     found = _imported(set_path, path, store=location, **how)
     if show:
         faults = found["source"]["faults"]
-        output.title(found["path"])
-        output.line("\n".join(pairs([*overview(found), *_lines(faults)], output.line_width())))
+        show_set(found, _lines(faults))
     return {"report": _report(found), "set": found}
 
 
@@ -190,11 +166,8 @@ def _checked(set_path: str, path: str | None, **how: Any) -> ImportReport:
 def _imported(set_path: str, path: str | None, **how: Any) -> dict[str, Any]:
     import saestore
 
-    try:
-        with output.Status() as status:
-            return saestore.import_activations(set_path, path, progress=status, **how).info()
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_INTERRUPTED) from None
+    with resumable(), output.Status() as status:
+        return saestore.import_activations(set_path, path, progress=status, **how).info()
 
 
 def _report(found: dict[str, Any]) -> dict[str, Any]:

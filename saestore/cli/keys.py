@@ -24,6 +24,7 @@ TOP_SAMPLES = {
     "where": "the conditions as given, or null",
     "rows": "one for each sample, strongest first",
     "rows[].feature": "number of the feature",
+    "rows[].name": "its name, null where it has none",
     "rows[].activation": "its value there",
     **{f"rows[].{key}": says for key, says in PLACE.items()},
 }
@@ -38,10 +39,12 @@ TOP_FEATURES = {
 
 STATS = {
     **SET,
-    "n_samples": "samples that the statistics are over",
+    "level": "`sample`, or `item`: the maximum over its samples",
+    "n_samples": "samples, or items, that the statistics are over",
     "where": "the conditions as given, or null",
     "rows": "one for each feature",
     "rows[].feature": "number of the feature",
+    "rows[].name": "its name, null where it has none",
     "rows[].n_active": "samples where the feature is not zero",
     "rows[].frac_nonzero": "n_active as a share of all samples",
     "rows[].mean": "mean activation over all samples",
@@ -58,6 +61,8 @@ CONCEPTS = {
     "level": "`item` or `sample`: what was scored",
     "n_scored": "how many of them",
     "where": "the conditions as given, or null",
+    "choose_on": "what features and thresholds are chosen on, or null",
+    "report_on": "what the scores are measured on, or null",
     "by": "the score that the rows are the best by",
     "n": "rows for each concept at most",
     "intervals": "null without `--intervals`",
@@ -67,9 +72,16 @@ CONCEPTS = {
     "rows": "the best features of each concept, best first",
     "rows[].concept": "name of the concept",
     "rows[].feature": "number of the feature",
+    "rows[].name": "its name, null where it has none",
     **{f"rows[].{name}": description for name, description in SCORES.items()},
     "rows[].n_positive": "items or samples that the concept is known to be true of",
     "rows[].n_negative": "items or samples that it is known to be false of",
+    "rows[].n_unknown": "items or samples whose label is unknown, which are not scored",
+    **{
+        f"rows[].chosen_{name}": f"{name} on what it is chosen on, with `--choose-on`"
+        for name in (*SCORES, "n_positive", "n_negative")
+        if name != "threshold"
+    },
     "rows[].n_active": "items or samples where the feature is not 0",
     **{
         f"rows[].{name}_{end}": f"{end}er end of the interval of {name}, with `--intervals`"
@@ -88,19 +100,21 @@ DETECT = {
     "rows[].concept": "name of the concept",
     "rows[].method": "`feature`: the best single one; `or`, `mean`: of several; `probe`: of all; else of embeddings",
     "rows[].feature": "number of the feature, null where the method has several or none",
+    "rows[].name": "its name, null where it has none",
     "rows[].features": "numbers of the features that it uses",
     "rows[].setting": "what else was chosen, such as the strength of a probe, else null",
     "rows[].target_recall": "share of the active positive calibration samples that reaches the threshold, else null",
     "rows[].threshold": "what scores as much or more is predicted positive; null where no threshold helps",
     "rows[].cal_f1": "F1 on the calibration split, by which it was chosen",
-    "rows[].n_positive": "items or samples of test that the concept is known to be true of",
+    "rows[].n_positive": "items or samples reported on that the concept is known to be true of",
     "rows[].n_negative": "those that it is known to be false of",
-    **{f"rows[].{name}": f"{description}, on test" for name, description in METRICS.items()},
+    **{f"rows[].{name}": f"{description}, where it is reported on" for name, description in METRICS.items()},
     **{f"rows[].{name}_{end}": f"{end}er end of its interval"
        for name in METRICS if name not in ("tp", "fp", "tn", "fn") for end in ("low", "high")},
     "candidates": "the best features of each concept on the calibration split, best first",
     "candidates[].concept": "name of the concept",
     "candidates[].feature": "number of the feature",
+    "candidates[].name": "its name, null where it has none",
     "candidates[].target_recall": "the target recall that is best for it",
     "candidates[].threshold": "the threshold there",
     "candidates[].cal_f1": "F1 on the calibration split",
@@ -110,6 +124,7 @@ DETECT = {
     "localisation": "which samples of detected items have the concept, one for each concept that samples have",
     "localisation[].concept": "name of the concept",
     "localisation[].feature": "number of the feature",
+    "localisation[].name": "its name, null where it has none",
     "localisation[].target_recall": "target recall of the detection",
     "localisation[].threshold": "threshold of the detection",
     "localisation[].sample_target_recall": "target recall of the samples, not below the detection's",
@@ -131,10 +146,12 @@ SIMILAR = {
     **SET,
     "feature": "number of the feature",
     "metric": "`jaccard`, `cosine` or `correlation`",
+    "level": "`sample` or `item`",
     "n": "rows at most",
     "where": "the conditions as given, or null",
     "rows": "one for each feature, most similar first",
     "rows[].feature": "number of the feature",
+    "rows[].name": "its name, null where it has none",
     "rows[].score": "the metric",
     "rows[].n_both": "samples on which both are active",
 }
@@ -156,7 +173,9 @@ COMPARE = {
     "where": "the conditions as given, or null",
     "rows": "one for each pair of features, best match first",
     "rows[].feature": "number of the feature",
+    "rows[].name": "its name, null where it has none",
     "rows[].other_feature": "number of the feature of the other set",
+    "rows[].other_name": "its name there, null where it has none",
     "rows[].score": "the metric",
     "rows[].n_both": "samples, or items, on which both are active",
 }
@@ -175,6 +194,7 @@ EXAMPLES = {
     "where": "the conditions as given, or null",
     "rows": "one for each example",
     "rows[].feature": "number of the feature",
+    "rows[].name": "its name, null where it has none",
     "rows[].kind": "`top`, `quantile`, `random`, `silent` or `near-miss`",
     "rows[].quantile": "0 for the strongest part, -1 for the other kinds",
     "rows[].sample": "number of the sample",
@@ -194,8 +214,10 @@ DIFF = {
     "group_b": "the conditions of the second group, or null for all that is not in the first",
     "level": "`item` or `sample`: what is counted",
     "n": "rows at most",
+    "where": "the conditions of both groups as given, or null",
     "rows": "one for each feature, smallest p first",
     "rows[].feature": "number of the feature",
+    "rows[].name": "its name, null where it has none",
     "rows[].n_active_a": "items or samples of the first group where it is active",
     "rows[].n_active_b": "items or samples of the second group where it is active",
     "rows[].rate_a": "n_active_a as a share of the group",
@@ -257,6 +279,7 @@ VERIFY = {
     "problems[].set": 'path of the set, "" for what belongs to none',
     "problems[].node": "the damaged array, group or file",
     "problems[].what": "what is wrong with it",
+    "mended": "with --repair, what was made again",
 }
 
 DIAGNOSE = {

@@ -40,7 +40,8 @@ _OPTIONS = (
     click.option(
         "--hook",
         metavar="HOOK",
-        help="In place of --layer, a hook as sae_lens names it: blocks.N.hook_resid_post, or blocks.N.hook_resid_pre.",
+        help="In place of --layer, a hook as sae_lens names it: blocks.N. with hook_resid_post, hook_resid_pre, "
+        "hook_resid_mid, attn.hook_z, hook_attn_out or hook_mlp_out.  [default: the SAE's]",
     ),
     click.option(
         "--model-dtype",
@@ -61,6 +62,28 @@ _OPTIONS = (
         metavar="N",
         type=click.IntRange(1),
         help="Cut longer texts.  [default: as in training, else the model's limit]",
+    ),
+    click.option(
+        "--window",
+        metavar="N",
+        type=click.IntRange(1),
+        help="Run longer texts in windows of N tokens instead of cutting them.",
+    ),
+    click.option(
+        "--stride",
+        metavar="N",
+        type=click.IntRange(1),
+        help="Windows begin N tokens apart; every token is stored once.  [default: no overlap]",
+    ),
+    click.option(
+        "--chat",
+        is_flag=True,
+        help="Put texts into the tokenizer's chat template; .jsonl may have lists of `messages`.",
+    ),
+    click.option(
+        "--bos",
+        metavar="TOKEN",
+        help="First token of every text, or none.  [default: as in training, else as the tokenizer does]",
     ),
     click.option(
         "--skip-bad",

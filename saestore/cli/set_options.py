@@ -9,32 +9,108 @@ from typing import Any
 
 import click
 
+from saestore.cli import output
+from saestore.cli.info import overview
+from saestore.cli.table import pairs
+from saestore.cli.target import json_option, store_option
 from saestore.vocabulary import CODECS
 
 Function = Callable[..., Any]
 
 
-token_spans_option = click.option(
-    "--token-spans",
-    metavar="FILE",
-    help="First character of every token in its text, and the one after its last: FILE.npy or FILE.npz:NAME.",
-)
+def rows_options(otherwise: str) -> Callable[[Function], Function]:
+    """Options of what the rows of an input are; `otherwise` describes the default of ``--item-ptr``."""
+    return _all_of(
+        click.option(
+            "--data",
+            metavar="DIR",
+            help="Folder with Embeddings/, SAE_Activations_Sparse/, Data/ and GT_Samples/ of known datasets; missing "
+            "files are searched under $SAESTORE_SCRATCH.",
+        ),
+        click.option("--items", metavar="CSV", help="metadata.csv of the images or texts: keys, split, concepts."),
+        click.option(
+            "--item-ptr",
+            metavar="PTR",
+            callback=lambda _, __, value: int(value) if (value or "").isdecimal() else value,
+            help="Which samples belong to which item: FILE.npy, FILE.npz:NAME, a token_counts .pt, or a number of "
+            f"samples per item.  [default: {otherwise}]",
+        ),
+        ground_truth_options,
+        click.option(
+            "--token-spans",
+            metavar="FILE",
+            help="First character of every token in its text, and the one after its last: FILE.npy or FILE.npz:NAME.",
+        ),
+        click.option("--tokens", metavar="FILE", help="Token id of each row, to keep with it; given as --mask is."),
+        click.option(
+            "--mask",
+            metavar="MASK",
+            help="Which rows are samples, such as an attention mask: FILE.npy, FILE:NAME, or the name of an array in "
+            "the file of the input.",
+        ),
+        click.option(
+            "--include",
+            metavar="WHERE",
+            multiple=True,
+            help="Only rows that fulfil a condition on position, token, norm (of an embedding), sink (a norm above 10 "
+            "times the median) or columns of the items, such as 'position > 0'; may be repeated.",
+        ),
+        click.option(
+            "--exclude",
+            metavar="WHERE",
+            multiple=True,
+            help="Not the rows that fulfil a condition, such as sink or 'token in (0, 2)'; may be repeated.",
+        ),
+    )
 
-segment_rows_option = click.option(
-    "--segment-rows",
-    metavar="N",
-    type=click.IntRange(1),
-    help="Samples of a segment, the unit of commit.  [default: some two million non-zeros]",
-)
 
-codec_option = click.option(
-    "--codec",
-    metavar="CODEC",
-    type=click.Choice(CODECS),
-    default=CODECS[0],
-    show_default=True,
-    help="pcodec, or blosc for readers in other languages.",
-)
+def writing_options(overwrite: str) -> Callable[[Function], Function]:
+    """Options of how a set is written; `overwrite` describes what ``--overwrite`` replaces."""
+    return _all_of(
+        click.option(
+            "--segment-rows",
+            metavar="N",
+            type=click.IntRange(1),
+            help="Samples of a segment, the unit of commit.  [default: some two million non-zeros]",
+        ),
+        click.option(
+            "--codec",
+            metavar="CODEC",
+            type=click.Choice(CODECS),
+            default=CODECS[0],
+            show_default=True,
+            help="pcodec, or blosc for readers in other languages.",
+        ),
+        click.option("--overwrite", is_flag=True, help=f"Replace a set of the same name that {overwrite}."),
+        dask_option,
+        store_option,
+        json_option,
+    )
+
+
+def _all_of(*options: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    def give(function: Function) -> Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return give
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Say how to go on, where a build or an import is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        message = "interrupted. What is committed is kept; give the same command again to go on from there."
+        raise KeyboardInterrupt(message) from None
+
+
+def show_set(found: dict[str, Any], more: list[tuple[str, str]] | None = None) -> None:
+    """Print the lines of `saestore info` on a set, and further ones."""
+    output.title(found["path"])
+    output.line("\n".join(pairs([*overview(found), *(more or [])], output.line_width())))
 
 
 dask_option = click.option(
@@ -68,18 +144,6 @@ def dask_client(cluster: str | None) -> Iterator[Any]:
             yield client
 
 
-items_option = click.option(
-    "--items", metavar="CSV", help="metadata.csv of the images or texts: keys, split, concepts."
-)
-
-data_option = click.option(
-    "--data",
-    metavar="DIR",
-    help="Folder with Embeddings/, SAE_Activations_Sparse/, Data/ and GT_Samples/ of known datasets; missing files are "
-    "searched under $SAESTORE_SCRATCH.",
-)
-
-
 def ground_truth_options(function: Function) -> Function:
     """``--ground-truth`` and ``--no-ground-truth``, as one argument: a folder, False, or None."""
 
@@ -97,14 +161,3 @@ def ground_truth_options(function: Function) -> Function:
         return function(*args, ground_truth=False if no_ground_truth else ground_truth, **kwargs)
 
     return with_options
-
-
-def item_ptr_option(otherwise: str) -> Callable[[Function], Function]:
-    """``--item-ptr``; `otherwise` describes the default."""
-    return click.option(
-        "--item-ptr",
-        metavar="PTR",
-        callback=lambda _, __, value: int(value) if (value or "").isdecimal() else value,
-        help="Which samples belong to which item: FILE.npy, FILE.npz:NAME, a token_counts .pt, or a number of samples "
-        f"per item.  [default: {otherwise}]",
-    )

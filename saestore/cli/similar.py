@@ -7,8 +7,9 @@ from typing import Literal
 import click
 
 from saestore.cli import keys, output
+from saestore.cli.features import feature_columns, feature_option, level_option, one_feature, with_names
 from saestore.cli.group import command, note
-from saestore.cli.table import counts, decimals, numbers
+from saestore.cli.table import counts, decimals
 from saestore.cli.target import Target, json_option, with_target
 from saestore.cli.where import conditions, where_option
 
@@ -17,7 +18,8 @@ _METRICS = ("jaccard", "cosine", "correlation")
 
 @command("similar", example="saestore similar --dataset CLEVR --feature 1234 --metric cosine", keys=keys.SIMILAR)
 @with_target
-@click.option("--feature", metavar="N", type=int, required=True, help="The feature.")
+@feature_option(required=True, multiple=False)
+@level_option("What is compared; the activation of an item is the maximum over its samples.")
 @click.option(
     "--metric",
     metavar=f"[{'|'.join(_METRICS)}]",
@@ -32,7 +34,8 @@ _METRICS = ("jaccard", "cosine", "correlation")
 def similar(
     target: Target,
     *,
-    feature: int,
+    feature: str,
+    level: Literal["sample", "item"],
     metric: Literal["jaccard", "cosine", "correlation"],
     n: int,
     where: tuple[str, ...],
@@ -40,14 +43,16 @@ def similar(
 ) -> None:
     """Show the features that are active on the same samples as a feature."""
     acts = target.activations()
-    found = acts.similar(feature, n, metric, where=conditions(acts, where))
+    number = one_feature(acts, feature)
+    found = acts.similar(number, n, metric, level=level, where=conditions(acts, where, [number]))
     if as_json:
-        about = {"set": acts.path, "feature": feature, "metric": metric, "n": n, "where": list(where) or None}
-        output.document({**about, "rows": list(found)})
+        about = {"set": acts.path, "feature": number, "metric": metric, "level": level, "n": n}
+        rows = with_names(acts, list(found))
+        output.document({**about, "where": list(where) or None, "rows": rows})
         return
-    output.title(f"{acts.path}: features most similar to feature {feature}")
+    output.title(f"{acts.path}: features most similar to feature {number}")
     if len(found):
-        columns = [numbers("feature", found.feature.tolist()), decimals(metric, found.score.tolist())]
-        output.table([*columns, counts("samples of both", found.n_both.tolist())])
+        columns = [*feature_columns(acts, found.feature.tolist()), decimals(metric, found.score.tolist())]
+        output.table([*columns, counts(f"{level}s of both", found.n_both.tolist())])
     else:
-        note(f"no other feature is active on a sample with feature {feature}.")
+        note(f"no other feature is active on a {level} with feature {number}.")

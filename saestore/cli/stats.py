@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from saestore.cli import keys, output
+from saestore.cli.features import feature_columns, feature_option, features_of, level_option, names_of, with_names
 from saestore.cli.group import command
-from saestore.cli.table import Column, counts, decimals, numbers
+from saestore.cli.table import Column, counts, decimals
 from saestore.cli.target import Target, json_option, with_target
 from saestore.cli.where import conditions, where_option
 from saestore.errors import InvalidInputError
@@ -18,12 +19,16 @@ if TYPE_CHECKING:
     import numpy as np
     import xarray
 
+    from saestore.activation_set import ActivationSet
+    from saestore.query.reader import Level
+
 _SHOWN = ("n_active", "frac_nonzero", "mean", "std", "mean_active", "min", "max")  # sums are for programs
 
 
 @command("stats", example="saestore stats --dataset CLEVR --sort max -n 10", keys=keys.STATS)
 @with_target
-@click.option("--feature", metavar="N", type=int, multiple=True, help="Of this feature only; may be repeated.")
+@feature_option("Of this feature only")
+@level_option("Over samples, or over items, whose activation is the maximum over their samples.")
 @click.option(
     "--sort",
     metavar="NAME",
@@ -36,7 +41,8 @@ _SHOWN = ("n_active", "frac_nonzero", "mean", "std", "mean_active", "min", "max"
 def stats(
     target: Target,
     *,
-    feature: tuple[int, ...],
+    feature: tuple[str, ...],
+    level: Level,
     sort: str | None,
     n: int | None,
     where: tuple[str, ...],
@@ -47,24 +53,30 @@ def stats(
     if as_csv and as_json:
         raise click.UsageError("Choose one of --csv and --json.")
     acts = target.activations()
-    condition = conditions(acts, where)
-    data = acts.stats(list(feature) or None, where=condition)
+    features = features_of(acts, feature)
+    condition = conditions(acts, where, features)
+    data = acts.stats(features or None, level=level, where=condition)
     if sort or not (feature or as_csv):
         data = data.isel(feature=_order(data, sort or "n_active"))
     limit = n if n is not None else None if feature or as_csv else 20
     data = data.isel(feature=slice(0, limit))
     if as_csv:
-        _write_csv(data)
+        _write_csv(acts, data)
     elif as_json:
         columns = {name: data[name].to_numpy().tolist() for name in _names(data)}
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        output.document(
-            {"set": acts.path, "n_samples": data.attrs["n_samples"], "where": list(where) or None, "rows": rows}
-        )
+        about = {
+            "set": acts.path,
+            "level": level,
+            "n_samples": data.attrs["n_samples"],
+            "where": list(where) or None,
+        }
+        output.document({**about, "rows": with_names(acts, rows)})
     else:
         shown = f"{data.sizes['feature']:,} of {acts.shape[1]:,} features"
-        output.title(f"{acts.path}: {shown} over {data.attrs['n_samples']:,} samples")
-        output.table([_column(name, data[name].to_numpy()) for name in ("feature", *_SHOWN)])
+        output.title(f"{acts.path}: {shown} over {data.attrs['n_samples']:,} {level}s")
+        named = feature_columns(acts, data["feature"].to_numpy().tolist())
+        output.table([*named, *(_column(name, data[name].to_numpy()) for name in _SHOWN)])
 
 
 def _names(data: xarray.Dataset) -> list[str]:
@@ -82,17 +94,17 @@ def _order(data: xarray.Dataset, name: str) -> np.ndarray[Any, Any]:
 
 
 def _column(name: str, values: np.ndarray[Any, Any]) -> Column:
-    if name == "feature":
-        return numbers(name, values.tolist())
     return counts(name, values.tolist()) if values.dtype.kind in "iu" else decimals(name, values.tolist())
 
 
-def _write_csv(data: xarray.Dataset) -> None:
+def _write_csv(acts: ActivationSet, data: xarray.Dataset) -> None:
     """Print every row: numbers as short as they are exact, nothing where a dead feature has none."""
     import csv
 
-    columns = [("" if v != v else str(v) for v in data[name].to_numpy()) for name in _names(data)]  # noqa: PLR0124
+    columns = [["" if v != v else str(v) for v in data[name].to_numpy()] for name in _names(data)]  # noqa: PLR0124
+    columns.insert(1, [name or "" for name in names_of(acts, data["feature"].to_numpy().tolist())])
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(_names(data))
+    first, *others = _names(data)
+    writer.writerow([first, "name", *others])
     writer.writerows(zip(*columns, strict=True))
     sys.stdout.flush()

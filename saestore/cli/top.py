@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from saestore.cli import keys, output
+from saestore.cli.features import feature_columns, feature_option, features_of, level_option, with_names
 from saestore.cli.group import command, note
-from saestore.cli.table import decimals, numbers
+from saestore.cli.table import decimals
 from saestore.cli.target import Target, json_option, with_target
 from saestore.cli.where import conditions, where_option
 
@@ -25,22 +26,15 @@ _NAMED = 5  # features that a heading names one by one
     keys=keys.TOP_SAMPLES,
 )
 @with_target
-@click.option("--feature", metavar="N", type=int, multiple=True, required=True, help="The feature; may be repeated.")
+@feature_option(required=True)
 @click.option("-n", metavar="N", type=click.IntRange(1), default=20, show_default=True, help="Rows for each feature.")
-@click.option(
-    "--level",
-    metavar="[sample|item]",
-    type=click.Choice(["sample", "item"]),
-    default="sample",
-    show_default=True,
-    help="`item` shows each item once, with its strongest sample.",
-)
+@level_option("`item` shows each item once, with its strongest sample.")
 @where_option
 @json_option
 def top_samples(
     target: Target,
     *,
-    feature: tuple[int, ...],
+    feature: tuple[str, ...],
     n: int,
     level: Literal["sample", "item"],
     where: tuple[str, ...],
@@ -50,33 +44,34 @@ def top_samples(
     from saestore.cli.places import places
 
     acts = target.activations()
-    condition = conditions(acts, where)
-    top = acts.top_samples(list(feature), n, level=level, where=condition)
+    features = features_of(acts, feature)
+    condition = conditions(acts, where, features)
+    top = acts.top_samples(features, n, level=level, where=condition)
     rows = [
         {"feature": f, "activation": a, **place}
         for f, a, place in zip(top.feature.tolist(), top.activation.tolist(), places(acts, top.sample), strict=True)
     ]
     if as_json:
-        output.document({"set": acts.path, "level": level, "n": n, "where": list(where) or None, "rows": rows})
+        output.document(
+            {"set": acts.path, "level": level, "n": n, "where": list(where) or None, "rows": with_names(acts, rows)}
+        )
     else:
-        _show_samples(acts, feature, level, rows)
-    _note_silent(acts, feature, rows, where)
+        _show_samples(acts, features, level, rows)
+    _note_silent(acts, features, rows, where)
 
 
-def _show_samples(acts: ActivationSet, feature: tuple[int, ...], level: str, rows: list[dict[str, Any]]) -> None:
+def _show_samples(acts: ActivationSet, feature: list[int], level: str, rows: list[dict[str, Any]]) -> None:
     from saestore.cli.places import place_columns
 
     named = ", ".join(map(str, feature[:_NAMED])) + (", …" if len(feature) > _NAMED else "")
     output.title(f"{acts.path}: strongest {level}s of feature{'s' * (len(feature) > 1)} {named}")
     if rows:
-        columns = [numbers("feature", (r["feature"] for r in rows))] if len(feature) > 1 else []
+        columns = feature_columns(acts, (r["feature"] for r in rows)) if len(feature) > 1 else []
         columns.append(decimals("activation", (r["activation"] for r in rows)))
         output.table([*columns, *place_columns(rows, several_per_item=acts.attributes.item_size != 1)])
 
 
-def _note_silent(
-    acts: ActivationSet, feature: tuple[int, ...], rows: list[dict[str, Any]], where: tuple[str, ...]
-) -> None:
+def _note_silent(acts: ActivationSet, feature: list[int], rows: list[dict[str, Any]], where: tuple[str, ...]) -> None:
     """Say which features have no row, so that an empty answer is not taken for a mistake."""
     found = {r["feature"] for r in rows}
     silent = [str(f) for f in feature if f % acts.shape[1] not in found]
@@ -87,48 +82,69 @@ def _note_silent(
 
 @command("top-features", example="saestore top-features --dataset CLEVR --sample 17", keys=keys.TOP_FEATURES)
 @with_target
-@click.option("--sample", metavar="N", type=int, multiple=True, required=True, help="The sample; may be repeated.")
-@click.option("-n", metavar="N", type=click.IntRange(1), default=10, show_default=True, help="Rows for each sample.")
+@click.option("--sample", metavar="N", type=int, multiple=True, help="The sample; may be repeated.")
+@click.option(
+    "--item", metavar="N", type=int, multiple=True,
+    help="Instead of a sample: the item, by the maximum over its samples; may be repeated.",
+)  # fmt: skip
+@click.option("-n", metavar="N", type=click.IntRange(1), default=10, show_default=True, help="Rows for each.")
 @where_option
 @json_option
-def top_features(target: Target, *, sample: tuple[int, ...], n: int, where: tuple[str, ...], as_json: bool) -> None:
-    """Show the features that are strongest on a sample."""
+def top_features(
+    target: Target,
+    *,
+    sample: tuple[int, ...],
+    item: tuple[int, ...],
+    n: int,
+    where: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Show the features that are strongest on a sample or an item."""
     from saestore.cli.places import places
     from saestore.query.selection import select
 
+    if bool(sample) == bool(item):
+        raise click.UsageError("Name samples with --sample, or items with --item.")
     acts = target.activations()
-    chosen = select(list(sample), acts.shape[0], "sample").ids
-    condition = acts.condition(conditions(acts, where))
-    if condition is not None:
-        chosen = chosen[condition.keeps(chosen)]
-    asked = [acts.top_features(s, n) for s in chosen]
-    # A sample where nothing is active has a place, too.
-    located = places(acts, chosen)
-    rows = [
-        {"feature": f, "activation": a, **place}
-        for top, place in zip(asked, located, strict=True)
-        for f, a in zip(top.feature.tolist(), top.activation.tolist(), strict=True)
-    ]
+    tree = conditions(acts, where)
+    condition = acts.condition(tree)
+    if item:
+        chosen = select(list(item), acts.n_items, "item").ids
+        asked = [acts.top_features(item=i, n=n, where=tree) for i in chosen]
+        pointers = acts.item_index.pointers()
+        located = places(acts, pointers[chosen].clip(max=max(0, acts.shape[0] - 1)))
+    else:
+        chosen = select(list(sample), acts.shape[0], "sample").ids
+        chosen = chosen if condition is None else chosen[condition.keeps(chosen)]
+        asked = [acts.top_features(s, n) for s in chosen]
+        located = places(acts, chosen)  # a sample where nothing is active has a place, too
     if as_json:
-        output.document({"set": acts.path, "n": n, "where": list(where) or None, "rows": rows})
+        rows = [
+            {"feature": f, "activation": a, **place}
+            for top in asked
+            for f, a, place in zip(top.feature.tolist(), top.activation.tolist(), places(acts, top.sample), strict=True)
+        ]
+        output.document({"set": acts.path, "n": n, "where": list(where) or None, "rows": with_names(acts, rows)})
         return
     for i, (top, place) in enumerate(zip(asked, located, strict=True)):
         if i:
             output.line()
-        _show_features(acts, place)
-        output.table([numbers("feature", top.feature.tolist()), decimals("activation", top.activation.tolist())])
+        _show_features(acts, place, bool(item))
+        columns = feature_columns(acts, top.feature.tolist())
+        output.table([*columns, decimals("activation", top.activation.tolist())])
 
 
-def _show_features(acts: ActivationSet, place: dict[str, Any]) -> None:
-    """Say which sample the table below is of."""
+def _show_features(acts: ActivationSet, place: dict[str, Any], of_item: bool) -> None:
+    """Say which sample or item the table below is of."""
     from saestore.cli.places import shown_text
     from saestore.cli.text import Marked, clean, clip, clip_start
 
-    output.title(f"{acts.path}: strongest features of sample {place['sample']}")
+    of = f"item {place['item']}" if of_item else f"sample {place['sample']}"
+    output.title(f"{acts.path}: strongest features of {of}")
     at = f"position {place['position']}"
     if place["row"] is not None:
         at = f"row {place['row']}, column {place['column']}"
-    where, limit = f"item {place['item']}, {at}", output.line_width()
+    where, limit = f"item {place['item']}" + ("" if of_item else f", {at}"), output.line_width()
     key = clean(place["key"] or "")
     if key not in ("", str(place["item"])):
         where += f", {clip_start(key, max(0, limit - len(where) - 2))}"

@@ -20,27 +20,39 @@ _SMALLEST = 1 << 20  # less than a mebibyte merges nothing
 
 @command("verify", example="saestore verify", keys=keys.VERIFY)
 @with_target
+@click.option(
+    "--repair", is_flag=True, help="Make damaged derived data, and a damaged order of a segment, again from the rest."
+)
 @json_option
 @click.pass_context
-def verify(ctx: click.Context, target: Target, as_json: bool) -> None:
+def verify(ctx: click.Context, target: Target, repair: bool, as_json: bool) -> None:
     """Re-read everything and check it.
 
     The whole store, or one set of it. Names each damaged array on a line of its own and exits with status 1; with
-    status 0 when nothing is wrong.
+    status 0 when nothing is wrong. With `--repair` the lines name what was made again, and the status is 1
+    where something is still wrong.
     """
-    store = target.open()
+    store, mended = target.open("a" if repair else "r"), list[str]()
     with output.Status() as status:
-        report = store.verify(target.choose(store) if target.named else None, status)
+        path = target.choose(store) if target.named else None
+        report = store.verify(path, status)
+        if repair and not report.ok:
+            damaged = {problem.path for problem in report.problems if problem.path}
+            mended = [line for each in sorted(damaged) for line in store.repair(each, status).mended]
+            report = store.verify(path, status)
     if as_json:
         problems = [{"set": p.path, "node": p.node, "what": p.what} for p in report.problems]
-        output.document({"ok": report.ok, "checked": report.checked, "problems": problems})
-    elif report.ok:
-        output.line(f"Nothing is wrong. Checked: {', '.join(report.checked) or 'an empty store'}")
+        output.document({"ok": report.ok, "checked": report.checked, "problems": problems, "mended": mended})
     else:
+        for line in mended:
+            output.line(line)
+        if report.ok:
+            output.line(f"Nothing is wrong. Checked: {', '.join(report.checked) or 'an empty store'}")
         for problem in report.problems:
             output.line(" ".join(str(problem).split()))
         n = len(report.problems)
-        note(f"{n} problem{'s' * (n != 1)} found. Restore what is damaged from a copy, or build it again.")
+        if n:
+            note(f"{n} problem{'s' * (n != 1)} found. Restore what is damaged from a copy, or build it again.")
     if not report.ok:
         ctx.exit(1)
 

@@ -25,8 +25,10 @@ where_option = click.option(
 )
 
 
-def conditions(acts: ActivationSet, where: Sequence[str]) -> Node | None:
+def conditions(acts: ActivationSet, where: Sequence[str], features: Sequence[int] = ()) -> Node | None:
     """The tree of all conditions together, bound to the set; None where there is none.
+
+    ``activation`` in them means the activation of the feature that is asked about.
 
     Raises
     ------
@@ -35,7 +37,7 @@ def conditions(acts: ActivationSet, where: Sequence[str]) -> Node | None:
     """
     try:
         tree = _tree(where)
-        acts.condition(tree)
+        acts.condition(tree, int(acts.select_features(features[0]).ids[0]) if features else None)
     except (InvalidInputError, NotFoundError) as e:
         message, context = str(e).removeprefix("where=: "), click.get_current_context()
         raise click.BadParameter(message, context, param_hint="'--where'") from e

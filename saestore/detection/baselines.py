@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.detection.evaluation import Evaluation, Row
-from saestore.detection.inputs import TRAIN, Split
+from saestore.detection.inputs import FIT, Split
 from saestore.detection.several import scikit_learn
 from saestore.errors import MissingDependencyError
 from saestore.query.reader import SetReader
@@ -106,15 +106,15 @@ class Vectors:
 def baselines(evaluation: Evaluation, source: EmbeddingSource) -> tuple[list[Row], dict[str, str]]:
     """Rows of `METHODS`, and at the level of items of the difference of means by `AGGREGATIONS`.
 
-    Vectors are made on train. The threshold is a quantile of the scores of the concept's positive calibration samples,
+    Vectors are made on `fit_on`. The threshold is a quantile of the scores of the concept's positive calibration rows,
     chosen by F1 on the calibration split as for features, or a threshold between two calibration scores where that is
     better. The cluster of a concept is chosen in the same way.
 
     Memory: 4 bytes per row of a split and vector, for one method at a time, and the sample of `Sample.of`.
     """
     inputs, rows = evaluation.inputs, []
-    inputs.need(TRAIN)
-    train = inputs.of(TRAIN)
+    inputs.need(FIT)
+    train = inputs.of(FIT)
     labels, known = inputs.row_labels(train), ~inputs.row_unknown(train).toarray()
     n_positive = np.asarray(labels.astype(np.int64).sum(axis=0)).ravel()
     learnable = (n_positive > 0) & (n_positive < known.sum(axis=0))
@@ -131,7 +131,7 @@ def baselines(evaluation: Evaluation, source: EmbeddingSource) -> tuple[list[Row
             if method == "difference" and inputs.level == "item":
                 rows += _aggregated(evaluation, c, cal[:, c], test[:, c])
     skipped = {
-        f"{inputs.names[c]} (concept vectors)": "it is true of all or none of the samples of train"
+        f"{inputs.names[c]} (concept vectors)": "it is true of all or none of the samples of fit_on"
         for c in np.flatnonzero(with_cal & ~learnable).tolist()
     }
     return rows, skipped
@@ -178,8 +178,8 @@ def of_cls(evaluation: Evaluation, source: EmbeddingSource) -> list[Row]:
 
     Memory: 4 bytes per item of a split and concept.
     """
-    evaluation.inputs.need(TRAIN)
-    splits = (evaluation.inputs.of(TRAIN), evaluation.cal, evaluation.test)
+    evaluation.inputs.need(FIT)
+    splits = (evaluation.inputs.of(FIT), evaluation.cal, evaluation.test)
     # The same items with one row each.
     train, cal, test = (replace(split, rows=split.items, starts=np.arange(len(split.items))) for split in splits)
     vectors = difference_of_means(source, train, train.labels.tocsr(), ~train.unknown.toarray())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saestore.detection.inputs import CALIBRATION, Inputs, Split
+from saestore.detection.inputs import CHOOSE, Inputs, Split
 from saestore.query.posting_lists import PostingLists
 from saestore.scoring.ranks import find_hits, rank, split_by_cost
 from saestore.scoring.thresholds import count_reaching, list_quantiles, middle_best
@@ -102,25 +102,22 @@ def best_on_calibration(inputs: Inputs, features: Array, recalls: Array, n: int)
     Memory: a block of a million entries or the longest list; of a block a piece of about 260,000 positive rows and
     pairs of feature and concept, or one list, with a few hundred bytes each; the candidates.
     """
-    split = inputs.of(CALIBRATION)
+    split = inputs.of(CHOOSE)
     row_labels, best = inputs.row_labels(split), FeatureThresholds.none()
     for lists in inputs.lists(split, features):
-        for rows, units in _pieces(inputs, split, lists, row_labels):
+        for rows, units in pieces(inputs, split, lists, row_labels):
             best = (best + _evaluate(inputs, split, rows, units, row_labels, recalls=recalls)).best(n)
     return best
 
 
-def _pieces(
+def pieces(
     inputs: Inputs, split: Split, lists: PostingLists, row_labels: scipy.sparse.csr_array
 ) -> Iterator[tuple[PostingLists, PostingLists]]:
     """Some features at a time: their lists over rows, above 0, and over units."""
     feature = np.repeat(np.arange(len(lists.features)), np.diff(lists.indptr))
     n_labels = np.bincount(feature, np.diff(row_labels.indptr)[lists.samples], len(lists.features))
     for first, last in split_by_cost(n_labels.astype(np.int64) + row_labels.shape[1], _PIECE):
-        a, b = lists.indptr[first], lists.indptr[last]
-        part = PostingLists(
-            lists.features[first:last], lists.indptr[first : last + 1] - a, lists.samples[a:b], lists.data[a:b]
-        )
+        part = lists.part(first, last)
         yield part.keep(part.data > 0), inputs.unit_lists(split, part)
 
 
@@ -134,28 +131,48 @@ def _evaluate(
     recalls: Array,
 ) -> FeatureThresholds:
     """Every concept with every feature of a piece, at its best target recall."""
-    row_ptr, row_values = _of_pairs(rows, row_labels)
-    unit_ptr, unit_values = _of_pairs(units, split.labels.tocsr())
-    source_ptr, source = (row_ptr, row_values) if inputs.by_samples else (unit_ptr, unit_values)
-    # A concept without positives in the calibration split has no F1.
-    lengths = np.diff(source_ptr)
-    pairs = np.flatnonzero((lengths > 0) & (np.tile(split.n_positive, len(rows.features)) > 0))
+    pairs, thresholds, n_rows = thresholds_of(inputs, split, rows, units, row_labels, recalls=recalls)
     if not len(pairs):
         return FeatureThresholds.none()
+    tp, predicted = count_units(split, units, pairs, thresholds)
     place, concept = np.divmod(pairs, row_labels.shape[1])
-    filled = np.flatnonzero(lengths)
-    thresholds = list_quantiles(np.append(source_ptr[filled], source_ptr[-1]), source, recalls)
-    thresholds = thresholds[np.searchsorted(filled, pairs)]
-    predicted = count_reaching(units.indptr, units.data, place, thresholds)
-    if split.unknown.nnz:
-        predicted -= count_reaching(*_of_pairs(units, split.unknown.tocsr()), pairs, thresholds)
-    tp = count_reaching(unit_ptr, unit_values, pairs, thresholds)
     f1 = 2 * tp / (predicted + split.n_positive[concept][:, None])
     at, each = middle_best(f1), np.arange(len(pairs))
     return FeatureThresholds(
         concept, rows.features[place], recalls[at], thresholds[each, at], f1[each, at], tp[each, at],
-        predicted[each, at], np.diff(row_ptr)[pairs],
+        predicted[each, at], n_rows,
     )  # fmt: skip
+
+
+def thresholds_of(
+    inputs: Inputs,
+    split: Split,
+    rows: PostingLists,
+    units: PostingLists,
+    row_labels: scipy.sparse.csr_array,
+    *,
+    recalls: Array,
+) -> tuple[Array, Array, Array]:
+    """Pairs ``feature * n_concepts + concept`` that have thresholds, these (n_pairs, n_recalls), and positive rows."""
+    row_ptr, row_values = _of_pairs(rows, row_labels)
+    source_ptr, source = (row_ptr, row_values) if inputs.by_samples else _of_pairs(units, split.labels.tocsr())
+    # A concept without positives in the calibration split has no F1.
+    lengths = np.diff(source_ptr)
+    pairs = np.flatnonzero((lengths > 0) & (np.tile(split.n_positive, len(rows.features)) > 0))
+    filled = np.flatnonzero(lengths)
+    if not len(pairs):
+        return pairs, np.empty((0, len(recalls))), pairs
+    thresholds = list_quantiles(np.append(source_ptr[filled], source_ptr[-1]), source, recalls)
+    return pairs, thresholds[np.searchsorted(filled, pairs)], np.diff(row_ptr)[pairs]
+
+
+def count_units(split: Split, units: PostingLists, pairs: Array, thresholds: Array) -> tuple[Array, Array]:
+    """True positives, and known units in all, that reach each threshold of each pair, int64 (n_pairs, n_recalls)."""
+    place = pairs // split.labels.shape[1]
+    predicted = count_reaching(units.indptr, units.data, place, thresholds)
+    if split.unknown.nnz:
+        predicted -= count_reaching(*_of_pairs(units, split.unknown.tocsr()), pairs, thresholds)
+    return count_reaching(*_of_pairs(units, split.labels.tocsr()), pairs, thresholds), predicted
 
 
 def _of_pairs(lists: PostingLists, labels: scipy.sparse.csr_array) -> tuple[Array, Array]:

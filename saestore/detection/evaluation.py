@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from saestore.detection.choose import FeatureThresholds
-from saestore.detection.inputs import CALIBRATION, TEST, Inputs, Split
+from saestore.detection.inputs import CHOOSE, REPORT, Inputs, Split
 from saestore.detection.options import DetectionOptions
 from saestore.scoring.bootstrap import BootstrapSampler
 from saestore.scoring.metrics import COUNTS, BootstrapCounts, evaluate
@@ -25,7 +25,7 @@ class Evaluation:
 
     def __init__(self, inputs: Inputs, options: DetectionOptions) -> None:
         self.inputs, self.options = inputs, options
-        self.cal, self.test = inputs.of(CALIBRATION), inputs.of(TEST)
+        self.cal, self.test = inputs.of(CHOOSE), inputs.of(REPORT)
         draws = options.n_resamples, options.confidence_level, options.seed
         self.sampler = BootstrapSampler(len(self.test.items), *draws)
 

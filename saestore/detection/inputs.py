@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, NotFoundError
+from saestore.errors import NotFoundError
+from saestore.format import TableInfo, digest
 from saestore.query.posting_lists import PostingLists, iterate_lists
 from saestore.query.reader import Level, SetReader
 from saestore.scoring.concept_scores import read_labels
 from saestore.scoring.pooling import Pooling
+from saestore.scoring.splits import described, samples_on
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -20,17 +22,17 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 _BLOCK = 1 << 20  # entries of lists that are read at a time
-TRAIN, CALIBRATION, TEST = "train", "cal", "test"
+FIT, CHOOSE, REPORT = "fit_on", "choose_on", "report_on"  # what a part of the samples is for
 
 
 @dataclass(frozen=True)
 class Split:
-    """The rows of one split.
+    """One part of the samples.
 
     Attributes
     ----------
     name
-        ``train``, ``cal`` or ``test``.
+        What it is for: ``fit_on``, ``choose_on`` or ``report_on``.
     rows
         Its samples that have labels, ascending int64.
     items
@@ -104,8 +106,8 @@ class Inputs:
         Samples x concepts, bool CSR, empty for concepts that only items have; None at the level of samples.
     from_samples
         Whether the positive rows of each concept are known, bool (n_concepts,). Else they are all rows of its items.
-    split
-        Split of every item.
+    on
+        For ``fit_on``, ``choose_on`` and ``report_on`` a split or a condition, as `samples_on` takes them.
 
     Notes
     -----
@@ -121,7 +123,7 @@ class Inputs:
     sample_labels: scipy.sparse.csr_array | None
     sample_unknown: scipy.sparse.csr_array | None
     from_samples: Array
-    split: Array
+    on: dict[str, Any]
     _splits: dict[str, Split] = field(default_factory=dict, repr=False)
 
     @property
@@ -137,11 +139,10 @@ class Inputs:
     def of(self, name: str) -> Split:
         """The rows of a split, cached."""
         if name not in self._splits:
-            pointers = np.minimum(self.reader.item_index.pointers(), self.shape[0])
-            n_rows = self.labels.shape[0] if self.level == "sample" else int(pointers[self.labels.shape[0]])
-            chosen = np.repeat(self.split == name, np.diff(pointers))
-            chosen[n_rows:] = False
-            rows = np.flatnonzero(chosen)
+            n_rows = self.labels.shape[0]
+            if self.level == "item":
+                n_rows = min(int(self.reader.item_index.pointers()[n_rows]), self.shape[0])
+            rows = np.flatnonzero(samples_on(self.reader, self.on[name])[:n_rows])
             items, starts = np.unique(self.reader.item_index.locate(rows)[0], return_index=True)
             units = items if self.level == "item" else rows
             labels, unknown = self.labels[units].tocsc(), self.unknown[units].tocsc()
@@ -149,20 +150,12 @@ class Inputs:
         return self._splits[name]
 
     def need(self, *names: str) -> None:
-        """Raise an error where a split has no rows; it names the splits that there are.
-
-        Raises
-        ------
-        NotFoundError
-        """
+        """Raise a `NotFoundError` where a part has no rows."""
         for name in names:
             if not len(self.of(name).rows):
-                existing = ", ".join(sorted({str(s) for s in self.split.tolist()})) or "none"
-                raise NotFoundError(
-                    f"{self.reader.path} has no {self.level}s with labels in the split {name!r}. Choices are made on "
-                    f"'cal', measured on 'test'; vectors and probes are fitted on 'train'. The items have: {existing}.",
-                    code="empty-split",
-                )
+                part = f"{name}={described(self.on[name])!r}"
+                message = f"{self.reader.path} has no {self.level}s with labels in {part}."
+                raise NotFoundError(message, code="empty-split")
 
     def row_labels(self, split: Split) -> scipy.sparse.csr_array:
         """Which rows of a split are positive for a concept: rows x concepts, bool CSR."""
@@ -226,14 +219,10 @@ def _column(matrix: scipy.sparse.csc_array, column: int) -> Array:
     return mask
 
 
-def inputs_of(reader: SetReader, level: Level, concepts: Sequence[str] | str | None, score: str) -> Inputs:
-    """What detection needs of a set, read once.
-
-    Raises
-    ------
-    NotFoundError, InvalidInputError
-        The set has no such concepts, or no column of splits.
-    """
+def inputs_of(
+    reader: SetReader, level: Level, concepts: Sequence[str] | str | None, score: str, on: dict[str, Any]
+) -> Inputs:
+    """What detection needs of a set, read once; a `NotFoundError` where it has no such concepts."""
     labels = read_labels(reader, level, concepts)
     known = reader.concept_names("sample")
     of_samples: Any = (None, None)
@@ -250,7 +239,7 @@ def inputs_of(reader: SetReader, level: Level, concepts: Sequence[str] | str | N
         sample_labels=of_samples[0],
         sample_unknown=of_samples[1],
         from_samples=np.array([level == "sample" or name in known for name in labels.names]),
-        split=_splits(reader),
+        on=on,
     )
 
 
@@ -261,21 +250,6 @@ def _chosen(matrix: scipy.sparse.csr_array, known: list[str], names: Sequence[st
     pairs = [(known.index(name), i) for i, name in enumerate(names) if name in known]
     rows, columns = np.array(pairs, np.int64).reshape(-1, 2).T
     return sp.csr_array(matrix @ sp.csr_array((np.ones(len(pairs), bool), (rows, columns)), (len(known), len(names))))
-
-
-def _splits(reader: SetReader) -> Array:
-    """The column of splits."""
-    if "split" not in reader.items.names():
-        raise NotFoundError(
-            f"The items of {reader.path} have no column 'split'; detection needs train, cal or test for each item.",
-            code="no-splits",
-        )
-    split = np.asarray(reader.items.column("split"))
-    if split.dtype.kind not in "TUO":
-        raise InvalidInputError(
-            f"The column 'split' of {reader.path} is {split.dtype}; it must hold train, cal or test.", code="bad-splits"
-        )
-    return split
 
 
 def provenance(reader: SetReader) -> dict[str, Any]:
@@ -291,7 +265,11 @@ def provenance(reader: SetReader) -> dict[str, Any]:
         "source": dict(a.source),
         "dropped": None if a.dropped is None else dict(a.dropped),
         "segments": {segment.name: segment.digest for segment in a.segments},
-        "labels": {
-            name: table.digests[table.concepts.true] for name, table in a.tables.items() if table.concepts is not None
-        },
+        "labels": {name: _labels_digest(table) for name, table in a.tables.items() if table.concepts is not None},
     }
+
+
+def _labels_digest(table: TableInfo) -> str:
+    """What the labels of a table are known by: the digests of all that they are stored in."""
+    groups = [] if table.concepts is None else list(filter(None, (table.concepts.true, table.concepts.unknown)))
+    return digest({node: info.shards for node, info in table.arrays.items() if node.split("/")[0] in groups})

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from saestore.detection.inputs import CALIBRATION, Inputs
+from saestore.detection.inputs import CHOOSE, Inputs
 from saestore.detection.options import DetectionOptions
+from saestore.scoring.splits import described
 from saestore.scoring.thresholds import list_quantiles
 from saestore.sparse_rows import pointers
 
@@ -16,9 +17,14 @@ Array = np.ndarray[Any, Any]
 _FENCE = 3.0  # interquartile ranges above the upper quartile, in the logarithm: Tukey's "far out"
 
 
-def prune(inputs: Inputs, options: DetectionOptions) -> tuple[Array, dict[str, Any]]:
-    """Measure every feature on the calibration samples and `choose`. Memory: 16 bytes per feature and a block."""
-    split = inputs.of(CALIBRATION)
+def prune(inputs: Inputs, options: DetectionOptions, named: Array | None = None) -> tuple[Array, dict[str, Any]]:
+    """Measure every feature on the calibration samples and `choose`; `named` ones are all kept.
+
+    Memory: 16 bytes per feature and a block.
+    """
+    if named is not None:
+        return named, {"split": described(inputs.on[CHOOSE]), "n_features": inputs.shape[1], "kept": len(named)}
+    split = inputs.of(CHOOSE)
     n_active, p99 = np.zeros(inputs.shape[1], np.int64), np.full(inputs.shape[1], np.nan)
     for lists in inputs.lists(split, np.arange(inputs.shape[1])):
         positive = lists.keep(lists.data > 0)
@@ -26,7 +32,8 @@ def prune(inputs: Inputs, options: DetectionOptions) -> tuple[Array, dict[str, A
         n_active[lists.features] = counts
         some = counts > 0
         p99[lists.features[some]] = list_quantiles(pointers(counts[some]), positive.data, np.array([0.01]))[:, 0]
-    return choose(n_active, p99, len(split.rows), options)
+    kept, rules = choose(n_active, p99, len(split.rows), options)
+    return kept, {"split": described(inputs.on[CHOOSE]), **rules}
 
 
 def choose(n_active: Array, p99: Array, n_rows: int, options: DetectionOptions) -> tuple[Array, dict[str, Any]]:
@@ -49,7 +56,6 @@ def choose(n_active: Array, p99: Array, n_rows: int, options: DetectionOptions) 
     weakest = float(np.percentile(p99[usual], options.min_p99_percentile)) if usual.any() else float("nan")
     kept = usual & (p99 >= weakest)
     return np.flatnonzero(kept), {
-        "split": CALIBRATION,
         "n_rows": n_rows,
         "n_features": len(n_active),
         "min_active": min_active,

@@ -99,8 +99,9 @@ class Detection:
         settings = self.settings
         parts = [
             f"# Concept detection in {self.provenance['set']}",
-            f"Features, thresholds and methods are chosen on {settings['n_cal']:,} {settings['level']}s of the split "
-            f"`cal`. The results are measured on {settings['n_test']:,} {settings['level']}s of `test`, with "
+            f"Features, thresholds and methods are chosen on {settings['n_cal']:,} {settings['level']}s of "
+            f"`{settings['choose_on']}`. The results are measured on {settings['n_test']:,} {settings['level']}s of "
+            f"`{settings['report_on']}`, with "
             f"{100 * settings['confidence_level']:g} % intervals by the bootstrap over items "
             f"({settings['n_resamples']:,} draws, seed {settings['seed']}).",
             "F1 on test:\n\n" + self._comparison(),

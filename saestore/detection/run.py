@@ -10,12 +10,14 @@ import numpy as np
 
 from saestore.detection.choose import FeatureThresholds, best_on_calibration
 from saestore.detection.evaluation import Evaluation
-from saestore.detection.inputs import CALIBRATION, TEST, Inputs, inputs_of, provenance
+from saestore.detection.inputs import CHOOSE, REPORT, Inputs, inputs_of, provenance
 from saestore.detection.options import DetectionOptions
 from saestore.detection.prune import prune
 from saestore.detection.report import Detection
 from saestore.errors import InvalidInputError
+from saestore.query.details import feature_names
 from saestore.query.reader import Level, SetReader
+from saestore.scoring.splits import described, disjoint
 
 Array = np.ndarray[Any, Any]
 
@@ -25,15 +27,18 @@ def detect(
     level: Level,
     concepts: Sequence[str] | str | None,
     options: DetectionOptions,
+    on: dict[str, Any],
     *,
+    features: Any = None,
     embeddings: Any = None,
     cls_embeddings: Any = None,
 ) -> Detection:
     """See `ActivationSet.detect`."""
     if cls_embeddings is not None and level != "item":
         raise InvalidInputError("cls_embeddings= has one embedding per item; use level='item'.", code="wrong-level")
-    inputs = inputs_of(reader, level, concepts, options.score)
-    inputs.need(CALIBRATION, TEST)
+    inputs = inputs_of(reader, level, concepts, options.score, on)
+    disjoint(reader, on[CHOOSE], on[REPORT])
+    inputs.need(CHOOSE, REPORT)
     about = provenance(reader)
     of_samples, of_items = (
         _open(reader, about, name, spec, wanted)
@@ -42,10 +47,10 @@ def detect(
             ("cls_embeddings", cls_embeddings, cls_embeddings is not None),
         )
     )
-    features, pruning = prune(inputs, options)
+    ids, pruning = prune(inputs, options, None if features is None else np.unique(reader.select_features(features).ids))
     most = max(options.n, options.max_features)
-    candidates = best_on_calibration(inputs, features, np.array(options.target_recalls), most)
-    best, skipped = candidates.best(1), _skipped(inputs, features, candidates)
+    candidates = best_on_calibration(inputs, ids, np.array(options.target_recalls), most)
+    best, skipped = candidates.best(1), _skipped(inputs, ids, candidates)
     evaluation = Evaluation(inputs, options)
     rows = evaluation.of_features(best)
     if options.max_features > 1:
@@ -55,7 +60,7 @@ def detect(
     if options.probe:
         from saestore.detection.several import probes
 
-        more, without = probes(evaluation, features)
+        more, without = probes(evaluation, ids)
         rows, skipped = rows + more, skipped | without
     if of_samples is not None:
         from saestore.detection.baselines import baselines
@@ -67,14 +72,27 @@ def detect(
 
         rows += of_cls(evaluation, of_items)
     return Detection(
-        rows=sorted(rows, key=lambda row: inputs.names.index(row["concept"])),
-        candidates=candidates.best(options.n).to_dicts(inputs.names),
-        localisation=evaluation.localise(best) if options.localise else [],
+        rows=_named(reader, sorted(rows, key=lambda row: inputs.names.index(row["concept"]))),
+        candidates=_named(reader, candidates.best(options.n).to_dicts(inputs.names)),
+        localisation=_named(reader, evaluation.localise(best) if options.localise else []),
         skipped=skipped,
         settings=_settings(inputs, options),
         pruning=pruning,
         provenance={"saestore": _version(), **about},
     )
+
+
+def _named(reader: SetReader, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with the name of their feature beside its number, None where there is none."""
+    ids = np.array([row["feature"] for row in rows if row["feature"] is not None], np.int64)
+    names = feature_names(reader, ids)
+    known = {} if names is None else dict(zip(ids.tolist(), names.tolist(), strict=True))
+    named = []
+    for row in rows:
+        place = list(row).index("feature") + 1
+        own = {"name": known.get(row["feature"])}
+        named.append(dict([*row.items()][:place]) | own | dict([*row.items()][place:]))
+    return named
 
 
 def _open(reader: SetReader, about: dict[str, Any], name: str, spec: Any, wanted: bool) -> Any:
@@ -98,11 +116,11 @@ def _version() -> str | None:
 def _skipped(inputs: Inputs, features: Array, candidates: FeatureThresholds) -> dict[str, str]:
     """Why a concept has no result, or no full one."""
     skipped = {}
-    positive = {name: inputs.of(name).n_positive for name in (CALIBRATION, TEST)}
+    positive = {described(inputs.on[name]): inputs.of(name).n_positive for name in (CHOOSE, REPORT)}
     for i, name in enumerate(inputs.names):
         without = [split for split, counts in positive.items() if not counts[i]]
         if without:
-            skipped[name] = f"no {inputs.level} of the split {' nor of '.join(map(repr, without))} has it"
+            skipped[name] = f"no {inputs.level} of {' nor of '.join(map(repr, without))} has it"
         elif i not in candidates.concept:
             skipped[name] = f"none of the {len(features):,} features that are left is above 0 where it is true"
     return skipped
@@ -116,7 +134,8 @@ def _settings(inputs: Inputs, options: DetectionOptions) -> dict[str, Any]:
             name: "labelled samples" if known else "samples of labelled items"
             for name, known in zip(inputs.names, inputs.from_samples.tolist(), strict=True)
         },
-        "n_cal": len(inputs.of(CALIBRATION).units),
-        "n_test": len(inputs.of(TEST).units),
+        **{name: described(part) for name, part in inputs.on.items()},
+        "n_cal": len(inputs.of(CHOOSE).units),
+        "n_test": len(inputs.of(REPORT).units),
         **options.to_dict(),
     }

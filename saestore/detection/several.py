@@ -9,7 +9,7 @@ import numpy as np
 
 from saestore.detection.choose import FeatureThresholds
 from saestore.detection.evaluation import Evaluation, Row
-from saestore.detection.inputs import TRAIN, Inputs, Split
+from saestore.detection.inputs import FIT, Inputs, Split
 from saestore.errors import MissingDependencyError
 from saestore.scoring.thresholds import NO_THRESHOLD, Threshold, f1_at
 
@@ -73,12 +73,12 @@ def _threshold(evaluation: Evaluation, concept: int, method: str, cal: Array) ->
 def probes(evaluation: Evaluation, features: Array) -> tuple[list[Row], dict[str, str]]:
     """Rows of the method ``probe``, and why a concept has none.
 
-    Features are scaled to a maximum of 1 on train, where the probe is fitted; its strength and its threshold are
+    Features are scaled to a maximum of 1 on `fit_on`, where the probe is fitted; its strength and its threshold are
     chosen by F1 on the calibration split.
 
     Memory: the scores above 0 of all units, 12 bytes each, three times.
     """
-    inputs, train = evaluation.inputs, evaluation.inputs.of(TRAIN)
+    inputs, train = evaluation.inputs, evaluation.inputs.of(FIT)
     matrices = [_matrix(inputs, split, features) for split in (train, evaluation.cal, evaluation.test)]
     largest = matrices[0].max(axis=0).toarray().ravel() if len(train.units) else np.zeros(len(features))
     used = np.flatnonzero(largest > 0)
@@ -88,7 +88,7 @@ def probes(evaluation: Evaluation, features: Array) -> tuple[list[Row], dict[str
         known = train.known(concept)
         y = train.truth(concept)[known]
         if not y.any() or y.all() or not len(used) or not evaluation.cal.n_positive[concept]:
-            skipped[f"{name} (probe)"] = f"it is true of all or none of the {inputs.level}s of train, or of none of cal"
+            skipped[f"{name} (probe)"] = "it is true of all or none of fit_on, or of none of choose_on"
             continue
         best: tuple[Threshold, float, Any] = NO_THRESHOLD, 0.0, None
         for strength in STRENGTHS:

@@ -20,6 +20,7 @@ __all__ = [
     "EmbeddingSource",
     "MaskedSource",
     "Matrix",
+    "Names",
     "Part",
     "PartedSource",
     "checked",
@@ -27,6 +28,7 @@ __all__ = [
     "rows_fingerprint",
 ]
 
+Names = Sequence[str]
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 # In a file with several tensors. Embeddings that were centred and scaled to length 1 are not what an SAE was trained
@@ -301,26 +303,42 @@ class BatchSource:
 class MaskedSource:
     """The rows of another source that a mask keeps.
 
-    `keep` is bool (n_rows,).
+    Parameters
+    ----------
+    keep
+        bool (n_rows,).
+    ptr
+        Which rows of `source` belong to which item, int64 (n_items + 1,), where its rows are computed by a model: then
+        the fingerprint is the source's and the mask's, and no row is computed for it.
     """
 
-    def __init__(self, source: EmbeddingSource, keep: np.ndarray) -> None:
-        self._source, self._rows = source, np.flatnonzero(keep)
+    def __init__(self, source: EmbeddingSource, keep: np.ndarray, ptr: np.ndarray | None = None) -> None:
+        self._source, self._keep, self._ptr = source, keep, ptr
+        self._rows = np.flatnonzero(keep)
         self.path, self.layout, self.d_in, self.dtype = source.path, source.layout, source.d_in, source.dtype
         self.n_rows = len(self._rows)
         self.item_size: int | None = None
 
     def read(self, start: int, stop: int) -> torch.Tensor:
-        """Return rows ``start`` to ``stop``; reads all rows of the source between the first and the last of them."""
+        """Return rows ``start`` to ``stop``; reads the rows between them too, 64 MiB at a time."""
         rows = self._rows[start:stop]
         if not len(rows):
             return self._source.read(0, 0)
-        first = int(rows[0])
-        return self._source.read(first, int(rows[-1]) + 1)[torch.from_numpy(rows - first)]
+        step, end, parts = max(1, _REMAP_BYTES // (4 * self.d_in)), int(rows[-1]) + 1, []
+        for first in range(int(rows[0]), end, step):
+            block = self._source.read(first, min(first + step, end))
+            parts.append(block[torch.from_numpy(rows[(rows >= first) & (rows < first + step)] - first)])
+        return torch.cat(parts)
 
     def fingerprint(self, n_rows: int | None = None) -> str:
         """Return a SHA-256 (hex), as of a file with only these rows."""
-        return rows_fingerprint(self, n_rows)
+        if self._ptr is None:
+            return rows_fingerprint(self, n_rows)
+        n = len(self._keep)
+        if n_rows is not None and n_rows < self.n_rows:
+            n = int(self._ptr[np.searchsorted(self._ptr, self._rows[n_rows - 1], "right")])
+        kept = np.packbits(self._keep[:n]).tobytes()
+        return hashlib.sha256(self._source.fingerprint(n).encode() + kept).hexdigest()
 
 
 def rows_fingerprint(source: EmbeddingSource, n_rows: int | None) -> str:
@@ -351,7 +369,7 @@ def checked(matrix: Matrix, where: str) -> Matrix:
     return matrix
 
 
-def pick(shapes: dict[str, tuple[int, ...]], key: str | None, where: str, choose: str, mask: str | None = None) -> str:
+def pick(shapes: dict[str, tuple[int, ...]], key: str | None, where: str, choose: str, others: Names = ()) -> str:
     """Choose the tensor that holds the embeddings.
 
     Parameters
@@ -364,8 +382,8 @@ def pick(shapes: dict[str, tuple[int, ...]], key: str | None, where: str, choose
         The file, for messages.
     choose
         How to name the right one, for messages.
-    mask
-        Name of a tensor that marks which rows count.
+    others
+        Names of tensors that are read besides, such as a mask.
 
     Raises
     ------
@@ -373,8 +391,7 @@ def pick(shapes: dict[str, tuple[int, ...]], key: str | None, where: str, choose
         If there is none, or several and no name; or another tensor has a value per row, such as a mask of padding,
         which would be ignored (``unused-tensor``).
     """
-    if mask in shapes:
-        shapes = {name: shape for name, shape in shapes.items() if name != mask}
+    shapes = {name: shape for name, shape in shapes.items() if name not in others}
     matrices = [name for name, shape in shapes.items() if len(shape) >= 2]
     if key is not None and key not in shapes:
         raise InvalidInputError(

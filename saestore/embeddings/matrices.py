@@ -11,13 +11,12 @@ import numpy as np
 import torch
 import zarr
 
-from saestore.embeddings.base import Matrix, pick
+from saestore.embeddings.base import Matrix, Names, pick
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
 from saestore.files import NpzFile, existing_file, load_npy, load_pt, read_json
 
 __all__ = [
     "is_zarr",
-    "load_safetensors",
     "numpy_matrix",
     "open_arrow_folder",
     "open_dataset",
@@ -89,14 +88,14 @@ def zarr_matrix(array: zarr.Array[Any], where: str) -> Matrix:
     return Matrix(tuple(array.shape), np.dtype(array.dtype).name, fill)
 
 
-def open_pt(path: Path, key: str | None = None, mask: str | None = None) -> Matrix:
+def open_pt(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
     """Open a ``.pt`` file that holds a tensor, or a dict with `key` or the one that `pick` finds."""
     loaded = load_pt(path)
     if isinstance(loaded, dict):
         tensors = {str(name): value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         choose = f"choose one as {path.name}:KEY"
-        loaded = tensors[pick(shapes, key, str(path), choose, mask)]
+        loaded = tensors[pick(shapes, key, str(path), choose, others)]
     if not isinstance(loaded, torch.Tensor):
         raise InvalidInputError(
             f"{path} holds a {type(loaded).__name__}; embeddings are a tensor or a dict with one", code="no-embeddings"
@@ -104,20 +103,20 @@ def open_pt(path: Path, key: str | None = None, mask: str | None = None) -> Matr
     return torch_matrix(loaded, str(path))
 
 
-def open_npy(path: Path, _key: str | None = None, _mask: str | None = None) -> Matrix:
+def open_npy(path: Path, _key: str | None = None, _others: Names = ()) -> Matrix:
     """Open a ``.npy`` file."""
     return numpy_matrix(load_npy(path))
 
 
-def open_npz(path: Path, key: str | None = None, mask: str | None = None) -> Matrix:
+def open_npz(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
     """Open an array of a ``.npz`` file: `key`, or the one that `pick` finds. It is read whole."""
     with ExitStack() as resources:
         archive = NpzFile(path, resources)
         shapes = {name: archive[name].shape for name in archive.names}
-        return numpy_matrix(archive.read(pick(shapes, key, str(path), f"choose one as {path.name}:KEY", mask)))
+        return numpy_matrix(archive.read(pick(shapes, key, str(path), f"choose one as {path.name}:KEY", others)))
 
 
-def open_h5(path: Path, key: str | None = None, mask: str | None = None) -> Matrix:
+def open_h5(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
     """Open a dataset of an HDF5 file: `key`, a path in it, or the one that `pick` finds."""
     h5py = _require("h5py", "anndata", f"reading {path}")
     try:
@@ -126,7 +125,7 @@ def open_h5(path: Path, key: str | None = None, mask: str | None = None) -> Matr
         file.visititems(lambda name, node: shapes.update({name: node.shape} if hasattr(node, "shape") else {}))
     except OSError as error:
         raise InvalidInputError(f"{path} is damaged or not an HDF5 file ({error})", code="damaged-file") from error
-    name = pick(shapes, None if key is None else key.strip("/"), str(path), f"choose one as {path.name}:KEY", mask)
+    name = pick(shapes, None if key is None else key.strip("/"), str(path), f"choose one as {path.name}:KEY", others)
     dataset = file[name]
 
     def fill(out: torch.Tensor, start: int, stop: int) -> None:
@@ -135,7 +134,7 @@ def open_h5(path: Path, key: str | None = None, mask: str | None = None) -> Matr
     return Matrix(tuple(dataset.shape), dataset.dtype.name, fill)
 
 
-def open_parquet(path: Path, key: str | None = None, _mask: str | None = None) -> Matrix:
+def open_parquet(path: Path, key: str | None = None, _others: Names = ()) -> Matrix:
     """Open a column of equally long lists of floats of a Parquet file: `key`, or the only one. It is read whole."""
     arrow = _require("pyarrow", "arrow", f"reading {path}")
     parquet = _require("pyarrow.parquet", "arrow", f"reading {path}")
@@ -228,7 +227,7 @@ def saev_parts(path: Path, layer: int | None) -> tuple[list[Matrix], tuple[int, 
     return parts, (n_patches, width)
 
 
-def open_safetensors(path: Path, key: str | None = None, mask: str | None = None) -> Matrix:
+def open_safetensors(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
     """Open a tensor of a ``.safetensors`` file: `key`, or the one that `pick` finds."""
     try:
         from safetensors import SafetensorError, safe_open
@@ -243,7 +242,7 @@ def open_safetensors(path: Path, key: str | None = None, mask: str | None = None
             f"{file} is truncated or not a .safetensors file ({error})", code="damaged-file"
         ) from error
     shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 (no mapping)
-    name = pick(shapes, key, str(file), f"choose one as {file.name}:KEY", mask)
+    name = pick(shapes, key, str(file), f"choose one as {file.name}:KEY", others)
     rows = opened.get_slice(name)
 
     def fill(out: torch.Tensor, start: int, stop: int) -> None:
@@ -251,17 +250,6 @@ def open_safetensors(path: Path, key: str | None = None, mask: str | None = None
 
     dtype = rows.get_dtype()
     return Matrix(tuple(rows.get_shape()), _SAFETENSORS_DTYPES.get(dtype, dtype), fill)
-
-
-def load_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a ``.safetensors`` file."""
-    library = _require("safetensors.torch", "sae", f"reading {path}")
-    try:
-        return dict(library.load_file(existing_file(path)))
-    except (_require("safetensors", "sae", f"reading {path}").SafetensorError, OSError) as error:
-        raise InvalidInputError(
-            f"{path} is truncated or not a .safetensors file ({error})", code="damaged-file"
-        ) from error
 
 
 def is_zarr(folder: Path) -> bool:

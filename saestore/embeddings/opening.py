@@ -13,10 +13,9 @@ import torch
 import zarr
 
 from saestore import layouts
-from saestore.embeddings.base import BatchSource, EmbeddingSource, Matrix, Part, PartedSource, flattened
+from saestore.embeddings.base import BatchSource, EmbeddingSource, Matrix, Names, Part, PartedSource, flattened
 from saestore.embeddings.matrices import (
     is_zarr,
-    load_safetensors,
     numpy_matrix,
     open_arrow_folder,
     open_dataset,
@@ -32,11 +31,11 @@ from saestore.embeddings.matrices import (
     zarr_matrix,
 )
 from saestore.errors import InvalidInputError, NotFoundError
-from saestore.files import existing_file, load_npy, load_npz, load_pt, nearby, split_member
+from saestore.files import existing_file, nearby, split_member
 
-__all__ = ["locate", "open_embeddings", "open_mask"]
+__all__ = ["locate", "open_embeddings"]
 
-Opener = Callable[[Path, str | None, str | None], Matrix]
+Opener = Callable[[Path, str | None, Names], Matrix]
 _OPENERS: dict[str, Opener] = {
     ".pt": open_pt,
     ".npy": open_npy,
@@ -49,7 +48,7 @@ _OPENERS: dict[str, Opener] = {
 _OF_LAYOUTS = (".pt", ".json")  # suffixes of chunks and of lists of chunks
 
 
-def open_embeddings(spec: Any, *, width: int | None = None, mask: str | None = None) -> EmbeddingSource:
+def open_embeddings(spec: Any, *, width: int | None = None, others: Names = ()) -> EmbeddingSource:
     """Open embeddings of any layout, without reading them.
 
     Parameters
@@ -64,8 +63,8 @@ def open_embeddings(spec: Any, *, width: int | None = None, mask: str | None = N
     width
         Of a row. An array of three or more dimensions is taken for rows of this width, by default of its last
         dimension; its second dimension then counts the rows of an item.
-    mask
-        Name of a tensor in the file that marks which rows count.
+    others
+        Names of tensors in the file that are read besides, such as a mask.
 
     Returns
     -------
@@ -80,7 +79,7 @@ def open_embeddings(spec: Any, *, width: int | None = None, mask: str | None = N
         If it is damaged, of another kind, shape or dtype, or would have to be unpickled.
     """
     if isinstance(spec, (str, os.PathLike)):
-        return _open_path(os.fspath(spec), width, mask)
+        return _open_path(os.fspath(spec), width, others)
     if isinstance(spec, np.ndarray):
         return _at_hand("numpy array", "array", numpy_matrix(spec), width)
     if isinstance(spec, torch.Tensor):
@@ -147,7 +146,7 @@ def _at_hand(path: str, layout: str, matrix: Matrix, width: int | None) -> Parte
     return PartedSource.of_one(path, layout, lambda: matrix, width)
 
 
-def _open_path(spec: str, width: int | None, mask: str | None) -> EmbeddingSource:
+def _open_path(spec: str, width: int | None, others: Names) -> EmbeddingSource:
     if "://" in spec:
         return _at_hand(spec, "zarr", open_zarr(spec), width)
     foreign = _foreign_folder(spec, width)
@@ -169,7 +168,7 @@ def _open_path(spec: str, width: int | None, mask: str | None) -> EmbeddingSourc
         )
     existing_file(path)
     where = str(path) if key is None else f"{path}:{key}"
-    return PartedSource.of_one(where, path.suffix.removeprefix("."), partial(opener, path, key, mask), width)
+    return PartedSource.of_one(where, path.suffix.removeprefix("."), partial(opener, path, key, others), width)
 
 
 def _foreign_folder(spec: str, width: int | None) -> PartedSource | None:
@@ -192,64 +191,6 @@ def _saev(path: Path, layer: int | None) -> PartedSource:
         parts.append(Part(start, start + rows.shape[0], lambda rows=rows: rows))  # type: ignore[misc]
         start += rows.shape[0]
     return PartedSource(str(path), "saev", width, "float32", parts, item_size=per_item)
-
-
-def open_mask(spec: Any, embeddings: Any, n_rows: int) -> np.ndarray:
-    """Which rows count: bool (n_rows,), or (n_items, rows of an item).
-
-    Parameters
-    ----------
-    spec
-        An array or tensor of bool or of 0 and 1; a file of one (``.npy``, ``.pt``, ``file:key``); or the name of one in
-        the file of the embeddings.
-    embeddings
-        As in `open_embeddings`.
-
-    Raises
-    ------
-    NotFoundError, InvalidInputError
-        It is not there, has other values, or other rows.
-    """
-    where = "mask"
-    if isinstance(spec, str | os.PathLike):
-        where, spec = _load_mask(os.fspath(spec), embeddings)
-    values = spec.detach().cpu().numpy() if isinstance(spec, torch.Tensor) else np.asarray(spec)
-    if values.dtype.kind not in "biuf" or not np.isin(values, (0, 1)).all():
-        raise InvalidInputError(f"{where} is {values.dtype}; a mask is bool, or 0 and 1", code="bad-mask")
-    if values.size != n_rows or values.ndim not in (1, 2):
-        raise InvalidInputError(
-            f"{where} has the shape {values.shape}, but there are {n_rows:,} embeddings; give one value for each",
-            code="bad-mask",
-        )
-    if not values.any():
-        raise InvalidInputError(f"{where} leaves no row", code="bad-mask")
-    return values.astype(bool)
-
-
-def _load_mask(spec: str, embeddings: Any) -> tuple[str, Any]:
-    named, key = split_member(spec)
-    if key is None and not named.exists() and isinstance(embeddings, str | os.PathLike):
-        named, key = split_member(embeddings)[0], spec
-    if named.suffix == ".npz":
-        return load_npz(named, key, 1)
-    if named.suffix == ".npy":
-        return str(named), load_npy(named)
-    loaded: Any = load_pt(named) if named.suffix == ".pt" else None
-    if named.suffix == ".safetensors":
-        loaded = load_safetensors(named)
-    if isinstance(loaded, dict):
-        if key not in loaded:
-            raise NotFoundError(
-                f"{named} has no tensor {key!r}; it has {', '.join(map(str, loaded))}", code="no-such-array"
-            )
-        loaded = loaded[key]
-    if not isinstance(loaded, torch.Tensor):
-        raise InvalidInputError(
-            f"the mask {spec} is neither a file (.npy, .npz:NAME, .pt, .safetensors:NAME) nor a tensor beside the "
-            "embeddings",
-            code="bad-mask",
-        )
-    return spec, loaded
 
 
 def _bases(folder: Path) -> dict[str, set[Path]]:

@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 from saestore.errors import InvalidInputError
 from saestore.format import BY_SAMPLE
 from saestore.formats.base import Format, Opened, Source, Written, as_floats, nonzeros, stored_dtype
+from saestore.formats.in_memory import open_object
 from saestore.formats.issues import Issue
 from saestore.formats.selection import Selected
 from saestore.formats.spool import Compressed, Read
@@ -35,6 +37,7 @@ _KEYS = ("image_path", "text_path", "text")
 _DENSE = 1 << 23  # values of a dense block
 _CHUNK = 1 << 16
 _TEXT = np.dtypes.StringDType()
+_TRUTH = np.array(["false", "true"], _TEXT)  # the categories of a concept
 
 
 def is_anndata(path: Path) -> bool:
@@ -87,7 +90,8 @@ def open_anndata(source: Source) -> Opened:
         )
     dtype = stored_dtype(np.dtype((matrix if kind == "array" else matrix["data"]).dtype), where)
     read, step = _rows(matrix, kind, shape, dtype, source)
-    items, item_ptr = _items(obs, root, package)
+    has_items = "uns" in root and "items" in root["uns"]
+    items, item_ptr = _items(obs, package.io.read_elem(root["uns"]["items"]) if has_items else None)
     return Opened(
         "anndata",
         where,
@@ -100,6 +104,23 @@ def open_anndata(source: Source) -> Opened:
         items=items,
         issues=tuple(_numbering(names)),
         source={"layout": f"anndata {'dense' if kind == 'array' else kind[:3]}"},
+    )
+
+
+def open_adata(adata: anndata.AnnData, source: Source) -> Opened:
+    """Activations of an AnnData in memory, or of the file that a backed one is read from."""
+    if adata.isbacked:
+        return open_anndata(replace(source, path=Path(str(adata.filename))))
+    opened = open_object(adata.X, source)
+    items, item_ptr = _items(adata.obs, adata.uns.get("items"))
+    return replace(
+        opened,
+        format="anndata",
+        path="the AnnData",
+        item_ptr=item_ptr,
+        items=items,
+        issues=(*opened.issues, *_numbering(adata.var_names)),
+        source={"layout": str(opened.source["layout"]).replace("scipy", "anndata")},
     )
 
 
@@ -134,8 +155,8 @@ def _rows(matrix: Any, kind: str, shape: tuple[int, int], dtype: str, source: So
     return Compressed(kind[:3], shape, indptr, n_entries, entries, f"X of {where}").open(dtype, source.resources)
 
 
-def _items(obs: pd.DataFrame, root: Any, package: Any) -> tuple[Items, Any]:
-    """Items, and which rows belong to them."""
+def _items(obs: pd.DataFrame, table: pd.DataFrame | None) -> tuple[Items, Any]:
+    """Items, and which rows belong to them; `table` is the one in ``uns["items"]``, where there is one."""
     if "item" not in obs or obs["item"].dtype.kind not in "iu":
         return _table(obs), 1
     runs = obs["item"].to_numpy()
@@ -146,8 +167,7 @@ def _items(obs: pd.DataFrame, root: Any, package: Any) -> tuple[Items, Any]:
             code="scattered-items",
         )
     sizes = np.diff(np.append(starts, len(runs)))
-    if "uns" in root and "items" in root["uns"]:
-        table = package.io.read_elem(root["uns"]["items"])
+    if table is not None:
         if len(table) == len(starts):
             return _table(table), pointers(sizes)
         if len(table) > int(runs.max()) and (np.diff(runs[starts]) > 0).all():  # some of them have no sample
@@ -161,6 +181,9 @@ def _items(obs: pd.DataFrame, root: Any, package: Any) -> tuple[Items, Any]:
 def _table(frame: pd.DataFrame) -> Items:
     """Items of a table whose row names are the keys, unless a column has them."""
     frame = frame.copy()
+    for name, column in frame.items():
+        if list(getattr(column.dtype, "categories", ())) == _TRUTH.tolist():  # a concept, as an export writes it
+            frame[name] = column.map({"false": 0.0, "true": 1.0}).astype(float)
     if not any(name in frame for name in _KEYS):
         frame.insert(0, "image_path", frame.index.astype(str))  # becomes the key, not a column
     return as_items(frame.reset_index(drop=True))
@@ -188,14 +211,22 @@ class _Column(NamedTuple):
 
 
 def _columns(acts: SetReader) -> Iterator[_Column]:
-    """The columns of a set's samples. Texts of items are categorical, so that each is stored once."""
+    """The columns of a set's samples. Texts of items, and concepts, are categorical."""
     from saestore.query.sample_coords import OF_ITEMS, SampleCoordinates
 
+    concepts = [("item", name) for name in acts.concept_names("item")]
+    concepts += [("sample", name) for name in acts.concept_names("sample")]
     for name, column in SampleCoordinates(acts).by_name.items():
         label = name.replace("/", "|")  # a name with a slash would be a path
-        if name in OF_ITEMS:
-            texts, codes = np.unique(acts.items.column(name), return_inverse=True)
-            yield _Column(label, np.dtype(np.int32), partial(_of_items, acts, codes.astype(np.int32)), texts)
+        if column.dtype == bool:  # a concept; they come in this order
+            level, concept = concepts.pop(0)
+            known = acts.read_column(f"{level}s", concept)
+            codes = np.where(False if known.unknown is None else known.unknown, -1, known.values).astype(np.int8)
+            values = partial(_of_items, acts, codes) if level == "item" else codes.__getitem__
+            yield _Column(label, np.dtype(np.int8), values, _TRUTH)
+        elif name in OF_ITEMS:
+            texts, places = np.unique(acts.items.column(name), return_inverse=True)
+            yield _Column(label, np.dtype(np.int32), partial(_of_items, acts, places.astype(np.int32)), texts)
         else:
             yield _Column(label, column.dtype, column.at)
 
@@ -205,19 +236,25 @@ def _of_items(acts: SetReader, values: Array, samples: Array) -> Array:
     return taken
 
 
-def to_anndata(acts: SetReader, max_bytes: int) -> anndata.AnnData:
+def to_anndata(acts: SetReader, max_bytes: int, *, backed: bool) -> anndata.AnnData:
     """See `ActivationSet.to_anndata`."""
     import pandas as pd
+    import scipy.sparse
 
     from saestore.interop.dataset import attributes_of
 
     package = require("anndata", "anndata", "to_anndata()")
     segments = acts.attributes.segments
     matrix: Any
-    if len(segments) == 1 and acts.dtype != np.float16:  # the stored matrix itself, in a dtype that scipy has
+    if not backed:
+        matrix = scipy.sparse.csr_matrix(acts.sparse(max_bytes=max_bytes))
+    elif len(segments) == 1 and acts.dtype != np.float16:  # the stored matrix itself, in a dtype that scipy has
         matrix = package.io.sparse_dataset(acts.group[f"segments/{segments[0].name}/{BY_SAMPLE}"])
     else:
-        matrix = acts.sparse(max_bytes=max_bytes)
+        reason = f"it has {len(segments)} segments; compact it" if len(segments) != 1 else "scipy has no float16"
+        raise InvalidInputError(
+            f"{acts.path} cannot back an AnnData: {reason}. Or leave backed=True out.", code="cannot-be-backed"
+        )
     samples = np.arange(acts.shape[0])
     obs = {
         column.name: column.values(samples)

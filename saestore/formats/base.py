@@ -92,6 +92,8 @@ class Opened:
         Further columns of samples by name, (n_rows,) each, such as token ids.
     when_full
         What it means, for this SAE, that rows fill their capacity.
+    digest
+        Of activations in memory, which have no files.
     sae, source
         What is known of the SAE and of where the activations come from.
     """
@@ -113,6 +115,7 @@ class Opened:
     check_items: Callable[[Items | None, ItemIndex], Sequence[Issue]] | None = None
     columns: Mapping[str, Array] = field(default_factory=dict)
     when_full: str = ""
+    digest: str | None = None
     sae: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
 

@@ -1,12 +1,14 @@
-"""Dense activations, rows by features, in ``.pt``, ``.npy``, ``.safetensors`` or zarr: only non-zeros are kept."""
+"""Dense activations in ``.pt``, ``.npy``, ``.npz``, ``.safetensors`` or zarr, whose non-zeros are kept."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saestore.errors import InvalidInputError
 from saestore.formats.base import Format, Opened, Source, nonzeros
+from saestore.formats.in_memory import open_object
 from saestore.formats.topk_tensors import load_tensors
 from saestore.interop.optional import require
 from saestore.sparse_rows import SparseRows
@@ -21,7 +23,9 @@ def is_dense(path: Path) -> bool:
     """Whether a path can only be dense; any other ``.pt`` or ``.safetensors`` is tried after all other formats."""
     if path.suffix == ".safetensors" and path.is_file():
         return all(tensor.is_floating_point() for tensor in load_tensors(path).values())
-    return path.suffix == ".npy" or any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))
+    return path.suffix in (".npy", ".npz") or any(
+        (path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray")
+    )
 
 
 def open_dense(name: str, rows: EmbeddingSource, files: tuple[Path, ...]) -> Opened:
@@ -48,6 +52,8 @@ def open_dense(name: str, rows: EmbeddingSource, files: tuple[Path, ...]) -> Ope
         "float32" if rows.dtype == "bfloat16" else rows.dtype,
         read,
         max(1, _BYTES // (4 * rows.d_in)),
+        item_ptr=rows.item_size,
+        digest=None if files else rows.fingerprint(),
         source={"layout": f"dense {rows.layout}"},
     )
 
@@ -57,11 +63,13 @@ def _open(source: Source) -> Opened:
     require("torch", "sae", f"reading {path}")
     if path.suffix in (".pt", ".safetensors"):
         tensors = load_tensors(path)
-        if not any(getattr(tensor, "ndim", 0) == 2 for tensor in tensors.values()):
+        if "sparse" in str(getattr(tensors.get(""), "layout", "")):
+            return replace(open_object(tensors[""], source), path=str(path), files=(path,), digest=None)
+        if not any(getattr(tensor, "ndim", 0) in (2, 3) for tensor in tensors.values()):
             names = ", ".join(sorted(filter(None, tensors))) or "no tensor"
             raise InvalidInputError(
-                f"{path} holds {names}; activations are a tensor of rows by features, or indices and values, or "
-                "top_indices and top_acts.",
+                f"{path} holds {names}; activations are a tensor of rows by features or of items by rows by "
+                "features, or indices and values, or top_indices and top_acts.",
                 code="no-activations",
             )
     from saestore.embeddings.opening import open_embeddings

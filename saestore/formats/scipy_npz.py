@@ -1,34 +1,36 @@
-"""``.npz`` files of ``scipy.sparse.save_npz``: a matrix in any of scipy's formats; written as CSR."""
+"""``.npz`` files of ``scipy.sparse.save_npz`` and of arrays with the usual names; written as scipy's CSR."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, NotFoundError
+from saestore.errors import InvalidInputError
 from saestore.files import NpzFile
-from saestore.formats.base import Format, Opened, Source, Written, as_floats, rows_per_block, stored_dtype
+from saestore.formats.base import Format, Opened, Source, Written
+from saestore.formats.in_memory import of_scipy, opened_matrix
+from saestore.formats.named_arrays import Matrix, compressed, coordinates, is_named, open_named
 from saestore.formats.selection import Selected
-from saestore.formats.spool import Compressed, Entries, Read, Spool, blocks, checked_rows
-from saestore.sparse_rows import SparseRows, pointers
+from saestore.sparse_rows import pointers
 
 Array = np.ndarray[Any, Any]
 
 _KINDS = ("csr", "csc", "coo", "bsr", "dia")
+_SCIPY = {"ids": "indices", "values": "data", "indptr": "indptr"}
 
 
-def open_scipy(source: Source) -> Opened:
-    """Open a ``.npz`` of `scipy.sparse.save_npz`, without unpickling anything.
+def open_npz(source: Source) -> Opened:
+    """Open a ``.npz`` of `scipy.sparse.save_npz`, or of arrays with the usual names, without unpickling anything.
 
-    A CSR matrix is read in the order of the file, CSC and COO go through a temporary file (see `Spool`), and the rare
-    BSR and DIA are read into memory.
+    Rows of a CSR matrix and of indices and values are read in the order of the file, CSC and COO go through a temporary
+    file (see `Spool`), and the rare BSR and DIA are read into memory.
 
     Raises
     ------
@@ -37,77 +39,58 @@ def open_scipy(source: Source) -> Opened:
     """
     path = source.path
     archive = NpzFile(path, source.resources)
-    try:
-        kind, shape = archive.read("format").item(), archive.read("shape")
-    except NotFoundError as error:
-        raise InvalidInputError(
-            f"{path} is not a file of scipy.sparse.save_npz: {error}", code="not-a-matrix"
-        ) from error
-    kind = kind.decode() if isinstance(kind, bytes) else str(kind)
-    if kind not in _KINDS:
+    kind = archive.read("format").item() if "format" in archive else None
+    kind = kind.decode() if isinstance(kind, bytes) else kind
+    if kind not in (None, *_KINDS):
         raise InvalidInputError(
             f"{path} is a {kind!r} matrix; scipy.sparse.save_npz writes {', '.join(_KINDS)}.", code="not-a-matrix"
         )
-    if shape.shape != (2,) or shape.min() < 1:
-        raise InvalidInputError(
-            f"{path} has the shape {shape.tolist()}; it needs at least one sample and one feature.", code="bad-shape"
-        )
-    n_rows, n_features = (int(n) for n in shape)
-    data = archive["data"]
-    dtype = stored_dtype(data.dtype, data.where)
-    read, step = _rows(archive, kind, (n_rows, n_features), dtype, source.resources)
-    return Opened(
-        "scipy",
+    shape = _shape(archive, needed=kind is not None)
+    matrix = _matrix(archive, kind, shape, source.resources)
+    return opened_matrix(
+        matrix,
+        "npz" if kind is None else "scipy",
         str(path),
-        (Path(path),),
-        n_rows,
-        n_features,
-        dtype,
-        read,
-        step,
-        sum_duplicates=True,
-        item_ptr=archive.read("item_ptr") if "item_ptr" in archive else None,
-        source={"layout": f"scipy {kind}"},
+        shape[1],
+        files=(path,),
+        # scipy means the sum of entries of one place.
+        sum_duplicates=kind is not None,
+        item_ptr=archive.read("item_ptr") if "item_ptr" in archive else matrix.item_ptr,
     )
 
 
-def _rows(archive: NpzFile, kind: str, shape: tuple[int, int], dtype: str, resources: ExitStack) -> tuple[Read, int]:
-    data = archive["data"]
+def _shape(archive: NpzFile, *, needed: bool) -> tuple[int | None, int | None]:
+    """Rows and features, as the file states them."""
+    if "shape" not in archive:
+        if needed:
+            raise InvalidInputError(f"{archive.path} has no array 'shape'; it is damaged.", code="not-a-matrix")
+        width = next((archive.read(name).item() for name in ("n_features", "d_sae") if name in archive), None)
+        return None, None if width is None else int(width)
+    shape = archive.read("shape")
+    if shape.shape != (2,) or shape.min() < 1:
+        raise InvalidInputError(
+            f"{archive.path} has the shape {shape.tolist()}; it needs at least one sample and one feature.",
+            code="bad-shape",
+        )
+    return int(shape[0]), int(shape[1])
+
+
+def _matrix(archive: NpzFile, kind: str | None, shape: tuple[int | None, int | None], resources: ExitStack) -> Matrix:
+    where, n_rows = str(archive.path), shape[0]
+    if kind is None:
+        return open_named({name: archive[name] for name in archive.names}, where, shape, resources)
+    assert n_rows is not None  # noqa: S101  (the formats of scipy have a shape)
     if kind in ("csr", "csc"):
-        indices = archive["indices"]
-
-        def entries(a: int, b: int) -> tuple[Array, Array]:
-            return indices.read(a, b), as_floats(data.read(a, b), dtype, data.where)
-
-        n_entries = min(data.length, indices.length)
-        matrix = Compressed(kind, shape, archive.read("indptr"), n_entries, entries, str(archive.path))
-        return matrix.open(dtype, resources)
+        arrays = {role: archive[name] for role, name in _SCIPY.items()}
+        return compressed(arrays, kind, (n_rows, shape[1]), where, resources)
     if kind == "coo":
-        spool = Spool(shape[0], _coordinates(archive, shape[0], dtype), dtype, resources)
-        return spool.read, spool.step
+        arrays = {"rows": archive["row"], "columns": archive["col"], "values": archive["data"]}
+        return coordinates(arrays, n_rows, where, resources)
     import scipy.sparse
 
     archive.check_size(*archive.names)
     with archive.errors():
-        loaded = scipy.sparse.load_npz(archive.path)
-        if kind == "bsr":
-            loaded.check_format(full_check=True)  # the conversion would write where a wrong index points
-        loaded = loaded.tocsr()
-    loaded.data = as_floats(loaded.data, dtype, data.where)
-    loaded.eliminate_zeros()  # zeros of dense blocks and diagonals mean nothing
-    rows = SparseRows(loaded.indptr.astype(np.int64), loaded.indices, loaded.data)
-    return lambda start, stop: rows[start:stop], rows_per_block(shape[0], rows.nnz)
-
-
-def _coordinates(archive: NpzFile, n_rows: int, dtype: str) -> Entries:
-    data, rows, columns = archive["data"], archive["row"], archive["col"]
-
-    def entries() -> Iterator[tuple[Array, Array, Array]]:
-        for a, b in blocks(data.length):
-            values = as_floats(data.read(a, b), dtype, data.where)
-            yield checked_rows(rows.read(a, b), n_rows, rows.where), columns.read(a, b), values
-
-    return entries()
+        return of_scipy(scipy.sparse.load_npz(archive.path), where, resources)
 
 
 def write_scipy(selected: Selected, path: Path) -> Written:
@@ -164,4 +147,16 @@ def _copy(archive: zipfile.ZipFile, name: str, source: IO[bytes], dtype: np.dtyp
         shutil.copyfileobj(source, stream, 1 << 20)
 
 
-FORMATS = (Format("scipy", lambda path: path.suffix == ".npz", open_scipy, write_scipy),)
+def _is_npz(path: Path, *, of_scipy: bool) -> bool:
+    """Whether a file is of scipy, or of named arrays; a damaged one is for the error that opening it raises."""
+    if path.suffix != ".npz" or not path.is_file():
+        return path.suffix == ".npz" and not of_scipy
+    with ExitStack() as resources:
+        names = NpzFile(path, resources).names
+    return "format" in names if of_scipy else len(names) > 1 or is_named(names)
+
+
+FORMATS = (
+    Format("scipy", partial(_is_npz, of_scipy=True), open_npz, write_scipy),
+    Format("npz", partial(_is_npz, of_scipy=False), open_npz),
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -29,7 +30,10 @@ def build(
     items: Any = None,
     item_ptr: Any = None,
     token_spans: Any = None,
+    tokens: Any = None,
     mask: Any = None,
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
     images: Any = None,
     texts: Any = None,
     model: Any = None,
@@ -38,6 +42,10 @@ def build(
     model_dtype: str = "float32",
     batch_size: int | None = None,
     max_tokens: int | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+    chat: bool = False,
+    bos: str | None = None,
     skip_bad: bool = False,
     device: str = "cpu",
     dtype: str | None = None,
@@ -82,7 +90,14 @@ def build(
         First and last character (exclusive) of every token in its text, (n_samples, 2): an array or ``file.npz:name``.
     mask
         Which embeddings are samples, such as an attention mask: bool or 0 and 1, (n_rows,) or (n_items, rows): an
-        array, a file, or the name of a tensor in the file of embeddings. `item_ptr` and `token_spans` count all rows.
+        array, a file, or the name of a tensor in the file of embeddings. `item_ptr`, `token_spans` and `tokens` count
+        all rows.
+    tokens
+        The token id of each embedding, which becomes the column ``token`` of the samples: integers, given as `mask` is.
+    include, exclude
+        Conditions as in ``where=``, or lists of them: samples fulfil each of `include` and none of `exclude`. They may
+        name ``position``, ``token`` (with `tokens`), ``norm`` (the length of an embedding), ``sink`` (a norm above 10
+        times the median), and the columns of the items. Positions count all rows. The set records the conditions.
     images
         In place of embeddings: a folder of images, to run through `model`. `items` may name and order them.
     texts
@@ -93,14 +108,25 @@ def build(
     layer
         Number of the block, counted from 0, whose output is encoded; by default the SAE's own.
     hook
-        In place of `layer`, the name of a block's output or input: ``blocks.N.hook_resid_post``,
-        ``blocks.N.hook_resid_pre`` (N above 0), or a module, ``model.layers.N``.
+        In place of `layer`, a place by its name in TransformerLens: ``blocks.N.hook_resid_post``, ``hook_resid_pre``,
+        ``hook_resid_mid``, ``attn.hook_z``, ``hook_attn_out`` or ``hook_mlp_out``; or a module, ``model.layers.N``.
     model_dtype
         Dtype of the model's weights: ``float32``, ``bfloat16``, ``float16``.
     batch_size
         Images or texts that run together; by default 16, and 64 on a GPU.
     max_tokens
         Longer texts are cut; by default where the SAE's training cut them, else at the model's own limit.
+    window
+        In place of `max_tokens`: longer texts run in windows of this many tokens, special ones included.
+    stride
+        Tokens from the start of a window to the start of the next, by default a whole window. Smaller strides give each
+        token more context: windows overlap, and a token is stored once, from the first window that has it.
+    chat
+        Put every text, as a user's message, or every list of messages (``{"role": …, "content": …}``) into the chat
+        template of the model's tokenizer. The set keeps the whole text.
+    bos
+        The token that the model sees first in every text, or ``"none"``; by default as in the SAE's training, else as
+        the tokenizer does.
     skip_bad
         Leave out images that cannot be read and texts without tokens instead of refusing them; the set records them.
     device

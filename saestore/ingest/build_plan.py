@@ -36,9 +36,12 @@ _SETTINGS = {
     "dtype": "dtype of the embeddings",
     "model_fingerprint": "model weights",
     "layer": "layer",
+    "hook_name": "hook",
     "transform": "image transform",
     "special_tokens": "special tokens",
     "max_tokens": "max_tokens",
+    "stride": "stride of windows",
+    "chat": "chat template",
 }
 
 

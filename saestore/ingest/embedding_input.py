@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from saestore.embeddings.base import EmbeddingSource, MaskedSource
-from saestore.embeddings.opening import open_embeddings, open_mask
+from saestore.embeddings.opening import open_embeddings
 from saestore.ingest.known import found_items, known_item_ptr
 from saestore.ingest.options import BuildOptions, default_item_ptr
+from saestore.ingest.row_choice import chosen_rows, norms, open_mask, token_ids, tokens_record
 from saestore.models import ModelRequest, SAETrainingSpec, open_model_source
-from saestore.models.training_spec import hook_layer
 from saestore.sae import LoadedSAE
 from saestore.tables import as_items
 from saestore.tables.item_index import ItemIndex
@@ -60,26 +58,24 @@ def embeddings_on_disk(
         from saestore.superactivators.file_names import find_embeddings
 
         spec = find_embeddings(dataset, sample_type, options.data)
-    source = open_embeddings(spec, width=width, mask=options.mask if isinstance(options.mask, str) else None)
+    beside = [name for name in (options.mask, options.tokens) if isinstance(name, str)]
+    source = open_embeddings(spec, width=width, others=beside)
     items_from = options.items if options.items is not None else found_items(dataset, options.data)
     items = None if items_from is None else as_items(items_from)
     item_ptr = options.item_ptr
     if item_ptr is None and dataset is not None:
         by_name = options.embeddings is None
         item_ptr = known_item_ptr(dataset, sample_type, options.data, items, source.n_rows, by_name=by_name)
-    keep = None if options.mask is None else open_mask(options.mask, spec, source.n_rows)
+    mask = None if options.mask is None else open_mask(options.mask, spec, source.n_rows)
     if item_ptr is None and sample_type != "cls":
-        item_ptr = source.item_size or (keep.shape[1] if keep is not None and keep.ndim == 2 else None)
+        item_ptr = source.item_size or (mask.shape[1] if mask is not None and mask.ndim == 2 else None)
     item_ptr = default_item_ptr(item_ptr, sample_type, None if items is None else len(items), source.n_rows)
     table = ItemTable.of(source.n_rows, items, item_ptr, options.token_spans, path_of(items_from))
-    if keep is None:
-        return Inputs(source, table)
-    flat = keep.reshape(-1)
-    ptr = np.concatenate([[0], np.cumsum(flat)])[table.index.pointers()].astype(np.int64)
-    spans = None if table.spans is None else table.spans[flat]
-    table = replace(table, index=ItemIndex.of(ptr), spans=spans)
-    record = {"kind": "embeddings", "n_masked": int((~flat).sum())}
-    return Inputs(MaskedSource(source, flat), table, record)
+    tokens = None if options.tokens is None else token_ids(options.tokens, spec, source.n_rows)
+    table = replace(table, columns={} if tokens is None else {"token": tokens})
+    choice = chosen_rows(options, table, mask, norms(source))
+    rows = source if choice.keep is None else MaskedSource(source, choice.keep)
+    return Inputs(rows, choice.table, {"kind": "embeddings", **choice.record, **tokens_record(tokens)})
 
 
 def from_model(
@@ -91,15 +87,22 @@ def from_model(
         texts=options.texts,
         items=options.items,
         model=options.model,
-        layer=options.layer if options.hook is None else hook_layer(options.hook, by="--hook (hook=) names"),
+        layer=options.layer,
+        hook=options.hook,
         sample_type=sample_type,
         device=options.device,
         dtype=options.model_dtype,
         batch_size=options.batch_size,
         max_tokens=options.max_tokens,
+        window=options.window,
+        stride=options.stride,
+        chat=options.chat,
+        bos=options.bos,
         skip_bad=options.skip_bad,
         known=known,
     )
     ready = open_model_source(request, SAETrainingSpec.of(sae), advance)
     table = ItemTable(index=ItemIndex.of(ready.ptr), items=ready.items, path=path_of(options.items), spans=ready.spans)
-    return Inputs(ready.source, table, ready.record, computed=True, notes=ready.notes)
+    choice, source = chosen_rows(options, table, None, {}), ready.source
+    rows = source if choice.keep is None else MaskedSource(source, choice.keep, ready.ptr)
+    return Inputs(rows, choice.table, {**ready.record, **choice.record}, computed=True, notes=ready.notes)

@@ -90,7 +90,7 @@ class FileRows:
 
     @cached_property
     def _fingerprint(self) -> str:
-        return fingerprint(self.opened.files)
+        return self.opened.digest or fingerprint(self.opened.files)
 
     def provenance(self) -> dict[str, Any]:
         """Which file it is, and its faults."""

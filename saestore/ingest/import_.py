@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from typing import Any
@@ -67,6 +67,10 @@ def import_activations(
     items: Any = None,
     item_ptr: Any = None,
     token_spans: Any = None,
+    tokens: Any = None,
+    mask: Any = None,
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
     n_features: int | None = None,
     sparse: Any = None,
     pad_token: int | None = None,
@@ -91,7 +95,9 @@ def import_activations(
         ``dataset/sample_type/sae``; the last part may be left out where the file or `sae` names the SAE. Of a known
         data set the name alone will do: then as ``build`` of that name.
     path
-        The file or folder. By default the sparse file of a known data set, found by name under `data`, then
+        The file or folder, or activations in memory: a scipy or torch sparse matrix, an AnnData, an ``EncoderOutput``
+        (an object with ``top_acts`` and ``top_indices``), a mapping of arrays by the names that a ``.npz`` may have, or
+        a dense array or tensor. By default the sparse file of a known data set, found by name under `data`, then
         ``$SAESTORE_SCRATCH``, in ``SAE_Activations_Sparse/<dataset>/``, with its metadata, token counts and ground
         truth.
     store
@@ -105,6 +111,8 @@ def import_activations(
         ``file.npz:name`` or a ``token_counts`` ``.pt``.
     token_spans
         First and last character (exclusive) of every token in its text, (n_samples, 2): an array or ``file.npz:name``.
+    tokens, mask, include, exclude
+        As in `saestore.build`, for the rows of the file; conditions cannot name ``norm`` and ``sink``.
     n_features
         Width of the SAE, where the file does not record it.
     sparse
@@ -178,6 +186,10 @@ def check_import(
     items: Any = None,
     item_ptr: Any = None,
     token_spans: Any = None,
+    tokens: Any = None,
+    mask: Any = None,
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
     n_features: int | None = None,
     sparse: Any = None,
     pad_token: int | None = None,

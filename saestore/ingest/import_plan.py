@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -12,10 +13,12 @@ from saestore import layouts
 from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
 from saestore.files import nearby
 from saestore.formats.base import Opened, Source, load_format
+from saestore.formats.in_memory import open_object
 from saestore.formats.issues import IssueCollector, refusal
 from saestore.ingest.file_rows import FileRows
 from saestore.ingest.known import find_truth, found_items, known_item_ptr, one_sample_type
 from saestore.ingest.options import ImportOptions, default_item_ptr
+from saestore.ingest.row_choice import chosen_rows, of_rows, open_mask, token_ids, tokens_record
 from saestore.progress import Progress
 from saestore.store import given_sae_record, source_record
 from saestore.tables import as_items
@@ -31,6 +34,7 @@ __all__ = ["ImportPlan", "plan_import", "recognise"]
 
 # Any tensor may be in such a file: it is dense activations where no other format knows it.
 _TENSORS = (".pt", ".safetensors")
+_SETTINGS = {"mask_fingerprint": "the rows that include, exclude and mask leave", "tokens_fingerprint": "tokens"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +90,12 @@ def plan_import(options: ImportOptions, resources: ExitStack, progress: Progress
         items = None if options.items is None else as_items(options.items)
         ptr = known_item_ptr(dataset, options.sample_type, options.data, items, opened.n_rows, by_name=by_name)
         options = replace(options, item_ptr=ptr)
-    table = _table(options, opened)
+    mask = None if options.mask is None else open_mask(options.mask, options.path, opened.n_rows)
+    tokens = None if options.tokens is None else token_ids(options.tokens, options.path, opened.n_rows)
+    table = _table(options, opened, {} if tokens is None else {"token": tokens})
     of_items = opened.check_items(table.items, table.index) if opened.check_items else ()
+    choice = chosen_rows(options, table, mask, {})
+    given = {**given, **choice.record, **tokens_record(tokens)}
     name = "/".join([*options.parts, ""][:3])  # without the SAE's name, which its record may give
     named = {} if options.sae is None else given_sae_record(options.sae, name, n_features)
     path = _full_path(options.parts, opened, named)
@@ -97,14 +105,14 @@ def plan_import(options: ImportOptions, resources: ExitStack, progress: Progress
     missing = dict.fromkeys(name for name in ("architecture", "hook_name", "fingerprint") if name not in sae)
     return ImportPlan(
         path=path,
-        rows=FileRows(opened, n_features, [*opened.issues, *of_items], given),
-        table=table,
+        rows=FileRows(of_rows(opened, choice.keep), n_features, [*opened.issues, *of_items], given),
+        table=choice.table,
         dtype=opened.dtype,
         codec=options.codec,
         segment_rows=options.segment_rows,
         sae={**sae, **missing},
-        settings={name: f"source {name}" for name in given},
-        truth=find_truth(options.ground_truth, dataset, options.data, options.sample_type, table),
+        settings={**_SETTINGS, **{name: f"source {name}" for name in given if name not in _SETTINGS}},
+        truth=find_truth(options.ground_truth, dataset, options.data, options.sample_type, choice.table),
     )
 
 
@@ -156,7 +164,7 @@ def _width(options: ImportOptions, opened: Opened) -> int:
     return width
 
 
-def _table(options: ImportOptions, opened: Opened) -> ItemTable:
+def _table(options: ImportOptions, opened: Opened, columns: Mapping[str, Any]) -> ItemTable:
     """The items, and how the rows belong to them: as given, else as the file has it, else by the sample type."""
     items = opened.items if options.items is None else as_items(options.items)
     n_items, n_rows, sample_type = None if items is None else len(items), opened.n_rows, options.sample_type
@@ -165,7 +173,7 @@ def _table(options: ImportOptions, opened: Opened) -> ItemTable:
     if spec is None and n_items is None:
         spec = opened.default_item_size
     table = ItemTable.of(n_rows, items, spec, options.token_spans, path_of(options.items))
-    return replace(table, columns=opened.columns)
+    return replace(table, columns={**opened.columns, **columns})
 
 
 def _opened(options: ImportOptions, resources: ExitStack, progress: Progress) -> Opened:
@@ -178,30 +186,35 @@ def _opened(options: ImportOptions, resources: ExitStack, progress: Progress) ->
     InvalidInputError
         The format is not known, the file is not of it, or an option belongs to another format.
     """
-    path, name = Path(options.path).expanduser(), options.format
+    name = options.format
     if name not in ("auto", *IMPORT_FORMATS):
         raise InvalidInputError(
             f"format {name!r}: {did_you_mean(name, IMPORT_FORMATS)}Use auto, or one of {', '.join(IMPORT_FORMATS)}.",
             code="unknown-format",
         )
+    _, sample_type, *sae = options.parts
+    given = (resources, sample_type, sae[0] if sae else None, options.n_features, options.sparse, options.pad_token)
+    if not isinstance(options.path, str | os.PathLike):
+        return _of_object(options, Source(Path(), *given, progress.line))
+    path = Path(options.path).expanduser()
     chosen = load_format(recognise(path) if name == "auto" else name)
     own = {"sparse": options.sparse, "pad_token": options.pad_token}
     chosen.check_options([name for name, value in own.items() if value is not None], path)
     if chosen.open is None:
         raise RuntimeError(f"{chosen.name} has no reader")
-    _, sample_type, *sae = options.parts
-    return chosen.open(
-        Source(
-            path,
-            resources,
-            sample_type,
-            sae[0] if sae else None,
-            options.n_features,
-            options.sparse,
-            options.pad_token,
-            progress.line,
+    return chosen.open(Source(path, *given, progress.line))
+
+
+def _of_object(options: ImportOptions, source: Source) -> Opened:
+    given = {"format": options.format != "auto", "sparse": options.sparse is not None}
+    given["pad_token"] = options.pad_token is not None
+    wrong = next((name for name, is_given in given.items() if is_given), None)
+    if wrong is not None:
+        raise InvalidInputError(
+            f"{wrong} applies to files, not to a {type(options.path).__name__} in memory; leave it out.",
+            code="option-of-another-format",
         )
-    )
+    return open_object(options.path, source)
 
 
 def recognise(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +12,8 @@ from saestore.writing.pipeline import check_storage_options
 
 __all__ = ["BuildOptions", "ImportOptions", "default_item_ptr"]
 
-_OF_MODELS = ("model", "layer", "hook", "batch_size", "max_tokens", "skip_bad")
-_OF_EMBEDDINGS = ("embeddings", "item_ptr", "token_spans", "mask")
+_OF_MODELS = ("model", "layer", "hook", "batch_size", "max_tokens", "window", "stride", "chat", "bos", "skip_bad")
+_OF_EMBEDDINGS = ("embeddings", "item_ptr", "token_spans", "tokens", "mask")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +27,10 @@ class BuildOptions:
     items: Any = None
     item_ptr: Any = None
     token_spans: Any = None
+    tokens: Any = None
     mask: Any = None
+    include: Any = None
+    exclude: Any = None
     images: Any = None
     texts: Any = None
     model: Any = None
@@ -37,6 +39,10 @@ class BuildOptions:
     model_dtype: str = "float32"
     batch_size: int | None = None
     max_tokens: int | None = None
+    window: int | None = None
+    stride: int | None = None
+    chat: bool = False
+    bos: str | None = None
     skip_bad: bool = False
     device: str = "cpu"
     dtype: str | None = None
@@ -102,6 +108,10 @@ class ImportOptions:
     items: Any = None
     item_ptr: Any = None
     token_spans: Any = None
+    tokens: Any = None
+    mask: Any = None
+    include: Any = None
+    exclude: Any = None
     n_features: int | None = None
     sparse: Any = None
     pad_token: int | None = None
@@ -131,12 +141,6 @@ class ImportOptions:
         InvalidInputError
             Names the argument, the given value and what is allowed.
         """
-        if not isinstance(self.path, str | os.PathLike):
-            raise InvalidInputError(
-                f"activations to import are a file or folder, not a {type(self.path).__name__}; give its path, or "
-                "store a scipy sparse matrix in memory with saestore.open(STORE, 'a').write(SET, matrix).",
-                code="not-a-path",
-            )
         check_storage_options(self.codec, self.segment_rows)
         split_set_path("/".join([*self.parts, "sae"] if len(self.parts) == 2 else self.parts))
         if self.sample_type not in SAMPLE_TYPES:

@@ -1,4 +1,4 @@
-"""The blocks of a model, and the output of one of them."""
+"""The blocks of a model, and the hidden state at a place in one of them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from saestore.errors import InvalidInputError
+from saestore.models.hooks import Hook, find_tap
 from saestore.models.pretrained import Pretrained, weights_fingerprint
 from saestore.sae.hub import one_line
 
-__all__ = ["BlockModel", "Tower", "load_text_model", "load_tower"]
+__all__ = ["BlockModel", "Tower", "find_tower", "load_text_model", "load_tower"]
 
 _BLOCK_LISTS = ("layers", "layer", "h", "blocks", "block")
 
@@ -45,25 +46,34 @@ _TOWERS = {
     "siglip_vision_model": Tower("SiglipVisionModel", 0, has_cls=False),
     "dinov2": Tower("Dinov2Model", 1, has_cls=True, any_size=True),
     "dinov2_with_registers": Tower("Dinov2WithRegistersModel", 1, has_cls=True, any_size=True),
+    "dinov3_vit": Tower("DINOv3ViTModel", 1, has_cls=True, any_size=True),
+    "vit": Tower("ViTModel", 1, has_cls=True),
+    "vit_mae": Tower("ViTMAEModel", 1, has_cls=True),
 }
 
 
-class BlockModel:
-    """A model up to one of its blocks.
+class _Reached(Exception):
+    """The model has run up to the hook; the rest of it is not needed."""
 
-    The hidden state is the output of the block itself: in many models, the last entry of transformers' own list of
-    hidden states went through the final norm.
+
+class BlockModel:
+    """A model up to a hook in one of its blocks.
+
+    The hidden state is taken from the block itself: in many models, the last entry of transformers' own list of hidden
+    states went through the final norm. Nothing after the hook runs.
 
     Parameters
     ----------
     model
-        Of transformers.
-    layer
-        Number of the block, counted from 0; it is the model's last one.
+        Of transformers, with its blocks up to the hook's.
+    hook
+        Where the hidden state is taken.
     config
         Configuration of the part that the blocks belong to.
     device
         Where it runs.
+    probe
+        Inputs of a run that shows whether the model has the hook, as in `__call__`.
 
     Attributes
     ----------
@@ -71,99 +81,144 @@ class BlockModel:
         Width of the hidden state.
     fingerprint : str
         `weights_fingerprint` of the model.
+
+    Raises
+    ------
+    InvalidInputError
+        The model cannot be run up to a block, or its blocks have no such hook.
     """
 
-    def __init__(self, model: torch.nn.Module, layer: int, config: Any, device: str) -> None:
-        self.width = int(config.hidden_size)
+    def __init__(
+        self, model: torch.nn.Module, hook: Hook, config: Any, device: str, probe: dict[str, torch.Tensor]
+    ) -> None:
         self.fingerprint = weights_fingerprint(model, config)
         self.device = torch.device(device)
         self._model = model.to(self.device)
         self._dtype = next(model.parameters()).dtype
-        self._outputs: list[torch.Tensor] = []
-        _blocks(model, layer + 1)[layer].register_forward_hook(self._keep)
+        self._stream: int | None = getattr(config, "altup_active_idx", None)
+        self._kept: list[torch.Tensor] = []
+        kind = config.model_type
+        try:
+            tap = find_tap(_blocks(model, hook.layer + 1)[hook.layer], hook.place, lambda: self._run(probe))
+            if tap is None:
+                raise InvalidInputError(
+                    f"the blocks of a {kind!r} model have no {hook.name!r} that saestore can find; give the embeddings "
+                    "of that hook as --embeddings",
+                    code="unsupported-hook",
+                )
+            tap.attach(self._keep)
+            shape = tuple(self(**probe).shape)
+        except (torch.OutOfMemoryError, InvalidInputError):
+            raise
+        except Exception as error:
+            raise InvalidInputError(
+                f"a model of the kind {kind!r} cannot be run up to a block: {type(error).__name__}: "
+                f"{one_line(error)}; give its embeddings as --embeddings",
+                code="unsupported-model",
+            ) from error
+        rows = tuple(next(iter(probe.values())).shape)
+        if len(shape) != 3 or shape[0] != 1 or (len(rows) == 2 and shape[1] != rows[1]):
+            raise InvalidInputError(
+                f"a block of a {kind!r} model returns an array of shape {shape} for an input of shape {rows}; saestore "
+                "needs (1, rows, width). Give its embeddings as --embeddings",
+                code="unsupported-model",
+            )
+        self.width = shape[2]
 
-    def _keep(self, _block: torch.nn.Module, _given: Any, out: Any) -> None:
-        self._outputs.append(out[0] if isinstance(out, tuple) else out)
+    def _keep(self, value: torch.Tensor) -> None:
+        # Gemma 3n has several streams side by side, one of which attention and MLP read.
+        several = self._stream is not None and value.ndim == 4
+        self._kept.append(value[self._stream] if several else value.clone())
+        raise _Reached
 
-    def __call__(self, **inputs: torch.Tensor) -> torch.Tensor:
-        """Run a batch; returns the block's output, (batch, rows, width), on the model's device."""
-        self._outputs.clear()
+    def _run(self, inputs: dict[str, torch.Tensor]) -> None:
         on_device = {
             name: x.to(self.device, self._dtype if x.is_floating_point() else None) for name, x in inputs.items()
         }
         with torch.inference_mode():
             self._model(**on_device)
-        return self._outputs.pop()
+
+    def __call__(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """Run a batch; returns the hidden state at the hook, (batch, rows, width), on the model's device."""
+        self._kept.clear()
+        with suppress(_Reached):
+            self._run(inputs)
+        return self._kept.pop()
 
 
-def load_tower(pretrained: Pretrained, layer: int, dtype: str, device: str) -> tuple[BlockModel, Tower, Any]:
-    """Load the vision part of a model up to a block; also returns its facts and its configuration."""
+def find_tower(pretrained: Pretrained) -> tuple[Tower, Any]:
+    """Facts about the vision part of a model, and its configuration.
+
+    Raises
+    ------
+    InvalidInputError
+        It is of a kind that saestore cannot run on images.
+    """
     config = pretrained.config()
     config = getattr(config, "vision_config", config)
     tower = _TOWERS.get(config.model_type)
     if tower is None:
         raise InvalidInputError(
-            f"{pretrained.name} is of the kind {config.model_type!r}; images run through CLIP, SigLIP and DINOv2 "
-            f"({', '.join(_TOWERS)}). Give the embeddings of other models as --embeddings",
+            f"{pretrained.name} is of the kind {config.model_type!r}; images run through CLIP, SigLIP, DINOv2, DINOv3, "
+            f"ViT and MAE ({', '.join(_TOWERS)}). Give the embeddings of other models as --embeddings",
             code="unsupported-model",
         )
-    cut = _cut(config, layer, pretrained.name)
-    if tower.has_cls:
-        tower = Tower(tower.class_name, 1 + getattr(config, "num_register_tokens", 0), True, tower.any_size)
-    return BlockModel(pretrained.model(tower.class_name, cut, dtype), layer, cut, device), tower, config
+    n_before = tower.n_before + getattr(config, "num_register_tokens", 0) if tower.has_cls else 0
+    return Tower(tower.class_name, n_before, tower.has_cls, tower.any_size), config
 
 
-def load_text_model(pretrained: Pretrained, layer: int, dtype: str, device: str) -> tuple[BlockModel, Any]:
-    """Load a text model up to a block, without its head, or the text part of a model of images and text."""
-    whole = pretrained.config()
+def load_tower(
+    pretrained: Pretrained, tower: Tower, config: Any, hook: Hook, *, dtype: str, device: str, size: tuple[int, int]
+) -> BlockModel:
+    """Load the vision part of a model up to a hook, for images of (height, width)."""
+    _check_layer(config, hook.layer, pretrained.name)
+    pixels = torch.linspace(-1, 1, 3 * size[0] * size[1]).reshape(1, 3, *size)
+    config = copy.deepcopy(config)
+    if config.model_type == "vit_mae":
+        config.mask_ratio = 0.0
+    kind = getattr(pretrained.library, tower.class_name)
+    model = pretrained.model(_first_blocks(kind, hook.layer + 1, config.num_hidden_layers), config, dtype)
+    if config.model_type == "vit_mae":
+        model.register_forward_pre_hook(_in_order, with_kwargs=True)
+    return BlockModel(model, hook, config, device, {"pixel_values": pixels})
+
+
+def _in_order(model: Any, given: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """MAE sorts patches by noise, at random in training."""
+    pixels = named["pixel_values"]
+    n = (model.config.image_size // model.config.patch_size) ** 2
+    noise = torch.arange(n, device=pixels.device).expand(len(pixels), -1)
+    return given, {**named, "noise": noise}
+
+
+def load_text_model(pretrained: Pretrained, hook: Hook, dtype: str, device: str) -> tuple[BlockModel, Any]:
+    """Load a text model up to a hook, without its head: of images and text only the text part, of T5 the encoder."""
+    whole = copy.deepcopy(pretrained.config())
     config = getattr(whole, "text_config", whole)
     if whole.model_type.startswith(("clip", "siglip")) or whole.model_type in _TOWERS:
         raise InvalidInputError(
             f"{pretrained.name} is a model of images ({whole.model_type}); give it --images", code="unsupported-model"
         )
-    if whole.is_encoder_decoder:
+    library = pretrained.library
+    kinds = library.MODEL_FOR_TEXT_ENCODING_MAPPING if whole.is_encoder_decoder else library.MODEL_MAPPING
+    kind = kinds.get(type(whole), None)
+    if not isinstance(kind, type):
         raise InvalidInputError(
-            f"{pretrained.name} ({whole.model_type}) has an encoder and a decoder; texts can be run through models of "
-            "one row of blocks, such as Gemma, Llama, GPT-2 or BERT",
+            f"{pretrained.name} ({whole.model_type}) is not a text model that saestore can run; it runs models of one "
+            "row of blocks, such as Gemma, Llama, GPT-2 or BERT, and the encoder of T5",
             code="unsupported-model",
         )
-    cut = _cut(config, layer, pretrained.name)
-    if config is whole:
-        return _checked(BlockModel(pretrained.model("AutoModel", cut, dtype), layer, cut, device), whole), config
-    both = copy.deepcopy(whole)
-    both.text_config = cut
-    part = getattr(pretrained.model("AutoModel", both, dtype), "language_model", None)
-    if part is None:
-        raise InvalidInputError(
-            f"{pretrained.name} ({whole.model_type}) has no text part that saestore can find", code="unsupported-model"
-        )
-    return _checked(BlockModel(part, layer, cut, device), whole), config
+    _check_layer(config, hook.layer, pretrained.name)
+    whole.use_cache = config.use_cache = False  # nothing reads it
+    part = None if config is whole else "language_model"
+    cut = _first_blocks(kind, hook.layer + 1, config.num_hidden_layers, part)
+    model = pretrained.model(cut, whole, dtype)
+    ids = torch.arange(1, 4).unsqueeze(0)
+    probe = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return BlockModel(model if part is None else getattr(model, part), hook, config, device, probe), config
 
 
-def _checked(model: BlockModel, config: Any) -> BlockModel:
-    """Run three tokens, because only a run shows whether a model can do without its last blocks."""
-    ids = torch.ones((1, 3), dtype=torch.int64)
-    try:
-        shape = tuple(model(input_ids=ids, attention_mask=ids).shape)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        raise InvalidInputError(
-            f"a model of the kind {config.model_type!r} cannot be run up to a block: {type(error).__name__}: "
-            f"{one_line(error)}; give its embeddings as --embeddings",
-            code="unsupported-model",
-        ) from error
-    if shape != (1, 3, model.width):
-        raise InvalidInputError(
-            f"a block of a {config.model_type!r} model returns an array of shape {shape} for 1 text of 3 tokens; "
-            f"saestore needs (1, 3, {model.width}). Give its embeddings as --embeddings",
-            code="unsupported-model",
-        )
-    return model
-
-
-def _cut(config: Any, layer: int, name: str) -> Any:
-    """The configuration of the model without the blocks after `layer`, which then are not loaded."""
+def _check_layer(config: Any, layer: int, name: str) -> None:
     n_blocks = getattr(config, "num_hidden_layers", None)
     if not isinstance(n_blocks, int) or not hasattr(config, "hidden_size"):
         raise InvalidInputError(
@@ -173,14 +228,26 @@ def _cut(config: Any, layer: int, name: str) -> Any:
         raise InvalidInputError(
             f"{name} has no block {layer}: it has {n_blocks}, counted from 0 to {n_blocks - 1}", code="unknown-layer"
         )
-    cut = copy.deepcopy(config)
-    cut.num_hidden_layers = layer + 1
-    cut.use_cache = False  # nothing reads it
-    # Some models list the kind of attention of each block.
-    if getattr(cut, "layer_types", None):
-        with suppress(AttributeError):  # a property that follows from num_hidden_layers
-            cut.layer_types = list(cut.layer_types)[: layer + 1]
-    return cut
+
+
+def _first_blocks(kind: type, n: int, n_blocks: int, part: str | None = None) -> type:
+    """A class like `kind` with only its first `n` blocks, and of its parts only one: the rest is not loaded.
+
+    The configuration stays whole, because in many models a block depends on how many follow it.
+    """
+
+    def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        kind.__init__(self, config, *args, **kwargs)  # type: ignore[misc]
+        if part is not None:
+            if not hasattr(self, part):
+                raise InvalidInputError(
+                    f"a {config.model_type!r} model has no text part that saestore can find", code="unsupported-model"
+                )
+            for name in [name for name, _ in self.named_children() if name != part]:
+                delattr(self, name)
+        del _blocks(self, n_blocks)[n:]
+
+    return type(kind.__name__, (kind,), {"__init__": init, "__module__": kind.__module__})
 
 
 def _blocks(model: torch.nn.Module, n_blocks: int) -> torch.nn.ModuleList:

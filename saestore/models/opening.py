@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.models.blocks import load_text_model, load_tower
+from saestore.models.blocks import find_tower, load_text_model, load_tower
+from saestore.models.hooks import Hook
 from saestore.models.images import ImageTransform, find_images
 from saestore.models.pretrained import Pretrained
 from saestore.models.request import ModelInputs, ModelRequest, first_few
 from saestore.models.run import RunImages, RunTexts, text_groups
 from saestore.models.source import ModelSource
-from saestore.models.texts import Tokenizer, find_texts, tokenize
+from saestore.models.texts import find_texts
+from saestore.models.tokens import Tokenizer, tokenize
 from saestore.models.training_spec import SAETrainingSpec
 
 __all__ = ["open_model_source"]
@@ -47,17 +49,16 @@ def open_model_source(request: ModelRequest, spec: SAETrainingSpec, advance: Cal
         transformers or Pillow is not installed.
     """
     request.check()
-    layer = spec.layer(request.layer)
+    hook = spec.place(request.layer, request.hook)
     pretrained = Pretrained(spec.model_name(None if request.model is None else os.fspath(request.model)))
     opener = _images if request.images is not None else _texts
-    return opener(request, spec, pretrained, layer, advance)
+    return opener(request, spec, pretrained, hook, advance)
 
 
 def _images(
-    request: ModelRequest, spec: SAETrainingSpec, pretrained: Pretrained, layer: int, advance: Callable[[int], None]
+    request: ModelRequest, spec: SAETrainingSpec, pretrained: Pretrained, hook: Hook, advance: Callable[[int], None]
 ) -> ModelInputs:
-    model, tower, config = load_tower(pretrained, layer, request.dtype, request.device)
-    spec.check_model(pretrained.name, model.width)
+    tower, config = find_tower(pretrained)
     transform = ImageTransform.of(pretrained.image_processor(), config.patch_size, pretrained.name)
     height, width = transform.record["size"]
     if not tower.any_size and {height, width} != {config.image_size}:
@@ -66,6 +67,10 @@ def _images(
             f"preprocessor_config.json makes them {height} x {width}; change it",
             code="image-size",
         )
+    model = load_tower(
+        pretrained, tower, config, hook, dtype=request.dtype, device=request.device, size=(height, width)
+    )
+    spec.check_model(pretrained.name, model.width)
     cls = request.sample_type == "cls"
     if cls and not tower.has_cls:
         raise InvalidInputError(
@@ -77,7 +82,7 @@ def _images(
     files = find_images(request.images, request.items, skip_bad=request.skip_bad, known=request.known, advance=advance)
     before, n = tower.n_before, len(files.paths)
     ptr = np.arange(n + 1, dtype=np.int64) * (1 if cls else transform.n_patches)
-    facts = {**_facts(request, model.fingerprint, layer), "transform": transform.record}
+    facts = {**_facts(request, model.fingerprint, hook), "transform": transform.record}
     source = ModelSource(
         RunImages(model, transform, files.paths, slice(0, 1) if cls else slice(before, before + transform.n_patches)),
         path=str(request.images),
@@ -95,25 +100,28 @@ def _images(
 
 
 def _texts(
-    request: ModelRequest, spec: SAETrainingSpec, pretrained: Pretrained, layer: int, advance: Callable[[int], None]
+    request: ModelRequest, spec: SAETrainingSpec, pretrained: Pretrained, hook: Hook, advance: Callable[[int], None]
 ) -> ModelInputs:
-    model, config = load_text_model(pretrained, layer, request.dtype, request.device)
+    model, config = load_text_model(pretrained, hook, request.dtype, request.device)
     spec.check_model(pretrained.name, model.width)
     loaded = pretrained.tokenizer()
     longest = _longest(request, spec, config, loaded.model_max_length)
-    tokenizer = Tokenizer.of(loaded, spec.prepend_bos, longest, config.vocab_size)
-    found = tokenize(find_texts(request.texts, request.items), tokenizer, skip_bad=request.skip_bad, advance=advance)
+    tokenizer = Tokenizer.of(loaded, spec.prepend_bos, longest, config.vocab_size, bos=request.bos, chat=request.chat)
+    if request.window is not None:
+        tokenizer = tokenizer.in_windows(request.stride)
+    texts = find_texts(request.texts, request.items, _chat_template(loaded, pretrained.name) if request.chat else None)
+    found = tokenize(texts, tokenizer, skip_bad=request.skip_bad, advance=advance)
     mean = request.sample_type == "cls"
     ptr = np.arange(len(found.items) + 1, dtype=np.int64) if mean else found.ptr
-    facts = {**_facts(request, model.fingerprint, layer), **tokenizer.record}
+    facts = {**_facts(request, model.fingerprint, hook), **tokenizer.record}
     source = ModelSource(
-        RunTexts(model, tokenizer, found.items.columns["text"].tolist(), mean),
+        RunTexts(model, tokenizer, found.items.columns["text"].tolist(), found.windows, mean),
         path=str(request.texts) if isinstance(request.texts, str | os.PathLike) else "a list of texts",
         width=model.width,
         dtype=request.dtype,
-        ptr=ptr,
+        ptr=ptr if mean else found.window_ptr,
         groups=text_groups(found.lengths, request.batch, request.batch * _TOKENS_PER_TEXT),
-        keys=found.items.key,
+        keys=found.items.key[found.windows[:, 0]],
         digests=found.digests,
         facts=facts,
     )
@@ -129,30 +137,42 @@ def _texts(
     return ModelInputs(source, found.items, ptr, None if mean else found.spans, record, tuple(notes))
 
 
+def _chat_template(tokenizer: Any, name: str) -> Callable[[list[Any]], str]:
+    if tokenizer.chat_template is None:
+        raise InvalidInputError(
+            f"the tokenizer of {name} has no chat template: leave out --chat (chat=), or name a model that was "
+            "trained on chats",
+            code="no-chat-template",
+        )
+    return lambda messages: str(tokenizer.apply_chat_template(messages, tokenize=False))
+
+
 def _longest(request: ModelRequest, spec: SAETrainingSpec, config: Any, of_tokenizer: int) -> int | None:
     """Tokens of a text that the model sees: as requested, else as the SAE was trained, and never more than it can."""
     positions = int(getattr(config, "max_position_embeddings", None) or 0)  # -1 for relative positions
     most = min(positions if positions > 0 else int(of_tokenizer), int(of_tokenizer))
     if "roberta" in config.model_type:  # its positions begin after the padding's
         most -= config.pad_token_id + 1 if most == config.max_position_embeddings else 0
-    if request.max_tokens is not None and not 1 <= request.max_tokens <= most:
+    requested = request.max_tokens or request.window
+    if requested is not None and not 1 <= requested <= most:
+        name = "window" if request.max_tokens is None else "max_tokens"
         raise InvalidInputError(
-            f"max_tokens {request.max_tokens}: this model takes 1 to {most:,} tokens of a text.", code="invalid-count"
+            f"{name} {requested}: this model takes 1 to {most:,} tokens of a text.", code="invalid-count"
         )
-    longest = min(request.max_tokens or spec.context_size or most, most)
+    longest = min(requested or spec.context_size or most, most)
     return longest if longest < _NO_LIMIT else None
 
 
-def _facts(request: ModelRequest, fingerprint: str, layer: int) -> dict[str, Any]:
+def _facts(request: ModelRequest, fingerprint: str, hook: Hook) -> dict[str, Any]:
     """What decides the rows, besides the items."""
-    return {"model_fingerprint": fingerprint, "layer": layer, "sample_type": request.sample_type}
+    place = {"layer": hook.layer, "hook_name": hook.name}
+    return {"model_fingerprint": fingerprint, **place, "sample_type": request.sample_type}
 
 
 def _record(
     request: ModelRequest, pretrained: Pretrained, facts: dict[str, Any], skipped: dict[str, str]
 ) -> dict[str, Any]:
-    hook = f"blocks.{facts['layer']}.hook_resid_post"
-    record = {"kind": request.kind, "model": pretrained.name, "hook_name": hook, **facts}
+    record = {"kind": request.kind, "model": pretrained.name, **facts}
     if request.skip_bad:
         record |= {"n_skipped": len(skipped), "skipped": dict(list(skipped.items())[:_LISTED])}
     return record

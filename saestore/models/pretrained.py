@@ -63,7 +63,7 @@ class Pretrained:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._library = import_transformers()
+        self.library = import_transformers()
         self.is_folder = Path(name).is_dir()
         if not self.is_folder and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
             raise NotFoundError(
@@ -82,7 +82,7 @@ class Pretrained:
         InvalidInputError
             The files are missing, damaged, of a kind that transformers does not know, or need code of their own.
         """
-        with _quiet(self._library):
+        with _quiet(self.library):
             try:
                 return self._call(what, loader, local_files_only=True, **kwargs)
             except _NotHere as error:
@@ -131,35 +131,33 @@ class Pretrained:
 
     def config(self) -> Any:
         """The model's configuration."""
-        return self.load("configuration", self._library.AutoConfig.from_pretrained)
+        return self.load("configuration", self.library.AutoConfig.from_pretrained)
 
-    def model(self, class_name: str, config: Any, dtype: str) -> torch.nn.Module:
+    def model(self, kind: Any, config: Any, dtype: str) -> torch.nn.Module:
         """Load weights, and refuse a model with missing ones: transformers would make them up.
 
         Parameters
         ----------
-        class_name
-            Class of transformers.
+        kind
+            Class of transformers, or one like it that has fewer blocks than the weights.
         config
-            Its configuration, which may have fewer blocks than the weights.
+            Its configuration.
         dtype
             Dtype of the loaded weights.
         """
-        loader = getattr(self._library, class_name).from_pretrained
         kwargs = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # each is an error below
-        model, info = self.load("model", loader, config=config, dtype=getattr(torch, dtype), **kwargs)
+        model, info = self.load("model", kind.from_pretrained, config=config, dtype=getattr(torch, dtype), **kwargs)
         if info["mismatched_keys"]:
             name, stored, expected = min(info["mismatched_keys"])
             raise InvalidInputError(
-                f"{name} of {self.name} has the shape {tuple(stored)}, and a {config.model_type!r} model up to the "
-                f"requested block has {tuple(expected)}: config.json belongs to other weights, or saestore cannot run "
-                "models of this kind. Give the embeddings as --embeddings",
+                f"{name} of {self.name} has the shape {tuple(stored)}, and the {config.model_type!r} model in "
+                f"config.json has {tuple(expected)}: the two do not belong together",
                 code="unsupported-model",
             )
         missing = sorted(info["missing_keys"])
         if missing:
             raise InvalidInputError(
-                f"the weights of {self.name} lack {len(missing)} tensors that a {class_name} has, {missing[0]} for "
+                f"the weights of {self.name} lack {len(missing)} tensors that a {kind.__name__} has, {missing[0]} for "
                 "example; they belong to another kind of model than the one in config.json, or are incomplete",
                 code="incomplete-weights",
             )
@@ -167,7 +165,7 @@ class Pretrained:
 
     def image_processor(self) -> Any:
         """The image processor, on Pillow, so that results do not depend on torchvision."""
-        return self.load("image processor", self._library.AutoImageProcessor.from_pretrained, backend="pil")
+        return self.load("image processor", self.library.AutoImageProcessor.from_pretrained, backend="pil")
 
     def tokenizer(self) -> Any:
         """The tokenizer.
@@ -177,7 +175,7 @@ class Pretrained:
         InvalidInputError
             It has no words, or does not give the characters of its tokens.
         """
-        tokenizer = self.load("tokenizer", self._library.AutoTokenizer.from_pretrained)
+        tokenizer = self.load("tokenizer", self.library.AutoTokenizer.from_pretrained)
         # Without files, transformers makes a tokenizer that knows no words.
         if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
             raise InvalidInputError(

@@ -19,6 +19,7 @@ __all__ = ["ModelInputs", "ModelRequest", "first_few", "select_items"]
 # A GPU needs larger batches than a processor.
 _BATCH = {"cpu": 16, "cuda": 64}
 _NAMED = 5
+_OF_TEXTS = ("max_tokens", "window", "stride", "chat", "bos")
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class ModelRequest:
         One of the two: a folder; a file, or a list of texts.
     items
         A table of them.
-    model, layer
-        Which model, and which of its blocks.
+    model, layer, hook
+        Which model, and which of its blocks or hooks.
     sample_type
         ``patch`` or ``cls`` of images, ``token`` or ``cls`` of texts.
     device, dtype
@@ -41,6 +42,12 @@ class ModelRequest:
         Images or texts that run together.
     max_tokens
         Longer texts are cut.
+    window, stride
+        Longer texts run in windows of this many tokens, which begin `stride` tokens apart.
+    chat
+        Put texts into the tokenizer's chat template.
+    bos
+        The first token of every text; ``none`` for none.
     skip_bad
         Leave out images that cannot be read and texts without tokens.
     known
@@ -52,11 +59,16 @@ class ModelRequest:
     items: Any = None
     model: str | os.PathLike[str] | None = None
     layer: int | None = None
+    hook: str | None = None
     sample_type: str = "patch"
     device: str = "cpu"
     dtype: str = "float32"
     batch_size: int | None = None
     max_tokens: int | None = None
+    window: int | None = None
+    stride: int | None = None
+    chat: bool = False
+    bos: str | None = None
     skip_bad: bool = False
     known: Sequence[str] = ()
 
@@ -83,6 +95,31 @@ class ModelRequest:
             )
         if self.batch_size is not None and self.batch_size < 1:
             raise InvalidInputError(f"batch_size {self.batch_size}: use 1 or more.", code="invalid-count")
+        self._check_lengths()
+
+    def _check_lengths(self) -> None:
+        for name in _OF_TEXTS if self.images is not None else ():
+            if getattr(self, name) not in (None, False):
+                raise InvalidInputError(
+                    f"{name} goes with texts, not images; leave it out (--{name.replace('_', '-')}).",
+                    code="unused-option",
+                )
+        if self.window is not None and self.max_tokens is not None:
+            raise InvalidInputError(
+                f"max_tokens {self.max_tokens} cuts texts, window {self.window} does not: give one of the two.",
+                code="several-inputs",
+            )
+        if self.window is not None and self.sample_type == "cls":
+            raise InvalidInputError(
+                "window goes with tokens: the mean over a text needs all of its tokens in one run; leave it out "
+                "(--window).",
+                code="unused-option",
+            )
+        if self.stride is not None and self.window is None:
+            raise InvalidInputError(
+                f"stride {self.stride} goes with windows: pass their length, --window (window=).",
+                code="unused-option",
+            )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 
 from saestore.models.blocks import BlockModel
 from saestore.models.images import THREADS, ImageTransform, read_image
-from saestore.models.texts import Tokenizer
+from saestore.models.tokens import Tokenizer
 
 __all__ = ["RunImages", "RunTexts", "text_groups"]
 
@@ -67,6 +67,8 @@ class RunTexts:
         The model, and the preparation of its input.
     texts
         All texts.
+    windows
+        int64 (n_windows, 2): text and number of each row of tokens.
     mean
         One row per text instead of one per token.
     """
@@ -74,11 +76,15 @@ class RunTexts:
     model: BlockModel
     tokenizer: Tokenizer
     texts: Sequence[str]
+    windows: np.ndarray
     mean: bool
 
     def __call__(self, first: int, stop: int) -> torch.Tensor:
-        """Return the stored rows of texts ``first`` to ``stop``, on the CPU."""
-        texts = self.tokenizer(list(self.texts[first:stop]))
+        """Return the stored rows of windows ``first`` to ``stop``, on the CPU."""
+        wanted = self.windows[first:stop].tolist()
+        numbers = list(dict.fromkeys(text for text, _ in wanted))
+        tokenized = dict(zip(numbers, self.tokenizer([self.texts[number] for number in numbers]), strict=True))
+        texts = [tokenized[text][number] for text, number in wanted]
         # Padding is at the end, where no token of a causal model sees it, and is masked for other models.
         ids = np.zeros((len(texts), max(len(tokens.ids) for tokens in texts)), np.int64)
         mask = np.zeros_like(ids)

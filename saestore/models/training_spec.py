@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,37 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from saestore.errors import InvalidInputError
+from saestore.models.hooks import Hook
 
 if TYPE_CHECKING:
     from saestore.sae import LoadedSAE
 
-__all__ = ["SAETrainingSpec", "hook_layer"]
-
-# Names of TransformerLens, and of the modules themselves in transformers, open_clip and timm.
-_HOOK = re.compile(r"blocks\.(?P<layer>\d+)\.hook_resid_(?P<side>pre|post)")
-_MODULE = re.compile(r"(?:\w+\.)*(?:layers|layer|h|blocks|resblocks)\.(?P<layer>\d+)")
-_SUPPORTED = "the output of a block: blocks.N.hook_resid_post, blocks.N.hook_resid_pre (N above 0), or …layers.N"
-
-
-def hook_layer(hook: str, by: str = "the SAE was trained at") -> int:
-    """Number of the block, counted from 0, whose output a hook names; `by` starts the message of an error.
-
-    Raises
-    ------
-    InvalidInputError
-        The hook is at another place.
-    """
-    match = _HOOK.fullmatch(hook) or _MODULE.fullmatch(hook)
-    layer = -1 if match is None else int(match["layer"])
-    if match is not None and match.groupdict().get("side") == "pre":
-        layer -= 1
-    if layer < 0:
-        raise InvalidInputError(
-            f"{by} {hook!r}, which is not the output of a block; a model can be run up to "
-            f"{_SUPPORTED}. Store the activations of that hook yourself and give them as --embeddings",
-            code="unsupported-hook",
-        )
-    return layer
+__all__ = ["SAETrainingSpec"]
 
 
 @dataclass(frozen=True)
@@ -81,29 +55,32 @@ class SAETrainingSpec:
         more = {name: training.get(name) for name in ("prepend_bos", "context_size", "transform")}
         return cls(sae.name, sae.d_in, training.get("model") or info.get("model_name"), info.get("hook_name"), **more)
 
-    def layer(self, requested: int | None) -> int:
-        """Choose the block: the requested one, which must be the SAE's own if that is known.
+    def place(self, layer: int | None, hook: str | None = None) -> Hook:
+        """Choose the hook: the requested one, which must be the SAE's own if that is known.
 
         Raises
         ------
         InvalidInputError
             The two differ, or neither is known.
         """
-        trained = None if self.hook is None else hook_layer(self.hook)
+        trained = None if self.hook is None else Hook.of(self.hook)
+        requested = None if hook is None else Hook.of(hook, by="--hook (hook=) names")
+        if requested is None and layer is not None:
+            # Of an SAE inside a block, the number of the block is enough.
+            requested = trained if trained is not None and trained.layer == layer else Hook(layer)
         if requested is not None and trained is not None and requested != trained:
             raise InvalidInputError(
-                f"layer {requested} was requested, but the SAE {self.sae} was trained at {self.hook}, which is the "
-                f"output of block {trained}, counted from 0; pass --layer {trained}, or leave --layer out",
+                f"{requested.name} was requested, but the SAE {self.sae} was trained at {self.hook}, which is "
+                f"{trained.name}, blocks counted from 0; pass --layer {trained.layer}, or leave --layer and --hook out",
                 code="layer-mismatch",
             )
-        layer = trained if requested is None else requested
-        if layer is None:
+        if requested is None and trained is None:
             raise InvalidInputError(
                 f"the SAE {self.sae} does not record at which layer it was trained: pass --layer (layer=), the number "
-                "of the block, counted from 0, whose output it takes",
+                "of the block, counted from 0, whose output it takes, or --hook (hook=)",
                 code="unknown-layer",
             )
-        return layer
+        return requested or trained  # type: ignore[return-value]
 
     def model_name(self, requested: str | None) -> str:
         """Choose the model: the requested one, else the one that the SAE was trained on."""

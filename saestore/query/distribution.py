@@ -10,7 +10,7 @@ import numpy as np
 from saestore.errors import InvalidInputError
 from saestore.query.posting_lists import PostingLists, iterate_lists
 from saestore.query.rows import iterate_rows
-from saestore.segment import Segment, read_moments
+from saestore.segment import Segment, open_lists, read_moments
 from saestore.sparse_rows import pointers
 from saestore.stats import Moments
 
@@ -32,6 +32,7 @@ def moments_where(segments: Sequence[Segment], features: Array, n_features: int,
     Memory: a block of about 4 million entries.
     """
     distinct, back = np.unique(features, return_inverse=True)
+    open_lists(segments)
     n_rows = sum(s.info.n_rows for s in segments)
     in_lists = sum(int((s.feature_ptr[distinct + 1] - s.feature_ptr[distinct]).sum()) for s in segments)
     in_rows = sum(s.info.nnz for s in segments) * len(rows) / max(1, n_rows)

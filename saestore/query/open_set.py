@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -12,13 +12,12 @@ import zarr
 
 from saestore.errors import CorruptStoreError, InvalidInputError, NotFoundError, StoreConflictError
 from saestore.format import LEVEL_TABLES, TOKEN_SPANS, SetAttributes, digest
-from saestore.query import distribution
 from saestore.query.posting_lists import one_list
 from saestore.query.selection import Condition, select
-from saestore.query.where import as_tree, bind, of_mask
+from saestore.query.where import as_tree, bind, of_mask, stored_arrays
 from saestore.query.where_names import Activations, Names
-from saestore.segment import Segment, warm_all
-from saestore.storage import SnapshotStore, stored_bytes
+from saestore.segment import Segment, open_lists, read_of_features
+from saestore.storage import ArrayReader, SnapshotStore
 from saestore.tables.column import Column
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.label_matrix import LabelMatrix, check_level
@@ -29,9 +28,6 @@ Array = np.ndarray[Any, Any]
 P = ParamSpec("P")
 R = TypeVar("R")
 Self = TypeVar("Self", bound="OpenSet")
-
-# Opening reads the pointers of segments up to this many bytes in all; the first query reads those of further segments.
-_EAGER_POINTERS = 256 << 20
 
 _asking = threading.local()
 
@@ -105,10 +101,8 @@ class OpenSet:
         snapshot = SnapshotStore(self.root.store)
         prefix = f"{self.root.path}/{self.path}".strip("/")
         self._snapshot, self._base, self._tables = snapshot, prefix, dict[str, StoredTable]()
-        self.segments = [Segment(snapshot, prefix, info) for info in attributes.segments]
+        self.segments = [Segment(snapshot, prefix, info, attributes) for info in attributes.segments]
         self._index = ItemIndex.read(snapshot, prefix, attributes)
-        eager = _EAGER_POINTERS // (8 * (attributes.n_features + 1))
-        warm_all(self.segments[:eager])
 
     def reopen(self) -> bool:
         """Open the present state; True if it differs from the state before.
@@ -149,8 +143,21 @@ class OpenSet:
 
     @property
     def item_index(self) -> ItemIndex:
-        """The item and the position of each sample."""
+        """The item and the position of each sample; pointers are read when they are first needed."""
         return self._index
+
+    def _open_lists(
+        self, wholes: Sequence[ArrayReader] = (), tails: Sequence[ArrayReader] = (), *, lists: bool = True
+    ) -> None:
+        """Read in one step what a first question needs: pointers of items, of features, and further arrays.
+
+        In a local folder, where there is nothing to wait for, each is read when it is needed.
+        """
+        index = self._index
+        pointers = [] if index.stored is None or index.ptr is not None else [index.stored]
+        open_lists(self.segments if lists else [], [*pointers, *wholes], tails)
+        if pointers and not pointers[0].is_local:
+            index.load()
 
     @retry_on_stale_snapshot
     def spans(self, samples: Any = None) -> Array | None:
@@ -215,8 +222,10 @@ class OpenSet:
             stored; ``l0`` is the mean number of active features per sample.
         """
         a, (n_samples, n_features) = self.attributes, self.shape
-        moments = distribution.all_moments(self.segments, np.arange(n_features), n_features, self.dtype)
-        stored, dense = stored_bytes(self.group), 4 * n_samples * n_features
+        active = np.zeros(n_features, bool)
+        for counts in read_of_features(self.segments, ["n_active"]):
+            active |= counts > 0
+        stored, dense = a.stored_bytes, 4 * n_samples * n_features
         return {
             "path": self.path,
             "n_samples": n_samples,
@@ -224,7 +233,7 @@ class OpenSet:
             "n_items": a.n_items,
             "nnz": a.nnz,
             "l0": a.nnz / n_samples if n_samples else None,
-            "dead_features": int((moments.n_active == 0).sum()),
+            "dead_features": int((~active).sum()),
             "stored_bytes": stored,
             "dense_bytes": dense,
             "ratio": dense / stored,
@@ -240,19 +249,24 @@ class OpenSet:
             "summary": dict(a.summary),
         }
 
-    def condition(self, where: Any, feature: int | None = None) -> Condition | None:
+    def condition(self, where: Any, feature: int | None = None, *, lists: bool = False) -> Condition | None:
         """The samples that fulfil ``where=``; see `samples`. `feature` is the one that ``activation`` means.
 
-        The last expression or mapping is remembered: a byte per item or sample.
+        The last expression or mapping is remembered: a byte per item or sample. With `lists`, what a question about
+        features needs is read in the same step.
         """
         tree = as_tree(where)
         if tree is None:
-            return of_mask(where, self.shape[0], self._index)
+            if lists:
+                self._open_lists()
+            return None if where is None else of_mask(where, self.shape[0], self.item_index)
         key = repr((tree, feature))  # which tells 1 from True, as == does not
-        if self._last_condition is None or self._last_condition[0] != key:
-            activations = Activations(self._by_sample, self.shape[1], feature)
-            names = Names(self.table("items"), self.table("samples"), self._index, activations)
-            self._last_condition = key, bind(tree, names)
+        if self._last_condition is not None and self._last_condition[0] == key:
+            return self._last_condition[1]
+        tables = self.table("items"), self.table("samples")
+        self._open_lists(*stored_arrays(tree, *tables), lists=lists)
+        activations = Activations(self._by_sample, self.shape[1], feature)
+        self._last_condition = key, bind(tree, Names(*tables, self.item_index, activations))
         return self._last_condition[1]
 
     def _by_sample(self, feature: int) -> tuple[Array, Array]:

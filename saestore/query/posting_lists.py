@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from saestore.kernels import merge_impact
-from saestore.segment import Segment, read_entries
+from saestore.segment import Segment, open_lists, read_entries
 from saestore.sparse_rows import pointers
 
 Array = np.ndarray[Any, Any]
@@ -45,6 +45,12 @@ class PostingLists:
         """Only the entries where a mask over them is true."""
         return PostingLists(self.features, pointers(mask)[self.indptr], self.samples[mask], self.data[mask])
 
+    def part(self, first: int, last: int) -> PostingLists:
+        """The lists of consecutive features."""
+        a, b = self.indptr[first], self.indptr[last]
+        indptr = self.indptr[first : last + 1] - a
+        return PostingLists(self.features[first:last], indptr, self.samples[a:b], self.data[a:b])
+
 
 def iterate_lists(
     segments: Sequence[Segment], features: Array, dtype: Any, block: int = BLOCK
@@ -53,6 +59,7 @@ def iterate_lists(
 
     Memory: a block, or the longest list where that is longer.
     """
+    open_lists(segments)
     lengths = np.zeros(len(features), np.int64)
     for segment in segments:
         lengths += segment.feature_ptr[features + 1] - segment.feature_ptr[features]

@@ -102,20 +102,17 @@ class SetReader(OpenSet):
             each = [self.top_samples(int(f), n, level=level, where=where, unique=unique) for f in features]
             columns = zip(*(one.columns.values() for one in each), strict=True)
             return TopSamples(*map(np.concatenate, columns), _details=partial(details_of, self))
-        condition = self.condition(where, _only(features))
+        condition = self.condition(where, _only(features), lists=True)
         same = alike(self.items, unique)
-        return self._table(
-            top_of_lists(
-                self.segments, features, n, self._index, per_item=level == "item", where=condition, dtype=self.dtype,
-                alike=same,
-            )
-        )  # fmt: skip
+        options: dict[str, Any] = {"per_item": level == "item", "where": condition, "alike": same}
+        found = top_of_lists(self.segments, features, n, self.item_index, dtype=self.dtype, **options)
+        return self._table(found)
 
     @retry_on_stale_snapshot
     def feature(self, feature: int, *, where: Any = None) -> TopSamples:
         """All samples on which one feature is active, strongest first. Memory: its list."""
         number = self._feature(feature, "feature")
-        return self._table(self._list(number, self.view(where=where, feature=number)))
+        return self._table(self._list(number, self.view(where=where, feature=number, lists=True)))
 
     def select_features(self, features: Any) -> Selection:
         """Features by numpy's rules for an index, or those that fulfil a condition; see `SetTable.where`."""
@@ -140,16 +137,18 @@ class SetReader(OpenSet):
         return next(view.lists(np.array([feature])))
 
     def _table(self, lists: PostingLists) -> TopSamples:
-        items, positions = self._index.locate(lists.samples)
+        items, positions = self.item_index.locate(lists.samples)
         columns = lists.feature_of_entry, lists.samples, items, positions, lists.data
         return TopSamples(*columns, _details=partial(details_of, self))
 
-    def view(self, level: Level = "sample", where: Any = None, *, feature: int | None = None) -> View:
+    def view(
+        self, level: Level = "sample", where: Any = None, *, feature: int | None = None, lists: bool = False
+    ) -> View:
         """The set as a matrix whose rows are the samples or items that a condition leaves; analyses read from it.
 
-        `feature` is the one that ``activation`` means in the condition.
+        `feature` is the one that ``activation`` means in the condition; `lists` is as in `condition`.
         """
-        return View.of(self, level, self.condition(where, feature))
+        return View.of(self, level, self.condition(where, feature, lists=lists))
 
     @retry_on_stale_snapshot
     def top_features(self, sample: Any = None, n: int = 10, *, item: Any = None, where: Any = None) -> TopFeatures:
@@ -177,7 +176,7 @@ class SetReader(OpenSet):
         ids = self._rows(self.view(where=where), sample).ids
         rows = top_of_rows(self.segments, ids, n, self.dtype)
         samples = np.repeat(ids, np.diff(rows.indptr))
-        return TopFeatures(self._index.locate(samples)[0], samples, rows.indices, rows.data, _details=details)
+        return TopFeatures(self.item_index.locate(samples)[0], samples, rows.indices, rows.data, _details=details)
 
     @retry_on_stale_snapshot
     def dense(
@@ -501,8 +500,8 @@ class SetReader(OpenSet):
 
         Notes
         -----
-        Reads the lists of this set once for every 2,048 features of the other. Memory: about 400 MB, 8 bytes per
-        sample, and the answer.
+        Reads the lists of this set once for every 64 million non-zeros of the other, which are held. Memory: 24 bytes
+        for each of these, about 300 MB, and the answer.
         """
         n = similarity.check_request(n, metric)
         if not isinstance(other, SetReader):

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from saestore.kernels import runs_of
-from saestore.segment import Segment
+from saestore.segment import Segment, read_rows
 from saestore.sparse_rows import SparseRows
-from saestore.storage import at_once
 
 Array = np.ndarray[Any, Any]
 
@@ -48,11 +47,6 @@ def _plan_rows(segments: Sequence[Segment], rows: Array, block: int) -> Iterator
 
 
 def _read_rows(plan: Sequence[tuple[Segment, Array]]) -> SparseRows:
-    """Rows of several segments: at the same time where there is something to wait for."""
-
-    def read(part: tuple[Segment, Array]) -> SparseRows:
-        segment, rows = part
-        return segment.read_rows(*runs_of(rows))
-
-    parts = list(map(read, plan)) if plan[0][0].is_local else at_once(read, plan)
+    """Rows of several segments, read together."""
+    parts = read_rows([(segment, *runs_of(rows)) for segment, rows in plan])
     return parts[0] if len(parts) == 1 else SparseRows.concat(parts)

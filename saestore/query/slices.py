@@ -13,7 +13,7 @@ from saestore.query.posting_lists import iterate_lists
 from saestore.query.rows import iterate_rows
 from saestore.query.selection import Selection
 from saestore.query.view import Pooling, View
-from saestore.segment import Segment
+from saestore.segment import Segment, open_lists
 from saestore.sparse_rows import pointers
 
 Array = np.ndarray[Any, Any]
@@ -34,10 +34,14 @@ def check_size(shape: tuple[int, ...], itemsize: int, limit: int, instead: str) 
 
 def prefers_features(segments: Sequence[Segment], n_samples: int, features: Array) -> bool:
     """Whether the lists of these distinct features are shorter than the rows of this many samples."""
-    starts, stops = runs_of(features)  # of all features one
+    nnz, total_rows = sum(s.info.nnz for s in segments), sum(s.info.n_rows for s in segments)
+    if not len(features) or not n_samples or not nnz:
+        return False
+    if len(features) == segments[0].n_features:  # no pointer is needed to know that
+        return n_samples > total_rows
+    open_lists(segments)
+    starts, stops = runs_of(features)
     lists = sum(int((s.feature_ptr[stops] - s.feature_ptr[starts]).sum()) for s in segments)
-    total_rows = sum(s.info.n_rows for s in segments)
-    nnz = sum(s.info.nnz for s in segments)
     return lists < n_samples * nnz / max(1, total_rows)
 
 

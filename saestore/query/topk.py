@@ -35,6 +35,16 @@ class _Prefix:
     def exhausted(self) -> bool:
         return self.start == self.stop
 
+    def next_stop(self, n: int) -> int:
+        """Where the next part ends, of `n` entries or more.
+
+        Where a request has to be waited for, whole chunks are read, and three times as many as are known.
+        """
+        if self.segment.is_local:
+            return min(self.stop, self.start + n)
+        chunk, known = self.segment.lists[0].chunk, sum(map(len, self.samples))
+        return min(self.stop, -(-(self.start + max(n, 3 * known)) // chunk) * chunk)
+
     def extend(self, samples: Array, data: Array) -> None:
         self.start += len(samples)
         self.samples.append(samples)
@@ -77,8 +87,9 @@ def top_of_lists(
     length, done = n if not per_item and where is None and alike is None else _GROWTH * n, 0
     while len(results) < len(lists):
         unsettled = [f for f in lists if f not in results]
-        _extend([prefix for f in unsettled for prefix in lists[f]], length - done)
-        groups = None if alike is None else _groups([p for f in unsettled for p in lists[f]], index, alike)
+        prefixes = [prefix for f in unsettled for prefix in lists[f]]
+        _extend(prefixes, length - done, exactly=not per_item and where is None and alike is None)
+        groups = None if alike is None else _groups(prefixes, index, alike)
         for f in unsettled:
             result = _settle(lists[f], n, index, per_item=per_item, where=where, groups=groups)
             if result is not None:
@@ -95,10 +106,11 @@ def _prefixes(segments: Sequence[Segment], feature: int) -> list[_Prefix]:
     return [_Prefix(segment, start, stop) for segment, start, stop in spans if stop > start]
 
 
-def _extend(prefixes: list[_Prefix], n: int) -> None:
-    """Read `n` further entries of every prefix that has them, all at once."""
+def _extend(prefixes: list[_Prefix], n: int, *, exactly: bool) -> None:
+    """Read `n` further entries, or more, of every prefix that has them, all at once."""
     short = [p for p in prefixes if not p.exhausted]
-    entries = read_entries([(p.segment, p.start, min(p.stop, p.start + n)) for p in short])
+    stops = [min(p.stop, p.start + n) if exactly else p.next_stop(n) for p in short]
+    entries = read_entries([(p.segment, p.start, stop) for p, stop in zip(short, stops, strict=True)])
     for prefix, (samples, data) in zip(short, entries, strict=True):
         prefix.extend(samples, data)
 

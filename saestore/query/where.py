@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn, TypeAlias
 
@@ -15,8 +16,11 @@ from saestore.errors import InvalidInputError
 from saestore.query.selection import Condition
 from saestore.query.where_names import ACTIVATION, Block, NamedValues, Names, NameSource, TableNames, Values, marked
 from saestore.query.where_parser import Compare, Join, Mark, Name, Node, Not, Unknown, Value, parse, quote_text
+from saestore.storage import ArrayReader, prefetch
 from saestore.tables.column import Column
 from saestore.tables.item_index import ItemIndex
+from saestore.tables.stored_table import StoredTable
+from saestore.vocabulary import LEVELS
 
 Array = np.ndarray[Any, Any]
 
@@ -70,6 +74,7 @@ def bind(tree: Node, names: Names) -> Condition:
     -----
     Memory: a byte per sample, and the columns that are named.
     """
+    _read_concepts(tree, *names.tables)
     mask = _bound(tree, names)
     if isinstance(mask, np.ndarray):
         return Condition(mask, names.index)
@@ -82,6 +87,9 @@ def bind(tree: Node, names: Names) -> Condition:
 
 def rows_where(tree: Node, names: TableNames) -> Array:
     """Rows of a table that fulfil a condition over its own columns, ascending int64; errors as of `bind`."""
+    wholes, tails = stored_arrays(tree, *names.tables)
+    prefetch(wholes, tails)
+    _read_concepts(tree, *names.tables)
     mask = _bound(tree, names)
     if not isinstance(mask, np.ndarray):
         raise TypeError("a condition over one table has one value per row")
@@ -109,6 +117,49 @@ def of_mask(where: Any, n_samples: int, index: ItemIndex) -> Condition | None:
             code="mask-length",
         )
     return Condition(mask, None if len(mask) == n_samples else index)
+
+
+def _names(node: Node) -> Iterator[Name]:
+    """Every name in a tree."""
+    match node:
+        case Name():
+            yield node
+        case Not(term):
+            yield from _names(term)
+        case Join(_, terms):
+            for term in terms:
+                yield from _names(term)
+        case Compare(left, _, right):
+            yield left
+            if isinstance(right, Name):
+                yield right
+        case Unknown(name):
+            yield name
+
+
+def _stored_names(tree: Node, *tables: StoredTable) -> Iterator[tuple[StoredTable, str]]:
+    """The column or concept that each name of a tree most likely means, as `Names.find` will find it."""
+    for name in _names(tree):
+        head, _, rest = name.text.partition(".")
+        candidates = [(name.level, name.text), *([(head, rest)] if head in LEVELS and rest else [])]
+        known = ((t, text) for level, text in candidates for t in tables if level in (None, t.name.removesuffix("s"))
+                 and text in t.info.names)  # fmt: skip
+        yield from itertools.islice(known, 1)
+
+
+def stored_arrays(tree: Node, *tables: StoredTable) -> tuple[list[ArrayReader], list[ArrayReader]]:
+    """What a condition reads: whole arrays, and arrays of which it reads a part."""
+    parts = [table.arrays_of(name, _BLOCK) for table, name in dict.fromkeys(_stored_names(tree, *tables))]
+    wholes = {id(reader): reader for some, _ in parts for reader in some}
+    tails = {id(reader): reader for _, some in parts for reader in some}
+    return list(wholes.values()), list(tails.values())
+
+
+def _read_concepts(tree: Node, *tables: StoredTable) -> None:
+    """Read the rows of all concepts of a condition together."""
+    named = list(_stored_names(tree, *tables))
+    for table in tables:
+        table.hold_concepts([name for of, name in named if of is table and name in table.concept_names])
 
 
 def _bound(node: Node, names: NameSource, negated: bool = False) -> _Mask:

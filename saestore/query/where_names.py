@@ -92,8 +92,8 @@ class NameSource:
 
     numbers: tuple[str, ...]  # names that no column stores
 
-    def __init__(self, n_items: int) -> None:
-        self.n_items = n_items
+    def __init__(self, n_items: int, *tables: StoredTable) -> None:
+        self.n_items, self.tables = n_items, tables
         self._columns: dict[Name, NamedValues] = {}
 
     def known(self) -> list[str]:
@@ -128,7 +128,7 @@ class Names(NameSource):
     numbers = (*_NUMBERS, "feature[N]")
 
     def __init__(self, items: StoredTable, samples: StoredTable, index: ItemIndex, activations: Activations) -> None:
-        super().__init__(index.n_items)
+        super().__init__(index.n_items, items, samples)
         self.n_samples, self.index, self._items, self._samples = samples.n_rows, index, items, samples
         self._activations = activations
         columns = samples.info.columns
@@ -207,7 +207,7 @@ class TableNames(NameSource):
         computed: Callable[[str], Column | None] = lambda _: None,
         computed_names: Sequence[str] = (),
     ) -> None:
-        super().__init__(table.n_rows)
+        super().__init__(table.n_rows, table)
         self._table, self._computed, self._computed_names = table, computed, computed_names
         self.numbers = (table.name.removesuffix("s"),)  # the number of a row
 

@@ -20,6 +20,7 @@ from saestore.scoring.metrics import BootstrapCounts
 from saestore.scoring.observations import KnownGroup, ScoredObservations
 from saestore.scoring.ranks import find_hits, split_by_cost
 from saestore.scoring.scores import score_all
+from saestore.scoring.splits import described, disjoint
 from saestore.tables.label_matrix import LabelMatrix, position_of
 from saestore.vocabulary import SCORES
 
@@ -62,21 +63,40 @@ def concept_scores(
     where: Any = None,
     concepts: Sequence[str] | str | LabelMatrix | None = None,
     features: Any = None,
+    choose_on: Any = None,
+    report_on: Any = None,
     max_bytes: int = DENSE_LIMIT,
 ) -> xarray.Dataset:
     """See `Concepts.scores`."""
     labels = read_labels(reader, level, concepts)
-    ids = reader.select_features(features).ids
-    check_size((len(SCORES), len(labels.names), len(ids)), 8, max_bytes, "Choose concepts= or features=.")
+    ids, parts = reader.select_features(features).ids, 1 if choose_on is None and report_on is None else 2
+    check_size((parts * len(SCORES), len(labels.names), len(ids)), 8, max_bytes, "Choose concepts= or features=.")
+    if parts == 1:
+        return _scores(reader, level, where, labels, ids)
+    chosen_on, reported_on = disjoint(reader, choose_on, report_on, where)
+    chosen = _scores(reader, level, chosen_on, labels, ids)
+    found = _scores(reader, level, reported_on, labels, ids, thresholds=chosen["threshold"].to_numpy())
+    names = {name: f"chosen_{name}" for name in (*SCORES, "n_positive", "n_negative") if name != "threshold"}
+    both = found.assign({new: chosen[name] for name, new in names.items()})
+    return both.assign_attrs(
+        choose_on=described(choose_on), report_on=described(report_on), n_chosen_on=chosen.attrs["n"]
+    )
+
+
+def _scores(
+    reader: SetReader, level: Level, where: Any, labels: ConceptLabels, ids: Array, *, thresholds: Array | None = None
+) -> xarray.Dataset:
+    """Scores over what fulfils a condition; F1, precision and recall at given thresholds, or at the best."""
     observations = read_observations(reader, level, labels, where)
-    unique, back = np.unique(ids, return_inverse=True)
+    unique, first, back = np.unique(ids, return_index=True, return_inverse=True)
     grids = {name: np.full((len(labels.names), len(unique)), np.nan) for name in SCORES}
     n_active, done = np.zeros(len(unique), np.int64), 0
     for lists in observations.lists(reader.segments, unique, reader.dtype):
         stop = done + len(lists.features)
         n_active[done:stop] = np.diff(lists.indptr)
         for group in observations.groups:
-            for columns, rows, scores in _score_pieces(lists, observations, group):
+            given = None if thresholds is None else thresholds[:, first[done:stop]].T
+            for columns, rows, scores in _score_pieces(lists, observations, group, given):
                 for name, values in scores.items():
                     grids[name][rows, done + columns.start : done + columns.stop] = values.T
         done = stop
@@ -96,6 +116,8 @@ def score_intervals(
     level: Level = "item",
     *,
     where: Any = None,
+    choose_on: Any = None,
+    report_on: Any = None,
     confidence_level: float = 0.95,
     n_resamples: int = 1000,
     seed: int = 0,
@@ -107,7 +129,10 @@ def score_intervals(
     known = list(dict.fromkeys(names))
     unique, at = np.unique(features, return_inverse=True)
     columns = np.array([known.index(name) for name in names])
-    scores = concept_scores(reader, level, where=where, concepts=known, features=unique)
+    on = {"choose_on": choose_on, "report_on": report_on}
+    scores = concept_scores(reader, level, where=where, concepts=known, features=unique, **on)
+    if report_on is not None:
+        where = disjoint(reader, choose_on, report_on, where)[1]
     on_pair = {"concept": ("pair", columns), "feature": ("pair", at)}
     chosen = scores.isel(on_pair).reset_coords(["concept", "feature", *({"name"} & set(scores.coords))])
     observations = read_observations(reader, level, read_labels(reader, level, known), where)
@@ -215,7 +240,7 @@ def read_observations(reader: SetReader, level: Level, labels: ConceptLabels, wh
 
 
 def _score_pieces(
-    lists: PostingLists, observations: ScoredObservations, group: KnownGroup
+    lists: PostingLists, observations: ScoredObservations, group: KnownGroup, thresholds: Array | None
 ) -> Iterator[tuple[slice, Array, dict[str, Array]]]:
     """Score a block in pieces of bounded memory: a slice of its features, columns of the labels, and their scores."""
     ranked, concepts = group.rank(lists), group.concepts
@@ -232,7 +257,9 @@ def _score_pieces(
         for start in range(0, len(concepts), step):
             chosen = concepts[start : start + step]
             some = labels if step >= len(concepts) else labels[:, start : start + step]
-            yield slice(first, last), chosen, score_all(part, find_hits(part, some), observations.n_positive[chosen])
+            given = None if thresholds is None else thresholds[first:last, chosen]
+            counts = observations.n_positive[chosen]
+            yield slice(first, last), chosen, score_all(part, find_hits(part, some), counts, given)
 
 
 def _dataset(
@@ -246,5 +273,11 @@ def _dataset(
     known = {"n_positive": (observations.n_positive, "true"), "n_negative": (observations.n_negative, "false")}
     for name, (counts, value) in known.items():
         variables[name] = ("concept", counts, {"description": f"{level}s that the concept is known to be {value} of"})
+    unknown = observations.n - observations.n_positive - observations.n_negative
+    variables["n_unknown"] = (
+        "concept",
+        unknown,
+        {"description": f"{level}s whose label is unknown, which do not count"},
+    )
     variables["n_active"] = ("feature", n_active, {"description": f"{level}s whose score is not 0"})
     return xr.Dataset(variables, coords, {"level": level, "n": observations.n})

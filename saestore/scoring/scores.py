@@ -13,6 +13,8 @@ import numpy as np
 
 from saestore.kernels import segment_sums
 from saestore.scoring.ranks import Hits, Ranked
+from saestore.scoring.thresholds import count_reaching
+from saestore.sparse_rows import pointers
 
 Array = np.ndarray[Any, Any]
 
@@ -46,13 +48,16 @@ class Runs:
     values: Array
 
 
-def score_all(ranked: Ranked, hits: Hits, n_positive: Array) -> dict[str, Array]:
+def score_all(ranked: Ranked, hits: Hits, n_positive: Array, thresholds: Array | None = None) -> dict[str, Array]:
     """Score every feature with every concept.
 
     Parameters
     ----------
     n_positive
         Rows of the whole column that each concept is true of, int64 (n_concepts,).
+    thresholds
+        Where F1, precision and recall are, positive float64 (n_features, n_concepts), NaN for none; by default at the
+        best threshold of these rows.
 
     Returns
     -------
@@ -76,7 +81,10 @@ def score_all(ranked: Ranked, hits: Hits, n_positive: Array) -> dict[str, Array]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         scores["roc_auc"] = _roc_auc(ranked, runs, n_hits, n_positive)
         scores["average_precision"] = _average_precision(ranked, runs, n_hits, n_positive, at_zero)
-        scores |= _best_f1(runs, n_hits, n_positive)
+        if thresholds is None:
+            scores |= _best_f1(runs, n_hits, n_positive)
+        else:
+            scores |= _f1_at(ranked, hits, n_positive, thresholds)
         scores |= _means(ranked, hits, n_hits, n_positive)
     undefined = (ranked.n_active == 0)[:, None] | (n_positive == 0) | (n_positive == ranked.n)
     for values in scores.values():
@@ -157,6 +165,25 @@ def _best_f1(runs: Runs, n_hits: Array, n_positive: Array) -> dict[str, Array]:
         "precision": grid(runs.tp / runs.k, 0.0),
         "recall": grid(runs.tp, 0.0) / n_positive,
     }
+
+
+def _f1_at(ranked: Ranked, hits: Hits, n_positive: Array, thresholds: Array) -> dict[str, Array]:
+    """F1, precision and recall of predicting what is at least as large as a threshold above 0; 0 without one."""
+    shape, cuts = thresholds.shape, np.where(np.isnan(thresholds), np.inf, thresholds).reshape(-1, 1)
+    tp = _count(hits.indptr, ranked.values[hits.entries], np.arange(cuts.size), cuts).reshape(shape)
+    k = _count(ranked.indptr, ranked.values, np.repeat(np.arange(len(ranked)), shape[1]), cuts).reshape(shape)
+    return {
+        "f1": 2 * tp / (k + n_positive),
+        "threshold": thresholds.copy(),
+        "precision": np.where(k > 0, tp / k, 0.0),
+        "recall": tp / n_positive,
+    }
+
+
+def _count(indptr: Array, values: Array, lists: Array, cuts: Array) -> Array:
+    """`count_reaching` of the values above 0."""
+    kept = values > 0
+    return count_reaching(pointers(kept)[indptr], values[kept], lists, cuts)
 
 
 def _means(ranked: Ranked, hits: Hits, n_hits: Array, n_positive: Array) -> dict[str, Array]:

@@ -1,7 +1,7 @@
 """One segment: written once, read by slices, merged with its neighbours."""
 
 from saestore.segment.merge import Engine, InThisProcess, last_level, limit_fan_in, merge_segments, plan_merges
-from saestore.segment.read import Segment, read_entries, read_moments, warm_all
+from saestore.segment.read import Segment, open_lists, read_entries, read_moments, read_of_features, read_rows
 from saestore.segment.write import write_segment
 
 __all__ = [
@@ -11,9 +11,11 @@ __all__ = [
     "last_level",
     "limit_fan_in",
     "merge_segments",
+    "open_lists",
     "plan_merges",
     "read_entries",
     "read_moments",
-    "warm_all",
+    "read_of_features",
+    "read_rows",
     "write_segment",
 ]

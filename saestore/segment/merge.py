@@ -18,10 +18,11 @@ from zarr.abc.store import Store
 
 from saestore.format import BY_FEATURE, BY_SAMPLE, MAX_ROWS_PER_SEGMENT, SegmentInfo
 from saestore.kernels import descending_bits, expand_pointers, merge_impact
+from saestore.segment.arrays import SegmentShape
 from saestore.segment.read import Segment
-from saestore.segment.write import SAMPLED_IDS, SegmentShape, SegmentWriter
+from saestore.segment.write import SAMPLED_IDS, SegmentWriter
 from saestore.stats import MomentBlocks, Moments, RunningMoments
-from saestore.storage import ArrayReader, ArrayWriter, SnapshotStore, WriteBatch
+from saestore.storage import ArrayReader, ArrayWriter, SnapshotStore, WriteBatch, Written
 
 Array = np.ndarray[Any, Any]
 T = TypeVar("T")
@@ -133,8 +134,10 @@ def merge_segments(
     writer.write(BY_FEATURE, indptr=merge.pointers)
     engine = InThisProcess() if engine is None else engine
     moments, n_bytes = RunningMoments(merge.pointers, shape.stop - shape.start, shape.dtype), 0
-    for written, blocks in engine.map(merge, merge.parts(engine.n_workers)):
-        n_bytes += written
+    for size, written, blocks in engine.map(merge, merge.parts(engine.n_workers)):
+        n_bytes += size
+        for array, shards in written.items():
+            writer.add(array, shards)
         for feature, block in blocks:
             moments.add(feature, block)
     return writer.close(moments.close(), n_bytes)
@@ -161,6 +164,7 @@ class _Merge:
     ) -> None:
         self._store, self._path, self._infos = store, path, [s.info for s in segments]
         self._prefix, self._arrays, self._shape, self._entries = writer.prefix, writer.arrays, writer.shape, entries
+        self._attributes = segments[0].set_attributes
         self.segments = segments
 
     def __getstate__(self) -> dict[str, Any]:
@@ -170,7 +174,7 @@ class _Merge:
     def segments(self) -> Sequence[Segment]:
         """The segments that are merged, open."""
         snapshot = SnapshotStore(self._store)
-        return [Segment(snapshot, self._path, info) for info in self._infos]
+        return [Segment(snapshot, self._path, info, self._attributes) for info in self._infos]
 
     @cached_property
     def pointers(self) -> Array:
@@ -186,18 +190,20 @@ class _Merge:
         block = RunningMoments.BLOCK if nnz > RunningMoments.BLOCK else 1
         parts: list[_Part] = [("indptr", 0, self._shape.stop - self._shape.start + 1)]
         for matrix, multiple in ((BY_SAMPLE, 1), (BY_FEATURE, block)):
-            unit = lcm(self._arrays[matrix]["data"].shard, multiple)
+            unit = lcm(self._arrays[f"{matrix}/data"].layout.shard, multiple)
             n_units = -(-nnz // unit)
             ends = sorted({min(nnz, unit * (n_units * i // n)) for i in range(n + 1)})
             parts += [(matrix, first, stop) for first, stop in pairwise(ends)]
         return parts
 
-    def __call__(self, part: _Part) -> tuple[int, list[tuple[int, Moments]]]:
-        """Write a part; returns how many bytes, and the sums of its lists."""
+    def __call__(self, part: _Part) -> tuple[int, dict[str, Written], list[tuple[int, Moments]]]:
+        """Write a part; returns how many bytes, its shards by array, and the sums of its lists."""
         kind, first, stop = part
         matrix, names = (BY_SAMPLE, ("indptr",)) if kind == "indptr" else (kind, ("indices", "data"))
         batch = WriteBatch(self._store, self._prefix)
-        writers = [ArrayWriter(batch, f"{matrix}/{name}", self._arrays[matrix][name], first, stop) for name in names]
+        writers = [
+            ArrayWriter(batch, f"{matrix}/{name}", self._arrays[f"{matrix}/{name}"], first, stop) for name in names
+        ]
         moments = MomentBlocks(self.pointers, self._shape.dtype, first)
         pieces = {"indptr": self._row_pointers, BY_SAMPLE: self._rows, BY_FEATURE: self._lists}[kind]
         for values in pieces(first, stop):
@@ -205,11 +211,10 @@ class _Merge:
                 writer.append(array)
             if kind == BY_FEATURE:
                 moments.append(values[1])
-        for writer in writers:
-            writer.finish()
+        written = {f"{matrix}/{name}": writer.finish() for name, writer in zip(names, writers, strict=True)}
         moments.close()
         batch.sync()
-        return batch.n_bytes, moments.blocks
+        return batch.n_bytes, written, moments.blocks
 
     def _row_pointers(self, _: int, __: int) -> Iterator[tuple[Array, ...]]:
         base = 0

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
-from typing import Any, TypeVar
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from saestore.format import BY_FEATURE, BY_SAMPLE, SEGMENTS, SegmentInfo
+from saestore.errors import CorruptStoreError
+from saestore.format import BY_FEATURE, BY_SAMPLE, SEGMENTS, SegmentInfo, SetAttributes, document_digest
 from saestore.kernels import runs_of
+from saestore.segment.arrays import arrays_of
 from saestore.sparse_rows import SparseRows, pointers
 from saestore.stats import Moments
-from saestore.storage import ArrayReader, SnapshotStore, at_once, read_all, read_ranges
+from saestore.storage import DOCUMENT, ArrayReader, Digests, SnapshotStore, prefetch, read_all, read_many
 
 Array = np.ndarray[Any, Any]
-R = TypeVar("R")
 
-# Opening reads the shard indexes of segments up to this many shards (268 million non-zeros); of larger ones a query
-# reads those it needs.
+# A first question reads the tails of the lists of segments up to this many shards (268 million non-zeros); of larger
+# ones those that it needs.
 _WARM_SHARDS = 64
 # Segments whose sums are read at the same time: of 65,536 features 2.6 MB each.
-_MOMENTS_AT_ONCE = 16
+_MOMENTS_AT_ONCE = 64
 _LISTS = f"{BY_FEATURE}/indices", f"{BY_FEATURE}/data"
+_ROWS = tuple(f"{BY_SAMPLE}/{name}" for name in ("indptr", "indices", "data"))
 
 
 class Segment:
-    """A committed segment of an activation set.
+    """A committed segment of an activation set. Nothing is read before it is asked for.
 
     Parameters
     ----------
@@ -36,45 +38,73 @@ class Segment:
         Path of the set in it.
     info
         The segment, as the set's attributes describe it.
+    attributes
+        Of the set: its width, dtype and codec.
 
     Sample numbers here count within the set, not within the segment.
     """
 
-    def __init__(self, store: SnapshotStore, path: str, info: SegmentInfo) -> None:
-        self.info = info
-        self._store = store
-        self._path = f"{path}/{SEGMENTS}/{info.name}".strip("/")
+    def __init__(self, store: SnapshotStore, path: str, info: SegmentInfo, attributes: SetAttributes) -> None:
+        self.info, self.store = info, store
+        self.path = f"{path}/{SEGMENTS}/{info.name}".strip("/")
+        self.set_attributes = attributes
+        self.arrays = arrays_of(info, attributes)
+        self.n_features = attributes.n_features
+        self._digests = Digests(f"{self.path}/{DOCUMENT}", self._shards)
         self._readers: dict[str, ArrayReader] = {}
+        self._feature_ptr: Array | None = None
 
     def reader(self, name: str) -> ArrayReader:
         """Slices of one array of the segment, such as ``by_sample/data``; opened once."""
         held = self._readers.get(name)
         if held is None:
-            held = self._readers[name] = ArrayReader(self._store, f"{self._path}/{name}")
+            layout = self.arrays[name].layout_in(self.info.chunk, self.info.shard)
+            held = self._readers[name] = ArrayReader(self.store, f"{self.path}/{name}", layout, self._digests, name)
         return held
+
+    def parse(self, document: bytes) -> dict[str, Any]:
+        """The attributes of the segment's group, which must be those that were committed."""
+        if document_digest(document) != self.info.digest:
+            raise CorruptStoreError(
+                f"{self.path}: its zarr.json does not agree with its digest; it was damaged or changed by hand. Run "
+                "`saestore verify`."
+            )
+        result: dict[str, Any] = json.loads(document)["attributes"]
+        return result
+
+    def _shards(self, document: bytes) -> Mapping[str, Sequence[str]]:
+        shards = {str(name): entry["shards"] for name, entry in self.parse(document)["arrays"].items()}
+        for name, array in self.arrays.items():
+            layout = array.layout_in(self.info.chunk, self.info.shard)
+            if len(shards.get(name, ())) != layout.n_shards:  # before anything of that size is allocated
+                raise CorruptStoreError(f"{self.path}/{name} has {layout.length} values, and not as many shards.")
+        return shards
 
     @property
     def is_local(self) -> bool:
         """True where the segment is stored in a local folder, where there is nothing to wait for."""
-        return self._store.folder is not None
+        return self.store.folder is not None
 
-    @cached_property
+    @property
     def feature_ptr(self) -> Array:
         """Pointers into the lists of the features, int64 (n_features + 1,); read once."""
-        reader = self.reader(f"{BY_FEATURE}/indptr")
-        return reader.read(0, reader.length)
+        if self._feature_ptr is None:
+            reader = self.reader(f"{BY_FEATURE}/indptr")
+            pointers = reader.read(0, reader.length)
+            if pointers[0] != 0 or pointers[-1] != self.info.nnz or (np.diff(pointers) < 0).any():
+                raise CorruptStoreError(f"{reader.path} does not ascend from 0 to {self.info.nnz}.")
+            self._feature_ptr = pointers
+        return self._feature_ptr
+
+    @property
+    def knows_lists(self) -> bool:
+        """Whether the pointers of the features were read."""
+        return self._feature_ptr is not None
 
     @property
     def lists(self) -> tuple[ArrayReader, ArrayReader]:
         """Readers of the samples and of the activations of the feature lists."""
         return self.reader(_LISTS[0]), self.reader(_LISTS[1])
-
-    def warm(self, name: str) -> None:
-        """Read what every question about features needs of an array: all pointers, of the lists the shard indexes."""
-        if name not in _LISTS:
-            _ = self.feature_ptr
-        elif self.reader(name).n_shards <= _WARM_SHARDS:
-            self.reader(name).warm()
 
     def read_entries(self, slices: list[tuple[int, int]]) -> list[tuple[Array, Array]]:
         """Samples (int64) and activations of slices of the concatenated feature lists."""
@@ -82,14 +112,7 @@ class Segment:
 
     def read_rows(self, starts: Array, stops: Array) -> SparseRows:
         """The rows of ascending ranges of samples, with gaps between them."""
-        first, lengths = self.info.start, stops - starts
-        (found,) = read_ranges([self.reader(f"{BY_SAMPLE}/indptr")], starts - first, stops - first + 1)
-        ends = np.cumsum(lengths + 1)
-        counts = np.delete(np.diff(found), ends[:-1] - 1)  # what lies between two ranges is not theirs
-        spans = found[ends - lengths - 1], found[ends - 1]
-        readers = [self.reader(f"{BY_SAMPLE}/{name}") for name in ("indices", "data")]
-        indices, data = read_ranges(readers, *spans)
-        return SparseRows(pointers(counts), indices, data)
+        return read_rows([(self, starts, stops)])[0]
 
     def row_pointers(self, start: int, stop: int) -> Array:
         """Pointers of the samples `start` to `stop`, (stop - start + 1,)."""
@@ -98,14 +121,6 @@ class Segment:
     def moments(self) -> Moments:
         """The stored per-feature sums."""
         return read_moments([self])
-
-    def values_at(self, name: str, features: Array | None) -> Array:
-        """Values of a per-feature array, of all features or of ascending distinct ones."""
-        reader = self.reader(name)
-        if features is None or reader.length <= reader.chunk:  # then in one request
-            whole = reader.read(0, reader.length)
-            return whole if features is None else whole[features]
-        return read_ranges([reader], *runs_of(features))[0]
 
 
 def read_entries(slices: Sequence[tuple[Segment, int, int]]) -> list[tuple[Array, Array]]:
@@ -120,17 +135,33 @@ def read_entries(slices: Sequence[tuple[Segment, int, int]]) -> list[tuple[Array
     ]
 
 
+def read_rows(parts: Sequence[tuple[Segment, Array, Array]]) -> list[SparseRows]:
+    """Rows of several segments, of each the ascending ranges of samples, all planned and read at once."""
+    open_rows([segment for segment, _, _ in parts])
+    spans = [(s.reader(_ROWS[0]), a - s.info.start, b - s.info.start + 1) for s, a, b in parts]
+    found, wanted, counts = read_many(spans), [], []
+    for (segment, starts, stops), pointers_of_rows in zip(parts, found, strict=True):
+        lengths = stops - starts
+        ends = np.cumsum(lengths + 1)
+        counts.append(np.delete(np.diff(pointers_of_rows), ends[:-1] - 1))  # what is between two ranges is not theirs
+        first, last = pointers_of_rows[ends - lengths - 1], pointers_of_rows[ends - 1]
+        if (counts[-1] < 0).any() or (last > segment.info.nnz).any() or (first < 0).any():
+            raise CorruptStoreError(f"{segment.path}/{_ROWS[0]} does not ascend to {segment.info.nnz}.")
+        wanted += [(segment.reader(name), first, last) for name in _ROWS[1:]]
+    values = read_many(wanted)
+    return [SparseRows(pointers(count), values[2 * i], values[2 * i + 1]) for i, count in enumerate(counts)]
+
+
 def read_moments(segments: Sequence[Segment], features: Array | None = None) -> Moments:
     """The stored sums of one segment or of several together, of all features or of ascending distinct ones.
 
-    Memory: the sums of 16 segments.
+    Memory: the sums of 64 segments.
     """
     total: Moments | None = None
     names = Moments.names()
     for first in range(0, len(segments), _MOMENTS_AT_ONCE):
         some = segments[first : first + _MOMENTS_AT_ONCE]
-        parts = [(segment, name) for segment in some for name in names]
-        arrays = _of_all(parts, lambda part: part[0].values_at(part[1], features))
+        arrays = read_of_features(some, names, features)
         for i, segment in enumerate(some):
             moments = Moments(segment.info.n_rows, *arrays[i * len(names) : (i + 1) * len(names)])
             total = moments if total is None else total + moments
@@ -139,14 +170,33 @@ def read_moments(segments: Sequence[Segment], features: Array | None = None) -> 
     return total
 
 
-def warm_all(segments: Sequence[Segment]) -> None:
-    """Read what every question about features needs, so that a query's first request is for its answer."""
-    parts = [(segment, name) for segment in segments for name in (f"{BY_FEATURE}/indptr", *_LISTS)]
-    _of_all(parts, lambda part: part[0].warm(part[1]))
+def read_of_features(segments: Sequence[Segment], names: Sequence[str], features: Array | None = None) -> list[Array]:
+    """Per-feature arrays, of all features or of ascending distinct ones: all of one segment, then of the next."""
+    readers = [segment.reader(name) for segment in segments for name in names]
+    whole = features is None or all(reader.length <= reader.chunk for reader in readers)  # then in one step
+    if whole or features is None:
+        values = read_all([(reader, 0, reader.length) for reader in readers])
+        return values if features is None else [each[features] for each in values]
+    return read_many([(reader, *runs_of(features)) for reader in readers])
 
 
-def _of_all(parts: Sequence[tuple[Segment, str]], work: Callable[[tuple[Segment, str]], R]) -> list[R]:
-    """What `work` makes of arrays of segments, at the same time where there is something to wait for."""
-    if parts and parts[0][0].is_local:
-        return [work(part) for part in parts]
-    return at_once(work, parts)
+def open_lists(
+    segments: Sequence[Segment], wholes: Sequence[ArrayReader] = (), tails: Sequence[ArrayReader] = ()
+) -> None:
+    """Read what every question about features needs, and further arrays, in one step; in a local folder nothing."""
+    lacking = [s for s in segments if not s.knows_lists and not s.is_local]
+    if not lacking and not wholes and not tails:
+        return
+    lists = _few_shards([s.reader(name) for s in lacking for name in _LISTS])
+    prefetch([*(s.reader(f"{BY_FEATURE}/indptr") for s in lacking), *wholes], [*lists, *tails])
+    for segment in lacking:
+        _ = segment.feature_ptr
+
+
+def open_rows(segments: Sequence[Segment]) -> None:
+    """Read what questions about samples need to know of segments, in one step; in a local folder nothing."""
+    prefetch([], _few_shards([s.reader(name) for s in segments if not s.is_local for name in _ROWS]))
+
+
+def _few_shards(readers: Sequence[ArrayReader]) -> list[ArrayReader]:
+    return [reader for reader in readers if reader.n_shards <= _WARM_SHARDS]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,26 @@ from saestore.format import (
     CSC_ATTRS,
     CSR_ATTRS,
     SEGMENTS,
+    ArrayInfo,
     SegmentInfo,
     document_digest,
     feature_dtype,
     segment_name,
 )
 from saestore.kernels import to_impact_order
+from saestore.segment.arrays import FINER_ROWS, SegmentShape, segment_arrays
 from saestore.sparse_rows import SparseRows
 from saestore.stats import Moments, RunningMoments
-from saestore.storage import ArrayWriter, Delta, NewArray, WriteBatch, packed_bytes, write_array, write_document
+from saestore.storage import (
+    ArrayWriter,
+    Delta,
+    NewArray,
+    WriteBatch,
+    Written,
+    chunk_sizes,
+    packed_bytes,
+    write_document,
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -31,24 +42,10 @@ Array = np.ndarray[Any, Any]
 _DELTA_OF_ROWS: Delta = "none"
 _DELTAS_OF_LISTS: dict[str, Delta] = {"indices": "auto", "data": "consecutive"}
 
-# Rows are asked for one by one, lists by what lies at their head. A quarter of a chunk holds 128 rows of 32, decodes
-# in a quarter of the time, and takes 0.01 to 0.02 bytes a non-zero more. See docs/decisions/012-bytes-a-non-zero.md.
-_FINER_ROWS = 4
 # Ids that say how all of them are best encoded.
 SAMPLED_IDS = 1 << 16
 # Ids of earlier rows take twice as long to find again as differences to add up: not for less than a tenth.
 _WORTH_LOOKBACK = 0.9
-
-
-@dataclass(frozen=True)
-class SegmentShape:
-    """What a segment holds: samples ``start`` to ``stop``, ``nnz`` non-zeros of `dtype`."""
-
-    start: int
-    stop: int
-    nnz: int
-    n_features: int
-    dtype: np.dtype[Any]
 
 
 class SegmentWriter:
@@ -72,62 +69,64 @@ class SegmentWriter:
     def __init__(
         self, store: Store, path: str, shape: SegmentShape, first_ids: Array, *, codec: str, name: str | None = None
     ) -> None:
-        self.shape, self._codec = shape, codec
+        self.shape = shape
         self._name = name or segment_name(shape.start, shape.stop)
         self.prefix = f"{path}/{SEGMENTS}/{self._name}"
         self._batch = WriteBatch(store, self.prefix)
-        self._digests: dict[str, str] = {}
-        self.arrays: dict[str, dict[str, NewArray]] = {}
-        rows, n_features, nnz = shape.stop - shape.start, shape.n_features, shape.nnz
-        row_deltas: dict[str, Delta] = {"indices": _delta_of_ids(first_ids, codec), "data": _DELTA_OF_ROWS}
-        for matrix, attrs, length, ids, deltas, finer in (
-            (BY_SAMPLE, CSR_ATTRS, rows, feature_dtype(n_features), row_deltas, _FINER_ROWS),
-            (BY_FEATURE, CSC_ATTRS, n_features, np.dtype(np.uint32), _DELTAS_OF_LISTS, 1),
-        ):
-            document = self._batch.put_group(matrix, {**attrs, "shape": [rows, n_features]})
-            self._digests[matrix] = document_digest(document)
-            # The pointers of the features are read whole, once, when a set is opened: one chunk, one request.
-            whole = NewArray(length + 1, np.dtype(np.int64), "pointer", codec, sharded=matrix == BY_SAMPLE, finer=finer)
-            parts = {"indptr": whole}
-            for array, dtype in (("indices", ids), ("data", shape.dtype)):
-                parts[array] = NewArray(nnz, dtype, "nonzero", codec, finer=finer, delta=deltas[array])
-            self.arrays[matrix] = parts
+        self._groups: dict[str, str] = {}
+        self._shards: dict[str, list[Written]] = {}
+        deltas: dict[str, Delta] = {f"{BY_FEATURE}/{array}": delta for array, delta in _DELTAS_OF_LISTS.items()}
+        deltas |= {f"{BY_SAMPLE}/indices": _delta_of_ids(first_ids, codec), f"{BY_SAMPLE}/data": _DELTA_OF_ROWS}
+        self.arrays: dict[str, NewArray] = {
+            name: replace(array, delta=deltas.get(name, "auto")) for name, array in segment_arrays(shape, codec).items()
+        }
+        for matrix, attrs in ((BY_SAMPLE, CSR_ATTRS), (BY_FEATURE, CSC_ATTRS)):
+            document = self._batch.put_group(matrix, {**attrs, "shape": [shape.n_rows, shape.n_features]})
+            self._groups[matrix] = document_digest(document)
+
+    def add(self, name: str, written: Written) -> None:
+        """Note the next shards of an array, which may be written by others."""
+        self._shards.setdefault(name, []).append(written)
+
+    def _write(self, name: str, values: Array) -> None:
+        writer = ArrayWriter(self._batch, name, self.arrays[name])
+        writer.append(values)
+        self.add(name, writer.finish())
 
     def write(self, matrix: str, **values: Array) -> None:
         """Write all values of arrays of a matrix, by name."""
         for name, array in values.items():
-            writer = ArrayWriter(self._batch, f"{matrix}/{name}", self.arrays[matrix][name])
-            writer.append(array)
-            writer.finish()
+            self._write(f"{matrix}/{name}", array)
 
     def close(self, moments: Moments, n_bytes: int = 0) -> SegmentInfo:
         """Write the per-feature sums and the documents; returns what the set's attributes will say of the segment.
 
-        The segment's group holds the digests of the documents below it, and the set's attributes hold its own.
-
-        Parameters
-        ----------
-        n_bytes
-            Of the values that others wrote.
+        The segment's group holds the digests of the documents below it and of all shards, and the set's attributes hold
+        its own.
         """
-        for matrix, arrays in self.arrays.items():
-            for name, array in arrays.items():
-                self._digests[f"{matrix}/{name}"] = write_document(self._batch, f"{matrix}/{name}", array)
         for name, values in moments.arrays().items():
-            self._digests[name] = write_array(self._batch, name, values, "feature", self._codec)
+            self._write(name, values)
+        infos: dict[str, ArrayInfo] = {}
+        for name, array in self.arrays.items():
+            parts = self._shards.get(name, [])
+            written = tuple(s for shards, _ in parts for s in shards), sum(n for _, n in parts)
+            infos[name] = write_document(self._batch, name, array, written)
         shape = self.shape
         attributes = {"start": shape.start, "stop": shape.stop, "nnz": shape.nnz, "n_features": shape.n_features}
-        document = self._batch.put_group("", {**attributes, "digests": self._digests})
+        arrays = {name: {"document": i.document, "shards": i.shards} for name, i in infos.items()}
+        document = self._batch.put_group("", {**attributes, "groups": self._groups, "arrays": arrays})
         self._batch.sync()
         numbers = shape.start, shape.stop, shape.nnz
-        return SegmentInfo(*numbers, document_digest(document), self._name, self._batch.n_bytes + n_bytes)
+        return SegmentInfo(
+            *numbers, document_digest(document), self._name, self._batch.n_bytes + n_bytes, **chunk_sizes()
+        )
 
 
 def _delta_of_ids(ids: Array, codec: str) -> Delta:
     """How ids of rows are encoded: they ascend in a row, but where rows share features, those before say more."""
     if codec != "pcodec":
         return "consecutive"
-    before, lookback = (packed_bytes(ids, delta, _FINER_ROWS) for delta in ("consecutive", "lookback"))
+    before, lookback = (packed_bytes(ids, delta, FINER_ROWS) for delta in ("consecutive", "lookback"))
     return "lookback" if lookback < _WORTH_LOOKBACK * before else "consecutive"
 
 
@@ -156,9 +155,3 @@ def write_segment(
     moments = RunningMoments(column_ptr, len(rows), values.dtype)
     moments.append(values)
     return writer.close(moments.close())
-
-
-def segment_nodes() -> list[str]:
-    """Groups and arrays of a segment, relative to it."""
-    matrices = [f"{m}{a}" for m in (BY_SAMPLE, BY_FEATURE) for a in ("", "/indptr", "/indices", "/data")]
-    return [*matrices, *Moments.names()]

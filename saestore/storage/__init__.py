@@ -4,6 +4,8 @@ from saestore.storage.arrays import (
     ArrayWriter,
     Delta,
     NewArray,
+    Written,
+    chunk_sizes,
     packed_bytes,
     stored_bytes,
     write_array,
@@ -11,7 +13,7 @@ from saestore.storage.arrays import (
 )
 from saestore.storage.batch import DOCUMENT, WriteBatch, group_document
 from saestore.storage.open import find_sets, local_folder, missing_as_error, open_root, write_errors
-from saestore.storage.reader import ArrayReader, at_once, read_all, read_ranges
+from saestore.storage.reader import ArrayReader, Digests, at_once, prefetch, read_all, read_many, read_ranges
 from saestore.storage.snapshot import SnapshotStore
 
 __all__ = [
@@ -19,17 +21,22 @@ __all__ = [
     "ArrayReader",
     "ArrayWriter",
     "Delta",
+    "Digests",
     "NewArray",
     "SnapshotStore",
     "WriteBatch",
+    "Written",
     "at_once",
+    "chunk_sizes",
     "find_sets",
     "group_document",
     "local_folder",
     "missing_as_error",
     "open_root",
     "packed_bytes",
+    "prefetch",
     "read_all",
+    "read_many",
     "read_ranges",
     "stored_bytes",
     "write_array",

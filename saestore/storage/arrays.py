@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import google_crc32c
 import numcodecs
 import numcodecs.pcodec
 import numpy as np
 import zarr
 
-from saestore.format import CHUNK, SHARD
+from saestore.format import CHUNK, SHARD, ArrayInfo, document_digest, shard_digest
 from saestore.storage.batch import DOCUMENT, WriteBatch
 from saestore.storage.reader import at_once
-from saestore.storage.shards import EMPTY
+from saestore.storage.shards import Layout, crc, tail_of
 
 Array = np.ndarray[Any, Any]
+Written = tuple[tuple[str, ...], int]  # the digests of consecutive shards, and their bytes
 
 # zarr 3.1 says so at every opening of an array; the format document says it once. Not around each call, because
 # `warnings.catch_warnings` is not safe in the threads that read.
@@ -70,28 +69,31 @@ class NewArray:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def chunk(self) -> int:
-        """Values of a chunk."""
-        return max(1, min(max(1, CHUNK // self.finer), self.length) if self.sharded else self.length)
+    def layout(self) -> Layout:
+        """Its chunks and shards, as they are written now."""
+        return self.layout_in(**chunk_sizes())
+
+    def layout_in(self, chunk: int, shard: int) -> Layout:
+        """Its chunks and shards where these are the most values of either."""
+        what = self.length, self.dtype, self.codec
+        return Layout.of(*what, sharded=self.sharded, finer=self.finer, chunk=chunk, shard=shard)
 
     @property
-    def shard(self) -> int:
-        """Values of a shard, a whole number of chunks."""
-        return (
-            self.chunk * max(1, min(SHARD // self.chunk, -(-self.length // self.chunk))) if self.sharded else self.chunk
-        )
+    def dtype_name(self) -> str:
+        """Its dtype as Zarr names it."""
+        return "string" if self.dtype.kind == "T" else self.dtype.name
 
     def document(self) -> bytes:
         """The ``zarr.json``: what zarr writes for the same array."""
         codecs, _ = _chain(self.dtype, self.codec, self.delta)
         if self.sharded:
-            inner = {"chunk_shape": [self.chunk], "codecs": codecs, "index_codecs": _INDEX_CODECS}
+            inner = {"chunk_shape": [self.layout.chunk], "codecs": codecs, "index_codecs": _INDEX_CODECS}
             codecs = [{"name": "sharding_indexed", "configuration": {**inner, "index_location": "end"}}]
         fill: Any = "" if self.dtype.kind == "T" else self.dtype.type(0).item()
         document = {
             "shape": [self.length],
-            "data_type": "string" if self.dtype.kind == "T" else self.dtype.name,
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [self.shard]}},
+            "data_type": self.dtype_name,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [self.layout.shard]}},
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
             "fill_value": fill,
             "codecs": codecs,
@@ -103,30 +105,27 @@ class NewArray:
         }
         return json.dumps(document).encode()
 
-    def encode_shard(self, values: Array) -> bytes:
-        """The bytes of a shard of these values, at most `shard` of them; the last chunk is filled up with 0."""
+    def encode_shard(self, values: Array) -> tuple[bytes, str]:
+        """The bytes of a shard of these values, at most `shard` of them, and its digest.
+
+        The last chunk is filled up with 0. Between the chunks and the index that Zarr knows are their checksums.
+        """
         _, encode = _chain(self.dtype, self.codec, self.delta)
+        size = self.layout.chunk
 
         def encoded(first: int) -> bytes:
-            chunk = values[first : first + self.chunk].astype(self.dtype, copy=False)
-            if len(chunk) < self.chunk:
-                chunk = np.concatenate([chunk, np.zeros(self.chunk - len(chunk), self.dtype)])
+            chunk = values[first : first + size].astype(self.dtype, copy=False)
+            if len(chunk) < size:
+                chunk = np.concatenate([chunk, np.zeros(size - len(chunk), self.dtype)])
             body = bytes(encode(np.ascontiguousarray(chunk)))
-            return body + _crc(body)
+            return body + crc(body)
 
-        starts = range(0, len(values), self.chunk)
+        starts = range(0, len(values), size)
         chunks = at_once(encoded, starts) if len(starts) > _CHUNKS_IN_THREADS else [encoded(first) for first in starts]
         if not self.sharded:
-            return chunks[0]
-        sizes = np.array([len(chunk) for chunk in chunks], np.uint64)
-        index = np.full((self.shard // self.chunk, 2), EMPTY, "<u8")  # chunks after the last value are not there
-        index[: len(chunks)] = np.stack([np.cumsum(sizes) - sizes, sizes], axis=1)
-        raw = index.tobytes()
-        return b"".join([*chunks, raw, _crc(raw)])
-
-
-def _crc(body: bytes) -> bytes:
-    return int(google_crc32c.value(body)).to_bytes(4, "little")
+            return chunks[0], shard_digest(chunks[0])
+        tail = tail_of(chunks, self.layout.per_shard)
+        return b"".join([*chunks, tail]), shard_digest(tail)
 
 
 def _chain(dtype: np.dtype[Any], codec: str, delta: Delta) -> tuple[list[dict[str, Any]], Callable[[Array], Any]]:
@@ -175,53 +174,64 @@ class ArrayWriter:
         self._batch, self._path, self._array = batch, path, array
         self._pieces: list[Array] = []
         self._waiting = 0
-        self._shards = first // array.shard
+        self._first = first // array.layout.shard
+        self._shards: list[str] = []
         self._written, self._stop = first, array.length if stop is None else stop
+        self._n_bytes = 0
 
     def append(self, piece: Array) -> None:
         """Add the next values."""
         self._pieces.append(piece)
         self._waiting += len(piece)
-        if self._waiting >= self._array.shard:
-            self._flush(self._waiting // self._array.shard * self._array.shard)
+        shard = self._array.layout.shard
+        if self._waiting >= shard:
+            self._flush(self._waiting // shard * shard)
 
-    def finish(self) -> None:
+    def finish(self) -> Written:
         """Write what is left; the pieces must add up to what shall be filled."""
         self._flush(self._waiting)
         if self._written != self._stop:
             raise RuntimeError(f"{self._path}: values up to {self._written} of {self._stop} were written")
+        return tuple(self._shards), self._n_bytes
 
-    def close(self) -> str:
-        """Write what is left and the document; returns its digest."""
-        self.finish()
-        return write_document(self._batch, self._path, self._array)
+    def close(self) -> ArrayInfo:
+        """Write what is left and the document."""
+        return write_document(self._batch, self._path, self._array, self.finish())
 
     def _flush(self, count: int) -> None:
         if not count:
             return
         values = self._pieces[0] if len(self._pieces) == 1 else np.concatenate(self._pieces)
-        self._pieces = []
-        for first in range(0, count, self._array.shard):
-            shard = self._array.encode_shard(values[first : min(first + self._array.shard, count)])
-            self._batch.put(f"{self._path}/c/{self._shards}", shard)
-            self._shards += 1
+        self._pieces, shard = [], self._array.layout.shard
+        for first in range(0, count, shard):
+            content, digest = self._array.encode_shard(values[first : min(first + shard, count)])
+            self._batch.put(f"{self._path}/c/{self._first + len(self._shards)}", content)
+            self._n_bytes += len(content)
+            self._shards.append(digest)
         self._written += count
         self._waiting -= count
         self._pieces = [values[count:].copy()] if self._waiting else []  # a view would keep what is written
 
 
-def write_document(batch: WriteBatch, path: str, array: NewArray) -> str:
-    """Write the document of an array; returns its digest."""
-    document = array.document()
+def write_document(batch: WriteBatch, path: str, array: NewArray, written: Written) -> ArrayInfo:
+    """Write the document of an array whose shards are written."""
+    document, layout, (shards, n_bytes) = array.document(), array.layout, written
     batch.put(f"{path}/{DOCUMENT}", document)
-    return hashlib.sha256(document).hexdigest()
+    shard = layout.shard if layout.sharded else None
+    sizes = layout.length, array.dtype_name, layout.chunk, shard, n_bytes + len(document)
+    return ArrayInfo(*sizes, document_digest(document), shards)
 
 
-def write_array(batch: WriteBatch, path: str, values: Array, dim: str, codec: str, **options: Any) -> str:
-    """Write an array; returns the digest of its document. `options` are attributes of `NewArray`. Memory: one shard."""
+def write_array(batch: WriteBatch, path: str, values: Array, dim: str, codec: str, **options: Any) -> ArrayInfo:
+    """Write an array; `options` are attributes of `NewArray`. Memory: one shard."""
     writer = ArrayWriter(batch, path, NewArray(len(values), values.dtype, dim, codec, **options))
     writer.append(values)
     return writer.close()
+
+
+def chunk_sizes() -> dict[str, int]:
+    """Most values of a chunk and of a shard that is written now."""
+    return {"chunk": CHUNK, "shard": SHARD}
 
 
 def stored_bytes(group: zarr.Group) -> int:

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from saestore.errors import InvalidInputError
 
 PARTIAL = ".partial"  # how zarr's local store, too, ends the name of a file that it is writing
+_DRAFT_SECONDS = 3600  # no file of saestore takes longer to write
 _AT_ONCE = 32  # flushes
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # what file systems without hard links return
 _NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # what file systems that cannot flush a folder return
@@ -64,8 +67,16 @@ def flush(files: Iterable[Path], top: Path) -> None:
         for node, act in nodes.items():
             act(node)
         return
-    with ThreadPoolExecutor(min(len(nodes), _AT_ONCE)) as pool:
-        list(pool.map(lambda node: nodes[node](node), nodes))
+    list(_pool().map(lambda node: nodes[node](node), nodes))
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_AT_ONCE, "saestore-flush")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of the threads
 
 
 def flush_folder(folder: Path) -> None:
@@ -91,6 +102,16 @@ def replace_file(path: Path, content: bytes) -> None:
             draft.unlink(missing_ok=True)
         raise
     flush_folder(path.parent)
+
+
+def drafts(folder: Path, *, old: bool) -> list[Path]:
+    """Files of a folder that somebody is writing or, if so old that nobody can be, left half written."""
+    found, now = [], time.time()
+    for path in folder.glob(f"*{PARTIAL}"):
+        with suppress(FileNotFoundError):  # finished meanwhile
+            if (now - path.stat().st_mtime > _DRAFT_SECONDS) is old:
+                found.append(path)
+    return found
 
 
 def create_file(path: Path, content: bytes) -> bool:

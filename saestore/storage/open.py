@@ -16,6 +16,7 @@ from zarr.storage import LocalStore, ObjectStore
 
 from saestore.errors import (
     CorruptStoreError,
+    InvalidInputError,
     MissingDependencyError,
     NotAllowedError,
     NotFoundError,
@@ -80,7 +81,7 @@ def open_root(location: Any, mode: str, storage_options: Mapping[str, Any] | Non
         It cannot be created or written.
     """
     if mode not in ("r", "r+", "a"):
-        raise ValueError(f"mode {mode!r}: use 'r' to read, 'r+' or 'a' to write.")
+        raise InvalidInputError(f"mode {mode!r}: use 'r' to read, 'r+' or 'a' to write.", code="unknown-mode")
     label = describe(location)
     location, local = place_of(location, mode, storage_options)
     if local is not None:
@@ -91,14 +92,16 @@ def open_root(location: Any, mode: str, storage_options: Mapping[str, Any] | Non
         if mode != "a":
             raise NotFoundError(
                 f"There is no saestore store at {label}. Build one with `saestore build`, or name another with "
-                "--store PATH or $SAESTORE_PATH."
+                "--store PATH or $SAESTORE_PATH.",
+                code="no-store",
             ) from None
         with write_errors(label):
             return _create(location, local, label)
     if root.attrs.get("encoding-type") != ROOT_ATTRIBUTES["encoding-type"]:
         raise StoreFormatError(
             f"{label} is a Zarr group but no saestore store: its attributes lack 'encoding-type': 'saestore'. "
-            "Name the folder that `saestore build` made."
+            "Name the folder that `saestore build` made.",
+            code="not-a-store",
         )
     check_version(root.attrs.asdict(), label)
     return root
@@ -108,20 +111,26 @@ def _open_existing(location: Any, mode: Any, label: str) -> zarr.Group:
     try:
         return zarr.open_group(location, mode=mode, zarr_format=3, use_consolidated=False)
     except (ContainsArrayError, NodeTypeValidationError) as e:
-        raise StoreFormatError(f"{label} is a Zarr array, not a saestore store.") from e
+        raise StoreFormatError(f"{label} is a Zarr array, not a saestore store.", code="not-a-store") from e
     except (GroupNotFoundError, FileNotFoundError, MemoryError, SaestoreError):
         raise
     except ImportError as e:
         raise MissingDependencyError(f"{label} needs a package: {e}. Try `pip install 'zarr[remote]'`.") from e
     except OSError as e:
         raise_unreachable(label, e)
-        raise StoreFormatError(f"{label} cannot be read ({e.strerror or e}). Name another path with --store.") from e
+        raise StoreFormatError(
+            f"{label} cannot be read ({e.strerror or e}). Name another path with --store.", code="unreadable-store"
+        ) from e
     except Exception as e:
         raise_unreachable(label, e)
         if "read-only" in str(e) or "read only" in str(e):
-            raise StoreWriteError(f"{label} is read-only: open it with mode='r', or make a writable copy.") from e
+            raise StoreWriteError(
+                f"{label} is read-only: open it with mode='r', or make a writable copy.", code="read-only"
+            ) from e
         # zarr parses a damaged document into almost any error there is.
-        raise StoreFormatError(f"{label}: its zarr.json cannot be read ({e}). Restore it from a copy.") from e
+        raise StoreFormatError(
+            f"{label}: its zarr.json cannot be read ({e}). Restore it from a copy.", code="unreadable-store"
+        ) from e
 
 
 def _create(location: Any, local: Path | None, label: str, attempts: int = 3) -> zarr.Group:
@@ -148,11 +157,14 @@ def _create(location: Any, local: Path | None, label: str, attempts: int = 3) ->
 
 def _check_local(path: Path) -> None:
     if path.is_file():
-        raise StoreFormatError(f"{path} is a file; a store is a folder or a zip file. Name another path.")
+        raise StoreFormatError(
+            f"{path} is a file; a store is a folder or a zip file. Name another path.", code="not-a-store"
+        )
     if path.is_dir() and not (path / "zarr.json").exists() and any(p.suffix != PARTIAL for p in path.iterdir()):
         raise StoreFormatError(
             f"{path} is a folder but no saestore store (it has no zarr.json). Name the folder that "
-            "`saestore build` made, or a new path to build one."
+            "`saestore build` made, or a new path to build one.",
+            code="not-a-store",
         )
 
 
@@ -164,47 +176,54 @@ def write_errors(label: str) -> Iterator[None]:
     except SaestoreError:
         raise
     except Exception as e:
-        reason = _write_reason(e)
-        if reason is None:
+        code, reason = _write_reason(e)
+        if code is None:
             if not isinstance(e, OSError) or type(e).__module__ != "builtins":
                 raise_unreachable(label, e, "written")
             raise
-        raise StoreWriteError(f"Cannot write {label}: {reason}") from e
+        raise StoreWriteError(f"Cannot write {label}: {reason}", code=code) from e
 
 
 _WRITE_REASONS = (
     (
         (errno.ENOSPC, errno.EDQUOT),
+        "disk-full",
         "no space is left on the device. What is committed is safe: free some space and run the same command again, it "
         "resumes.",
     ),
     (
         (errno.EROFS, errno.EACCES, errno.EPERM),
+        "read-only",
         "it is read-only for this user ({error.strerror}). Choose another path with --store, or change its mode.",
     ),
     (
         (errno.ENOTDIR, errno.EEXIST, errno.EISDIR),
+        "path-is-a-file",
         "a part of the path is a file ({where}). Choose another path with --store.",
     ),
     (
         (errno.EMFILE, errno.ENFILE),
+        "too-many-files",
         "the process has used its file handles. Close files or raise `ulimit -n`, then run the command again.",
     ),
     (
         (errno.EIO, errno.ESTALE, errno.ETIMEDOUT),
+        "device-error",
         "the device or the network folder does not answer well ({error.strerror}). What is committed is safe: check "
         "the device, then run the same command again.",
     ),
 )
 
 
-def _write_reason(error: Exception) -> str | None:
+def _write_reason(error: Exception) -> tuple[str | None, str]:
+    """The code and the advice for an error of a place that cannot be written, (None, "") for any other."""
     if isinstance(error, ValueError) and "read-only" in str(error):
-        return "it was opened read-only. Open it with mode='a'."
-    if not isinstance(error, OSError):
-        return None
-    reason = next((reason for numbers, reason in _WRITE_REASONS if error.errno in numbers), None)
-    return reason and reason.format(error=error, where=error.filename or error.strerror)
+        return "read-only", "it was opened read-only. Open it with mode='a'."
+    if isinstance(error, OSError):
+        for numbers, code, advice in _WRITE_REASONS:
+            if error.errno in numbers:
+                return code, advice.format(error=error, where=error.filename or error.strerror)
+    return None, ""
 
 
 def raise_unreachable(what: str, error: BaseException, verb: str = "read") -> None:

@@ -1,37 +1,79 @@
-"""Reading slices of immutable one-dimensional arrays, in as few requests as the bytes allow.
+"""Reading slices of immutable one-dimensional arrays, in as few steps and requests as the bytes allow.
 
-Two ways give the same answer. `ArrayReader` asks zarr, through a `SnapshotStore` that remembers shard indexes, so that
-a short slice is one request. On a local folder, `LocalShards` reads the bytes itself: zarr's general machinery takes
-1.2 ms for a chunk that the disk and the codec hand over in 0.05 ms. See ``docs/decisions/001-local-reads.md``.
+Where an array's chunks are follows from the tails of its shards, which are read once and held against the digests that
+the committed attributes name; so is every chunk against its tail. A question first plans its reads. On a local folder
+each chunk is then one ``pread``; elsewhere all requests of a step are made at once. zarr reads no array here: its
+general machinery takes 1.2 ms for a chunk that the disk and the codec hand over in 0.05 ms. See
+``docs/decisions/001-local-reads.md`` and ``docs/decisions/030-held-against-the-parent.md``.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import zarr
+from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 
+from saestore.errors import CorruptStoreError
+from saestore.format import ArrayInfo, shard_digest
 from saestore.storage.open import missing_as_error
-from saestore.storage.shards import Job, Layout, LocalShards, bytes_of, has_index_at_end, parse_index
-from saestore.storage.snapshot import SnapshotStore
+from saestore.storage.shards import EMPTY, Layout, Tail, body_of, checksum_of, decoder, parse_tail
+from saestore.storage.snapshot import Request, SnapshotStore, pread
 
 Array = np.ndarray[Any, Any]
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Requests overlap their waiting; more threads than this only queue in zarr's event loop.
-_REQUESTS_AT_ONCE = 16
-# Decoding overlaps as far as there are processors. Below so many values starting threads takes longer than it gains.
+# Encoding and decoding overlap as far as there are processors.
+_THREADS = 16
+# Below so many values starting threads takes longer than it gains.
 _WORTH_THREADS = 1 << 20
-_FEW_JOBS = 4
+_FEW_PIECES = 4
+_CHUNKS_A_PIECE = 32  # a megabyte or two of what is read at once
 # From so many ranges on, of so many values or fewer, one index of all their values is quicker than slicing each.
 _MANY, _SHORT = 64, 256
+
+
+class Digests:
+    """The digests of the shards of arrays, by array: those that a committed document holds.
+
+    Parameters
+    ----------
+    key, parse
+        Where the document is that holds them, and what makes them of its bytes, or refuses it. It is read together with
+        the first shards.
+    """
+
+    def __init__(self, key: str, parse: Callable[[bytes], Mapping[str, Sequence[str]]]) -> None:
+        self.key = key
+        self._parse = parse
+        self._shards: Mapping[str, Sequence[str]] | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the document was read."""
+        return self._shards is not None
+
+    @classmethod
+    def known(cls, shards: Mapping[str, Sequence[str]]) -> Digests:
+        """Those that were read already."""
+        digests = cls("", lambda _: shards)
+        digests.load(b"")
+        return digests
+
+    def load(self, document: bytes) -> None:
+        """Take the document, which must be the one that was committed."""
+        self._shards = self._parse(document)
+
+    def of(self, name: str, shard: int) -> str:
+        """The digest of one shard of an array."""
+        return (self._shards or {})[name][shard]
 
 
 class ArrayReader:
@@ -43,84 +85,149 @@ class ArrayReader:
         The store, as a snapshot.
     path
         Path of the array in it.
+    layout
+        Its length, dtype, chunks and shards, which follow from the set's attributes.
+    digests
+        The digests of its shards, under `name`.
 
-    Memory: the answer and the chunks it touches.
+    Memory: the answer, the chunks that it touches, and 20 bytes for each chunk of a shard that was ever touched.
     """
 
-    def __init__(self, store: SnapshotStore, path: str) -> None:
-        self.path = path
-        with missing_as_error(path):
-            self._how = LocalShards.of(store, path) or ZarrArray(store, path)
-        self.is_local = isinstance(self._how, LocalShards)  # read without zarr
-        layout = self._how.layout
+    def __init__(self, store: SnapshotStore, path: str, layout: Layout, digests: Digests, name: str = "") -> None:
+        self.path, self.layout, self.store = path.strip("/"), layout, store
         self.length, self.chunk, self.shard, self.dtype = layout.length, layout.chunk, layout.shard, layout.dtype
+        self.digests, self._name = digests, name
+        self._decode = decoder(layout.codec, layout.dtype)
+        # A plain string: joining paths costs as much as reading does.
+        self._folder = None if store.folder is None else f"{store.folder}/{self.path}/c/"
+        self._tails: dict[int, Tail] = {}
+        self._held: Array | None = None
 
-    def read(self, start: int, stop: int) -> Array:
-        """Values ``start`` to ``stop``."""
-        if stop <= start:
-            return np.empty(0, self.dtype)
-        values, jobs = self.plan(start, stop)
-        for job in jobs:
-            job()
-        return values
+    @classmethod
+    def described(cls, store: SnapshotStore, path: str, info: ArrayInfo, codec: str) -> ArrayReader:
+        """Of an array that the set's attributes describe."""
+        return cls(store, path, Layout.described(info, codec), Digests.known({"": info.shards}))
 
-    def plan(self, start: int, stop: int) -> tuple[Array, list[Job]]:
-        """Memory for the values ``start`` to ``stop``, and the pieces of work that fill it, in any order."""
-        return self._how.plan(start, stop)
+    @property
+    def is_local(self) -> bool:
+        """True in a local folder, where there is nothing to wait for."""
+        return self._folder is not None
 
     @property
     def n_shards(self) -> int:
         """Number of shards."""
-        return -(-self.length // self.shard)
+        return self.layout.n_shards
 
-    def warm(self) -> None:
-        """Read the shard indexes, so that the first query need not. One request a shard, two with newer versions."""
+    def read(self, start: int, stop: int) -> Array:
+        """Values ``start`` to ``stop``."""
+        held, self._held = self._held, None
+        if held is not None:
+            return held[start:stop]
+        return _read_runs([(self, start, stop)])[0]
+
+    def hold(self, values: Array) -> None:
+        """Keep all values for the next `read`."""
+        self._held = values
+
+    def key(self, shard: int) -> str:
+        """Where a shard is in the store."""
+        return f"{self.path}/c/{shard}"
+
+    def knows(self, shard: int) -> bool:
+        """Whether it is known where the chunks of a shard are."""
+        return shard in self._tails
+
+    def learn(self, shard: int, raw: bytes) -> None:
+        """Take the tail of a shard, which must be the one that was committed."""
         with missing_as_error(self.path):
-            for shard in range(self.n_shards):
-                self._how.index(shard)
+            self._tails[shard] = parse_tail(raw, self.layout, self.digests.of(self._name, shard))
+
+    def fill_locally(self, piece: Piece) -> None:
+        """Read a piece from a local folder."""
+        with missing_as_error(self.path):
+            path = f"{self._folder}{piece.shard}"
+            if not self.layout.sharded:
+                self.fill_whole(piece, Path(path).read_bytes())
+                return
+            tail = self._tails.get(piece.shard)
+            if tail is None:
+                tail = self._learn_locally(piece.shard, path)
+            if piece.count == 1:  # the head of a list, mostly: here microseconds are the answer's time
+                offset, size = tail.places[piece.first].tolist()
+                if size == EMPTY:
+                    raise CorruptStoreError(f"{path} lacks a chunk.")
+                self._decode(body_of(pread(path, offset, size), int(tail.checksums[piece.first])), piece.out)
+                return
+            begin, end = self.bytes_of(piece)
+            self.fill(piece, pread(path, begin, end - begin), begin)
+
+    def _learn_locally(self, shard: int, path: str) -> Tail:
+        if not self.digests.is_known:
+            self.digests.load(self.store.fetch([(self.digests.key, None)])[0])
+        size = self.layout.tail_size
+        self.learn(shard, pread(path, -size, size))
+        return self._tails[shard]
+
+    def bytes_of(self, piece: Piece) -> tuple[int, int]:
+        """Where the bytes of a piece begin and end in its shard."""
+        places = self._tails[piece.shard].places[piece.first : piece.first + piece.count]
+        if (places[:, 1] == EMPTY).any():
+            raise CorruptStoreError(f"{self.key(piece.shard)} lacks a chunk.")
+        return int(places[:, 0].min()), int(places.sum(axis=1).max())
+
+    def fill(self, piece: Piece, block: bytes, begin: int) -> None:
+        """Decode a piece from its bytes, which begin at `begin` in the shard."""
+        tail, size = self._tails[piece.shard], self.chunk
+        chosen = slice(piece.first, piece.first + piece.count)
+        with missing_as_error(self.path):
+            parts = zip(tail.places[chosen].tolist(), tail.checksums[chosen].tolist(), strict=True)
+            for i, ((offset, length), checksum) in enumerate(parts):
+                raw = block[offset - begin : offset - begin + length]
+                self._decode(body_of(raw, checksum), piece.out[i * size : (i + 1) * size])
+
+    def fill_whole(self, piece: Piece, raw: bytes) -> None:
+        """Decode the one chunk of an array without shards."""
+        with missing_as_error(self.path):
+            if not self.digests.is_known:
+                self.digests.load(self.store.fetch([(self.digests.key, None)])[0])
+            if shard_digest(raw) != self.digests.of(self._name, 0):
+                raise ValueError("its chunk is not the one that was committed")
+            self._decode(body_of(raw, checksum_of(raw)), piece.out)
+
+    def plan(self, start: int, stop: int) -> tuple[Array, list[Piece]]:
+        """Memory for the values `start` to `stop`, and the pieces that fill it, in any order."""
+        if stop <= start:
+            return np.empty(0, self.dtype), []
+        chunk, per_shard = self.chunk, self.layout.per_shard
+        first, last = start // chunk, (stop - 1) // chunk + 1
+        values = np.empty((last - first) * chunk, self.dtype)
+        answer = values[start - first * chunk : stop - first * chunk]
+        if last - first == 1:
+            return answer, [Piece(self, first // per_shard, first % per_shard, 1, values)]
+        pieces: list[Piece] = []
+        at = first
+        while at < last:
+            end = min(last, (at // per_shard + 1) * per_shard, at + _CHUNKS_A_PIECE)
+            part = values[(at - first) * chunk : (end - first) * chunk]
+            pieces.append(Piece(self, at // per_shard, at % per_shard, end - at, part))
+            at = end
+        return answer, pieces
 
 
-class ZarrArray:
-    """An array that zarr reads: of neighbouring chunks in one request, which zarr 3.1 would ask for one by one."""
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Neighbouring chunks of one shard, and the memory for their values."""
 
-    def __init__(self, store: SnapshotStore, path: str) -> None:
-        self._store, self._path = store, path.strip("/")  # as zarr asks the store for it
-        self._array: zarr.Array[Any] = zarr.open_array(store, path=path, mode="r", zarr_format=3)
-        shard = int((self._array.shards or self._array.chunks)[0])
-        self.layout = Layout(int(self._array.shape[0]), self._array.dtype, int(self._array.chunks[0]), shard)
-        self._has_index = has_index_at_end(self._array.metadata.to_dict())
+    reader: ArrayReader
+    shard: int
+    first: int
+    count: int
+    out: Array
 
-    def plan(self, start: int, stop: int) -> tuple[Array, list[Job]]:
-        """Memory for the values `start` to `stop`, and what fills it."""
-        values = np.empty(stop - start, self.layout.dtype)
-
-        def fill() -> None:
-            with missing_as_error(self._path), ExitStack() as joined:
-                for shard in range(start // self.layout.shard, (stop - 1) // self.layout.shard + 1):
-                    self._join(shard, start, stop, joined)
-                values[:] = self._array[start:stop]
-
-        return values, [fill]
-
-    def _join(self, shard: int, start: int, stop: int, joined: ExitStack) -> None:
-        """Have what a slice needs of a shard requested at once; of a whole shard zarr does that."""
-        layout, base = self.layout, shard * self.layout.shard
-        first, last = max(0, start - base) // layout.chunk, -(-min(stop - base, layout.shard) // layout.chunk)
-        places = None if (last - first) * layout.chunk == layout.shard else self.index(shard)
-        if places is not None:
-            begin, end = bytes_of(places[first:last], self._key(shard))
-            joined.enter_context(self._store.joined(self._key(shard), begin, end))
-
-    def _key(self, shard: int) -> str:
-        return f"{self._path}/c/{shard}"
-
-    def index(self, shard: int) -> Array | None:
-        """Byte offset and length of every chunk of a shard, (chunks, 2) uint64; None where it is not needed."""
-        if not self._has_index or self.layout.shard == self.layout.chunk:
-            return None
-        first = shard * self.layout.shard
-        raw = self._store.index(self._key(shard), self.layout.index_size, lambda: self._array[first : first + 1])
-        return parse_index(raw)
+    @property
+    def key(self) -> str:
+        """Where its shard is in the store."""
+        return self.reader.key(self.shard)
 
 
 def read_all(wanted: Sequence[tuple[ArrayReader, int, int]]) -> list[Array]:
@@ -158,31 +265,40 @@ def _plan_runs(wanted: Sequence[tuple[ArrayReader, int, int]]) -> list[tuple[Arr
 
 
 def read_ranges(readers: Sequence[ArrayReader], starts: Array, stops: Array) -> list[Array]:
-    """Read the same ranges of several arrays: of each array all ranges, one after the other.
+    """Read the same ranges of several arrays: of each array all ranges, one after the other."""
+    return read_many([(reader, starts, stops) for reader in readers])
+
+
+def read_many(wanted: Sequence[tuple[ArrayReader, Array, Array]]) -> list[Array]:
+    """Read ranges of several arrays, all at once: of each array all ranges, one after the other.
 
     As `read_all`, in fewer steps where there are many ranges.
 
     Parameters
     ----------
-    starts, stops
-        Ascending ranges that do not overlap; they may be empty.
+    wanted
+        Of each array the starts and stops of ascending ranges that do not overlap; they may be empty.
     """
-    filled = stops > starts
-    starts, stops = starts[filled], stops[filled]
-    if not len(starts):
-        return [np.empty(0, reader.dtype) for reader in readers]
-    runs, places = [], []
-    for reader in readers:
+    runs, places, owners = [], [], []
+    for i, (reader, starts, stops) in enumerate(wanted):
+        filled = stops > starts
+        starts, stops = starts[filled], stops[filled]  # noqa: PLW2901
+        if not len(starts):
+            continue
         # Ranges in touching chunks make a run.
         breaks = np.flatnonzero(starts[1:] // reader.chunk > (stops[:-1] - 1) // reader.chunk + 1) + 1
         for a, b in itertools.pairwise([0, *breaks.tolist(), len(starts)]):
             runs.append((reader, int(starts[a]), int(stops[b - 1])))
             places.append((starts[a:b] - starts[a], stops[a:b] - starts[a]))
-    pieces: dict[int, list[Array]] = {id(reader): [] for reader in readers}
-    for (reader, _, _), block, (begins, ends) in zip(runs, _read_runs(runs), places, strict=True):
-        pieces[id(reader)] += _cut(block, begins, ends)
-    found = (pieces[id(reader)] for reader in readers)
-    return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in found]
+            owners.append(i)
+    pieces: list[list[Array]] = [[] for _ in wanted]
+    for i, block, (begins, ends) in zip(owners, _read_runs(runs), places, strict=True):
+        pieces[i] += _cut(block, begins, ends)
+    empty = (np.empty(0, reader.dtype) for reader, _, _ in wanted)
+    return [
+        none if not parts else parts[0] if len(parts) == 1 else np.concatenate(parts)
+        for parts, none in zip(pieces, empty, strict=True)
+    ]
 
 
 def _cut(block: Array, begins: Array, ends: Array) -> list[Array]:
@@ -194,30 +310,112 @@ def _cut(block: Array, begins: Array, ends: Array) -> list[Array]:
     return [block[np.arange(total) + np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)]]
 
 
+def prefetch(wholes: Iterable[ArrayReader], tails: Iterable[ArrayReader] = ()) -> None:
+    """Read whole arrays, which the next `ArrayReader.read` of each returns, and the tails of others, all in one step.
+
+    Does nothing in a local folder, where a step costs no wait.
+    """
+    readers = [reader for reader in wholes if not reader.is_local]
+    plans = [reader.plan(0, reader.length) for reader in readers]
+    pieces = [piece for _, part in plans for piece in part]
+    remote = [r for r in tails if not r.is_local and r.layout.sharded]
+    known = [(r, shard) for r in remote for shard in range(r.n_shards) if not r.knows(shard)]
+    _fetch_and_fill(pieces, known)
+    for reader, (values, _) in zip(readers, plans, strict=True):
+        reader.hold(values)
+
+
 def _read_runs(runs: Sequence[tuple[ArrayReader, int, int]]) -> list[Array]:
-    """Read slices, at the same time where they have to be waited for, or there is much to decode."""
+    """Read slices, all at once where they have to be waited for, in threads where there is much to decode."""
     plans = [reader.plan(start, stop) for reader, start, stop in runs]
-    jobs = [job for _, work in plans for job in work]
-    if not all(reader.is_local for reader, _, _ in runs):
-        at_once(_perform, [[job] for job in jobs])
-    elif len(jobs) < _FEW_JOBS:
-        _perform(jobs)
+    pieces = [piece for _, part in plans for piece in part]
+    if pieces and not pieces[0].reader.is_local:
+        _fetch_and_fill(pieces)
+    elif len(pieces) < _FEW_PIECES:
+        for piece in pieces:
+            piece.reader.fill_locally(piece)
     else:
-        # A share of the jobs for each thread, because handing one over takes as long as decoding a chunk.
-        decoded = sum(-(-(stop - start) // reader.chunk) * reader.chunk for reader, start, stop in runs)
-        threads = min(_REQUESTS_AT_ONCE, os.cpu_count() or 1) if decoded >= _WORTH_THREADS else 1
-        at_once(_perform, [jobs[i::threads] for i in range(threads)])
+        _in_threads(lambda piece: piece.reader.fill_locally(piece), pieces)
     return [values for values, _ in plans]
 
 
-def _perform(jobs: Sequence[Job]) -> None:
-    for job in jobs:
-        job()
+def _in_threads(work: Callable[[Piece], None], pieces: Sequence[Piece]) -> None:
+    # A share of the pieces for each thread, because handing one over takes as long as decoding a chunk.
+    threads = min(_THREADS, os.cpu_count() or 1) if sum(len(p.out) for p in pieces) >= _WORTH_THREADS else 1
+
+    def perform(share: Sequence[Piece]) -> None:
+        for piece in share:
+            work(piece)
+
+    at_once(perform, [pieces[i::threads] for i in range(threads)])
+
+
+def _fetch_and_fill(pieces: Sequence[Piece], known: Sequence[tuple[ArrayReader, int]] = ()) -> None:
+    """Fill pieces in two steps of requests: where their chunks are, as far as that is not known; and the chunks.
+
+    Of shards that are wanted whole the first step brings everything.
+    """
+    readers = {id(r): r for r in (*(p.reader for p in pieces), *(r for r, _ in known))}
+    if not readers:
+        return
+    store = next(iter(readers.values())).store
+    wanted: dict[tuple[int, int], int] = {}  # chunks by shard
+    for piece in pieces:
+        shard = id(piece.reader), piece.shard
+        wanted[shard] = wanted.get(shard, 0) + piece.count
+    for reader, number in known:
+        wanted.setdefault((id(reader), number), 0)
+    first: dict[tuple[int, int], Request] = {}
+    for (of, number), count in wanted.items():
+        reader = readers[of]
+        if not reader.layout.sharded or (count == reader.layout.n_chunks(number) and not reader.knows(number)):
+            first[of, number] = reader.key(number), None
+        elif not reader.knows(number):
+            first[of, number] = reader.key(number), SuffixByteRequest(reader.layout.tail_size)
+    unknown = {r.digests.key: r.digests for r in readers.values() if not r.digests.is_known}
+    found = store.fetch([*first.values(), *((key, None) for key in unknown)])
+    for digests, document in zip(unknown.values(), found[len(first) :], strict=True):
+        digests.load(document)
+    wholes: dict[tuple[int, int], bytes] = {}
+    for (shard, (_, which)), raw in zip(first.items(), found[: len(first)], strict=True):
+        reader = readers[shard[0]]
+        if which is None:
+            wholes[shard] = raw
+        if reader.layout.sharded:
+            reader.learn(shard[1], raw[-reader.layout.tail_size :])
+    rest = [piece for piece in pieces if (id(piece.reader), piece.shard) not in wholes]
+    joined = _joined(rest)
+    blocks = store.fetch([(members[0].key, RangeByteRequest(*span)) for span, members in joined])
+    chunks = {id(p): (block, span[0]) for (span, members), block in zip(joined, blocks, strict=True) for p in members}
+
+    def fill(piece: Piece) -> None:
+        if id(piece) in chunks:
+            piece.reader.fill(piece, *chunks[id(piece)])
+        elif piece.reader.layout.sharded:
+            piece.reader.fill(piece, wholes[id(piece.reader), piece.shard], 0)
+        else:
+            piece.reader.fill_whole(piece, wholes[id(piece.reader), piece.shard])
+
+    _in_threads(fill, pieces)
+
+
+def _joined(pieces: Sequence[Piece]) -> list[tuple[tuple[int, int], list[Piece]]]:
+    """Pieces whose bytes touch, and where these begin and end."""
+    joined: list[tuple[tuple[int, int], list[Piece]]] = []
+    for piece in sorted(pieces, key=lambda p: (id(p.reader), p.shard, p.first)):
+        begin, end = piece.reader.bytes_of(piece)
+        if joined:
+            (first, last), members = joined[-1]
+            if members[0].reader is piece.reader and members[0].shard == piece.shard and first <= begin <= last:
+                joined[-1] = (first, max(last, end)), [*members, piece]
+                continue
+        joined.append(((begin, end), [piece]))
+    return joined
 
 
 def at_once(work: Callable[[T], R], parts: Sequence[T]) -> list[R]:
     """What `work` makes of each of the parts, in threads where there are several."""
     if len(parts) <= 1:
         return [work(part) for part in parts]
-    with ThreadPoolExecutor(min(_REQUESTS_AT_ONCE, len(parts))) as pool:
+    with ThreadPoolExecutor(min(_THREADS, len(parts))) as pool:
         return list(pool.map(work, parts))

@@ -1,155 +1,137 @@
-"""A store seen as a snapshot, for immutable arrays."""
+"""Reading bytes of a store: many keys and ranges at once, in any kind of store."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+import asyncio
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import zarr
 from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.buffer.cpu import buffer_prototype
 from zarr.storage import LocalStore, WrapperStore
 
 from saestore.errors import CorruptStoreError
+from saestore.storage.open import missing_as_error
+
+# Requests that wait at the same time, unless zarr's configuration has `saestore.requests_at_once`.
+REQUESTS_AT_ONCE = 64
+# A key, and which bytes of it; None for all.
+Request = tuple[str, ByteRequest | None]
 
 
-class IndexRead(Exception):
-    """The index of a shard was asked for and is there; its chunks are not wanted."""
+class SnapshotStore:
+    """A store from which committed, immutable content is read: what is missing or empty is damage.
 
-
-@dataclass(eq=False)
-class _Span:
-    """Bytes that will be asked for piece by piece, and are requested at once."""
-
-    start: int
-    stop: int
-    value: Buffer | None = None
-
-
-class SnapshotStore(WrapperStore[Store]):
-    """A store seen as a snapshot: shard indexes are read once, and a chunk that is missing is damage, not zeros.
-
-    Right for immutable arrays only. Memory: 16 bytes per chunk that was ever touched, a thousandth of the data.
-    `documents` keeps the bytes of every ``zarr.json`` that was read, for checksums.
+    Parameters
+    ----------
+    store
+        Any zarr store.
     """
 
     def __init__(self, store: Store) -> None:
-        super().__init__(store)
-        self._indexes: dict[tuple[str, int], Buffer] = {}
-        self._locks: dict[str, threading.Lock] = {}
-        self._index_only: set[str] = set()
-        self._spans: dict[str, list[_Span]] = {}
-        self.documents: dict[str, bytes] = {}
+        self._store = store
+        self.folder = Path(store.root) if type(store) is LocalStore else None
 
-    @property
-    def folder(self) -> Path | None:
-        """The folder of a store in the local file system, else None."""
-        return Path(self._store.root) if type(self._store) is LocalStore else None
+    def fetch(self, requests: Sequence[Request]) -> list[bytes]:
+        """The bytes of all requests, made at once; in a local folder one after the other, without zarr.
+
+        Raises
+        ------
+        CorruptStoreError
+            Something is missing or empty.
+        UnreachableError
+            The store does not answer.
+        """
+        found = self.find(requests)
+        for (key, _), value in zip(requests, found, strict=True):
+            if not value:
+                raise CorruptStoreError(f"{key} is missing although committed attributes name it.")
+        return [value for value in found if value is not None]
+
+    def find(self, requests: Sequence[Request]) -> list[bytes | None]:
+        """Same, with None for keys that are not there."""
+        if not requests:
+            return []
+        if self.folder is not None:
+            return [_read_file(f"{self.folder}/{key}", key, which) for key, which in requests]
+        carrier = _Carrier(self._store, requests)
+        zarr.open_group(carrier, mode="r", zarr_format=3, use_consolidated=False)
+        for (key, _), value in zip(requests, carrier.values, strict=True):
+            if isinstance(value, BaseException):
+                with missing_as_error(key):
+                    raise value
+        return [value.to_bytes() if isinstance(value, Buffer) else None for value in carrier.values]
+
+    def names(self, prefix: str) -> set[str]:
+        """Names right below a path. Nothing below them is read."""
+        if self.folder is not None:
+            folder = self.folder / prefix
+            return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        carrier = _Carrier(self._store, [], prefix)
+        zarr.open_group(carrier, mode="r", zarr_format=3, use_consolidated=False)
+        return carrier.names
+
+
+def _read_file(path: str, key: str, which: ByteRequest | None) -> bytes | None:
+    with missing_as_error(key):
+        try:
+            if isinstance(which, RangeByteRequest):
+                return pread(path, which.start, which.end - which.start)
+            if isinstance(which, SuffixByteRequest):
+                return pread(path, -which.suffix, which.suffix)
+            return Path(path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+
+
+def pread(path: str, offset: int, count: int) -> bytes:
+    """Bytes of a file; a negative offset counts from its end."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        if offset < 0:
+            offset += os.fstat(fd).st_size
+            if offset < 0:
+                raise ValueError("the file is shorter than its shard index")
+        raw = os.pread(fd, count, offset)
+    finally:
+        os.close(fd)
+    if len(raw) != count:
+        raise ValueError(f"{path} is cut short: {len(raw)} of {count} bytes at {offset}")
+    return raw
+
+
+class _Carrier(WrapperStore[Store]):
+    """Reads everything that is asked for where zarr, in its own event loop, reads the document of a group.
+
+    zarr has no public function that reads bytes, and stores may be bound to its event loop.
+    """
+
+    def __init__(self, store: Store, requests: Sequence[Request], prefix: str | None = None) -> None:
+        super().__init__(store)
+        self._requests, self._prefix = requests, prefix
+        self.names: set[str] = set()
+        self.values: list[Buffer | BaseException | None] = []
 
     @property
     def read_only(self) -> bool:
-        """Always: zarr would wrap a writable store again on every opening, and lose what this one has cached."""
+        """Always: zarr would make a copy of one that can be written."""
         return True
 
-    def index(self, key: str, size: int, read: Callable[[], Any]) -> bytes:
-        """The last `size` bytes of a shard, its index; where it is not in memory, `read` has to ask for it."""
-        if (key, size) not in self._indexes or key in self._index_only:
-            with self._locks.setdefault(key, threading.Lock()):
-                if (key, size) not in self._indexes:
-                    self._read_index(key, read)
-        return self._indexes[key, size].to_bytes()
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:  # noqa: ARG002
+        """Read what is asked for, and answer with the document of an empty group."""
+        limit = asyncio.Semaphore(int(zarr.config.get("saestore.requests_at_once", REQUESTS_AT_ONCE)))
 
-    def _read_index(self, key: str, read: Callable[[], Any]) -> None:
-        # Zarr reads an index with the chunk that it wants; nobody wants chunks of this shard before it is there.
-        self._index_only.add(key)
-        try:
-            with suppress(IndexRead):
-                read()
-        finally:
-            self._index_only.discard(key)
+        async def one(request: Request) -> Buffer | None:
+            async with limit:
+                try:
+                    return await self._store.get(request[0], buffer_prototype, request[1])
+                except FileNotFoundError:
+                    return None
 
-    @contextmanager
-    def joined(self, key: str, start: int, stop: int) -> Iterator[None]:
-        """Request these bytes of a shard at once, when the first of them are asked for."""
-        span = _Span(start, stop)
-        spans = self._spans.setdefault(key, [])
-        spans.append(span)
-        try:
-            yield
-        finally:
-            spans.remove(span)
-
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """Read a key, shard indexes and what was joined from memory where it was read before."""
-        span = self._span(key, byte_range)
-        held = self._held(key, byte_range, span)
-        if held is not None:
-            return held
-        wanted = byte_range if span is None else RangeByteRequest(span.start, span.stop)
-        return self._remember(key, byte_range, await self._store.get(key, prototype, wanted), span)
-
-    def get_sync(self, key: str, **kwargs: Any) -> Buffer | None:
-        """Same, for the codec pipelines of newer zarr versions that read without an event loop."""
-        byte_range = kwargs.get("byte_range")
-        span = self._span(key, byte_range)
-        held = self._held(key, byte_range, span)
-        if held is not None:
-            return held
-        if span is not None:
-            kwargs["byte_range"] = RangeByteRequest(span.start, span.stop)
-        value = self._store.get_sync(key, **kwargs)  # type: ignore[attr-defined]
-        return self._remember(key, byte_range, value, span)
-
-    # How newer zarr versions read chunks of a shard; they join neighbours themselves.
-    if hasattr(Store, "get_ranges"):
-
-        async def get_ranges(self, key: str, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-            """Read ranges of a shard."""
-            self._want_chunks(key)
-            async for found in self._store.get_ranges(key, *args, **kwargs):  # type: ignore[attr-defined]
-                yield found
-
-        def get_ranges_sync(self, key: str, *args: Any, **kwargs: Any) -> Any:
-            """Same, without an event loop."""
-            self._want_chunks(key)
-            return self._store.get_ranges_sync(key, *args, **kwargs)  # type: ignore[attr-defined]
-
-    def _want_chunks(self, key: str) -> None:
-        if key in self._index_only:
-            raise IndexRead(key)
-
-    def _span(self, key: str, byte_range: ByteRequest | None) -> _Span | None:
-        if not isinstance(byte_range, RangeByteRequest):
-            return None
-        self._want_chunks(key)
-        inside = (s for s in self._spans.get(key, ()) if s.start <= byte_range.start and byte_range.end <= s.stop)
-        return next(inside, None)
-
-    def _held(self, key: str, byte_range: ByteRequest | None, span: _Span | None) -> Buffer | None:
-        if isinstance(byte_range, SuffixByteRequest):
-            return self._indexes.get((key, byte_range.suffix))
-        return None if span is None else _part(span, byte_range)
-
-    def _remember(
-        self, key: str, byte_range: ByteRequest | None, value: Buffer | None, span: _Span | None
-    ) -> Buffer | None:
-        if value is None or not len(value):  # of an empty shard, too, zarr 3.1 would make zeros
-            if "/c/" in key:
-                raise CorruptStoreError(f"{key} is missing although a committed segment names it.")
-        elif isinstance(byte_range, SuffixByteRequest):
-            self._indexes[key, byte_range.suffix] = value
-        elif span is not None:
-            span.value = value
-            return _part(span, byte_range)
-        elif key.endswith("zarr.json"):
-            self.documents[key] = value.to_bytes()
-        return value
-
-
-def _part(span: _Span, byte_range: ByteRequest | None) -> Buffer | None:
-    if span.value is None or not isinstance(byte_range, RangeByteRequest):
-        return None
-    return span.value[byte_range.start - span.start : byte_range.end - span.start]
+        if self._prefix is not None:
+            self.names = {name.strip("/") async for name in self._store.list_dir(self._prefix)}
+        self.values = await asyncio.gather(*map(one, self._requests), return_exceptions=True)
+        return prototype.buffer.from_bytes(b'{"zarr_format": 3, "node_type": "group", "attributes": {}}')

@@ -29,7 +29,9 @@ def items_fingerprint(items: Items | None, index: ItemIndex) -> str:
                 for name, v in items.concepts.items()
             },
         }
-    return digest([table, index.n_items, index.item_size, None if index.ptr is None else index.ptr.tolist()])
+    return digest(
+        [table, index.n_items, index.item_size, None if index.item_size is not None else index.pointers().tolist()]
+    )
 
 
 def spans_fingerprint(spans: Array) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from saestore.errors import CorruptStoreError
 from saestore.format import SetAttributes
 from saestore.storage import ArrayReader, SnapshotStore
 
@@ -25,11 +26,14 @@ class ItemIndex:
         Samples per item where all have the same number, else None.
     ptr
         Else int64 (n_items + 1,): item i has the samples ``ptr[i]:ptr[i + 1]``. Memory: 8 bytes per item.
+    stored
+        What reads `ptr`, where it was not read yet.
     """
 
     n_items: int
     item_size: int | None
     ptr: Array | None = None
+    stored: ArrayReader | None = None
 
     @classmethod
     def of(cls, ptr: Array) -> ItemIndex:
@@ -41,12 +45,18 @@ class ItemIndex:
 
     @classmethod
     def read(cls, store: SnapshotStore, path: str, attributes: SetAttributes) -> ItemIndex:
-        """Of the set at `path`."""
-        name = attributes.table("items").pointers
-        if name is None:
+        """Of the set at `path`; pointers are read when they are first needed."""
+        items = attributes.table("items")
+        if attributes.item_size is not None or items.pointers is None:
             return cls(attributes.n_items, attributes.item_size)
-        reader = ArrayReader(store, f"{path}/items/{name}".strip("/"))
-        return cls(attributes.n_items, None, reader.read(0, reader.length))
+        path = f"{path}/items/{items.pointers}".strip("/")
+        stored = ArrayReader.described(store, path, items.arrays[items.pointers], attributes.codec)
+        return cls(attributes.n_items, None, stored=stored)
+
+    def load(self) -> None:
+        """Read stored pointers now."""
+        if self.item_size is None:
+            self._pointers()
 
     def locate(self, samples: Array) -> tuple[Array, Array]:
         """Item and position of samples, int64 each."""
@@ -64,6 +74,11 @@ class ItemIndex:
         return self._pointers()
 
     def _pointers(self) -> Array:
+        if self.ptr is None and self.stored is not None:
+            ptr = self.stored.read(0, self.stored.length)
+            if ptr.dtype != np.int64 or not len(ptr) or ptr[0] != 0 or (np.diff(ptr) < 0).any():
+                raise CorruptStoreError(f"{self.stored.path} does not ascend from 0.")
+            object.__setattr__(self, "ptr", ptr)
         if self.ptr is None:
             raise RuntimeError("an item index needs a size or pointers")
         return self.ptr

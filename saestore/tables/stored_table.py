@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from saestore.errors import CorruptStoreError, NotFoundError, did_you_mean
 from saestore.format import SetAttributes, TableInfo
 from saestore.kernels import runs_of
-from saestore.storage import ArrayReader, SnapshotStore, read_ranges
+from saestore.storage import ArrayReader, SnapshotStore, read_all, read_ranges
 from saestore.tables.column import Column
 from saestore.tables.label_matrix import LabelMatrix, listed
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     import scipy.sparse
 
 Array = np.ndarray[Any, Any]
-
-MATRIX = ("indptr", "indices", "data")  # the arrays of a matrix of concepts
 
 
 class StoredTable:
@@ -42,15 +41,17 @@ class StoredTable:
 
     def __init__(self, store: SnapshotStore, path: str, name: str, attributes: SetAttributes) -> None:
         self._store, self._path = store, f"{path}/{name}".strip("/")
-        self.name, self.n_rows = name, attributes.n_rows(name)
+        self.name, self.n_rows, self._codec = name, attributes.n_rows(name), attributes.codec
         self.info: TableInfo = attributes.table(name)
         self._readers: dict[str, ArrayReader] = {}
         self._read_pointers: dict[str, Array] = {}
+        self._held: dict[tuple[str, int], Array] = {}
 
     def reader(self, node: str) -> ArrayReader:
         """Slices of one array of the table; opened once."""
         if node not in self._readers:
-            self._readers[node] = ArrayReader(self._store, f"{self._path}/{node}")
+            info = self.info.arrays[node]
+            self._readers[node] = ArrayReader.described(self._store, f"{self._path}/{node}", info, self._codec)
         return self._readers[node]
 
     @property
@@ -95,23 +96,58 @@ class StoredTable:
         info = self.info.concepts
         if info is None:
             raise RuntimeError(f"{self._path} has no concepts")
-        column = info.names.index(name)
         masks = [np.zeros(info.n_rows, bool) for _ in range(1 if info.unknown is None else 2)]
-        for group, mask in zip((info.true, info.unknown), masks, strict=False):
-            pointers = self._pointers(str(group), len(info.names))
-            mask[self.reader(f"{group}/indices").read(int(pointers[column]), int(pointers[column + 1]))] = True
+        for (group, column, span), mask in zip(self._places(name), masks, strict=True):
+            rows = self._held.pop((group, column), None)
+            rows = self.reader(f"{group}/indices").read(*span) if rows is None else rows
+            mask[self._checked(rows, group)] = True
         unknown = masks[1] if len(masks) > 1 and masks[1].any() else None
         return Column(masks[0], unknown).resized(self.n_rows)
 
-    def _pointers(self, group: str, n_concepts: int) -> Array:
+    def arrays_of(self, name: str, most: int) -> tuple[list[ArrayReader], list[ArrayReader]]:
+        """Arrays of a column or concept that are read whole, and arrays that are read in part: all of more values."""
+        info = self.info.concepts
+        if info is None or name not in info.names:
+            readers = [self.reader(node) for node in self._arrays(name)]
+            return [r for r in readers if r.length <= most], [r for r in readers if r.length > most]
+        groups = [group for group in (info.true, info.unknown) if group is not None]
+        wholes = [self.reader(f"{group}/indptr") for group in groups if group not in self._read_pointers]
+        return wholes, [self.reader(f"{group}/indices") for group in groups]
+
+    def hold_concepts(self, names: Sequence[str]) -> None:
+        """Read the rows of several concepts in one step, and keep them for the next `read` of each."""
+        if len(names) > 1 and not self._store.folder:
+            wanted = [place for name in names for place in self._places(name)]
+            read = read_all([(self.reader(f"{group}/indices"), *span) for group, _, span in wanted])
+            self._held = {(group, column): rows for (group, column, _), rows in zip(wanted, read, strict=True)}
+
+    def _places(self, name: str) -> list[tuple[str, int, tuple[int, int]]]:
+        """Where a concept is stored: of each matrix the group, the column, and which of its entries."""
+        info = self.info.concepts
+        if info is None:
+            raise RuntimeError(f"{self._path} has no concepts")
+        column = info.names.index(name)
+        spans = {group: self._pointers(group) for group in (info.true, info.unknown) if group is not None}
+        return [(group, column, (int(p[column]), int(p[column + 1]))) for group, p in spans.items()]
+
+    def _pointers(self, group: str) -> Array:
         if group not in self._read_pointers:
             reader = self.reader(f"{group}/indptr")
-            if reader.length != n_concepts + 1:  # before memory is taken for what a document claims
-                raise CorruptStoreError(
-                    f"{self._path}/{group}/indptr claims {reader.length:,} values, and there are {n_concepts} concepts."
-                )
-            self._read_pointers[group] = reader.read(0, reader.length)
+            info, nnz = self.info.concepts, self.reader(f"{group}/indices").length
+            if info is None or reader.length != len(info.names) + 1:  # before memory is taken for it
+                raise CorruptStoreError(f"{reader.path} claims {reader.length:,} values, not one more than concepts.")
+            pointers = reader.read(0, reader.length)
+            if pointers[0] != 0 or pointers[-1] != nnz or (np.diff(pointers) < 0).any():
+                raise CorruptStoreError(f"{reader.path} does not ascend.")
+            self._read_pointers[group] = pointers
         return self._read_pointers[group]
+
+    def _checked(self, rows: Array, group: object) -> Array:
+        """Rows of concepts as they are stored, which must be rows of the table."""
+        info = self.info.concepts
+        if info is None or (len(rows) and (int(rows.max()) >= info.n_rows or int(rows.min()) < 0)):
+            raise CorruptStoreError(f"{self._path}/{group} has a row beyond its concepts.")
+        return rows
 
     def labels(self) -> LabelMatrix:
         """All concepts of the table. Memory: 5 bytes per positive label."""
@@ -125,7 +161,7 @@ class StoredTable:
     def _matrix(self, group: str, shape: tuple[int, int]) -> scipy.sparse.csc_array:
         import scipy.sparse as sp
 
-        reader, indptr = self.reader(f"{group}/indices"), self._pointers(group, shape[1])
-        indices = reader.read(0, reader.length)
+        reader, indptr = self.reader(f"{group}/indices"), self._pointers(group)
+        indices = self._checked(reader.read(0, reader.length), group)
         dtype = np.int32 if max(shape[0], len(indices)) < 1 << 31 else np.int64
         return sp.csc_array((np.ones(len(indices), bool), indices.astype(dtype), indptr.astype(dtype)), shape=shape)

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saestore.format import CSC_ATTRS, KEY, TOKEN_SPANS, ConceptsInfo, SetAttributes, TableInfo, document_digest
+from saestore.format import (
+    CSC_ATTRS,
+    KEY,
+    TOKEN_SPANS,
+    ArrayInfo,
+    ConceptsInfo,
+    SetAttributes,
+    TableInfo,
+    document_digest,
+)
 from saestore.storage import WriteBatch, write_array
 from saestore.tables.column import Column, as_column
 from saestore.tables.item_index import ItemIndex
@@ -39,7 +48,7 @@ class TableWriter:
 
     def __init__(self, batch: WriteBatch, name: str, info: TableInfo, codec: str) -> None:
         self._batch, self._table, self._codec = batch, name, codec
-        self._taken = {node.casefold() for node in info.digests}
+        self._taken = {node.casefold() for node in info.nodes}
         self.info = replace(info, version=info.version + 1)
         batch.put_group(name)
 
@@ -72,7 +81,7 @@ class TableWriter:
         """Replace all concepts."""
         old = self.info.concepts
         for group in () if old is None else (old.true, old.unknown):
-            self._forget([node for node in self.info.digests if node.split("/")[0] == group])
+            self._forget([node for node in (*self.info.arrays, *self.info.groups) if node.split("/")[0] == group])
         concepts = None
         if labels.names:
             unknown = None if labels.unknown is None else self._write_matrix("unknown", labels.unknown)
@@ -89,7 +98,7 @@ class TableWriter:
             "data": (np.ones(matrix.nnz, bool), "nonzero", {}),
         }
         document = self._batch.put_group(f"{self._table}/{name}", {**CSC_ATTRS, "shape": list(map(int, matrix.shape))})
-        self._note(name, document_digest(document))
+        self.info = replace(self.info, groups={**self.info.groups, name: document_digest(document)})
         for array, (values, dim, options) in arrays.items():
             path = f"{self._table}/{name}/{array}"
             self._note(f"{name}/{array}", write_array(self._batch, path, values, dim, self._codec, **options))
@@ -110,12 +119,14 @@ class TableWriter:
         self._taken.add(name.casefold())
         return name
 
-    def _note(self, node: str, digest: str) -> None:
-        self.info = replace(self.info, digests={**self.info.digests, node: digest})
+    def _note(self, node: str, array: ArrayInfo) -> None:
+        self.info = replace(self.info, arrays={**self.info.arrays, node: array})
 
     def _forget(self, nodes: Iterable[str]) -> None:
         gone = set(nodes)
-        self.info = replace(self.info, digests={n: d for n, d in self.info.digests.items() if n not in gone})
+        arrays = {node: array for node, array in self.info.arrays.items() if node not in gone}
+        groups = {node: document for node, document in self.info.groups.items() if node not in gone}
+        self.info = replace(self.info, arrays=arrays, groups=groups)
 
 
 def write_tables(

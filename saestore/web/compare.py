@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from saestore.query.posting_lists import one_list
-from saestore.query.similarity import METRICS, check_same_samples, overlap_of_list, score
+from saestore.query.similarity import METRICS, WITH_DOT, check_same_samples, overlap_of_list, score
 from saestore.web.request import Parameters
 from saestore.web.view import MOST_ROWS, Page, SetView, StoreView
 
@@ -105,7 +105,8 @@ def matches_of(view: SetView, theirs: SetView, feature: int, metric: Any, n: int
     _check(view, theirs)
     lists = one_list(view.reader.segments, feature, view.reader.dtype)
     n_both, dot = overlap_of_list(theirs.reader.view(), lists)
-    scores = score(metric, view.sizes.take(lists.features), theirs.sizes, n_both, dot)
+    ones, others = (view.sizes, lists.features), (theirs.sizes, slice(None))
+    scores = score(metric, ones, others, n_both, dot if metric in WITH_DOT else None)
     order = np.argsort(-scores, kind="stable")
     order = order[(n_both[order] > 0) & ~np.isnan(scores[order])][:n]
     return [

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from saestore.format import SetAttributes
+from saestore.format import ArrayInfo, SetAttributes
 from saestore.segment import Segment
 from saestore.stats import STATISTICS
 from saestore.storage import ArrayWriter, NewArray, WriteBatch, write_array
@@ -30,26 +30,26 @@ _ROWS = 1 << 20
 
 def write_derived(
     batch: WriteBatch, attributes: SetAttributes, index: ItemIndex, segments: Sequence[Segment]
-) -> dict[str, str]:
-    """Write the arrays at the set's root, replacing older ones; returns the digests of their metadata documents.
+) -> dict[str, ArrayInfo]:
+    """Write the arrays at the set's root, replacing older ones; returns what the attributes will hold of them.
 
     Memory: a million samples at a time.
     """
-    n, codec, digests = attributes.n_samples, attributes.codec, {}
+    n, codec, written = attributes.n_samples, attributes.codec, {}
     writers = {name: ArrayWriter(batch, name, NewArray(n, dtype, "sample", codec)) for name, dtype in _DTYPES.items()}
     for segment in segments:
         for start in range(segment.info.start, segment.info.stop, _ROWS):
             for name, values in per_sample(segment, index, start, min(start + _ROWS, segment.info.stop)).items():
                 writers[name].append(values)
     for name, writer in writers.items():
-        digests[name] = writer.close()
+        written[name] = writer.close()
     moments = reduce(add, (s.moments() for s in segments))
     for statistic in STATISTICS:
         about = {"long_name": statistic.description}
         values = statistic.of(moments)
-        digests[statistic.name] = write_array(batch, statistic.name, values, "feature", codec, attributes=about)
+        written[statistic.name] = write_array(batch, statistic.name, values, "feature", codec, attributes=about)
     batch.sync()
-    return digests
+    return written
 
 
 def per_sample(segment: Segment, index: ItemIndex, start: int, stop: int) -> dict[str, Any]:

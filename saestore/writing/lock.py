@@ -61,7 +61,9 @@ class SetLock:
             The store was opened to read, or its place cannot keep two writers apart.
         """
         if self._store.read_only:
-            raise StoreWriteError(f"{self._store} was opened read-only. Open it with mode='a' to write {self._set}.")
+            raise StoreWriteError(
+                f"{self._store} was opened read-only. Open it with mode='a' to write {self._set}.", code="read-only"
+            )
         with write_errors(f"{self._store}"):
             check_conditional(self._store)
             while True:
@@ -116,7 +118,9 @@ class SetLock:
             Its owner is alive, and `force` is False.
         """
         if self._store.read_only:
-            raise StoreWriteError(f"{self._store} was opened read-only. Open it with mode='r+' to unlock {self._set}.")
+            raise StoreWriteError(
+                f"{self._store} was opened read-only. Open it with mode='r+' to unlock {self._set}.", code="read-only"
+            )
         holder = read_lock(self._root, self._path)
         if holder is None:
             return None

@@ -45,7 +45,7 @@ from saestore.storage import (
     write_errors,
 )
 from saestore.storage.conditional import Tagged, get_tagged, put_if_match, remove, replace_tagged
-from saestore.storage.durable import PARTIAL, publish
+from saestore.storage.durable import PARTIAL, drafts, publish
 from saestore.storage.open import root_attributes
 from saestore.tables.item_index import ItemIndex
 from saestore.writing.derived import DERIVED, write_derived
@@ -157,7 +157,7 @@ class SetWriter:
             else:
                 attributes = replace(attributes, generation=1 + n_deleted(self._root)[0] + self._lock.may_have_rival)
             filled = fill(batch, replace(attributes, identity=digest(attributes.to_json())))
-            tables = {name: table for name, table in filled.tables.items() if table.digests}
+            tables = {name: table for name, table in filled.tables.items() if table.arrays}
             self._commit(batch, replace(filled, tables=tables))
 
     def _read_next(self, resumes: Callable[[SetAttributes], bool]) -> SetAttributes | None:
@@ -402,21 +402,21 @@ class SetWriter:
 
     def _segments(self, infos: Sequence[SegmentInfo]) -> list[Segment]:
         snapshot = SnapshotStore(self._root.store)
-        return [Segment(snapshot, self._base, info) for info in infos]
+        return [Segment(snapshot, self._base, info, self.require()) for info in infos]
 
     def _refresh(self, **changes: Any) -> None:
         """Write the arrays at the root again where they do not cover the segments; commit with these changes."""
         attributes = self.require()
         names = tuple(s.name for s in attributes.segments)
         if attributes.segments and attributes.derived != names:
-            if attributes.digests:
+            if attributes.arrays:
                 # From here until they are written anew the arrays at the root cover nothing.
-                self.commit(replace(attributes, derived=(), digests={}))
+                self.commit(replace(attributes, derived=(), arrays={}))
             with self._errors():
                 self._remove_leftovers()
                 index = ItemIndex.read(SnapshotStore(self._root.store), self._base, attributes)
-                digests = write_derived(self._batch(), attributes, index, self._segments(attributes.segments))
-            changes |= {"derived": names, "digests": digests}
+                arrays = write_derived(self._batch(), attributes, index, self._segments(attributes.segments))
+            changes |= {"derived": names, "arrays": arrays}
         if changes:
             self.commit(replace(attributes, **changes))
 
@@ -433,8 +433,8 @@ class SetWriter:
         for a in filter(None, (self._replaced, self.attributes)):
             keep.setdefault(SEGMENTS, set()).update(s.name for s in a.segments)
             for name, table in a.tables.items():
-                keep.setdefault(name, set()).update(node.split("/")[0] for node in table.digests)
-        derived = any(a.digests for a in (self._replaced, self.attributes) if a is not None)
+                keep.setdefault(name, set()).update(table.nodes)
+        derived = any(a.arrays for a in (self._replaced, self.attributes) if a is not None)
         following = self._replaced is not None and self.attributes is not None
         also = [NEXT] if following else []
         if self._is_planned():
@@ -454,13 +454,17 @@ class SetWriter:
         return a is not None and a.plan is not None and a.n_samples != a.planned_samples
 
 
+_FEW_ATTRIBUTES = 10  # a group with more of them is a set, though its attribute `format` may be damaged
+
+
 def read_attributes(root: zarr.Group, path: str) -> SetAttributes | None:
     """The attributes of the set at `path`, None where there is none."""
     with missing_as_error(path):
         group = root.get(path)
-        if not isinstance(group, zarr.Group) or "format" not in group.attrs:
+        attributes = group.attrs.asdict() if isinstance(group, zarr.Group) else {}
+        if not attributes or (len(attributes) < _FEW_ATTRIBUTES and "format" not in attributes):
             return None
-        return SetAttributes.from_json(group.attrs.asdict(), path)
+        return SetAttributes.from_json(attributes, path)
 
 
 def n_deleted(root: zarr.Group) -> tuple[int, Tagged | None]:
@@ -478,6 +482,15 @@ def _count_deletion(root: zarr.Group) -> None:
         written = put_if_match(root.store, _root_key(root), group_document(root_attributes(n + 1)), before)
 
 
+def is_half_deleted(root: zarr.Group, path: str) -> bool:
+    """Whether a removal that was killed left something of a set: a group whose attributes are gone already."""
+    parts = path.split("/")
+    if len(parts) != 3 or not set(parts).isdisjoint({"", ".", ".."}):
+        return False
+    group = root.get(path)
+    return isinstance(group, zarr.Group) and not group.attrs
+
+
 def _root_key(root: zarr.Group) -> str:
     return f"{root.path}/{DOCUMENT}".strip("/")
 
@@ -488,8 +501,7 @@ def _others(root: zarr.Group, path: str, keep: set[str]) -> list[str]:
     if folder is not None:
         names = {p.name for p in (folder / path).iterdir() if p.is_dir()} if (folder / path).is_dir() else set()
     else:
-        group = root.get(path)
-        names = set(group.keys()) if isinstance(group, zarr.Group) else set()
+        names = SnapshotStore(root.store).names(f"{root.path}/{path}".strip("/")) - {DOCUMENT}
     return [f"{path}/{name}" for name in sorted(names - keep)]
 
 
@@ -508,8 +520,9 @@ def _remove(root: zarr.Group, path: str) -> None:
 
 
 def remove_partial_files(root: zarr.Group, path: str) -> None:
-    """Remove the files that a killed write of zarr's local store left beside its target."""
+    """Remove the files that a killed write left beside its target; above the set, where others write, only old ones."""
     folder = local_folder(root)
     if folder is not None:
-        for leftover in (folder / path).rglob(f"*{PARTIAL}"):
+        old = (draft for parent in (folder / path).parents[:3] for draft in drafts(parent, old=True))
+        for leftover in (*(folder / path).rglob(f"*{PARTIAL}"), *old):
             leftover.unlink(missing_ok=True)

@@ -1,0 +1,166 @@
+"""Activations in memory: scipy and torch matrices, AnnData, EncoderOutput, named arrays, dense arrays."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import ExitStack
+from importlib import import_module
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from saestore.errors import InvalidInputError
+from saestore.formats.base import Opened, Source
+from saestore.formats.named_arrays import Matrix, MemoryArray, compressed, coordinates, open_named
+from saestore.interop.optional import require
+
+__all__ = ["of_scipy", "open_object", "opened_matrix"]
+
+Array = np.ndarray[Any, Any]
+
+_TAKEN = (
+    "a path; a scipy or torch sparse matrix; an AnnData; an object with top_acts and top_indices; a mapping of named "
+    "arrays; or a dense array or tensor, (samples, features) or (items, samples, features)"
+)
+_ENCODER_OUTPUT = ("top_indices", "top_acts")
+
+
+def open_object(given: Any, source: Source) -> Opened:
+    """Open what a caller has in memory; nothing is copied that need not be.
+
+    Raises
+    ------
+    InvalidInputError
+        It is of another type, or its parts contradict each other.
+    """
+    import scipy.sparse
+
+    if scipy.sparse.issparse(given):
+        return _matrix("scipy", f"the {type(given).__name__}", _parts(given), source)
+    if hasattr(given, "X") and hasattr(given, "obs"):
+        return cast("Opened", import_module("saestore.formats.anndata").open_adata(given, source))
+    if isinstance(given, Mapping) or all(hasattr(given, name) for name in _ENCODER_OUTPUT):
+        return _named(given, source)
+    if hasattr(given, "layout") and "sparse" in str(given.layout):
+        return _matrix("torch", f"the {str(given.layout).removeprefix('torch.')} tensor", _tensors(given), source)
+    if isinstance(given, np.ndarray) or hasattr(given, "layout"):
+        return _dense(given)
+    raise InvalidInputError(
+        f"activations to import cannot be a {type(given).__name__}; give {_TAKEN}.", code="unsupported-activations"
+    )
+
+
+def opened_matrix(matrix: Matrix, name: str, where: str, n_features: int | None, **facts: Any) -> Opened:
+    """The matrix as what an import reads; `facts` are further fields of `Opened`."""
+    known = {"item_ptr": matrix.item_ptr, "files": (), "issues": matrix.issues} | facts
+    return Opened(
+        format=name,
+        path=where,
+        n_rows=matrix.n_rows,
+        n_features=n_features,
+        dtype=matrix.dtype,
+        read=matrix.read,
+        step=matrix.step,
+        row_capacity=matrix.row_capacity,
+        sae={} if matrix.row_capacity is None else {"k": matrix.row_capacity},
+        source={"layout": f"{name} {matrix.layout}"},
+        **known,
+    )
+
+
+class _Parts(NamedTuple):
+    """A matrix as its arrays: compressed by row or column, or rows, columns and values."""
+
+    kind: str
+    shape: tuple[int, ...]
+    arrays: dict[str, Array]
+
+    def open(self, where: str, resources: ExitStack) -> Matrix:
+        arrays = {name: MemoryArray(array, where) for name, array in self.arrays.items()}
+        if self.kind == "coo":
+            return coordinates(arrays, self.shape[0], where, resources)
+        return compressed(arrays, self.kind, (self.shape[0], self.shape[1]), where, resources)
+
+
+def of_scipy(given: Any, where: str, resources: ExitStack) -> Matrix:
+    """Any scipy sparse matrix."""
+    return _parts(given).open(where, resources)
+
+
+def _parts(matrix: Any) -> _Parts:
+    """Of a scipy matrix; the rare formats become CSR in memory."""
+    if matrix.format == "coo" and matrix.ndim == 2:
+        return _Parts("coo", matrix.shape, {"rows": matrix.row, "columns": matrix.col, "values": matrix.data})
+    if matrix.format not in ("csr", "csc") and matrix.ndim == 2:
+        if matrix.format == "bsr":
+            matrix.check_format(full_check=True)  # the conversion would write where a wrong index points
+        matrix = matrix.tocsr()
+        matrix.eliminate_zeros()  # zeros of dense blocks and diagonals mean nothing
+    arrays = {"ids": matrix.indices, "values": matrix.data, "indptr": matrix.indptr} if matrix.ndim == 2 else {}
+    return _Parts(matrix.format, matrix.shape, arrays)
+
+
+def _tensors(tensor: Any) -> _Parts:
+    """Of a sparse tensor; repeated entries are not summed yet."""
+    layout, shape = str(tensor.layout).removeprefix("torch.sparse_"), tuple(tensor.shape)
+    if layout == "coo":
+        ids = _array(tensor._indices())  # noqa: SLF001 (the public method refuses entries that repeat)
+        return _Parts("coo", shape, {"rows": ids[0], "columns": ids[-1], "values": _array(tensor._values())})  # noqa: SLF001
+    if layout not in ("csr", "csc"):
+        return _tensors(tensor.to_sparse_coo())
+    ids, pointers = (
+        (tensor.col_indices, tensor.crow_indices) if layout == "csr" else (tensor.row_indices, tensor.ccol_indices)
+    )
+    arrays = {"ids": _array(ids()), "values": _array(tensor.values()), "indptr": _array(pointers())}
+    return _Parts(layout, shape, arrays)
+
+
+def _matrix(name: str, where: str, parts: _Parts, source: Source) -> Opened:
+    shape = tuple(parts.shape)
+    if len(shape) != 2 or 0 in shape:
+        raise InvalidInputError(
+            f"{where} has the shape {shape}; it needs at least one sample and one feature.", code="bad-shape"
+        )
+    matrix = parts.open(where, source.resources)
+    return opened_matrix(matrix, name, where, shape[1], sum_duplicates=True, digest=_digest(parts.arrays))
+
+
+def _named(given: Any, source: Source) -> Opened:
+    where = f"the {type(given).__name__}"
+    names = list(given) if isinstance(given, Mapping) else list(_ENCODER_OUTPUT)
+    values = {str(name): given[name] if isinstance(given, Mapping) else getattr(given, name) for name in names}
+    arrays = {name: _array(value) for name, value in values.items() if value is not None}
+    shape: Any = tuple(int(n) for n in arrays.pop("shape", ())) or (None, None)
+    before = getattr(given, "pre_acts", None)
+    width = shape[1] if before is None else int(before.shape[-1])
+    named = {name: MemoryArray(array, name) for name, array in arrays.items()}
+    matrix = open_named(named, where, shape, source.resources)
+    name = "npz" if isinstance(given, Mapping) else "encoder-output"
+    return opened_matrix(matrix, name, where, width, digest=_digest(arrays))
+
+
+def _dense(given: Any) -> Opened:
+    require("torch", "sae", "dense activations in memory")
+    from saestore.embeddings.opening import open_embeddings
+    from saestore.formats.dense_tensors import open_dense
+
+    return open_dense("dense", open_embeddings(given), ())
+
+
+def _array(value: Any) -> Array:
+    """A numpy array of an array or tensor on any device."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = (value.float() if "bfloat16" in str(value.dtype) else value).numpy()
+    return np.asarray(value)
+
+
+def _digest(arrays: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of names, dtypes, shapes and values."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        values = np.ascontiguousarray(array)
+        digest.update(f"{name} {values.dtype} {values.shape}\n".encode())
+        digest.update(values.view(np.uint8).data if values.size else b"")
+    return digest.hexdigest()

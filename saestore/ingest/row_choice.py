@@ -1,0 +1,284 @@
+"""Which rows of an input become samples: a mask, and conditions on tokens, positions and norms."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from saestore.errors import InvalidInputError, NotFoundError
+from saestore.files import load_array, split_member
+from saestore.formats.base import Opened
+from saestore.formats.topk_tensors import load_tensors
+from saestore.query.where import bind
+from saestore.query.where_names import NamedValues, Names, NameSource
+from saestore.query.where_parser import parse
+from saestore.sparse_rows import SparseRows, pointers
+from saestore.tables.column import Column, as_column
+from saestore.tables.item_index import ItemIndex
+from saestore.writing.plan import ItemTable
+
+if TYPE_CHECKING:
+    from saestore.embeddings.base import EmbeddingSource
+    from saestore.ingest.options import BuildOptions, ImportOptions
+
+__all__ = ["RowChoice", "chosen_rows", "norms", "of_rows", "open_mask", "token_ids", "tokens_record"]
+
+Array = np.ndarray[Any, Any]
+Computed = Mapping[str, Callable[[], Array]]
+
+_SINK = 10  # times the median norm
+_NORM_BYTES = 64 << 20
+_NUMBERS = ("item", "position", "sample")
+
+
+@dataclass(frozen=True)
+class RowChoice:
+    """The rows that become samples.
+
+    Attributes
+    ----------
+    table
+        The items of these rows, with their columns.
+    keep
+        bool, for each row of the input; None where all become samples.
+    record
+        What the set records of the choice.
+    """
+
+    table: ItemTable
+    keep: Array | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+
+def chosen_rows(
+    options: BuildOptions | ImportOptions, table: ItemTable, mask: Array | None, computed: Computed
+) -> RowChoice:
+    """The rows that a mask, ``include`` and ``exclude`` leave.
+
+    Parameters
+    ----------
+    table
+        The items of all rows.
+    mask
+        bool, one per row in any shape, or None.
+    computed
+        What conditions may name besides the columns of the table, item, position and sample.
+
+    Raises
+    ------
+    NotFoundError, InvalidInputError
+        A condition names what is not known, or no row is left.
+    """
+    given = {"include": _texts(options.include), "exclude": _texts(options.exclude)}
+    if mask is None and not any(given.values()):
+        return RowChoice(table)
+    n_rows = int(table.index.pointers()[-1])
+    keep = np.ones(n_rows, bool) if mask is None else mask.reshape(-1)
+    names = _RowNames(table, n_rows, computed)
+    for option, conditions in given.items():
+        for condition in conditions:
+            fulfilled = np.zeros(n_rows, bool)
+            fulfilled[_fulfilling(condition, names, option)] = True
+            keep = keep & (fulfilled if option == "include" else ~fulfilled)
+    if not keep.any():
+        raise InvalidInputError(
+            "include, exclude and mask leave none of the rows; nothing was written.", code="nothing-selected"
+        )
+    record: dict[str, Any] = {name: list(texts) for name, texts in given.items() if texts}
+    record |= {"n_masked": int((~keep).sum()), "mask_fingerprint": _sha256(np.packbits(keep))}
+    return RowChoice(_kept(table, keep), keep, record)
+
+
+def of_rows(opened: Opened, keep: Array | None) -> Opened:
+    """Only these rows of a file; reading them reads what is between them."""
+    if keep is None:
+        return opened
+    ids = np.flatnonzero(keep)
+
+    def read(start: int, stop: int) -> SparseRows:
+        rows, parts = ids[start:stop], []
+        for first in range(int(rows[0]), int(rows[-1]) + 1, opened.step):
+            last = min(first + opened.step, int(rows[-1]) + 1)
+            parts.append(opened.read(first, last).select(rows[(rows >= first) & (rows < last)] - first))
+        return SparseRows.concat(parts)
+
+    return replace(opened, n_rows=len(ids), read=read)
+
+
+def open_mask(spec: Any, beside: Any, n_rows: int) -> Array:
+    """Which rows count: bool (n_rows,), or (n_items, rows of an item).
+
+    Parameters
+    ----------
+    spec
+        An array or tensor of bool or of 0 and 1; a file of one (``.npy``, ``.npz``, ``.pt``, ``file:key``); or the name
+        of one in the file `beside`.
+    beside
+        The input whose rows are meant.
+
+    Raises
+    ------
+    NotFoundError, InvalidInputError
+        It is not there, has other values, or other rows.
+    """
+    where, values = _per_row(spec, beside, "mask")
+    if values.dtype.kind not in "biuf" or not np.isin(values, (0, 1)).all():
+        raise InvalidInputError(f"{where} is {values.dtype}; a mask is bool, or 0 and 1", code="bad-mask")
+    if values.size != n_rows or values.ndim not in (1, 2):
+        raise InvalidInputError(
+            f"{where} has the shape {values.shape}, but there are {n_rows:,} rows; give one value for each",
+            code="bad-mask",
+        )
+    if not values.any():
+        raise InvalidInputError(f"{where} leaves no row", code="bad-mask")
+    return values.astype(bool)
+
+
+def token_ids(spec: Any, beside: Any, n_rows: int) -> Array:
+    """The token id of each row, int64 (n_rows,); `spec` as in `open_mask`.
+
+    Raises
+    ------
+    NotFoundError, InvalidInputError
+        They are not there, are not integers, or not one per row.
+    """
+    where, values = _per_row(spec, beside, "tokens")
+    if values.dtype.kind not in "iu" or values.size != n_rows:
+        raise InvalidInputError(
+            f"{where} is {values.dtype} {values.shape}; token ids are integers, one per row: ({n_rows},).",
+            code="bad-tokens",
+        )
+    return values.reshape(-1).astype(np.int64)
+
+
+def norms(source: EmbeddingSource) -> Computed:
+    """``norm``, the Euclidean length of each row, and ``sink``, whether it is above 10 times the median length."""
+    import torch
+
+    cached: list[Array] = []
+
+    def norm() -> Array:
+        step = max(1, _NORM_BYTES // (4 * source.d_in))
+        for start in range(0, 0 if cached else source.n_rows, step):
+            block = source.read(start, min(start + step, source.n_rows))
+            cached.append(torch.linalg.vector_norm(block.double(), dim=1).numpy())
+        cached[:] = [np.concatenate(cached)]
+        return cached[0]
+
+    return {"norm": norm, "sink": lambda: norm() > _SINK * np.median(norm())}
+
+
+def tokens_record(tokens: Array | None) -> dict[str, str]:
+    """What a set records of its token ids, by which other ones are recognised."""
+    if tokens is None:
+        return {}
+    return {"tokens_fingerprint": _sha256(tokens)}
+
+
+def _sha256(values: Array) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+
+
+class _RowNames(NameSource):
+    """What names in ``include`` and ``exclude`` stand for."""
+
+    def __init__(self, table: ItemTable, n_rows: int, computed: Computed) -> None:
+        super().__init__(table.index.n_items)
+        self.n_samples, self.index, self._table = n_rows, table.index, table
+        self._of_rows = {name: lambda values=values: values for name, values in table.columns.items()} | dict(computed)
+        self.numbers = (*_NUMBERS, *self._of_rows)
+
+    def known(self) -> list[str]:
+        items = self._table.items
+        return [] if items is None else ["key", *items.columns, *items.concepts]
+
+    def find(self, name: str, level: str | None) -> NamedValues | None:
+        items = self._table.items
+        of_items = {} if items is None else {"key": items.key, **items.columns, **items.concepts}
+        if name in of_items and level in (None, "item"):
+            column = as_column(of_items[name], name)
+            return NamedValues(name, column, column.values.dtype)
+        if level not in (None, "sample"):
+            return None
+        if name in self._of_rows:
+            values = self._of_rows[name]()
+            return NamedValues(name, lambda block: Column(values[block.rows]), values.dtype)
+        if name in _NUMBERS:
+            return NamedValues(name, lambda block: Column(block.numbers(name)), np.dtype(np.int64))
+        return None
+
+
+def _fulfilling(condition: str, names: _RowNames, option: str) -> Array:
+    try:
+        found = bind(parse(condition), cast("Names", names))  # it asks for what all sources of names have
+    except (InvalidInputError, NotFoundError) as error:
+        raise type(error)(str(error).replace("where=", f"{option}=", 1), code=error.code) from None
+    return found.samples(names.n_samples)
+
+
+def _texts(given: Any) -> tuple[str, ...]:
+    texts = (given,) if isinstance(given, str) else tuple(given or ())
+    wrong = next((each for each in texts if not isinstance(each, str)), None)
+    if wrong is not None:
+        raise InvalidInputError(
+            f"include= and exclude= take conditions such as 'position > 0', not {wrong!r}.", code="where-type"
+        )
+    return texts
+
+
+def _kept(table: ItemTable, keep: Array) -> ItemTable:
+    """The items with only these of their rows."""
+    return replace(
+        table,
+        index=ItemIndex.of(pointers(keep)[table.index.pointers()]),
+        spans=None if table.spans is None else table.spans[keep],
+        columns={name: values[keep] for name, values in table.columns.items()},
+    )
+
+
+def _per_row(spec: Any, beside: Any, what: str) -> tuple[str, Array]:
+    """Where an array with values per row is, for messages, and the array."""
+    where = what
+    if isinstance(spec, str | os.PathLike):
+        where, spec = _load(os.fspath(spec), beside, what)
+    return where, spec.detach().cpu().numpy() if hasattr(spec, "detach") else np.asarray(spec)
+
+
+def _load(spec: str, beside: Any, what: str) -> tuple[str, Any]:
+    path, key = split_member(spec)
+    if key is None and not path.exists() and isinstance(beside, str | os.PathLike):
+        path, key = split_member(beside)[0], spec
+    where = str(path) if key is None else f"{path}:{key}"
+    if path.suffix in (".npy", ".npz"):
+        loaded = load_array(where, 1)
+        return loaded if loaded is not None else (where, None)
+    if (path / "dataset_info.json").is_file() and key is not None:
+        return where, _column(path, key)
+    tensors = load_tensors(path) if path.suffix in (".pt", ".safetensors") else {}
+    value = tensors.get(key or "")
+    if key is not None and tensors and value is None:
+        raise NotFoundError(f"{path} has no tensor {key!r}; it has {', '.join(tensors)}", code="no-such-array")
+    if not hasattr(value, "numpy"):
+        raise InvalidInputError(
+            f"the {what} {spec} is neither a file (.npy, .npz:NAME, .pt, .safetensors:NAME) nor an array beside the "
+            "input",
+            code=f"bad-{what}",
+        )
+    return where, value
+
+
+def _column(folder: Any, name: str) -> Array:
+    """A column of SAELens's cached activations, such as ``token_ids``."""
+    from saestore.interop.optional import require
+
+    data = require("datasets", "sae", f"reading {folder}").load_from_disk(str(folder))
+    if name not in data.column_names:
+        raise NotFoundError(
+            f"{folder} has no column {name!r}; it has {', '.join(data.column_names)}", code="no-such-array"
+        )
+    return np.asarray(data.select_columns([name]).with_format("numpy")[:][name])

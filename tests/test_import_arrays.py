@@ -1,0 +1,176 @@
+"""Imports of arrays under the usual names, in a ``.npz`` or in memory, and of objects of other libraries."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from raising import raises
+from strategies import memory_store
+
+import saestore
+from saestore.errors import InvalidInputError, StoreConflictError
+
+N, CTX, D, K = 6, 4, 9, 5
+DENSE = np.random.default_rng(0).gamma(2, size=(N * CTX, D)).astype(np.float32)
+DENSE[np.random.default_rng(1).random(DENSE.shape) < 0.6] = 0
+CSR, CSC, COO = sp.csr_array(DENSE), sp.csc_array(DENSE), sp.coo_array(DENSE)
+TOP = np.argsort(-DENSE, axis=1, kind="stable")
+TOP = {"indices": TOP, "values": np.take_along_axis(DENSE, TOP, 1)}
+
+NAMED = {
+    "rows of indices and values": TOP,
+    "sequences of them": {name: array.reshape(N, CTX, D) for name, array in TOP.items()},
+    "pointers": {"indptr": CSR.indptr, "indices": CSR.indices, "values": CSR.data},
+    "pointers, as scipy names them": {"indptr": CSR.indptr, "indices": CSR.indices, "data": CSR.data},
+    "pointers of columns": {"indptr": CSC.indptr, "indices": CSC.indices, "data": CSC.data, "shape": CSC.shape},
+    "coordinates": {"rows": COO.row, "cols": COO.col, "vals": COO.data, "shape": COO.shape},
+}  # fmt: skip
+
+
+def imported(given, path="A/token/s", store=None, **how):
+    return saestore.import_activations(
+        path, given, store=memory_store() if store is None else store, progress=False, **how
+    )
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_named_arrays_of_a_file_and_in_memory(name, tmp_path):
+    arrays = NAMED[name]
+    how = {} if "shape" in arrays else {"n_features": D}
+    np.savez(tmp_path / "x.npz", **arrays)
+    for given in (tmp_path / "x.npz", arrays):
+        acts = imported(given, **how)
+        assert np.array_equal(acts.dense(), DENSE)
+        assert acts.attributes.source["format"] == "npz"
+        assert acts.n_items == (N if name == "sequences of them" else len(DENSE))
+
+
+def test_the_width_may_be_in_the_file(tmp_path):
+    np.savez(tmp_path / "x.npz", **TOP, d_sae=D + 3)
+    assert imported(tmp_path / "x.npz").shape == (len(DENSE), D + 3)
+    np.savez(tmp_path / "x.npz", **TOP)
+    with raises(InvalidInputError, "missing-n-features", "--n-features"):
+        imported(tmp_path / "x.npz")
+
+
+def test_coordinates_without_a_shape_say_what_is_not_known():
+    known = {name: array for name, array in NAMED["coordinates"].items() if name != "shape"}
+    last = np.flatnonzero(DENSE.any(1))[-1]
+    acts = imported(known, n_features=D)
+    assert len(acts) == last + 1
+    assert acts.attributes.source["faults"][0]["kind"] == "no_shape"
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "named"),
+    [
+        ({"values": None}, "not-a-matrix", "indices"),
+        ({"values": np.ones((24, 3))}, "bad-shape", "(24, 3)"),
+        ({"values": np.full((24, 9), "a")}, "unsupported-dtype", "<U1"),
+        ({"values": np.ones(216), "indices": np.zeros(216, int)}, "bad-shape", "(216,)"),
+        ({"indices": np.full((24, 9), D)}, "errors-in-file", "9"),
+    ],
+)
+def test_named_arrays_that_cannot_be(change, code, named, tmp_path):
+    arrays = {name: array for name, array in {**TOP, **change}.items() if array is not None}
+    np.savez(tmp_path / "x.npz", **arrays, other=np.ones(1))
+    for given in (tmp_path / "x.npz", {**arrays, "other": np.ones(1)}):
+        with raises(InvalidInputError, code, named):
+            imported(given, store=tmp_path / "s.zarr", n_features=D)
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_a_shape_that_lies_is_refused():
+    with raises(InvalidInputError, "not-a-matrix", "25 values", "9 x 9"):
+        imported({**NAMED["pointers"], "shape": (9, 9)})
+    with raises(InvalidInputError, "damaged-file", "names sample 5"):
+        imported({**NAMED["coordinates"], "shape": (5, D)})
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc", "coo", "bsr", "lil", "dok"])
+def test_scipy_in_memory(kind):
+    acts = imported(CSR.asformat(kind))
+    assert np.array_equal(acts.dense(), DENSE)
+    assert acts.attributes.source["format"] == "scipy"
+
+
+def test_the_same_object_again_is_taken_up_and_another_is_not():
+    store = memory_store()
+    imported(CSR, store=store)
+    assert np.array_equal(imported(sp.csr_array(DENSE), store=store).dense(), DENSE)
+    with raises(StoreConflictError, "different-content", "files"):
+        imported(CSR * 2, store=store)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")  # torch says that its own sparse tensors are new
+def test_objects_of_torch():
+    torch = pytest.importorskip("torch")
+    tensor = torch.from_numpy(DENSE)
+    compressed = [tensor.to_sparse_csr(), tensor.to_sparse_csc()]
+    for given in (tensor, tensor.to_sparse(), *compressed, tensor.numpy()):
+        assert np.array_equal(imported(given).dense(), DENSE)
+    half = imported(tensor.half().to_sparse())
+    assert np.array_equal(half.dense(), DENSE.astype(np.float16))
+    twice = torch.sparse_coo_tensor([[0, 0], [1, 1]], [1.0, 2.0], (2, 3))
+    assert imported(twice).dense()[0].tolist() == [0, 3, 0]
+
+
+def test_the_shape_of_dense_activations_gives_the_items(tmp_path):
+    torch = pytest.importorskip("torch")
+    three = torch.from_numpy(DENSE.reshape(N, CTX, D))
+    torch.save(three, tmp_path / "x.pt")
+    torch.save(three.view(-1, D).to_sparse(), tmp_path / "sparse.pt")
+    np.savez(tmp_path / "x.npz", acts=three)
+    np.save(tmp_path / "x.npy", three)
+    for given in (three, three.numpy(), tmp_path / "x.pt", tmp_path / "x.npz", tmp_path / "x.npy"):
+        acts = imported(given)
+        assert np.array_equal(acts.dense(), DENSE)
+        assert acts.attributes.item_size == CTX
+    assert np.array_equal(imported(tmp_path / "sparse.pt").dense(), DENSE)
+    with raises(InvalidInputError, "rows-per-item", 24):
+        imported(three, items={"text": ["a"]})
+
+
+class EncoderOutput(NamedTuple):
+    """As sparsify has it."""
+
+    top_acts: object
+    top_indices: object
+    pre_acts: object
+
+
+def test_encoder_output():
+    torch = pytest.importorskip("torch")
+    pre = torch.from_numpy(DENSE).view(N, CTX, D)
+    acts = imported(EncoderOutput(*pre.topk(K), pre))
+    expected = np.zeros_like(DENSE)
+    np.put_along_axis(expected, TOP["indices"][:, :K], TOP["values"][:, :K], 1)
+    assert np.array_equal(acts.dense(), expected)
+    assert (acts.attributes.item_size, acts.attributes.sae["k"]) == (CTX, K)
+
+
+def test_anndata_in_memory(tmp_path):
+    anndata = pytest.importorskip("anndata")
+    pandas = pytest.importorskip("pandas")
+    obs = pandas.DataFrame({"split": ["train", "test"] * 12}, index=[f"i{i}" for i in range(24)])
+    for matrix in (DENSE, CSR, CSR.tocsc()):
+        adata = anndata.AnnData(matrix, obs=obs)
+        acts = imported(adata)
+        assert np.array_equal(acts.dense(), DENSE)
+        assert acts.items["split"].tolist() == obs["split"].tolist()
+        assert acts.items["key"][3] == "i3"
+    adata.write_h5ad(tmp_path / "x.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "x.h5ad", backed="r")
+    assert np.array_equal(imported(backed).dense(), DENSE)
+    backed.file.close()
+
+
+def test_what_is_no_activations_is_refused_by_its_type():
+    for given in (7, ["a"], object()):
+        with raises(InvalidInputError, "unsupported-activations", type(given).__name__, "torch"):
+            saestore.check_import("A/token/s", given)
+    with raises(InvalidInputError, "option-of-another-format", "pad_token", "csr_array"):
+        imported(CSR, pad_token=0)
+    with raises(InvalidInputError, "bad-shape", "(0, 3)"):
+        imported(sp.csr_array((0, 3)))
