@@ -14,6 +14,7 @@ from saestore.analysis.contrast import diff, select_features
 from saestore.analysis.directions import cloud, monosemanticity
 from saestore.analysis.examples import examples
 from saestore.analysis.explaining import explanation_sets
+from saestore.analysis.feature_table import FeatureTable
 from saestore.analysis.pairs import families, match
 from saestore.analysis.probing import attribute, probe
 from saestore.analysis.search import search
@@ -62,6 +63,11 @@ class ActivationSet(SetReader):
     def concepts(self) -> Concepts:
         """Labels of items and samples: ``names``, ``add``, ``scores`` and more."""
         return Concepts(self)
+
+    @property
+    def features(self) -> FeatureTable:
+        """The table of the features: names, notes, explanations and their scores, and statistics."""
+        return FeatureTable(self)
 
     @property
     def plot(self) -> Plots:

@@ -63,20 +63,28 @@ FORMATS = {
     "npz": "saestore.formats.scipy_npz",
     "anndata": "saestore.formats.anndata",
     "delphi": "saestore.formats.delphi",
+    "delphi-neighbours": "saestore.formats.delphi",
     "encoder-output": "saestore.formats.topk_tensors",
     "dense": "saestore.formats.dense_tensors",
     "parquet": "saestore.formats.parquet",
+    "neuronpedia": "saestore.analysis.dashboards",
     "superactivators-sparse": "saestore.superactivators.activations",
     "superactivators-dense": "saestore.superactivators.activations",
     "superactivators-filtered": "saestore.superactivators.activations",
     "superactivators-dense-filtered": "saestore.superactivators.activations",
 }
-IMPORT_FORMATS = tuple(name for name in FORMATS if name != "parquet")
-EXPORT_FORMATS = ("scipy", "anndata", "parquet", "delphi", "superactivators-sparse", "superactivators-dense")
+_WRITTEN_ONLY = ("parquet", "delphi-neighbours", "neuronpedia")
+IMPORT_FORMATS = tuple(name for name in FORMATS if name not in _WRITTEN_ONLY)
+EXPORT_FORMATS = (
+    "scipy", "anndata", "parquet", "delphi", "delphi-neighbours", "neuronpedia", "superactivators-sparse",
+    "superactivators-dense",
+)  # fmt: skip
 # Formats that anybody may use, tried before those of one pipeline (see `saestore.layouts`).
 GENERAL_FORMATS = tuple(name for name, module in FORMATS.items() if module.startswith("saestore.formats."))
 # Suffix of an export -> its format, where it says one.
-EXPORT_SUFFIXES = {".npz": "scipy", ".h5ad": "anndata", ".zarr": "anndata", ".parquet": "parquet"}
+EXPORT_SUFFIXES = {
+    ".npz": "scipy", ".h5ad": "anndata", ".zarr": "anndata", ".parquet": "parquet", ".json": "neuronpedia",
+}  # fmt: skip
 SEVERITIES = {
     "error": "the import is refused: it would change answers and cannot be put right",
     "fixed": "it would have changed answers, and was put right",

@@ -194,6 +194,40 @@ def test_sets_are_delphis(texts, tmp_path):
     assert sum(len(line["trials"]) for line in lines) == len(sets.trials)
 
 
+def test_a_judge_scores_stored_explanations_and_delphi_reads_them(texts, tmp_path):
+    acts, _ = texts
+    acts.features.set("explanation", {1: "one", 3: "three"})
+    asked = []
+
+    def judge(explanation, shown, task):
+        asked.append((explanation, task, shown))
+        return [(len(text) + len(explanation)) % 3 > 0 for text in shown]
+
+    options = {"context": 2, "test": 20, "non_activating": 20}
+    found = acts.features.score_explanations(judge, save_to=tmp_path / "run", **options)
+    trials = acts.explanation_sets([1, 3], **options).trials
+    assert [(e, t) for e, t, _ in asked] == [(e, t) for e in ("one", "three") for t in ("detection", "fuzzing")]
+    for row, (explanation, task, shown) in zip(found, asked, strict=True):
+        own = trials[(trials.feature == row["feature"]) & (trials.task == task)]
+        assert shown == own.text.tolist()
+        said = [(len(text) + len(explanation)) % 3 > 0 for text in shown]
+        assert row["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(own.expected.astype(bool), said))
+    columns = found.to_columns()
+    assert {name: acts.features.column(name, [1, 3]).tolist() for name in columns} == {
+        name: list(values.values()) for name, values in columns.items()
+    }
+    (example, *_) = json.loads((tmp_path / "run/scores/fuzz/x_latent3.txt").read_text())
+    assert {"str_tokens", "activating", "prediction", "correct", "distance"} <= example.keys()
+    other = memory_store().write("T/token/x", sp.csr_array(np.eye(6, 5, dtype=np.float32)), 6)
+    other.import_explanations(tmp_path / "run")
+    assert other.features.column("fuzz_score", [3]) == pytest.approx(columns["fuzz_score"][3])
+    assert other.features.column("explanation", [1]).tolist() == ["one"]
+    with raises(NotFoundError, "no-explanations", 2):
+        acts.features.score_explanations(judge, [1, 2], **options)
+    with raises(InvalidInputError, "wrong-length", 1):
+        acts.features.score_explanations(lambda *_: [True], 1, **options)
+
+
 def test_answers_are_scored_as_by_scikit_learn(texts):
     acts, _ = texts
     sets = acts.explanation_sets(2)

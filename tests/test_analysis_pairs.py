@@ -279,6 +279,12 @@ def test_clouds_are_scikit_learns_components(acts):
     whole = acts.cloud(features, DECODER, n_components=3, where="color::red")
     np.testing.assert_allclose(whole["mean"].values + whole["position"].values @ whole["direction"].values, sums)
     np.testing.assert_array_equal(found["strongest"], features[X[keep][:, features].argmax(axis=1)])
+    ax = acts.plot.cloud(whole)
+    drawn = np.concatenate([points.get_offsets() for points in ax.collections])
+    np.testing.assert_allclose(np.sort(drawn, axis=0), np.sort(whole["position"].values[:, :2], axis=0))
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == set(map(str, np.unique(whole["strongest"])))
+    with raises(InvalidInputError, "not-a-cloud"):
+        acts.plot.cloud(acts.stats())
     with raises(InvalidInputError, "never-active"):
         acts.cloud(features, DECODER, where='split == "nowhere"')
     with raises(InvalidInputError, "wrong-decoder", 12):

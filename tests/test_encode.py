@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from raising import raises
 
+from saestore import build
 from saestore.errors import InvalidInputError
 
 torch = pytest.importorskip("torch")
@@ -327,9 +328,16 @@ def test_refuses_a_zero_row_where_the_sae_divides_by_its_norm():
         encoder.encode(embeddings())
 
 
-def test_refuses_a_device_that_is_not_there():
-    with raises(InvalidInputError, "unusable-device", "cuda:99", "cpu"):
-        make_encoder(load_sae(inference_sae("topk")), "cuda:99")
+@pytest.mark.parametrize("device", ["cuda:99", "mps", "meta", "gpu", ""])
+def test_refuses_a_device_that_is_not_there(device, tmp_path):
+    if device == "mps" and torch.backends.mps.is_available():
+        pytest.skip("it is there")
+    with raises(InvalidInputError, "unusable-device", f"{device!r}", "cpu") as caught:
+        make_encoder(load_sae(inference_sae("topk")), device)
+    assert len(str(caught.value)) < 350
+    with raises(InvalidInputError, "unusable-device", f"{device!r}"):  # before the model is looked for
+        build("A", store=tmp_path / "s", texts=["a"], model="no/model", sae=inference_sae("topk"), device=device)
+    assert not (tmp_path / "s").exists()
 
 
 # Explained variance.

@@ -2,13 +2,16 @@
 
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from raising import raises
 
+from saestore.cli import main
 from saestore.errors import InvalidInputError, NotFoundError
 
 torch = pytest.importorskip("torch")
@@ -20,6 +23,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from saestore.sae import REGISTERED, load_sae  # noqa: E402
 from saestore.sae.encode import make_encoder  # noqa: E402
 from saestore.sae.loaded import name_from_path, slug  # noqa: E402
+from saestore.sae.sae_lens import find_releases  # noqa: E402
 
 D_IN, D_SAE, K = 8, 32, 4
 CLIP = REGISTERED["clip-scope-22"]
@@ -505,3 +509,46 @@ def test_hub_names_without_a_hub_say_what_to_do(spec, cache, monkeypatch):
     with raises(NotFoundError, "hub-unreachable", "http://127.0.0.1:9", *OFFLINE[spec]) as error:
         load_sae(spec)
     one_line(error)
+
+
+def listed(*words, limit):
+    result = CliRunner().invoke(main, ["saes", *words, "-n", str(limit), "--json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.mark.once
+def test_the_list_of_registered_saes():
+    """Of every word all and only the SAEs of sae_lens; layer and width as Neuronpedia's ids have them."""
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    directory = get_pretrained_saes_directory()
+    everything = {each.name: each.to_dict() for each in find_releases()}
+    assert set(everything) == {f"{name}:{sae_id}" for name, about in directory.items() for sae_id in about.saes_map}
+    few = listed("gemma-scope", "WIDTH_16K", "layer_20/", limit=3)
+    fit = [name for name in everything if all(word in name for word in ("gemma-scope", "width_16k", "layer_20/"))]
+    assert [each["name"] for each in few["saes"]] == fit[:3]
+    assert few["left_out"] == len(fit) - 3 > 0
+    compared = 0
+    for release, about in directory.items():
+        for sae_id, page in about.neuronpedia_id.items():
+            known = re.fullmatch(r"[^/]+/(\d+)-gemmascope-\w+-(\d+)k", page or "")
+            if known is None:
+                continue
+            each = everything[f"{release}:{sae_id}"]
+            assert (each["model"], each["layer"]) == (about.model, int(known[1]))
+            assert each["width"] // 1000 == int(known[2])
+            compared += 1
+    assert compared > 300
+    assert everything["gemma-scope-9b-pt-res:layer_34/width_16k/average_l0_114"]["l0"] == 114
+    assert everything["gpt2-small-resid-mid-v5-32k:blocks.8.hook_resid_mid"]["width"] == 1 << 15
+
+
+@pytest.mark.once
+def test_the_table_of_registered_saes():
+    result = CliRunner().invoke(main, ["saes", "gemma-scope-9b-pt-res", "layer_34", "width_16k"])
+    assert result.exit_code == 0
+    head, *rows = result.stdout.splitlines()
+    assert head.split() == ["SAE", "model", "layer", "width", "L0"]
+    assert all(row.split()[-3:-1] == ["34", "16,384"] for row in rows)
+    assert CliRunner().invoke(main, ["saes", "no-such-model"]).exit_code != 0

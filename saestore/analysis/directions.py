@@ -211,7 +211,7 @@ def cloud(acts: SetReader, features: Any, decoder: Any, *, n_components: int = 3
     xarray.Dataset
         ``position`` (sample, component), ``strongest`` (sample): which feature is strongest; ``explained`` (component):
         share of the variance; ``direction`` (component, d_in) and ``mean`` (d_in). The sums ``sum over f of a_f d_f``
-        are ``mean + position @ direction``, but for what further components hold.
+        are ``mean + position @ direction``, but for what further components hold. ``acts.plot.cloud(found)`` draws it.
 
     Notes
     -----

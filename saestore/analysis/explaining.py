@@ -13,6 +13,7 @@ import numpy as np
 
 from saestore.analysis.examples import ExampleTable, examples, mark_tokens
 from saestore.errors import InvalidInputError, NotFoundError
+from saestore.formats.explanation_files import delphi_hookpoint, write_delphi
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.reader import Level, SetReader
 from saestore.query.results import ResultTable
@@ -21,7 +22,7 @@ from saestore.scoring.metrics import evaluate
 
 Array = np.ndarray[Any, Any]
 
-TASKS = ("detection", "fuzzing")
+SCORE_COLUMNS = {"detection": "detection_score", "fuzzing": "fuzz_score"}  # as Delphi's scorers are named
 _SPARE = 4  # times as many silent samples are drawn, because a window around one may have active tokens
 _MARKED = 0.3  # share of a window's largest activation above which a training example marks a token, as in Delphi
 
@@ -42,7 +43,7 @@ class Trials(ResultTable):
         What to show.
     expected
         The right answer, bool (n,).
-    kind, sample
+    kind, quantile, sample
         Where the example is from, as in `ExampleTable`.
     """
 
@@ -52,6 +53,7 @@ class Trials(ResultTable):
     text: Array
     expected: Array
     kind: Array
+    quantile: Array
     sample: Array
 
 
@@ -77,6 +79,13 @@ class ExplanationScores(ResultTable):
     f1: Array
     precision: Array
     recall: Array
+
+    def to_columns(self) -> dict[str, dict[int, float]]:
+        """Balanced accuracies as columns of the features, for `SetTable.annotate`."""
+        columns: dict[str, dict[int, float]] = {}
+        for row in self:
+            columns.setdefault(SCORE_COLUMNS[row["task"]], {})[row["feature"]] = row["balanced_accuracy"]
+        return columns
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -127,6 +136,33 @@ class ExplanationSets:
             A number is not a trial, or there are more or fewer answers than trials.
         """
         return score_answers(self.trials, answers)
+
+    def save_scores(
+        self,
+        folder: str | os.PathLike[str],
+        answers: Mapping[int, bool] | Sequence[bool],
+        acts: SetReader,
+        explanations: Mapping[int, str],
+    ) -> Path:
+        """Write the answered trials and the explanations as a folder of Delphi's results, and return its path."""
+        given = dict(answers) if isinstance(answers, Mapping) else dict(enumerate(answers))
+        judged: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        for row in self.trials:
+            if row["trial"] in given:
+                scorer = SCORE_COLUMNS[row["task"]].removesuffix("_score")
+                judged.setdefault((scorer, row["feature"]), []).append(
+                    {
+                        "str_tokens": [row["text"]],
+                        "activations": [],
+                        "distance": row["quantile"] + 1 if row["quantile"] >= 0 else -1,
+                        "activating": bool(row["expected"]),
+                        "prediction": bool(given[row["trial"]]),
+                        "probability": None,
+                        "correct": bool(given[row["trial"]]) == bool(row["expected"]),
+                    }
+                )
+        write_delphi(Path(folder), delphi_hookpoint(acts), explanations, judged)
+        return Path(folder)
 
 
 @retry_on_stale_snapshot
@@ -197,7 +233,7 @@ def explanation_sets(
     for f in dict.fromkeys(table.feature.tolist()):
         of = table.feature == f
         trials.append(_trials_of(table[of & in_test], table[of & silent], np.random.default_rng([seed, f, 1])))
-    joined = _concat(trials) if trials else Trials(*(np.empty(0, object) for _ in range(7)))
+    joined = _concat(trials) if trials else Trials(*(np.empty(0, object) for _ in range(8)))
     return ExplanationSets(shown, replace(joined, trial=np.arange(len(joined))))
 
 
@@ -230,7 +266,7 @@ def _trials_of(active: ExampleTable, silent: ExampleTable, rng: np.random.Genera
     rows: list[tuple[Any, ...]] = []
     for source, true in ((active, True), (silent, False)):
         for i, row in enumerate(source):
-            about = true, row["kind"], row["sample"]
+            about = true, row["kind"], row["quantile"], row["sample"]
             rows.append((row["feature"], "detection", "".join(row["tokens"]), *about))
             marked = np.asarray(row["activations"]) != 0
             if not true:
@@ -238,8 +274,8 @@ def _trials_of(active: ExampleTable, silent: ExampleTable, rng: np.random.Genera
                 marked[rng.permutation(len(marked))[:n_marked]] = True
             rows.append((row["feature"], "fuzzing", mark_tokens(source.tokens[i], marked), *about))
     rows = [rows[i] for i in rng.permutation(len(rows))]
-    columns = list(zip(*rows, strict=True)) or [()] * 6
-    dtypes = (np.int64, object, object, bool, object, np.int64)
+    columns = list(zip(*rows, strict=True)) or [()] * 7
+    dtypes = (np.int64, object, object, bool, object, np.int64, np.int64)
     arrays = [np.array(column, dtype) for column, dtype in zip(columns, dtypes, strict=True)]
     return Trials(np.zeros(len(rows), np.int64), *arrays)
 
@@ -262,7 +298,7 @@ def score_answers(trials: Trials, answers: Mapping[int, bool] | Sequence[bool]) 
     said = np.array([bool(given.get(number, False)) for number in range(len(trials))], bool)
     rows = []
     for feature in dict.fromkeys(trials.feature.tolist()):
-        for task in TASKS:
+        for task in SCORE_COLUMNS:
             mask = answered & (trials.feature == feature) & (trials.task == task)
             if mask.any():
                 found = evaluate(said[mask].astype(np.float64), trials.expected[mask].astype(bool), 0.5)

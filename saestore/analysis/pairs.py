@@ -267,8 +267,8 @@ def _by_decoder(mine: Array, theirs: Array, alive: list[Array], n: int) -> tuple
 def _assign(rows: Array, columns: Array, scores: Array, shape: tuple[int, int]) -> tuple[Array, Array, Array]:
     """The pairs of the largest total score; a feature may stay alone.
 
-    A pair that scores as much as the best other pair of its row and that of its column together is part of a best
-    matching: whatever takes its place scores no more. Such pairs are taken first, again and again, and the Hungarian
+    A pair that scores as much as the best other pairs of its row and its column together is part of a best matching:
+    the two that could take its place score no more. Such pairs are taken first, again and again, and the Hungarian
     method is left with the rest.
     """
     free, taken = np.arange(len(rows)), [np.empty(0, np.int64)]

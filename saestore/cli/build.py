@@ -67,7 +67,7 @@ _OF_ONE_DATASET = (
     metavar="DEVICE",
     default="cpu",
     show_default=True,
-    help="Where to encode, and to run the model: cpu or cuda.",
+    help="Where to encode, and to run the model: cpu, cuda, cuda:1 or mps.",
 )
 @click.option(
     "--dtype",

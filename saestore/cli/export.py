@@ -59,6 +59,21 @@ KEYS = {
 @click.option(
     "--clip", is_flag=True, help="For delphi: write what float16 cannot hold as 65,504, instead of refusing it."
 )
+@click.option(
+    "--columns",
+    metavar="NAME,NAME",
+    default="",
+    help="For parquet: columns and concepts of items and samples to join, or all.  [default: none]",
+)
+@click.option(
+    "--unembedding",
+    metavar="FILE",
+    help="For neuronpedia: the model's unembedding, d_in x vocabulary or the other way round, in a form that `build` "
+    "takes as embeddings; with --vocabulary.",
+)
+@click.option(
+    "--vocabulary", metavar="JSON", help="The tokens of --unembedding: a tokenizer.json, a vocab.json or a list."
+)
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
 @store_option
 @json_option
@@ -69,6 +84,8 @@ def export(
     kind: str,
     where: tuple[str, ...],
     features: list[int] | None,
+    unembedding: str | None,
+    vocabulary: str | None,
     location: str,
     as_json: bool,
     **how: Any,
@@ -79,6 +96,9 @@ def export(
     """
     import saestore
 
+    if (unembedding is None) != (vocabulary is None):
+        raise click.UsageError("--unembedding and --vocabulary go together.")
+    how["unembedding"] = None if unembedding is None else (unembedding, vocabulary)
     acts = Target(location, set_path).activations()
     condition = conditions(acts, where)
     with output.Status() as status:

@@ -5,25 +5,20 @@ A folder per hookpoint holds ``<start>_<end>.safetensors``, each with a range of
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import struct
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError
-from saestore.files import load_array, load_npy, read_json
-from saestore.formats.base import Format, Opened, Source, Written, check_ids, stored_dtype
+from saestore.files import read_json
+from saestore.formats.base import Format, Opened, Source, check_ids, stored_dtype
+from saestore.formats.delphi_output import IDS, SOURCE, write_delphi, write_neighbours
 from saestore.formats.issues import Issue
-from saestore.formats.selection import Block, Selected
 from saestore.formats.spool import Spool, blocks
 from saestore.interop.optional import require
 from saestore.sparse_rows import pointers
@@ -31,14 +26,7 @@ from saestore.sparse_rows import pointers
 Array = np.ndarray[Any, Any]
 
 _NAME = re.compile(r"(?P<start>[0-9]+)_(?P<end>[0-9]+)\.safetensors\Z")
-_LARGEST = 65504.0  # of float16, the only dtype that such a cache has
-_SPLITS = 5  # what Delphi's own CacheConfig writes
-_ENTRIES_OF_SPLIT = 1 << 26  # Delphi loads a file whole: half a GiB
-_SAFETENSORS = {"uint16": "U16", "uint32": "U32", "float16": "F16", "int64": "I64"}
 _AXES = ("sequence", "position", "latent")
-_RECORD = np.dtype([("place", "<u4", (3,)), ("value", "<f2")])  # the place along the three axes
-_IDS = "token"  # the column of samples with token ids
-_SOURCE = ("model_name", "dataset_repo", "dataset_split", "dataset_name", "dataset_column")
 
 
 @dataclass(frozen=True)
@@ -64,7 +52,7 @@ class _Tokens:
         """The token id of each sample, where the cache has them."""
         if self.ids is None:
             return {}
-        return {_IDS: self.ids.reshape(-1) if self.keep is None else self.ids[self.keep]}
+        return {IDS: self.ids.reshape(-1) if self.keep is None else self.ids[self.keep]}
 
     @property
     def n_rows(self) -> int:
@@ -139,7 +127,7 @@ def open_delphi(source: Source) -> Opened:
         issues=tuple(issues),
         columns=tokens.columns,
         sae={"hook_name": folder.name},
-        source={"layout": f"delphi, {len(parts)} files", **{name: config[name] for name in _SOURCE if name in config}},
+        source={"layout": f"delphi, {len(parts)} files", **{name: config[name] for name in SOURCE if name in config}},
     )
 
 
@@ -245,196 +233,13 @@ def _entries(parts: list[_Part], tokens: _Tokens, padding: list[int]) -> Iterato
             yield rows[keep], latent[keep] + part.start, activations[keep]
 
 
-def write_delphi(selected: Selected, path: Path, tokens: Any = None, pad_token: int = 0, *, clip: bool) -> Written:
-    """Write ``<path>/<hookpoint>/<start>_<end>.safetensors`` and ``config.json``.
-
-    Every item is a sequence, padded to the longest one. Latents keep their numbers and the files tile the width,
-    also where only some features are written.
-
-    Parameters
-    ----------
-    tokens
-        Token id of every sample of the set, (n_samples,) integers: an array, ``file.npy`` or ``file.npz:name``. None
-        takes the column ``token`` of the samples, and writes `pad_token` everywhere where there is none.
-    clip
-        Write what float16 cannot hold as 65,504 instead of refusing it.
-
-    Raises
-    ------
-    InvalidInputError
-        An activation is too large for float16, there is no activation, or `tokens` do not fit.
-
-    Notes
-    -----
-    Memory: a block. Entries and tokens go through unnamed temporary files beside the target, as large as what is
-    written.
-    """
-    acts = selected.acts
-    if tokens is None and _IDS in acts.samples:
-        tokens = np.ma.filled(acts.samples[_IDS], pad_token)
-    token_ids = _token_ids(tokens, acts.shape[0])
-    folder = path / _hookpoint(selected)
-    folder.mkdir(parents=True)
-    sizes = np.diff(selected.acts.item_index.pointers())[selected.items[0]]
-    ctx = max(1, int(sizes.max()))
-    with ExitStack() as stack:
-        splits = _Splits(selected, ctx, stack, path, clip=clip)
-        for block in selected.blocks():
-            splits.add(block)
-        token_file = _temporary(stack, path)
-        for part in _sequences(selected, ctx, token_ids, pad_token):
-            token_file.write(part.tobytes())
-        splits.write(folder, token_file, (len(sizes), ctx))
-    source = selected.acts.attributes.source
-    config = {
-        **{name: str(source.get(name, "")) for name in _SOURCE},
-        "dataset_repo": str(source.get("dataset_repo", selected.acts.path.split("/")[0])),
-        "dataset_column": str(source.get("dataset_column", "text")),
-        "batch_size": 32,
-        "cache_ctx_len": ctx,
-        "n_tokens": int(sizes.sum()),
-        "n_splits": splits.n_files,
-    }
-    (folder / "config.json").write_text(json.dumps(config, indent=4))
-    notes = splits.notes()
-    if token_ids is None and acts.path.split("/")[1] == "token":
-        notes += (f"the set has no token ids: {pad_token} is written for every token; give them with --tokens",)
-    return Written((path.name,), notes)
-
-
-def _hookpoint(selected: Selected) -> str:
-    """Delphi's name for the place in the model; the name of the SAE where the store does not know the place."""
-    hook = selected.acts.attributes.sae.get("hook_name")
-    return (str(hook) if hook else selected.acts.path.split("/")[2]).replace("/", ".")
-
-
-def _temporary(stack: ExitStack, folder: Path) -> IO[bytes]:
-    return stack.enter_context(tempfile.TemporaryFile(dir=folder))
-
-
-def _token_ids(tokens: Any, n_samples: int) -> Array | None:
-    if tokens is None:
-        return None
-    where, values = "tokens", tokens
-    if isinstance(tokens, str | os.PathLike):
-        where, values = load_array(tokens, 1) or (str(tokens), load_npy(tokens))
-    values = np.asarray(values)
-    if values.shape != (n_samples,) or values.dtype.kind not in "iu":
-        raise InvalidInputError(
-            f"{where} is {values.dtype} {values.shape}; token ids are integers, one per sample: ({n_samples},).",
-            code="bad-tokens",
-        )
-    return values
-
-
-class _Splits:
-    """A temporary file of entries for each range of latents."""
-
-    def __init__(self, selected: Selected, ctx: int, stack: ExitStack, folder: Path, *, clip: bool) -> None:
-        acts = selected.acts
-        self._index, self._items, self._clip = acts.item_index, selected.items[0], clip
-        n = min(acts.shape[1], max(_SPLITS, -(-acts.nnz // _ENTRIES_OF_SPLIT)))
-        self._bounds = np.linspace(0, acts.shape[1], n + 1).astype(np.int64)
-        # Empty ranges become part of their neighbours, which may so reach over the whole width.
-        narrow = max(len(self._items), ctx, acts.shape[1]) <= 1 << 16
-        self._dtype = np.dtype(np.uint16 if narrow else np.uint32)
-        self._files = [_temporary(stack, folder) for _ in range(n)]
-        self._counts = np.zeros(n, np.int64)
-        self._clipped = self._vanished = self.n_files = 0
-
-    def add(self, block: Block) -> None:
-        """Append a block to the files of its latents; samples ascend, so every file stays in order."""
-        values = self._half(block)
-        keep = values != 0
-        self._vanished += int((~keep).sum())
-        items, positions = self._index.locate(block.samples[block.entry_rows])
-        records = np.empty(int(keep.sum()), _RECORD)
-        records["place"] = np.stack([np.searchsorted(self._items, items), positions, block.indices], axis=1)[keep]
-        records["value"] = values[keep]
-        split = np.searchsorted(self._bounds, block.indices[keep], "right") - 1
-        for i in np.unique(split).tolist():
-            self._files[i].write(records[split == i].tobytes())
-        self._counts += np.bincount(split, minlength=len(self._counts))
-
-    def _half(self, block: Block) -> Array:
-        over = np.flatnonzero(np.abs(block.data) > _LARGEST)
-        if len(over) and not self._clip:
-            row, feature, value = block.entry_rows[over[0]], block.indices[over[0]], block.data[over[0]]
-            raise InvalidInputError(
-                f"the activation of sample {block.samples[row]}, feature {feature} is {value:g}; Delphi keeps float16, "
-                "which ends at 65,504. Pass --clip (clip=True) to write that instead, or leave the feature out with "
-                "--features.",
-                code="too-large-for-float16",
-            )
-        self._clipped += len(over)
-        return np.clip(block.data, -_LARGEST, _LARGEST).astype(np.float16)
-
-    def write(self, folder: Path, tokens: IO[bytes], shape: tuple[int, int]) -> None:
-        """Write the files: none empty, together the whole width."""
-        filled = np.flatnonzero(self._counts)
-        if not len(filled):
-            raise InvalidInputError(
-                "there is no activation to write, and Delphi cannot load an empty cache.", code="nothing-selected"
-            )
-        ends = np.append(self._bounds[filled[1:]], self._bounds[-1])
-        start = 0
-        for i, end in zip(filled.tolist(), ends.tolist(), strict=True):
-            n, file = int(self._counts[i]), self._files[i]
-            tensors = {
-                "activations": ("float16", (n,), (part["value"] for part in _read(file, _RECORD))),
-                "locations": (self._dtype.name, (n, 3), self._locations(file, start)),
-                "tokens": ("int64", shape, _read(tokens, np.dtype(np.int64))),
-            }
-            _save_safetensors(folder / f"{start}_{end - 1}.safetensors", tensors)
-            self.n_files, start = self.n_files + 1, end
-
-    def _locations(self, file: IO[bytes], start: int) -> Iterator[Array]:
-        for part in _read(file, _RECORD):
-            yield (part["place"] - np.array([0, 0, start], np.uint32)).astype(self._dtype)
-
-    def notes(self) -> tuple[str, ...]:
-        """What was changed."""
-        clipped = f"{self._clipped:,} activations beyond 65,504 were written as that" if self._clipped else ""
-        small = f"{self._vanished:,} activations are too small for float16 and were left out" if self._vanished else ""
-        return tuple(filter(None, (clipped, small)))
-
-
-def _sequences(selected: Selected, ctx: int, token_ids: Array | None, pad_token: int) -> Iterator[Array]:
-    """Token ids of whole items, (n_items, ctx), padded."""
-    all_items, ptr = selected.items[0], selected.acts.item_index.pointers()
-    step = max(1, (1 << 20) // ctx)
-    for start in range(0, len(all_items), step):
-        items = all_items[start : start + step]
-        part = np.full((len(items), ctx), pad_token, np.int64)
-        if token_ids is not None:
-            sizes = ptr[items + 1] - ptr[items]
-            row = np.repeat(np.arange(len(items)), sizes)
-            position = np.arange(len(row)) - pointers(sizes)[row]
-            part[row, position] = token_ids[ptr[items][row] + position]
-        yield part
-
-
-def _read(file: IO[bytes], dtype: np.dtype[Any]) -> Iterator[Array]:
-    file.seek(0)
-    while data := file.read(dtype.itemsize << 20):
-        yield np.frombuffer(data, dtype)
-
-
-def _save_safetensors(path: Path, tensors: dict[str, tuple[str, tuple[int, ...], Iterator[Array]]]) -> None:
-    """Write tensors part by part: the library's own `save_file` needs all of them in memory."""
-    header, offset = {}, 0
-    for name, (dtype, shape, _) in tensors.items():
-        end = offset + int(np.prod(shape)) * np.dtype(dtype).itemsize
-        header[name] = {"dtype": _SAFETENSORS[dtype], "shape": list(shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for _, _, parts in tensors.values():
-            for part in parts:
-                file.write(part.tobytes())
-
-
-_OPTIONS = ("pad_token", "tokens", "clip")
-FORMATS = (Format("delphi", lambda path: find_cache(path) is not None, open_delphi, write_delphi, _OPTIONS),)
+FORMATS = (
+    Format(
+        "delphi",
+        lambda path: find_cache(path) is not None,
+        open_delphi,
+        write_delphi,
+        options=("pad_token", "tokens", "clip"),
+    ),
+    Format("delphi-neighbours", write=write_neighbours),
+)

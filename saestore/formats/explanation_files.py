@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,12 +76,33 @@ def _write_parquet(_: SetReader, frame: Any, path: Path) -> Written:
     return Written((path.name,))
 
 
+def delphi_hookpoint(reader: SetReader) -> str:
+    """The name of the SAE's place in names of Delphi's files."""
+    return str(reader.attributes.sae.get("hook_name") or reader.path.split("/")[-1]).replace("/", "--")
+
+
+def write_delphi(
+    folder: Path, hookpoint: str, explanations: Mapping[int, str], judged: Mapping[tuple[str, int], Any] | None = None
+) -> None:
+    """Write a folder of Delphi's results: ``explanations/`` and ``scores/<scorer>/``, one file for each feature.
+
+    Parameters
+    ----------
+    judged
+        Of a scorer and a feature: its judged examples.
+    """
+    files: dict[Path, dict[int, Any]] = {folder / "explanations": dict(explanations)}
+    for (scorer, feature), examples in (judged or {}).items():
+        files.setdefault(folder / "scores" / scorer, {})[feature] = examples
+    for inner, contents in files.items():
+        inner.mkdir(parents=True, exist_ok=True)
+        for feature, content in contents.items():
+            text = json.dumps(content, ensure_ascii=False)
+            (inner / f"{hookpoint}_latent{feature}.txt").write_text(text, "utf-8", "replace")
+
+
 def _write_delphi(reader: SetReader, frame: Any, path: Path) -> Written:
-    hookpoint = str(reader.attributes.sae.get("hook_name") or reader.path.split("/")[-1]).replace("/", "--")
-    (path / "explanations").mkdir(parents=True)
-    for row in _explained(frame):
-        file = path / "explanations" / f"{hookpoint}_latent{row['feature']}.txt"
-        file.write_text(json.dumps(row[EXPLANATION], ensure_ascii=False), "utf-8")
+    write_delphi(path, delphi_hookpoint(reader), {row["feature"]: row[EXPLANATION] for row in _explained(frame)})
     return Written((path.name,))
 
 

@@ -126,7 +126,8 @@ def check_sae(annotations: Annotations, reader: SetReader, where: str) -> None:
 def _delphi(folder: Path, source: str | None) -> Annotations:
     inner = folder / "explanations" if (folder / "explanations").is_dir() else folder
     files = {match: file for file in sorted(inner.iterdir()) if (match := _LATENT.fullmatch(file.name))}
-    hookpoint = _one_source({match["hookpoint"] for match in files}, source, folder)
+    scored = [(file, match) for file in sorted(folder.glob("scores/*/*")) if (match := _LATENT.fullmatch(file.name))]
+    hookpoint = _one_source({match["hookpoint"] for match in [*files] or [m for _, m in scored]}, source, folder)
     result = Annotations()
     for match, file in files.items():
         if match["hookpoint"] != hookpoint:
@@ -134,11 +135,9 @@ def _delphi(folder: Path, source: str | None) -> Annotations:
         date = datetime.fromtimestamp(file.stat().st_mtime, UTC).date().isoformat()
         values = {EXPLANATION: _explanation(file), SOURCE: f"delphi: {hookpoint}", DATE: date}
         result.add(int(match["feature"]), values, str(file))
-    for scorer in sorted(p for p in (folder / "scores").glob("*") if p.is_dir()):
-        for file in sorted(scorer.iterdir()):
-            found = _LATENT.fullmatch(file.name)
-            if found and found["hookpoint"] == hookpoint.replace("/", "--"):
-                result.add(int(found["feature"]), {f"{scorer.name}_score": _balanced_accuracy(file)}, str(file))
+    for file, found in scored:
+        if found["hookpoint"] == hookpoint.replace("/", "--"):
+            result.add(int(found["feature"]), {f"{file.parent.name}_score": _balanced_accuracy(file)}, str(file))
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,8 @@ def export(
     tokens: Any = None,
     pad_token: int = 0,
     clip: bool = False,
+    columns: Sequence[str] | str = (),
+    unembedding: Any = None,
     overwrite: bool = False,
     progress: ProgressOption = False,
 ) -> Exported:
@@ -79,6 +82,11 @@ def export(
         For ``delphi``: the token id where an item has no token, and everywhere without `tokens`.
     clip
         For ``delphi``, which keeps float16: write larger activations as 65,504 instead of refusing them.
+    columns
+        For ``parquet``: columns and concepts of items and samples to join, by the names of conditions, or ``"all"``.
+    unembedding
+        For ``neuronpedia``: ``(matrix, tokens)``, d_in x vocabulary or vocabulary x d_in, an array or a file; and the
+        texts of the tokens, a list, or a JSON file of a list, of ``{text: id}`` or of a tokenizer.
     overwrite
         Replace existing files.
     progress
@@ -107,8 +115,11 @@ def export(
     """
     target = Path(path).expanduser()
     into = load_format(_format_name(format, target))
-    options = {"tokens": tokens, "pad_token": pad_token, "clip": clip}
-    given = {"tokens": tokens is not None, "pad_token": pad_token != 0, "clip": clip}
+    options = {
+        "tokens": tokens, "pad_token": pad_token, "clip": clip, "columns": columns, "unembedding": unembedding,
+    }  # fmt: skip
+    given = {"tokens": tokens is not None, "pad_token": pad_token != 0, "clip": clip, "columns": len(columns) > 0}
+    given["unembedding"] = unembedding is not None
     into.check_options([name for name, is_given in given.items() if is_given], target)
     selected = Selected.of(acts, where, features, Progress(progress).line)
     if into.write is None:

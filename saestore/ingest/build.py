@@ -130,7 +130,7 @@ def build(
     skip_bad
         Leave out images that cannot be read and texts without tokens instead of refusing them; the set records them.
     device
-        Where to encode, and to run the model: ``cpu``, ``cuda``.
+        Where to encode, and to run the model: ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
     dtype
         ``float32`` keeps everything; ``float16`` is recorded with its largest relative error.
     top_k

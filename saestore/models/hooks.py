@@ -142,8 +142,8 @@ def _trace(block: torch.nn.Module, run: Callable[[], None]) -> list[_Event]:
     events: list[_Event] = []
 
     def keeper(module: torch.nn.Module, output: bool) -> Callable[[Any], None]:
-        # Copied, because some models add to a tensor in place.
-        return lambda x: events.append(_Event(module, output, x.clone())) if torch.is_tensor(x) else None
+        # Copied, because some models add to a tensor in place; and not every device computes in float64.
+        return lambda x: events.append(_Event(module, output, x.to("cpu", copy=True))) if torch.is_tensor(x) else None
 
     handles = [
         Tap(module, output).attach(keeper(module, output)) for module in block.modules() for output in (False, True)

@@ -10,6 +10,7 @@ from saestore.plot.tokens import TokenPage, token_page
 if TYPE_CHECKING:
     import os
 
+    import xarray
     from matplotlib.axes import Axes
 
     from saestore.query.reader import SetReader
@@ -18,15 +19,15 @@ if TYPE_CHECKING:
 class Plots:
     """Pictures of one activation set.
 
-    `histogram`, `density` and `top` (images) draw with matplotlib into `ax`, or into a new pyplot figure if `ax` is
-    None, and return that one Axes. `tokens` (texts) returns HTML, which a notebook shows, and needs no matplotlib.
+    `histogram`, `density`, `cloud` and `top` (images) draw with matplotlib into `ax`, or into a new pyplot figure if
+    `ax` is None, and return that one Axes. `tokens` (texts) returns HTML, which a notebook shows, without matplotlib.
     """
 
     def __init__(self, acts: SetReader) -> None:
         self._acts = acts
 
     def __repr__(self) -> str:
-        return f"<plots of {self._acts.path}: histogram(feature), density(), top(feature), tokens(feature)>"
+        return f"<plots of {self._acts.path}: histogram(feature), density(), top(feature), …>"
 
     def histogram(self, feature: int, ax: Axes | None = None, *, bins: int | None = None, where: Any = None) -> Axes:
         """How strong a feature is where it is active; the title counts the samples where it is zero.
@@ -70,6 +71,26 @@ class Plots:
         from saestore.plot.distributions import density
 
         return density(self._acts, ax, bins, where)
+
+    def cloud(self, found: xarray.Dataset, ax: Axes | None = None) -> Axes:
+        """The first two components of `ActivationSet.cloud`: a point per sample, coloured by its strongest feature.
+
+        Parameters
+        ----------
+        found
+            What ``acts.cloud(features, decoder)`` gives.
+
+        Raises
+        ------
+        InvalidInputError
+            It is something else.
+        """
+        _require_matplotlib()
+        from saestore.plot.cloud import cloud
+
+        if not {"position", "strongest", "explained"} <= set(getattr(found, "data_vars", ())):
+            raise InvalidInputError("plot.cloud() draws what acts.cloud(features, decoder) gives.", code="not-a-cloud")
+        return cloud(self._acts, found, ax)
 
     def top(
         self,

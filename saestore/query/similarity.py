@@ -154,7 +154,7 @@ def cooccurrence(view: View, features: Array) -> Array:
 
 
 def best_matches(metric: Metric, n: int, of: tuple[View, Sizes], among: tuple[View, Sizes]) -> FeatureMatches:
-    """The features among another set's that are most like each feature, of those that share a row with it.
+    """The features among another set's that are most like each feature and share a row with it.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def best_matches(metric: Metric, n: int, of: tuple[View, Sizes], among: tuple[Vi
     -----
     Reads the lists of `of` once for every 64 million non-zeros of `among`, which are held as rows. Memory: 12 bytes for
     each of them (5 for ``jaccard``, ``conditional`` and ``npmi``), twice while they are read, 40 bytes for each of 4
-    million products or of those of one feature, a block of lists, and the answer.
+    million products or of the products of one feature, a block of lists, and the answer.
     """
     (view, sizes), (other_view, other_sizes) = of, among
     with_dot, n_others = metric in WITH_DOT, len(other_sizes.n_active)

@@ -278,14 +278,18 @@ def reduce_batch(
 def usable_device(device: str) -> torch.device:
     """Return the device, or raise `InvalidInputError` if torch cannot use it here."""
     try:
-        return torch.empty(0, device=device).device
+        one = torch.ones(1, device=device)
+        one.item()  # not of the device "meta", which holds no values
     # Torch built without CUDA raises an AssertionError.
     except (RuntimeError, AssertionError) as error:
         available = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        available += ["mps"] if torch.backends.mps.is_available() else []
+        reason = one_line(error).partition(". ")[0]
         raise InvalidInputError(
-            f"device {device!r} cannot be used ({one_line(error)}); this machine has {', '.join(available)}",
+            f"device {device!r} cannot be used ({reason}); this machine has {', '.join(available)}",
             code="unusable-device",
         ) from error
+    return one.device
 
 
 def _refuse_non_finite(batch: SparseRows, first_row: int, name: str) -> None:
