@@ -24,7 +24,6 @@ from saestore.query.reader import Level, SetReader
 from saestore.query.slices import DENSE_LIMIT
 from saestore.scoring.concept_scores import concept_scores, score_intervals
 from saestore.tables.label_matrix import check_level
-from saestore.writing.columns import add_labels, remove_labels
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -98,6 +97,8 @@ class Concepts:
             given = from_metadata(labels, self._reader.items, self._reader.n_items, on_unmatched=on_unmatched)
         else:
             given = as_labels(labels, level, self._reader.n_items, self._reader.shape[0], names)
+        from saestore.writing.columns import add_labels
+
         add_labels(self._reader.root, self._reader.path, given, overwrite=overwrite)
         self._reader.reopen()
         return list(given.names)
@@ -229,6 +230,8 @@ class Concepts:
         """Remove concepts, of both levels unless one is named."""
         if level is not None:
             check_level(level)
+        from saestore.writing.columns import remove_labels
+
         remove_labels(self._reader.root, self._reader.path, [names] if isinstance(names, str) else list(names), level)
         self._reader.reopen()
 

@@ -42,6 +42,7 @@ TABLES = ("samples", "items", "features")
 LEVEL_TABLES = {"sample": "samples", "item": "items"}  # the tables that have concepts
 MATRIX = ("indptr", "indices", "data")  # the arrays of a matrix
 KEY, TOKEN_SPANS = "key", ("token_start", "token_stop")
+SOURCE_ROW = "source_row"  # of samples: the row of the input, where not all of its rows became samples
 # What an expression and an xarray dataset call something else.
 RESERVED = ("item", "position", "sample", "feature")
 

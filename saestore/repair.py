@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.abc.store import SuffixByteRequest
 
 from saestore.errors import CorruptStoreError
 from saestore.format import (
@@ -137,7 +136,7 @@ def _mend_document(writer: SetWriter, segment: Segment) -> bool:
             groups[group] = document_digest(store.fetch([(f"{segment.path}/{group}/{DOCUMENT}", None)])[0])
         for name in segment.arrays:
             reader = segment.reader(name)
-            size = SuffixByteRequest(reader.layout.tail_size) if reader.layout.sharded else None
+            size = (-reader.layout.tail_size, None) if reader.layout.sharded else None
             document, *tails = store.fetch(
                 [(f"{reader.path}/{DOCUMENT}", None), *((reader.key(shard), size) for shard in range(reader.n_shards))]
             )

@@ -9,36 +9,37 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import zarr
-
-from saestore.activation_set import ActivationSet
-from saestore.distributed.engines import engine_of
 from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, did_you_mean
 from saestore.format import SET_LEVELS, canonical_json, split_set_path
 from saestore.progress import Progress, ProgressOption
 from saestore.query import html
-from saestore.repair import Repair, repair_set
 from saestore.storage import (
     DOCUMENT,
+    Root,
     SnapshotStore,
     durable,
     find_sets,
+    group_of,
+    is_set_at,
     local_folder,
-    missing_as_error,
+    local_root,
     open_root,
+    place_name,
+    read_attributes,
 )
 from saestore.storage.open import raise_unreachable
-from saestore.verify import Report, verify_set, verify_store
-from saestore.writing import SetLock, SetWriter
-from saestore.writing.matrix_rows import MatrixRows
-from saestore.writing.pipeline import Destination, check_storage_options, write_set
-from saestore.writing.plan import ItemTable, WritePlan
-from saestore.writing.writer import DEFAULT_MEMORY, is_half_deleted, read_attributes
+from saestore.vocabulary import DEFAULT_MEMORY
 
 if TYPE_CHECKING:
     import scipy.sparse
+    import zarr
 
+    from saestore.activation_set import ActivationSet
+    from saestore.query.reader import SetReader
+    from saestore.repair import Repair
     from saestore.sae import LoadedSAE
+    from saestore.verify import Report
+    from saestore.writing.pipeline import Destination
 
 _SHOWN = 20  # sets in a notebook
 
@@ -75,40 +76,47 @@ def open(
     StoreWriteError
         It cannot be written.
     """
-    root = open_root(location, mode, storage_options)
+    local = local_root(location, storage_options) if mode == "r" else None
+    root = local or open_root(location, mode, storage_options)
     durable.set_durability(local_folder(root), durability)
     return Store(root, mode)
 
 
-class Store(Mapping[str, ActivationSet]):
+class Store(Mapping[str, "ActivationSet"]):
     """The activation sets of one Zarr hierarchy: a mapping from path to `ActivationSet`, in the order of the paths.
 
     ``store["CLEVR/patch"]`` takes any part of a path that fits one set only. A set is opened when it is asked for.
     """
 
-    def __init__(self, root: zarr.Group, mode: str = "r") -> None:
-        self.root = root
+    def __init__(self, root: Root, mode: str = "r") -> None:
+        self._root = root
         self.mode = mode
+
+    @property
+    def root(self) -> zarr.Group:
+        """The root group."""
+        return group_of(self._root)
 
     __eq__ = object.__eq__  # two mappings are equal if all their values are: that would open every set
     __hash__ = object.__hash__
 
     def __repr__(self) -> str:
         paths = self._paths()
-        return f"<saestore.Store {self.root.store} with {len(paths)} activation sets: {', '.join(paths) or 'none'}>"
+        named = ", ".join(paths) or "none"
+        return f"<saestore.Store {place_name(self._root)} with {len(paths)} activation sets: {named}>"
 
     def _repr_html_(self) -> str:
         """A table of the sets; damage is shown, never raised: this is how one looks for it."""
-        paths, damaged = find_sets(self.root)
-        rows = [_html_row(self.root, path) for path in paths[:_SHOWN]]
+        paths, damaged = find_sets(self._root)
+        rows = [_html_row(self._root, path) for path in paths[:_SHOWN]]
         head = ["set", "samples", "features", "non-zeros", "L0", "items", "size", "SAE", "state"]
         more = f"<p>… {len(paths) - _SHOWN:,} more sets</p>" if len(paths) > _SHOWN else ""
         broken = "".join(f"<p>Damaged: {escape(str(error))}</p>" for error in damaged.values())
         body = html.table(head, rows, left=(0, 7, 8)) if paths else "<p>No activation set yet.</p>"
-        return f"<strong>saestore.Store</strong> {escape(str(self.root.store))}{body}{more}{broken}"
+        return f"<strong>saestore.Store</strong> {escape(place_name(self._root))}{body}{more}{broken}"
 
     def _paths(self) -> list[str]:
-        paths, damaged = find_sets(self.root)
+        paths, damaged = find_sets(self._root)
         if damaged:
             raise next(iter(damaged.values()))
         return paths
@@ -127,11 +135,13 @@ class Store(Mapping[str, ActivationSet]):
         return True
 
     def __getitem__(self, path: str) -> ActivationSet:
+        from saestore.activation_set import ActivationSet
+
         parts = path.strip("/").split("/")
         if len(parts) == len(SET_LEVELS):
             with suppress(NotFoundError):  # then the message names what there is
-                return ActivationSet(self.root, "/".join(parts))
-        return ActivationSet(self.root, self.resolve(path))
+                return ActivationSet(self._root, "/".join(parts))
+        return ActivationSet(self._root, self.resolve(path))
 
     def resolve(self, path: str) -> str:
         """The full path of the one set that `path`, a part of a path, fits.
@@ -142,11 +152,8 @@ class Store(Mapping[str, ActivationSet]):
             It fits none, or several; the message names them.
         """
         parts = path.strip("/").split("/")
-        if len(parts) == 3:
-            with missing_as_error(path):
-                group = self.root.get("/".join(parts))
-                if isinstance(group, zarr.Group) and "format" in group.attrs:
-                    return "/".join(parts)
+        if len(parts) == 3 and is_set_at(self._root, "/".join(parts)):
+            return "/".join(parts)
         paths = self._paths()
         fits = [each for each in paths if _contains(each.split("/"), parts)] if path.strip("/") else paths
         if len(fits) == 1:
@@ -169,15 +176,15 @@ class Store(Mapping[str, ActivationSet]):
         Repair
             ``found`` before, what was ``mended``, and what is ``lost``.
         """
+        from saestore.repair import repair_set
+
         return repair_set(self.root, self._named(path), Progress(progress).line)
 
     def _named(self, path: str) -> str:
         """The full path of a set, which may be so damaged that it cannot be found."""
         path = path.strip("/")
         if len(path.split("/")) == len(SET_LEVELS):
-            (document,) = SnapshotStore(self.root.store).find(
-                [(f"{self.root.path}/{path}/{DOCUMENT}".strip("/"), None)]
-            )
+            (document,) = SnapshotStore.of(self._root).find([(f"{self._root.path}/{path}/{DOCUMENT}".strip("/"), None)])
             if document is not None:
                 return path
         return self.resolve(path)
@@ -249,6 +256,10 @@ class Store(Mapping[str, ActivationSet]):
         StoreConflictError
             The store has a set of other content at this path, and `overwrite` is False.
         """
+        from saestore.writing.matrix_rows import MatrixRows
+        from saestore.writing.pipeline import Destination, check_storage_options, write_set
+        from saestore.writing.plan import ItemTable, WritePlan
+
         split_set_path(path)
         given = source_record(source, images)
         rows = MatrixRows.of(matrix, dtype, given)
@@ -289,6 +300,9 @@ class Store(Mapping[str, ActivationSet]):
         progress
             True shows lines on stderr, False shows nothing, a function receives every line.
         """
+        from saestore.distributed.engines import engine_of
+        from saestore.writing import SetWriter
+
         path, engine = self.resolve(path), engine_of(client)
         with SetWriter(self.root, path) as writer:
             writer.compact(memory=memory, progress=Progress(progress).line, engine=engine)
@@ -296,6 +310,8 @@ class Store(Mapping[str, ActivationSet]):
 
     def verify(self, path: str | None = None, progress: ProgressOption = False) -> Report:
         """Re-read everything and check it; see `saestore.verify`."""
+        from saestore.verify import verify_set, verify_store
+
         report = Progress(progress).line
         try:
             return verify_store(self.root, report) if path is None else verify_set(self.root, self._named(path), report)
@@ -326,12 +342,16 @@ class Store(Mapping[str, ActivationSet]):
         LockedError
             The writer is alive, and `force` is False (code ``owner-alive``).
         """
+        from saestore.writing import SetLock
+
         if path.count("/") != 2:  # a writer may have left nothing else than the lock
             path = self.resolve(path)
         return SetLock(self.root, path).break_(force=force)
 
     def delete(self, path: str) -> None:
         """Remove an activation set; the same call goes on where an earlier one was killed."""
+        from saestore.writing.writer import SetWriter, is_half_deleted
+
         try:
             path = self.resolve(path)
         except NotFoundError:
@@ -342,8 +362,17 @@ class Store(Mapping[str, ActivationSet]):
             writer.clear()
 
 
+def reader_of(store: Store, path: str) -> SetReader:
+    """A set to ask questions of, which is opened without the modules that analyses and pictures need."""
+    from saestore.query.reader import SetReader
+
+    return SetReader(store._root, path)  # noqa: SLF001
+
+
 def destination_of(store: Any) -> Destination:
     """Where to write to: an open `Store`, or a folder, URL or zarr store."""
+    from saestore.writing.pipeline import Destination
+
     return Destination(store.root if isinstance(store, Store) else store)
 
 
@@ -352,7 +381,7 @@ def sae_record(sae: LoadedSAE) -> dict[str, Any]:
     return {"name": sae.name, **sae.info, "fingerprint": sae.fingerprint()}
 
 
-def _html_row(root: zarr.Group, path: str) -> list[str]:
+def _html_row(root: Root, path: str) -> list[str]:
     try:
         a = read_attributes(root, path)
         if a is None:

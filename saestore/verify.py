@@ -22,14 +22,22 @@ from saestore.segment import Segment, read_moments
 from saestore.segment.arrays import arrays_of
 from saestore.segment.check import check_segment
 from saestore.stats import STATISTICS, Moments
-from saestore.storage import DOCUMENT, ArrayReader, SnapshotStore, find_sets, local_folder, missing_as_error
+from saestore.storage import (
+    DOCUMENT,
+    ArrayReader,
+    SnapshotStore,
+    find_sets,
+    local_folder,
+    missing_as_error,
+    read_attributes,
+)
 from saestore.storage.durable import drafts
 from saestore.storage.open import root_attributes
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.stored_table import StoredTable
 from saestore.writing.derived import DERIVED, PER_SAMPLE, per_sample
 from saestore.writing.lock import LOCK, holder_of
-from saestore.writing.writer import n_deleted, read_attributes
+from saestore.writing.writer import n_deleted
 
 __all__ = ["Problem", "Report", "verify_set", "verify_store"]
 

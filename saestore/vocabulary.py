@@ -85,6 +85,7 @@ GENERAL_FORMATS = tuple(name for name, module in FORMATS.items() if module.start
 EXPORT_SUFFIXES = {
     ".npz": "scipy", ".h5ad": "anndata", ".zarr": "anndata", ".parquet": "parquet", ".json": "neuronpedia",
 }  # fmt: skip
+DEFAULT_MEMORY = 1 << 30  # bytes that a merge may take
 SEVERITIES = {
     "error": "the import is refused: it would change answers and cannot be put right",
     "fixed": "it would have changed answers, and was put right",

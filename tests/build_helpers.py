@@ -236,6 +236,9 @@ def _child(job, report):
 def _serve():
     torch.set_num_threads(1)
     # What every build imports. Frozen, so that no collection in a child copies the pages that it shares with us.
+    import tomllib  # noqa: F401
+
+    import scipy.sparse  # noqa: F401
     import tqdm.auto  # noqa: F401
     import zarr.codecs.numcodecs  # noqa: F401
 

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +34,8 @@ ENOUGH = 4 << 30
 def pytest_configure(config: pytest.Config) -> None:
     if IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ENOUGH:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
-    effort.THOROUGH = config.getoption("--thorough", default=False)
+    if config.getoption("--thorough", default=False):
+        os.environ[effort.VARIABLE] = "1"
     if config.getoption("--tiny-blocks", default=False):
         assert len(tiny_blocks.shrink()) > 10, "where have the block constants gone?"
 
@@ -61,10 +64,25 @@ def project_dir() -> Path:
 def example_store(tmp_path_factory: pytest.TempPathFactory, project_dir: Path) -> Path:
     """A store of both shipped examples, built from their embeddings through their SAEs. Not to be written to."""
     pytest.importorskip("torch", reason="building needs torch")
-    base = tmp_path_factory.getbasetemp()
-    store = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "examples" / "activations.zarr"
+    store = _shared(tmp_path_factory, "examples") / "activations.zarr"
     _once(store.parent, lambda: _build_examples(store, project_dir / "examples"))
     return store
+
+
+@pytest.fixture(scope="session")
+def checkout_after_demo(tmp_path_factory: pytest.TempPathFactory, project_dir: Path) -> tuple[Path, str]:
+    """A folder where what `make demo` runs has run, and what it printed. Not to be written to."""
+    for package in ("torch", "sae_lens", "matplotlib"):
+        pytest.importorskip(package, reason="the demo needs it")
+    folder = _shared(tmp_path_factory, "demo")
+    _once(folder, lambda: _run_demo(folder / "checkout", project_dir, folder / "printed"))
+    return folder / "checkout", (folder / "printed").read_text()
+
+
+def _shared(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
+    """A folder of this run, the same for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
 
 
 def _once(folder: Path, work: Callable[[], None]) -> None:
@@ -109,9 +127,13 @@ def _build_examples(store: Path, examples: Path) -> None:
     )
 
 
-@pytest.fixture
-def checkout_after_demo(tmp_path: Path, project_dir: Path, example_store: Path) -> Path:
-    """A directory as a checkout is after `make demo`, with a store of its own."""
-    (tmp_path / "examples").symlink_to(project_dir / "examples")
-    shutil.copytree(example_store, tmp_path / "demo" / "activations.zarr")
-    return tmp_path
+def _run_demo(checkout: Path, project: Path, printed: Path) -> None:
+    checkout.mkdir()
+    shutil.copytree(project / "examples", checkout / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    env = os.environ | {"PYTHONPATH": str(project), "PYTHONDONTWRITEBYTECODE": "1"}
+    env.pop("SAESTORE_PATH", None)
+    run = subprocess.run(
+        [sys.executable, "examples/demo.py"], cwd=checkout, env=env, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    printed.write_text(run.stdout)

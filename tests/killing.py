@@ -2,12 +2,14 @@
 
     python killing.py JOB FOLDER
 
-A process of its own without threads, so that it can fork: a child has everything imported already and costs no second
-to start. It exits 0 when every store that was killed and taken up again ended with the bytes of one that never was.
+A process of its own without threads, so that it can fork: a child has everything imported already and starts at
+once. It exits 0 when every store that was killed and taken up again ended with the bytes of one that never was.
 """
 
 import hashlib
+import importlib
 import itertools
+import json
 import os
 import random
 import shutil
@@ -16,10 +18,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from effort import choose
 from strategies import PATH, append_segments, layout, make_case, write_case, write_segments
 from zarr.storage import LocalStore
 
@@ -29,7 +33,8 @@ from saestore.writing import SetWriter, writer
 
 CASE = make_case(3, 48, 9, density=0.4, segment_rows=16, chunk=40, shard=80)
 KILLED = 9
-RANDOM_KILLS = 3
+POINTS = choose(5, 50)
+RANDOM_KILLS = choose(2, 20)
 
 
 def build(folder: Path) -> None:
@@ -66,9 +71,9 @@ class Job:
 
 
 JOBS = {
-    "build": Job(build, 6),
-    "write": Job(write, 6),
-    "compact": Job(compact, 6, prepare=uncompacted),
+    "build": Job(build, POINTS),
+    "write": Job(write, POINTS),
+    "compact": Job(compact, POINTS, prepare=uncompacted),
 }
 
 
@@ -199,10 +204,20 @@ def assert_same(folder: Path, undisturbed: dict[str, str], what: str) -> None:
 
 
 def counted(job: Callable, folder: Path, where: Path) -> None:
-    """Run a job and write down how many writes it made."""
+    """Run a job and write down how many writes it made, and what it imported."""
     writes = kill_at(-1)
     job(folder)
-    where.write_text(str(next(writes) - 1))
+    where.write_text(json.dumps([next(writes) - 1, sorted(sys.modules)]))
+
+
+def count(job: Callable, folder: Path, where: Path) -> int:
+    """How many writes a job makes; what it imports, its next children need not import again."""
+    succeed(counted, job, folder, where)
+    n_writes, modules = json.loads(where.read_text())
+    for name in modules:
+        with suppress(ImportError):
+            importlib.import_module(name)
+    return n_writes
 
 
 def fresh(folder: Path, template: Path) -> Path:
@@ -219,10 +234,9 @@ def main(name: str, base: Path) -> None:
     if job.prepare is not None:
         succeed(job.prepare, template)
     began = time.perf_counter()
-    succeed(counted, job.run, fresh(undisturbed, template), base / "count")
+    total = count(job.run, fresh(undisturbed, template), base / "count")
     seconds = time.perf_counter() - began
     succeed(check_whole, undisturbed)
-    total = int((base / "count").read_text())
     expected = files(undisturbed)
     for n in sorted({1, total, *np.linspace(2, total - 1, job.points).astype(int).tolist()}):
         kill_once(job.run, fresh(base / "once", template), n)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import killing
 import scipy.sparse as sp
+from effort import choose
 from killing import CASE, Job
 from strategies import PATH, layout
 
@@ -32,5 +33,5 @@ if __name__ == "__main__":
     name, base = sys.argv[1], Path(sys.argv[2])
     source = base / f"{name}.npz"
     sp.save_npz(source, CASE.csr.asformat(name))
-    killing.JOBS[name] = Job(importer(source), 4, goes_on=False)
+    killing.JOBS[name] = Job(importer(source), choose(4, 40), goes_on=False)
     killing.main(name, base)

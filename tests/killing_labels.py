@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from killing import CASE, KILLED, PATH, check_answers, counted, in_child, killed, succeed
+from killing import CASE, KILLED, PATH, check_answers, count, in_child, killed, succeed
 from strategies import layout, write_case
 
 import saestore
@@ -57,9 +57,8 @@ def main(base: Path) -> None:
     template, work, note = base / "template", base / "work", base / "note"
     succeed(prepare, template)
     shutil.copytree(template, work)
-    succeed(counted, add, work, note)
+    total = count(add, work, note)
     succeed(check_whole, work)
-    total = int(note.read_text())
     seen = []
     for n in sorted({*range(1, total, 2), total}):  # killed before a write, after it and in its middle by turns
         shutil.rmtree(work)

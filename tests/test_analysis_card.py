@@ -14,6 +14,8 @@ import saestore
 from saestore.errors import InvalidInputError, OutOfRangeError
 from saestore.plot.style import number
 
+pytestmark = pytest.mark.once
+
 CASE = make_case(5, 90, 8, density=0.4, palette="heavy", ragged=False)
 FEATURE = int(np.flatnonzero(CASE.dense.any(axis=0))[0])
 

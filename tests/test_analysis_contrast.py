@@ -8,8 +8,10 @@ from raising import raises
 from strategies import make_case, memory_store, write_segments
 
 import saestore
-from saestore.analysis.contrast import fisher_p
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
+from saestore.scoring.fisher import fisher_p
+
+pytestmark = pytest.mark.once
 
 CASE = make_case(11, 200, 14, density=0.25, palette="heavy", segment_rows=80)
 HAS_SAMPLE = np.diff(CASE.item_ptr) > 0

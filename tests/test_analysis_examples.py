@@ -15,6 +15,8 @@ import saestore
 from benchmarks.counting import CountingStore
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
 
+pytestmark = pytest.mark.once
+
 CASE = make_case(3, 240, 16, density=0.3, palette="heavy", segment_rows=100)
 FEATURES = [int(f) for f in np.flatnonzero((CASE.dense != 0).any(axis=0))[[0, 3, 5]]]
 

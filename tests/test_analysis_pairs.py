@@ -17,6 +17,8 @@ from strategies import make_case, memory_store, write_case
 from saestore.analysis.pairs import _assign
 from saestore.errors import InvalidInputError, NotFoundError
 
+pytestmark = pytest.mark.once
+
 CASE = make_case(21, 160, 12, density=0.35, palette="heavy", segment_rows=60)
 X = CASE.dense.astype(float)
 ALIVE = np.flatnonzero(X.any(axis=0))
@@ -55,6 +57,13 @@ def test_monosemanticity_is_the_mean_over_pairs(acts, level):
     for f in range(12):
         a = x[:, f] / max(X[:, f].max(), 1e-9)
         np.testing.assert_allclose(found.values[f], monosemanticity_of_pairs(a, embeddings), rtol=1e-9)
+    keep = CASE.dense[:, ALIVE[0]] == 0
+    part = acts.monosemanticity(embeddings, where=f"feature[{ALIVE[0]}] == 0")
+    kept = X * keep[:, None]
+    if level == "item":
+        kept = np.array([kept[a:b][keep[a:b]].max(axis=0, initial=0) for a, b in itertools.pairwise(CASE.item_ptr)])
+    expected = [monosemanticity_of_pairs(kept[:, f], embeddings) for f in range(12)]
+    np.testing.assert_allclose(part, expected, rtol=1e-9)
     with raises(InvalidInputError, "wrong-row-count", 7):
         acts.monosemanticity(embeddings[:7])
     with raises(InvalidInputError, "not-finite"):

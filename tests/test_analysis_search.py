@@ -9,6 +9,8 @@ from strategies import make_case, memory_store, write_case, write_segments
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
 from saestore.segment import read_entries
 
+pytestmark = pytest.mark.once
+
 CASES = [make_case(s, 150, 10, density=0.4, palette=p, segment_rows=40) for s, p in ((1, "heavy"), (2, "signed"))]
 QUERIES = [{0: 1.0, 3: 0.5, 7: 2.0}, {1: 1.0, 2: -1.5, 4: 0.2}, {5: -1.0}]
 

@@ -10,6 +10,7 @@ pytest.importorskip("torch")
 
 import torch
 from build_helpers import clip_scope, clip_scope_dense, hashes, near, server, unexplained
+from effort import choose
 from raising import raises
 
 import saestore
@@ -245,7 +246,7 @@ def test_killed_anywhere_it_goes_on_and_readers_see_old_or_new(tmp_path, inputs)
         done = processes.run({**inputs[1], "store": str(undisturbed), "append": True})
         assert done["exit"] == 0, done
         seen, exits = set(), []
-        for n in np.linspace(3, done["changes"] - 1, 7, dtype=int).tolist():
+        for n in np.linspace(3, done["changes"] - 1, choose(6, 40), dtype=int).tolist():
             store = tmp_path / f"killed-{n}"
             shutil.copytree(base, store)
             opened = saestore.open(store)[PATH]
@@ -262,7 +263,9 @@ def test_killed_anywhere_it_goes_on_and_readers_see_old_or_new(tmp_path, inputs)
             assert_sound(store)
             shutil.rmtree(store)
     assert set(exits) <= {-9, 0}
-    assert exits.count(-9) >= 6  # threads decide how many changes there are: the last kill may come too late
+    assert (
+        exits.count(-9) >= len(exits) - 1
+    )  # threads decide how many changes there are: the last kill may come too late
     assert {version for version, _, _ in seen} == {1, 2}
     assert (2, False, False) in seen
     assert (2, True, False) in seen

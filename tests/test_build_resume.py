@@ -25,6 +25,7 @@ from build_helpers import (  # noqa: E402 (what follows needs torch)
     near,
     server,
 )
+from effort import choose  # noqa: E402
 from raising import raises  # noqa: E402
 
 PATH = "Mine/token/tiny"
@@ -116,7 +117,7 @@ def points(n_changes, n_early, n_late):
 
 def test_killed_at_any_change_and_started_again(tmp_path, processes, job, undisturbed, dense):
     seen, ends = set(), []
-    for n in points(undisturbed[1] - 12, 4, 8):
+    for n in points(undisturbed[1] - 12, choose(3, 4), choose(6, 30)):
         store = tmp_path / f"killed-{n}"
         # Merges run beside the encoding, so that the number of changes differs by a few: a last point may be no kill.
         ends.append(processes.run(job(store), kill_at=n)["exit"])
@@ -124,7 +125,7 @@ def test_killed_at_any_change_and_started_again(tmp_path, processes, job, undist
         assert ends[-1] == -9 or hashes(store) == undisturbed[0]
         assert_finishes(processes, job, store, undisturbed)
         shutil.rmtree(store)
-    assert ends.count(-9) >= 10
+    assert ends.count(-9) >= len(ends) - 2
     assert "nothing" in seen
     assert len(seen & ALL_PHASES) >= 4
 
@@ -156,7 +157,7 @@ def test_killed_while_it_replaces_another_build(tmp_path, processes, job, undist
     replaced = tmp_path / "replaced"
     shutil.copytree(other, replaced)
     assert processes.run(job(replaced, overwrite=True))["exit"] == 0
-    for n in (8, 40, 90, 200):
+    for n in (8, 40, 200):
         shutil.rmtree(store, ignore_errors=True)
         shutil.copytree(other, store)
         assert processes.run(job(store, overwrite=True), kill_at=n)["exit"] == -9
@@ -170,7 +171,7 @@ def test_killed_while_it_replaces_another_build(tmp_path, processes, job, undist
 
 def test_interrupted(tmp_path, processes, job, undisturbed, dense):
     """Ctrl-C: at most the segment that is being written is still finished; the lock is given back."""
-    for n in np.linspace(60, undisturbed[1] - 60, 5, dtype=int).tolist():
+    for n in np.linspace(60, undisturbed[1] - 60, choose(3, 20), dtype=int).tolist():
         killed, store = tmp_path / f"killed-{n}", tmp_path / f"interrupted-{n}"
         assert processes.run(job(killed), kill_at=n)["exit"] == -9
         ended = processes.run(job(store), interrupt_at=n)
@@ -183,7 +184,7 @@ def test_interrupted(tmp_path, processes, job, undisturbed, dense):
 
 
 def test_full_in_the_middle(tmp_path, processes, job, undisturbed, dense):
-    for n in points(undisturbed[1] - 10, 2, 5):
+    for n in points(int(undisturbed[1] * 0.9), 2, choose(3, 20)):  # the number of changes differs by a few
         store = tmp_path / f"full-{n}"
         ended = processes.run(job(store), full_at=n)
         assert (ended["exit"], ended["error"]) == (1, "StoreWriteError"), (n, ended)

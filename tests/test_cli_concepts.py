@@ -12,6 +12,8 @@ import saestore
 from saestore.cli import keys
 from saestore.vocabulary import SCORES
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
@@ -190,6 +192,8 @@ def test_names_levels_and_conditions_reach_every_query(tmp_path):
         assert [row["name"] for row in rows] == [name[row["feature"]] or None for row in rows], words
     shown = ask("stats", "Toy", "--feature", "sky", "--feature", 2, store=stored).splitlines()
     assert [line.split()[:2] for line in shown[1:3]] == [["feature", "name"], ["3", "sky"]]
+    for command in ("top-samples", "examples", "similar"):
+        assert "feature 3 (sky)" in ask(command, "Toy", "--feature", "sky", store=stored).splitlines()[0]
     ask("card", "Toy", "--feature", "sky", "--output", tmp_path / "x.html", store=stored)
     assert "sky" in (tmp_path / "x.html").read_text()
     assert "a feature's name" in invoke("stats", "Toy", "--feature", "green objekt", store=stored).stderr
@@ -197,3 +201,17 @@ def test_names_levels_and_conditions_reach_every_query(tmp_path):
     grid = ask("detect", "Toy", "--grid", "--feature", "sky", "--report-on", "cal", store=stored).splitlines()
     assert grid[0].startswith("concept,feature,name,target_recall,threshold,tp,fp,tn,fn,precision,recall")
     assert len(grid) == 13
+
+
+@pytest.mark.once
+def test_pictures_are_files(images, tmp_path):
+    pytest.importorskip("matplotlib")
+    for kind in ("histogram", "density"):
+        feature = ["--feature", 3] if kind == "histogram" else []
+        ask("plot", "Toy", "--kind", kind, *feature, "--output", tmp_path / "a.svg", store=images)
+        assert ("activation, where active" in (tmp_path / "a.svg").read_text()) == (kind == "histogram")
+    texts = cli_stores.text_store(tmp_path / "texts.zarr")
+    words = ["--kind", "tokens", "--feature", 1, "-n", 1, "--where", "activation > 1", "--output", tmp_path / "a.html"]
+    ask("plot", *words, store=texts)
+    assert "<html" in (tmp_path / "a.html").read_text()
+    assert "--feature" in invoke("plot", "--kind", "top", "--output", "x.png", store=images).stderr

@@ -13,6 +13,8 @@ from cli_stores import ask, ask_json, invoke, paths_in, refused
 import saestore
 from saestore.cli import main
 
+pytestmark = pytest.mark.once
+
 N = cli_stores.N_ITEMS * cli_stores.PATCHES
 BIG = [0, 1, 1, 0, 1, 0]
 

@@ -70,15 +70,30 @@ def test_help_imports_nothing_heavy(project_dir, name):
     assert result.stdout.splitlines()[-1] == "[]"
 
 
-def test_top_samples_imports_neither_torch_nor_pandas(project_dir, images):
+def test_top_samples_of_a_local_folder_imports_no_zarr_and_nothing_that_others_need(project_dir, images):
     script = (
         "import contextlib, sys\nfrom saestore.cli import main\n"
         f"with contextlib.suppress(SystemExit): main(['top-samples', '--feature=1', '--store', {str(images.path)!r}])\n"
-        "print(sorted({'torch', 'sae_lens', 'pandas', 'xarray', 'scipy'} & set(sys.modules)))"
+        "heavy = {'torch', 'sae_lens', 'pandas', 'xarray', 'scipy', 'zarr', 'asyncio', 'matplotlib'}\n"
+        "print(sorted((heavy | {'saestore.activation_set', 'saestore.cli.build'}) & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", script], cwd=project_dir, capture_output=True, text=True, check=True)
     assert "activation" in result.stdout
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_question_to_a_local_folder_imports_neither_zarr_nor_numcodecs(project_dir, images):
+    script = (
+        f"import saestore, sys\nstore = saestore.open({str(images.path)!r})\nacts = store[next(iter(store))]\n"
+        "print(len(acts.top_samples(1)), acts.dense([0]).shape, acts.location)\n"
+        "print(sorted({'zarr', 'numcodecs', 'scipy', 'pandas', 'xarray', 'asyncio'} & set(sys.modules)))\n"
+        "print(acts.root.store, acts.group.path == acts.path, store.root == acts.root)"
+    )
+    result = subprocess.run([sys.executable, "-c", script], cwd=project_dir, capture_output=True, text=True, check=True)
+    answer, imported, group = result.stdout.splitlines()
+    assert imported == "[]"
+    # The groups are zarr's, at the place that zarr names.
+    assert group == f"{answer.split()[-1]} True True"
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path):

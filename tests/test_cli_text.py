@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from saestore.cli.table import Column, decimals, pairs, render, size
 from saestore.cli.text import Marked, clean, clip, clip_start, width
 
+pytestmark = pytest.mark.once
+
 texts = st.text(max_size=40) | st.text(alphabet="ab 日🙂\u0301\u200d\n\t", max_size=40)
 
 

@@ -12,6 +12,8 @@ import saestore
 from saestore.errors import CorruptStoreError, NotFoundError, SaestoreError
 from saestore.format import digest
 
+pytestmark = pytest.mark.once
+
 SEGMENT = f"{PATH}/segments/0-24"
 OTHER = "Shapes/patch/other"
 QUESTIONS = {

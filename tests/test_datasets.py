@@ -13,6 +13,8 @@ from saestore.errors import InvalidInputError, NotFoundError  # noqa: E402
 from saestore.superactivators.datasets import DATASETS, find_dataset  # noqa: E402
 from saestore.superactivators.file_names import find_embeddings, find_items  # noqa: E402
 
+pytestmark = pytest.mark.once
+
 
 def test_the_seven():
     assert [dataset.name for dataset in DATASETS] == [

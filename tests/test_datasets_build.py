@@ -15,6 +15,8 @@ import dataset_folders  # noqa: E402 (which needs torch)
 from build_helpers import assert_holds, clip_scope, clip_scope_dense, in_batches  # noqa: E402
 from dataset_folders import LAYOUTS, N_ITEMS, TEXT, lay_out  # noqa: E402
 
+pytestmark = pytest.mark.once
+
 SEVEN = list(LAYOUTS)
 
 

@@ -20,6 +20,8 @@ from saestore.errors import InvalidInputError, NotFoundError  # noqa: E402
 from saestore.superactivators.datasets import find_dataset, known_datasets  # noqa: E402
 from saestore.superactivators.file_names import find_embeddings  # noqa: E402
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch, tmp_path):

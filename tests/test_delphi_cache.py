@@ -18,6 +18,8 @@ safetensors_numpy = pytest.importorskip("safetensors.numpy", reason="a cache is 
 
 from foreign_files import save_delphi, top_rows  # noqa: E402  (needs torch)
 
+pytestmark = pytest.mark.once
+
 CTX = 10
 
 

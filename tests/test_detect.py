@@ -36,6 +36,8 @@ from saestore.scoring.thresholds import (
 from saestore.vocabulary import METRICS
 from saestore.writing import SetWriter
 
+pytestmark = pytest.mark.once
+
 FEW = settings(
     max_examples=4,
     deadline=None,

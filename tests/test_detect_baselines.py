@@ -22,6 +22,8 @@ from saestore.vocabulary import METRICS
 pytest.importorskip("torch", reason="embeddings are read by torch")
 from saestore.embeddings.opening import open_embeddings
 
+pytestmark = pytest.mark.once
+
 N_ITEMS, SIZE, WIDTH = 60, 5, 7
 
 
@@ -243,7 +245,6 @@ def tables_of(page):
     return found
 
 
-@pytest.mark.once
 def test_documentation_has_the_numbers_of_the_examples(example_store, project_dir, tmp_path):
     """All methods are there; those that need no solver, whose versions differ, have these very numbers."""
     import saestore

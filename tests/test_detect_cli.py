@@ -13,6 +13,8 @@ import saestore
 from saestore.cli import keys
 from saestore.vocabulary import METRICS
 
+pytestmark = pytest.mark.once
+
 FEW = ["--n-resamples", 20, "--min-active", 1, "--max-fraction", 1]
 
 

@@ -18,12 +18,9 @@ What needs an optional package names it, and runs where it is installed: `<!-- n
 
 import doctest
 import importlib.util
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +31,8 @@ from click.testing import CliRunner
 
 import saestore
 from saestore.cli import main
+
+pytestmark = pytest.mark.once
 
 PROJECT = Path(__file__).parent.parent
 DOCS = PROJECT / "docs"
@@ -127,24 +126,9 @@ def run_page(page: Path) -> None:
                     run_command(command, f"{page.relative_to(PROJECT)}:{block.line}", patch)
 
 
-@pytest.fixture
-def after_demo(tmp_path: Path) -> Path:
-    """A folder where what `make demo` runs has run."""
-    for package in ("torch", "sae_lens", "matplotlib"):
-        pytest.importorskip(package, reason="the demo needs it")
-    shutil.copytree(PROJECT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
-    env = os.environ | {"PYTHONPATH": str(PROJECT), "PYTHONDONTWRITEBYTECODE": "1"}
-    env.pop("SAESTORE_PATH", None)
-    run = subprocess.run(
-        [sys.executable, "examples/demo.py"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo", "examples"]
-    return tmp_path
-
-
-def test_every_block_runs_where_a_reader_stands(after_demo, monkeypatch):
-    monkeypatch.chdir(after_demo)
+def test_every_block_runs_where_a_reader_stands(checkout_after_demo, tmp_path, monkeypatch):
+    assert sorted(path.name for path in checkout_after_demo[0].iterdir()) == ["demo", "examples"]
+    monkeypatch.chdir(shutil.copytree(checkout_after_demo[0], tmp_path / "checkout"))
     for page in pages():
         run_page(page)
 

@@ -16,6 +16,8 @@ from hypothesis.extra import numpy as hnp
 
 import saestore
 
+pytestmark = pytest.mark.once
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 CLEVR, ISARCASM = EXAMPLES / "clevr", EXAMPLES / "isarcasm"
 
@@ -207,20 +209,10 @@ def test_average_precision_is_scikit_learns(choosing, drawn):
 # --- the demo
 
 
-@pytest.fixture
-def demo(example_module, checkout_after_demo, monkeypatch):
-    module = example_module("demo")
-    monkeypatch.setattr(module, "ROOT", checkout_after_demo)
-    monkeypatch.chdir(checkout_after_demo)
-    return module
-
-
-def test_demo_finds_and_shows_what_scikit_learn_finds(demo, capsys):
+def test_demo_finds_and_shows_what_scikit_learn_finds(checkout_after_demo):
     image_of = pytest.importorskip("PIL.Image").open
-    pytest.importorskip("matplotlib")
-    demo.demo()
-    out = capsys.readouterr().out
-    store = saestore.open("demo/activations.zarr")
+    folder, out = checkout_after_demo
+    store = saestore.open(folder / "demo/activations.zarr")
     green, threshold, f1 = expected_green(store["CLEVR/patch"])
     sarcastic = expected_sarcastic(store["iSarcasm/token"])
     assert f1 > 0.8
@@ -230,7 +222,7 @@ def test_demo_finds_and_shows_what_scikit_learn_finds(demo, capsys):
     assert f"$ saestore top-samples --dataset iSarcasm --feature {sarcastic} " in out
     assert out.splitlines()[-1].endswith("saestore serve demo/activations.zarr --open")
     assert "demo/green.png" in out[-400:]
-    with image_of("demo/green.png") as picture:
+    with image_of(folder / "demo/green.png") as picture:
         assert picture.width > picture.height > 800
 
 

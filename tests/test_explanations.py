@@ -11,6 +11,8 @@ from strategies import make_case, memory_store, write_case
 
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError, StoreConflictError
 
+pytestmark = pytest.mark.once
+
 CASE = make_case(5, 40, 12, density=0.5, ragged=False)
 
 

@@ -10,9 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import effort
 import numpy as np
 import pytest
+from effort import some_of
 from faults import Faults, Killed, as_a_process_that_ends
 from strategies import PATH, append_segments, layout, make_case, write_case, write_segments
 
@@ -136,8 +136,7 @@ def calls(job: Job, template: Path, folder: Path, error: int | None) -> int:
 def test_a_job_that_fails_anywhere_loses_nothing_and_is_run_again(tmp_path, templates, name, error):
     job, (template, before, after) = JOBS[name], templates[name]
     total = calls(job, template, tmp_path / "counted", ERRORS[error])
-    some = np.random.default_rng(list(ERRORS).index(error)).integers(1, total + 1, POINTS)
-    for at in range(1, total + 1) if effort.THOROUGH else sorted({*some.tolist()}):
+    for at in some_of(total, POINTS, seed=list(ERRORS).index(error)):
         folder = tmp_path / f"{at}"
         shutil.copytree(template, folder)
         faults = Faults(folder, ERRORS[error], at)
@@ -172,8 +171,7 @@ def test_a_question_that_fails_anywhere_is_answered_right_or_refused(tmp_path, t
     counting = Faults(tmp_path / "s", ERRORS[error], 10**9)
     with counting.active():
         expected = repr(question(saestore.open(tmp_path / "s")))
-    some = np.random.default_rng(0).integers(1, counting.count + 1, 2 * POINTS)
-    for at in range(1, counting.count + 1) if effort.THOROUGH else sorted({*some.tolist()}):
+    for at in some_of(counting.count, 2 * POINTS):
         answers = []
         with Faults(tmp_path / "s", ERRORS[error], at).active():
             failure = error_of(lambda: answers.append(repr(question(saestore.open(tmp_path / "s")))))  # noqa: B023

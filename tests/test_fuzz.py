@@ -25,6 +25,8 @@ import saestore
 from saestore.cli import main
 from saestore.errors import SaestoreError
 
+pytestmark = pytest.mark.once
+
 SECONDS = 20  # of a busy machine; each takes milliseconds
 CHARACTERS = st.characters(exclude_categories=[]) | st.sampled_from("\x00\x1b\u202e\udc80é'\"\\/.")
 TEXT = st.text(CHARACTERS, max_size=12)

@@ -18,6 +18,8 @@ from saestore.errors import InvalidInputError, NotFoundError  # noqa: E402
 from saestore.superactivators.ground_truth import Expected, read_ground_truth  # noqa: E402
 from saestore.tables.item_index import ItemIndex  # noqa: E402
 
+pytestmark = pytest.mark.once
+
 SPLIT = np.array(["train", "cal", "test", "train"])
 GRID = ItemIndex(4, 4)  # four images of four patches
 

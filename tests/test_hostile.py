@@ -21,6 +21,8 @@ from saestore.errors import (
     escape,
 )
 
+pytestmark = pytest.mark.once
+
 ESCAPES = "\x1b]0;title\x07\x1b[31mred\x9b31m\x7f\u202e"
 
 

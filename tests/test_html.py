@@ -12,6 +12,8 @@ from strategies import scratch_store
 import saestore
 from saestore.errors import SaestoreError
 
+pytestmark = pytest.mark.once
+
 EVIL = "<script>alert('&\"')</script>"
 
 

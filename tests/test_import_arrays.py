@@ -9,6 +9,7 @@ from raising import raises
 from strategies import memory_store
 
 import saestore
+from saestore.detection.options import DetectionOptions
 from saestore.errors import InvalidInputError, StoreConflictError
 
 N, CTX, D, K = 6, 4, 9, 5
@@ -174,3 +175,43 @@ def test_what_is_no_activations_is_refused_by_its_type():
         imported(CSR, pad_token=0)
     with raises(InvalidInputError, "bad-shape", "(0, 3)"):
         imported(sp.csr_array((0, 3)))
+
+
+@pytest.mark.once
+def test_an_import_that_names_its_sae_is_used_like_a_build(tmp_path):
+    """Activations that sparsify encoded: decoded, diagnosed, and compared with baselines on their embeddings."""
+    torch = pytest.importorskip("torch")
+    package = pytest.importorskip("sparsify.sparse_coder", reason="needs eai-sparsify")
+    pytest.importorskip("sklearn")
+    d_in = 6
+    coder = package.SparseCoder(d_in, package.SparseCoderConfig(num_latents=D, k=3))
+    coder.save_to_disk(tmp_path / "run")
+    x = torch.from_numpy(np.random.default_rng(5).normal(size=(40, CTX, d_in)).astype(np.float32))
+    np.save(tmp_path / "x.npy", x)
+    label = (x[:, :, 0].amax(1) > 0.8).numpy()
+    items = {
+        "text": [f"t{i}" for i in range(40)],
+        "split": ["train", "cal", "test", "test"] * 10,
+        "high": label.astype(int),
+    }
+    with torch.inference_mode():
+        encoded = coder.encode(x.view(-1, d_in))
+        back = coder.decode(encoded.top_acts, encoded.top_indices).numpy()
+    source = {"embeddings": str(tmp_path / "x.npy"), "by": "sparsify"}
+    acts = imported(encoded, "A/token", items=items, sae=tmp_path / "run", source=source, item_ptr=CTX)
+    dense = torch.zeros(len(encoded.top_acts), D).scatter_(1, encoded.top_indices, encoded.top_acts)
+    assert np.array_equal(acts.dense(), dense.numpy())
+    assert (acts.path, acts.attributes.source["by"]) == ("A/token/run", "sparsify")
+    np.testing.assert_allclose(acts.decode(slice(None)), back, rtol=1e-5, atol=1e-6)
+    report = acts.diagnose()
+    variance = 1 - ((x.view(-1, d_in).numpy() - back) ** 2).sum() / ((x - x.mean((0, 1))) ** 2).sum().item()
+    assert report.reconstruction["explained_variance"] == pytest.approx(variance, abs=1e-4)
+    found = acts.detect(embeddings=tmp_path / "x.npy", options=DetectionOptions(n_resamples=1))
+    assert len(found.methods) > 1  # baselines beside the features
+    some = imported(
+        encoded, "B/token", items=items, sae=tmp_path / "run", source=source, item_ptr=CTX, exclude="position == 0"
+    )
+    assert some.samples["source_row"].tolist() == np.flatnonzero(np.arange(40 * CTX) % CTX).tolist()
+    rest = x[:, 1:].reshape(-1, d_in).numpy()
+    variance = 1 - ((rest - back[some.samples["source_row"]]) ** 2).sum() / ((rest - rest.mean(0)) ** 2).sum()
+    assert some.diagnose().reconstruction["explained_variance"] == pytest.approx(variance, abs=1e-4)

@@ -15,10 +15,11 @@ from strategies import make_case
 import saestore
 from saestore.errors import InvalidInputError, StoreConflictError
 
+pytestmark = pytest.mark.once
+
 PATH = "Shapes/patch/sae"
 
 
-@pytest.mark.once
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the program forks, so that its children need not import again")
 @pytest.mark.parametrize("job", FORMATS)
 def test_killed_anywhere_it_goes_on(job, tmp_path):

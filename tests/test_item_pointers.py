@@ -12,6 +12,8 @@ from raising import raises
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
 from saestore.tables import item_pointers, token_spans
 
+pytestmark = pytest.mark.once
+
 
 @given(st.integers(1, 50), st.integers(1, 50))
 def test_patches_are_inferred_or_given(n_items, each):

@@ -8,6 +8,8 @@ from strategies import make_case, memory_store, write_case
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
 from saestore.stats import STATISTICS
 
+pytestmark = pytest.mark.once
+
 CASE = make_case(5, 60, 12, density=0.5, palette="signed", ragged=False)
 DENSE, N = CASE.dense, CASE.n_items
 WORDS = [" thank", " you", "Green"]

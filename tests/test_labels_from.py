@@ -19,6 +19,8 @@ from saestore.labels.from_arrays import read_arrays
 from saestore.labels.patch_grid import Patches
 from saestore.tables.item_index import ItemIndex
 
+pytestmark = pytest.mark.once
+
 N_ITEMS, GRID = 5, 3
 KEYS = [f"images/{'ab'[i % 2]}/scene_{i}.jpg" for i in range(N_ITEMS)]
 RED = np.array([1, 0, 1, 1, 0], bool)

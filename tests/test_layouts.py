@@ -11,6 +11,8 @@ import pytest
 import saestore
 from saestore import layouts
 
+pytestmark = pytest.mark.once
+
 PACKAGE = Path(saestore.__file__).parent
 
 PLAIN_USE = """

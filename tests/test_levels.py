@@ -12,6 +12,8 @@ from strategies import make_case, memory_store, write_case, write_segments
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.query.similarity import METRICS
 
+pytestmark = pytest.mark.once
+
 CASE = make_case(11, 60, 9, density=0.4, palette="signed", segment_rows=13)
 EVEN = "position < 2"  # a condition that cuts through items
 

@@ -11,6 +11,7 @@ pytest.importorskip("PIL")
 import torch
 import transformers
 from raising import raises
+from safetensors.torch import save_file
 from tiny_models import LANGUAGE, N_BLOCKS, SIZE, VISION, livelier, quietly, tokenizer
 from transformers.cache_utils import Cache
 
@@ -93,7 +94,31 @@ def test_blocks_of_text_models(kind, tmp_path, monkeypatch):
         active = theirs[whole.config.altup_active_idx] if theirs.ndim == 4 else theirs
         torch.testing.assert_close(ours[MASK == 1], active[MASK == 1])
         assert model.width == ours.shape[-1]
+        alone = model(input_ids=IDS[1:, :4], attention_mask=MASK[1:, :4])  # padding makes no difference
+        torch.testing.assert_close(ours[1, :4], alone[0], atol=1e-4, rtol=1e-4)
     assert not caches
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_hooks_are_found_in_fewer_bits(dtype, tmp_path):
+    """Sums are rounded, in the whole model too."""
+    made("gemma2", tmp_path)
+    for place in INNER:
+        full, half = (load_text_model(Pretrained(str(tmp_path)), Hook(1, place), each, "cpu")[0](**INPUTS)[MASK == 1]
+                      for each in ("float32", dtype))  # fmt: skip
+        assert half.dtype == getattr(torch, dtype)
+        assert (full - half.float()).norm() < 0.02 * full.norm()
+
+
+def test_the_text_part_is_loaded_without_the_others(tmp_path):
+    """The image part of Gemma 3n needs a package of its own."""
+    text = made("gemma3n", tmp_path / "text")
+    transformers.Gemma3nConfig(text_config=text.config.to_dict()).save_pretrained(tmp_path / "both")
+    weights = {f"model.language_model.{name}": value for name, value in text.state_dict().items()}
+    save_file(weights, tmp_path / "both" / "model.safetensors", {"format": "pt"})
+    theirs = kept(blocks_of(text)[1], True, lambda: text(**INPUTS))
+    model, _ = load_text_model(Pretrained(str(tmp_path / "both")), Hook(1), "float32", "cpu")
+    torch.testing.assert_close(model(**INPUTS)[MASK == 1], theirs[0][MASK == 1])
 
 
 @pytest.mark.parametrize("kind", LENS)

@@ -15,6 +15,8 @@ from saestore.errors import LockedError
 from saestore.kernels import to_impact_order
 from saestore.writing import SetLock, SetWriter, writer
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize("n_rows", [65_536, 65_537])
 @pytest.mark.parametrize("n_features", [65_535, 65_536, 65_537])
@@ -77,7 +79,6 @@ def test_a_lock_is_released_by_its_owner_only(tmp_path):
     assert not file.exists()
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("block", [1, 2, 3, 5, 1 << 22])
 @pytest.mark.parametrize("place", range(5))
 def test_verify_finds_two_entries_in_the_wrong_order_at_every_border_of_blocks(monkeypatch, block, place):

@@ -4,6 +4,7 @@ from dataclasses import replace
 from unittest import mock
 
 import numpy as np
+import pytest
 import scipy.sparse as sp
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,8 @@ from sklearn.metrics.pairwise import cosine_similarity
 from strategies import PATH, cases, make_case, scratch_store, write_case, write_segments
 
 from saestore.errors import InvalidInputError, OutOfRangeError, TooLargeError
+
+pytestmark = pytest.mark.once
 
 # Writing a store takes half a second: few examples, each compared in full.
 FEW = settings(

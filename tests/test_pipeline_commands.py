@@ -18,6 +18,8 @@ from build_helpers import assert_holds, clip_scope, clip_scope_dense, in_batches
 from dataset_folders import lay_out  # noqa: E402
 from foreign_files import save_sparse, top_rows  # noqa: E402
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def sae(tmp_path_factory):

@@ -12,6 +12,8 @@ from saestore.cli import main
 from saestore.errors import StoreFormatError
 from saestore.format import SetAttributes
 
+pytestmark = pytest.mark.once
+
 SEGMENT = f"{PATH}/segments/0-24"
 
 

@@ -12,6 +12,8 @@ import saestore
 from saestore.errors import StoreConflictError, StoreWriteError
 from saestore.storage import durable
 
+pytestmark = pytest.mark.once
+
 OLD = make_case(1, 24, 6, density=0.5, segment_rows=8, ragged=True)
 NEW = make_case(2, 30, 6, density=0.5, segment_rows=8)
 

@@ -13,6 +13,8 @@ from zarr.storage import MemoryStore
 import saestore
 from saestore.query.rows import iterate_rows
 
+pytestmark = pytest.mark.once
+
 
 class CountingStore(MemoryStore):
     """A store in memory that notes every read: its key and how many bytes it gave."""
@@ -252,10 +254,10 @@ def test_a_local_folder_takes_as_few_reads(tmp_path, monkeypatch):
         write_segments(saestore.open(tmp_path / "a.zarr", "a"), case)
     acts = saestore.open(tmp_path / "a.zarr")[PATH]
     reads = []
-    from saestore.storage import reader
+    from saestore.storage.snapshot import OneFile
 
-    pread = reader.pread
-    monkeypatch.setattr(reader, "pread", lambda path, *where: reads.append(path) or pread(path, *where))
+    pread = OneFile.pread
+    monkeypatch.setattr(OneFile, "pread", lambda file, path, *where: reads.append(path) or pread(file, path, *where))
     for feature in range(case.n_features):
         acts.top_samples(feature)  # pointers and tails are read with the first question
         reads.clear()

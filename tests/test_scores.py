@@ -26,6 +26,8 @@ from saestore.scoring.scores import score_all
 from saestore.vocabulary import SCORES
 from saestore.writing import SetWriter
 
+pytestmark = pytest.mark.once
+
 # Writing a store takes half a second: few examples, each compared in full.
 FEW = settings(
     max_examples=10,

@@ -20,6 +20,8 @@ from saestore.segment import Segment, merge_segments, plan_merges, write_segment
 from saestore.segment.check import check_segment
 from saestore.storage import SnapshotStore, stored_bytes
 
+pytestmark = pytest.mark.once
+
 FEW = settings(max_examples=8, deadline=None)
 
 

@@ -12,6 +12,8 @@ from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
 from saestore.query.selection import select
 from saestore.tables.item_index import ItemIndex
 
+pytestmark = pytest.mark.once
+
 INTS = [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64]
 
 

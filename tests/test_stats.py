@@ -12,6 +12,8 @@ from strategies import cases, csr_rows, make_case
 from saestore.kernels import to_impact_order
 from saestore.stats import STATISTICS, Moments, RunningMoments, statistics_table
 
+pytestmark = pytest.mark.once
+
 
 def moments_of(case, start, stop):
     rows = csr_rows(case, start, stop)

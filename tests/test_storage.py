@@ -1,12 +1,14 @@
 """Opening a store, filling arrays and reading slices of them, by zarr itself and without."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
 from raising import raises
 from strategies import PATH, cases, layout, make_case, memory_store, write_case, write_segments
 from zarr.storage import LocalStore, MemoryStore
@@ -125,6 +127,34 @@ def test_slices_without_zarr_are_zarrs(tmp_path_factory, case, seed):
                 start, stop = np.sort(rng.integers(0, len(whole) + 1, 2))
                 assert np.array_equal(reader.read(start, stop), whole[start:stop], equal_nan=nan)
             assert np.array_equal(reader.read(0, reader.length), whole, equal_nan=nan)
+
+
+@pytest.mark.parametrize("in_memory", [False, True], ids=["folder", "memory"])
+@pytest.mark.parametrize("codec", CODECS)
+def test_of_a_chunk_no_more_is_decoded_than_is_needed(tmp_path, monkeypatch, codec, in_memory):
+    group = zarr.create_group(MemoryStore() if in_memory else tmp_path, zarr_format=3)
+    values, chunk = some_values("float32", 40_000), 16_384
+    info = write_array(group, "x", values, codec)
+    reader = ArrayReader.described(SnapshotStore(group.store), "x", info, codec)
+    opened, open_file = [], os.open
+    monkeypatch.setattr(os, "open", lambda path, *mode: opened.append(str(path)) or open_file(path, *mode))
+    for start, stop, needed in [
+        (0, 20, 256),
+        (0, 256, 256),
+        (300, 520, 768),
+        (chunk - 1, chunk + 1, chunk + 256),
+        (chunk, 2 * chunk, chunk),
+        (2 * chunk, 40_000, 40_192 - 2 * chunk),
+    ]:
+        _, pieces = reader.plan(start, stop)
+        whole = -(-(stop - start // chunk * chunk) // chunk) * chunk
+        assert sum(len(piece.out) for piece in pieces) == (needed if codec == "pcodec" else whole)
+        assert_array_equal(reader.read(start, stop), values[start:stop])
+    opened.clear()
+    starts = np.array([5, 17_000, 39_000])
+    assert_array_equal(read_ranges([reader], starts, starts + 9)[0], values[(starts[:, None] + np.arange(9)).ravel()])
+    # A file is opened once, however many of its chunks are read.
+    assert [path.endswith("x/c/0") for path in opened] == ([] if in_memory else [True])
 
 
 def copy_of(folder, name="") -> MemoryStore:

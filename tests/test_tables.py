@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import zarr
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from raising import raises
@@ -43,10 +44,11 @@ VALUES = {
 }
 
 
+@pytest.mark.once
 @given(
     data=st.data(), kind=st.sampled_from(list(VALUES)), name=st.sampled_from(["a", "A", "über name", "x/y", "ptr", "c"])
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12))
 def test_a_column_comes_back_with_its_unknown_values(data, kind, name):
     with layout(CASE):
         acts = write_case(scratch_store(), CASE)

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from effort import choose
 from raising import raises
 from strategies import PATH, layout, make_case, write_case, write_segments
 from test_storage import copy_of
@@ -13,6 +15,8 @@ from test_storage import copy_of
 import saestore
 from saestore.errors import CorruptStoreError, SaestoreError, StoreFormatError
 from saestore.verify import _check_document
+
+pytestmark = pytest.mark.once
 
 GROWING = "Shapes/token/growing"
 FLIPS = (0x01, 0x80, 0xFF, 0x20)  # 0x20 turns a letter into the other case, and a space into nothing
@@ -46,12 +50,24 @@ def node_of(file: Path, folder: Path) -> str:
     return name.split("/c/")[0].removesuffix("zarr.json").strip("/") or "/"
 
 
+Change = Callable[[bytes], bytes]
+
+
+def flipped(at: int, pattern: int) -> Change:
+    """Change one byte: the one at this place, counted round and round."""
+
+    def change(content: bytes) -> bytes:
+        damaged = bytearray(content)
+        damaged[at % len(content)] ^= pattern
+        return bytes(damaged)
+
+    return change
+
+
 def flip(file: Path, at: int, pattern: int) -> bytes:
-    """Change one byte; returns what was there."""
+    """Change one byte of a file; returns what was there."""
     before = file.read_bytes()
-    damaged = bytearray(before)
-    damaged[at] ^= pattern
-    file.write_bytes(bytes(damaged))
+    file.write_bytes(flipped(at, pattern)(before))
     return before
 
 
@@ -66,38 +82,44 @@ def nodes_found(folder: Path) -> set[str]:
     return {problem.node for problem in report.problems}
 
 
-def assert_found(folder: Path, file: Path, what: str) -> None:
-    node, found = node_of(file, folder), nodes_found(folder)
-    # A set that is not one any more is found by its files, which belong to no set then.
-    assert any(n == node or n.startswith(f"{node}/") for n in found), f"{what} in {file}: {sorted(found)[:5]}"
+def assert_found(folder: Path, damage: dict[Path, Change | None]) -> None:
+    """Verify names each of the files that are changed, or with None removed; afterwards they are as before."""
+    before = {file: file.read_bytes() for file in damage}
+    for file, change in damage.items():
+        file.unlink()
+        if change is not None:
+            file.write_bytes(change(before[file]))
+    found = nodes_found(folder)
+    for file, content in before.items():
+        node = node_of(file, folder)
+        # A set that is not one any more is found by its files, which belong to no set then.
+        assert any(n == node or n.startswith(f"{node}/") for n in found), f"{file}: {sorted(found)[:5]}"
+        file.write_bytes(content)
 
 
-@pytest.mark.once
+def batches(files: list[Path]) -> list[list[Path]]:
+    """Documents of groups one by one, for a damaged group is not looked into; of the other files several at once."""
+    groups = [file for file in files if any(file.parent.glob("*/zarr.json"))]
+    others = [file for file in files if file not in groups]
+    n = choose(8, len(others))
+    return [*([file] for file in groups), *(others[i::n] for i in range(n))]
+
+
 def test_a_byte_flipped_in_any_file_is_found_and_its_array_named(folder):
     rng = np.random.default_rng(0)
-    for file in files_of(folder):
-        if "/15-30/" in file.as_posix():  # as 0-15
-            continue
-        at, pattern = int(rng.integers(file.stat().st_size)), int(rng.choice(FLIPS))
-        before = flip(file, at, pattern)
-        assert_found(folder, file, f"byte {at} ^ {pattern:#x}")
-        file.write_bytes(before)
+    for batch in batches([file for file in files_of(folder) if "/15-30/" not in file.as_posix()]):  # which is as 0-15
+        assert_found(folder, {file: flipped(int(rng.integers(1 << 30)), int(rng.choice(FLIPS))) for file in batch})
     assert nodes_found(folder) == set()
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("name", [f"{PATH}/zarr.json", f"{GROWING}/zarr.json", f"{PATH}/segments/0-24/zarr.json"])
 def test_bytes_flipped_in_the_documents_that_matter_most_are_found(folder, name):
     file, rng = folder / name, np.random.default_rng(1)
     size = file.stat().st_size
     for at in [0, 1, size - 1, *rng.integers(0, size, 12).tolist()]:
-        pattern = int(rng.choice(FLIPS))
-        before = flip(file, at, pattern)
-        assert_found(folder, file, f"byte {at} ^ {pattern:#x}")
-        file.write_bytes(before)
+        assert_found(folder, {file: flipped(at, int(rng.choice(FLIPS)))})
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("path", ["Shapes", "Shapes/patch", f"{PATH}/segments"])
 def test_every_byte_of_a_document_without_a_digest_counts(folder, path):
     file = folder / path / "zarr.json"
@@ -110,7 +132,6 @@ def test_every_byte_of_a_document_without_a_digest_counts(folder, path):
             file.write_bytes(before)
 
 
-@pytest.mark.once
 def test_every_byte_of_the_roots_document_counts(tmp_path):
     folder = tmp_path / "a.zarr"
     saestore.open(folder, "a")
@@ -145,21 +166,15 @@ def read_whole(store, path: str, name: str) -> None:
 
 
 def test_a_file_that_is_missing_is_named(folder):
-    for file in files_of(folder)[:-1:3]:  # without its own document, the last, a store is none
-        before = file.read_bytes()
-        file.unlink()
-        assert_found(folder, file, "missing")
-        file.write_bytes(before)
+    for batch in batches(files_of(folder)[:-1]):  # without its own document, the last, a store is none
+        assert_found(folder, dict.fromkeys(batch))
     assert nodes_found(folder) == set()
 
 
 @pytest.mark.parametrize("keep", [0, 3, -1])
 def test_a_file_that_is_cut_short_is_named(folder, keep):
-    for file in files_of(folder)[:: 9 + keep]:
-        before = file.read_bytes()
-        file.write_bytes(before[:keep])
-        assert_found(folder, file, "cut short")
-        file.write_bytes(before)
+    for batch in batches(files_of(folder)[:: 3 + keep]):
+        assert_found(folder, dict.fromkeys(batch, lambda content: content[:keep]))
 
 
 def test_a_file_that_nobody_named_is_reported(folder):

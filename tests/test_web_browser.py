@@ -12,6 +12,8 @@ from web_stores import EVIL, IMAGES, OTHER, TOKENS, dense, make_store
 import saestore
 from saestore.web.folder import write_folder
 
+pytestmark = pytest.mark.once
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 sync_api = pytest.importorskip("playwright.sync_api", reason="the tests in a browser need playwright")
 if CHROMIUM is None:

@@ -18,6 +18,8 @@ from benchmarks.counting import decoded
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.query.where_parser import parse, quote_text
 
+pytestmark = pytest.mark.once
+
 ODD = "odd `name` and \\ 日本語"
 
 

@@ -10,6 +10,8 @@ import saestore
 from benchmarks.counting import CountingStore
 from saestore.errors import InvalidInputError
 
+pytestmark = pytest.mark.once
+
 PATH = "Toy/patch/sae"
 SPLIT = np.array(["train", "test"] * 5)
 ITEM = np.arange(40) // 4

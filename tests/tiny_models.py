@@ -50,6 +50,28 @@ def _gemma3(vocabulary):
     return transformers.Gemma3ForConditionalGeneration(config)
 
 
+def _gemma4(vocabulary):
+    text = {**GROUPED, **SHARED, "vocab_size": vocabulary, "vocab_size_per_layer_input": vocabulary}
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "head_dim": 8,
+    }
+    config = transformers.Gemma4Config(text_config={**text, "global_head_dim": 16}, vision_config=vision)
+    return transformers.Gemma4ForConditionalGeneration(config)
+
+
+def _qwen35(vocabulary):
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0, "partial_rotary_factor": 1.0}
+    text = {**GROUPED, **LINEAR, "vocab_size": vocabulary, "rope_parameters": rope}
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": WIDTH}
+    return transformers.Qwen3_5ForConditionalGeneration(
+        transformers.Qwen3_5Config(text_config=text, vision_config={**vision, "num_position_embeddings": 16})
+    )
+
+
 VISION = {
     "clip": _clip,
     "clip-vision": lambda _: transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**TOWER)),
@@ -90,6 +112,8 @@ LANGUAGE = {
         activation_sparsity_pattern=[0.0] * N_BLOCKS,
     ),
     "gemma4-text": causal("Gemma4", **GROUPED, **SHARED, vocab_size_per_layer_input=300, global_head_dim=16),
+    "gemma4": _gemma4,
+    "qwen3.5-images": _qwen35,
     "qwen2.5": causal("Qwen2", **GROUPED_ONLY),
     "qwen3": causal("Qwen3", **GROUPED),
     "qwen3.5": causal("Qwen3_5", **GROUPED, **LINEAR),

@@ -14,6 +14,7 @@ from saestore.query.posting_lists import iterate_lists
 from saestore.query.reader import SetReader
 from saestore.query.rows import iterate_rows
 from saestore.query.selection import check_at_least
+from saestore.scoring.splits import samples_of
 
 if TYPE_CHECKING:
     import xarray
@@ -105,7 +106,7 @@ def logits(decoder: Array, feature: int, unembedding: Any, n: int) -> tuple[Arra
 
 
 @retry_on_stale_snapshot
-def monosemanticity(acts: SetReader, embeddings: Any) -> xarray.DataArray:
+def monosemanticity(acts: SetReader, embeddings: Any, *, where: Any = None) -> xarray.DataArray:
     """How alike the samples are on which each feature fires, weighted by its activations (Pach et al. 2025).
 
     ``sum over i < j of a_i a_j cos(e_i, e_j) / sum over i < j of a_i a_j``, where a is the activation as a share of the
@@ -116,6 +117,8 @@ def monosemanticity(acts: SetReader, embeddings: Any) -> xarray.DataArray:
     embeddings
         One row per sample, or one per item, whose activation is the maximum over its samples: an array, or anything
         that `saestore.build` takes as embeddings.
+    where
+        Only samples that fulfil this condition.
 
     Returns
     -------
@@ -147,16 +150,17 @@ def monosemanticity(acts: SetReader, embeddings: Any) -> xarray.DataArray:
     largest = acts.stats()["max"].to_numpy()
     scale = np.divide(1.0, largest, out=np.zeros(n_features), where=largest > 0)
     vectors, total, squares = np.zeros((n_features, width)), np.zeros(n_features), np.zeros(n_features)
+    used = samples_of(acts, where)
     if n_rows == n_samples:
-        for rows, block in iterate_rows(acts.segments, np.arange(n_samples), _BLOCK):
+        for rows, block in iterate_rows(acts.segments, np.flatnonzero(used), _BLOCK):
             a = np.maximum(block.data, 0) * scale[block.indices]
             matrix = sp.csr_array((a, block.indices.astype(np.int64), block.indptr), shape=(len(rows), n_features))
-            vectors += matrix.T @ _unit(read(int(rows[0]), int(rows[-1]) + 1))
+            vectors += matrix.T @ _unit(read(int(rows[0]), int(rows[-1]) + 1)[rows - rows[0]])
             total += np.bincount(block.indices, a, n_features)
             squares += np.bincount(block.indices, a**2, n_features)
     else:
         unit = _unit(read(0, n_rows))
-        for lists in lists_over(acts, np.arange(n_features), "item", np.ones(n_samples, bool)):
+        for lists in lists_over(acts, np.arange(n_features), "item", used):
             a = np.maximum(lists.data, 0) * scale[lists.feature_of_entry]
             matrix = sp.csr_array((a, lists.samples, lists.indptr), shape=(len(lists.features), n_rows))
             vectors[lists.features] = matrix @ unit

@@ -28,7 +28,7 @@ _METRICS = ("jaccard", "cosine", "correlation")
     show_default=True,
     help="As for `similar`.",
 )
-@level_option("What is compared; the activation of an item is the maximum over its samples.", "item")
+@level_option("What is compared; the activation of an item is the maximum over its samples.")
 @click.option("-n", metavar="N", type=click.IntRange(1), default=20, show_default=True, help="Rows.")
 @where_option
 @store_option

@@ -233,6 +233,8 @@ def _columns(rows: list[Row], confidence_level: float) -> list[Column]:
 def _located(rows: list[Row]) -> list[Column]:
     columns = [Column("concept", [row["concept"] for row in rows], cut="end")]
     columns += [numbers("feature", (row["feature"] for row in rows))]
+    if any(row["name"] for row in rows):
+        columns.append(Column("name", [row["name"] or "" for row in rows], cut="end"))
     columns.append(Column("target", [f"{row['sample_target_recall']:g}" for row in rows], right=True))
     columns.append(decimals("threshold", (row["sample_threshold"] for row in rows)))
     columns += [decimals(name, (row[name] for row in rows)) for name in ("precision", "recall", "f1", "iou")]

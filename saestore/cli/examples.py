@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from saestore.cli import keys, output
-from saestore.cli.features import feature_columns, feature_option, features_of, level_option, with_names
+from saestore.cli.features import called, feature_columns, feature_option, features_of, level_option, with_names
 from saestore.cli.group import command, note
 from saestore.cli.table import Column, decimals
 from saestore.cli.target import Target, json_option, with_target
@@ -82,7 +82,7 @@ def examples(
 def _show(acts: ActivationSet, features: list[int], found: ExampleTable) -> None:
     from saestore.cli.places import place_columns, places
 
-    output.title(f"{acts.path}: examples of feature{'s' * (len(features) > 1)} {', '.join(map(str, features))}")
+    output.title(f"{acts.path}: examples of {called(acts, features)}")
     if not len(found):
         note("no sample fulfils the condition.")
         return

@@ -11,8 +11,9 @@ from saestore.cli.table import Column, numbers
 from saestore.errors import InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
-    from saestore.activation_set import ActivationSet
+    from saestore.query.reader import SetReader
 
+_NAMED = 5  # features that a heading names one by one
 Function = Callable[..., Any]
 Decorator = Callable[[Function], Function]
 
@@ -42,7 +43,7 @@ def level_option(text: str, default: str = "sample") -> Decorator:
     )
 
 
-def features_of(acts: ActivationSet, given: Sequence[str]) -> list[int]:
+def features_of(acts: SetReader, given: Sequence[str]) -> list[int]:
     """The features that are meant, in their order.
 
     Raises
@@ -53,7 +54,7 @@ def features_of(acts: ActivationSet, given: Sequence[str]) -> list[int]:
     return [feature for text in given for feature in _features(acts, text)]
 
 
-def one_feature(acts: ActivationSet, given: str) -> int:
+def one_feature(acts: SetReader, given: str) -> int:
     """The one feature that is meant."""
     found = _features(acts, given)
     if len(found) != 1:
@@ -61,7 +62,7 @@ def one_feature(acts: ActivationSet, given: str) -> int:
     return found[0]
 
 
-def _features(acts: ActivationSet, text: str) -> list[int]:
+def _features(acts: SetReader, text: str) -> list[int]:
     try:
         return [int(text)]
     except ValueError:
@@ -84,7 +85,7 @@ def _bad(message: str) -> click.BadParameter:
     return click.BadParameter(message, click.get_current_context(), param_hint="'--feature'")
 
 
-def feature_columns(acts: ActivationSet, features: Iterable[int], head: str = "feature") -> list[Column]:
+def feature_columns(acts: SetReader, features: Iterable[int], head: str = "feature") -> list[Column]:
     """Numbers of features and, where one of them has a name, the names."""
     ids = list(features)
     names = names_of(acts, ids)
@@ -92,7 +93,14 @@ def feature_columns(acts: ActivationSet, features: Iterable[int], head: str = "f
     return [*columns, Column("name", [name or "" for name in names], cut="end")] if any(names) else columns
 
 
-def names_of(acts: ActivationSet, features: Sequence[int]) -> list[str | None]:
+def called(acts: SetReader, features: Sequence[int]) -> str:
+    """Features in a heading, some one by one, with their names."""
+    shown = list(features[:_NAMED])
+    texts = [f"{f} ({name})" if name else str(f) for f, name in zip(shown, names_of(acts, shown), strict=True)]
+    return f"feature{'s' * (len(features) > 1)} {', '.join(texts)}" + (", …" if len(features) > _NAMED else "")
+
+
+def names_of(acts: SetReader, features: Sequence[int]) -> list[str | None]:
     """Names of features, None where one has none."""
     import numpy as np
 
@@ -103,7 +111,7 @@ def names_of(acts: ActivationSet, features: Sequence[int]) -> list[str | None]:
 
 
 def with_names(
-    acts: ActivationSet, rows: Sequence[dict[str, Any]], of: str = "feature", key: str = "name"
+    acts: SetReader, rows: Sequence[dict[str, Any]], of: str = "feature", key: str = "name"
 ) -> list[dict[str, Any]]:
     """Rows with the name of their feature beside its number, None where there is none."""
     names = names_of(acts, [row[of] for row in rows])

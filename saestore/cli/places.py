@@ -13,13 +13,13 @@ from saestore.cli.text import Marked, clean
 from saestore.format import KEY
 
 if TYPE_CHECKING:
-    from saestore.activation_set import ActivationSet
+    from saestore.query.reader import SetReader
 
 Array = np.ndarray[Any, Any]
 TEXT = "text"
 
 
-def places(acts: ActivationSet, samples: Array) -> list[dict[str, Any]]:
+def places(acts: SetReader, samples: Array) -> list[dict[str, Any]]:
     """The place of every sample, with the keys that `saestore.cli.keys.PLACE` explains."""
     items, positions = acts.item_index.locate(samples)
     names = acts.items.names()
@@ -50,11 +50,11 @@ def places(acts: ActivationSet, samples: Array) -> list[dict[str, Any]]:
     return rows
 
 
-def _column(acts: ActivationSet, name: str, items: Array) -> list[Any]:
+def _column(acts: SetReader, name: str, items: Array) -> list[Any]:
     return acts.items.column(name, items).tolist()  # type: ignore[no-any-return]
 
 
-def _grid_side(acts: ActivationSet) -> int | None:
+def _grid_side(acts: SetReader) -> int | None:
     """Patches in a row of the grid, where samples are the patches of a square one."""
     per_item = acts.attributes.item_size
     if acts.path.split("/")[1] != "patch" or per_item is None or per_item == 1:
@@ -63,7 +63,7 @@ def _grid_side(acts: ActivationSet) -> int | None:
     return side if side * side == per_item else None
 
 
-def _spans(acts: ActivationSet, samples: Array) -> list[tuple[int | None, int | None]]:
+def _spans(acts: SetReader, samples: Array) -> list[tuple[int | None, int | None]]:
     """First character of every sample in its text and the one after its last, None where the set does not know."""
     spans = acts.spans(samples)
     return [(None, None)] * len(samples) if spans is None else [(a, b) for a, b in spans.tolist()]

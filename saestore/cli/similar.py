@@ -7,7 +7,7 @@ from typing import Literal
 import click
 
 from saestore.cli import keys, output
-from saestore.cli.features import feature_columns, feature_option, level_option, one_feature, with_names
+from saestore.cli.features import called, feature_columns, feature_option, level_option, one_feature, with_names
 from saestore.cli.group import command, note
 from saestore.cli.table import counts, decimals
 from saestore.cli.target import Target, json_option, with_target
@@ -50,9 +50,9 @@ def similar(
         rows = with_names(acts, list(found))
         output.document({**about, "where": list(where) or None, "rows": rows})
         return
-    output.title(f"{acts.path}: features most similar to feature {number}")
+    output.title(f"{acts.path}: features most similar to {called(acts, [number])}")
     if len(found):
         columns = [*feature_columns(acts, found.feature.tolist()), decimals(metric, found.score.tolist())]
         output.table([*columns, counts(f"{level}s of both", found.n_both.tolist())])
     else:
-        note(f"no other feature is active on a {level} with feature {number}.")
+        note(f"no other feature is active on a {level} with {called(acts, [number])}.")

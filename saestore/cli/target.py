@@ -16,6 +16,7 @@ from saestore.superactivators import SCRATCH, SCRATCH_STORE
 
 if TYPE_CHECKING:
     from saestore.activation_set import ActivationSet
+    from saestore.query.reader import SetReader
     from saestore.store import Store
 
 Function = Callable[..., Any]
@@ -58,6 +59,13 @@ class Target:
         """The one set that the user means."""
         store = self.open()
         return store[self.choose(store)]
+
+    def reader(self) -> SetReader:
+        """The same, for questions only: without what analyses and pictures need."""
+        from saestore.store import reader_of
+
+        store = self.open()
+        return reader_of(store, self.choose(store))
 
     def choose(self, store: Store) -> str:
         """Path of the one set that fits.

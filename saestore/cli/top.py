@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from saestore.cli import keys, output
-from saestore.cli.features import feature_columns, feature_option, features_of, level_option, with_names
+from saestore.cli.features import called, feature_columns, feature_option, features_of, level_option, with_names
 from saestore.cli.group import command, note
 from saestore.cli.table import decimals
 from saestore.cli.target import Target, json_option, with_target
 from saestore.cli.where import conditions, where_option
 
 if TYPE_CHECKING:
-    from saestore.activation_set import ActivationSet
-
-_NAMED = 5  # features that a heading names one by one
+    from saestore.query.reader import SetReader
 
 
 @command(
@@ -43,7 +41,7 @@ def top_samples(
     """Show the samples on which a feature is strongest."""
     from saestore.cli.places import places
 
-    acts = target.activations()
+    acts = target.reader()
     features = features_of(acts, feature)
     condition = conditions(acts, where, features)
     top = acts.top_samples(features, n, level=level, where=condition)
@@ -60,18 +58,17 @@ def top_samples(
     _note_silent(acts, features, rows, where)
 
 
-def _show_samples(acts: ActivationSet, feature: list[int], level: str, rows: list[dict[str, Any]]) -> None:
+def _show_samples(acts: SetReader, feature: list[int], level: str, rows: list[dict[str, Any]]) -> None:
     from saestore.cli.places import place_columns
 
-    named = ", ".join(map(str, feature[:_NAMED])) + (", …" if len(feature) > _NAMED else "")
-    output.title(f"{acts.path}: strongest {level}s of feature{'s' * (len(feature) > 1)} {named}")
+    output.title(f"{acts.path}: strongest {level}s of {called(acts, feature)}")
     if rows:
         columns = feature_columns(acts, (r["feature"] for r in rows)) if len(feature) > 1 else []
         columns.append(decimals("activation", (r["activation"] for r in rows)))
         output.table([*columns, *place_columns(rows, several_per_item=acts.attributes.item_size != 1)])
 
 
-def _note_silent(acts: ActivationSet, feature: list[int], rows: list[dict[str, Any]], where: tuple[str, ...]) -> None:
+def _note_silent(acts: SetReader, feature: list[int], rows: list[dict[str, Any]], where: tuple[str, ...]) -> None:
     """Say which features have no row, so that an empty answer is not taken for a mistake."""
     found = {r["feature"] for r in rows}
     silent = [str(f) for f in feature if f % acts.shape[1] not in found]
@@ -105,7 +102,7 @@ def top_features(
 
     if bool(sample) == bool(item):
         raise click.UsageError("Name samples with --sample, or items with --item.")
-    acts = target.activations()
+    acts = target.reader()
     tree = conditions(acts, where)
     condition = acts.condition(tree)
     if item:
@@ -134,7 +131,7 @@ def top_features(
         output.table([*columns, decimals("activation", top.activation.tolist())])
 
 
-def _show_features(acts: ActivationSet, place: dict[str, Any], of_item: bool) -> None:
+def _show_features(acts: SetReader, place: dict[str, Any], of_item: bool) -> None:
     """Say which sample or item the table below is of."""
     from saestore.cli.places import shown_text
     from saestore.cli.text import Marked, clean, clip, clip_start

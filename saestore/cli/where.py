@@ -11,7 +11,7 @@ import click
 from saestore.errors import InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
-    from saestore.activation_set import ActivationSet
+    from saestore.query.reader import SetReader
     from saestore.query.where_parser import Node
 
 _EQUALS = re.compile(r"(?P<name>[^=<>!\"'`()]*)=(?P<value>(?!=).*)", re.DOTALL)  # one =, before any other operator
@@ -25,7 +25,7 @@ where_option = click.option(
 )
 
 
-def conditions(acts: ActivationSet, where: Sequence[str], features: Sequence[int] = ()) -> Node | None:
+def conditions(acts: SetReader, where: Sequence[str], features: Sequence[int] = ()) -> Node | None:
     """The tree of all conditions together, bound to the set; None where there is none.
 
     ``activation`` in them means the activation of the feature that is asked about.

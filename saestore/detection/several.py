@@ -10,7 +10,7 @@ import numpy as np
 from saestore.detection.choose import FeatureThresholds
 from saestore.detection.evaluation import Evaluation, Row
 from saestore.detection.inputs import FIT, Inputs, Split
-from saestore.errors import MissingDependencyError
+from saestore.interop.optional import require
 from saestore.scoring.thresholds import NO_THRESHOLD, Threshold, f1_at
 
 if TYPE_CHECKING:
@@ -144,12 +144,4 @@ def _fit(x: Any, y: Array, strength: float, seed: int) -> Any:
 
 def scikit_learn(module: str) -> Any:
     """A module of scikit-learn, or a `MissingDependencyError`."""
-    import importlib
-
-    try:
-        return importlib.import_module(f"sklearn.{module}")
-    except ImportError as e:
-        raise MissingDependencyError(
-            f"This method needs scikit-learn ({e}); pip install 'saestore[detect]', or leave the method out.",
-            code="missing-dependency",
-        ) from e
+    return require(f"sklearn.{module}", "detect", "this method")

@@ -24,13 +24,13 @@ from saestore.format import ATTEMPT, NEXT, TASKS, SegmentInfo, SetAttributes, se
 from saestore.progress import Progress, ProgressOption
 from saestore.segment import write_segment
 from saestore.sparse_rows import SparseRows
-from saestore.storage import DOCUMENT, at_once, group_document, missing_as_error, write_errors
+from saestore.storage import DOCUMENT, at_once, group_document, missing_as_error, read_attributes, write_errors
 from saestore.storage.conditional import put_if_absent
 from saestore.writing import SetWriter
 from saestore.writing.compare import refuse_other
 from saestore.writing.pipeline import MERGE_MEMORY, first_of_last_append
 from saestore.writing.plan import WritePlan, add_dropped
-from saestore.writing.writer import read_attributes, remove_group
+from saestore.writing.writer import remove_group
 
 __all__ = ["Plan", "Recipe", "keep_open", "planned_attributes"]
 

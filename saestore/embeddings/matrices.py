@@ -217,7 +217,14 @@ def saev_parts(path: Path, layer: int | None) -> tuple[list[Matrix], tuple[int, 
         values = np.memmap(file, np.dtype("<f4"), "r")
         if len(values) % per_image:
             raise InvalidInputError(f"{file} is truncated: it does not hold whole images", code="damaged-file")
-        shard = values.reshape(-1, len(layers), n_patches + cls, width)[: n_images - found]
+        whole = values.reshape(-1, len(layers), n_patches + cls, width)
+        shard, rest = whole[: n_images - found], whole[n_images - found :]
+        if rest.any():  # a shard may be longer than its images, with zeros
+            raise InvalidInputError(
+                f"{path}: metadata.json states {n_images:,} images of {len(layers)} layers and {n_patches + cls} "
+                f"tokens, and {file.name} holds more; one of them is wrong",
+                code="damaged-file",
+            )
         parts.append(numpy_matrix(shard[:, layers.index(layer), cls:]))
         found += len(shard)
     if found != n_images:

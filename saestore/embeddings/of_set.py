@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from saestore.embeddings.base import EmbeddingSource
+import numpy as np
+
+from saestore.embeddings.base import EmbeddingSource, MaskedSource
 from saestore.embeddings.opening import open_embeddings
 from saestore.errors import InvalidInputError, NotFoundError
+from saestore.format import SOURCE_ROW
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
@@ -38,7 +41,7 @@ def embeddings_of(reader: SetReader, embeddings: Any = None) -> EmbeddingSource:
                 f"{reader.path} does not record where its embeddings are; name them with embeddings= (--embeddings).",
                 code="unnamed-embeddings",
             )
-    opened = open_embeddings(embeddings)
+    opened = _of_samples(reader, open_embeddings(embeddings))
     check_rows(opened, reader.attributes.planned_samples or reader.shape[0], f"samples of {reader.path}")
     expected = recorded.get("fingerprint")
     if expected is not None and opened.fingerprint() != expected:
@@ -48,6 +51,16 @@ def embeddings_of(reader: SetReader, embeddings: Any = None) -> EmbeddingSource:
             code="other-embeddings",
         )
     return opened
+
+
+def _of_samples(reader: SetReader, opened: EmbeddingSource) -> EmbeddingSource:
+    """The rows that became samples, where a mask or condition left others out and all are there."""
+    if opened.n_rows == reader.shape[0] or SOURCE_ROW not in reader.table("samples").info.columns:
+        return opened
+    rows = reader.read_column("samples", SOURCE_ROW).values
+    if opened.n_rows <= int(rows.max(initial=-1)):
+        return opened
+    return MaskedSource(opened, np.isin(np.arange(opened.n_rows), rows))
 
 
 def check_rows(opened: EmbeddingSource, n_rows: int, what: str) -> None:

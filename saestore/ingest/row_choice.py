@@ -12,6 +12,7 @@ import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.files import load_array, split_member
+from saestore.format import SOURCE_ROW
 from saestore.formats.base import Opened
 from saestore.formats.topk_tensors import load_tensors
 from saestore.query.where import bind
@@ -237,7 +238,7 @@ def _kept(table: ItemTable, keep: Array) -> ItemTable:
         table,
         index=ItemIndex.of(pointers(keep)[table.index.pointers()]),
         spans=None if table.spans is None else table.spans[keep],
-        columns={name: values[keep] for name, values in table.columns.items()},
+        columns={**{name: values[keep] for name, values in table.columns.items()}, SOURCE_ROW: np.flatnonzero(keep)},
     )
 
 

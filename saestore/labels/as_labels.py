@@ -11,8 +11,8 @@ import numpy as np
 from saestore.errors import InvalidInputError
 from saestore.sparse_rows import check_matrix_ids
 from saestore.tables.column import as_column
+from saestore.tables.column import check_names as check_each_name
 from saestore.tables.label_matrix import LabelMatrix, check_level
-from saestore.writing.columns import check_names as check_each_name
 
 Array = np.ndarray[Any, Any]
 

@@ -16,6 +16,8 @@ from saestore.sae.hub import one_line
 
 __all__ = ["BlockModel", "Tower", "find_tower", "load_text_model", "load_tower"]
 
+# Names of the weights of the text part, in models of images and texts.
+_TEXT_PART = {r"^(?:model\.)?(?:language_model|text_model)\.(?:model\.)?": ""}
 _BLOCK_LISTS = ("layers", "layer", "h", "blocks", "block")
 
 
@@ -200,8 +202,8 @@ def load_text_model(pretrained: Pretrained, hook: Hook, dtype: str, device: str)
             f"{pretrained.name} is a model of images ({whole.model_type}); give it --images", code="unsupported-model"
         )
     library = pretrained.library
-    kinds = library.MODEL_FOR_TEXT_ENCODING_MAPPING if whole.is_encoder_decoder else library.MODEL_MAPPING
-    kind = kinds.get(type(whole), None)
+    kinds = library.MODEL_FOR_TEXT_ENCODING_MAPPING if config.is_encoder_decoder else library.MODEL_MAPPING
+    kind = kinds.get(type(config), None)
     if not isinstance(kind, type):
         raise InvalidInputError(
             f"{pretrained.name} ({whole.model_type}) is not a text model that saestore can run; it runs models of one "
@@ -209,13 +211,12 @@ def load_text_model(pretrained: Pretrained, hook: Hook, dtype: str, device: str)
             code="unsupported-model",
         )
     _check_layer(config, hook.layer, pretrained.name)
-    whole.use_cache = config.use_cache = False  # nothing reads it
-    part = None if config is whole else "language_model"
-    cut = _first_blocks(kind, hook.layer + 1, config.num_hidden_layers, part)
-    model = pretrained.model(cut, whole, dtype)
+    config.use_cache = False  # nothing reads it
+    cut = _first_blocks(kind, hook.layer + 1, config.num_hidden_layers)
+    model = pretrained.model(cut, config, dtype, key_mapping=None if config is whole else _TEXT_PART)
     ids = torch.arange(1, 4).unsqueeze(0)
     probe = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    return BlockModel(model if part is None else getattr(model, part), hook, config, device, probe), config
+    return BlockModel(model, hook, config, device, probe), config
 
 
 def _check_layer(config: Any, layer: int, name: str) -> None:
@@ -230,21 +231,14 @@ def _check_layer(config: Any, layer: int, name: str) -> None:
         )
 
 
-def _first_blocks(kind: type, n: int, n_blocks: int, part: str | None = None) -> type:
-    """A class like `kind` with only its first `n` blocks, and of its parts only one: the rest is not loaded.
+def _first_blocks(kind: type, n: int, n_blocks: int) -> type:
+    """A class like `kind` with only its first `n` blocks: the weights of the others are not loaded.
 
     The configuration stays whole, because in many models a block depends on how many follow it.
     """
 
     def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         kind.__init__(self, config, *args, **kwargs)  # type: ignore[misc]
-        if part is not None:
-            if not hasattr(self, part):
-                raise InvalidInputError(
-                    f"a {config.model_type!r} model has no text part that saestore can find", code="unsupported-model"
-                )
-            for name in [name for name, _ in self.named_children() if name != part]:
-                delattr(self, name)
         del _blocks(self, n_blocks)[n:]
 
     return type(kind.__name__, (kind,), {"__init__": init, "__module__": kind.__module__})

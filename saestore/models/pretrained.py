@@ -133,7 +133,7 @@ class Pretrained:
         """The model's configuration."""
         return self.load("configuration", self.library.AutoConfig.from_pretrained)
 
-    def model(self, kind: Any, config: Any, dtype: str) -> torch.nn.Module:
+    def model(self, kind: Any, config: Any, dtype: str, key_mapping: dict[str, str] | None = None) -> torch.nn.Module:
         """Load weights, and refuse a model with missing ones: transformers would make them up.
 
         Parameters
@@ -144,8 +144,15 @@ class Pretrained:
             Its configuration.
         dtype
             Dtype of the loaded weights.
+        key_mapping
+            Patterns in the names of the weights, and what replaces them.
         """
-        kwargs = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # each is an error below
+        kwargs: dict[str, Any] = {
+            "output_loading_info": True,
+            "ignore_mismatched_sizes": True,
+        }  # each is an error below
+        if key_mapping is not None:
+            kwargs["key_mapping"] = key_mapping
         model, info = self.load("model", kind.from_pretrained, config=config, dtype=getattr(torch, dtype), **kwargs)
         if info["mismatched_keys"]:
             name, stored, expected = min(info["mismatched_keys"])

@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
-import zarr
 
 from saestore.errors import CorruptStoreError, InvalidInputError, NotFoundError, StoreConflictError
 from saestore.format import LEVEL_TABLES, TOKEN_SPANS, SetAttributes, digest
@@ -17,12 +16,14 @@ from saestore.query.selection import Condition, select
 from saestore.query.where import as_tree, bind, of_mask, stored_arrays
 from saestore.query.where_names import Activations, Names
 from saestore.segment import Segment, open_lists, read_of_features
-from saestore.storage import ArrayReader, SnapshotStore
+from saestore.storage import ArrayReader, Root, SnapshotStore, group_of, place_name, read_attributes
 from saestore.tables.column import Column
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.label_matrix import LabelMatrix, check_level
 from saestore.tables.stored_table import StoredTable
-from saestore.writing.writer import read_attributes
+
+if TYPE_CHECKING:
+    import zarr
 
 Array = np.ndarray[Any, Any]
 P = ParamSpec("P")
@@ -65,7 +66,7 @@ def _check_same(path: str, attributes: SetAttributes, identity: str) -> None:
         )
 
 
-def _reopened(kind: type[Self], root: zarr.Group, path: str, identity: str) -> Self:
+def _reopened(kind: type[Self], root: Root, path: str, identity: str) -> Self:
     result = kind(root, path)
     _check_same(path, result.attributes, identity)
     return result
@@ -74,13 +75,13 @@ def _reopened(kind: type[Self], root: zarr.Group, path: str, identity: str) -> S
 class OpenSet:
     """Base class: an opened activation set, as one snapshot; `ActivationSet` documents parameters and attributes."""
 
-    def __init__(self, root: zarr.Group, path: str) -> None:
-        self.root = root
+    def __init__(self, root: Root, path: str) -> None:
+        self._root = root
         self.path = path
         self._open()
 
     def _open(self, before: SetAttributes | None = None) -> None:
-        attributes = read_attributes(self.root, self.path)
+        attributes = read_attributes(self._root, self.path)
         while True:
             if attributes is None:
                 raise NotFoundError(f"There is no activation set {self.path} in the store.", code="unknown-set")
@@ -91,15 +92,15 @@ class OpenSet:
                 return
             except CorruptStoreError:
                 # A compaction may have merged the segments just after they were named.
-                last, attributes = attributes, read_attributes(self.root, self.path)
+                last, attributes = attributes, read_attributes(self._root, self.path)
                 if attributes == last:
                     raise
 
     def _open_segments(self, attributes: SetAttributes) -> None:
         self.attributes = attributes
         self._last_condition: tuple[str, Condition] | None = None
-        snapshot = SnapshotStore(self.root.store)
-        prefix = f"{self.root.path}/{self.path}".strip("/")
+        snapshot = SnapshotStore.of(self._root)
+        prefix = f"{self._root.path}/{self.path}".strip("/")
         self._snapshot, self._base, self._tables = snapshot, prefix, dict[str, StoredTable]()
         self.segments = [Segment(snapshot, prefix, info, attributes) for info in attributes.segments]
         self._index = ItemIndex.read(snapshot, prefix, attributes)
@@ -134,6 +135,11 @@ class OpenSet:
         """All concepts of a level, `item` or `sample`."""
         check_level(level)
         return self.table(LEVEL_TABLES[level]).labels()
+
+    @property
+    def root(self) -> zarr.Group:
+        """The root group of the store."""
+        return group_of(self._root)
 
     @property
     def group(self) -> zarr.Group:
@@ -190,7 +196,7 @@ class OpenSet:
     @property
     def location(self) -> str:
         """The place of the store as zarr names it: a URL, or an object in memory."""
-        return f"{self.root.store}/{self.root.path}".rstrip("/")
+        return f"{place_name(self._root)}/{self._root.path}".rstrip("/")
 
     def __dask_tokenize__(self) -> tuple[str, str, str]:
         """A name of the set's content, by which dask recognises equal arrays."""
@@ -198,7 +204,7 @@ class OpenSet:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Without shard indexes and pointers: the set is opened again where it is unpickled, if it is still the same.
-        return _reopened, (type(self), self.root, self.path, self.attributes.identity)
+        return _reopened, (type(self), self._root, self.path, self.attributes.identity)
 
     def __len__(self) -> int:
         return self.shape[0]

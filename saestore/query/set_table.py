@@ -17,7 +17,6 @@ from saestore.query.where import as_tree, contains, rows_where
 from saestore.query.where_names import TableNames
 from saestore.tables.column import TEXT, Column, as_column, as_objects
 from saestore.tables.label_matrix import position_of
-from saestore.writing.columns import remove_columns, set_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,6 +126,8 @@ class SetTable:
             )
             for name, values in columns.items()
         }
+        from saestore.writing.columns import set_columns
+
         set_columns(self._reader.root, self._reader.path, self._name, given)
         self._reader.reopen()
 
@@ -170,6 +171,8 @@ class SetTable:
     def remove(self, name: str) -> None:
         """Remove a column or a concept."""
         self._check_writable([name])
+        from saestore.writing.columns import remove_columns
+
         remove_columns(self._reader.root, self._reader.path, self._name, [name])
         self._reader.reopen()
 

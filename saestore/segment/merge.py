@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from math import comb, lcm
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
-from zarr.abc.store import Store
 
 from saestore.format import BY_FEATURE, BY_SAMPLE, MAX_ROWS_PER_SEGMENT, SegmentInfo
 from saestore.kernels import descending_bits, expand_pointers, merge_impact
@@ -23,6 +22,9 @@ from saestore.segment.read import Segment
 from saestore.segment.write import SAMPLED_IDS, SegmentWriter
 from saestore.stats import MomentBlocks, Moments, RunningMoments
 from saestore.storage import ArrayReader, ArrayWriter, SnapshotStore, WriteBatch, Written
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
 
 Array = np.ndarray[Any, Any]
 T = TypeVar("T")

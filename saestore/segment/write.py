@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from zarr.abc.store import Store
 
 from saestore.format import (
     BY_FEATURE,
@@ -34,6 +33,9 @@ from saestore.storage import (
     packed_bytes,
     write_document,
 )
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
 
 Array = np.ndarray[Any, Any]
 

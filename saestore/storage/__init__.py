@@ -12,8 +12,19 @@ from saestore.storage.arrays import (
     write_document,
 )
 from saestore.storage.batch import DOCUMENT, WriteBatch, group_document
-from saestore.storage.open import find_sets, local_folder, missing_as_error, open_root, write_errors
+from saestore.storage.open import (
+    LocalRoot,
+    Root,
+    group_of,
+    local_folder,
+    local_root,
+    missing_as_error,
+    open_root,
+    place_name,
+    write_errors,
+)
 from saestore.storage.reader import ArrayReader, Digests, at_once, prefetch, read_all, read_many, read_ranges
+from saestore.storage.sets import find_sets, is_set_at, read_attributes
 from saestore.storage.snapshot import SnapshotStore
 
 __all__ = [
@@ -22,7 +33,9 @@ __all__ = [
     "ArrayWriter",
     "Delta",
     "Digests",
+    "LocalRoot",
     "NewArray",
+    "Root",
     "SnapshotStore",
     "WriteBatch",
     "Written",
@@ -30,12 +43,17 @@ __all__ = [
     "chunk_sizes",
     "find_sets",
     "group_document",
+    "group_of",
+    "is_set_at",
     "local_folder",
+    "local_root",
     "missing_as_error",
     "open_root",
     "packed_bytes",
+    "place_name",
     "prefetch",
     "read_all",
+    "read_attributes",
     "read_many",
     "read_ranges",
     "stored_bytes",

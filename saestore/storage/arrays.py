@@ -6,17 +6,17 @@ import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numcodecs
-import numcodecs.pcodec
 import numpy as np
-import zarr
 
 from saestore.format import CHUNK, SHARD, ArrayInfo, document_digest, shard_digest
 from saestore.storage.batch import DOCUMENT, WriteBatch
 from saestore.storage.reader import at_once
 from saestore.storage.shards import Layout, crc, tail_of
+
+if TYPE_CHECKING:
+    import zarr
 
 Array = np.ndarray[Any, Any]
 Written = tuple[tuple[str, ...], int]  # the digests of consecutive shards, and their bytes
@@ -133,6 +133,9 @@ def _chain(dtype: np.dtype[Any], codec: str, delta: Delta) -> tuple[list[dict[st
 
     Every chunk ends in a CRC-32C, so that no flipped bit passes unnoticed. pcodec knows no bool and no text.
     """
+    import numcodecs
+    import numcodecs.pcodec
+
     crc: dict[str, Any] = {"name": "crc32c"}
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     zstd = numcodecs.Zstd(level=_ZSTD_LEVEL)
@@ -155,6 +158,8 @@ def _chain(dtype: np.dtype[Any], codec: str, delta: Delta) -> tuple[list[dict[st
 
 def packed_bytes(values: Array, delta: Delta, finer: int = 1) -> int:
     """Size of values that pcodec encodes in chunks this many times finer, in bytes."""
+    import numcodecs.pcodec
+
     codec, chunk = numcodecs.pcodec.PCodec(level=_PCODEC_LEVEL, **_PCODEC_DELTA[delta]), max(1, CHUNK // finer)
     return sum(len(codec.encode(values[first : first + chunk])) for first in range(0, len(values), chunk))
 

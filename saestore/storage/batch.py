@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import zarr
-from zarr.abc.buffer import Buffer
-from zarr.abc.store import Store
-from zarr.storage import LocalStore, WrapperStore
+from typing import TYPE_CHECKING, Any
 
 from saestore.storage import durable
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
 
 DOCUMENT = "zarr.json"
 # Values wait until this many bytes are there: a small set is written in one pass, a large one shard by shard.
@@ -36,6 +33,8 @@ class WriteBatch:
     """
 
     def __init__(self, store: Store, prefix: str = "") -> None:
+        from zarr.storage import LocalStore
+
         self._store, self._prefix = store, prefix.strip("/")
         self._pending: dict[str, bytes] = {}
         self._size = 0
@@ -65,10 +64,9 @@ class WriteBatch:
         if not self._pending:
             return
         pending, self._pending, self._size = self._pending, {}, 0
-        carrier = _Carrier(self._store, pending)
-        zarr.create_group(carrier, zarr_format=3)
-        if not carrier.done:
-            raise RuntimeError("zarr created a group without writing its document")
+        from saestore.storage.carriers import write_keys
+
+        write_keys(self._store, pending)
         if self._folder is not None:
             self._files += [self._folder / key for key in pending]
 
@@ -83,33 +81,3 @@ class WriteBatch:
 def group_document(attributes: Mapping[str, Any] | None = None) -> bytes:
     """The ``zarr.json`` of a group."""
     return json.dumps({"attributes": dict(attributes or {}), "zarr_format": 3, "node_type": "group"}).encode()
-
-
-class _Carrier(WrapperStore[Store]):
-    """Writes all pending values where zarr, in its own event loop, writes the document of a group.
-
-    zarr has no public function that writes bytes. The group itself is not written, nor are those above it.
-    """
-
-    def __init__(self, store: Store, pending: Mapping[str, bytes]) -> None:
-        super().__init__(store)
-        self._pending, self.done = pending, False
-
-    async def get(self, *_: Any, **__: Any) -> Buffer | None:
-        """Nothing is there yet."""
-        return None
-
-    async def exists(self, key: str) -> bool:  # noqa: ARG002
-        """Nothing is there yet."""
-        return False
-
-    async def set(self, key: str, value: Buffer) -> None:  # noqa: ARG002
-        """Write the pending values instead of the document."""
-        if not self.done:
-            self.done = True
-            kind = type(value)
-            await asyncio.gather(*(self._store.set(k, kind.from_bytes(v)) for k, v in self._pending.items()))
-
-    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        """Same."""
-        await self.set(key, value)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import zarr
-from zarr.abc.store import Store
-from zarr.errors import ContainsArrayError, ContainsGroupError, GroupNotFoundError, NodeTypeValidationError
-from zarr.storage import LocalStore, ObjectStore
+from typing import TYPE_CHECKING, Any, Union
 
 from saestore.errors import (
     CorruptStoreError,
@@ -25,12 +21,14 @@ from saestore.errors import (
     StoreWriteError,
     UnreachableError,
 )
-from saestore.format import DELETED, FORMAT_VERSION, SET_LEVELS, check_version, digest
+from saestore.format import DELETED, FORMAT_VERSION, check_version, digest
 from saestore.storage import durable
 from saestore.storage.batch import DOCUMENT, group_document
-from saestore.storage.conditional import put_if_absent, unwrapped
 from saestore.storage.durable import PARTIAL
-from saestore.storage.places import describe, first_line, place_of
+from saestore.storage.places import describe, first_line, local_path, place_of
+
+if TYPE_CHECKING:
+    import zarr
 
 # What a place answers that tells nothing of the stored bytes: numbers of errors, of HTTP, and names of classes, because
 # the packages of remote places are optional.
@@ -48,6 +46,7 @@ _UNREACHABLE: tuple[tuple[tuple[int | str, ...], str], ...] = (
     ),
 )  # fmt: skip
 
+_GROUP = {"attributes", "node_type", "zarr_format"}
 ROOT_ATTRIBUTES = {"format": FORMAT_VERSION, "encoding-type": "saestore"}
 
 
@@ -57,6 +56,62 @@ def root_attributes(n_deleted: int = 0) -> dict[str, Any]:
         return dict(ROOT_ATTRIBUTES)
     result = {**ROOT_ATTRIBUTES, DELETED: n_deleted}
     return {**result, "checksum": digest(result)}
+
+
+class LocalRoot:
+    """The root of a store in a local folder that is only read: zarr is imported when its group is asked for."""
+
+    path = ""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._group: zarr.Group | None = None
+
+    @property
+    def group(self) -> zarr.Group:
+        """The root group."""
+        if self._group is None:
+            self._group = open_root(self.folder, "r")
+        return self._group
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LocalRoot, (self.folder,)
+
+
+Root = Union["zarr.Group", LocalRoot]
+
+
+def local_root(location: Any, storage_options: Mapping[str, Any] | None = None) -> LocalRoot | None:
+    """The root of a store in a local folder, to read. None for all that `open_root` opens, or refuses, instead."""
+    if storage_options or getattr(location, "options", None):
+        return None
+    folder = local_path(Path(os.fsdecode(location)) if isinstance(location, os.PathLike | bytes) else location)
+    attributes = None if folder is None else group_attributes(folder)
+    if folder is None or attributes is None or attributes.get("encoding-type") != ROOT_ATTRIBUTES["encoding-type"]:
+        return None
+    check_version(attributes, describe(location))
+    return LocalRoot(folder)
+
+
+def group_attributes(folder: Path) -> dict[str, Any] | None:
+    """The attributes of a group in a local folder; None where zarr must say what is there instead."""
+    try:
+        document = json.loads((folder / DOCUMENT).read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(document, dict) or set(document) != _GROUP or not isinstance(document["attributes"], dict):
+        return None
+    return document["attributes"] if (document["node_type"], document["zarr_format"]) == ("group", 3) else None
+
+
+def group_of(root: Root) -> zarr.Group:
+    """The root group of an opened store."""
+    return root.group if isinstance(root, LocalRoot) else root
+
+
+def place_name(root: Root) -> str:
+    """The place of a store as zarr names it."""
+    return f"file://{root.folder.as_posix()}" if isinstance(root, LocalRoot) else str(root.store)
 
 
 def open_root(location: Any, mode: str, storage_options: Mapping[str, Any] | None = None) -> zarr.Group:
@@ -86,6 +141,8 @@ def open_root(location: Any, mode: str, storage_options: Mapping[str, Any] | Non
     location, local = place_of(location, mode, storage_options)
     if local is not None:
         _check_local(local)
+    from zarr.errors import GroupNotFoundError
+
     try:
         root = _open_existing(location, "r" if mode == "r" else "r+", label)
     except (GroupNotFoundError, FileNotFoundError):
@@ -108,6 +165,9 @@ def open_root(location: Any, mode: str, storage_options: Mapping[str, Any] | Non
 
 
 def _open_existing(location: Any, mode: Any, label: str) -> zarr.Group:
+    import zarr
+    from zarr.errors import ContainsArrayError, GroupNotFoundError, NodeTypeValidationError
+
     try:
         return zarr.open_group(location, mode=mode, zarr_format=3, use_consolidated=False)
     except (ContainsArrayError, NodeTypeValidationError) as e:
@@ -134,6 +194,12 @@ def _open_existing(location: Any, mode: Any, label: str) -> zarr.Group:
 
 
 def _create(location: Any, local: Path | None, label: str, attempts: int = 3) -> zarr.Group:
+    import zarr
+    from zarr.abc.store import Store
+    from zarr.errors import ContainsGroupError, GroupNotFoundError
+
+    from saestore.storage.conditional import put_if_absent
+
     if isinstance(location, Store):
         put_if_absent(location, DOCUMENT, group_document(ROOT_ATTRIBUTES))
         return _open_existing(location, "r+", label)
@@ -274,61 +340,10 @@ def missing_as_error(what: str) -> Iterator[None]:
         ) from e
 
 
-def local_folder(group: zarr.Group) -> Path | None:
+def local_folder(root: Root) -> Path | None:
     """The folder of a group in a local store, else None."""
-    store = group.store
-    return Path(store.root) / group.path if isinstance(store, LocalStore) else None
+    if isinstance(root, LocalRoot):
+        return root.folder
+    from zarr.storage import LocalStore
 
-
-def find_sets(root: zarr.Group) -> tuple[list[str], dict[str, CorruptStoreError]]:
-    """Paths of all activation sets, sorted, and an error for every group on the way that cannot be read, by path."""
-    level, damaged = {"": root}, {}
-    for _ in SET_LEVELS:
-        below: dict[str, zarr.Group] = {}
-        for path, parent in level.items():
-            for name, child in _children(parent):
-                node = f"{path}/{name}".strip("/")
-                if isinstance(child, CorruptStoreError):
-                    damaged[node] = child
-                else:
-                    below[node] = child
-        level = below
-    return sorted(path for path, group in level.items() if "format" in group.attrs), damaged
-
-
-@contextmanager
-def _no_listing(group: zarr.Group) -> Iterator[None]:
-    try:
-        yield
-    except Exception as e:
-        store = unwrapped(group.store)
-        if not isinstance(store, ObjectStore) or type(store.store).__name__ != "HTTPStore":
-            raise
-        raise UnreachableError(
-            f"{store} does not list what it has, as most HTTP servers. Name a set by its full path: "
-            "store['dataset/sample_type/sae'].",
-            code="no-listing",
-        ) from e
-
-
-def _children(parent: zarr.Group) -> Iterator[tuple[str, zarr.Group | CorruptStoreError]]:
-    folder = local_folder(parent)
-    if folder is None:
-        try:
-            with missing_as_error(parent.path or "the store"), _no_listing(parent):
-                found = list(parent.groups())
-            yield from found
-        except CorruptStoreError as e:
-            yield "", e
-        return
-    # A folder without a document is no node of the hierarchy, such as that of a set whose lock was just taken.
-    with missing_as_error(parent.path or "the store"), os.scandir(folder) as entries:  # a glob hides errors
-        names = sorted(entry.name for entry in entries if (folder / entry.name / "zarr.json").exists())
-    for name in names:
-        try:
-            with missing_as_error(f"{parent.path}/{name}".strip("/")):
-                child = parent[name]
-            if isinstance(child, zarr.Group):
-                yield name, child
-        except CorruptStoreError as e:
-            yield name, e
+    return Path(root.store.root) / root.path if isinstance(root.store, LocalStore) else None

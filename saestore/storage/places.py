@@ -7,15 +7,21 @@ import re
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from zarr.storage import MemoryStore, ObjectStore, ZipStore
-
 from saestore.errors import InvalidInputError, MissingDependencyError, StoreWriteError
 
-__all__ = ["Location", "describe", "first_line", "local_path", "place_of"]
+if TYPE_CHECKING:
+    from zarr.storage import MemoryStore, ObjectStore, ZipStore
+
+__all__ = ["Location", "Request", "Span", "describe", "first_line", "local_path", "place_of"]
+
+# Which bytes of a key: from the first to the one after the last, or the last n as (-n, None).
+Span = tuple[int, int | None]
+# A key, and which bytes of it; None for all.
+Request = tuple[str, Span | None]
 
 _OBJECTS = ("s3", "s3a", "gs", "az", "adl", "abfs", "abfss", "http", "https")  # what obstore opens
 # Of the HTTP client, not of the provider.
@@ -77,6 +83,8 @@ def place_of(location: Any, mode: str, options: Mapping[str, Any] | None = None)
     if local is not None:
         return str(local), local
     if scheme == "memory":
+        from zarr.storage import MemoryStore
+
         return _in_memory.setdefault(str(location), MemoryStore()), None
     if scheme in _OBJECTS:
         return _objects(str(location), scheme, mode, given), None
@@ -84,6 +92,8 @@ def place_of(location: Any, mode: str, options: Mapping[str, Any] | None = None)
 
 
 def _zip_file(path: Path, mode: str) -> ZipStore:
+    from zarr.storage import ZipStore
+
     _check_reading(mode, str(path), "a zip file")
     return ZipStore(path, mode="r", read_only=True)
 
@@ -97,6 +107,8 @@ def _check_reading(mode: str, label: str, kind: str) -> None:
 
 
 def _objects(url: str, scheme: str, mode: str, options: Mapping[str, Any]) -> ObjectStore[Any]:
+    from zarr.storage import ObjectStore
+
     try:
         import obstore.store
         from obstore.exceptions import BaseError, UnknownConfigurationKeyError

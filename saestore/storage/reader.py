@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 
 from saestore.errors import CorruptStoreError
 from saestore.format import ArrayInfo, shard_digest
 from saestore.storage.open import missing_as_error
+from saestore.storage.places import Request
 from saestore.storage.shards import EMPTY, Layout, Tail, body_of, checksum_of, decoder, parse_tail
-from saestore.storage.snapshot import Request, SnapshotStore, pread
+from saestore.storage.snapshot import OneFile, SnapshotStore
 
 Array = np.ndarray[Any, Any]
 T = TypeVar("T")
@@ -34,7 +34,6 @@ R = TypeVar("R")
 _THREADS = 16
 # Below so many values starting threads takes longer than it gains.
 _WORTH_THREADS = 1 << 20
-_FEW_PIECES = 4
 _CHUNKS_A_PIECE = 32  # a megabyte or two of what is read at once
 # From so many ranges on, of so many values or fewer, one index of all their values is quicker than slicing each.
 _MANY, _SHORT = 64, 256
@@ -97,7 +96,8 @@ class ArrayReader:
         self.path, self.layout, self.store = path.strip("/"), layout, store
         self.length, self.chunk, self.shard, self.dtype = layout.length, layout.chunk, layout.shard, layout.dtype
         self.digests, self._name = digests, name
-        self._decode = decoder(layout.codec, layout.dtype)
+        self._per_shard = layout.per_shard
+        self._decode = decoder(layout)
         # A plain string: joining paths costs as much as reading does.
         self._folder = None if store.folder is None else f"{store.folder}/{self.path}/c/"
         self._tails: dict[int, Tail] = {}
@@ -142,7 +142,7 @@ class ArrayReader:
         with missing_as_error(self.path):
             self._tails[shard] = parse_tail(raw, self.layout, self.digests.of(self._name, shard))
 
-    def fill_locally(self, piece: Piece) -> None:
+    def fill_locally(self, piece: Piece, file: OneFile) -> None:
         """Read a piece from a local folder."""
         with missing_as_error(self.path):
             path = f"{self._folder}{piece.shard}"
@@ -151,29 +151,29 @@ class ArrayReader:
                 return
             tail = self._tails.get(piece.shard)
             if tail is None:
-                tail = self._learn_locally(piece.shard, path)
+                tail = self._learn_locally(piece.shard, path, file)
             if piece.count == 1:  # the head of a list, mostly: here microseconds are the answer's time
                 offset, size = tail.places[piece.first].tolist()
                 if size == EMPTY:
                     raise CorruptStoreError(f"{path} lacks a chunk.")
-                self._decode(body_of(pread(path, offset, size), int(tail.checksums[piece.first])), piece.out)
+                self._decode(body_of(file.pread(path, offset, size), int(tail.checksums[piece.first])), piece.out)
                 return
             begin, end = self.bytes_of(piece)
-            self.fill(piece, pread(path, begin, end - begin), begin)
+            self.fill(piece, file.pread(path, begin, end - begin), begin)
 
-    def _learn_locally(self, shard: int, path: str) -> Tail:
+    def _learn_locally(self, shard: int, path: str, file: OneFile) -> Tail:
         if not self.digests.is_known:
             self.digests.load(self.store.fetch([(self.digests.key, None)])[0])
         size = self.layout.tail_size
-        self.learn(shard, pread(path, -size, size))
+        self.learn(shard, file.pread(path, -size, size))
         return self._tails[shard]
 
     def bytes_of(self, piece: Piece) -> tuple[int, int]:
         """Where the bytes of a piece begin and end in its shard."""
-        places = self._tails[piece.shard].places[piece.first : piece.first + piece.count]
-        if (places[:, 1] == EMPTY).any():
+        places = self._tails[piece.shard].places[piece.first : piece.first + piece.count].tolist()
+        if any(size == EMPTY for _, size in places):
             raise CorruptStoreError(f"{self.key(piece.shard)} lacks a chunk.")
-        return int(places[:, 0].min()), int(places.sum(axis=1).max())
+        return min(offset for offset, _ in places), max(offset + size for offset, size in places)
 
     def fill(self, piece: Piece, block: bytes, begin: int) -> None:
         """Decode a piece from its bytes, which begin at `begin` in the shard."""
@@ -195,12 +195,16 @@ class ArrayReader:
             self._decode(body_of(raw, checksum_of(raw)), piece.out)
 
     def plan(self, start: int, stop: int) -> tuple[Array, list[Piece]]:
-        """Memory for the values `start` to `stop`, and the pieces that fill it, in any order."""
+        """Memory for the values `start` to `stop`, and the pieces that fill it, in any order.
+
+        Of the last chunk no more is decoded than is needed, where its codec can.
+        """
         if stop <= start:
             return np.empty(0, self.dtype), []
-        chunk, per_shard = self.chunk, self.layout.per_shard
+        chunk, per_shard = self.chunk, self._per_shard
         first, last = start // chunk, (stop - 1) // chunk + 1
-        values = np.empty((last - first) * chunk, self.dtype)
+        before = (last - 1) * chunk
+        values = np.empty(before - first * chunk + self.layout.decoded(stop - before), self.dtype)
         answer = values[start - first * chunk : stop - first * chunk]
         if last - first == 1:
             return answer, [Piece(self, first // per_shard, first % per_shard, 1, values)]
@@ -289,11 +293,11 @@ def read_many(wanted: Sequence[tuple[ArrayReader, Array, Array]]) -> list[Array]
         breaks = np.flatnonzero(starts[1:] // reader.chunk > (stops[:-1] - 1) // reader.chunk + 1) + 1
         for a, b in itertools.pairwise([0, *breaks.tolist(), len(starts)]):
             runs.append((reader, int(starts[a]), int(stops[b - 1])))
-            places.append((starts[a:b] - starts[a], stops[a:b] - starts[a]))
+            places.append((starts[a:b], stops[a:b]))
             owners.append(i)
     pieces: list[list[Array]] = [[] for _ in wanted]
     for i, block, (begins, ends) in zip(owners, _read_runs(runs), places, strict=True):
-        pieces[i] += _cut(block, begins, ends)
+        pieces[i] += [block] if len(begins) == 1 else _cut(block, begins - begins[0], ends - begins[0])
     empty = (np.empty(0, reader.dtype) for reader, _, _ in wanted)
     return [
         none if not parts else parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -331,23 +335,22 @@ def _read_runs(runs: Sequence[tuple[ArrayReader, int, int]]) -> list[Array]:
     pieces = [piece for _, part in plans for piece in part]
     if pieces and not pieces[0].reader.is_local:
         _fetch_and_fill(pieces)
-    elif len(pieces) < _FEW_PIECES:
-        for piece in pieces:
-            piece.reader.fill_locally(piece)
     else:
-        _in_threads(lambda piece: piece.reader.fill_locally(piece), pieces)
+        _in_threads(_fill_locally, pieces)
     return [values for values, _ in plans]
 
 
-def _in_threads(work: Callable[[Piece], None], pieces: Sequence[Piece]) -> None:
+def _fill_locally(pieces: Sequence[Piece]) -> None:
+    with OneFile() as file:
+        for piece in pieces:
+            piece.reader.fill_locally(piece, file)
+
+
+def _in_threads(work: Callable[[Sequence[Piece]], None], pieces: Sequence[Piece]) -> None:
     # A share of the pieces for each thread, because handing one over takes as long as decoding a chunk.
-    threads = min(_THREADS, os.cpu_count() or 1) if sum(len(p.out) for p in pieces) >= _WORTH_THREADS else 1
-
-    def perform(share: Sequence[Piece]) -> None:
-        for piece in share:
-            work(piece)
-
-    at_once(perform, [pieces[i::threads] for i in range(threads)])
+    worth = len(pieces) > 1 and sum(len(p.out) for p in pieces) >= _WORTH_THREADS
+    threads = min(_THREADS, os.cpu_count() or 1) if worth else 1
+    at_once(work, [pieces[i::threads] for i in range(threads)])
 
 
 def _fetch_and_fill(pieces: Sequence[Piece], known: Sequence[tuple[ArrayReader, int]] = ()) -> None:
@@ -371,7 +374,7 @@ def _fetch_and_fill(pieces: Sequence[Piece], known: Sequence[tuple[ArrayReader, 
         if not reader.layout.sharded or (count == reader.layout.n_chunks(number) and not reader.knows(number)):
             first[of, number] = reader.key(number), None
         elif not reader.knows(number):
-            first[of, number] = reader.key(number), SuffixByteRequest(reader.layout.tail_size)
+            first[of, number] = reader.key(number), (-reader.layout.tail_size, None)
     unknown = {r.digests.key: r.digests for r in readers.values() if not r.digests.is_known}
     found = store.fetch([*first.values(), *((key, None) for key in unknown)])
     for digests, document in zip(unknown.values(), found[len(first) :], strict=True):
@@ -385,16 +388,17 @@ def _fetch_and_fill(pieces: Sequence[Piece], known: Sequence[tuple[ArrayReader, 
             reader.learn(shard[1], raw[-reader.layout.tail_size :])
     rest = [piece for piece in pieces if (id(piece.reader), piece.shard) not in wholes]
     joined = _joined(rest)
-    blocks = store.fetch([(members[0].key, RangeByteRequest(*span)) for span, members in joined])
+    blocks = store.fetch([(members[0].key, span) for span, members in joined])
     chunks = {id(p): (block, span[0]) for (span, members), block in zip(joined, blocks, strict=True) for p in members}
 
-    def fill(piece: Piece) -> None:
-        if id(piece) in chunks:
-            piece.reader.fill(piece, *chunks[id(piece)])
-        elif piece.reader.layout.sharded:
-            piece.reader.fill(piece, wholes[id(piece.reader), piece.shard], 0)
-        else:
-            piece.reader.fill_whole(piece, wholes[id(piece.reader), piece.shard])
+    def fill(share: Sequence[Piece]) -> None:
+        for piece in share:
+            if id(piece) in chunks:
+                piece.reader.fill(piece, *chunks[id(piece)])
+            elif piece.reader.layout.sharded:
+                piece.reader.fill(piece, wholes[id(piece.reader), piece.shard], 0)
+            else:
+                piece.reader.fill_whole(piece, wholes[id(piece.reader), piece.shard])
 
     _in_threads(fill, pieces)
 

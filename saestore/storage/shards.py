@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import google_crc32c
-import numcodecs
-import numcodecs.pcodec
 import numpy as np
+from pcodec import standalone
 
 from saestore.format import CHUNK, SHARD, ArrayInfo, shard_digest
 
@@ -21,6 +21,7 @@ Array = np.ndarray[Any, Any]
 EMPTY = 2**64 - 1  # length of a chunk that a shard does not have
 TEXT = np.dtypes.StringDType()
 _CRC = 4  # bytes of a checksum
+_BATCH = 256  # values that pcodec decodes together
 _LARGEST_TEXTS = 1 << 30  # bytes of a decoded chunk of texts
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
@@ -85,6 +86,12 @@ class Layout:
         """Bytes at the end of a shard: a checksum of each chunk, offset and length of each, and a checksum."""
         return (_CRC + 16) * self.per_shard + _CRC
 
+    def decoded(self, n: int) -> int:
+        """How many values of a chunk are decoded where its first `n` are wanted."""
+        if self.codec != "pcodec" or self.dtype.kind == "T" or self.dtype.itemsize == 1:
+            return self.chunk
+        return min(self.chunk, -(-n // _BATCH) * _BATCH)
+
     def n_chunks(self, shard: int) -> int:
         """Chunks of one shard that hold values."""
         return -(-(min(self.length, (shard + 1) * self.shard) - shard * self.shard) // self.chunk)
@@ -136,34 +143,40 @@ def checksum_of(raw: bytes) -> int:
     return int.from_bytes(raw[-_CRC:], "little")
 
 
-def decoder(codec: str, dtype: np.dtype[Any]) -> Callable[[bytes, Array], None]:
-    """What decodes the body of a chunk into memory for exactly its values."""
-    if dtype.kind == "T":
+def decoder(layout: Layout) -> Callable[[bytes, Array], None]:
+    """What decodes the body of a chunk into memory for exactly its values, or with pcodec for the first of them."""
+    if layout.dtype.kind == "T":
         return _decode_texts
-    if dtype.itemsize == 1:
+    if layout.dtype.itemsize == 1:
         return _decode_bytes
-    return _decode_pcodec if codec == "pcodec" else _decode_blosc
+    return partial(_decode_pcodec, layout.chunk) if layout.codec == "pcodec" else _decode_blosc
 
 
-def _decode_pcodec(body: bytes, out: Array) -> None:
-    progress = numcodecs.pcodec.standalone.simple_decompress_into(body, out)
-    if progress.n_processed != len(out) or not progress.finished:
+def _decode_pcodec(chunk: int, body: bytes, out: Array) -> None:
+    progress = standalone.simple_decompress_into(body, out)
+    if progress.n_processed != len(out) or (len(out) == chunk and not progress.finished):
         raise ValueError(f"a chunk does not hold {len(out)} values")
 
 
 def _decode_blosc(body: bytes, out: Array) -> None:
+    import numcodecs
+
     if int.from_bytes(body[4:8], "little") != out.nbytes:  # decoded size, in blosc's header
         raise ValueError(f"a chunk does not hold {len(out)} values")
     numcodecs.Blosc().decode(body, out=out)
 
 
 def _decode_bytes(body: bytes, out: Array) -> None:
+    import numcodecs
+
     if _decoded_size(body) != out.nbytes:
         raise ValueError(f"a chunk does not hold {len(out)} values")
     out[:] = np.frombuffer(numcodecs.Zstd().decode(body), out.dtype)
 
 
 def _decode_texts(body: bytes, out: Array) -> None:
+    import numcodecs
+
     if _decoded_size(body) > _LARGEST_TEXTS:
         raise ValueError(f"a chunk of texts claims {_decoded_size(body):,} bytes")
     texts = numcodecs.VLenUTF8().decode(numcodecs.Zstd().decode(body))

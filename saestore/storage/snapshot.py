@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Sequence
 from pathlib import Path
-
-import zarr
-from zarr.abc.buffer import Buffer, BufferPrototype
-from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
-from zarr.buffer.cpu import buffer_prototype
-from zarr.storage import LocalStore, WrapperStore
+from typing import TYPE_CHECKING, Self
 
 from saestore.errors import CorruptStoreError
-from saestore.storage.open import missing_as_error
+from saestore.storage.open import LocalRoot, Root, missing_as_error
+from saestore.storage.places import Request, Span
 
-# Requests that wait at the same time, unless zarr's configuration has `saestore.requests_at_once`.
-REQUESTS_AT_ONCE = 64
-# A key, and which bytes of it; None for all.
-Request = tuple[str, ByteRequest | None]
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
 
 
 class SnapshotStore:
@@ -28,12 +21,22 @@ class SnapshotStore:
     Parameters
     ----------
     store
-        Any zarr store.
+        Any zarr store, or a local folder.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store | Path) -> None:
+        if isinstance(store, Path):
+            self.folder: Path | None = store
+            return
+        from zarr.storage import LocalStore
+
         self._store = store
         self.folder = Path(store.root) if type(store) is LocalStore else None
+
+    @classmethod
+    def of(cls, root: Root) -> SnapshotStore:
+        """Of an opened store."""
+        return cls(root.folder if isinstance(root, LocalRoot) else root.store)
 
     def fetch(self, requests: Sequence[Request]) -> list[bytes]:
         """The bytes of all requests, made at once; in a local folder one after the other, without zarr.
@@ -57,81 +60,68 @@ class SnapshotStore:
             return []
         if self.folder is not None:
             return [_read_file(f"{self.folder}/{key}", key, which) for key, which in requests]
-        carrier = _Carrier(self._store, requests)
-        zarr.open_group(carrier, mode="r", zarr_format=3, use_consolidated=False)
-        for (key, _), value in zip(requests, carrier.values, strict=True):
+        from saestore.storage.carriers import read_keys
+
+        values: list[bytes | None] = []
+        for (key, _), value in zip(requests, read_keys(self._store, requests), strict=True):
             if isinstance(value, BaseException):
                 with missing_as_error(key):
                     raise value
-        return [value.to_bytes() if isinstance(value, Buffer) else None for value in carrier.values]
+            values.append(value)
+        return values
 
     def names(self, prefix: str) -> set[str]:
         """Names right below a path. Nothing below them is read."""
         if self.folder is not None:
             folder = self.folder / prefix
             return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        carrier = _Carrier(self._store, [], prefix)
-        zarr.open_group(carrier, mode="r", zarr_format=3, use_consolidated=False)
-        return carrier.names
+        from saestore.storage.carriers import names_below
+
+        return names_below(self._store, prefix)
 
 
-def _read_file(path: str, key: str, which: ByteRequest | None) -> bytes | None:
+def _read_file(path: str, key: str, which: Span | None) -> bytes | None:
     with missing_as_error(key):
         try:
-            if isinstance(which, RangeByteRequest):
-                return pread(path, which.start, which.end - which.start)
-            if isinstance(which, SuffixByteRequest):
-                return pread(path, -which.suffix, which.suffix)
-            return Path(path).read_bytes()
+            if which is None:
+                return Path(path).read_bytes()
+            start, stop = which
+            return pread(path, start, -start if stop is None else stop - start)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
 
 
 def pread(path: str, offset: int, count: int) -> bytes:
     """Bytes of a file; a negative offset counts from its end."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
+    with OneFile() as file:
+        return file.pread(path, offset, count)
+
+
+class OneFile:
+    """Reads files, of which the last one stays open: opening one takes as long as decoding a chunk."""
+
+    def __init__(self) -> None:
+        self._path, self._fd = "", -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def pread(self, path: str, offset: int, count: int) -> bytes:
+        """Bytes of a file; a negative offset counts from its end."""
+        if path != self._path:
+            fd, before, self._path = os.open(path, os.O_RDONLY), self._fd, path
+            self._fd = fd
+            if before >= 0:
+                os.close(before)
         if offset < 0:
-            offset += os.fstat(fd).st_size
+            offset += os.fstat(self._fd).st_size
             if offset < 0:
                 raise ValueError("the file is shorter than its shard index")
-        raw = os.pread(fd, count, offset)
-    finally:
-        os.close(fd)
-    if len(raw) != count:
-        raise ValueError(f"{path} is cut short: {len(raw)} of {count} bytes at {offset}")
-    return raw
-
-
-class _Carrier(WrapperStore[Store]):
-    """Reads everything that is asked for where zarr, in its own event loop, reads the document of a group.
-
-    zarr has no public function that reads bytes, and stores may be bound to its event loop.
-    """
-
-    def __init__(self, store: Store, requests: Sequence[Request], prefix: str | None = None) -> None:
-        super().__init__(store)
-        self._requests, self._prefix = requests, prefix
-        self.names: set[str] = set()
-        self.values: list[Buffer | BaseException | None] = []
-
-    @property
-    def read_only(self) -> bool:
-        """Always: zarr would make a copy of one that can be written."""
-        return True
-
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:  # noqa: ARG002
-        """Read what is asked for, and answer with the document of an empty group."""
-        limit = asyncio.Semaphore(int(zarr.config.get("saestore.requests_at_once", REQUESTS_AT_ONCE)))
-
-        async def one(request: Request) -> Buffer | None:
-            async with limit:
-                try:
-                    return await self._store.get(request[0], buffer_prototype, request[1])
-                except FileNotFoundError:
-                    return None
-
-        if self._prefix is not None:
-            self.names = {name.strip("/") async for name in self._store.list_dir(self._prefix)}
-        self.values = await asyncio.gather(*map(one, self._requests), return_exceptions=True)
-        return prototype.buffer.from_bytes(b'{"zarr_format": 3, "node_type": "group", "attributes": {}}')
+        raw = os.pread(self._fd, count, offset)
+        if len(raw) != count:
+            raise ValueError(f"{path} is cut short: {len(raw)} of {count} bytes at {offset}")
+        return raw

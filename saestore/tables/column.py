@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError
+from saestore.format import RESERVED
 
 Array = np.ndarray[Any, Any]
 
@@ -201,3 +202,17 @@ def _stored(values: Array, mask: Array, what: str) -> Array:
         f"{what} has the dtype {values.dtype}; a column holds true and false, ints, floats or texts.",
         code="unsupported-dtype",
     )
+
+
+def check_names(names: Any, what: str) -> None:
+    """Refuse what cannot be the name of a column or a concept."""
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise InvalidInputError(
+                f"{name!r} cannot be the name of a {what}; give a text such as 'color::red'.", code="invalid-name"
+            )
+        if name in RESERVED:
+            raise InvalidInputError(
+                f"a {what} cannot be called {name!r}, which has another meaning; choose another name.",
+                code="reserved-name",
+            )

@@ -8,11 +8,10 @@ import numpy as np
 
 from saestore.errors import SaestoreError
 from saestore.query.html import l0, sae_name, size, state
-from saestore.storage import stored_bytes
+from saestore.storage import read_attributes, stored_bytes
 from saestore.web.feature_table import SHOWN_STATISTICS, density_of, feature_row
 from saestore.web.request import Parameters
 from saestore.web.view import Page, SetView, StoreView
-from saestore.writing.writer import read_attributes
 
 __all__ = ["set_page", "store_page"]
 

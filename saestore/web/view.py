@@ -22,11 +22,10 @@ from saestore.query.distribution import all_moments
 from saestore.query.reader import SetReader
 from saestore.query.similarity import Sizes
 from saestore.stats import STATISTICS, Moments
-from saestore.storage import find_sets
+from saestore.storage import find_sets, read_attributes
 from saestore.tables.column import Column
 from saestore.web.drawing import Thumbnails
 from saestore.web.request import Links
-from saestore.writing.writer import read_attributes
 
 __all__ = ["EDITABLE", "MOST_ROWS", "Page", "SetView", "StoreView", "plain", "shortened", "value_at"]
 

@@ -9,9 +9,9 @@ import numpy as np
 import zarr
 
 from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError
-from saestore.format import KEY, LEVEL_TABLES, RESERVED, SetAttributes
+from saestore.format import KEY, LEVEL_TABLES, SetAttributes
 from saestore.storage import SnapshotStore, WriteBatch
-from saestore.tables.column import Column
+from saestore.tables.column import Column, check_names
 from saestore.tables.label_matrix import LabelMatrix, listed, position_of
 from saestore.tables.stored_table import StoredTable
 from saestore.tables.table_writer import TableWriter
@@ -162,20 +162,6 @@ def _set_concepts(writer: SetWriter, labels: Mapping[str, LabelMatrix], columns:
 def _stored(writer: SetWriter, table: str) -> StoredTable:
     path = f"{writer.root.path}/{writer.path}".strip("/")
     return StoredTable(SnapshotStore(writer.root.store), path, table, writer.require())
-
-
-def check_names(names: Any, what: str) -> None:
-    """Refuse what cannot be the name of a column or a concept."""
-    for name in names:
-        if not isinstance(name, str) or not name.strip():
-            raise InvalidInputError(
-                f"{name!r} cannot be the name of a {what}; give a text such as 'color::red'.", code="invalid-name"
-            )
-        if name in RESERVED:
-            raise InvalidInputError(
-                f"a {what} cannot be called {name!r}, which has another meaning; choose another name.",
-                code="reserved-name",
-            )
 
 
 def _check_complete(attributes: SetAttributes, table: str, path: str) -> None:

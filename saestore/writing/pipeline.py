@@ -20,7 +20,7 @@ from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError
 from saestore.format import MAX_ROWS_PER_SEGMENT, TASKS, SetAttributes
 from saestore.progress import Progress
 from saestore.sparse_rows import SparseRows
-from saestore.storage import WriteBatch, open_root
+from saestore.storage import WriteBatch, open_root, read_attributes
 from saestore.tables import Items
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.table_writer import write_tables
@@ -28,7 +28,7 @@ from saestore.vocabulary import CODECS
 from saestore.writing.compare import check_prefix, refuse_other
 from saestore.writing.lock import SetLock
 from saestore.writing.plan import WritePlan
-from saestore.writing.writer import SetWriter, read_attributes
+from saestore.writing.writer import SetWriter
 
 __all__ = [
     "Destination",

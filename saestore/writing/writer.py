@@ -41,19 +41,19 @@ from saestore.storage import (
     durable,
     group_document,
     local_folder,
-    missing_as_error,
+    read_attributes,
     write_errors,
 )
 from saestore.storage.conditional import Tagged, get_tagged, put_if_match, remove, replace_tagged
 from saestore.storage.durable import PARTIAL, drafts, publish
 from saestore.storage.open import root_attributes
 from saestore.tables.item_index import ItemIndex
+from saestore.vocabulary import DEFAULT_MEMORY
 from saestore.writing.derived import DERIVED, write_derived
 from saestore.writing.lock import LOCK, SetLock
 
 Progress = Callable[[str], None]
 
-DEFAULT_MEMORY = 1 << 30
 # Writes the tables of a set and returns its attributes with them.
 Fill = Callable[[WriteBatch, SetAttributes], SetAttributes]
 
@@ -452,19 +452,6 @@ class SetWriter:
         """Whether tasks of other processes may be writing segments."""
         a = self.attributes
         return a is not None and a.plan is not None and a.n_samples != a.planned_samples
-
-
-_FEW_ATTRIBUTES = 10  # a group with more of them is a set, though its attribute `format` may be damaged
-
-
-def read_attributes(root: zarr.Group, path: str) -> SetAttributes | None:
-    """The attributes of the set at `path`, None where there is none."""
-    with missing_as_error(path):
-        group = root.get(path)
-        attributes = group.attrs.asdict() if isinstance(group, zarr.Group) else {}
-        if not attributes or (len(attributes) < _FEW_ATTRIBUTES and "format" not in attributes):
-            return None
-        return SetAttributes.from_json(attributes, path)
 
 
 def n_deleted(root: zarr.Group) -> tuple[int, Tagged | None]:
