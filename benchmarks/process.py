@@ -24,13 +24,13 @@ STATUS = Path("/proc/self/status")
 ITEMS = "items.npz"
 
 
-def peak_bytes() -> int:
-    """Peak resident memory of this process.
+def peak_bytes(pid: int | str = "self") -> int:
+    """Peak resident memory of this process, or on Linux of another one.
 
     Linux's VmHWM where there is one: `ru_maxrss` of a child starts with the size of the process that started it.
     """
     if STATUS.exists():
-        return _status("VmHWM")
+        return _status("VmHWM", pid)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
@@ -40,8 +40,8 @@ def private_bytes() -> int:
     return _status("RssAnon") if STATUS.exists() else peak_bytes()
 
 
-def _status(name: str) -> int:
-    fields = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
+def _status(name: str, pid: int | str = "self") -> int:
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return 1024 * int(fields[name].split()[0])
 
 

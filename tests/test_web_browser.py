@@ -117,8 +117,10 @@ def test_keys_lead_to_neighbours_and_to_the_search(page):
 
 
 @pytest.mark.parametrize("page", [{}, {"java_script_enabled": False}], ids=["script", "without-script"], indirect=True)
-def test_a_bar_of_the_histogram_leads_to_its_samples(page):
+def test_a_bar_of_the_histogram_leads_to_its_samples(page, request):
     page.goto(f"{X}/features/2?level=sample")
+    without = "without-script" in request.node.name
+    assert page.get_by_text("The script did not run").is_visible() == without
     bar = page.locator(".chart a").last
     count = int(bar.get_attribute("aria-label").rsplit(": ", 1)[1])
     bar.click()

@@ -18,6 +18,7 @@ Array = np.ndarray[Any, Any]
 COMPARE = ("other", "metric", "limit", "offset")
 _LIVE_PAIRS = 1 << 26  # features of two sets whose pairs are compared while a page waits
 _MOST_ONE_BY_ONE = 100  # rows of a page of larger sets
+_MOST_SAMPLES = 1 << 18  # of all features of such a page
 _MOST_POINTS, _MOST_UNMATCHED = 1500, 100
 
 
@@ -81,18 +82,19 @@ def _all(view: SetView, theirs: SetView, metric: Any, limit: int, offset: int) -
 
 
 def _one_by_one(view: SetView, theirs: SetView, metric: Any, limit: int, offset: int) -> dict[str, Any]:
-    """The match of each feature of a page; the features that fire most come first."""
-    limit = min(limit, _MOST_ONE_BY_ONE)
+    """The match of each feature of a page, in the order of their numbers."""
     n_active = view.statistics["n_active"]
-    order = np.argsort(-n_active, kind="stable")[: int((n_active > 0).sum())]
+    order = np.flatnonzero(n_active)
+    shown = order[offset : offset + min(limit, _MOST_ONE_BY_ONE)]
+    shown = shown[: max(1, int(np.searchsorted(np.cumsum(n_active[shown]), _MOST_SAMPLES)))]
     rows = [
         _row(view, theirs, {"feature": f, **match})
-        for f in order[offset : offset + limit].tolist()
+        for f in shown.tolist()
         for match in matches_of(view, theirs, f, metric, 1)
     ]
     columns = (np.array([row[name] for row in rows], np.int64) for name in ("feature", "other_feature"))
     points = _points(view, theirs, *columns)
-    return {"partial": True, "limit": limit, "rows": rows, "n_matches": len(order), "points": points}
+    return {"partial": True, "limit": max(1, len(shown)), "rows": rows, "n_matches": len(order), "points": points}
 
 
 def matches_of(view: SetView, theirs: SetView, feature: int, metric: Any, n: int) -> list[dict[str, Any]]:

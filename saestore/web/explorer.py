@@ -148,7 +148,9 @@ class Explorer:
                 f"There is no page {_shown(path)}. The store has the sets {known}.", code="unknown-page"
             )
         view = self.store.open("/".join(parts[:3]))
-        return self.store.tag(view, query.get("other", "")), partial(self._of_set, view, parts[3:])
+        with_others = parts[3:4] == ["compare"] or (parts[3:4] == ["features"] and len(parts) == 5)
+        tag = self.store.tag(view, query.get("other", "")) if with_others else view.tag
+        return tag, partial(self._of_set, view, parts[3:])
 
     def _of_set(self, view: SetView, rest: list[str], query: Mapping[str, str]) -> Page | Answer:  # noqa: PLR0911 - the table of routes
         store = self.store

@@ -112,7 +112,7 @@ def feature_page(store: StoreView, view: SetView, feature: int, asked: Parameter
         "where_names": [*reader.items.columns, *reader.samples.columns, "item", "position", "sample"][:200],
     }
     data["strongest"] = max((abs(value) for e in data["examples"] for _, value in e["heat"]), default=0.0)
-    data |= _copies(store, data)
+    data |= _copies(store, data, origin)
     name = f"{data['name']} · " if data["name"] else ""
     return Page("feature.html", f"{name}feature {feature} · {view.path}", data)
 
@@ -132,7 +132,8 @@ def _first_of_items(top: TopSamples) -> TopSamples:
 def _part(top: TopSamples, origin: Origin) -> TopSamples:
     if origin.kind != "range":
         return top
-    return top[(top.activation >= origin.low) & (top.activation <= origin.high)]
+    wide = top.activation.astype(np.float64)
+    return top[(wide >= origin.low) & (wide <= origin.high)]
 
 
 def _window(top: TopSamples, origin: Origin, n: int, offset: int) -> TopSamples:
@@ -259,10 +260,23 @@ def _matches(store: StoreView, view: SetView, feature: int, metric: str, other: 
     return {**data, "matches": found}
 
 
-def _copies(store: StoreView, data: Mapping[str, Any]) -> dict[str, str]:
-    """The question of a feature page in Python and as a command."""
+def _copies(store: StoreView, data: Mapping[str, Any], origin: Origin) -> dict[str, str | None]:
+    """The question of a feature page in Python, and as a command where there is one."""
+    feature, n, first, level = data["feature"], data["n"], data["offset"], data["level"]
     where = f", where={data['where']!r}" if data["where"] else ""
-    python = f"acts.top_samples({data['feature']}, n={data['n']}, level={data['level']!r}{where})"
-    words = ["top-samples", data["set"], "--feature", str(data["feature"]), "-n", str(data["n"])]
-    words += ["--level", data["level"], *(["--where", data["where"]] if data["where"] else [])]
-    return store.copies(data["set"], python, *words)
+    if origin.kind in _DRAWN:
+        drawn = f"near_misses={n}, random=0" if origin.kind == "near" else f"near_misses=0, random={n}"
+        python = f"acts.examples({feature}, quantiles=0, n=0, {drawn}, level={level!r}{where}, seed={data['seed']})"
+    elif origin.kind == "range":
+        python = (
+            f"top = acts.feature({feature}{where})\n"
+            f"top[(top.activation >= {origin.low!r}) & (top.activation <= {origin.high!r})]"
+        )
+    elif origin.kind == "quantile":
+        python = f"acts.feature({feature}{where})"
+    else:
+        rest = f"[{first}:]" if first else ""
+        python = f"acts.top_samples({feature}, n={first + n}, level={level!r}{where}){rest}"
+    words = ["top-samples", data["set"], "--feature", str(feature), "-n", str(n), "--level", level]
+    words += ["--where", data["where"]] if data["where"] else []
+    return store.copies(data["set"], python, *(words if origin.kind == "top" and not first else []))

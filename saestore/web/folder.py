@@ -15,6 +15,8 @@ from saestore.web.view import Page, StoreView
 
 __all__ = ["write_folder"]
 
+_PIXELS = 240  # of the longer side of a thumbnail
+
 
 class FolderLinks(Links):
     """Addresses in a folder of pages, relative to the page that has them."""
@@ -89,7 +91,7 @@ def write_folder(
     links.depth = "" if single else "../"
     made = {f: explorer.page(f"/{reader.path}/features/{f}", {"n": str(n)}) for f in features}
     used = {e["item"] for page in made.values() for e in page.data["examples"] if "image" in e and e["image"]["url"]}
-    thumbnails = {f"images/{item}.jpg": explorer.thumbnail(view, item, 160) for item in sorted(used)}
+    thumbnails = {f"images/{item}.jpg": explorer.thumbnail(view, item, _PIXELS) for item in sorted(used)}
     index = [
         {"text": " · ".join([str(f), *(str(v) for v in page.data["known"].values() if isinstance(v, str))]),
          "href": f"#feature-{f}" if single else f"features/{f}.html"}

@@ -48,7 +48,7 @@ def items_page(store: StoreView, view: SetView, asked: Parameters) -> Page:
         "images": any(row.get("image") for row in rows),
         "rows": rows,
         "known": items.columns,
-        **store.copies(view.path, f"acts.items.where({where or 'item >= 0'!r})", "info", view.path),
+        **store.copies(view.path, f"acts.items.where({where or 'item >= 0'!r})"),
     }
     return Page("items.html", f"items · {view.path}", data)
 
@@ -62,8 +62,9 @@ def item_page(store: StoreView, view: SetView, item: int, asked: Parameters) -> 
     position = asked.whole("position", 0, 0, max(0, stop - start - 1)) if asked.text("position") else None
     feature = asked.whole("feature", 0, 0, reader.shape[1] - 1) if asked.text("feature") else None
     example = _of_item(store, view, item, feature=feature, position=position, concept=asked.text("concept"))
-    at = {"item": item} if position is None else {"sample": start + position}
-    best = reader.top_features(**at, n=n)
+    key, number = ("item", item) if position is None else ("sample", start + position)
+    words = [] if position is None else ["top-features", view.path, "--sample", str(number), "-n", str(n)]
+    best = reader.top_features(**{key: number}, n=n)
     columns = best.feature.tolist(), best.activation.tolist(), (best.sample - start).tolist()
     data: dict[str, Any] = {
         "set": view.path,
@@ -83,14 +84,7 @@ def item_page(store: StoreView, view: SetView, item: int, asked: Parameters) -> 
         ],
         "sample_concepts": list(reader.concept_names("sample"))[:100],
         "concept": asked.text("concept") or None,
-        **store.copies(
-            view.path,
-            f"acts.top_features({', '.join(f'{key}={value}' for key, value in at.items())}, n={n})",
-            "top-features",
-            view.path,
-            "--sample",
-            str(start + (position or 0)),
-        ),
+        **store.copies(view.path, f"acts.top_features({key}={number}, n={n})", *words),
     }
     return Page("item.html", f"item {item} · {view.path}", data)
 

@@ -9,7 +9,6 @@ from saestore.vocabulary import SCORES
 __all__ = ["KEYS", "markdown"]
 
 _SET = {"set": "path of the set"}
-_COPIES = {"python": "the same question in Python", "command": "and on the command line"}
 _ROWS = {"limit, offset": "rows at most, and rows before the first"}
 _NAMES = {"feature, name": "number of the feature, and its name or null"}
 _MATCH = {
@@ -187,7 +186,7 @@ _HEAD = """\
 Each page of [the explorer](explorer.md) has a JSON twin at its path with `.json`, such as
 `/CLEVR/patch/clevr-sae/features/1884.json?n=3`; the twin of `/` is `/index.json`. NaN is null. An error is
 `{"error": {"code": …, "message": …}}` with the codes of [saestore.errors](api/errors.md). Each document also has
-`python` and `command`, the same question in Python and on the command line.
+`python` and `command`, the same question in Python and on the command line, null where it has no command.
 """
 
 

@@ -68,7 +68,9 @@ class Parameters:
                 raise InvalidInputError(message + has, code="unknown-parameter")
             if len(value) > LONGEST:
                 raise _bad(name, value, f"at most {LONGEST:,} characters")
-        self.values = {name: value for name, value in values.items() if value.strip()}
+        # A lone surrogate is no character: nothing that is stored has one, and numpy and URLs refuse it.
+        clean = {name: value.encode("utf-8", "replace").decode() for name, value in values.items()}
+        self.values = {name: value for name, value in clean.items() if value.strip()}
 
     def text(self, name: str, default: str = "") -> str:
         """A text without spaces around it."""
@@ -138,8 +140,8 @@ class Links:
 def with_query(path: str, query: Mapping[str, Any], *, quoted: bool = True) -> str:
     """A path with the parameters that are not empty; `quoted` where the path is ready for an address."""
     given = {name: str(value) for name, value in query.items() if value not in (None, "")}
-    path = path if quoted else quote(path, safe="/")
-    return f"{path}?{urlencode(given)}" if given else path
+    path = path if quoted else quote(path, safe="/", errors="replace")
+    return path + "?" * bool(given) + urlencode(given, errors="replace")
 
 
 def as_json(value: Any) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from typing import Any
 
 import numpy as np
@@ -42,10 +41,12 @@ def search_page(store: StoreView, asked: Parameters) -> Page:
         except SaestoreError:
             if path:
                 raise
+    calls = f"acts.features.search({words!r}), acts.items.search({words!r})"
+    question = f"{{path: ({calls}) for path, acts in store.items()}}"
     data |= {
         "sets": [each for each in found if each["features"] or each["items"]],
-        "python": f"acts.features.search({words!r}); acts.items.search({words!r})",
-        "command": shlex.join(["saestore", "info", "--store", store.location]),
+        "python": f"store = saestore.open({store.location!r})\n{question if words else ''}".rstrip(),
+        "command": None,
     }
     return Page("search.html", f"search: {words}" if words else "search", data)
 
@@ -82,7 +83,7 @@ def _nearest(store: StoreView, path: str, wanted: str | dict[int, float], level:
     return {
         "set": view.path,
         "hits": hits,
-        **store.copies(view.path, f"acts.search({question}, n={limit}, level={level!r})", "info", view.path),
+        **store.copies(view.path, f"acts.search({question}, n={limit}, level={level!r})"),
     }
 
 

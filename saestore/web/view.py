@@ -216,10 +216,10 @@ class StoreView:
                 tags.append(str(error))
         return " ".join(tags)
 
-    def copies(self, path: str, python: str, *words: str) -> dict[str, str]:
-        """A question about a set as lines of Python and as a command, which can be copied."""
+    def copies(self, path: str, python: str, *words: str) -> dict[str, str | None]:
+        """A question about a set as lines of Python and as a command, which can be copied; None without a command."""
         acts = f"acts = saestore.open({self.location!r})[{path!r}]"
-        command = shlex.join(["saestore", *words, "--store", self.location])
+        command = shlex.join(["saestore", *words, "--store", self.location]) if words else None
         return {"python": f"{acts}\n{python}".rstrip(), "command": command}
 
     def has(self, path: str) -> bool:
