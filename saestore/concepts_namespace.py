@@ -20,6 +20,7 @@ from saestore.labels import (
     from_spans,
 )
 from saestore.progress import Progress, ProgressOption
+from saestore.query.open_set import changing
 from saestore.query.reader import Level, SetReader
 from saestore.query.slices import DENSE_LIMIT
 from saestore.scoring.concept_scores import concept_scores, score_intervals
@@ -99,7 +100,7 @@ class Concepts:
             given = as_labels(labels, level, self._reader.n_items, self._reader.shape[0], names)
         from saestore.writing.columns import add_labels
 
-        with self._reader.changing() as writer:
+        with changing(self._reader) as writer:
             add_labels(writer, given, overwrite=overwrite)
         return list(given.names)
 
@@ -232,7 +233,7 @@ class Concepts:
             check_level(level)
         from saestore.writing.columns import remove_labels
 
-        with self._reader.changing() as writer:
+        with changing(self._reader) as writer:
             remove_labels(writer, [names] if isinstance(names, str) else list(names), level)
 
     def scores(

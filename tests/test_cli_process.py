@@ -105,7 +105,7 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path):
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path}
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline().startswith("feature,n_active")
+        assert process.stdout.readline().startswith("feature,name,n_active")
         process.stdout.close()
         assert process.stderr is not None
         assert process.stderr.read() == ""

@@ -120,24 +120,6 @@ class OpenSet:
         self._open(before)
         return before != self.attributes
 
-    @contextmanager
-    def changing(self) -> Iterator[SetWriter]:
-        """Hold the lock of the set: what is read meanwhile nobody else changes.
-
-        Raises
-        ------
-        StoreConflictError
-            Another set replaced it.
-        StoreWriteError, LockedError
-            The store was opened to read only, or another process writes the set.
-        """
-        from saestore.writing.writer import SetWriter
-
-        with SetWriter(self.root, self.path) as writer:
-            self.reopen()
-            yield writer
-        self.reopen()
-
     def table(self, name: str) -> StoredTable:
         """One of the tables ``samples``, ``items`` and ``features``, as of opening."""
         if name not in self._tables:
@@ -301,3 +283,22 @@ class OpenSet:
         lists = one_list(self.segments, feature, self.dtype)
         order = np.argsort(lists.samples)
         return lists.samples[order], lists.data[order]
+
+
+@contextmanager
+def changing(reader: OpenSet) -> Iterator[SetWriter]:
+    """Hold the lock of a set: what is read meanwhile nobody else changes.
+
+    Raises
+    ------
+    StoreConflictError
+        Another set replaced it.
+    StoreWriteError, LockedError
+        The store was opened to read only, or another process writes the set.
+    """
+    from saestore.writing.writer import SetWriter
+
+    with SetWriter(reader.root, reader.path) as writer:
+        reader.reopen()
+        yield writer
+    reader.reopen()

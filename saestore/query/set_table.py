@@ -11,7 +11,7 @@ import numpy as np
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError, StoreConflictError, did_you_mean
 from saestore.format import KEY
 from saestore.query import html
-from saestore.query.open_set import OpenSet, retry_on_stale_snapshot
+from saestore.query.open_set import OpenSet, changing, retry_on_stale_snapshot
 from saestore.query.statistic_columns import STATISTIC_NAMES, item_maximum, statistic
 from saestore.query.where import as_tree, contains, rows_where
 from saestore.query.where_names import TableNames
@@ -129,7 +129,7 @@ class SetTable:
         }
         from saestore.writing.columns import set_columns
 
-        with self._reader.changing() as writer:
+        with changing(self._reader) as writer:
             set_columns(writer, self._name, given)
 
     def annotate(self, columns: Mapping[str, Mapping[Any, Any]], *, overwrite: bool = True) -> None:
@@ -152,7 +152,7 @@ class SetTable:
         from saestore.writing.columns import set_columns
 
         self._check_writable(columns)
-        with self._reader.changing() as writer:  # before the values are read that stay
+        with changing(self._reader) as writer:  # before the values are read that stay
             merged = {name: self._merged(name, values, overwrite=overwrite) for name, values in columns.items()}
             set_columns(writer, self._name, {n: as_column(v, f"column {n!r}") for n, v in merged.items()})
 
@@ -177,7 +177,7 @@ class SetTable:
         self._check_writable([name])
         from saestore.writing.columns import remove_columns
 
-        with self._reader.changing() as writer:
+        with changing(self._reader) as writer:
             remove_columns(writer, self._name, [name])
 
     def where(self, condition: Any) -> Array:

@@ -14,6 +14,7 @@ import numpy as np
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.files import load_pt, nearby
 from saestore.labels.as_labels import check_names
+from saestore.query.open_set import changing
 from saestore.superactivators.file_names import SUFFIXES, TOKEN_COUNTS
 from saestore.superactivators.token_counts import token_totals
 from saestore.tables.item_index import ItemIndex
@@ -366,7 +367,7 @@ def add_ground_truth(acts: SetReader, truth: GroundTruth, *, overwrite: bool = F
         if missing:
             # What is only unknown is replaced; a concept that differs is refused unless the caller says otherwise.
             replaces = overwrite or not differ & set(missing)
-            with acts.changing() as writer:
+            with changing(acts) as writer:
                 add_labels(writer, LabelMatrix.of_rows(missing, size, level), overwrite=replaces)
             added |= dict.fromkeys(missing)
     return list(added)
