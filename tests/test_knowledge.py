@@ -58,6 +58,8 @@ def test_search_looks_for_words(acts, text, expected):
 def test_a_search_without_a_word_is_an_error(acts):
     with raises(InvalidInputError, "empty-search", "green"):
         acts.features.search("  ")
+    with raises(InvalidInputError, "not-text", "half of a character"):
+        acts.features.search("green \ud800")
 
 
 def share():

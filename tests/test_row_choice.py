@@ -97,6 +97,8 @@ def test_conditions_that_cannot_be(make):
         make(tokens=np.arange(3))
     with raises(InvalidInputError, "bad-mask", "(3,)"):
         make(mask=np.ones(3, bool))
+    with raises(InvalidInputError, "bad-mask", "not an array"):
+        make(mask=[[True], [True, False]])
     with raises(NotFoundError, "unknown-column", "token"):
         make(tokens=None, exclude="token == 0")
 

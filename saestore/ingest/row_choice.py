@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError
-from saestore.files import load_array, split_member
+from saestore.files import load_array, plain_tensor, split_member
 from saestore.format import SOURCE_ROW
 from saestore.formats.base import Opened
 from saestore.formats.topk_tensors import load_tensors
@@ -247,7 +247,13 @@ def _per_row(spec: Any, beside: Any, what: str) -> tuple[str, Array]:
     where = what
     if isinstance(spec, str | os.PathLike):
         where, spec = _load(os.fspath(spec), beside, what)
-    return where, spec.detach().cpu().numpy() if hasattr(spec, "detach") else np.asarray(spec)
+    if hasattr(spec, "detach"):
+        tensor = plain_tensor(spec, where).cpu()
+        spec = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor  # which numpy does not know
+    try:
+        return where, np.asarray(spec)
+    except ValueError as error:
+        raise InvalidInputError(f"{where} is not an array ({error})", code=f"bad-{what}") from error
 
 
 def _load(spec: str, beside: Any, what: str) -> tuple[str, Any]:

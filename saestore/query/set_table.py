@@ -13,7 +13,7 @@ from saestore.format import KEY
 from saestore.query import html
 from saestore.query.open_set import OpenSet, changing, retry_on_stale_snapshot
 from saestore.query.statistic_columns import STATISTIC_NAMES, item_maximum, statistic
-from saestore.query.where import as_tree, contains, rows_where
+from saestore.query.where import HALF_CHARACTER, as_tree, contains, rows_where
 from saestore.query.where_names import TableNames
 from saestore.tables.column import TEXT, Column, as_column, as_objects
 from saestore.tables.label_matrix import position_of
@@ -220,6 +220,10 @@ class SetTable:
             raise InvalidInputError(
                 f"search() was given {len(text):,} characters; at most {_LONGEST_SEARCH:,} are read.",
                 code="text-too-long",
+            )
+        if HALF_CHARACTER.search(text):
+            raise InvalidInputError(
+                f"search({text!r}) holds half of a character, which no stored text has.", code="not-text"
             )
         words = [quoted or word for quoted, word in _WORDS.findall(text)]
         if not words:

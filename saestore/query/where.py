@@ -38,7 +38,7 @@ _OPERATORS = {
     "contains": contains,
 }  # fmt: skip
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-_HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
+HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
 _LARGEST = 1 << 1000
 _MOST_NAMES, _MOST_VALUES = 1000, 1 << 18  # of a mapping
 _MANY = 16  # values, from which on texts are looked up instead of compared one by one
@@ -302,7 +302,7 @@ def _on(values: Values, block: Block) -> Column:
 def _fitting(column: NamedValues, comparison: str, value: Value) -> str | float | bool:
     """The value of a literal, which a value of the column can equal."""
     given, kind = value.value, column.kind
-    if isinstance(given, str) and _HALF_CHARACTER.search(given):
+    if isinstance(given, str) and HALF_CHARACTER.search(given):
         _refuse(f"{given!r} holds half of a character, which no stored text has", value.mark)
     if isinstance(given, int) and abs(given) > _LARGEST:
         given = math.inf if given > 0 else -math.inf  # beyond every stored number
