@@ -108,6 +108,7 @@ class ActivationSet(SetReader):
     @retry_on_stale_snapshot
     def detect(
         self,
+        /,
         level: Level = "item",
         *,
         concepts: Sequence[str] | str | None = None,
@@ -118,6 +119,7 @@ class ActivationSet(SetReader):
         options: DetectionOptions | None = None,
         embeddings: Any = None,
         cls_embeddings: Any = None,
+        **settings: Any,
     ) -> Detection:
         """Find the feature and threshold that detect each concept, and measure them on other samples.
 
@@ -135,12 +137,14 @@ class ActivationSet(SetReader):
             Values of the items' column ``split``, or conditions as in every query; the first two share no sample.
             Probes and vectors are fitted on the third.
         options
-            Scores, target recalls, pruning, other methods and intervals: ``DetectionOptions(max_features=3)``.
+            Scores, target recalls, pruning, other methods and intervals, for more than one detection.
         embeddings
             The embeddings that the set was built from, as `saestore.build` takes them, for the baselines; by default
             where the set records them. With embeddings, the baselines are evaluated.
         cls_embeddings
             One embedding per item, its CLS token: also evaluate the difference of their means. For items only.
+        **settings
+            Single attributes of `DetectionOptions`, which win over `options`: ``acts.detect(max_features=3)``.
 
         Returns
         -------
@@ -167,7 +171,7 @@ class ActivationSet(SetReader):
 
         given = {"features": features, "embeddings": embeddings, "cls_embeddings": cls_embeddings}
         on = {"choose_on": choose_on, "report_on": report_on, "fit_on": fit_on}
-        return detect(self, level, concepts, options or DetectionOptions(), on, **given)
+        return detect(self, level, concepts, DetectionOptions.of(options, settings), on, **given)
 
     @retry_on_stale_snapshot
     def detection_grid(

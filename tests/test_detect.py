@@ -47,10 +47,9 @@ FEW = settings(
 ALL = {"min_active": 1, "max_fraction": 1.0, "min_p99_percentile": 0}
 
 
-def detect(acts, level="item", *, embeddings=None, cls_embeddings=None, **options):
+def detect(acts, level="item", **settings):
     """Detect with these options."""
-    given = DetectionOptions(**options)
-    return acts.detect(level, options=given, embeddings=embeddings, cls_embeddings=cls_embeddings)
+    return acts.detect(level, **settings)
 
 
 def ragged(rng, lengths, values):
@@ -330,8 +329,11 @@ def test_detection_equals_brute_force(seed, palette, dtype, segment_rows):
 @pytest.mark.parametrize("level", ["item", "sample"])
 def test_any_values_of_split_and_conditions_are_chosen_on_and_reported_on(level):
     _, acts, _, _ = planted(11, palette="heavy")
-    few = {"options": DetectionOptions(n_resamples=5, **ALL)}
+    few = {"options": DetectionOptions(n_resamples=50, **ALL), "n_resamples": 5}  # single ones win
     usual = acts.detect(level, **few)
+    assert usual.settings["n_resamples"] == 5
+    with raises(InvalidInputError, "unknown-option", "Did you mean 'n_resamples'"):
+        acts.detect(level, n_resample=5)
     split = np.ma.filled(acts.items["split"], "")
     acts.items.set("split", [{"cal": "fold 0", "test": "2"}.get(name, name) for name in split.tolist()])
     for on in (

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, did_you_mean
 from saestore.scoring.bootstrap import check_bootstrap
 from saestore.scoring.pooling import Pooling
 from saestore.scoring.thresholds import TARGET_RECALLS, check_recalls
@@ -80,6 +80,18 @@ class DetectionOptions:
         for name, (valid, what) in allowed.items():
             if not valid:
                 raise InvalidInputError(f"{name}={getattr(self, name)!r}: use {what}.", code="bad-option")
+
+    @classmethod
+    def of(cls, options: DetectionOptions | None, settings: Mapping[str, Any]) -> DetectionOptions:
+        """These options, or the defaults, with some set otherwise."""
+        known = [field.name for field in fields(cls)]
+        for name in settings:
+            if name not in known:
+                raise InvalidInputError(
+                    f"detect() has no option {name!r}. {did_you_mean(name, known)}There are {', '.join(known)}.",
+                    code="unknown-option",
+                )
+        return replace(options or cls(), **settings)
 
     def to_dict(self) -> dict[str, Any]:
         """The options as JSON takes them."""
