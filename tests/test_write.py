@@ -199,8 +199,8 @@ def test_items_come_back_as_they_were():
     assert acts.items.column("weight").tolist() == case.items["weight"]
     assert acts.items.concept_names == ["color::red"]
     assert np.array_equal(acts.items.column("color::red"), case.red)
-    for ask in (acts.items.column, acts.concepts.mask):
-        with raises(saestore.errors.NotFoundError, "unknown-column", "'colour'"):
+    for ask, code in ((acts.items.column, "unknown-column"), (acts.concepts.mask, "unknown-concept")):
+        with raises(saestore.errors.NotFoundError, code, "'colour'"):
             ask("colour")
 
 
@@ -411,7 +411,7 @@ def test_a_store_is_a_mapping_that_opens_a_set_when_it_is_asked_for(monkeypatch)
     assert isinstance(store, Mapping)
     assert list(store) == list(store.keys()) == paths
     opened = []
-    monkeypatch.setattr("saestore.store.ActivationSet", lambda _, path: opened.append(path) or path)
+    monkeypatch.setattr("saestore.activation_set.ActivationSet", lambda _, path: opened.append(path) or path)
     pairs = iter(store.items())
     assert opened == []
     assert next(pairs) == ("A/patch/b", "A/patch/b")

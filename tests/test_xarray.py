@@ -362,7 +362,7 @@ def test_the_engine_takes_what_xarray_takes(folder):
 def test_the_engine_names_what_is_not_there(folder, tmp_path):
     with raises(NotFoundError, "unknown-set", "Shapes/patch/sae"):
         xr.open_dataset(folder, engine="saestore", group="Shapes/token")
-    with raises(NotFoundError, "not-found", "none.zarr"):
+    with raises(NotFoundError, "no-store", "none.zarr"):
         xr.open_dataset(tmp_path / "none.zarr", engine="saestore")
     store = scratch_store()
     write_case(store, CASE, "A/patch/x")

@@ -57,27 +57,31 @@ def as_tree(where: Any) -> Node | None:
             raise InvalidInputError(
                 f"where= has {len(where):,} names; at most {_MOST_NAMES:,} are read.", code="condition-too-long"
             )
-        return Join("and", tuple(Compare(Name(str(name)), "==", _values(values)) for name, values in where.items()))
+        return Join(
+            "and", tuple(Compare(Name(str(name)), "==", _values(name, values)) for name, values in where.items())
+        )
     return where if isinstance(where, Node) else None
 
 
-def _values(given: Any) -> tuple[Value, ...]:
+def _values(name: object, given: Any) -> tuple[Value, ...]:
     given = np.atleast_1d(given) if isinstance(given, np.ndarray) else given
     options = list(given) if isinstance(given, list | tuple | set | frozenset | np.ndarray) else [given]
     if len(options) > _MOST_VALUES:
         raise InvalidInputError(
-            f"where= has a list of {len(options):,} values; at most {_MOST_VALUES:,} are read. Give a boolean mask.",
+            f"where= has a list of {len(options):,} values for {str(name)[:100]!r}; at most {_MOST_VALUES:,} are read. "
+            "Give a boolean mask.",
             code="condition-too-long",
         )
-    return tuple(Value(_plain(option)) for option in options)
+    return tuple(Value(_plain(name, option)) for option in options)
 
 
-def _plain(option: Any) -> str | float | bool:
+def _plain(name: object, option: Any) -> str | float | bool:
     """A value as Python has it; refuses what no column holds."""
     value = option.item() if isinstance(option, np.generic) else option
     if not isinstance(value, str | int | float):
         raise InvalidInputError(
-            f"where= has a {type(value).__name__} as a value; give text, a number, true or false.",
+            f"where= has a {type(value).__name__} as a value for {str(name)[:100]!r}; give text, a number, true or "
+            "false.",
             code="condition-type",
         )
     return value
