@@ -114,6 +114,7 @@ def other_sae(folder):
 )  # fmt: skip
 def test_a_config_that_lies(change, code, tmp_path):
     """Shards of saev whose metadata says something else."""
+    pytest.importorskip("torch")
     np.ones((4, 2, 3, 5), np.float32).tofile(tmp_path / "acts000000.bin")
     facts = {"layers": [1, 2], "n_patches_per_img": 2, "cls_token": True, "d_vit": 5, "n_imgs": 4} | change
     (tmp_path / "metadata.json").write_text(json.dumps(facts))

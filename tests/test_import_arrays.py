@@ -154,6 +154,7 @@ def test_encoder_output():
 def test_anndata_in_memory(tmp_path):
     anndata = pytest.importorskip("anndata")
     pandas = pytest.importorskip("pandas")
+    pytest.importorskip("torch")  # which reads the dense one
     obs = pandas.DataFrame({"split": ["train", "test"] * 12}, index=[f"i{i}" for i in range(24)])
     for matrix in (DENSE, CSR, CSR.tocsc()):
         adata = anndata.AnnData(matrix, obs=obs)
