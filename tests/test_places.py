@@ -180,10 +180,10 @@ def test_a_lease_that_ran_out_is_taken_over_and_its_owner_commits_nothing_more(s
 
 
 def test_a_lease_is_renewed_while_its_owner_lives(s3, monkeypatch):
-    monkeypatch.setattr(lock_module, "LEASE", 0.5)
+    monkeypatch.setattr(lock_module, "LEASE", 2.0)
     store = open_s3(s3, "a")
     with SetWriter(store.root, PATH) as writer:
-        threading.Event().wait(0.8)
+        threading.Event().wait(2.5)
         append_segments(writer, CASE, 8)
         with pytest.raises(LockedError):
             SetWriter(open_s3(s3, "a").root, PATH).__enter__()
