@@ -316,7 +316,7 @@ def companions(
         shape=(len(groups), len(rows)),
     )
     counts, done = np.zeros((len(groups), n_features), np.float32), 0
-    for part, block in iterate_rows(acts.segments, rows):
+    for part, block in iterate_rows(acts.segments, rows, values=False):
         ones = sp.csr_array(
             (np.ones(block.nnz, np.float32), block.indices.astype(np.int64), block.indptr),
             shape=(len(part), n_features),

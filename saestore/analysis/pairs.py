@@ -174,7 +174,7 @@ def _count_pairs(acts: SetReader, one: Array, other: Array, used: Array) -> Arra
     import scipy.sparse as sp
 
     both = np.zeros(len(one), np.int64)
-    for rows, block in iterate_rows(acts.segments, np.flatnonzero(used), _BLOCK):
+    for rows, block in iterate_rows(acts.segments, np.flatnonzero(used), _BLOCK, values=False):
         entries = np.ones(block.nnz, np.int32), block.indices.astype(np.int64), block.indptr
         columns = sp.csr_array(entries, shape=(len(rows), acts.shape[1])).tocsc()
         both += np.asarray(columns[:, one].multiply(columns[:, other]).sum(axis=0)).ravel()
