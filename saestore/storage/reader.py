@@ -21,6 +21,7 @@ import numpy as np
 
 from saestore.errors import CorruptStoreError
 from saestore.format import ArrayInfo, shard_digest
+from saestore.progress import check_deadline
 from saestore.storage.open import missing_as_error
 from saestore.storage.places import Request
 from saestore.storage.shards import EMPTY, Layout, Tail, body_of, checksum_of, decoder, parse_tail
@@ -339,6 +340,7 @@ def prefetch(wholes: Iterable[ArrayReader], tails: Iterable[ArrayReader] = ()) -
 
 def _read_runs(runs: Sequence[tuple[ArrayReader, int, int]]) -> list[Array]:
     """Read slices, all at once where they have to be waited for, in threads where there is much to decode."""
+    check_deadline()
     plans = [reader.plan(start, stop) for reader, start, stop in runs]
     pieces = [piece for _, part in plans for piece in part]
     if pieces and not pieces[0].reader.is_local:
