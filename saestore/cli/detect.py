@@ -120,8 +120,8 @@ def detect(
         for acts in _every(target, level, on) if every else [target.activations()]:
             status(f"{acts.path}: looking for detectors among {acts.shape[1]:,} features")
             features = features_of(acts, feature) or None
-            on_embeddings = {"embeddings": embeddings, "cls_embeddings": cls_embeddings}
-            how = {"concepts": concepts, "features": features, "options": options}
+            on_embeddings: dict[str, Any] = {"embeddings": embeddings, "cls_embeddings": cls_embeddings}
+            how: dict[str, Any] = {"concepts": concepts, "features": features, "options": options}
             results.append(acts.detect(level, **how, **on_embeddings, **on))
     _print(results, next((form for form, chosen in forms.items() if chosen), None), every)
     for result in results:
@@ -167,9 +167,7 @@ def _print(results: list[Detection], form: str | None, every: bool) -> None:
         output.document({"sets": documents} if every else documents[0])
     elif form == "csv":
         rows = [{"set": result.provenance["set"], **row} for result in results for row in result.rows]
-        from saestore.detection.report import to_csv
-
-        output.line(to_csv(rows), nl=False)
+        output.rows_as_csv(rows)
     elif form == "markdown":
         output.line("\n".join(result.to_markdown() for result in results), nl=False)
     else:
