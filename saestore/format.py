@@ -273,6 +273,8 @@ class SetAttributes:
     tables: Mapping[str, TableInfo] = field(default_factory=dict)  # the tables that have columns, by name (`TABLES`)
     arrays: Mapping[str, ArrayInfo] = field(default_factory=dict)  # the arrays at the set's root, by name
     derived: tuple[str, ...] = ()  # names of the segments that the arrays at the set's root cover
+    # Features that are active in no sample of these segments, or None where they were not counted.
+    dead_features: int | None = None
     # How many sets there were at this path, each replaced by the next; part of the names of segments from 2 on.
     generation: int = 1
     # SHA-256 of the attributes that the set began with: other content, or another generation, has another one.
@@ -300,6 +302,11 @@ class SetAttributes:
     def complete(self) -> bool:
         """True when nothing is left to build."""
         return self.planned_samples is None
+
+    @property
+    def is_derived(self) -> bool:
+        """True where the arrays at the root, and `dead_features`, are those of the present segments."""
+        return bool(self.segments) and self.derived == tuple(s.name for s in self.segments)
 
     def table(self, name: str) -> TableInfo:
         """A table, which may have no columns."""
@@ -340,6 +347,7 @@ class SetAttributes:
             "derived": list(self.derived),
             "generation": self.generation,
             "identity": self.identity,
+            **({} if self.dead_features is None else {"dead_features": self.dead_features}),
             **({} if self.plan is None else {"plan": dict(self.plan)}),
         }
         body = json.loads(canonical_json(body))  # what a reader will see, so that the checksum is of that
@@ -378,6 +386,7 @@ class SetAttributes:
                 tables={name: TableInfo.from_json(entry) for name, entry in attrs["tables"].items()},
                 arrays=_arrays(attrs["arrays"]),
                 derived=tuple(attrs["derived"]),
+                dead_features=attrs.get("dead_features"),
                 generation=int(attrs["generation"]),
                 identity=str(attrs["identity"]),
                 plan=attrs.get("plan"),
@@ -401,8 +410,10 @@ class SetAttributes:
             raise ValueError(f"dtype {self.dtype!r} is not one of {', '.join(DATA_DTYPES)}")
         if self.n_features < 1 or self.n_items < 0 or self.segment_rows < 1:
             raise ValueError("n_features, n_items or segment_rows is out of range")
-        for name, value in (("item_size", self.item_size), ("planned_samples", self.planned_samples)):
-            if value is not None and (type(value) is not int or value < 1):
+        optional = {"item_size": 1, "planned_samples": 1, "dead_features": 0}  # and the least of each
+        for name, least in optional.items():
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < least):
                 raise ValueError(f"{name} is {value!r}")
         if len({s.name for s in self.segments}) != len(self.segments):
             raise ValueError("two segments have the same name")

@@ -74,8 +74,7 @@ def repair_set(root: zarr.Group, path: str, progress: Progress | None = None) ->
             mended += _mend_table(writer, table, nodes)
         attributes = writer.require()
         broken = [name for name in attributes.arrays if f"{path}/{name}" in nodes]
-        covered = attributes.derived == tuple(s.name for s in attributes.segments)
-        if attributes.arrays and (broken or not covered):
+        if attributes.arrays and (broken or not attributes.is_derived):
             with suppress(CorruptStoreError):  # of a segment that is lost
                 writer.commit(replace(attributes, derived=(), arrays={}))
                 writer.compact(first=attributes.n_samples)

@@ -155,7 +155,7 @@ def saes(words: tuple[str, ...], limit: int, as_json: bool) -> None:
 
     Only those whose release, id or model contain all WORDs. `saestore build --sae NAME` takes any of them.
     """
-    from saestore.sae.sae_lens import find_releases
+    from saestore.sae.releases import find_releases
 
     found = find_releases(words)
     shown = list(islice(found, limit))

@@ -107,14 +107,15 @@ class View:
         lists = iterate_lists(self.segments, features, self.dtype, block)
         return lists_over(lists, self.kept, self.index, self.sizes)
 
-    def rows(self, ids: Array, pooling: Pooling = "max") -> Iterator[tuple[Array, SparseRows]]:
+    def rows(self, ids: Array, pooling: Pooling = "max", *, values: bool = True) -> Iterator[tuple[Array, SparseRows]]:
         """These rows, distinct and ascending, of those that count: their numbers and entries, a block at a time.
 
-        At the level of items entries are of the stored dtype with ``max``, else float64, and never 0.
+        At the level of items entries are of the stored dtype with ``max``, else float64, and never 0. Of samples they
+        need no activations where a question has no use for their `values`.
         Memory: a block of about 4 million non-zeros, or the largest item if that is larger.
         """
         if self.sizes is None:
-            yield from iterate_rows(self.segments, ids)
+            yield from iterate_rows(self.segments, ids, values=values)
             return
         for samples, block in self.rows_of_items(ids):
             items = self.index.locate(samples)[0]
