@@ -305,7 +305,7 @@ class SetAttributes:
 
     @property
     def is_derived(self) -> bool:
-        """True where the arrays at the root, and `dead_features`, are those of the present segments."""
+        """True where the arrays at the root, and `dead_features`, belong to the present segments."""
         return bool(self.segments) and self.derived == tuple(s.name for s in self.segments)
 
     def table(self, name: str) -> TableInfo:
