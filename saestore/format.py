@@ -364,6 +364,8 @@ class SetAttributes:
                 code="edited-document",
             )
         try:
+            known: dict[str, Any] = {name: attrs[name] for name in _AS_WRITTEN}
+            known |= {name: attrs.get(name) for name in _OPTIONAL}
             result = cls(
                 n_features=int(attrs["n_features"]),
                 dtype=str(attrs["dtype"]),
@@ -376,8 +378,7 @@ class SetAttributes:
                 derived=tuple(attrs["derived"]),
                 generation=int(attrs["generation"]),
                 identity=str(attrs["identity"]),
-                **{name: attrs[name] for name in _AS_WRITTEN},
-                **{name: attrs.get(name) for name in _OPTIONAL},
+                **known,
             )
             result._validate()
         except (KeyError, TypeError, ValueError, AttributeError) as e:
