@@ -33,21 +33,11 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Repair:
-    """What a repair did.
+    """What a repair did."""
 
-    Attributes
-    ----------
-    found
-        What was wrong before.
-    mended
-        Names of what was made again, and how.
-    lost
-        What is still wrong: it has to be restored from a copy, or built again.
-    """
-
-    found: Report
-    mended: tuple[str, ...]
-    lost: tuple[Problem, ...]
+    found: Report  # what was wrong before
+    mended: tuple[str, ...]  # names of what was made again, and how
+    lost: tuple[Problem, ...]  # what is still wrong: it has to be restored from a copy, or built again
 
     @property
     def ok(self) -> bool:

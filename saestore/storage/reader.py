@@ -10,28 +10,24 @@ general machinery takes 1.2 ms for a chunk that the disk and the codec hand over
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from saestore.errors import CorruptStoreError
 from saestore.format import ArrayInfo, shard_digest
+from saestore.progress import check_deadline
 from saestore.storage.open import missing_as_error
 from saestore.storage.places import Request
 from saestore.storage.shards import EMPTY, Layout, Tail, body_of, checksum_of, decoder, parse_tail
 from saestore.storage.snapshot import OneFile, SnapshotStore
+from saestore.storage.threads import at_once, n_threads
 
 Array = np.ndarray[Any, Any]
-T = TypeVar("T")
-R = TypeVar("R")
 
-# Encoding and decoding overlap as far as there are processors.
-_THREADS = 16
 # Below so many values starting threads takes longer than it gains.
 _WORTH_THREADS = 1 << 20
 _CHUNKS_A_PIECE = 32  # a megabyte or two of what is read at once
@@ -339,6 +335,7 @@ def prefetch(wholes: Iterable[ArrayReader], tails: Iterable[ArrayReader] = ()) -
 
 def _read_runs(runs: Sequence[tuple[ArrayReader, int, int]]) -> list[Array]:
     """Read slices, all at once where they have to be waited for, in threads where there is much to decode."""
+    check_deadline()
     plans = [reader.plan(start, stop) for reader, start, stop in runs]
     pieces = [piece for _, part in plans for piece in part]
     if pieces and not pieces[0].reader.is_local:
@@ -357,7 +354,7 @@ def _fill_locally(pieces: Sequence[Piece]) -> None:
 def _in_threads(work: Callable[[Sequence[Piece]], None], pieces: Sequence[Piece]) -> None:
     # A share of the pieces for each thread, because handing one over takes as long as decoding a chunk.
     worth = len(pieces) > 1 and sum(len(p.out) for p in pieces) >= _WORTH_THREADS
-    threads = min(_THREADS, os.cpu_count() or 1) if worth else 1
+    threads = n_threads() if worth else 1
     at_once(work, [pieces[i::threads] for i in range(threads)])
 
 
@@ -423,11 +420,3 @@ def _joined(pieces: Sequence[Piece]) -> list[tuple[tuple[int, int], list[Piece]]
                 continue
         joined.append(((begin, end), [piece]))
     return joined
-
-
-def at_once(work: Callable[[T], R], parts: Sequence[T]) -> list[R]:
-    """What `work` makes of each of the parts, in threads where there are several."""
-    if len(parts) <= 1:
-        return [work(part) for part in parts]
-    with ThreadPoolExecutor(min(_THREADS, len(parts))) as pool:
-        return list(pool.map(work, parts))
