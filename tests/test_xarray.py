@@ -5,10 +5,12 @@ import multiprocessing
 import pickle
 import subprocess
 import sys
+import tracemalloc
 
 import brute
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -640,3 +642,30 @@ def test_chunks_without_dask_name_the_extra(acts, monkeypatch):
     with raises(MissingDependencyError, "missing-dependency", "saestore[dask]"):
         acts.to_xarray(chunks={})
     assert issubclass(MissingDependencyError, SaestoreError)
+
+
+@pytest.mark.once
+def test_what_grows_with_the_samples_is_a_byte_for_a_condition_and_eight_for_their_items(tmp_path, monkeypatch):
+    n = 300_000
+    matrix = sp.csr_array((np.ones(n, np.float32), np.arange(n) % 2, np.arange(n + 1)), shape=(n, 2))
+    store = saestore.open(tmp_path / "a.zarr", "a", durability="fast")
+    acts = store.write("Large/token/sae", matrix, np.arange(0, n + 1, 100))
+    for module in ("saestore.interop.lazy", "saestore.query.where"):
+        monkeypatch.setattr(f"{module}._BLOCK", 1 << 12)
+    item = acts.to_xarray()["item"]
+    questions = {
+        9: lambda: item.values,
+        3: lambda: acts.samples.where("position >= 50 and position < 52"),
+    }
+    for most, ask in questions.items():
+        tracemalloc.start()
+        try:
+            answer = ask()
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < most * n
+        assert len(answer) == (n if most == 9 else n // 50)
+    assert np.array_equal(item.values, np.arange(n) // 100)
+    assert np.array_equal(item[7::4099].values, np.arange(7, n, 4099) // 100)
+    assert np.array_equal(item[::-1].values, np.arange(n)[::-1] // 100)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
+_BLOCK = 1 << 20  # samples of a coordinate at a time
 _INSTEAD = (
     "Select samples or features first (isel, sel); ask the store itself, with .sae.stats() or .sae.top(feature), which "
     "need no dense array; go through it piece by piece with chunks={}; or pass a larger max_bytes."
@@ -94,7 +95,7 @@ def unread_ids(variable: xr.Variable) -> tuple[Array, Array] | None:
 
 
 class LazyCoordinate(BackendArray):
-    """A coordinate along the samples."""
+    """A coordinate along the samples. Memory: the values, and about a million samples more."""
 
     def __init__(self, coordinates: SampleCoordinates, name: str, n_samples: int) -> None:
         self.coordinates, self.name = coordinates, name
@@ -106,7 +107,15 @@ class LazyCoordinate(BackendArray):
         return LazyCoordinate, (self.coordinates, self.name, self.shape[0])
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Array:
-        return self._coordinate.at(_ids(key.tuple[0], self.shape[0]))
+        which = key.tuple[0]
+        if not isinstance(which, slice):
+            return self._coordinate.at(_ids(which, self.shape[0]))
+        samples = range(*which.indices(self.shape[0]))
+        values = np.empty(len(samples), self.dtype)
+        for first in range(0, len(samples), _BLOCK):
+            block = samples[first : first + _BLOCK]
+            values[first : first + len(block)] = self._coordinate.at(np.arange(block.start, block.stop, block.step))
+        return values
 
     def __dask_tokenize__(self) -> Any:
         return self.coordinates.acts.__dask_tokenize__(), self.shape, self.name
