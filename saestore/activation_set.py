@@ -19,6 +19,7 @@ from saestore.analysis.pairs import families, match
 from saestore.analysis.probing import attribute, probe
 from saestore.analysis.search import search
 from saestore.concepts_namespace import Concepts
+from saestore.errors import require
 from saestore.query import html
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.reader import Level, SetReader
@@ -337,8 +338,6 @@ class ActivationSet(SetReader):
         MissingDependencyError
             anywidget or jinja2 is not installed.
         """
-        from saestore.interop.optional import require
-
         require("jinja2", "notebook", "explore()")
         from saestore.web.doors import widget
 
@@ -382,8 +381,6 @@ class ActivationSet(SetReader):
         MissingDependencyError
             torch is not installed.
         """
-        from saestore.interop.optional import require
-
         require("torch", "torch", "torch()")
         from saestore.interop.torch_data import csr_tensor
 
@@ -428,8 +425,6 @@ class ActivationSet(SetReader):
         well items are mixed. Memory in each worker: the non-zeros of `buffer_rows` rows four times, a batch, and 8
         bytes for each of `samples` where they are given.
         """
-        from saestore.interop.optional import require
-
         require("torch", "torch", "torch_dataset()")
         from saestore.interop.torch_data import Batches
 
@@ -503,8 +498,6 @@ class ActivationSet(SetReader):
         -----
         Memory: the SAE, the answer, and a batch of about half a million non-zeros.
         """
-        from saestore.interop.optional import require
-
         require("torch", "sae", "decode()")
         from saestore.interop.decoding import decode
 

@@ -8,7 +8,7 @@ import click
 
 from saestore.cli.group import command, note
 from saestore.cli.target import Target, with_target
-from saestore.errors import InvalidInputError, StoreWriteError
+from saestore.errors import InvalidInputError, StoreWriteError, require
 
 _images_option = click.option(
     "--images",
@@ -19,8 +19,6 @@ _images_option = click.option(
 
 
 def _require(task: str, *packages: str) -> None:
-    from saestore.interop.optional import require
-
     for package in packages:
         require(package, "web", task)
 

@@ -10,6 +10,7 @@ from saestore.cli.features import feature_option, level_option, one_feature
 from saestore.cli.group import command, note
 from saestore.cli.target import Target, with_target
 from saestore.cli.where import conditions, where_option
+from saestore.errors import require
 
 _KINDS = ("top", "tokens", "histogram", "density")
 
@@ -49,8 +50,6 @@ def plot(
     if kind == "tokens":
         plots.tokens(number, **given).save(output)
     else:
-        from saestore.interop.optional import require
-
         require("matplotlib", "plot", "plot").use("Agg")
         given |= {"images": images} if kind == "top" else {}
         ax = plots.density(**given) if kind == "density" else getattr(plots, kind)(number, **given)

@@ -13,6 +13,7 @@ from saestore.cli import output
 from saestore.cli.info import overview
 from saestore.cli.table import pairs
 from saestore.cli.target import json_option, store_option
+from saestore.errors import require
 from saestore.vocabulary import CODECS
 
 Function = Callable[..., Any]
@@ -128,7 +129,6 @@ def dask_client(cluster: str | None) -> Iterator[Any]:
         yield None
         return
     from saestore.cli.group import note
-    from saestore.interop.optional import require
 
     distributed = require("distributed", "dask", "--dask")
     kind, _, count = cluster.partition(":")

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, require
 from saestore.files import plain_tensor
 from saestore.formats.base import Opened, Source
 from saestore.formats.named_arrays import Matrix, MemoryArray, compressed, coordinates, open_named
-from saestore.interop.optional import require
 
 __all__ = ["of_scipy", "open_object", "opened_matrix"]
 

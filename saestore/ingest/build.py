@@ -7,10 +7,10 @@ from dataclasses import fields
 from typing import Any
 
 from saestore.activation_set import ActivationSet
+from saestore.errors import require
 from saestore.ingest.known import add_found_truth
 from saestore.ingest.options import BuildOptions
 from saestore.ingest.recipes import BuildRecipe, make_plan, run_everywhere
-from saestore.interop.optional import require
 from saestore.progress import Progress, ProgressOption
 from saestore.storage import durable, local_folder
 from saestore.storage.places import local_path

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, NotFoundError
+from saestore.errors import InvalidInputError, NotFoundError, require
 from saestore.files import load_array, plain_tensor, split_member
 from saestore.format import SOURCE_ROW
 from saestore.formats.base import Opened
@@ -281,8 +281,6 @@ def _load(spec: str, beside: Any, what: str) -> tuple[str, Any]:
 
 def _column(folder: Any, name: str) -> Array:
     """A column of SAELens's cached activations, such as ``token_ids``."""
-    from saestore.interop.optional import require
-
     data = require("datasets", "sae", f"reading {folder}").load_from_disk(str(folder))
     if name not in data.column_names:
         raise NotFoundError(
