@@ -96,8 +96,8 @@ def build(
         The token id of each embedding, which becomes the column ``token`` of the samples: integers, given as `mask` is.
     include, exclude
         Conditions as in ``where=``, or lists of them: samples fulfil each of `include` and none of `exclude`. They may
-        name ``position``, ``token`` (with `tokens`), ``norm`` (the length of an embedding), ``sink`` (a norm above 10
-        times the median), and the columns of the items. Positions count all rows. The set records the conditions.
+        name ``position``, ``token`` (with `tokens` or `texts`), ``norm`` (the length of an embedding), ``sink`` (a norm
+        above 10 times the median; with `images` or `texts` the model runs twice), and the columns of the items. Positions count all rows. The set records the conditions.
     images
         In place of embeddings: a folder of images, to run through `model`. `items` may name and order them.
     texts

@@ -73,7 +73,7 @@ def embeddings_on_disk(
     table = ItemTable.of(source.n_rows, items, item_ptr, options.token_spans, path_of(items_from))
     tokens = None if options.tokens is None else token_ids(options.tokens, spec, source.n_rows)
     table = replace(table, columns={} if tokens is None else {"token": tokens})
-    choice = chosen_rows(options, table, mask, norms(source))
+    choice = chosen_rows(options, table, mask, norms(lambda: source))
     rows = source if choice.keep is None else MaskedSource(source, choice.keep)
     return Inputs(rows, choice.table, {"kind": "embeddings", **choice.record, **tokens_record(tokens)})
 
@@ -103,6 +103,9 @@ def from_model(
     )
     ready = open_model_source(request, SAETrainingSpec.of(sae), advance)
     table = ItemTable(index=ItemIndex.of(ready.ptr), items=ready.items, path=path_of(options.items), spans=ready.spans)
-    choice, source = chosen_rows(options, table, None, {}), ready.source
+    source = ready.source
+    mask = None if options.mask is None else open_mask(options.mask, None, source.n_rows)
+    computed = norms(lambda: source) | ({} if ready.tokens is None else {"token": lambda: ready.tokens})
+    choice = chosen_rows(options, table, mask, computed)
     rows = source if choice.keep is None else MaskedSource(source, choice.keep, ready.ptr)
     return Inputs(rows, choice.table, {**ready.record, **choice.record}, computed=True, notes=ready.notes)

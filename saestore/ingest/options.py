@@ -13,7 +13,7 @@ from saestore.writing.pipeline import check_storage_options
 __all__ = ["BuildOptions", "ImportOptions", "default_item_ptr"]
 
 _OF_MODELS = ("model", "layer", "hook", "batch_size", "max_tokens", "window", "stride", "chat", "bos", "skip_bad")
-_OF_EMBEDDINGS = ("embeddings", "item_ptr", "token_spans", "tokens", "mask")
+_OF_EMBEDDINGS = ("embeddings", "item_ptr", "token_spans", "tokens")
 
 
 @dataclass(frozen=True, kw_only=True)

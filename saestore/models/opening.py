@@ -134,7 +134,8 @@ def _texts(
     notes = _skipped_note("text", found.skipped)
     if found.cut:
         notes.append(f"{len(found.cut):,} texts have more than {longest:,} tokens and were cut: {first_few(found.cut)}")
-    return ModelInputs(source, found.items, ptr, None if mean else found.spans, record, tuple(notes))
+    spans, ids = (None, None) if mean else (found.spans, found.ids)
+    return ModelInputs(source, found.items, ptr, spans, record, tuple(notes), ids)
 
 
 def _chat_template(tokenizer: Any, name: str) -> Callable[[list[Any]], str]:

@@ -136,6 +136,8 @@ class ModelInputs:
         int64 (n_items + 1,): the rows of item i are ``ptr[i]:ptr[i + 1]``.
     spans
         int32 (n_rows, 2), the characters of each token; None if rows are not tokens.
+    tokens
+        int64 (n_rows,), the ids of the tokens; None if rows are not tokens.
     record
         For the set's attribute ``source``.
     notes
@@ -148,6 +150,7 @@ class ModelInputs:
     spans: np.ndarray | None
     record: dict[str, Any]
     notes: tuple[str, ...]
+    tokens: np.ndarray | None = None
 
 
 def select_items(items: Items, mask: np.ndarray, **more: np.ndarray) -> Items:
