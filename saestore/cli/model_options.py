@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from saestore.vocabulary import MODEL_DTYPES
+from saestore.vocabulary import MODEL_DTYPES, TRANSPARENCIES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -84,6 +84,18 @@ _OPTIONS = (
         "--bos",
         metavar="TOKEN",
         help="First token of every text, or none.  [default: as in training, else as the tokenizer does]",
+    ),
+    click.option(
+        "--exif/--no-exif",
+        default=None,
+        help="Turn images by their EXIF orientation, or leave them as stored.  [default: --exif]",
+    ),
+    click.option(
+        "--transparency",
+        metavar="COLOUR",
+        type=click.Choice(TRANSPARENCIES),
+        help="What transparent pixels of images show: white, black, or stored (the file's own colours).  [default: "
+        "white]",
     ),
     click.option(
         "--skip-bad",

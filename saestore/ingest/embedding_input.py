@@ -98,6 +98,8 @@ def from_model(
         stride=options.stride,
         chat=options.chat,
         bos=options.bos,
+        exif=options.exif,
+        transparency=options.transparency,
         skip_bad=options.skip_bad,
         known=known,
     )
@@ -105,7 +107,8 @@ def from_model(
     table = ItemTable(index=ItemIndex.of(ready.ptr), items=ready.items, path=path_of(options.items), spans=ready.spans)
     source = ready.source
     mask = None if options.mask is None else open_mask(options.mask, None, source.n_rows)
-    computed = norms(lambda: source) | ({} if ready.tokens is None else {"token": lambda: ready.tokens})
+    tokens = ready.tokens
+    computed = {**norms(lambda: source), **({} if tokens is None else {"token": lambda: tokens})}
     choice = chosen_rows(options, table, mask, computed)
     rows = source if choice.keep is None else MaskedSource(source, choice.keep, ready.ptr)
     return Inputs(rows, choice.table, {**ready.record, **choice.record}, computed=True, notes=ready.notes)
