@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
-from saestore.errors import InvalidInputError, StoreConflictError
+from saestore.errors import InvalidInputError, StoreConflictError, require
 from saestore.progress import deadline
 from saestore.query.reader import SetReader
 from saestore.web.explorer import STATIC, Explorer
@@ -198,8 +198,6 @@ def widget(reader: SetReader, images: Path | None = None) -> Any:
     MissingDependencyError
         anywidget is not installed.
     """
-    from saestore.interop.optional import require
-
     anywidget = require("anywidget", "notebook", "explore()")
     import traitlets
 

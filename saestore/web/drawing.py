@@ -39,23 +39,23 @@ class Thumbnails:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._cached: OrderedDict[tuple[str, int, int, int], bytes] = OrderedDict()
-        self._shapes: dict[tuple[str, int, int], tuple[int, int]] = {}
+        self._cached: OrderedDict[tuple[str, int, int, int, bool], bytes] = OrderedDict()
+        self._shapes: dict[tuple[str, int, int, bool], tuple[int, int]] = {}
 
-    def shape(self, path: Path) -> tuple[int, int]:
+    def shape(self, path: Path, *, turned: bool = True) -> tuple[int, int]:
         """Width and height in pixels, as it is shown; only the head of the file is read."""
         stat = path.stat()
-        key = (str(path), stat.st_mtime_ns, stat.st_size)
+        key = (str(path), stat.st_mtime_ns, stat.st_size, turned)
         if key not in self._shapes:
             with _opened(path) as image:
                 wide, high = image.size
-                turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+                swapped = turned and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             if len(self._shapes) > 1 << 16:
                 self._shapes.clear()
-            self._shapes[key] = (high, wide) if turned else (wide, high)
+            self._shapes[key] = (high, wide) if swapped else (wide, high)
         return self._shapes[key]
 
-    def jpeg(self, path: Path, size: int) -> bytes:
+    def jpeg(self, path: Path, size: int, *, turned: bool = True) -> bytes:
         """The image as a JPEG whose longer side has at most `size` pixels.
 
         Raises
@@ -64,12 +64,12 @@ class Thumbnails:
             Pillow cannot read the file, or the image is larger than 64 million pixels or 128 MiB.
         """
         stat = path.stat()
-        key = (str(path), stat.st_mtime_ns, stat.st_size, size)
+        key = (str(path), stat.st_mtime_ns, stat.st_size, size, turned)
         with self._lock:
             if key in self._cached:
                 self._cached.move_to_end(key)
                 return self._cached[key]
-        body = _encoded(path, size)
+        body = _encoded(path, size, turned=turned)
         with self._lock:
             self._cached[key] = body
             while sum(map(len, self._cached.values())) > _CACHED:
@@ -97,13 +97,13 @@ def _opened(path: Path) -> Any:
     return image
 
 
-def _encoded(path: Path, size: int) -> bytes:
+def _encoded(path: Path, size: int, *, turned: bool) -> bytes:
     from PIL import ImageOps
 
     with _opened(path) as image:
         try:
             image.draft("RGB", (size, size))  # a JPEG is decoded no finer than needed
-            small = ImageOps.exif_transpose(image).convert("RGB")
+            small = (ImageOps.exif_transpose(image) if turned else image).convert("RGB")
             small.thumbnail((size, size))
             out = io.BytesIO()
             small.save(out, "JPEG", quality=85)
