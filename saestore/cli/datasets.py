@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from saestore.cli import output
 from saestore.cli.group import command
+from saestore.cli.options import option
 from saestore.cli.table import Column
 from saestore.cli.target import json_option, store_option
 from saestore.errors import NotFoundError, SaestoreError
@@ -39,10 +38,9 @@ KEYS = {
 
 
 @command("datasets", example="saestore datasets --data .", keys=KEYS)
-@click.option(
-    "--data",
-    metavar="DIR",
-    help="Folder with Embeddings/, Data/ and GT_Samples/ of known datasets; what it lacks is looked for under "
+@option(
+    "--data DIR",
+    "Folder with Embeddings/, Data/ and GT_Samples/ of known datasets; what it lacks is looked for under "
     "$SAESTORE_SCRATCH.",
 )
 @store_option

@@ -9,6 +9,7 @@ import click
 from saestore.cli import keys, output
 from saestore.cli.build import build, find_jobs
 from saestore.cli.group import command
+from saestore.cli.options import option
 from saestore.cli.table import pairs
 from saestore.errors import InvalidInputError
 
@@ -17,7 +18,7 @@ _SHOWN = 10  # missing tasks in a line
 
 
 @command("plan", example="saestore plan CLEVR --sample-type patch", keys=keys.PLAN)
-@click.option("--status", "status", metavar="SET", help="Show what is done of the plan of this set, and plan nothing.")
+@option("--status SET", "Show what is done of the plan of this set, and plan nothing.", to="status")
 def plan(
     datasets: tuple[str, ...],
     *,

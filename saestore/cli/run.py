@@ -9,6 +9,7 @@ import click
 
 from saestore.cli import output
 from saestore.cli.group import command, note
+from saestore.cli.options import option
 from saestore.cli.set_options import dask_client, dask_option
 from saestore.cli.target import store_option
 
@@ -38,10 +39,8 @@ def _share(_: click.Context, __: click.Parameter, value: str | None) -> tuple[in
 
 @command("run", example="saestore run CLEVR/patch --worker 0/8")
 @click.argument("path", metavar="SET")
-@click.option("--task", "tasks", metavar="N|A-B", callback=_range, help="Task N, or the tasks A to B.")
-@click.option(
-    "--worker", "worker", metavar="K/N", callback=_share, help="Of the tasks every N-th from K on, K from 0: a rank."
-)
+@option("--task N|A-B", "Task N, or the tasks A to B.", to="tasks", callback=_range)
+@option("--worker K/N", "Of the tasks every N-th from K on, K from 0: a rank.", to="worker", callback=_share)
 @store_option
 def run(path: str, tasks: range | None, worker: tuple[int, int] | None, location: str) -> None:
     """Run tasks of a planned set; those that are done are skipped.

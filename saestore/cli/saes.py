@@ -8,6 +8,7 @@ import click
 
 from saestore.cli import output
 from saestore.cli.group import command, note
+from saestore.cli.options import option
 from saestore.cli.table import Column
 from saestore.cli.target import json_option
 from saestore.errors import NotFoundError
@@ -25,14 +26,14 @@ KEYS = {
 
 @command("saes", example="saestore saes gemma-scope-9b-pt-res width_16k", keys=KEYS)
 @click.argument("words", metavar="[WORD]...", nargs=-1)
-@click.option("-n", "--limit", metavar="N", type=click.IntRange(1), default=50, show_default=True, help="At most N.")
+@option("-n, --limit N", "At most N.", at_least=1, default=50)
 @json_option
 def saes(words: tuple[str, ...], limit: int, as_json: bool) -> None:
     """List the SAEs that sae_lens knows by name, with model, layer, width and L0.
 
     Only those whose release, id or model contain all WORDs. `saestore build --sae NAME` takes any of them.
     """
-    from saestore.sae.sae_lens import find_releases
+    from saestore.sae.releases import find_releases
 
     found = find_releases(words)
     shown = list(islice(found, limit))

@@ -10,9 +10,10 @@ import click
 from saestore.cli import keys, output
 from saestore.cli.features import feature_columns, feature_option, features_of, level_option, names_of, with_names
 from saestore.cli.group import command
-from saestore.cli.table import Column, counts, decimals
+from saestore.cli.options import option
+from saestore.cli.table import measured
 from saestore.cli.target import Target, json_option, with_target
-from saestore.cli.where import conditions, where_option
+from saestore.cli.where import where_option
 from saestore.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     import xarray
 
     from saestore.activation_set import ActivationSet
-    from saestore.query.reader import Level
 
 _SHOWN = ("n_active", "frac_nonzero", "mean", "std", "mean_active", "min", "max")  # sums are for programs
 
@@ -29,54 +29,33 @@ _SHOWN = ("n_active", "frac_nonzero", "mean", "std", "mean_active", "min", "max"
 @with_target
 @feature_option("Of this feature only")
 @level_option("Over samples, or over items, whose activation is the maximum over their samples.")
-@click.option(
-    "--sort",
-    metavar="NAME",
-    help="Largest of this statistic first.  [default: n_active, or the order of --feature]",
-)
-@click.option("-n", metavar="N", type=click.IntRange(1), help="Rows.  [default: 20; all with --csv or --feature]")
+@option("--sort NAME", "Largest of this statistic first.  [default: n_active, or the order of --feature]")
+@option("-n N", "Rows.  [default: 20; all with --csv or --feature]", at_least=1)
 @where_option
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, of all features in their order.")
+@option("--csv", "Print CSV, of all features in their order.", to="as_csv")
 @json_option
-def stats(
-    target: Target,
-    *,
-    feature: tuple[str, ...],
-    level: Level,
-    sort: str | None,
-    n: int | None,
-    where: tuple[str, ...],
-    as_csv: bool,
-    as_json: bool,
-) -> None:
+def stats(target: Target, *, feature: tuple[str, ...], sort: str | None, as_csv: bool) -> None:
     """Show how often and how strongly features are active."""
-    if as_csv and as_json:
+    if as_csv and target.as_json:
         raise click.UsageError("Choose one of --csv and --json.")
     acts = target.activations()
     features = features_of(acts, feature)
-    condition = conditions(acts, where, features)
-    data = acts.stats(features or None, level=level, where=condition)
+    data = acts.stats(features or None, level=target.level, where=target.condition(acts, features))
     if sort or not (feature or as_csv):
         data = data.isel(feature=_order(data, sort or "n_active"))
-    limit = n if n is not None else None if feature or as_csv else 20
+    limit = target.asked["n"] or (None if feature or as_csv else 20)
     data = data.isel(feature=slice(0, limit))
     if as_csv:
         _write_csv(acts, data)
-    elif as_json:
+    elif target.as_json:
         columns = {name: data[name].to_numpy().tolist() for name in _names(data)}
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        about = {
-            "set": acts.path,
-            "level": level,
-            "n_samples": data.attrs["n_samples"],
-            "where": list(where) or None,
-        }
-        output.document({**about, "rows": with_names(acts, rows)})
+        target.document(acts, n_samples=data.attrs["n_samples"], rows=with_names(acts, rows))
     else:
         shown = f"{data.sizes['feature']:,} of {acts.shape[1]:,} features"
-        output.title(f"{acts.path}: {shown} over {data.attrs['n_samples']:,} {level}s")
+        output.title(f"{acts.path}: {shown} over {data.attrs['n_samples']:,} {target.level}s")
         named = feature_columns(acts, data["feature"].to_numpy().tolist())
-        output.table([*named, *(_column(name, data[name].to_numpy()) for name in _SHOWN)])
+        output.table([*named, *(measured(name, data[name].to_numpy()) for name in _SHOWN)])
 
 
 def _names(data: xarray.Dataset) -> list[str]:
@@ -91,10 +70,6 @@ def _order(data: xarray.Dataset, name: str) -> np.ndarray[Any, Any]:
         raise InvalidInputError(f"--sort {name}: sort by one of {', '.join(_names(data))}.")
     values = data[name].to_numpy().astype(np.float64)
     return np.argsort(values if name == "feature" else -values, kind="stable")
-
-
-def _column(name: str, values: np.ndarray[Any, Any]) -> Column:
-    return counts(name, values.tolist()) if values.dtype.kind in "iu" else decimals(name, values.tolist())
 
 
 def _write_csv(acts: ActivationSet, data: xarray.Dataset) -> None:

@@ -9,8 +9,9 @@ import click
 
 from saestore.cli import keys, output
 from saestore.cli.group import command, note
+from saestore.cli.options import option
 from saestore.cli.set_options import dask_client, dask_option
-from saestore.cli.target import Target, json_option, store_option, with_target
+from saestore.cli.target import Target, json_option, with_set, with_target
 from saestore.errors import escape
 
 _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<prefix>[kKMGT]?)(?P<binary>i?)B?\Z")
@@ -20,12 +21,10 @@ _SMALLEST = 1 << 20  # less than a mebibyte merges nothing
 
 @command("verify", example="saestore verify", keys=keys.VERIFY)
 @with_target
-@click.option(
-    "--repair", is_flag=True, help="Make damaged derived data, and a damaged order of a segment, again from the rest."
-)
+@option("--repair", "Make damaged derived data, and a damaged order of a segment, again from the rest.")
 @json_option
 @click.pass_context
-def verify(ctx: click.Context, target: Target, repair: bool, as_json: bool) -> None:
+def verify(ctx: click.Context, target: Target, repair: bool) -> None:
     """Re-read everything and check it.
 
     The whole store, or one set of it. Names each damaged array on a line of its own and exits with status 1; with
@@ -40,7 +39,7 @@ def verify(ctx: click.Context, target: Target, repair: bool, as_json: bool) -> N
             damaged = {problem.path for problem in report.problems if problem.path}
             mended = [line for each in sorted(damaged) for line in store.repair(each, status).mended]
             report = store.verify(path, status)
-    if as_json:
+    if target.as_json:
         problems = [{"set": p.path, "node": p.node, "what": p.what} for p in report.problems]
         output.document({"ok": report.ok, "checked": report.checked, "problems": problems, "mended": mended})
     else:
@@ -70,9 +69,7 @@ def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
 
 @command("compact", example="saestore compact CLEVR/patch --memory 2GiB")
 @with_target
-@click.option(
-    "--memory", metavar="SIZE", callback=_bytes, default="1GiB", show_default=True, help="Memory to merge in, at most."
-)
+@option("--memory SIZE", "Memory to merge in, at most.", callback=_bytes, default="1GiB")
 @dask_option
 def compact(target: Target, memory: int, dask: str | None) -> None:
     """Merge the segments of a set, or of every set.
@@ -97,34 +94,31 @@ def _asks() -> bool:
 
 
 @command("delete", example="saestore delete CLEVR/patch/clip-scope-22 --yes", keys=keys.DELETE)
-@click.argument("path", metavar="SET")
-@store_option
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@with_set
+@option("--yes", "Do not ask.")
 @json_option
-def delete(path: str, location: str, yes: bool, as_json: bool) -> None:
+def delete(target: Target, yes: bool) -> None:
     """Remove a set and all that is stored of it, for good.
 
     Asks first on a terminal; elsewhere it needs --yes. A set that another process writes is left alone.
     """
-    target = Target(location, path)
     found = target.choose(target.open())
     if not yes:
         if not _asks():
             raise click.UsageError(f"This removes {found} for good; add --yes.")
         click.confirm(escape(f"Remove {found} for good?"), abort=True, err=True)
     target.open("r+").delete(found)
-    if as_json:
+    if target.as_json:
         output.document({"set": found})
     else:
         output.line(f"{found}: removed.")
 
 
 @command("unlock", example="saestore unlock CLEVR/patch/clip-scope-22", keys=keys.UNLOCK)
-@click.argument("path", metavar="SET")
-@store_option
-@click.option("--force", is_flag=True, help="Remove the lock of a writer that is alive, too.")
+@with_set
+@option("--force", "Remove the lock of a writer that is alive, too.")
 @json_option
-def unlock(path: str, location: str, force: bool, as_json: bool) -> None:
+def unlock(target: Target, force: bool) -> None:
     """Remove the lock of a writer that is gone.
 
     Only needed for a writer on another host of a shared folder: the next writer takes over the lock of a process that
@@ -133,8 +127,9 @@ def unlock(path: str, location: str, force: bool, as_json: bool) -> None:
     """
     from saestore.writing.lock import describe_owner
 
-    holder = Target(location).open("r+").unlock(path, force=force)
-    if as_json:
+    path = str(target.path)
+    holder = target.open("r+").unlock(path, force=force)
+    if target.as_json:
         shown = {name: holder.get(name) for name in ("host", "pid", "time")} if holder else None
         output.document({"set": path, "owner": shown})
     elif holder is None:

@@ -45,11 +45,6 @@ def write_delphi(selected: Selected, path: Path, tokens: Any = None, pad_token: 
     clip
         Write what float16 cannot hold as 65,504 instead of refusing it.
 
-    Raises
-    ------
-    InvalidInputError
-        An activation is too large for float16, there is no activation, or `tokens` do not fit.
-
     Notes
     -----
     Memory: a block. Entries and tokens go through unnamed temporary files beside the target, as large as what is
@@ -228,8 +223,6 @@ def write_neighbours(selected: Selected, path: Path) -> Written:
     Delphi finds it as ``neighbours`` beside the folder of its caches. Features that are never active together with the
     feature are left out.
 
-    Notes
-    -----
     Reads all posting lists once for every 2,048 features. Memory: about 400 MB, and 8 bytes per sample.
     """
     acts = selected.acts

@@ -34,11 +34,6 @@ def write_parquet(selected: Selected, path: Path, columns: Sequence[str] | str =
     columns
         Columns and concepts of items and samples to join, by the names that conditions use; ``"all"`` joins all.
 
-    Raises
-    ------
-    NotFoundError
-        A column does not exist.
-
     Notes
     -----
     Memory: a block, and the joined columns.

@@ -58,12 +58,6 @@ def from_masks(
     options
         As `saestore.concepts_namespace.Concepts.add_masks` explains them.
 
-    Raises
-    ------
-    NotFoundError, InvalidInputError, MissingDependencyError
-        No such folder; samples that are not patches, a mask that fits no item, an item without a mask, a file that is
-        not an image; pillow is not installed. Nothing was written.
-
     Notes
     -----
     Memory: one mask, and 8 bytes for each patch that has a concept.

@@ -48,11 +48,6 @@ def from_spans(
     spans_of
         Returns the characters of the tokens from one sample to before another, int32 (n, 2), or None.
 
-    Raises
-    ------
-    InvalidInputError
-        The set does not know the characters of its tokens, a key is not an item, or a span ends outside of its text.
-
     Notes
     -----
     Memory: the spans, and about 32 bytes for each of a million tokens.

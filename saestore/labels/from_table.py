@@ -30,11 +30,6 @@ def from_metadata(
     ----------
     on_unmatched
         ``"ignore"`` skips rows that fit no item.
-
-    Raises
-    ------
-    InvalidInputError
-        An item has no row, a row no item, or a key fits several; the message names the first of them.
     """
     table = Items.from_csv(path)
     if not table.concepts:

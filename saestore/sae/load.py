@@ -10,8 +10,9 @@ from typing import Any
 from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
 from saestore.sae.checkpoints import FAMILIES, load_checkpoint, load_clip_scope, missing_family, recognise
 from saestore.sae.hub import hub_file
+from saestore.sae.lens_folder import CONFIG, WEIGHTS
 from saestore.sae.loaded import LoadedSAE
-from saestore.sae.sae_lens import CONFIG, WEIGHTS, download_advice, load_folder, load_object, load_release
+from saestore.sae.sae_lens import download_advice, load_folder, load_object, load_release
 
 
 @dataclass(frozen=True)

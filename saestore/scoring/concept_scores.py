@@ -38,17 +38,7 @@ _PIECE = 1 << 19  # hits, or pairs of feature and concept, that are scored at a 
 
 @dataclass(frozen=True)
 class ConceptLabels:
-    """Labels of chosen concepts.
-
-    Attributes
-    ----------
-    names
-        The concepts.
-    matrix
-        Items or samples x concepts, bool CSR.
-    unknown
-        The same shape, true where a label is not known, bool CSC.
-    """
+    """Labels of chosen concepts, items or samples x concepts: bool CSR, and as CSC where they are unknown."""
 
     names: list[str]
     matrix: scipy.sparse.csr_array
@@ -200,13 +190,7 @@ def _count_pairs(
 
 
 def read_labels(reader: SetReader, level: Level, concepts: Sequence[str] | str | LabelMatrix | None) -> ConceptLabels:
-    """Labels of the chosen concepts, by default of all; or given ones, which the set need not have.
-
-    Raises
-    ------
-    InvalidInputError, NotFoundError
-        The level does not exist; it has no concepts, or not these.
-    """
+    """Labels of the chosen concepts, by default of all; or given ones, which the set need not have."""
     import scipy.sparse as sp
 
     if isinstance(concepts, LabelMatrix):

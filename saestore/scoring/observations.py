@@ -26,17 +26,7 @@ _BLOCK = 1 << 20  # entries of lists that are ranked at a time
 
 @dataclass(frozen=True)
 class KnownGroup:
-    """Concepts whose labels are known of the same observations.
-
-    Attributes
-    ----------
-    concepts
-        Columns of the labels, int64.
-    known
-        Whether the label of each observation is known, bool; None where all are.
-    n
-        How many known observations are scored.
-    """
+    """Columns of the labels whose `n` known observations are the same; `known` is None where all are."""
 
     concepts: Array
     known: Array | None
@@ -92,13 +82,7 @@ class ScoredObservations:
         index: ItemIndex | None = None,
         unknown: scipy.sparse.csc_array | None = None,
     ) -> ScoredObservations:
-        """Samples with a known label that fulfil a condition; with `index`, items that have such a sample.
-
-        Parameters
-        ----------
-        unknown
-            Observations x concepts, true where a label is not known; None where all are.
-        """
+        """Samples with a known label that fulfil a condition; with `index`, items that have such a sample."""
         kept = np.ones(n_samples, bool) if where is None else np.zeros(n_samples, bool)
         if where is not None:
             kept[where.samples(n_samples)] = True

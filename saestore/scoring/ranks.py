@@ -21,22 +21,11 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Ranked:
-    """Columns of features over the same rows: samples, or items.
+    """Columns of features over the same rows: samples, or items. Feature i has the entries ``indptr[i]:indptr[i + 1]``.
 
-    Attributes
-    ----------
-    n
-        Length of a column.
-    indptr
-        int64 (n_features + 1,): feature i has the entries ``indptr[i]:indptr[i + 1]``.
-    rows
-        Row of every entry.
-    values
-        Activation of every entry, descending in a feature, never zero.
-    start, stop
-        int64: equal values of a column take the places ``start:stop`` of it, sorted descending with its zeros.
-    n_positive
-        Entries above zero of every feature, int64 (n_features,).
+    `rows` and `values` are of each entry, descending in a feature and never zero. Equal values take the places
+    ``start:stop`` of their column of length `n`, sorted descending with its zeros. `n_positive` counts the entries
+    above zero.
     """
 
     n: int
@@ -69,15 +58,9 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Hits:
-    """Entries that a concept is true of, for every feature and concept.
+    """Entries of a `Ranked` that a concept is true of, strongest first, for every feature and concept.
 
-    Attributes
-    ----------
-    indptr
-        (n_features * n_concepts + 1,): feature i and concept c have ``indptr[j]:indptr[j + 1]`` where
-        ``j = i * n_concepts + c``.
-    entries
-        Indices into the entries of a `Ranked`, ascending for each pair, hence strongest first.
+    Feature i and concept c have ``indptr[j]:indptr[j + 1]`` where ``j = i * n_concepts + c``.
     """
 
     indptr: Array
@@ -85,12 +68,7 @@ class Hits:
 
 
 def rank(indptr: Array, rows: Array, values: Array, n: int) -> Ranked:
-    """Find the places of the entries of lists in impact order, in columns of length `n`.
-
-    Notes
-    -----
-    Memory: about 60 bytes per entry.
-    """
+    """The places of the entries of lists in impact order, in columns of length `n`. Memory: 60 bytes per entry."""
     lengths, n_entries = np.diff(indptr), len(values)
     fresh = np.ones(n_entries, bool)
     np.not_equal(values[1:], values[:-1], out=fresh[1:])
@@ -108,15 +86,8 @@ def rank(indptr: Array, rows: Array, values: Array, n: int) -> Ranked:
 
 
 def find_hits(ranked: Ranked, labels: scipy.sparse.csr_array) -> Hits:
-    """Find the entries that concepts are true of.
+    """The entries that concepts are true of; `labels` are rows x concepts, bool, without stored False.
 
-    Parameters
-    ----------
-    labels
-        Rows x concepts, bool, without stored False.
-
-    Notes
-    -----
     Memory: about 24 bytes per hit and 8 bytes per feature and concept.
     """
     import scipy.sparse as sp

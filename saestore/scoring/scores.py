@@ -23,20 +23,8 @@ Array = np.ndarray[Any, Any]
 class Runs:
     """Thresholds that include hits: the runs of equal activations among the hits of a feature and a concept.
 
-    Attributes
-    ----------
-    indptr
-        int64 (n_features * n_concepts + 1,).
-    pair
-        Which feature and concept a run is of.
-    gain
-        Hits in it.
-    tp, k
-        Hits, and rows in all, that a threshold at its activation predicts positive.
-    start
-        Place of the run's first row in the column.
-    values
-        The activation.
+    Pair i of both has ``indptr[i]:indptr[i + 1]``. A run of `gain` hits has the activation `values` and starts at the
+    place `start` of its column; a threshold there predicts `tp` hits and `k` rows positive.
     """
 
     indptr: Array

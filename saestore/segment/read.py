@@ -200,7 +200,8 @@ def open_lists(
 
 def open_rows(segments: Sequence[Segment]) -> None:
     """Read what questions about samples need to know of segments, in one step; in a local folder nothing."""
-    prefetch([], _few_shards([s.reader(name) for s in segments if not s.is_local for name in _ROWS]))
+    readers = [s.reader(name) for s in segments if not s.is_local for name in _ROWS]
+    prefetch([reader for reader in readers[:: len(_ROWS)] if reader.is_small], _few_shards(readers))
 
 
 def _few_shards(readers: Sequence[ArrayReader]) -> list[ArrayReader]:

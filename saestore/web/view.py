@@ -201,18 +201,8 @@ def is_set_path(path: str) -> bool:
 class StoreView:
     """A store as the pages show it.
 
-    Attributes
-    ----------
-    root
-        Root group of the store.
-    location
-        How a user named the store, for the lines that can be copied.
-    images
-        The folder that keys of images start in; by default where each set records it.
-    writable
-        Whether pages may change names, notes and labels.
-    links
-        Addresses of pages.
+    `location` is how a user named it, for the lines that can be copied; `images` the folder that keys of images start
+    in, by default where each set records it.
     """
 
     root: zarr.Group
@@ -226,13 +216,7 @@ class StoreView:
     _seen: tuple[float, list[str]] = (-math.inf, [])  # when, and which sets there were
 
     def open(self, path: str) -> SetView:
-        """The present state of a set.
-
-        Raises
-        ------
-        NotFoundError
-            There is none at this path; the message names those that there are.
-        """
+        """The present state of a set; where there is none, the error names those that there are."""
         attributes = read_attributes(self.root, path) if is_set_path(path) else None
         if attributes is None:
             known, _ = self.paths()
