@@ -173,6 +173,11 @@ class ArrayInfo:
         return info
 
 
+# Attributes of a set that are taken as they are written, and those that are written only where they are known.
+_AS_WRITTEN = ("item_size", "planned_samples", "sae", "source", "dropped", "summary")
+_OPTIONAL = ("dead_features", "plan")
+
+
 def _arrays(entry: Any) -> dict[str, ArrayInfo]:
     return {str(name): ArrayInfo.from_json(info) for name, info in dict(entry).items()}
 
@@ -305,7 +310,7 @@ class SetAttributes:
 
     @property
     def is_derived(self) -> bool:
-        """True where the arrays at the root, and `dead_features`, are those of the present segments."""
+        """True where the arrays at the root, and `dead_features`, cover the present segments."""
         return bool(self.segments) and self.derived == tuple(s.name for s in self.segments)
 
     def table(self, name: str) -> TableInfo:
@@ -326,29 +331,18 @@ class SetAttributes:
 
     def to_json(self) -> dict[str, Any]:
         """The attributes as written, their own checksum included."""
+        values = {name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(self).items()}
+        for name in _OPTIONAL:
+            if values[name] is None:
+                del values[name]
         body: dict[str, Any] = {
+            **values,
             "format": FORMAT_VERSION,
             "encoding-type": "saestore-activation-set",
             "n_samples": self.n_samples,
-            "n_features": self.n_features,
-            "dtype": self.dtype,
-            "codec": self.codec,
             "segments": [s.to_json() for s in self.segments],
-            "n_items": self.n_items,
-            "item_size": self.item_size,
-            "planned_samples": self.planned_samples,
-            "segment_rows": self.segment_rows,
-            "sae": dict(self.sae),
-            "source": dict(self.source),
-            "dropped": None if self.dropped is None else dict(self.dropped),
-            "summary": dict(self.summary),
             "tables": {name: table.to_json() for name, table in self.tables.items()},
             "arrays": {name: info.to_json() for name, info in self.arrays.items()},
-            "derived": list(self.derived),
-            "generation": self.generation,
-            "identity": self.identity,
-            **({} if self.dead_features is None else {"dead_features": self.dead_features}),
-            **({} if self.plan is None else {"plan": dict(self.plan)}),
         }
         body = json.loads(canonical_json(body))  # what a reader will see, so that the checksum is of that
         return {**body, "checksum": digest(body)}
@@ -370,26 +364,21 @@ class SetAttributes:
                 code="edited-document",
             )
         try:
+            known: dict[str, Any] = {name: attrs[name] for name in _AS_WRITTEN}
+            known |= {name: attrs.get(name) for name in _OPTIONAL}
             result = cls(
                 n_features=int(attrs["n_features"]),
                 dtype=str(attrs["dtype"]),
                 codec=str(attrs["codec"]),
                 segments=tuple(SegmentInfo.from_json(entry) for entry in attrs["segments"]),
                 n_items=int(attrs["n_items"]),
-                item_size=attrs["item_size"],
-                planned_samples=attrs["planned_samples"],
                 segment_rows=int(attrs["segment_rows"]),
-                sae=attrs["sae"],
-                source=attrs["source"],
-                dropped=attrs["dropped"],
-                summary=attrs["summary"],
                 tables={name: TableInfo.from_json(entry) for name, entry in attrs["tables"].items()},
                 arrays=_arrays(attrs["arrays"]),
                 derived=tuple(attrs["derived"]),
-                dead_features=attrs.get("dead_features"),
                 generation=int(attrs["generation"]),
                 identity=str(attrs["identity"]),
-                plan=attrs.get("plan"),
+                **known,
             )
             result._validate()
         except (KeyError, TypeError, ValueError, AttributeError) as e:

@@ -9,9 +9,8 @@ import click
 
 from saestore.cli import keys, output
 from saestore.cli.group import command, note
-from saestore.cli.model_options import model_options
 from saestore.cli.options import option
-from saestore.cli.set_options import dask_client, resumable, rows_options, show_set, writing_options
+from saestore.cli.set_options import dask_client, model_options, resumable, rows_options, show_set, writing_options
 from saestore.errors import InvalidInputError, LockedError, NotFoundError, StoreConflictError
 from saestore.vocabulary import BUILD_DTYPES, MATMUL_PRECISIONS, SAMPLE_TYPES
 

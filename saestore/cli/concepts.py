@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -76,7 +75,7 @@ def concepts(
             _add_intervals(acts, rows, level, condition, draws | on)
     rows = with_names(acts, rows)
     if as_csv:
-        _write_csv(rows)
+        output.rows_as_csv(rows, ("concept", "feature"))
     elif target.as_json:
         about = {"n_scored": scores.attrs["n"], **on, "by": by, "intervals": draws if intervals else None}
         target.document(acts, **about, rows=rows)
@@ -134,16 +133,6 @@ def _columns(acts: ActivationSet, rows: list[Row], by: str, intervals: bool, con
             ends = [f"{row[f'{name}_low']:.4f} to {row[f'{name}_high']:.4f}" for row in rows]
             columns.append(Column(f"{100 * confidence_level:g}% interval", ends, right=True))
     return columns
-
-
-def _write_csv(rows: list[Row]) -> None:
-    """Print every row: numbers as short as they are exact, nothing where there is none."""
-    import csv
-
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(rows[0] if rows else ("concept", "feature"))
-    writer.writerows(["" if value != value else value for value in row.values()] for row in rows)  # noqa: PLR0124
-    sys.stdout.flush()
 
 
 def _note_unscored(best: dict[str, list[int]], scores: xarray.Dataset, level: str) -> None:

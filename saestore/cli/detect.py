@@ -174,9 +174,7 @@ def _print(results: list[Detection], form: str | None, every: bool) -> None:
         output.document({"sets": documents} if every else documents[0])
     elif form == "csv":
         rows = [{"set": result.provenance["set"], **row} for result in results for row in result.rows]
-        from saestore.detection.report import to_csv
-
-        output.line(to_csv(rows), nl=False)
+        output.rows_as_csv(rows)
     elif form == "markdown":
         output.line("\n".join(result.to_markdown() for result in results), nl=False)
     else:

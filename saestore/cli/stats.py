@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from saestore.cli import keys, output
-from saestore.cli.features import feature_columns, feature_option, features_of, level_option, names_of, with_names
+from saestore.cli.features import feature_columns, feature_option, features_of, level_option, with_names
 from saestore.cli.group import command
 from saestore.cli.options import option
 from saestore.cli.table import measured
@@ -46,11 +45,9 @@ def stats(target: Target, *, feature: tuple[str, ...], sort: str | None, as_csv:
     limit = target.asked["n"] or (None if feature or as_csv else 20)
     data = data.isel(feature=slice(0, limit))
     if as_csv:
-        _write_csv(acts, data)
+        output.rows_as_csv(_rows(acts, data, short=True))
     elif target.as_json:
-        columns = {name: data[name].to_numpy().tolist() for name in _names(data)}
-        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        target.document(acts, n_samples=data.attrs["n_samples"], rows=with_names(acts, rows))
+        target.document(acts, n_samples=data.attrs["n_samples"], rows=_rows(acts, data))
     else:
         shown = f"{data.sizes['feature']:,} of {acts.shape[1]:,} features"
         output.title(f"{acts.path}: {shown} over {data.attrs['n_samples']:,} {target.level}s")
@@ -62,6 +59,17 @@ def _names(data: xarray.Dataset) -> list[str]:
     return ["feature", *map(str, data.data_vars)]
 
 
+def _rows(acts: ActivationSet, data: xarray.Dataset, *, short: bool = False) -> list[dict[str, Any]]:
+    """A dict for each feature; as texts, if `short`, in which a float32 is no longer than it is exact."""
+    columns = {name: data[name].to_numpy() for name in _names(data)}
+    lists = [
+        [None if v != v else str(v) for v in values] if short and values.dtype.kind == "f" else values.tolist()  # noqa: PLR0124
+        for values in columns.values()
+    ]
+    rows = zip(*lists, strict=True)
+    return with_names(acts, [dict(zip(columns, row, strict=True)) for row in rows])
+
+
 def _order(data: xarray.Dataset, name: str) -> np.ndarray[Any, Any]:
     """Largest first, NaN last, ties by ascending feature; by feature, the smallest first."""
     import numpy as np
@@ -70,16 +78,3 @@ def _order(data: xarray.Dataset, name: str) -> np.ndarray[Any, Any]:
         raise InvalidInputError(f"--sort {name}: sort by one of {', '.join(_names(data))}.")
     values = data[name].to_numpy().astype(np.float64)
     return np.argsort(values if name == "feature" else -values, kind="stable")
-
-
-def _write_csv(acts: ActivationSet, data: xarray.Dataset) -> None:
-    """Print every row: numbers as short as they are exact, nothing where a dead feature has none."""
-    import csv
-
-    columns = [["" if v != v else str(v) for v in data[name].to_numpy()] for name in _names(data)]  # noqa: PLR0124
-    columns.insert(1, [name or "" for name in names_of(acts, data["feature"].to_numpy().tolist())])
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    first, *others = _names(data)
-    writer.writerow([first, "name", *others])
-    writer.writerows(zip(*columns, strict=True))
-    sys.stdout.flush()

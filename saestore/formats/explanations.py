@@ -54,14 +54,7 @@ class Annotations:
 def read_annotations(path: str | os.PathLike[str], source: str | None = None) -> Annotations:
     """Read what a file or folder knows of features, items or samples.
 
-    Parameters
-    ----------
-    path
-        A folder of Delphi's results (``explanations/`` and ``scores/``) or of explanations alone; a JSON or JSONL file
-        of Neuronpedia's explanation export; or a CSV, JSON or Parquet table with a column ``feature``, ``item``,
-        ``key`` or ``sample``, whose other columns are taken.
-    source
-        The hookpoint of Delphi, or the layer or the explaining model of Neuronpedia, where there are several.
+    `ActivationSet.import_explanations` explains `path` and `source`; explanations may also be in a folder alone.
     """
     path = Path(path)
     if path.is_dir():

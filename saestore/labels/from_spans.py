@@ -40,13 +40,8 @@ def from_spans(
 ) -> LabelMatrix:
     """Labels of tokens from spans of characters.
 
-    Parameters
-    ----------
-    given
-        A mapping of keys or numbers of items to (start, stop, concept), or a CSV or JSONL file of key, start, stop and
-        concept; `stop` is the character after the last.
-    spans_of
-        Returns the characters of the tokens from one sample to before another, int32 (n, 2), or None.
+    `given` is as `Concepts.add_spans` takes it. `spans_of` returns the characters of the tokens from one sample to
+    before another, int32 (n, 2), or None.
 
     Notes
     -----

@@ -33,22 +33,14 @@ _PAIRS = 1 << 22  # products of non-zeros that are made at a time
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of single features, which the metrics need.
+    """Sizes of single features, which the metrics need."""
 
-    Attributes
-    ----------
-    n
-        Number of samples.
-    n_active, sum
-        As in `saestore.stats.Moments`.
-    length, spread
-        Square roots of the sum of squares, and of the sum of squared deviations from the mean over all samples; NaN
-        for a constant.
-    """
-
-    n: int
+    n: int  # number of samples
+    # As in `saestore.stats.Moments`.
     n_active: Array
     sum: Array
+    # Square roots of the sum of squares, and of the sum of squared deviations from the mean over all samples; NaN for a
+    # constant.
     length: Array
     spread: Array
 

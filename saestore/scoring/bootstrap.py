@@ -20,7 +20,15 @@ _DRAWN = 1 << 22  # numbers of copies that are drawn at a time, and that are kep
 
 
 class BootstrapSampler:
-    """The same draws of `n_items` items for every score, so that methods are compared on the same items."""
+    """The same draws of items for every score, so that methods are compared on the same items.
+
+    Parameters
+    ----------
+    n_items
+        Items that are drawn with replacement, as many as there are.
+    n_resamples, confidence_level, seed
+        Number of draws, share of the draws inside an interval, and seed of `numpy.random.default_rng`.
+    """
 
     def __init__(self, n_items: int, n_resamples: int, confidence_level: float, seed: int) -> None:
         self.n_items = n_items
@@ -46,8 +54,6 @@ class BootstrapSampler:
 
         A draw in which a score is NaN does not count for it; the ends are NaN where that is so in all draws.
 
-        Notes
-        -----
         Memory: about 100 MB, and 8 bytes per measure, score and draw.
         """
         values: list[dict[str, list[Array]]] = [{} for _ in measures]
@@ -69,7 +75,13 @@ class BootstrapSampler:
 
 
 def check_bootstrap(confidence_level: float, n_resamples: int, seed: int) -> None:
-    """Refuse options that give no interval."""
+    """Refuse options that give no interval.
+
+    Raises
+    ------
+    InvalidInputError
+        The confidence level is not between 0 and 1, there is no resample, or the seed is negative.
+    """
     if not 0 < confidence_level < 1:
         raise InvalidInputError(
             f"confidence_level={confidence_level!r}: use a share between 0 and 1, such as 0.95.", code="bad-option"

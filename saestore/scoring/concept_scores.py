@@ -38,11 +38,11 @@ _PIECE = 1 << 19  # hits, or pairs of feature and concept, that are scored at a 
 
 @dataclass(frozen=True)
 class ConceptLabels:
-    """Labels of chosen concepts, items or samples x concepts: bool CSR, and as CSC where they are unknown."""
+    """Labels of chosen concepts."""
 
-    names: list[str]
-    matrix: scipy.sparse.csr_array
-    unknown: scipy.sparse.csc_array
+    names: list[str]  # the concepts
+    matrix: scipy.sparse.csr_array  # items or samples x concepts, bool CSR
+    unknown: scipy.sparse.csc_array  # the same shape, true where a label is not known, bool CSC
 
 
 @retry_on_stale_snapshot
@@ -190,7 +190,13 @@ def _count_pairs(
 
 
 def read_labels(reader: SetReader, level: Level, concepts: Sequence[str] | str | LabelMatrix | None) -> ConceptLabels:
-    """Labels of the chosen concepts, by default of all; or given ones, which the set need not have."""
+    """Labels of the chosen concepts, by default of all; or given ones, which the set need not have.
+
+    Raises
+    ------
+    InvalidInputError, NotFoundError
+        The level does not exist; it has no concepts, or not these.
+    """
     import scipy.sparse as sp
 
     if isinstance(concepts, LabelMatrix):

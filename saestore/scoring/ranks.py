@@ -21,20 +21,16 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Ranked:
-    """Columns of features over the same rows: samples, or items. Feature i has the entries ``indptr[i]:indptr[i + 1]``.
+    """Columns of features over the same rows: samples, or items."""
 
-    `rows` and `values` are of each entry, descending in a feature and never zero. Equal values take the places
-    ``start:stop`` of their column of length `n`, sorted descending with its zeros. `n_positive` counts the entries
-    above zero.
-    """
-
-    n: int
-    indptr: Array
-    rows: Array
-    values: Array
+    n: int  # length of a column
+    indptr: Array  # int64 (n_features + 1,): feature i has the entries ``indptr[i]:indptr[i + 1]``
+    rows: Array  # row of every entry
+    values: Array  # activation of every entry, descending in a feature, never zero
+    # int64: equal values of a column take the places ``start:stop`` of it, sorted descending with its zeros.
     start: Array
     stop: Array
-    n_positive: Array
+    n_positive: Array  # entries above zero of every feature, int64 (n_features,)
 
     def __len__(self) -> int:
         return len(self.indptr) - 1
@@ -58,17 +54,19 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Hits:
-    """Entries of a `Ranked` that a concept is true of, strongest first, for every feature and concept.
+    """Entries that a concept is true of, for every feature and concept."""
 
-    Feature i and concept c have ``indptr[j]:indptr[j + 1]`` where ``j = i * n_concepts + c``.
-    """
-
+    # (n_features * n_concepts + 1,): feature i and concept c have ``indptr[j]:indptr[j + 1]`` where ``j = i *
+    # n_concepts + c``.
     indptr: Array
-    entries: Array
+    entries: Array  # indices into the entries of a `Ranked`, ascending for each pair, hence strongest first
 
 
 def rank(indptr: Array, rows: Array, values: Array, n: int) -> Ranked:
-    """The places of the entries of lists in impact order, in columns of length `n`. Memory: 60 bytes per entry."""
+    """Find the places of the entries of lists in impact order, in columns of length `n`.
+
+    Memory: about 60 bytes per entry.
+    """
     lengths, n_entries = np.diff(indptr), len(values)
     fresh = np.ones(n_entries, bool)
     np.not_equal(values[1:], values[:-1], out=fresh[1:])
@@ -86,8 +84,15 @@ def rank(indptr: Array, rows: Array, values: Array, n: int) -> Ranked:
 
 
 def find_hits(ranked: Ranked, labels: scipy.sparse.csr_array) -> Hits:
-    """The entries that concepts are true of; `labels` are rows x concepts, bool, without stored False.
+    """Find the entries that concepts are true of.
 
+    Parameters
+    ----------
+    labels
+        Rows x concepts, bool, without stored False.
+
+    Notes
+    -----
     Memory: about 24 bytes per hit and 8 bytes per feature and concept.
     """
     import scipy.sparse as sp

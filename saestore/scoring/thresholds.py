@@ -20,13 +20,12 @@ _DENOMINATOR = 10**9  # ranks stay exact in int64 for lists of up to 9 billion v
 
 @dataclass(frozen=True)
 class Threshold:
-    """A threshold and the F1 of what reaches it on the calibration split; 0 and NaN where no threshold helps.
+    """A threshold and its F1 on the calibration split."""
 
-    `target_recall` is the share of the positive values that it is a quantile for; NaN where it is not a quantile.
-    """
-
+    # F1 of predicting what is at least as large. F1 is 0 and the threshold NaN where no threshold helps.
     f1: float
     threshold: float
+    # Share of the positive values that the threshold is a quantile for; NaN where it is not a quantile.
     target_recall: float = float("nan")
 
 
@@ -34,7 +33,13 @@ NO_THRESHOLD = Threshold(0.0, float("nan"))
 
 
 def check_recalls(target_recalls: Any) -> Array:
-    """Target recalls from 0 to 1 as ascending distinct float64."""
+    """Target recalls as ascending distinct float64.
+
+    Raises
+    ------
+    InvalidInputError
+        There is none, or one is not between 0 and 1.
+    """
     try:
         recalls = np.unique(np.atleast_1d(np.asarray(target_recalls, np.float64)))
     except (TypeError, ValueError):
@@ -50,8 +55,20 @@ def check_recalls(target_recalls: Any) -> Array:
 def list_quantiles(indptr: Array, values: Array, recalls: Array) -> Array:
     """The ``1 - recall`` quantiles of lists in descending order, none of them empty, by linear interpolation.
 
-    float64 (n_lists, n_recalls). A recall stands for the decimal number that it is written as, and ranks are whole
-    numbers: where ``(n - 1) * (1 - recall)`` is whole, the quantile is exactly that value of the list.
+    A recall stands for the decimal number that it is written as, and ranks are computed in whole numbers: where
+    ``(n - 1) * (1 - recall)`` is whole, the quantile is exactly that value of the list.
+
+    Parameters
+    ----------
+    indptr
+        (n_lists + 1,): list i is ``values[indptr[i]:indptr[i + 1]]``.
+    recalls
+        float64 (n_recalls,).
+
+    Returns
+    -------
+    Array
+        float64 (n_lists, n_recalls).
     """
     shares = [Fraction(repr(float(recall))).limit_denominator(_DENOMINATOR) for recall in recalls]
     whole = np.array([share.denominator for share in shares], np.int64)
@@ -73,9 +90,24 @@ def quantiles_of(values: Array, recalls: Array) -> Array:
 
 
 def count_reaching(indptr: Array, values: Array, lists: Array, thresholds: Array) -> Array:
-    """How many values of a list are at least as large as a threshold, exactly, int64 (n, n_thresholds).
+    """How many values of a list are at least as large as a threshold, exactly.
 
-    Lists descend and hold positive floats; `lists` names the list of each row of `thresholds`, positive float64.
+    Parameters
+    ----------
+    indptr, values
+        Lists in descending order of positive floats of any dtype.
+    lists
+        List of each row of thresholds, (n,).
+    thresholds
+        Positive float64 (n, n_thresholds).
+
+    Returns
+    -------
+    Array
+        int64 (n, n_thresholds).
+
+    Notes
+    -----
     Memory: about 24 bytes per value and per threshold.
     """
     codes, limits = _codes(values, thresholds)

@@ -109,18 +109,7 @@ def find_dataset(name: str) -> Dataset:
 
 
 def read_config(path: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Read the tables ``[datasets.<name>]``; none where there is no such file.
-
-    Parameters
-    ----------
-    path
-        By default ``saestore.toml`` in the current folder.
-
-    Returns
-    -------
-    dict
-        The fields of each, with paths relative to the file's folder resolved.
-    """
+    """Read the tables ``[datasets.<name>]``; none where there is no such file."""
     file = Path(CONFIG) if path is None else path
     if not file.is_file():
         return {}

@@ -123,15 +123,7 @@ def data_roots(data: Folder = None) -> list[Path]:
 
 
 def find_embeddings(dataset: Dataset, sample_type: str, data: Folder = None) -> Path | str:
-    """Find the embeddings of a known data set, for `open_embeddings`.
-
-    Parameters
-    ----------
-    dataset, sample_type
-        What to look for.
-    data
-        The folder with ``Embeddings/<dataset>/``; where it does not have them, ``$SAESTORE_SCRATCH``.
-    """
+    """Find the embeddings of a known data set: in ``Embeddings/`` of `data`, else of ``$SAESTORE_SCRATCH``."""
     from saestore.embeddings.opening import locate
 
     dataset.check_sample_type(sample_type)
@@ -168,16 +160,7 @@ def find_activations(dataset: Dataset, sample_type: str, data: Folder = None) ->
 
 
 def find_items(dataset: Dataset, data: Folder = None) -> Path:
-    """Find the ``metadata.csv`` of a known data set, for `saestore.tables.as_items`.
-
-    Parameters
-    ----------
-    dataset
-        What to look for.
-    data
-        The folder with ``Data/<dataset>/metadata.csv`` or ``Data/Augmented_<dataset>/metadata.csv``; where it does not
-        have one, ``$SAESTORE_SCRATCH``, then the current folder.
-    """
+    """Find the ``metadata.csv`` of a known data set: in `data`, else ``$SAESTORE_SCRATCH``, else the current folder."""
     if dataset.items is not None:
         return Path(dataset.items)
     names = (dataset.name, f"Augmented_{dataset.name}")

@@ -99,11 +99,6 @@ def read_ground_truth(folder: str | os.PathLike[str], expected: Expected) -> Gro
     expected
         What is known of the set.
 
-    Returns
-    -------
-    GroundTruth
-        With its disagreements; its labels are complete nevertheless.
-
     Notes
     -----
     Memory: the dictionaries, which are lists of Python integers, and 8 bytes per label.
@@ -298,7 +293,7 @@ def expected_of(acts: SetReader) -> Expected:
 
 
 def add_ground_truth(acts: SetReader, truth: GroundTruth, *, overwrite: bool = False, keep: bool = False) -> list[str]:
-    """Add the concepts of the ground truth that a set does not have yet.
+    """Add the concepts of the ground truth that a set does not have yet; returns their names.
 
     Parameters
     ----------
@@ -306,11 +301,6 @@ def add_ground_truth(acts: SetReader, truth: GroundTruth, *, overwrite: bool = F
         Replace concepts of the set that differ.
     keep
         Leave these as they are, instead of refusing.
-
-    Returns
-    -------
-    list of str
-        Names of the added concepts: none where the set has them all.
     """
     added: dict[str, None] = {}
     for level, size in (("item", acts.n_items), ("sample", acts.shape[0])):

@@ -1,11 +1,21 @@
-"""`saestore examples`: examples of features from any part of their range."""
+"""`saestore examples`, `card` and `plot`: what one feature stands for."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from saestore.cli import keys, output
-from saestore.cli.features import called, feature_columns, feature_option, features_of, level_option, with_names
+from saestore.cli.features import (
+    called,
+    feature_columns,
+    feature_option,
+    features_of,
+    level_option,
+    one_feature,
+    with_names,
+)
 from saestore.cli.group import command, note
 from saestore.cli.options import all_of, option
 from saestore.cli.table import Column, decimals
@@ -74,3 +84,61 @@ def _show(acts: ActivationSet, features: list[int], found: ExampleTable) -> None
     columns += [Column("kind", kinds), decimals("activation", found.activation.tolist())]
     rows = places(acts, found.sample)
     output.table([*columns, *place_columns(rows, several_per_item=acts.attributes.item_size != 1)])
+
+
+@command("card", example="saestore card --dataset CLEVR --feature 1884 --output demo/1884.html")
+@with_target
+@feature_option(required=True, multiple=False)
+@option("--output FILE", "Where to write the page.  [default: feature-N.html]")
+@option("--quantiles N", "Parts of the range.", at_least=0, default=5)
+@option("-n N", "Examples of each part.", at_least=0, default=5)
+@option("--context N", "Tokens beside.", at_least=0, default=16)
+@level_option("`item` shows each item once per group, with its strongest sample.", "item")
+@option("--images FOLDER", "Folder in which the keys of images start.")
+@option("--sae-weights SAE", "The SAE, as `build` takes it: also show decoder neighbours.")
+@where_option
+def card(target: Target, *, feature: str, output: str | None, sae_weights: str | None, **how: Any) -> None:
+    """Write a page about a feature: statistics, examples, concepts, companions and similar features."""
+    acts = target.activations()
+    number = one_feature(acts, feature)
+    how |= {"level": target.level, "n": target.n, "where": target.condition(acts, [number]), "sae": sae_weights}
+    note(f"wrote {acts.card(number, **how).save(output or f'feature-{number}.html')}.")
+
+
+_KINDS = ("top", "tokens", "histogram", "density")
+
+
+@command("plot", example="saestore plot --dataset CLEVR --kind top --feature 1884 --output demo/top.png")
+@with_target
+@option(
+    "--kind",
+    "The strongest images or texts of a feature, its activations, or how often all features fire.",
+    choices=_KINDS,
+    required=True,
+)
+@feature_option("The feature", multiple=False)
+@option("--output FILE", "Where to write it: .png, .svg or .pdf; tokens: .html.", required=True)
+@option("-n N", "Images or texts.", at_least=1, default=8)
+@level_option("`item` shows an image or a text once.", "item")
+@option("--images FOLDER", "Folder in which the keys of images start.")
+@where_option
+def plot(target: Target, *, kind: str, feature: str | None, output: str, images: str | None) -> None:
+    """Draw the strongest images or texts of a feature, its activations, or how often features fire."""
+    if (feature is None) != (kind == "density"):
+        raise click.UsageError("--kind density is of all features; the others need --feature.")
+    acts = target.activations()
+    number = None if feature is None else one_feature(acts, feature)
+    given: dict[str, Any] = {"where": target.condition(acts, [] if number is None else [number])}
+    plots: Any = acts.plot
+    if kind in ("top", "tokens"):
+        given |= {"n": target.n, "level": target.level}
+    if kind == "tokens":
+        plots.tokens(number, **given).save(output)
+    else:
+        from saestore.interop.optional import require
+
+        require("matplotlib", "plot", "plot").use("Agg")
+        given |= {"images": images} if kind == "top" else {}
+        ax = plots.density(**given) if kind == "density" else getattr(plots, kind)(number, **given)
+        ax.figure.savefig(output, bbox_inches="tight", dpi=150)
+    note(f"wrote {output}.")
