@@ -120,9 +120,16 @@ def detect(
         for acts in _every(target, level, on) if every else [target.activations()]:
             status(f"{acts.path}: looking for detectors among {acts.shape[1]:,} features")
             features = features_of(acts, feature) or None
-            on_embeddings: dict[str, Any] = {"embeddings": embeddings, "cls_embeddings": cls_embeddings}
-            how: dict[str, Any] = {"concepts": concepts, "features": features, "options": options}
-            results.append(acts.detect(level, **how, **on_embeddings, **on))
+            result = acts.detect(
+                level,
+                concepts=concepts,
+                features=features,
+                options=options,
+                embeddings=embeddings,
+                cls_embeddings=cls_embeddings,
+                **on,
+            )
+            results.append(result)
     _print(results, next((form for form, chosen in forms.items() if chosen), None), every)
     for result in results:
         if report is not None:
