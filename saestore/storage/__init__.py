@@ -27,7 +27,7 @@ from saestore.storage.open import (
 from saestore.storage.reader import ArrayReader, Digests, prefetch, read_all, read_many, read_ranges
 from saestore.storage.sets import find_sets, is_set_at, read_attributes
 from saestore.storage.snapshot import SnapshotStore
-from saestore.storage.threads import at_once, in_order
+from saestore.storage.threads import at_once, in_order, n_threads
 
 __all__ = [
     "DOCUMENT",
@@ -53,6 +53,7 @@ __all__ = [
     "local_folder",
     "local_root",
     "missing_as_error",
+    "n_threads",
     "open_root",
     "packed_bytes",
     "place_name",
