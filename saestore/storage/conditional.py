@@ -49,20 +49,8 @@ class Tagged:
 
 
 def put_if_absent(store: Store, key: str, data: bytes) -> bool:
-    """Write `data` under `key` where nothing is there.
-
-    Returns
-    -------
-    bool
-        Whether `key` has `data` now; False where something else was there, which stays as it is.
-
-    Raises
-    ------
-    StoreWriteError
-        The place ignores conditions, or has none (code ``no-conditional-writes``).
-    """
-    place = _place(store)
-    return (place.put(key, data, None) or _found(place, key, data)) is not None
+    """Write where nothing is there, as `put_if_match` does with None."""
+    return put_if_match(store, key, data, None)
 
 
 def get_tagged(store: Store, key: str) -> Tagged | None:
@@ -71,22 +59,10 @@ def get_tagged(store: Store, key: str) -> Tagged | None:
 
 
 def put_if_match(store: Store, key: str, data: bytes, before: Tagged | None) -> bool:
-    """Replace what is under `key` where it is still the one that was read.
+    """Replace what is under `key` where it is still `before`, from `get_tagged`; None where nothing shall be there.
 
-    Parameters
-    ----------
-    before
-        From `get_tagged`; None to write where nothing is there.
-
-    Returns
-    -------
-    bool
-        Whether `key` has `data` now; False where it has been changed since, and is left as it is.
-
-    Raises
-    ------
-    StoreWriteError
-        The place ignores conditions, or has none (code ``no-conditional-writes``).
+    Returns whether `key` has `data` now; False where it has been changed since, and is left as it is. Raises what
+    `check_conditional` raises.
     """
     return replace_tagged(store, key, data, before) is not None
 

@@ -34,11 +34,6 @@ class RepositoryStore(WrapperStore[Store]):
     def __reduce__(self) -> tuple[Any, ...]:
         return _open, (self._repository, self._reads)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, RepositoryStore) and other._repository is self._repository
-
-    __hash__ = None  # type: ignore[assignment]
-
     def __str__(self) -> str:
         return f"icechunk repository at {self._repository.storage}"
 
