@@ -72,3 +72,9 @@ def assert_statistics(found: Any, dense: np.ndarray) -> None:
         slack = 1e-13 * largest * terms
         close = np.isclose(found[name].values, values, rtol=1e-11, atol=slack, equal_nan=True)
         assert close.all(), (name, found[name].values[~close], values[~close])
+
+
+def stored_bytes(group):
+    """Bytes of all arrays in a group and below, as zarr counts them."""
+    total = sum(array.nbytes_stored() for _, array in group.arrays())
+    return total + sum(stored_bytes(below) for _, below in group.groups())

@@ -10,6 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from brute import stored_bytes
 from strategies import PATH
 from zarr.storage import MemoryStore
 
@@ -18,7 +19,7 @@ from benchmarks.counting import CountingStore, decoded
 from saestore.format import SegmentInfo, SetAttributes, feature_dtype
 from saestore.segment import Segment, limit_fan_in, merge
 from saestore.sparse_rows import SparseRows
-from saestore.storage import SnapshotStore, stored_bytes
+from saestore.storage import SnapshotStore
 from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter
 from saestore.writing.pipeline import start_set

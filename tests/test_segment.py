@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import zarr
+from brute import stored_bytes
 from damage import lie_in_segment
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from zarr.storage import LocalStore, MemoryStore
 from saestore.format import SegmentInfo, SetAttributes
 from saestore.segment import Segment, merge_segments, plan_merges, write_segment
 from saestore.segment.check import check_segment
-from saestore.storage import SnapshotStore, stored_bytes
+from saestore.storage import SnapshotStore
 
 pytestmark = pytest.mark.once
 

@@ -118,10 +118,6 @@ class Segment:
         """Pointers of the samples `start` to `stop`, (stop - start + 1,)."""
         return self.reader(f"{BY_SAMPLE}/indptr").read(start - self.info.start, stop - self.info.start + 1)
 
-    def moments(self) -> Moments:
-        """The stored per-feature sums."""
-        return read_moments([self])
-
 
 def read_entries(slices: Sequence[tuple[Segment, int, int]]) -> list[tuple[Array, Array]]:
     """Samples (int64) and activations of slices of several segments' feature lists, all planned and read at once."""

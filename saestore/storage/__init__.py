@@ -9,7 +9,6 @@ from saestore.storage.arrays import (
     begin_array,
     chunk_sizes,
     packed_bytes,
-    stored_bytes,
     write_array,
 )
 from saestore.storage.batch import DOCUMENT, WriteBatch, group_document
@@ -62,7 +61,6 @@ __all__ = [
     "read_attributes",
     "read_many",
     "read_ranges",
-    "stored_bytes",
     "write_array",
     "write_errors",
 ]

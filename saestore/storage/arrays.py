@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,9 +14,6 @@ from saestore.format import CHUNK, SHARD, ArrayInfo, document_digest, shard_dige
 from saestore.storage.batch import DOCUMENT, WriteBatch
 from saestore.storage.shards import Layout, crc, tail_of
 from saestore.storage.threads import at_once, n_threads
-
-if TYPE_CHECKING:
-    import zarr
 
 Array = np.ndarray[Any, Any]
 Written = tuple[tuple[str, ...], int]  # the digests of consecutive shards, and their bytes
@@ -268,9 +265,3 @@ def write_array(batch: WriteBatch, path: str, values: Array, dim: str, codec: st
 def chunk_sizes() -> dict[str, int]:
     """Most values of a chunk and of a shard that is written now."""
     return {"chunk": CHUNK, "shard": SHARD}
-
-
-def stored_bytes(group: zarr.Group) -> int:
-    """Bytes of all arrays in a group and below, as stored, their documents included."""
-    total = sum(int(array.nbytes_stored()) for _, array in group.arrays())
-    return total + sum(stored_bytes(below) for _, below in group.groups())

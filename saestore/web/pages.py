@@ -8,7 +8,7 @@ import numpy as np
 
 from saestore.errors import SaestoreError
 from saestore.query.html import l0, sae_name, size, state
-from saestore.storage import read_attributes, stored_bytes
+from saestore.storage import read_attributes
 from saestore.web.feature_table import SHOWN_STATISTICS, density_of, feature_row
 from saestore.web.request import Parameters
 from saestore.web.view import Page, SetView, StoreView
@@ -63,7 +63,7 @@ def set_page(store: StoreView, view: SetView, asked: Parameters) -> Page:  # noq
         "nnz": reader.nnz,
         "l0": l0(a),
         "dead_features": int((view.statistics["n_active"] == 0).sum()),
-        "stored": size(view.remember("bytes", lambda: stored_bytes(reader.group))),
+        "stored": size(a.stored_bytes),
         "dtype": a.dtype,
         "state": state(a),
         "complete": a.complete,

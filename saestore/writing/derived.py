@@ -6,14 +6,12 @@ They are derived from the segments. No query reads them, and the set's attribute
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
-from operator import add
 from typing import Any
 
 import numpy as np
 
 from saestore.format import ArrayInfo, SetAttributes
-from saestore.segment import Segment
+from saestore.segment import Segment, read_moments
 from saestore.stats import STATISTICS, Moments
 from saestore.storage import NewArray, WriteBatch, begin_array, write_array
 from saestore.tables.item_index import ItemIndex
@@ -43,7 +41,7 @@ def write_derived(
                 writers[name].append(values)
     for name, writer in writers.items():
         written[name] = writer.close()
-    moments = reduce(add, (s.moments() for s in segments))
+    moments = read_moments(segments)
     for statistic in STATISTICS:
         about = {"long_name": statistic.description}
         values = statistic.of(moments)
