@@ -179,8 +179,6 @@ def runs_of(ids: Array) -> tuple[Array, Array]:
 def entry_hash(rows: Array, features: Array, data: Array) -> tuple[int, int]:
     """Order-independent 128-bit fingerprint of a set of entries: the sums, modulo 2**64, of mixed entries and squares.
 
-    Notes
-    -----
     An entry is multiplied with odd numbers, then mixed by `mix64`.
     """
     bits = np.ascontiguousarray(data).view(_BITS[data.itemsize]).astype(np.uint64)

@@ -4,6 +4,8 @@ import json
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from saestore.sae import REGISTERED, load_sae  # noqa: E402
 from saestore.sae.encode import make_encoder  # noqa: E402
 from saestore.sae.loaded import name_from_path, slug  # noqa: E402
-from saestore.sae.sae_lens import find_releases  # noqa: E402
+from saestore.sae.releases import find_releases  # noqa: E402
 
 D_IN, D_SAE, K = 8, 32, 4
 CLIP = REGISTERED["clip-scope-22"]
@@ -64,6 +66,44 @@ def one_line(error):
 
 
 # From a folder.
+
+
+@pytest.mark.once
+def test_a_folder_is_read_without_sae_lens(folder):
+    code = "import sys; from saestore.sae import load_sae; load_sae(sys.argv[1]); print('sae_lens' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("architecture", ["standard", "abstopk", "jumprelu", "jumprelu_skip_transcoder"])
+@pytest.mark.parametrize("norm", ["none", "layer_norm", "constant_norm_rescale"])
+def test_a_folder_is_what_sae_lens_loads_of_it(architecture, norm, tmp_path):
+    """Activations to the last bit, and the fingerprint of the object that sae_lens makes of the folder."""
+    torch.manual_seed(0)
+    kind, config = sae_lens.registry.get_sae_class(architecture)
+    more = {"k": K} if "topk" in architecture else {}
+    more |= {"d_out": D_IN, "apply_b_dec_to_input": False} if "transcoder" in architecture else {}
+    sae = kind(config(d_in=D_IN, d_sae=D_SAE, normalize_activations=norm, **more))
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    sae.save_model(tmp_path / "x")
+    theirs = sae_lens.SAE.load_from_disk(tmp_path / "x")
+    loaded, x = load_sae(tmp_path / "x"), torch.randn(20, D_IN)
+    assert not isinstance(loaded.module, sae_lens.SAE)
+    assert loaded.fingerprint() == load_sae(theirs).fingerprint()
+    encoder = make_encoder(loaded)
+    rows, dense = encoder.encode(x), theirs.encode(x).detach().numpy()
+    np.testing.assert_array_equal(rows.rows(), np.nonzero(dense)[0])
+    np.testing.assert_array_equal(rows.data, dense[np.nonzero(dense)])
+    if "transcoder" not in architecture:
+        residual = (x - theirs(x)).detach().double().square().sum() / (x - x.mean(0)).double().square().sum()
+        assert encoder.explained_variance(x, rows) == pytest.approx(1 - float(residual), rel=1e-4)
+
+
+def test_settings_that_are_not_known_are_left_to_sae_lens(folder):
+    edit_config(folder, a_setting_of_the_future=1)
+    assert isinstance(load_sae(folder).module, sae_lens.SAE)
 
 
 def test_folder(folder):
@@ -129,7 +169,7 @@ def test_old_config_with_an_activation_that_sae_lens_would_drop(tmp_path):
 
 
 def test_a_scale_that_is_not_folded_is_folded_or_warned_of(folder):
-    plain = load_sae(folder).module
+    plain = make_encoder(load_sae(folder))
     edit_config(folder, normalize_activations="expected_average_only_in")
     with pytest.warns(UserWarning, match="expected_average_only_in"):
         load_sae(folder)
@@ -137,7 +177,10 @@ def test_a_scale_that_is_not_folded_is_folded_or_warned_of(folder):
     loaded = load_sae(folder)  # without a warning: the checkpoint has the factor
     assert loaded.info["normalize_activations"] == "none"
     x = torch.randn(20, D_IN)
-    torch.testing.assert_close(loaded.module.encode(x), plain.encode(2 * x))
+    scaled, expected = make_encoder(loaded).encode(x), plain.encode(2 * x)
+    np.testing.assert_array_equal(scaled.indices, expected.indices)
+    np.testing.assert_allclose(scaled.data, expected.data, rtol=1e-5)
+    assert loaded.fingerprint() != load_sae(topk()).fingerprint()
 
 
 def test_positions_and_tokens_of_the_training_are_recorded(tmp_path):
@@ -185,9 +228,12 @@ def test_truncated_weights(folder, keep):
 @pytest.mark.parametrize(
     ("changes", "code", "named"),
     [
-        ({"d_sae": 64}, "invalid-sae", "size mismatch for W_enc"),
-        ({"d_in": 9}, "invalid-sae", "size mismatch for b_dec"),
+        ({"d_sae": 64}, "invalid-sae", "d_sae is 64"),
+        ({"d_in": 9}, "invalid-sae", "d_in is 9"),
+        ({"d_in": "8"}, "invalid-sae", "d_in='8'"),
         ({"dtype": "int3"}, "invalid-sae", "int3"),
+        ({"apply_b_dec_to_input": 0.5}, "invalid-sae", "apply_b_dec_to_input=0.5"),
+        ({"architecture": "jumprelu"}, "invalid-sae", "threshold"),
         ({"architecture": "gated"}, "invalid-sae", "b_gate"),
         ({"architecture": "novel"}, "unsupported-sae", "'novel'"),
         ({"architecture": ["topk"]}, "unsupported-sae", "['topk']"),

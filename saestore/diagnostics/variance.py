@@ -27,8 +27,7 @@ _SAME = 1e-2  # relative difference of an activation that a narrower dtype or an
 def expected_of(sae: LoadedSAE) -> dict[str, Any]:
     """What the SAE itself records: mean L0 in training, whether values can be negative, lowest activations."""
     select = forward_of(sae.module).select
-    notes = getattr(getattr(sae.module, "cfg", None), "metadata", None)
-    l0 = notes.to_dict().get("l0") if notes is not None else None
+    l0 = sae.training.get("l0")
     expected: dict[str, Any] = {"l0": None if l0 is None else float(l0), "negative": None, "thresholds": None}
     if isinstance(select, TopK):
         expected["negative"] = not select.relu

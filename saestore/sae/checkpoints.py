@@ -24,7 +24,7 @@ from saestore.sae.hub import one_line
 from saestore.sae.linear import Rule, checked
 from saestore.sae.loaded import LoadedSAE, name_from_path
 
-__all__ = ["FAMILIES", "load_checkpoint", "load_clip_scope", "recognise"]
+__all__ = ["FAMILIES", "claimed", "load_checkpoint", "load_clip_scope", "missing_family", "read_tensors", "recognise"]
 
 _CLIP_MODEL = "laion/CLIP-ViT-L-14-laion2B-s32B-b82K"
 _CLIP_TRANSFORM = {"resize": {"shortest_edge": 224}, "crop": [224, 224]}
@@ -113,7 +113,7 @@ def load_clip_scope(path: str | Path, device: str = "cpu") -> LoadedSAE:
     return load_checkpoint(Path(path), "CLIP-Scope", device)
 
 
-def _tensors(path: Path) -> dict[str, torch.Tensor]:
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a ``.safetensors`` or ``.pt`` file."""
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
@@ -147,7 +147,7 @@ def _object(path: Path) -> dict[str, Any]:
     return config
 
 
-def _claimed(claims: Mapping[str, Any], weights: Mapping[str, torch.Tensor], path: Path) -> None:
+def claimed(claims: Mapping[str, Any], weights: Mapping[str, torch.Tensor], path: Path) -> None:
     """Refuse a configuration that contradicts the shape of the weights."""
     d_in, d_sae = weights["W_enc"].shape
     for name, size in {"d_in": d_in, "d_sae": d_sae}.items():
@@ -161,7 +161,7 @@ def _claimed(claims: Mapping[str, Any], weights: Mapping[str, torch.Tensor], pat
 def _sparsify(folder: Path) -> _Read:
     """sparsify, and Delphi: ``encoder.weight`` (d_sae, d_in), ReLU before the top k."""
     config, file = _object(folder / "cfg.json"), folder / "sae.safetensors"
-    state = _tensors(file)
+    state = read_tensors(file)
     encoder = state["W_enc"] if "W_enc" in state else _need(state, file, "encoder.weight")[0].T
     w_dec, b_dec = _need(state, file, "W_dec", "b_dec")
     bias = state.get("b_enc", state.get("encoder.bias"))
@@ -169,7 +169,7 @@ def _sparsify(folder: Path) -> _Read:
     weights = {"W_enc": encoder.contiguous(), "W_dec": w_dec, "b_dec": b_dec}
     weights |= {} if bias is None else {"b_enc": bias}
     d_in = config.get("d_in")
-    _claimed({"d_in": d_in, "d_sae": config.get("num_latents") or (d_in or 0) * config.get("expansion_factor", 0)},
+    claimed({"d_in": d_in, "d_sae": config.get("num_latents") or (d_in or 0) * config.get("expansion_factor", 0)},
              weights, folder / "cfg.json")  # fmt: skip
     kind = config.get("activation", "topk")
     if kind not in ("topk", "groupmax"):
@@ -208,14 +208,12 @@ def _dictionary_learning(folder: Path) -> _Read:
         )
     names, rule = _DICTIONARIES[kind]
     file = folder / "ae.pt"
-    state = _tensors(file)
+    state = read_tensors(file)
     weights = dict(zip(names, _need(state, file, *names.values()), strict=True))
     for name, stored in names.items():
         if stored.endswith("oder.weight"):  # of torch.nn.Linear: outputs first
             weights[name] = weights[name].T.contiguous()
-    _claimed(
-        {"d_in": trainer.get("activation_dim"), "d_sae": trainer.get("dict_size")}, weights, folder / "config.json"
-    )
+    claimed({"d_in": trainer.get("activation_dim"), "d_sae": trainer.get("dict_size")}, weights, folder / "config.json")
     if rule.kind == "topk":
         rule = Rule("topk", int(state["k"] if "k" in state else trainer["k"]), shift=True)
     if rule.kind == "jumprelu" and weights["threshold"].ndim == 0 and float(weights["threshold"]) < 0:
@@ -278,7 +276,7 @@ def _clip_scope(file: Path) -> _Read:
 def _openmoss(folder: Path) -> _Read:
     """OpenMOSS, Llama Scope: JumpReLU or top k on embeddings scaled to a mean norm, here folded into the weights."""
     config, file = _object(folder / "hyperparams.json"), folder / "checkpoints" / "final.safetensors"
-    state = _tensors(file)
+    state = read_tensors(file)
     encoder, b_enc, decoder = _need(state, file, "encoder.weight", "encoder.bias", "decoder.weight")
     b_dec = state.get("decoder.bias", torch.zeros(decoder.shape[0], dtype=decoder.dtype))
     if config.get("sparsity_include_decoder_norm") and config.get("act_fn") != "jumprelu":
@@ -293,7 +291,7 @@ def _openmoss(folder: Path) -> _Read:
     # As sae_lens folds the factor in: it also multiplies the threshold.
     weights = {"W_enc": (encoder.T * factor).contiguous(), "b_enc": b_enc, "W_dec": decoder.T.contiguous() / factor,
                "b_dec": b_dec / factor}  # fmt: skip
-    _claimed({"d_in": config.get("d_model"), "d_sae": config.get("d_sae")}, weights, folder / "hyperparams.json")
+    claimed({"d_in": config.get("d_model"), "d_sae": config.get("d_sae")}, weights, folder / "hyperparams.json")
     shift = bool(config.get("apply_decoder_bias_to_pre_encoder"))
     if config.get("act_fn") == "topk":
         rule = Rule("topk", int(config["top_k"]), shift=shift)
@@ -330,7 +328,7 @@ def _saev(file: Path) -> _Read:
             f"{file} has the activation {kind!r}; use Relu, TopK or BatchTopK", code="unsupported-sae"
         )
     d_in = config.get("d_vit", config.get("d_model"))
-    _claimed({"d_in": d_in, "d_sae": config.get("d_sae", (d_in or 0) * config.get("exp_factor", 0))}, weights, file)
+    claimed({"d_in": d_in, "d_sae": config.get("d_sae", (d_in or 0) * config.get("exp_factor", 0))}, weights, file)
     k = (activation.get("params") or {}).get("top_k")
     # Its BatchTopK takes the k largest of every row.
     rule = Rule("relu") if kind == "Relu" else Rule("topk", int(k or 0), relu=False)
@@ -339,7 +337,7 @@ def _saev(file: Path) -> _Read:
 
 def _qwen_scope(file: Path) -> _Read:
     """Qwen Scope: ``W_enc`` (d_sae, d_in); k is the L0 in the name of its repository."""
-    state = _tensors(file)
+    state = read_tensors(file)
     names = ("W_enc", "b_enc", "W_dec", "b_dec")
     weights = dict(zip(names, _need(state, file, *names), strict=True))
     weights |= {name: weights[name].T.contiguous() for name in ("W_enc", "W_dec")}

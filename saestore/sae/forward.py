@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from saestore.errors import InvalidInputError
+from saestore.sae.lens_folder import linear_of
 from saestore.sae.linear import LinearSAE
 from saestore.sae.protocol import ObjectSAE
 
@@ -52,6 +53,28 @@ class Affine:
         if self.scale is not None:
             product.mul_(self.scale[features])
         return product
+
+
+class Normalisation:
+    """Normalises rows as sae_lens does, and undoes it for the same rows."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind, self._scale, self._shift = kind, torch.ones(()), torch.zeros(())
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise (n, d_in)."""
+        if self._kind == "constant_norm_rescale":
+            factor: torch.Tensor = x.shape[-1] ** 0.5 / x.norm(dim=-1, keepdim=True)
+            self._scale = 1 / factor
+            return x * factor
+        self._shift = x.mean(dim=-1, keepdim=True)
+        x = x - self._shift
+        self._scale = x.std(dim=-1, keepdim=True)
+        return x / (self._scale + 1e-5)
+
+    def undo(self, x: torch.Tensor) -> torch.Tensor:
+        """Give reconstructed rows the length and mean of the rows that were normalised last."""
+        return x * self._scale + self._shift
 
 
 @dataclass(frozen=True)
@@ -219,27 +242,14 @@ class SaeLensEncode:
 
 @dataclass(frozen=True)
 class Forward:
-    """The steps of one SAE.
+    """The steps of one SAE."""
 
-    Attributes
-    ----------
-    dtype
-        Dtype that embeddings are cast to first.
-    norm_in
-        Normalises embeddings, or None; the SAE keeps what `decode` needs to take it back.
-    affine
-        Pre-activations, or None where `select` takes embeddings as they come and does it all.
-    select
-        Makes entries of pre-activations.
-    decode
-        Makes embeddings of entries; a `CannotDecode` raises.
-    """
-
-    dtype: torch.dtype
+    dtype: torch.dtype  # dtype that embeddings are cast to first
+    # Normalises embeddings, or None; the SAE keeps what `decode` needs to take it back.
     norm_in: Callable[[torch.Tensor], torch.Tensor] | None
-    affine: Affine | None
-    select: Callable[[torch.Tensor], Entries]
-    decode: Decoder | ObjectDecode | CannotDecode
+    affine: Affine | None  # pre-activations, or None where `select` takes embeddings as they come and does it all
+    select: Callable[[torch.Tensor], Entries]  # makes entries of pre-activations
+    decode: Decoder | ObjectDecode | CannotDecode  # makes embeddings of entries; a `CannotDecode` raises
 
 
 def explained_variance(given: torch.Tensor, decoded: torch.Tensor) -> float:
@@ -257,64 +267,54 @@ def forward_of(module: Any) -> Forward:
         return _linear(module)
     if isinstance(module, ObjectSAE):
         can = callable(getattr(module.given, "decode", None))
-        decode = ObjectDecode(module) if can else CannotDecode(f"{type(module.given).__name__} has no decode()")
-        return Forward(module.dtype, None, None, ObjectEncode(module), decode)
-    quick = _quick(module)
-    norm_in = module.run_time_activation_norm_fn_in if module.cfg.normalize_activations in _NORMALISING else None
-    if quick is None:
-        return Forward(module.dtype, norm_in, None, SaeLensEncode(module), _decoder(module))
-    return Forward(module.dtype, norm_in, *quick, _decoder(module))
+        back = ObjectDecode(module) if can else CannotDecode(f"{type(module.given).__name__} has no decode()")
+        return Forward(module.dtype, None, None, ObjectEncode(module), back)
+    linear = _as_linear(module)
+    if linear is not None:
+        return _linear(linear)
+    norms = module.cfg.normalize_activations in _NORMALISING
+    norm_in, norm_out = module.run_time_activation_norm_fn_in, module.run_time_activation_norm_fn_out
+    # Matching pursuit has one set of weights for both ways, and adds on the way back only what it took off.
+    tied = module.cfg.architecture() == "matching_pursuit" and not module.cfg.apply_b_dec_to_input
+    bias = None if tied else _unless(module.b_dec, 0)
+    scale = 1 / module.W_dec.norm(dim=-1) if getattr(module.cfg, "rescale_acts_by_decoder_norm", False) else None
+    decoder = Decoder(module.W_dec.detach(), bias, scale, norm_out if norms else None)
+    decode = CannotDecode(_TRANSCODES) if "transcoder" in module.cfg.architecture() else decoder
+    return Forward(module.dtype, norm_in if norms else None, None, SaeLensEncode(module), decode)
 
 
-def _quick(sae: Any) -> tuple[Affine, Callable[[torch.Tensor], Entries]] | None:
-    import sae_lens
-
-    # Exact types, because a subclass may have another encode. Not every sae_lens that we take has all four.
-    kinds = {getattr(sae_lens, name, None): name for name in ("StandardSAE", "JumpReLUSAE", "TopKSAE", "AbsTopKSAE")}
-    kind = kinds.get(type(sae))
-    if kind is None:
+def _as_linear(sae: Any) -> LinearSAE | None:
+    """An SAE object of sae_lens, exactly of a class whose computation is known: a subclass may have another one."""
+    if not type(sae).__module__.startswith("sae_lens.saes."):
         return None
-    scale = None
-    select: Callable[[torch.Tensor], Entries]
-    if kind in ("TopKSAE", "AbsTopKSAE"):
-        select = TopK(sae.cfg.k, relu=kind == "TopKSAE", by_magnitude=kind == "AbsTopKSAE")
-        scale = _unless(sae.W_dec.norm(dim=-1), 1) if sae.cfg.rescale_acts_by_decoder_norm else None
-    elif kind == "JumpReLUSAE":
-        # ReLU comes before the threshold, so one below zero lets nothing more through.
-        select = AboveThreshold(sae.threshold.detach().clamp(min=0))
-    else:
-        select = AboveThreshold(torch.zeros((), dtype=sae.dtype, device=sae.W_enc.device))
-    shift = _unless(sae.b_dec, 0) if sae.cfg.apply_b_dec_to_input else None
-    return Affine(sae.W_enc.detach(), shift, _unless(sae.b_enc, 0), scale), select
+    config = {**vars(sae.cfg), "architecture": sae.cfg.architecture()}
+    return linear_of(config, sae.state_dict(), "the SAE")
 
 
 def _linear(sae: LinearSAE) -> Forward:
     rule, weights = sae.rule, dict(sae.named_buffers())
     select: Callable[[torch.Tensor], Entries]
-    if rule.kind == "topk":
-        select = TopK(rule.k or 1, relu=rule.relu)
+    if rule.kind in ("topk", "abstopk"):
+        select = TopK(rule.k or 1, relu=rule.relu, by_magnitude=rule.kind == "abstopk")
     elif rule.kind == "groupmax":
         select = GroupMax(rule.k or 1)
     elif rule.kind == "gated":
         select = Gated(weights["r_mag"], weights["b_mag"], weights["b_gate"])
     else:
+        # ReLU comes before the threshold, so one below zero lets nothing more through.
         zero = torch.zeros((), dtype=sae.W_enc.dtype, device=sae.W_enc.device)
         select = AboveThreshold(weights.get("threshold", zero).clamp(min=0))
-    bias, shift = weights.get("b_enc"), _unless(sae.b_dec, 0)
-    affine = Affine(sae.W_enc, shift if rule.shift else None, None if bias is None else _unless(bias, 0))
-    decode = CannotDecode(_TRANSCODES) if sae.transcodes else Decoder(sae.W_dec, shift)
-    return Forward(sae.W_enc.dtype, None, affine, select, decode)
-
-
-def _decoder(sae: Any) -> Decoder | CannotDecode:
-    if "transcoder" in sae.cfg.architecture():
-        return CannotDecode(_TRANSCODES)
-    weight = sae.W_dec.detach()
-    scale = 1 / weight.norm(dim=-1) if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False) else None
-    # Matching pursuit has one set of weights for both ways, and adds on the way back only what it took off.
-    tied = sae.cfg.architecture() == "matching_pursuit" and not sae.cfg.apply_b_dec_to_input
-    norm_out = sae.run_time_activation_norm_fn_out if sae.cfg.normalize_activations in _NORMALISING else None
-    return Decoder(weight, None if tied else _unless(sae.b_dec, 0), scale, norm_out)
+    bias, b_dec = weights.get("b_enc"), _unless(sae.b_dec, 0)
+    norms = sae.W_dec.norm(dim=-1) if sae.rescale else None
+    affine = Affine(
+        sae.W_enc,
+        b_dec if rule.shift else None,
+        None if bias is None else _unless(bias, 0),
+        None if norms is None else _unless(norms, 1),
+    )
+    norm = Normalisation(sae.normalize) if sae.normalize in _NORMALISING else None
+    decoder = Decoder(sae.W_dec, b_dec, None if norms is None else 1 / norms, None if norm is None else norm.undo)
+    return Forward(sae.W_enc.dtype, norm, affine, select, CannotDecode(_TRANSCODES) if sae.transcodes else decoder)
 
 
 def _unless(values: torch.Tensor, neutral: float) -> torch.Tensor | None:

@@ -11,7 +11,7 @@ from saestore.errors import InvalidInputError
 
 __all__ = ["LinearSAE", "Rule", "checked"]
 
-_SHAPES = {"W_enc": ("d_in", "d_sae"), "W_dec": ("d_sae", "d_out"), "b_dec": ("d_out",)}
+_SHAPES = {"W_enc": ("d_in", "d_sae"), "W_dec": ("d_sae", "d_out"), "b_dec": ("d_out",), "W_skip": ("d_out", "d_in")}
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,11 @@ class Rule:
     Attributes
     ----------
     kind
-        ``relu``; ``topk``: the `k` largest; ``groupmax``: the largest of each of `k` equal groups; ``jumprelu``: those
-        above a threshold; ``gated``: ``relu(exp(r_mag) * p + b_mag)`` where ``p + b_gate`` is above 0.
+        ``relu``; ``topk``: the `k` largest; ``abstopk``: the `k` furthest from zero; ``groupmax``: the largest of each
+        of `k` equal groups; ``jumprelu``: those above a threshold; ``gated``: ``relu(exp(r_mag) * p + b_mag)`` where
+        ``p + b_gate`` is above 0.
     k
-        Of ``topk`` and ``groupmax``.
+        Of ``topk``, ``abstopk`` and ``groupmax``.
     relu
         Whether negative activations become zeros. With ``topk`` they may be kept.
     shift
@@ -54,11 +55,20 @@ class LinearSAE(torch.nn.Module):
         ``threshold`` (d_sae,) or one number, ``r_mag``, ``b_gate``, ``b_mag`` (d_sae,).
     transcodes
         Whether it reconstructs something else than its input, so that nothing can be decoded or explained.
+
+    Attributes
+    ----------
+    normalize
+        How embeddings are normalised first, as sae_lens names it.
+    rescale
+        Whether pre-activations are multiplied by the norms of the rows of ``W_dec``.
     """
 
     W_enc: torch.Tensor
     W_dec: torch.Tensor
     b_dec: torch.Tensor
+    normalize: str = "none"
+    rescale: bool = False
 
     def __init__(self, rule: Rule, weights: dict[str, torch.Tensor], *, transcodes: bool = False) -> None:
         super().__init__()
@@ -93,7 +103,8 @@ def checked(rule: Rule, weights: dict[str, Any], where: str, *, transcodes: bool
                 f"{where}: {name} has the shape {tuple(tensor.shape)}; with the other weights it must have {shape}",
                 code="invalid-sae",
             )
-        if not bool(torch.isfinite(tensor).all()):
+        # A threshold or bias may be infinite: the feature never fires.
+        if not bool((tensor.isfinite() if tensor.ndim == len(_SHAPES["W_enc"]) else ~tensor.isnan()).all()):
             raise InvalidInputError(f"{where}: {name} holds NaN or infinity", code="invalid-sae")
     if len({tensor.dtype for tensor in weights.values()}) > 1:
         raise InvalidInputError(f"{where}: all weights must have one dtype", code="invalid-sae")

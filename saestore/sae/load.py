@@ -10,29 +10,22 @@ from typing import Any
 from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
 from saestore.sae.checkpoints import FAMILIES, load_checkpoint, load_clip_scope, missing_family, recognise
 from saestore.sae.hub import hub_file
+from saestore.sae.lens_folder import CONFIG, WEIGHTS
 from saestore.sae.loaded import LoadedSAE
-from saestore.sae.sae_lens import CONFIG, WEIGHTS, download_advice, load_folder, load_object, load_release
+from saestore.sae.sae_lens import download_advice, load_folder, load_object, load_release
 
 
 @dataclass(frozen=True)
 class Registered:
-    """Place of a registered SAE on the hub.
+    """Place of a registered SAE on the hub."""
 
-    Attributes
-    ----------
-    repo, file
-        The hub's repository, and the file in it with the weights.
-    release, sae_id
-        Its names in sae_lens; None for a CLIP-Scope checkpoint.
-    model
-        The hub's name of the model that it was trained on, if the SAE itself has another one.
-    """
-
+    # The hub's repository, and the file in it with the weights.
     repo: str
     file: str
+    # Its names in sae_lens; None for a CLIP-Scope checkpoint.
     release: str | None = None
     sae_id: str | None = None
-    model: str | None = None
+    model: str | None = None  # the hub's name of the model that it was trained on, if the SAE itself has another one
 
 
 REGISTERED = {

@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, SaestoreError, did_you_mean
 from saestore.files import existing_file
 from saestore.sae.hub import hub_errors, is_cached, one_line, require_hub
+from saestore.sae.lens_folder import CONFIG, WEIGHTS, read_folder
+from saestore.sae.linear import LinearSAE
 from saestore.sae.loaded import LoadedSAE, name_from_path, slug
 from saestore.sae.protocol import load_encoder
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 _SCALER = "activation_scaler.json"
+# A module, the settings that decide its activations, and the notes about its training.
+_Parts = tuple[Any, dict[str, Any], Mapping[str, Any]]
 # Normalisations that training does outside of the SAE, until it folds them into the weights.
 _UNFOLDED = ("expected_average_only_in", "covariance_whitening")
 # Keys for where the SAE is and runs, and notes about it: they change no activation.
 _NOT_SEMANTICS = ("device", "metadata")
-_WIDTH = re.compile(
-    r"width[_-](?P<n>\d+)(?P<unit>[km]?)|2pow(?P<power>\d+)|(?:^|[-_])W(?P<capital>\d+)K", re.IGNORECASE
-)
-_WIDTH_AT_END = re.compile(r"[-_](?P<n>\d+)(?P<unit>[km])(?:__|$)", re.IGNORECASE)  # of Neuronpedia's ids and releases
-_L0 = re.compile(r"l0[_-](\d+)", re.IGNORECASE)
-_LAYER = re.compile(r"(?:layers?[_.]?|blocks\.|(?<![A-Za-z])L)(\d+)")
 
 
 def load_folder(path: Path, device: str = "cpu") -> LoadedSAE:
@@ -57,19 +52,23 @@ def load_folder(path: Path, device: str = "cpu") -> LoadedSAE:
                 code="file-missing",
             )
         existing_file(path / file)
-    config = _read_config(path / CONFIG)
-    lens = import_sae_lens()
+    given = _read_config(path / CONFIG)
     # Before version 6, sae_lens wrote no architecture for a standard SAE.
-    architecture = str(config.get("architecture", "standard"))
+    architecture = str(given.get("architecture", "standard"))
     _refuse(architecture, str(path))
-    _check_activation(config, architecture, str(path))
-    loader = _loader(lens, architecture, str(path))
-    module = _load(lambda: loader.load_from_disk(path, device=device), str(path))
-    if module.cfg.normalize_activations == "expected_average_only_in" and (path / _SCALER).is_file():
+    _check_activation(given, architecture, str(path))
+    read = read_folder(path, given)
+    if read is None:
+        lens = import_sae_lens()
+        loader = _loader(lens, architecture, str(path))
+        read = _taken_apart(lens, _load(lambda: loader.load_from_disk(path, device=device), str(path)))
+    module, config, notes = read
+    if config["normalize_activations"] == "expected_average_only_in" and (path / _SCALER).is_file():
         factor = _read_config(path / _SCALER).get("scaling_factor")
         if isinstance(factor, int | float) and factor > 0:
-            module.fold_activation_norm_scaling_factor(factor)
-    return _loaded(lens, module, name_from_path(path), {"source": str(path)}, str(path))
+            _fold(module, factor)
+            config["normalize_activations"] = "none"
+    return _loaded((module.to(device), config, notes), name_from_path(path), {"source": str(path)}, str(path))
 
 
 def load_release(release: str, sae_id: str, device: str = "cpu") -> LoadedSAE:
@@ -91,7 +90,7 @@ def load_release(release: str, sae_id: str, device: str = "cpu") -> LoadedSAE:
     with hub_errors(what, advice):
         module = _load(lambda: lens.SAE.from_pretrained(release, sae_id, device=device), what)
     info = {"release": release, "sae_id": sae_id, "source": f"hub:{repo}"}
-    return _loaded(lens, module, name, info, what)
+    return _loaded(_taken_apart(lens, module), name, info, what)
 
 
 def load_object(sae: Any, device: str = "cpu") -> LoadedSAE:
@@ -106,7 +105,7 @@ def load_object(sae: Any, device: str = "cpu") -> LoadedSAE:
     model, hook = notes.get("model_name"), notes.get("hook_name")
     kind = f"{model}-{hook}" if model and hook else f"{sae.cfg.architecture()}-{sae.cfg.d_sae}"
     name = notes.get("neuronpedia_id") or kind
-    loaded = _loaded(lens, sae.to(device), slug(str(name)), {}, f"the SAE {name}")
+    loaded = _loaded(_taken_apart(lens, sae.to(device)), slug(str(name)), {}, f"the SAE {name}")
     return loaded if name != kind else replace(loaded, name=f"{loaded.name}-{loaded.fingerprint()[:8]}")
 
 
@@ -231,25 +230,38 @@ def _repository(release: str, sae_id: str) -> str:
     return release
 
 
-def _loaded(lens: ModuleType, module: Any, name: str, info: Mapping[str, Any], where: str) -> LoadedSAE:
+def _taken_apart(lens: ModuleType, module: Any) -> _Parts:
+    """An object of sae_lens made for inference, its settings, and the notes about its training."""
     if isinstance(module, lens.TrainingSAE):
         module = _for_inference(lens, module)
     cfg = module.cfg
-    architecture = str(cfg.architecture())
-    _refuse(architecture, where)
     config = {f.name: getattr(cfg, f.name) for f in fields(cfg) if f.name not in _NOT_SEMANTICS}
-    config["architecture"] = architecture
-    k = config.get("k")
-    if k is not None and not 1 <= k <= cfg.d_sae:
-        raise InvalidInputError(f"{where} has k={k}; it must be 1 to d_sae={cfg.d_sae:,}", code="invalid-sae")
-    notes = cfg.metadata.to_dict()
+    return module, {**config, "architecture": str(cfg.architecture())}, cfg.metadata.to_dict()
+
+
+def _fold(module: Any, factor: float) -> None:
+    """Fold the scale of embeddings into the weights, as sae_lens does."""
+    if not isinstance(module, LinearSAE):
+        module.fold_activation_norm_scaling_factor(factor)
+        return
+    module.W_enc *= factor
+    module.W_dec /= factor
+    module.b_dec /= factor
+
+
+def _loaded(parts: _Parts, name: str, info: Mapping[str, Any], where: str) -> LoadedSAE:
+    module, config, notes = parts
+    architecture, k, d_sae = config["architecture"], config.get("k"), config["d_sae"]
+    _refuse(architecture, where)
+    if k is not None and not 1 <= k <= d_sae:
+        raise InvalidInputError(f"{where} has k={k}; it must be 1 to d_sae={d_sae:,}", code="invalid-sae")
     facts = {key: config.get(key) for key in ("architecture", "d_in", "d_sae", "k", "dtype")}
     facts |= {key: config[key] for key in ("normalize_activations", "apply_b_dec_to_input")}
     facts |= {key: notes.get(key) for key in ("hook_name", "model_name")}
     facts |= {"transcodes": True} if "transcoder" in architecture else {}
     facts |= {"release": None, "sae_id": None, "source": None, **_special_training(notes)}
     _warn_of_training(name, facts)
-    training = {key: notes[key] for key in ("prepend_bos", "context_size") if notes.get(key) is not None}
+    training = {key: notes[key] for key in ("prepend_bos", "context_size", "l0") if notes.get(key) is not None}
     return LoadedSAE(name, {**facts, **info}, config, module, training)
 
 
@@ -311,59 +323,3 @@ def _for_inference(lens: ModuleType, training: Any) -> Any:
         sae = lens.SAE.from_dict({**training.cfg.get_inference_sae_cfg_dict(), "device": "cpu"})
     sae.load_state_dict(state)
     return sae.to(training.device)
-
-
-@dataclass(frozen=True)
-class Release:
-    """One SAE of sae_lens's directory; None where neither directory nor names say it.
-
-    Attributes
-    ----------
-    name
-        ``release:sae_id``.
-    model, layer, width, l0
-        The model, the number of the block, the number of features, and the mean number of active features.
-    """
-
-    name: str
-    model: str
-    layer: int | None
-    width: int | None
-    l0: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able values."""
-        return dict(vars(self))
-
-
-def find_releases(words: Sequence[str] = ()) -> Iterator[Release]:
-    """SAEs whose release, id or model contain all words, in upper or lower case; width and L0 as names say them."""
-    import_sae_lens()
-    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
-
-    wanted = [word.lower() for word in words]
-    for release, about in sorted(get_pretrained_saes_directory().items()):
-        for sae_id, folder in about.saes_map.items():
-            text = f"{release}:{sae_id} {about.model} {folder}"
-            if all(word in text.lower() for word in wanted):
-                expected = float(about.expected_l0.get(sae_id) or 0)
-                named = _L0.search(folder) or _L0.search(sae_id)
-                layer = _LAYER.search(sae_id) or _LAYER.search(folder)
-                width = _WIDTH.search(text)
-                for other in (about.neuronpedia_id.get(sae_id) or "", release):
-                    width = width or _WIDTH_AT_END.search(other)
-                yield Release(
-                    f"{release}:{sae_id}",
-                    str(about.model),
-                    None if layer is None else int(layer[1]),
-                    None if width is None else _width(**width.groupdict()),
-                    expected or (None if named is None else float(named[1])),
-                )
-
-
-def _width(n: str | None, unit: str | None, power: str | None = None, capital: str | None = None) -> int:
-    if power or capital:
-        return 1 << int(power) if power else int(capital or 0) << 10
-    size = int(n or 0) * {"": 1, "k": 1000, "m": 1_000_000}[(unit or "").lower()]
-    # Gemma Scope's 16k, 131k and 1m are powers of two, rounded.
-    return 1 << round(math.log2(size)) if unit else size

@@ -50,8 +50,6 @@ def check_segment(segment: Segment, n_features: int, dtype: Any) -> Iterator[Fin
 
     Where anything is, every array is read on its own, so that each damaged one is named.
 
-    Notes
-    -----
     Memory: a block of about 260,000 entries for each processor, and the pointers of the features.
     """
     try:

@@ -1,0 +1,76 @@
+"""The list of SAEs that sae_lens knows by name."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from saestore.sae.sae_lens import import_sae_lens
+
+__all__ = ["Release", "find_releases"]
+
+_WIDTH = re.compile(
+    r"width[_-](?P<n>\d+)(?P<unit>[km]?)|2pow(?P<power>\d+)|(?:^|[-_])W(?P<capital>\d+)K", re.IGNORECASE
+)
+_WIDTH_AT_END = re.compile(r"[-_](?P<n>\d+)(?P<unit>[km])(?:__|$)", re.IGNORECASE)  # of Neuronpedia's ids and releases
+_L0 = re.compile(r"l0[_-](\d+)", re.IGNORECASE)
+_LAYER = re.compile(r"(?:layers?[_.]?|blocks\.|(?<![A-Za-z])L)(\d+)")
+
+
+@dataclass(frozen=True)
+class Release:
+    """One SAE of sae_lens's directory; None where neither directory nor names say it.
+
+    Attributes
+    ----------
+    name
+        ``release:sae_id``.
+    model, layer, width, l0
+        The model, the number of the block, the number of features, and the mean number of active features.
+    """
+
+    name: str
+    model: str
+    layer: int | None
+    width: int | None
+    l0: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able values."""
+        return dict(vars(self))
+
+
+def find_releases(words: Sequence[str] = ()) -> Iterator[Release]:
+    """SAEs whose release, id or model contain all words, in upper or lower case; width and L0 as names say them."""
+    import_sae_lens()
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    wanted = [word.lower() for word in words]
+    for release, about in sorted(get_pretrained_saes_directory().items()):
+        for sae_id, folder in about.saes_map.items():
+            text = f"{release}:{sae_id} {about.model} {folder}"
+            if all(word in text.lower() for word in wanted):
+                expected = float(about.expected_l0.get(sae_id) or 0)
+                named = _L0.search(folder) or _L0.search(sae_id)
+                layer = _LAYER.search(sae_id) or _LAYER.search(folder)
+                width = _WIDTH.search(text)
+                for other in (about.neuronpedia_id.get(sae_id) or "", release):
+                    width = width or _WIDTH_AT_END.search(other)
+                yield Release(
+                    f"{release}:{sae_id}",
+                    str(about.model),
+                    None if layer is None else int(layer[1]),
+                    None if width is None else _width(**width.groupdict()),
+                    expected or (None if named is None else float(named[1])),
+                )
+
+
+def _width(n: str | None, unit: str | None, power: str | None = None, capital: str | None = None) -> int:
+    if power or capital:
+        return 1 << int(power) if power else int(capital or 0) << 10
+    size = int(n or 0) * {"": 1, "k": 1000, "m": 1_000_000}[(unit or "").lower()]
+    # Gemma Scope's 16k, 131k and 1m are powers of two, rounded.
+    return 1 << round(math.log2(size)) if unit else size
