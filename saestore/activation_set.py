@@ -21,6 +21,7 @@ from saestore.concepts_namespace import Concepts
 from saestore.detection.grid import detection_grid
 from saestore.detection.run import detect
 from saestore.diagnostics.measure import diagnose
+from saestore.errors import require
 from saestore.query import html
 from saestore.query.reader import SetReader
 from saestore.query.slices import DENSE_LIMIT
@@ -191,8 +192,6 @@ class ActivationSet(SetReader):
         MissingDependencyError
             anywidget or jinja2 is not installed.
         """
-        from saestore.interop.optional import require
-
         require("jinja2", "notebook", "explore()")
         from saestore.web.doors import widget
 
@@ -236,8 +235,6 @@ class ActivationSet(SetReader):
         MissingDependencyError
             torch is not installed.
         """
-        from saestore.interop.optional import require
-
         require("torch", "torch", "torch()")
         from saestore.interop.torch_data import csr_tensor
 
@@ -282,8 +279,6 @@ class ActivationSet(SetReader):
         well items are mixed. Memory in each worker: the non-zeros of `buffer_rows` rows four times, a batch, and 8
         bytes for each of `samples` where they are given.
         """
-        from saestore.interop.optional import require
-
         require("torch", "torch", "torch_dataset()")
         from saestore.interop.torch_data import Batches
 
@@ -357,8 +352,6 @@ class ActivationSet(SetReader):
         -----
         Memory: the SAE, the answer, and a batch of about half a million non-zeros.
         """
-        from saestore.interop.optional import require
-
         require("torch", "sae", "decode()")
         from saestore.interop.decoding import decode
 

@@ -5,8 +5,10 @@ One small tree. Each error is also the builtin that a caller would expect (``Key
 A message is one sentence or two: the value that was given, what was allowed, what to do.
 """
 
+import importlib
 import re
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = [
     "CorruptStoreError",
@@ -145,3 +147,11 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 
     near = difflib.get_close_matches(name, list(known), 3, 0.5) if isinstance(name, str) else []
     return f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+
+
+def require(package: str, extra: str, what: str) -> Any:
+    """Import an optional package; `MissingDependencyError` names the feature and the extra that installs it."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as e:
+        raise MissingDependencyError(f"{what} needs {package} ({e}); pip install 'saestore[{extra}]'") from e

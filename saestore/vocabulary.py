@@ -18,6 +18,7 @@ __all__ = [
     "SAMPLE_TYPES",
     "SCORES",
     "SEVERITIES",
+    "TRANSPARENCIES",
 ]
 
 LEVELS = ("item", "sample")
@@ -25,6 +26,7 @@ SAMPLE_TYPES = ("patch", "token", "cls")
 CODECS = ("pcodec", "blosc")
 BUILD_DTYPES = ("float32", "float16")  # what a build can store; a ready matrix also float64
 MODEL_DTYPES = ("float32", "bfloat16", "float16")
+TRANSPARENCIES = ("white", "black", "stored")  # what transparent pixels of an image show
 DATA_DTYPES = ("float16", "float32", "float64")
 MATMUL_PRECISIONS = ("auto", "float32", "bfloat16")
 

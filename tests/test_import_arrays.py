@@ -1,5 +1,6 @@
 """Imports of arrays under the usual names, in a ``.npz`` or in memory, and of objects of other libraries."""
 
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -117,6 +118,19 @@ def test_objects_of_torch():
     assert imported(twice).dense()[0].tolist() == [0, 3, 0]
 
 
+def test_dense_arrays_of_any_order_and_dtype(monkeypatch):
+    """Without torch, which may not be installed."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    whole = np.round(DENSE * 10)
+    for given in (np.asfortranarray(DENSE), DENSE.astype(">f8"), DENSE.astype(np.float16), whole.astype(np.int16),
+                  DENSE[:, ::-1], DENSE > 0, np.asfortranarray(DENSE.reshape(N, CTX, D))):  # fmt: skip
+        acts = imported(given)
+        assert np.array_equal(acts.dense(), given.reshape(-1, D)), given.dtype
+    for shape in ((0, 3), (3, 0), (3,), (1, 2, 3, 4)):
+        with raises(InvalidInputError, "bad-shape", shape):
+            imported(np.ones(shape))
+
+
 def test_the_shape_of_dense_activations_gives_the_items(tmp_path):
     torch = pytest.importorskip("torch")
     three = torch.from_numpy(DENSE.reshape(N, CTX, D))
@@ -154,7 +168,6 @@ def test_encoder_output():
 def test_anndata_in_memory(tmp_path):
     anndata = pytest.importorskip("anndata")
     pandas = pytest.importorskip("pandas")
-    pytest.importorskip("torch")  # which reads the dense one
     obs = pandas.DataFrame({"split": ["train", "test"] * 12}, index=[f"i{i}" for i in range(24)])
     for matrix in (DENSE, CSR, CSR.tocsc()):
         adata = anndata.AnnData(matrix, obs=obs)

@@ -19,11 +19,11 @@ PIXELS = RANDOM.integers(0, 256, (20, 30, 3), dtype=np.uint8)
 GREY = PIXELS[..., 0]
 
 
-def read(tmp_path, image, name="a.png", **how):
+def read(tmp_path, image, name="a.png", options=None, **how):
     image.save(tmp_path / name, **how)
-    found = read_image(tmp_path / name)
+    found = read_image(tmp_path / name, **(options or {}))
     assert found.mode == "RGB"
-    assert found.size == check_image(tmp_path / name)
+    assert found.size == check_image(tmp_path / name, exif=(options or {}).get("exif", True))
     return np.asarray(found)
 
 
@@ -52,6 +52,10 @@ def test_what_is_transparent_is_white(tmp_path):
     share = alpha[..., None] / 255
     np.testing.assert_allclose(found, PIXELS * share + 255 * (1 - share), atol=1)
     assert (found[:5] == 255).all()
+    image = Image.fromarray(np.dstack([PIXELS, alpha]))
+    black = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image).convert("RGB")
+    np.testing.assert_array_equal(read(tmp_path, image, options={"transparency": "black"}), np.asarray(black))
+    np.testing.assert_array_equal(read(tmp_path, image, options={"transparency": "stored"}), PIXELS)
     with_hole = Image.fromarray(PIXELS).quantize(4)
     with_hole.info["transparency"] = 0
     found = read(tmp_path, with_hole)
@@ -78,6 +82,8 @@ def test_exif_orientation(tmp_path, orientation, mode):
     looks.getexif()[0x0112] = orientation
     np.testing.assert_array_equal(found, np.asarray(ImageOps.exif_transpose(looks)))
     assert found.shape[:2] == ((30, 20) if orientation > 4 else (20, 30))
+    as_stored = read(tmp_path, image, options={"exif": False}, exif=exif)
+    np.testing.assert_array_equal(as_stored, PIXELS if mode == "RGB" else grey_of(GREY))
 
 
 def encoded(image, kind, **how):

@@ -13,10 +13,13 @@ import torch
 from build_helpers import assert_holds, clip_scope, clip_scope_dense, sae_lens_folder, unexplained
 from click.testing import CliRunner
 from PIL import Image
+from raising import raises
 from tiny_models import WIDTH, image_states, pictures, vision_model
 
 import saestore
 from saestore.cli import main
+from saestore.errors import InvalidInputError
+from saestore.plot.images import read_image
 
 SIZES = [(40, 32), (32, 50), (33, 33), (64, 48), (90, 31), (32, 32), (50, 40)]
 
@@ -83,6 +86,31 @@ def test_cls(tmp_path, models, images, sae, kind):
     cls = image_states(models(kind), opened(images))[1][:, 0]
     assert acts.path == "Mine/cls/tiny"
     assert_holds(acts, clip_scope_dense(sae, torch.from_numpy(cls)))
+
+
+def test_images_are_read_as_the_encoder_was_trained(tmp_path, models, sae):
+    """Without EXIF orientation, transparent pixels on black: what Pillow makes of the same pixels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 4), dtype=np.uint8)
+    turned, exif = tmp_path / "turned", Image.Exif()
+    turned.mkdir()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(turned / "a.png", exif=exif)
+    how = {"images": turned, "model": models("clip"), "layer": 1, "sae": sae}
+    acts = build(tmp_path, **how, exif=False, transparency="black")
+    image = Image.fromarray(pixels)
+    black = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image).convert("RGB")
+    expected = clip_scope_dense(sae, torch.from_numpy(image_states(models("clip"), [black])[1][0, 1:]))
+    assert_holds(acts, expected)
+    transform = acts.attributes.source["transform"]
+    assert (transform["exif"], transform["transparency"]) == (False, "black")
+    assert [acts.items.column(name).tolist() for name in ("width", "height")] == [[60], [40]]
+    assert read_image(acts, "a.png", None).shape == (40, 60, 3)
+    usual = build(tmp_path / "usual", **how)
+    assert read_image(usual, "a.png", None).shape == (60, 40, 3)
+    with raises(InvalidInputError, "unknown-choice", "pink"):
+        build(tmp_path / "wrong", **how, transparency="pink")
+    with raises(InvalidInputError, "unused-option", "exif", "images"):
+        build(tmp_path / "wrong", texts=["a"], model=models("clip"), layer=1, sae=sae, exif=False)
 
 
 def test_the_command(tmp_path, models, images, sae):

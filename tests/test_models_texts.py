@@ -66,6 +66,25 @@ def test_texts_of_a_family(tmp_path, models, sae, kind):
     assert acts.items.column("text").tolist() == TEXTS
 
 
+def test_conditions_and_a_mask_choose_tokens_of_a_running_model(tmp_path, models, sae):
+    """By norms and token ids as transformers gives them."""
+    folder = models("gpt2")
+    rows = np.concatenate(expected_rows(folder, 1)[0])
+    made = AutoTokenizer.from_pretrained(folder)
+    ids = np.concatenate([made(text)["input_ids"] for text in TEXTS])
+    norm = np.linalg.norm(rows.astype(np.float64), axis=1)
+    limit, common = float(np.median(norm)) * (1 + 1e-9), int(np.bincount(ids).argmax())
+    mask = np.arange(len(rows)) % 3 > 0
+    keep = mask & (norm <= limit) & (ids != common)
+    how = {"mask": mask, "include": f"norm <= {limit}", "exclude": f"token == {common}"}
+    acts = build(tmp_path, model=folder, layer=1, sae=sae, **how)
+    assert 0 < keep.sum() < mask.sum()
+    assert_holds(acts, clip_scope_dense(sae, torch.from_numpy(rows[keep])))
+    assert acts.samples["source_row"].tolist() == np.flatnonzero(keep).tolist()
+    with raises(InvalidInputError, "bad-mask", "(3,)"):
+        build(tmp_path / "wrong", model=folder, layer=1, sae=sae, mask=np.ones(3, bool))
+
+
 def test_cls_is_the_mean_of_a_texts_tokens(tmp_path, models, sae):
     acts = build(tmp_path, model=models("gemma2"), layer=0, sae=sae, sample_type="cls")
     rows, _ = expected_rows(models("gemma2"), 0)

@@ -103,9 +103,16 @@ def test_conditions_that_cannot_be(make):
         make(tokens=None, exclude="token == 0")
 
 
-def test_norms_are_of_embeddings():
+def test_norms_are_of_embeddings(tmp_path):
     with raises(NotFoundError, "unknown-column", "norm"):
         imported(exclude="norm > 3")
+    np.save(tmp_path / "x.npy", SUNK)
+    source = {"embeddings": str(tmp_path / "x.npy")}
+    acts = imported(exclude="sink", source=source)
+    assert np.array_equal(acts.dense(), np.maximum(FLAT, 0)[POSITION > 0])
+    np.save(tmp_path / "x.npy", SUNK[1:])
+    with raises(InvalidInputError, "wrong-row-count", "x.npy"):
+        imported(exclude="sink", source=source)
 
 
 def test_from_files_on_the_command_line(tmp_path, monkeypatch):

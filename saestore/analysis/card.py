@@ -17,7 +17,7 @@ from saestore.analysis.card_style import PAGE, STYLE
 from saestore.analysis.directions import decoder_of, logits, neighbours
 from saestore.analysis.examples import ExampleTable, companions, examples
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
-from saestore.plot.images import ImageView, find_image, is_image, read_image
+from saestore.plot.images import ImageView, is_image, read_image
 from saestore.plot.style import NEGATIVE, POSITIVE, Row, named, number, opacity, percent, rows_of
 from saestore.plot.tokens import Paint
 from saestore.query import html
@@ -303,7 +303,7 @@ def _window(table: ExampleTable, i: int, strongest: float) -> str:
 def _image(acts: SetReader, row: Row, view: ImageView, strongest: float, images: str | os.PathLike[str] | None) -> str:
     """An image with its active patches tinted and the patch of the row framed; only the patches without a file."""
     try:
-        pixels = read_image(find_image(acts, row.key, images))
+        pixels = read_image(acts, row.key, images)
     except (NotFoundError, InvalidInputError, MissingDependencyError):
         pixels = None
     picture, box = "", (0.0, 0.0, 1.0, 1.0)

@@ -14,10 +14,9 @@ import numpy as np
 
 from saestore.analysis.directions import decoder_of, logits
 from saestore.analysis.examples import ExampleTable, examples
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, require
 from saestore.files import read_json
 from saestore.formats.base import Format, Written
-from saestore.interop.optional import require
 from saestore.query.distribution import histogram
 
 if TYPE_CHECKING:

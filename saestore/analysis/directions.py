@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.analysis.contrast import lists_over
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, require
 from saestore.kernels import segment_sums
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import iterate_lists
@@ -42,8 +42,6 @@ def decoder_of(acts: SetReader, decoder: Any) -> Array:
     """
     shape = getattr(decoder, "shape", None)
     if shape is None or len(shape) != 2:
-        from saestore.interop.optional import require  # its package imports xarray
-
         require("torch", "sae", "the decoder of an SAE")
         from saestore.interop.decoding import sae_of
         from saestore.sae.forward import Decoder, forward_of
@@ -187,8 +185,6 @@ def _embedding_rows(embeddings: Any) -> tuple[Any, int, int]:
             message = f"the embeddings are {embeddings.dtype} {embeddings.shape}; give numbers, rows x width."
             raise InvalidInputError(message, code="bad-shape")
         return (lambda start, stop: embeddings[start:stop]), *embeddings.shape
-    from saestore.interop.optional import require
-
     require("torch", "sae", "monosemanticity() of embeddings that are not a numpy array")
     from saestore.embeddings.opening import open_embeddings
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from saestore.analysis.contrast import items_of, known_target, lists_over
 from saestore.analysis.directions import decoder_of
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, require
 from saestore.kernels import segment_sums
 from saestore.query.details import names_of
 from saestore.query.open_set import retry_on_stale_snapshot
@@ -136,8 +136,6 @@ def probe(
     -----
     Every list is read once, and the lists of the k best features twice. Memory: 16 bytes per sample, and a block.
     """
-    from saestore.interop.optional import require  # its package imports xarray
-
     linear = require("sklearn", "detect", "probe()") and require("sklearn.linear_model", "detect", "probe()")
     check_level(level)
     check_bootstrap(confidence_level, n_resamples, seed)

@@ -9,7 +9,7 @@ import click
 from saestore.cli.group import command, note
 from saestore.cli.options import option
 from saestore.cli.target import Target, with_target
-from saestore.errors import InvalidInputError, StoreWriteError
+from saestore.errors import InvalidInputError, StoreWriteError, require
 
 _images_option = option(
     "--images DIR",
@@ -19,8 +19,6 @@ _images_option = option(
 
 
 def _require(task: str, *packages: str) -> None:
-    from saestore.interop.optional import require
-
     for package in packages:
         require(package, "web", task)
 

@@ -12,9 +12,9 @@ import click
 from saestore.cli import output
 from saestore.cli.info import overview
 from saestore.cli.options import Decorator, Function, all_of, option
-from saestore.cli.table import pairs
 from saestore.cli.target import json_option, store_option
-from saestore.vocabulary import CODECS, MODEL_DTYPES
+from saestore.errors import require
+from saestore.vocabulary import CODECS, MODEL_DTYPES, TRANSPARENCIES
 
 
 def rows_options(otherwise: str) -> Decorator:
@@ -85,8 +85,7 @@ def resumable() -> Iterator[None]:
 
 def show_set(found: dict[str, Any], more: list[tuple[str, str]] | None = None) -> None:
     """Print the lines of `saestore info` on a set, and further ones."""
-    output.title(found["path"])
-    output.line("\n".join(pairs([*overview(found), *(more or [])], output.line_width())))
+    output.facts(found["path"], [*overview(found), *(more or [])])
 
 
 dask_option = option(
@@ -103,7 +102,6 @@ def dask_client(cluster: str | None) -> Iterator[Any]:
         yield None
         return
     from saestore.cli.group import note
-    from saestore.interop.optional import require
 
     distributed = require("distributed", "dask", "--dask")
     kind, _, count = cluster.partition(":")
@@ -175,6 +173,16 @@ model_options = all_of(
     ),
     option("--chat", "Put texts into the tokenizer's chat template; .jsonl may have lists of `messages`."),
     option("--bos TOKEN", "First token of every text, or none.  [default: as in training, else as the tokenizer does]"),
+    click.option(
+        "--exif/--no-exif",
+        default=None,
+        help="Turn images by their EXIF orientation, or leave them as stored.  [default: --exif]",
+    ),
+    option(
+        "--transparency COLOUR",
+        "What transparent pixels of images show: white, black, or stored (the file's own colours).  [default: white]",
+        choices=TRANSPARENCIES,
+    ),
     option(
         "--skip-bad",
         "Leave out images that cannot be read and texts without tokens; the set records which.",

@@ -21,6 +21,7 @@ from saestore.cli.options import all_of, option
 from saestore.cli.table import Column, decimals
 from saestore.cli.target import Target, json_option, with_target
 from saestore.cli.where import where_option
+from saestore.errors import require
 
 if TYPE_CHECKING:
     from saestore.activation_set import ActivationSet
@@ -135,8 +136,6 @@ def plot(target: Target, *, kind: str, feature: str | None, output: str, images:
     if kind == "tokens":
         plots.tokens(number, **given).save(output)
     else:
-        from saestore.interop.optional import require
-
         require("matplotlib", "plot", "plot").use("Agg")
         given |= {"images": images} if kind == "top" else {}
         ax = plots.density(**given) if kind == "density" else getattr(plots, kind)(number, **given)

@@ -10,7 +10,7 @@ import numpy as np
 from saestore.detection.choose import FeatureThresholds
 from saestore.detection.evaluation import Evaluation, Row
 from saestore.detection.inputs import FIT, Inputs, Split
-from saestore.interop.optional import require
+from saestore.errors import require
 from saestore.scoring.thresholds import NO_THRESHOLD, Threshold, f1_at
 
 if TYPE_CHECKING:

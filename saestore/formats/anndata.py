@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, require
 from saestore.format import BY_SAMPLE
 from saestore.formats.base import Format, Opened, Source, Written, as_floats, nonzeros, stored_dtype
 from saestore.formats.in_memory import open_object
 from saestore.formats.issues import Issue
 from saestore.formats.selection import Selected
 from saestore.formats.spool import Compressed, Read
-from saestore.interop.optional import require
 from saestore.sparse_rows import SparseRows, pointers
 from saestore.tables import Items, as_items
 

@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, NotFoundError
+from saestore.errors import InvalidInputError, NotFoundError, require
 from saestore.files import read_json
 from saestore.formats.base import Format, Opened, Source, check_ids, stored_dtype
 from saestore.formats.delphi_output import IDS, SOURCE, write_delphi, write_neighbours
 from saestore.formats.issues import Issue
 from saestore.formats.spool import Spool, blocks
-from saestore.interop.optional import require
 from saestore.sparse_rows import pointers
 
 Array = np.ndarray[Any, Any]

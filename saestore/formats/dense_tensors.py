@@ -6,11 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, require
 from saestore.formats.base import Format, Opened, Source, nonzeros
 from saestore.formats.in_memory import open_object
 from saestore.formats.topk_tensors import load_tensors
-from saestore.interop.optional import require
 from saestore.sparse_rows import SparseRows
 
 if TYPE_CHECKING:

@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saestore.errors import InvalidInputError, NotFoundError
+from saestore.errors import InvalidInputError, NotFoundError, require
 from saestore.formats.atomic_output import write_atomically
 from saestore.formats.base import Written
 from saestore.formats.explanations import EXPLANATION, SOURCE, records
-from saestore.interop.optional import require
 
 if TYPE_CHECKING:
     import os

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saestore.errors import InvalidInputError, NotFoundError
+from saestore.errors import InvalidInputError, NotFoundError, require
 from saestore.files import existing_file
 from saestore.tables.label_matrix import listed
 
@@ -232,8 +232,6 @@ def _read_csv(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 def _read_parquet(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     import pandas as pd
-
-    from saestore.interop.optional import require  # its package imports xarray
 
     require("pyarrow", "arrow", f"reading {path.name}")
     return records(pd.read_parquet(path)), {}

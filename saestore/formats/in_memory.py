@@ -12,9 +12,8 @@ import numpy as np
 
 from saestore.errors import InvalidInputError
 from saestore.files import plain_tensor
-from saestore.formats.base import Opened, Source
+from saestore.formats.base import BLOCK, Opened, Source, as_floats, nonzeros, stored_dtype
 from saestore.formats.named_arrays import Matrix, MemoryArray, compressed, coordinates, open_named
-from saestore.interop.optional import require
 
 __all__ = ["of_scipy", "open_object", "opened_matrix"]
 
@@ -138,11 +137,27 @@ def _named(given: Any, source: Source) -> Opened:
 
 
 def _dense(given: Any) -> Opened:
-    require("torch", "sae", "dense activations in memory")
-    from saestore.embeddings.opening import open_embeddings
-    from saestore.formats.dense_tensors import open_dense
-
-    return open_dense("dense", open_embeddings(given), ())
+    """Rows by features, or items by rows by features."""
+    where, values = f"the {type(given).__name__}", _array(given)
+    if values.ndim not in (2, 3) or 0 in values.shape:
+        raise InvalidInputError(
+            f"{where} has the shape {values.shape}; dense activations are (samples, features) or (items, samples, "
+            "features), none of them 0.",
+            code="bad-shape",
+        )
+    flat, dtype = values.reshape(-1, values.shape[-1]), stored_dtype(values.dtype, where)
+    return Opened(
+        "dense",
+        where,
+        (),
+        *flat.shape,
+        dtype,
+        lambda start, stop: nonzeros(as_floats(flat[start:stop], dtype, where)),
+        max(1, BLOCK // flat.shape[1]),
+        item_ptr=values.shape[1] if values.ndim == 3 else None,
+        digest=_digest({"values": flat}),
+        source={"layout": "dense array"},
+    )
 
 
 def _array(value: Any) -> Array:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saestore.errors import NotFoundError, did_you_mean
+from saestore.errors import NotFoundError, did_you_mean, require
 from saestore.formats.base import Format, Written
 from saestore.formats.selection import Selected
-from saestore.interop.optional import require
 from saestore.tables.column import Column
 from saestore.tables.label_matrix import listed
 from saestore.vocabulary import LEVELS

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, require
 from saestore.files import existing_file, load_pt, plain_tensor, refuse_unused
 from saestore.formats.base import BLOCK, Format, Opened, Source
-from saestore.interop.optional import require
 from saestore.sparse_rows import SparseRows, pointers
 
 Array = np.ndarray[Any, Any]

@@ -7,10 +7,10 @@ from dataclasses import fields
 from typing import Any
 
 from saestore.activation_set import ActivationSet
+from saestore.errors import require
 from saestore.ingest.known import add_found_truth
 from saestore.ingest.options import BuildOptions
 from saestore.ingest.recipes import BuildRecipe, make_plan, run_everywhere
-from saestore.interop.optional import require
 from saestore.progress import Progress, ProgressOption
 from saestore.storage import durable, local_folder
 from saestore.storage.places import local_path
@@ -46,6 +46,8 @@ def build(
     stride: int | None = None,
     chat: bool = False,
     bos: str | None = None,
+    exif: bool | None = None,
+    transparency: str | None = None,
     skip_bad: bool = False,
     device: str = "cpu",
     dtype: str | None = None,
@@ -96,8 +98,9 @@ def build(
         The token id of each embedding, which becomes the column ``token`` of the samples: integers, given as `mask` is.
     include, exclude
         Conditions as in ``where=``, or lists of them: samples fulfil each of `include` and none of `exclude`. They may
-        name ``position``, ``token`` (with `tokens`), ``norm`` (the length of an embedding), ``sink`` (a norm above 10
-        times the median), and the columns of the items. Positions count all rows. The set records the conditions.
+        name ``position``, ``token`` (with `tokens` or `texts`), ``norm`` (the length of an embedding), ``sink`` (a norm
+        above 10 times the median; with `images` or `texts` the model runs twice), and the columns of the items.
+        Positions count all rows. The set records the conditions.
     images
         In place of embeddings: a folder of images, to run through `model`. `items` may name and order them.
     texts
@@ -127,6 +130,12 @@ def build(
     bos
         The token that the model sees first in every text, or ``"none"``; by default as in the SAE's training, else as
         the tokenizer does.
+    exif
+        Whether images are turned by their EXIF orientation, as cameras record it; by default they are. False as in
+        training on images that Pillow opened and nothing turned.
+    transparency
+        What transparent pixels of images show: ``white`` (the default), ``black``, or ``stored``, the colours that the
+        file has below them, as Pillow's ``convert("RGB")`` gives them.
     skip_bad
         Leave out images that cannot be read and texts without tokens instead of refusing them; the set records them.
     device

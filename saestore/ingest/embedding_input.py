@@ -73,7 +73,7 @@ def embeddings_on_disk(
     table = ItemTable.of(source.n_rows, items, item_ptr, options.token_spans, path_of(items_from))
     tokens = None if options.tokens is None else token_ids(options.tokens, spec, source.n_rows)
     table = replace(table, columns={} if tokens is None else {"token": tokens})
-    choice = chosen_rows(options, table, mask, norms(source))
+    choice = chosen_rows(options, table, mask, norms(lambda: source))
     rows = source if choice.keep is None else MaskedSource(source, choice.keep)
     return Inputs(rows, choice.table, {"kind": "embeddings", **choice.record, **tokens_record(tokens)})
 
@@ -98,11 +98,17 @@ def from_model(
         stride=options.stride,
         chat=options.chat,
         bos=options.bos,
+        exif=options.exif,
+        transparency=options.transparency,
         skip_bad=options.skip_bad,
         known=known,
     )
     ready = open_model_source(request, SAETrainingSpec.of(sae), advance)
     table = ItemTable(index=ItemIndex.of(ready.ptr), items=ready.items, path=path_of(options.items), spans=ready.spans)
-    choice, source = chosen_rows(options, table, None, {}), ready.source
+    source = ready.source
+    mask = None if options.mask is None else open_mask(options.mask, None, source.n_rows)
+    tokens = ready.tokens
+    computed = {**norms(lambda: source), **({} if tokens is None else {"token": lambda: tokens})}
+    choice = chosen_rows(options, table, mask, computed)
     rows = source if choice.keep is None else MaskedSource(source, choice.keep, ready.ptr)
     return Inputs(rows, choice.table, {**ready.record, **choice.record}, computed=True, notes=ready.notes)

@@ -112,7 +112,7 @@ def import_activations(
     token_spans
         First and last character (exclusive) of every token in its text, (n_samples, 2): an array or ``file.npz:name``.
     tokens, mask, include, exclude
-        As in `saestore.build`, for the rows of the file; conditions cannot name ``norm`` and ``sink``.
+        As in `saestore.build`, for the rows of the file; ``norm`` and ``sink`` need the key ``embeddings`` of `source`.
     n_features
         Width of the SAE, where the file does not record it.
     sparse

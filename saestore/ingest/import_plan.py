@@ -19,7 +19,7 @@ from saestore.formats.issues import IssueCollector, refusal
 from saestore.ingest.file_rows import FileRows
 from saestore.ingest.known import find_truth, found_items, known_item_ptr, one_sample_type
 from saestore.ingest.options import ImportOptions, default_item_ptr
-from saestore.ingest.row_choice import chosen_rows, of_rows, open_mask, token_ids, tokens_record
+from saestore.ingest.row_choice import Computed, chosen_rows, norms, of_rows, open_mask, token_ids, tokens_record
 from saestore.progress import Progress
 from saestore.store import given_sae_record, source_record
 from saestore.tables import as_items
@@ -28,6 +28,7 @@ from saestore.writing.pipeline import path_of
 from saestore.writing.plan import ItemTable, WritePlan
 
 if TYPE_CHECKING:
+    from saestore.embeddings.base import EmbeddingSource
     from saestore.superactivators.datasets import Dataset
     from saestore.superactivators.ground_truth import GroundTruth
 
@@ -95,7 +96,7 @@ def plan_import(options: ImportOptions, resources: ExitStack, progress: Progress
     tokens = None if options.tokens is None else token_ids(options.tokens, options.path, opened.n_rows)
     table = _table(options, opened, {} if tokens is None else {"token": tokens})
     of_items = opened.check_items(table.items, table.index) if opened.check_items else ()
-    choice = chosen_rows(options, table, mask, {})
+    choice = chosen_rows(options, table, mask, _norms(given.get("embeddings"), opened))
     given = {**given, **choice.record, **tokens_record(tokens)}
     name = "/".join([*options.parts, ""][:3])  # without the SAE's name, which its record may give
     named = {} if options.sae is None else given_sae_record(options.sae, name, n_features)
@@ -133,6 +134,20 @@ def _by_name(options: ImportOptions) -> tuple[ImportOptions, Dataset | None]:
     if options.items is None:
         found = replace(found, items=found_items(dataset, options.data))
     return found, dataset
+
+
+def _norms(embeddings: Any, opened: Opened) -> Computed:
+    """Norms of the embeddings that the source names."""
+
+    def rows() -> EmbeddingSource:
+        from saestore.embeddings.of_set import check_rows
+        from saestore.embeddings.opening import open_embeddings
+
+        source = open_embeddings(embeddings)
+        check_rows(source, opened.n_rows, f"rows of {opened.path}")
+        return source
+
+    return {} if embeddings is None else norms(rows)
 
 
 def _full_path(parts: list[str], opened: Opened, given: Mapping[str, Any]) -> str:

@@ -12,8 +12,11 @@ from saestore.writing.pipeline import check_storage_options
 
 __all__ = ["BuildOptions", "ImportOptions", "default_item_ptr"]
 
-_OF_MODELS = ("model", "layer", "hook", "batch_size", "max_tokens", "window", "stride", "chat", "bos", "skip_bad")
-_OF_EMBEDDINGS = ("embeddings", "item_ptr", "token_spans", "tokens", "mask")
+_OF_MODELS = (
+    "model", "layer", "hook", "batch_size", "max_tokens", "window", "stride", "chat", "bos", "exif", "transparency",
+    "skip_bad",
+)  # fmt: skip
+_OF_EMBEDDINGS = ("embeddings", "item_ptr", "token_spans", "tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,8 @@ class BuildOptions:
     stride: int | None = None
     chat: bool = False
     bos: str | None = None
+    exif: bool | None = None
+    transparency: str | None = None
     skip_bad: bool = False
     device: str = "cpu"
     dtype: str | None = None
@@ -91,7 +96,7 @@ class BuildOptions:
             )
         for name in _OF_EMBEDDINGS if self.runs_model else _OF_MODELS:
             value = getattr(self, name)
-            if value is not None and value is not False:
+            if value is not None and (value is not False or name == "exif"):
                 other = "embeddings, not images or texts" if self.runs_model else "images or texts, not embeddings"
                 raise InvalidInputError(
                     f"{name} goes with {other}; leave it out (--{name.replace('_', '-')}).", code="unused-option"

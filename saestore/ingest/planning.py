@@ -7,10 +7,10 @@ from dataclasses import fields
 from typing import Any, ParamSpec, TypeVar
 
 from saestore.distributed.plan import Plan
+from saestore.errors import require
 from saestore.ingest.build import build
 from saestore.ingest.options import BuildOptions
 from saestore.ingest.recipes import BuildRecipe, make_plan, planned
-from saestore.interop.optional import require
 from saestore.progress import Progress
 from saestore.store import Store, destination_of, open
 

@@ -6,11 +6,12 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, NotFoundError
+from saestore.errors import InvalidInputError, NotFoundError, require
 from saestore.files import load_array, plain_tensor, split_member
 from saestore.format import SOURCE_ROW
 from saestore.formats.base import Opened
@@ -157,19 +158,20 @@ def token_ids(spec: Any, beside: Any, n_rows: int) -> Array:
     return values.reshape(-1).astype(np.int64)
 
 
-def norms(source: EmbeddingSource) -> Computed:
-    """``norm``, the Euclidean length of each row, and ``sink``, whether it is above 10 times the median length."""
-    import torch
+def norms(opened: Callable[[], EmbeddingSource]) -> Computed:
+    """``norm``, the Euclidean length of each row, and ``sink``, whether it is above 10 times the median length.
 
-    cached: list[Array] = []
+    The embeddings are opened and read once, when a condition names one of the two.
+    """
 
+    @cache
     def norm() -> Array:
+        import torch
+
+        source = opened()
         step = max(1, _NORM_BYTES // (4 * source.d_in))
-        for start in range(0, 0 if cached else source.n_rows, step):
-            block = source.read(start, min(start + step, source.n_rows))
-            cached.append(torch.linalg.vector_norm(block.double(), dim=1).numpy())
-        cached[:] = [np.concatenate(cached)]
-        return cached[0]
+        blocks = (source.read(start, min(start + step, source.n_rows)) for start in range(0, source.n_rows, step))
+        return np.concatenate([torch.linalg.vector_norm(block.double(), dim=1).numpy() for block in blocks])
 
     return {"norm": norm, "sink": lambda: norm() > _SINK * np.median(norm())}
 
@@ -281,8 +283,6 @@ def _load(spec: str, beside: Any, what: str) -> tuple[str, Any]:
 
 def _column(folder: Any, name: str) -> Array:
     """A column of SAELens's cached activations, such as ``token_ids``."""
-    from saestore.interop.optional import require
-
     data = require("datasets", "sae", f"reading {folder}").load_from_disk(str(folder))
     if name not in data.column_names:
         raise NotFoundError(

@@ -10,9 +10,9 @@ import pandas as pd
 import xarray as xr
 from xarray.core import indexing
 
+from saestore.errors import require
 from saestore.format import FORMAT_VERSION, SetAttributes
 from saestore.interop.lazy import LazyActivation, LazyCoordinate, LazyFeatureColumn, LazyStatistic, LazyStatistics
-from saestore.interop.optional import require
 from saestore.interop.origin import KEY, Origin
 from saestore.query.sample_coords import TEXT, SampleCoordinates
 from saestore.stats import STATISTICS

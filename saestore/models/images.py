@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -58,6 +59,7 @@ def find_images(
     *,
     skip_bad: bool,
     advance: Callable[[int], None],
+    exif: bool = True,
     known: Sequence[str] = (),
 ) -> ImageFiles:
     """Find the images of a folder and decode each once.
@@ -72,6 +74,8 @@ def find_images(
         Leave out images that cannot be read instead of refusing them.
     advance
         Receives the number of images that were decoded.
+    exif
+        Whether images are turned by their EXIF orientation.
     known
         Keys that come first if there is no table: new images may sort between those that a store has.
 
@@ -99,7 +103,7 @@ def find_images(
         raise NotFoundError(
             f"{root} contains no images ({', '.join(_SUFFIXES)}); {nearby(root / 'image.jpg')}", code="no-images"
         )
-    return _decoded(paths, keys, items, skip_bad=skip_bad, advance=advance)
+    return _decoded(paths, keys, items, partial(_look, exif=exif), skip_bad=skip_bad, advance=advance)
 
 
 def _is_image(relative: Path) -> bool:
@@ -128,12 +132,18 @@ def _named(keys: list[str], root: Path, table: Path | None) -> list[Path]:
 
 
 def _decoded(
-    paths: list[Path], keys: list[str], items: Items | None, *, skip_bad: bool, advance: Callable[[int], None]
+    paths: list[Path],
+    keys: list[str],
+    items: Items | None,
+    look: Callable[[Path, str], tuple[tuple[int, int], bytes, str | None]],
+    *,
+    skip_bad: bool,
+    advance: Callable[[int], None],
 ) -> ImageFiles:
     sizes, digests = np.zeros((len(paths), 2), np.int64), np.zeros((len(paths), 16), np.uint8)
     bad: dict[int, str] = {}
     with ThreadPoolExecutor(THREADS) as pool:
-        for i, (size, digest, why) in enumerate(pool.map(_look, paths, keys)):
+        for i, (size, digest, why) in enumerate(pool.map(look, paths, keys)):
             sizes[i], digests[i] = size, np.frombuffer(digest, np.uint8)
             if why is not None:
                 bad[i] = why
@@ -153,7 +163,7 @@ def _decoded(
     return ImageFiles([p for p, ok in zip(paths, good, strict=True) if ok], kept, digests[good], reasons)
 
 
-def _look(path: Path, key: str) -> tuple[tuple[int, int], bytes, str | None]:
+def _look(path: Path, key: str, *, exif: bool) -> tuple[tuple[int, int], bytes, str | None]:
     """Width and height, digest of name and bytes, and the reason why the image cannot be read, or None."""
     try:
         with path.open("rb") as file:
@@ -162,7 +172,7 @@ def _look(path: Path, key: str) -> tuple[tuple[int, int], bytes, str | None]:
             sha = hashlib.sha256(f"{key}\n{n_bytes}\n".encode() + file.read(_ENDS))
             file.seek(max(0, n_bytes - _ENDS))
             sha.update(file.read(_ENDS))
-        size = check_image(path)
+        size = check_image(path, exif=exif)
     except InvalidInputError as error:
         return (0, 0), bytes(16), str(error).removeprefix(f"{path}: ")
     except OSError as error:
@@ -170,11 +180,17 @@ def _look(path: Path, key: str) -> tuple[tuple[int, int], bytes, str | None]:
     return size, sha.digest()[:16], None
 
 
-def read_image(path: Path) -> Any:
-    """Read an image as RGB of 8 bits, turned by its EXIF orientation.
+def read_image(path: Path, *, exif: bool = True, transparency: str = "white") -> Any:
+    """Read an image as RGB of 8 bits.
 
-    Grey, palette and CMYK images are converted, 16 bits scaled to 8, transparent pixels put on white; only the first of
-    several frames is read.
+    Grey, palette and CMYK images are converted, 16 bits scaled to 8; only the first of several frames is read.
+
+    Parameters
+    ----------
+    exif
+        Turn it by its EXIF orientation.
+    transparency
+        Put transparent pixels on ``white`` or ``black``, or show the colours that are ``stored`` there.
 
     Raises
     ------
@@ -184,11 +200,11 @@ def read_image(path: Path) -> Any:
     from PIL import ImageOps
 
     with _opened(path) as image:
-        return _rgb(ImageOps.exif_transpose(image))
+        return _rgb(ImageOps.exif_transpose(image) if exif else image, transparency)
 
 
-def check_image(path: Path) -> tuple[int, int]:
-    """Decode an image (a JPEG at an eighth of its size); returns width and height after its EXIF orientation.
+def check_image(path: Path, *, exif: bool = True) -> tuple[int, int]:
+    """Decode an image (a JPEG at an eighth of its size); returns width and height, with `exif` as it is turned.
 
     Raises
     ------
@@ -197,12 +213,12 @@ def check_image(path: Path) -> tuple[int, int]:
     """
     with _opened(path) as image:
         width, height = image.size
-        turned = image.getexif().get(_ORIENTATION, 1) in _TURNED
+        turned = exif and image.getexif().get(_ORIENTATION, 1) in _TURNED
         if image.mode == "RGB":
             image.draft("RGB", (width // 8, height // 8))
             image.load()
         else:
-            _rgb(image)
+            _rgb(image, "stored")
     return (height, width) if turned else (width, height)
 
 
@@ -221,7 +237,7 @@ def _opened(path: Path) -> Iterator[Any]:
         raise InvalidInputError(f"{path}: {_reason(error)}", code="unreadable-image") from error
 
 
-def _rgb(image: Any) -> Any:
+def _rgb(image: Any, transparency: str) -> Any:
     from PIL import Image
 
     if image.mode.startswith("I"):  # 16 bits of grey, in any byte order; Pillow itself would clip them to 8
@@ -233,7 +249,9 @@ def _rgb(image: Any) -> Any:
         raise ValueError("its values are floating-point numbers, which have no white")
     if image.has_transparency_data:
         clear = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
+        if transparency == "stored":
+            return clear.convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", clear.size, transparency), clear).convert("RGB")
     return image.convert("RGB")
 
 
@@ -253,14 +271,14 @@ class ImageTransform:
     record
         The set's attribute ``source.transform``: ``resize`` ({"shortest_edge": n}, {"height": h, "width": w} or None),
         ``crop`` ([height, width] from the middle, or None), ``size`` ([height, width] that the model sees), ``grid``
-        ([rows, columns] of patches), ``resample``, ``rescale``, ``mean``, ``std``.
+        ([rows, columns] of patches), ``resample``, ``rescale``, ``mean``, ``std``, ``exif``, ``transparency``.
     """
 
     processor: Any
     record: dict[str, Any]
 
     @classmethod
-    def of(cls, processor: Any, patch_size: int, where: str) -> Self:
+    def of(cls, processor: Any, patch_size: int, where: str, *, exif: bool = True, transparency: str = "white") -> Self:
         """Read the settings of a processor.
 
         Raises
@@ -294,6 +312,8 @@ class ImageTransform:
             "rescale": float(processor.rescale_factor) if getattr(processor, "do_rescale", False) else None,
             "mean": [float(x) for x in processor.image_mean] if normalised else None,
             "std": [float(x) for x in processor.image_std] if normalised else None,
+            "exif": exif,
+            "transparency": transparency,
         }
         return cls(processor, record)
 

@@ -59,7 +59,13 @@ def _images(
     request: ModelRequest, spec: SAETrainingSpec, pretrained: Pretrained, hook: Hook, advance: Callable[[int], None]
 ) -> ModelInputs:
     tower, config = find_tower(pretrained)
-    transform = ImageTransform.of(pretrained.image_processor(), config.patch_size, pretrained.name)
+    transform = ImageTransform.of(
+        pretrained.image_processor(),
+        config.patch_size,
+        pretrained.name,
+        exif=request.exif is not False,
+        transparency=request.transparency or "white",
+    )
     height, width = transform.record["size"]
     if not tower.any_size and {height, width} != {config.image_size}:
         raise InvalidInputError(
@@ -79,7 +85,10 @@ def _images(
             code="no-cls-token",
         )
     spec.warn_of_other_transform(transform.record)
-    files = find_images(request.images, request.items, skip_bad=request.skip_bad, known=request.known, advance=advance)
+    exif = transform.record["exif"]
+    files = find_images(
+        request.images, request.items, skip_bad=request.skip_bad, exif=exif, known=request.known, advance=advance
+    )
     before, n = tower.n_before, len(files.paths)
     ptr = np.arange(n + 1, dtype=np.int64) * (1 if cls else transform.n_patches)
     facts = {**_facts(request, model.fingerprint, hook), "transform": transform.record}
@@ -134,7 +143,8 @@ def _texts(
     notes = _skipped_note("text", found.skipped)
     if found.cut:
         notes.append(f"{len(found.cut):,} texts have more than {longest:,} tokens and were cut: {first_few(found.cut)}")
-    return ModelInputs(source, found.items, ptr, None if mean else found.spans, record, tuple(notes))
+    spans, ids = (None, None) if mean else (found.spans, found.ids)
+    return ModelInputs(source, found.items, ptr, spans, record, tuple(notes), ids)
 
 
 def _chat_template(tokenizer: Any, name: str) -> Callable[[list[Any]], str]:

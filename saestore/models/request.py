@@ -12,7 +12,7 @@ import numpy as np
 from saestore.errors import InvalidInputError
 from saestore.models.source import ModelSource
 from saestore.tables import Items
-from saestore.vocabulary import MODEL_DTYPES
+from saestore.vocabulary import MODEL_DTYPES, TRANSPARENCIES
 
 __all__ = ["ModelInputs", "ModelRequest", "first_few", "select_items"]
 
@@ -20,6 +20,7 @@ __all__ = ["ModelInputs", "ModelRequest", "first_few", "select_items"]
 _BATCH = {"cpu": 16, "cuda": 64}
 _NAMED = 5
 _OF_TEXTS = ("max_tokens", "window", "stride", "chat", "bos")
+_OF_IMAGES = ("exif", "transparency")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class ModelRequest:
         Put texts into the tokenizer's chat template.
     bos
         The first token of every text; ``none`` for none.
+    exif, transparency
+        Whether images are turned by their EXIF orientation, and what transparent pixels show.
     skip_bad
         Leave out images that cannot be read and texts without tokens.
     known
@@ -69,6 +72,8 @@ class ModelRequest:
     stride: int | None = None
     chat: bool = False
     bos: str | None = None
+    exif: bool | None = None
+    transparency: str | None = None
     skip_bad: bool = False
     known: Sequence[str] = ()
 
@@ -95,13 +100,18 @@ class ModelRequest:
             )
         if self.batch_size is not None and self.batch_size < 1:
             raise InvalidInputError(f"batch_size {self.batch_size}: use 1 or more.", code="invalid-count")
+        if self.transparency not in (None, *TRANSPARENCIES):
+            raise InvalidInputError(
+                f"transparency {self.transparency!r}: use one of {', '.join(TRANSPARENCIES)}.", code="unknown-choice"
+            )
         self._check_lengths()
 
     def _check_lengths(self) -> None:
-        for name in _OF_TEXTS if self.images is not None else ():
-            if getattr(self, name) not in (None, False):
+        others, other = (_OF_TEXTS, "texts") if self.images is not None else (_OF_IMAGES, "images")
+        for name in others:
+            if getattr(self, name) is not (False if name == "chat" else None):
                 raise InvalidInputError(
-                    f"{name} goes with texts, not images; leave it out (--{name.replace('_', '-')}).",
+                    f"{name} goes with {other}, not {self.kind}; leave it out (--{name.replace('_', '-')}).",
                     code="unused-option",
                 )
         if self.window is not None and self.max_tokens is not None:
@@ -136,6 +146,8 @@ class ModelInputs:
         int64 (n_items + 1,): the rows of item i are ``ptr[i]:ptr[i + 1]``.
     spans
         int32 (n_rows, 2), the characters of each token; None if rows are not tokens.
+    tokens
+        int64 (n_rows,), the ids of the tokens; None if rows are not tokens.
     record
         For the set's attribute ``source``.
     notes
@@ -148,6 +160,7 @@ class ModelInputs:
     spans: np.ndarray | None
     record: dict[str, Any]
     notes: tuple[str, ...]
+    tokens: np.ndarray | None = None
 
 
 def select_items(items: Items, mask: np.ndarray, **more: np.ndarray) -> Items:

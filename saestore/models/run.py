@@ -54,7 +54,8 @@ class RunImages:
         return [self._pool.submit(self._pixels, path) for path in self.paths[first:stop]]
 
     def _pixels(self, path: Path) -> torch.Tensor:
-        return self.transform(read_image(path))
+        record = self.transform.record
+        return self.transform(read_image(path, exif=record["exif"], transparency=record["transparency"]))
 
 
 @dataclass

@@ -210,7 +210,7 @@ def _token_id(tokenizer: Any, token: str) -> int:
 
 @dataclass(frozen=True)
 class TextTokens:
-    """Facts about all texts before the model runs. Memory: 8 bytes per token, and the texts.
+    """Facts about all texts before the model runs. Memory: 16 bytes per token, and the texts.
 
     Attributes
     ----------
@@ -220,6 +220,8 @@ class TextTokens:
         int64 (n_texts + 1,): the stored tokens of text i are ``ptr[i]:ptr[i + 1]``.
     spans
         int32 (n_tokens, 2), characters.
+    ids
+        int64 (n_tokens,).
     windows
         int64 (n_windows, 2): text and number of each row of tokens; one per text unless longer ones run in windows.
     window_ptr
@@ -237,6 +239,7 @@ class TextTokens:
     items: Items
     ptr: np.ndarray
     spans: np.ndarray
+    ids: np.ndarray
     windows: np.ndarray
     window_ptr: np.ndarray
     lengths: np.ndarray
@@ -253,7 +256,7 @@ def tokenize(items: Items, tokenizer: Tokenizer, *, skip_bad: bool, advance: Cal
     InvalidInputError
         Texts are empty and `skip_bad` is False (names them), or the model does not know a token.
     """
-    counts, spans, cut = [], [], []
+    counts, spans, ids, cut = [], [], [], []
     windows: list[tuple[int, int, int, int, bytes]] = []  # text, number, stored, length, digest
     for i, (text, rows) in enumerate(_tokenized(items.columns["text"].tolist(), tokenizer, advance)):
         counts.append(sum(int(tokens.stored.sum()) for tokens in rows))
@@ -261,6 +264,7 @@ def tokenize(items: Items, tokenizer: Tokenizer, *, skip_bad: bool, advance: Cal
         for number, tokens in enumerate(rows):
             _check_ids(text, tokens, tokenizer.vocab_size)
             spans.append(tokens.spans)
+            ids.append(tokens.ids[tokens.stored])
             content = b"" if number else json.dumps(text).encode()
             sha = hashlib.sha256(content + tokens.ids.tobytes() + tokens.stored.tobytes())
             windows.append((i, number, int(tokens.stored.sum()), len(tokens.ids), sha.digest()[:16]))
@@ -278,6 +282,7 @@ def tokenize(items: Items, tokenizer: Tokenizer, *, skip_bad: bool, advance: Cal
         select_items(items, good),
         pointers(np.array(counts)[good]),
         np.concatenate(spans),
+        np.concatenate(ids),
         np.array([(number_of[text], number) for text, number, *_ in kept], np.int64),
         pointers(np.array([stored for _, _, stored, *_ in kept])),
         np.array([length for *_, length, _ in kept], np.int64),

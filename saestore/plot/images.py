@@ -111,16 +111,22 @@ def _inside(folder: Path, key: str) -> Path:
     return path
 
 
-def read_image(path: Path) -> Array:
-    """Read an image as RGB, uint8 (height, width, 3), at most 640 pixels on its longer side."""
+def is_turned(acts: SetReader) -> bool:
+    """Whether the model saw the images of a set turned by their EXIF orientation."""
+    return bool((acts.attributes.source.get("transform") or {}).get("exif", True))
+
+
+def read_image(acts: SetReader, key: str, images: str | os.PathLike[str] | None) -> Array:
+    """Read an image as the model saw it: RGB, uint8 (height, width, 3), at most 640 pixels on its longer side."""
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image, ImageOps, UnidentifiedImageError
     except ModuleNotFoundError as error:
         raise MissingDependencyError("Drawing images needs pillow: `pip install 'saestore[plot]'`.") from error
+    path = find_image(acts, key, images)
     try:
         with Image.open(path) as image:
             image.draft("RGB", (_MAX_PIXELS, _MAX_PIXELS))  # decodes no more than that of a JPEG
-            small = image.convert("RGB")
+            small = (ImageOps.exif_transpose(image) if is_turned(acts) else image).convert("RGB")
             small.thumbnail((_MAX_PIXELS, _MAX_PIXELS))
             return np.asarray(small)
     except (UnidentifiedImageError, OSError) as error:

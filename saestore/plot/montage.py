@@ -12,7 +12,7 @@ import numpy as np
 
 from saestore.errors import NotFoundError
 from saestore.labels.patch_grid import Fit
-from saestore.plot.images import Box, Frame, ImageView, find_image, is_image, read_image
+from saestore.plot.images import Box, Frame, ImageView, is_image, read_image
 from saestore.plot.style import (
     Row,
     axes_or_new,
@@ -65,7 +65,7 @@ def draw(
             f"Keys such as {rows[0].key!r} of {acts.path} are not paths of images; {advice}.", code="no-images"
         )
     view = ImageView.of(acts, fit)
-    pixels = [read_image(find_image(acts, row.key, images)) for row in rows]
+    pixels = [read_image(acts, row.key, images) for row in rows]
     page = Page(rows, pixels, view, None if ax is None else inches_of(ax))
     if ax is None:
         ax = _new_axes(page.size)

@@ -134,6 +134,7 @@ def merge_segments(
     writer = SegmentWriter(store, path, shape, _first_ids(segments), codec=codec, name=name)
     merge = _Merge(store, path, segments, writer, entries=max(1 << 10, memory // _BYTES_PER_ENTRY))
     writer.write(BY_FEATURE, indptr=merge.pointers)
+    writer.flush()
     engine = InThisProcess() if engine is None else engine
     moments, n_bytes = RunningMoments(merge.pointers, shape.stop - shape.start, shape.dtype), 0
     for size, written, blocks in engine.map(merge, merge.parts(engine.n_workers)):

@@ -24,15 +24,16 @@ from saestore.segment.arrays import FINER_ROWS, SegmentShape, segment_arrays
 from saestore.sparse_rows import SparseRows
 from saestore.stats import Moments, RunningMoments
 from saestore.storage import (
+    DOCUMENT,
     ArrayWriter,
     Delta,
     NewArray,
     WriteBatch,
     Written,
+    array_info,
     at_once,
     chunk_sizes,
     packed_bytes,
-    write_document,
 )
 
 if TYPE_CHECKING:
@@ -98,6 +99,12 @@ class SegmentWriter:
         for matrix, attrs in ((BY_SAMPLE, CSR_ATTRS), (BY_FEATURE, CSC_ATTRS)):
             document = self._batch.put_group(matrix, {**attrs, "shape": [shape.n_rows, shape.n_features]})
             self._groups[matrix] = document_digest(document)
+        for array_name, array in self.arrays.items():
+            self._batch.put(f"{array_name}/{DOCUMENT}", array.document())
+
+    def flush(self) -> None:
+        """Write what is waiting, before others write shards."""
+        self._batch.flush()
 
     def add(self, name: str, written: Written) -> None:
         """Note the next shards of an array, which may be written by others."""
@@ -114,7 +121,7 @@ class SegmentWriter:
             self._write(f"{matrix}/{name}", array)
 
     def close(self, moments: Moments, n_bytes: int = 0) -> SegmentInfo:
-        """Write the per-feature sums and the documents; returns what the set's attributes will say of the segment.
+        """Write the per-feature sums and the segment's document; returns what the attributes will hold.
 
         The segment's group holds the digests of the documents below it and of all shards, and the set's attributes hold
         its own.
@@ -125,7 +132,7 @@ class SegmentWriter:
         for name, array in self.arrays.items():
             parts = self._shards.get(name, [])
             written = tuple(s for shards, _ in parts for s in shards), sum(n for _, n in parts)
-            infos[name] = write_document(self._batch, name, array, written)
+            infos[name] = array_info(array, written)
         shape = self.shape
         attributes = {"start": shape.start, "stop": shape.stop, "nnz": shape.nnz, "n_features": shape.n_features}
         arrays = {name: {"document": i.document, "shards": i.shards} for name, i in infos.items()}

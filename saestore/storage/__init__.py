@@ -5,11 +5,12 @@ from saestore.storage.arrays import (
     Delta,
     NewArray,
     Written,
+    array_info,
+    begin_array,
     chunk_sizes,
     packed_bytes,
     stored_bytes,
     write_array,
-    write_document,
 )
 from saestore.storage.batch import DOCUMENT, WriteBatch, group_document
 from saestore.storage.open import (
@@ -40,7 +41,9 @@ __all__ = [
     "SnapshotStore",
     "WriteBatch",
     "Written",
+    "array_info",
     "at_once",
+    "begin_array",
     "chunk_sizes",
     "find_sets",
     "group_document",
@@ -61,6 +64,5 @@ __all__ = [
     "read_ranges",
     "stored_bytes",
     "write_array",
-    "write_document",
     "write_errors",
 ]

@@ -182,7 +182,7 @@ def packed_bytes(values: Array, delta: Delta, finer: int = 1) -> int:
 
 
 class ArrayWriter:
-    """Fills an array from pieces of any length, writing whole shards only; at the end its document.
+    """Fills an array, whose document is there already, from pieces of any length, writing whole shards only.
 
     Memory: two quarters of a shard, a million values each, and a shard as it is stored.
 
@@ -221,8 +221,8 @@ class ArrayWriter:
         return tuple(self._shards), self._n_bytes
 
     def close(self) -> ArrayInfo:
-        """Write what is left and the document."""
-        return write_document(self._batch, self._path, self._array, self.finish())
+        """Write what is left."""
+        return array_info(self._array, self.finish())
 
     def _encode(self, count: int) -> None:
         if not count:
@@ -244,10 +244,15 @@ class ArrayWriter:
         self._shards.append(digest)
 
 
-def write_document(batch: WriteBatch, path: str, array: NewArray, written: Written) -> ArrayInfo:
-    """Write the document of an array whose shards are written."""
+def begin_array(batch: WriteBatch, path: str, array: NewArray) -> ArrayWriter:
+    """Write the document of an array, which icechunk wants before its shards, and return what fills it."""
+    batch.put(f"{path}/{DOCUMENT}", array.document())
+    return ArrayWriter(batch, path, array)
+
+
+def array_info(array: NewArray, written: Written) -> ArrayInfo:
+    """What is committed of an array that is written."""
     document, layout, (shards, n_bytes) = array.document(), array.layout, written
-    batch.put(f"{path}/{DOCUMENT}", document)
     shard = layout.shard if layout.sharded else None
     sizes = layout.length, array.dtype_name, layout.chunk, shard, n_bytes + len(document)
     return ArrayInfo(*sizes, document_digest(document), shards)
@@ -255,7 +260,7 @@ def write_document(batch: WriteBatch, path: str, array: NewArray, written: Writt
 
 def write_array(batch: WriteBatch, path: str, values: Array, dim: str, codec: str, **options: Any) -> ArrayInfo:
     """Write an array; `options` are attributes of `NewArray`. Memory: one shard."""
-    writer = ArrayWriter(batch, path, NewArray(len(values), values.dtype, dim, codec, **options))
+    writer = begin_array(batch, path, NewArray(len(values), values.dtype, dim, codec, **options))
     writer.append(values)
     return writer.close()
 

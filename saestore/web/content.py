@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, SaestoreError
-from saestore.plot.images import ImageView, find_image, is_image
+from saestore.plot.images import ImageView, find_image, is_image, is_turned
 from saestore.plot.style import Row, rows_of
 from saestore.query.results import TopSamples
 from saestore.web.view import SetView, StoreView
@@ -125,7 +125,9 @@ def picture(store: StoreView, view: SetView, item: int, key: str) -> dict[str, A
     result: dict[str, Any] = {"url": None, "width": 4, "height": 3, "box": [0, 0, 1, 1], "grid": None}
     result |= {"assumed_squashed": False, "missing": None}
     try:
-        result["width"], result["height"] = store.thumbnails.shape(find_image(view.reader, key, store.images))
+        result["width"], result["height"] = store.thumbnails.shape(
+            find_image(view.reader, key, store.images), turned=is_turned(view.reader)
+        )
         result["url"] = store.links.image(view.path, item, 320)
     except (SaestoreError, OSError) as error:
         result["missing"] = str(error)

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from saestore import errors
 from saestore.concepts_namespace import Concepts
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError, SaestoreError, escape
-from saestore.plot.images import find_image
+from saestore.plot.images import find_image, is_turned
 from saestore.plot.style import number, percent
 from saestore.web import compare, concepts, drawing, feature, feature_table, item, pages, searching
 from saestore.web.request import Answer, Parameters, Request, as_json, with_query
@@ -52,15 +52,7 @@ _HEADINGS = {400: "That cannot be answered", 403: "Not allowed", 404: "Not here"
 class Explorer:
     """Answers requests about a store. It holds no connection and no port: a server, a widget or an exporter asks it.
 
-    Parameters
-    ----------
-    store
-        The store, and how its pages are addressed.
-
-    Attributes
-    ----------
-    token
-        What a form has to send with a change, so that no other page can make one.
+    A form has to send `token` with a change, so that no other page can make one.
     """
 
     def __init__(self, store: StoreView) -> None:
@@ -198,7 +190,9 @@ class Explorer:
             raise NotFoundError(f"The items of {view.path} have no key.", code="image-missing")
         key = str(view.reader.items.column("key", np.array([item]))[0])
         try:
-            return self.store.thumbnails.jpeg(find_image(view.reader, key, self.store.images), size)
+            return self.store.thumbnails.jpeg(
+                find_image(view.reader, key, self.store.images), size, turned=is_turned(view.reader)
+            )
         except OSError as error:
             if isinstance(error, SaestoreError):
                 raise
