@@ -303,7 +303,7 @@ class Store(Mapping[str, "ActivationSet"]):
         from saestore.distributed.engines import engine_of
         from saestore.writing import SetWriter
 
-        path, engine = self.resolve(path), engine_of(client)
+        path, engine = self.resolve(path), None if client is None else engine_of(client)
         with SetWriter(self.root, path) as writer:
             writer.compact(memory=memory, progress=Progress(progress).line, engine=engine)
         return self[path]

@@ -79,6 +79,8 @@ QUESTIONS: dict[str, Callable[[Any], Any]] = {
     "statistics of one feature": lambda acts: acts.stats(POPULAR),
     "median of a feature": lambda acts: acts.quantile(0.5, POPULAR),
     "everything, sparse": lambda acts: acts.sparse(),
+    "batches in order": lambda acts: list(acts.torch_dataset(250, buffer_rows=2_000)),
+    "batches, shuffled": lambda acts: list(acts.torch_dataset(250, shuffle=True, block_rows=250, buffer_rows=2_000)),
 }
 
 # At most this many requests, bytes and decoded chunks, in three segments and merged, as the first question to a set
@@ -99,6 +101,8 @@ PINNED = {
     "statistics of all features": ((18, 61_066, 15), (6, 20_383, 5)),
     "statistics of one feature": ((18, 61_066, 15), (6, 20_383, 5)),
     "everything, sparse": ((18, 442_422, 774), (10, 444_453, 774)),
+    "batches in order": ((18, 442_952, 774), (14, 444_984, 774)),
+    "batches, shuffled": ((33, 684_099, 806), (24, 745_462, 806)),
 }
 BYTES_SLACK = 1.01  # versions of pcodec differ in their last bits
 
@@ -106,6 +110,8 @@ BYTES_SLACK = 1.01  # versions of pcodec differ in their last bits
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_question(counted, question):
     merged, store = counted
+    if question.startswith("batches"):
+        pytest.importorskip("torch")
     store.taken()
     with decoded() as opening:
         acts = saestore.open(store)[PATH]

@@ -180,7 +180,7 @@ class Plan:
                 memory=MERGE_MEMORY,
                 progress=report.line,
                 plan=None,
-                engine=engine_of(client),
+                engine=None if client is None else engine_of(client),
             )
         _OPEN.pop(str(self.token), None)
         self.recipe.complete(self.root, self.path, report)

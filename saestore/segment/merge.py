@@ -19,7 +19,7 @@ from saestore.format import BY_FEATURE, BY_SAMPLE, MAX_ROWS_PER_SEGMENT, Segment
 from saestore.kernels import descending_bits, expand_pointers, merge_impact
 from saestore.segment.arrays import SegmentShape
 from saestore.segment.read import Segment
-from saestore.segment.write import SAMPLED_IDS, SegmentWriter
+from saestore.segment.write import SAMPLED_IDS, WORTH_THREADS, SegmentWriter
 from saestore.stats import MomentBlocks, Moments, RunningMoments
 from saestore.storage import ArrayReader, ArrayWriter, SnapshotStore, WriteBatch, Written, in_order
 
@@ -50,14 +50,17 @@ class Engine(Protocol):
 
 
 class InThisProcess:
-    """The parts in threads: of a merge one for the rows and one for the lists."""
+    """One part after the other, or in `threads`: of a merge one for the rows and one for the lists."""
 
     n_workers = 1
+
+    def __init__(self, *, threads: bool = False) -> None:
+        self._map = in_order if threads else map
 
     def map(self, work: Callable[[T], R], parts: Sequence[T], done: Callable[[], object] = lambda: None) -> list[R]:
         """What `work` makes of each of the parts."""
         results = []
-        for result in in_order(work, parts):
+        for result in self._map(work, parts):
             results.append(result)
             done()
         return results
@@ -135,7 +138,7 @@ def merge_segments(
     merge = _Merge(store, path, segments, writer, entries=max(1 << 10, memory // _BYTES_PER_ENTRY))
     writer.write(BY_FEATURE, indptr=merge.pointers)
     writer.flush()
-    engine = InThisProcess() if engine is None else engine
+    engine = InThisProcess(threads=nnz >= WORTH_THREADS) if engine is None else engine
     moments, n_bytes = RunningMoments(merge.pointers, shape.stop - shape.start, shape.dtype), 0
     for size, written, blocks in engine.map(merge, merge.parts(engine.n_workers)):
         n_bytes += size

@@ -49,7 +49,7 @@ _QUICK_DELTAS: dict[str, Delta] = {f"{BY_FEATURE}/indices": "none", f"{BY_SAMPLE
 
 # Ids that say how all of them are best encoded.
 SAMPLED_IDS = 1 << 16
-_WORTH_THREADS = 1 << 16  # non-zeros of a segment below which starting threads takes longer than it gains
+WORTH_THREADS = 1 << 16  # non-zeros of a segment below which starting threads takes longer than it gains
 # Ids of earlier rows take twice as long to find again as differences to add up: not for less than a tenth.
 _WORTH_LOOKBACK = 0.9
 
@@ -194,5 +194,5 @@ def write_segment(
         return moments.close()
 
     orders = [BY_SAMPLE, BY_FEATURE]
-    _, moments = at_once(write_order, orders) if rows.nnz >= _WORTH_THREADS else map(write_order, orders)
+    _, moments = at_once(write_order, orders) if rows.nnz >= WORTH_THREADS else map(write_order, orders)
     return writer.close(moments)
