@@ -28,7 +28,8 @@ _OPTIONS = (
         "--model-type",
         "model",
         metavar="MODEL",
-        help="Folder or hub name of a model: CLIP, SigLIP, DINOv2; Gemma, Llama, GPT-2, BERT and the like.  [default: "
+        help="Folder or hub name of a model: CLIP, SigLIP, DINOv2; Gemma, Llama, GPT-2, BERT and the like; or "
+        "timm:NAME, open_clip:NAME:WEIGHTS.  [default: "
         "the SAE's]  Without --images and --texts, clip or gemma: the known datasets of images or of texts.",
     ),
     click.option(
