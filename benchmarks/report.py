@@ -16,7 +16,7 @@ from benchmarks.peers import PEERS
 from benchmarks.plots import draw
 from benchmarks.tasks import SCALE_TASKS, SCORES, TASKS
 
-PAGES = (ROOT / "docs" / "performance.md", ROOT / "docs" / "scale.md", ROOT / "README.md")
+PAGES = (*(ROOT / "docs" / f"{name}.md" for name in ("performance", "scale", "analysis")), ROOT / "README.md")
 BLOCK = re.compile(r"(<!-- benchmarks: (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 KINDS = {"clustered": "clustered, k 32", "jumprelu": "JumpReLU, variable L0", "uniform": "uniform, k 32"}
 OTHERS = [key for key in PEERS if key != "saestore"]
@@ -309,10 +309,24 @@ def scale_machine(results: Results) -> str:
     return f"{_machine(results['scale'])} {results['scale'].get('notes', '')}".rstrip()
 
 
+# --- docs/analysis.md ---------------------------------------------------------------------------------------------
+
+
+def analyses(results: Results) -> str:
+    """What each analysis costs, and all together."""
+    calls, about = results["analyses"]["calls"], results["analyses"]["set"]
+    costs = [[c["cpu_seconds"] for c in calls.values()], [c["peak_bytes"] / 1e9 for c in calls.values()]]
+    rows = [[f"`{call}`", *map(figure, both)] for call, *both in zip(calls, *costs, strict=True)]
+    rows.append(["all", figure(sum(costs[0])), figure(max(costs[1]))])
+    size = f"{about['samples']:,} samples x {about['features']:,} features, {about['nnz']:,} non-zeros"
+    head = ["", "seconds of one processor", "peak memory, GB"]
+    return f"Data: {size}, synthetic. {_machine(results['analyses'])}\n\n{table(head, rows)}"
+
+
 _PERFORMANCE = (goals, questions, kinds, coco, sizes, writing, processes, encoding, gpu, building, peers, machine)
 _SCALE = (scale_times, scale_requests, scale_peaks, scale_writing, scale_beyond, scale_machine)
 BLOCKS: dict[str, Callable[[Results], str]] = {
-    make.__name__: make for make in (*_PERFORMANCE, *_SCALE, headline, beside)
+    make.__name__: make for make in (*_PERFORMANCE, *_SCALE, analyses, headline, beside)
 }
 
 

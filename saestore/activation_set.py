@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +18,12 @@ from saestore.analysis.pairs import families, match
 from saestore.analysis.probing import attribute, probe
 from saestore.analysis.search import search
 from saestore.concepts_namespace import Concepts
+from saestore.detection.grid import detection_grid
+from saestore.detection.run import detect
+from saestore.diagnostics.measure import diagnose
 from saestore.errors import require
 from saestore.query import html
-from saestore.query.open_set import retry_on_stale_snapshot
-from saestore.query.reader import Level, SetReader
+from saestore.query.reader import SetReader
 from saestore.query.slices import DENSE_LIMIT
 
 if TYPE_CHECKING:
@@ -30,10 +31,6 @@ if TYPE_CHECKING:
     import torch
     import xarray
 
-    from saestore.detection.grid import DetectionGrid
-    from saestore.detection.options import DetectionOptions
-    from saestore.detection.report import Detection
-    from saestore.diagnostics.report import Diagnosis
     from saestore.interop.torch_data import Batches
     from saestore.plot import Plots
 
@@ -102,123 +99,15 @@ class ActivationSet(SetReader):
     """How alike a feature's samples are: [`monosemanticity`][saestore.analysis.directions.monosemanticity]."""
     cloud = cloud
     """Components of what features add: [`cloud`][saestore.analysis.directions.cloud]."""
+    detect = detect
+    """Features and thresholds that detect concepts: [`detect`][saestore.detection.run.detect]."""
+    detection_grid = detection_grid
+    """Every threshold of every feature: [`detection_grid`][saestore.detection.grid.detection_grid]."""
+    diagnose = diagnose
+    """A set beside its SAE and its embeddings: [`diagnose`][saestore.diagnostics.measure.diagnose]."""
 
     def _repr_html_(self) -> str:
         return html.of_set(self.path, self.attributes)
-
-    @retry_on_stale_snapshot
-    def detect(
-        self,
-        /,
-        level: Level = "item",
-        *,
-        concepts: Sequence[str] | str | None = None,
-        features: Any = None,
-        choose_on: Any = "cal",
-        report_on: Any = "test",
-        fit_on: Any = "train",
-        options: DetectionOptions | None = None,
-        embeddings: Any = None,
-        cls_embeddings: Any = None,
-        **settings: Any,
-    ) -> Detection:
-        """Find the feature and threshold that detect each concept, and measure them on other samples.
-
-        Everything is chosen on one split, the calibration samples; the other only gives the results.
-
-        Parameters
-        ----------
-        level
-            ``"item"`` detects concepts of items by a score of their samples, ``"sample"`` concepts of samples.
-        concepts
-            Names; by default all of the level.
-        features
-            Only these, also a condition; none of them is left out as dead, ubiquitous or weak. By default all.
-        choose_on, report_on, fit_on
-            Values of the items' column ``split``, or conditions as in every query; the first two share no sample.
-            Probes and vectors are fitted on the third.
-        options
-            Scores, target recalls, pruning, other methods and intervals, for more than one detection.
-        embeddings
-            The embeddings that the set was built from, as `saestore.build` takes them, for the baselines; by default
-            where the set records them. With embeddings, the baselines are evaluated.
-        cls_embeddings
-            One embedding per item, its CLS token: also evaluate the difference of their means. For items only.
-        **settings
-            Single attributes of `DetectionOptions`, which win over `options`: ``acts.detect(max_features=3)``.
-
-        Returns
-        -------
-        Detection
-            A row for each concept that a feature fires on, and for each other method.
-
-        Raises
-        ------
-        NotFoundError
-            There is no such concept or split, no column ``split``, or a split without items.
-        InvalidInputError
-            The embeddings belong to another set; what is chosen on and reported on overlaps.
-
-        Notes
-        -----
-        Items or samples whose label of a concept is unknown count for nothing of that concept. A concept without a
-        positive to choose on has no threshold; without one to report on, metrics that need positives are NaN.
-        ``detection.skipped`` names both.
-
-        Memory: the labels, about 20 bytes per sample, 16 bytes per feature, and a few hundred MB for a block of lists.
-        """
-        from saestore.detection.options import DetectionOptions
-        from saestore.detection.run import detect
-
-        given = {"features": features, "embeddings": embeddings, "cls_embeddings": cls_embeddings}
-        on = {"choose_on": choose_on, "report_on": report_on, "fit_on": fit_on}
-        return detect(self, level, concepts, DetectionOptions.of(options, settings), on, **given)
-
-    @retry_on_stale_snapshot
-    def detection_grid(
-        self,
-        level: Level = "item",
-        *,
-        concepts: Sequence[str] | str | None = None,
-        features: Any = None,
-        choose_on: Any = "cal",
-        report_on: Any = "test",
-        options: DetectionOptions | None = None,
-    ) -> DetectionGrid:
-        """Every threshold of every feature and concept, measured: one row for each target recall.
-
-        Parameters
-        ----------
-        level, concepts, features
-            As for `detect`; no feature is left out, but for those that are never above 0 where the concept is true.
-        choose_on
-            The split, or the condition, whose activations set the thresholds.
-        report_on
-            The split, or the condition, that is measured, which may be the same.
-        options
-            ``score`` and ``target_recalls`` count.
-
-        Returns
-        -------
-        DetectionGrid
-            By concept and feature; ``to_pandas().to_csv(path)`` writes it.
-
-        Raises
-        ------
-        NotFoundError
-            There is no such concept or split.
-        TooLargeError
-            The table would be larger than 4 GiB; nothing was read.
-
-        Notes
-        -----
-        Memory: 130 bytes per row, and as `detect`.
-        """
-        from saestore.detection.grid import detection_grid
-        from saestore.detection.options import DetectionOptions
-
-        on = {"choose_on": choose_on, "report_on": report_on}
-        return detection_grid(self, level, concepts, options or DetectionOptions(), on, features=features)
 
     def import_explanations(
         self, path: str | os.PathLike[str], *, source: str | None = None, overwrite: bool = False
@@ -281,41 +170,6 @@ class ActivationSet(SetReader):
         from saestore.formats.explanation_files import export_features
 
         return export_features(self, path, format, features, overwrite=overwrite)
-
-    @retry_on_stale_snapshot
-    def diagnose(self, embeddings: Any = None, sae: Any = None, *, n_rows: int = 2048, seed: int = 0) -> Diagnosis:
-        """Compare the set with its SAE and its embeddings, and find identical, missing and impossible activations.
-
-        Parameters
-        ----------
-        embeddings
-            What was encoded, in any form that `build` takes; by default where the set records it.
-        sae
-            The SAE; by default where the set records it.
-        n_rows
-            Samples that are decoded and compared with their embeddings.
-        seed
-            Of the choice of these samples: 64 runs of consecutive ones, spread over the set.
-
-        Returns
-        -------
-        Diagnosis
-            With ``findings``, empty where all facts fit. Without embeddings, the SAE or torch, ``left_out`` names what
-            is not measured.
-
-        Raises
-        ------
-        SaestoreError
-            `embeddings` or `sae` were given, and cannot be read or belong to another set.
-
-        Notes
-        -----
-        Every activation is read once. Memory: about 20 MB, 16 bytes per sample and 60 bytes per feature; with
-        embeddings also the SAE, 128 MiB of pre-activations and ``n_rows`` embeddings eight times.
-        """
-        from saestore.diagnostics.measure import diagnose
-
-        return diagnose(self, embeddings, sae, n_rows=n_rows, seed=seed)
 
     def explore(self, *, images: str | os.PathLike[str] | None = None) -> Any:
         """The explorer as a notebook widget: pages about this set and its store.

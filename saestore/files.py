@@ -1,4 +1,9 @@
-"""Open the files that people have: one clear error each, and nothing is ever unpickled."""
+"""Open the files that people have: one clear error each, and nothing is ever unpickled.
+
+Everything here raises a `NotFoundError` where there is no such file, which names what is near, and an
+`InvalidInputError` where the file may not be read, is damaged (``damaged-file``), is of another kind, or holds Python
+objects (``pickled``), which would run code.
+"""
 
 from __future__ import annotations
 
@@ -82,15 +87,7 @@ def nearby(path: Path) -> str:
 
 
 def existing_file(path: str | os.PathLike[str]) -> Path:
-    """Return the path if a readable file is there.
-
-    Raises
-    ------
-    NotFoundError
-        If nothing is there; names what is near.
-    InvalidInputError
-        If it is a folder, or may not be read.
-    """
+    """Return the path if a readable file is there."""
     file = Path(path)
     if file.is_dir():
         raise InvalidInputError(f"{file} is a folder; give a file", code="not-a-file")
@@ -102,15 +99,7 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """The content of a JSON file.
-
-    Raises
-    ------
-    NotFoundError
-        If there is no such file.
-    InvalidInputError
-        If it is not JSON in UTF-8, or is nested too deeply (``damaged-file``).
-    """
+    """The content of a JSON file."""
     file = existing_file(path)
     try:
         return json.loads(file.read_text(encoding="utf-8"))
@@ -119,17 +108,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def load_pt(path: str | os.PathLike[str]) -> object:
-    """Load a file of ``torch.save``, memory-mapped and with ``weights_only``: tensors stay on disk until read.
-
-    Raises
-    ------
-    NotFoundError
-        If there is no such file.
-    InvalidInputError
-        If it is truncated, or not a ``.pt`` file, or holds Python objects (which would run code on unpickling).
-    MissingDependencyError
-        If torch is not installed.
-    """
+    """Load a file of ``torch.save``, memory-mapped and with ``weights_only``: tensors stay on disk until read."""
     try:
         import torch
     except ImportError as error:
@@ -248,15 +227,7 @@ def refuse_unused(
 
 
 def load_npy(path: str | os.PathLike[str]) -> np.ndarray:
-    """Open a ``.npy`` file memory-mapped.
-
-    Raises
-    ------
-    NotFoundError
-        If there is no such file.
-    InvalidInputError
-        If it is truncated, or not a ``.npy`` file, or holds pickled objects.
-    """
+    """Open a ``.npy`` file memory-mapped."""
     file = existing_file(path)
     with file.open("rb") as stream:
         start = stream.read(6)
@@ -283,13 +254,6 @@ def load_npz(path: str | os.PathLike[str], name: str | None, ndim: int) -> tuple
     where : str
         ``file.npz:name``, for messages.
     array : ndarray
-
-    Raises
-    ------
-    NotFoundError
-        If there is no such file or name, or no name is given and several would do.
-    InvalidInputError
-        If the file is truncated, or not a ``.npz``, or holds pickled objects.
     """
     with ExitStack() as resources:
         archive = NpzFile(path, resources)
@@ -314,13 +278,7 @@ def load_array(spec: str | os.PathLike[str], ndim: int) -> tuple[str, np.ndarray
 
 
 class NpzFile:
-    """A ``.npz`` file as a mapping from name to `NpzArray`; open until `resources` are closed.
-
-    Raises
-    ------
-    NotFoundError, InvalidInputError
-        There is no such file, or it is damaged.
-    """
+    """A ``.npz`` file as a mapping from name to `NpzArray`; open until `resources` are closed."""
 
     def __init__(self, path: str | os.PathLike[str], resources: ExitStack) -> None:
         self.path = existing_file(path)

@@ -87,27 +87,17 @@ def digest(value: Any) -> str:
 
 @dataclass(frozen=True)
 class SegmentInfo:
-    """One committed segment: rows ``start`` to ``stop``, ``nnz`` non-zeros.
-
-    Attributes
-    ----------
-    digest
-        SHA-256 of the ``zarr.json`` of the segment's group, which holds the digests of the documents below it and of
-        every shard.
-    name
-        Name of its group under ``segments``: ``<start>-<stop>``, or with an attempt's suffix.
-    n_bytes
-        Size of its arrays as stored, their documents included.
-    chunk, shard
-        Most values of a chunk and of a shard; the sizes of every array follow from them.
-    """
+    """One committed segment: rows ``start`` to ``stop``, ``nnz`` non-zeros."""
 
     start: int
     stop: int
     nnz: int
+    # SHA-256 of the ``zarr.json`` of the segment's group, which holds the digests of the documents below it and of
+    # every shard.
     digest: str
-    name: str
-    n_bytes: int
+    name: str  # name of its group under ``segments``: ``<start>-<stop>``, or with an attempt's suffix
+    n_bytes: int  # size of its arrays as stored, their documents included
+    # Most values of a chunk and of a shard; the sizes of every array follow from them.
     chunk: int = CHUNK
     shard: int = SHARD
 
@@ -150,29 +140,17 @@ def shard_digest(content: bytes) -> str:
 
 @dataclass(frozen=True)
 class ArrayInfo:
-    """One stored array, as a committed document describes it: all that a reader needs, and what it has to find.
+    """One stored array, as a committed document describes it: all that a reader needs, and what it has to find."""
 
-    Attributes
-    ----------
-    length, dtype
-        Number of values, and their dtype as Zarr names it.
-    chunk, shard
-        Values per chunk and per shard; `shard` is None for an array of one chunk without shards.
-    n_bytes
-        Size as stored, its document included.
-    document
-        SHA-256 of its ``zarr.json``.
-    shards
-        `shard_digest` of each shard.
-    """
-
+    # Number of values, and their dtype as Zarr names it.
     length: int
     dtype: str
+    # Values per chunk and per shard; `shard` is None for an array of one chunk without shards.
     chunk: int
     shard: int | None
-    n_bytes: int
-    document: str
-    shards: tuple[str, ...]
+    n_bytes: int  # size as stored, its document included
+    document: str  # SHA-256 of its ``zarr.json``
+    shards: tuple[str, ...]  # `shard_digest` of each shard
 
     def to_json(self) -> dict[str, Any]:
         """Entry of an attribute ``arrays``."""
@@ -195,56 +173,38 @@ class ArrayInfo:
         return info
 
 
+# Attributes of a set that are taken as they are written, and those that are written only where they are known.
+_AS_WRITTEN = ("item_size", "planned_samples", "sae", "source", "dropped", "summary")
+_OPTIONAL = ("dead_features", "plan")
+
+
 def _arrays(entry: Any) -> dict[str, ArrayInfo]:
     return {str(name): ArrayInfo.from_json(info) for name, info in dict(entry).items()}
 
 
 @dataclass(frozen=True)
 class ConceptsInfo:
-    """The concepts of a table: their names, and the groups that hold the two matrices.
+    """The concepts of a table: their names, and the groups that hold the two matrices."""
 
-    Attributes
-    ----------
-    names
-        Of the concepts, one per column.
-    true, unknown
-        Names of the groups of the sparse matrices, rows x concepts: where a concept is true, and where it is unknown.
-        `unknown` is None where everything is known.
-    n_rows
-        Rows that the matrices have; of later rows all concepts are unknown.
-    """
-
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # of the concepts, one per column
+    # Names of the groups of the sparse matrices, rows x concepts: where a concept is true, and where it is unknown.
+    # `unknown` is None where everything is known.
     true: str
     unknown: str | None
-    n_rows: int
+    n_rows: int  # rows that the matrices have; of later rows all concepts are unknown
 
 
 @dataclass(frozen=True)
 class TableInfo:
-    """What the set's attributes say of one of its tables.
+    """What the set's attributes say of one of its tables."""
 
-    Attributes
-    ----------
-    version
-        Raised with each change. Arrays of a later version have other names than those that they replace.
-    columns
-        Names of the arrays by column: the values, and where some are unknown a second one that is true there.
-    concepts
-        None where the table has none.
-    pointers
-        Name of the array with each item's samples, or None; of ``items`` only.
-    arrays
-        Every array, by its path in the table's group.
-    groups
-        SHA-256 of the ``zarr.json`` of each matrix' group, by name.
-    """
-
-    version: int = 0
+    version: int = 0  # raised with each change. Arrays of a later version have other names than those that they replace
+    # Names of the arrays by column: the values, and where some are unknown a second one that is true there.
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    concepts: ConceptsInfo | None = None
-    pointers: str | None = None
-    arrays: Mapping[str, ArrayInfo] = field(default_factory=dict)
+    concepts: ConceptsInfo | None = None  # None where the table has none
+    pointers: str | None = None  # name of the array with each item's samples, or None; of ``items`` only
+    arrays: Mapping[str, ArrayInfo] = field(default_factory=dict)  # every array, by its path in the table's group
+    # SHA-256 of the ``zarr.json`` of each matrix' group, by name.
     groups: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -296,61 +256,35 @@ class TableInfo:
 
 @dataclass(frozen=True)
 class SetAttributes:
-    """The attributes of an activation set; rewriting them is the only commit.
+    """The attributes of an activation set; rewriting them is the only commit."""
 
-    Attributes
-    ----------
-    n_features
-        Width of the SAE, ``d_sae``.
-    dtype
-        Dtype of the stored activations: float16, float32 or float64.
-    codec
-        ``pcodec`` or ``blosc``.
-    segments
-        The committed segments, consecutive from sample 0.
-    n_items, item_size
-        Number of items, and samples per item where all have the same number, else None (``items`` has pointers then).
-    planned_samples
-        Rows that the build will write in all; None once complete, and for ready matrices.
-    segment_rows
-        Rows per segment while writing.
-    sae, source
-        Provenance: the SAE and where the embeddings came from, as JSON.
-    dropped
-        What ``top_k`` or a narrower dtype dropped, or None where the set is lossless.
-    summary
-        Figures of the finished build that cannot be derived from the arrays, such as the explained variance.
-    tables
-        The tables that have columns, by name (`TABLES`).
-    arrays
-        The arrays at the set's root, by name.
-    derived
-        Names of the segments that the arrays at the set's root cover.
-    generation
-        How many sets there were at this path, each replaced by the next; part of the names of segments from 2 on.
-    identity
-        SHA-256 of the attributes that the set began with: other content, or another generation, has another one.
-    plan
-        How the tasks of several processes write the set, until their segments are committed; else None.
-    """
-
-    n_features: int
-    dtype: str
-    codec: str = "pcodec"
-    segments: tuple[SegmentInfo, ...] = ()
+    n_features: int  # width of the SAE, ``d_sae``
+    dtype: str  # dtype of the stored activations: float16, float32 or float64
+    codec: str = "pcodec"  # ``pcodec`` or ``blosc``
+    segments: tuple[SegmentInfo, ...] = ()  # the committed segments, consecutive from sample 0
+    # Number of items, and samples per item where all have the same number, else None (``items`` has pointers then).
     n_items: int = 0
     item_size: int | None = 1
+    # Rows that the build will write in all; None once complete, and for ready matrices.
     planned_samples: int | None = None
-    segment_rows: int = DEFAULT_SEGMENT_ROWS
+    segment_rows: int = DEFAULT_SEGMENT_ROWS  # rows per segment while writing
+    # Provenance: the SAE and where the embeddings came from, as JSON.
     sae: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
+    # What ``top_k`` or a narrower dtype dropped, or None where the set is lossless.
     dropped: Mapping[str, Any] | None = None
+    # Figures of the finished build that cannot be derived from the arrays, such as the explained variance.
     summary: Mapping[str, Any] = field(default_factory=dict)
-    tables: Mapping[str, TableInfo] = field(default_factory=dict)
-    arrays: Mapping[str, ArrayInfo] = field(default_factory=dict)
-    derived: tuple[str, ...] = ()
+    tables: Mapping[str, TableInfo] = field(default_factory=dict)  # the tables that have columns, by name (`TABLES`)
+    arrays: Mapping[str, ArrayInfo] = field(default_factory=dict)  # the arrays at the set's root, by name
+    derived: tuple[str, ...] = ()  # names of the segments that the arrays at the set's root cover
+    # Features that are active in no sample of these segments, or None where they were not counted.
+    dead_features: int | None = None
+    # How many sets there were at this path, each replaced by the next; part of the names of segments from 2 on.
     generation: int = 1
+    # SHA-256 of the attributes that the set began with: other content, or another generation, has another one.
     identity: str = ""
+    # How the tasks of several processes write the set, until their segments are committed; else None.
     plan: Mapping[str, Any] | None = None
 
     @property
@@ -374,6 +308,11 @@ class SetAttributes:
         """True when nothing is left to build."""
         return self.planned_samples is None
 
+    @property
+    def is_derived(self) -> bool:
+        """True where the arrays at the root, and `dead_features`, cover the present segments."""
+        return bool(self.segments) and self.derived == tuple(s.name for s in self.segments)
+
     def table(self, name: str) -> TableInfo:
         """A table, which may have no columns."""
         return self.tables.get(name, TableInfo())
@@ -392,28 +331,18 @@ class SetAttributes:
 
     def to_json(self) -> dict[str, Any]:
         """The attributes as written, their own checksum included."""
+        values = {name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(self).items()}
+        for name in _OPTIONAL:
+            if values[name] is None:
+                del values[name]
         body: dict[str, Any] = {
+            **values,
             "format": FORMAT_VERSION,
             "encoding-type": "saestore-activation-set",
             "n_samples": self.n_samples,
-            "n_features": self.n_features,
-            "dtype": self.dtype,
-            "codec": self.codec,
             "segments": [s.to_json() for s in self.segments],
-            "n_items": self.n_items,
-            "item_size": self.item_size,
-            "planned_samples": self.planned_samples,
-            "segment_rows": self.segment_rows,
-            "sae": dict(self.sae),
-            "source": dict(self.source),
-            "dropped": None if self.dropped is None else dict(self.dropped),
-            "summary": dict(self.summary),
             "tables": {name: table.to_json() for name, table in self.tables.items()},
             "arrays": {name: info.to_json() for name, info in self.arrays.items()},
-            "derived": list(self.derived),
-            "generation": self.generation,
-            "identity": self.identity,
-            **({} if self.plan is None else {"plan": dict(self.plan)}),
         }
         body = json.loads(canonical_json(body))  # what a reader will see, so that the checksum is of that
         return {**body, "checksum": digest(body)}
@@ -435,25 +364,21 @@ class SetAttributes:
                 code="edited-document",
             )
         try:
+            known: dict[str, Any] = {name: attrs[name] for name in _AS_WRITTEN}
+            known |= {name: attrs.get(name) for name in _OPTIONAL}
             result = cls(
                 n_features=int(attrs["n_features"]),
                 dtype=str(attrs["dtype"]),
                 codec=str(attrs["codec"]),
                 segments=tuple(SegmentInfo.from_json(entry) for entry in attrs["segments"]),
                 n_items=int(attrs["n_items"]),
-                item_size=attrs["item_size"],
-                planned_samples=attrs["planned_samples"],
                 segment_rows=int(attrs["segment_rows"]),
-                sae=attrs["sae"],
-                source=attrs["source"],
-                dropped=attrs["dropped"],
-                summary=attrs["summary"],
                 tables={name: TableInfo.from_json(entry) for name, entry in attrs["tables"].items()},
                 arrays=_arrays(attrs["arrays"]),
                 derived=tuple(attrs["derived"]),
                 generation=int(attrs["generation"]),
                 identity=str(attrs["identity"]),
-                plan=attrs.get("plan"),
+                **known,
             )
             result._validate()
         except (KeyError, TypeError, ValueError, AttributeError) as e:
@@ -474,8 +399,10 @@ class SetAttributes:
             raise ValueError(f"dtype {self.dtype!r} is not one of {', '.join(DATA_DTYPES)}")
         if self.n_features < 1 or self.n_items < 0 or self.segment_rows < 1:
             raise ValueError("n_features, n_items or segment_rows is out of range")
-        for name, value in (("item_size", self.item_size), ("planned_samples", self.planned_samples)):
-            if value is not None and (type(value) is not int or value < 1):
+        optional = {"item_size": 1, "planned_samples": 1, "dead_features": 0}  # and the least of each
+        for name, least in optional.items():
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < least):
                 raise ValueError(f"{name} is {value!r}")
         if len({s.name for s in self.segments}) != len(self.segments):
             raise ValueError("two segments have the same name")

@@ -177,23 +177,32 @@ def runs_of(ids: Array) -> tuple[Array, Array]:
 
 
 def entry_hash(rows: Array, features: Array, data: Array) -> tuple[int, int]:
-    """Order-independent 128-bit fingerprint of a set of entries: two sums, modulo 2**64, of mixed entries.
+    """Order-independent 128-bit fingerprint of a set of entries: the sums, modulo 2**64, of mixed entries and squares.
 
-    Notes
-    -----
-    Entries are mixed with `mix64` and two different odd multipliers.
+    An entry is multiplied with odd numbers, then mixed by `mix64`.
     """
     bits = np.ascontiguousarray(data).view(_BITS[data.itemsize]).astype(np.uint64)
+    mixed = rows.astype(np.uint64)
     with np.errstate(over="ignore"):
-        place = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + features.astype(np.uint64)
-        mixed = mix64(mix64(place) ^ (bits * np.uint64(0xD6E8FEB86659FD93)))
-        again = mix64(mixed ^ np.uint64(0xA5A5A5A5A5A5A5A5))
-        return int(mixed.sum(dtype=np.uint64)), int(again.sum(dtype=np.uint64))
+        mixed *= np.uint64(0x9E3779B97F4A7C15)
+        mixed += features.astype(np.uint64) if features.dtype.kind == "i" else features
+        bits *= np.uint64(0xD6E8FEB86659FD93)
+        mixed ^= bits
+        _mix_in_place(mixed)
+        total = int(mixed.sum(dtype=np.uint64))
+        mixed *= mixed
+        return total, int(mixed.sum(dtype=np.uint64))
 
 
 def mix64(z: Array) -> Array:
     """The finaliser of splitmix64, of uint64 (n,): every bit of an input changes half of the output's bits."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: Array = z ^ (z >> np.uint64(31))
-    return mixed
+    return _mix_in_place(z.copy())
+
+
+def _mix_in_place(z: Array) -> Array:
+    shifted = np.empty_like(z)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        z ^= np.right_shift(z, np.uint64(shift), out=shifted)
+        z *= np.uint64(factor)
+    z ^= np.right_shift(z, np.uint64(31), out=shifted)
+    return z

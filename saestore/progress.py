@@ -1,20 +1,43 @@
-"""What a long task reports while it runs. ``progress=`` means the same everywhere: True, False or a function."""
+"""What a long task reports while it runs, and how long it may run.
+
+``progress=`` means the same everywhere: True, False or a function.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Self
 
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, TooLargeError
 
-__all__ = ["Bar", "Progress", "ProgressOption"]
+__all__ = ["Bar", "Progress", "ProgressOption", "check_deadline", "deadline"]
 
 ProgressOption = bool | Callable[[str], object]
 
 _LOG_SECONDS = 30  # between two lines of a bar in a file or a cluster's log
+_END: ContextVar[float] = ContextVar("end", default=math.inf)
+
+
+@contextlib.contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Let what this thread does inside raise `TooLargeError` (``too-slow``) at its next read after this time."""
+    token = _END.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _END.reset(token)
+
+
+def check_deadline() -> None:
+    """Raise `TooLargeError` if the time is over."""
+    if time.monotonic() > _END.get():
+        raise TooLargeError("the answer takes longer than is allowed here; ask for less.", code="too-slow")
 
 
 class Progress:

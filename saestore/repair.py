@@ -33,21 +33,11 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Repair:
-    """What a repair did.
+    """What a repair did."""
 
-    Attributes
-    ----------
-    found
-        What was wrong before.
-    mended
-        Names of what was made again, and how.
-    lost
-        What is still wrong: it has to be restored from a copy, or built again.
-    """
-
-    found: Report
-    mended: tuple[str, ...]
-    lost: tuple[Problem, ...]
+    found: Report  # what was wrong before
+    mended: tuple[str, ...]  # names of what was made again, and how
+    lost: tuple[Problem, ...]  # what is still wrong: it has to be restored from a copy, or built again
 
     @property
     def ok(self) -> bool:
@@ -84,8 +74,7 @@ def repair_set(root: zarr.Group, path: str, progress: Progress | None = None) ->
             mended += _mend_table(writer, table, nodes)
         attributes = writer.require()
         broken = [name for name in attributes.arrays if f"{path}/{name}" in nodes]
-        covered = attributes.derived == tuple(s.name for s in attributes.segments)
-        if attributes.arrays and (broken or not covered):
+        if attributes.arrays and (broken or not attributes.is_derived):
             with suppress(CorruptStoreError):  # of a segment that is lost
                 writer.commit(replace(attributes, derived=(), arrays={}))
                 writer.compact(first=attributes.n_samples)

@@ -61,21 +61,11 @@ def check_matrix_ids(matrix: Any, what: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class SparseRows:
-    """Rows in compressed sparse row form.
+    """Rows in compressed sparse row form."""
 
-    Attributes
-    ----------
-    indptr
-        int64 (n_rows + 1,), from 0: row i has the entries ``indptr[i]:indptr[i + 1]``.
-    indices
-        Feature of each entry, an integer dtype (nnz,).
-    data
-        Activation of each entry (nnz,).
-    """
-
-    indptr: Array
-    indices: Array
-    data: Array
+    indptr: Array  # int64 (n_rows + 1,), from 0: row i has the entries ``indptr[i]:indptr[i + 1]``
+    indices: Array  # feature of each entry, an integer dtype (nnz,)
+    data: Array  # activation of each entry (nnz,)
 
     def __len__(self) -> int:
         return len(self.indptr) - 1

@@ -22,27 +22,15 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums per feature over a number of samples, exact to float64 rounding, mergeable with ``+``.
+    """Sums per feature over a number of samples, exact to float64 rounding, mergeable with ``+``."""
 
-    Attributes
-    ----------
-    n_rows
-        Number of samples.
-    n_active
-        Samples where the feature is not zero, int64 (n_features,).
-    sum
-        Sum of the activations, float64.
-    m2
-        Sum of squared deviations of the active values from their mean, float64. Unlike a sum of squares it loses
-        nothing where the mean is large beside the deviation.
-    min, max
-        Over the active values; NaN where there is none.
-    """
-
-    n_rows: int
-    n_active: Array
-    sum: Array
+    n_rows: int  # number of samples
+    n_active: Array  # samples where the feature is not zero, int64 (n_features,)
+    sum: Array  # sum of the activations, float64
+    # Sum of squared deviations of the active values from their mean, float64. Unlike a sum of squares it loses nothing
+    # where the mean is large beside the deviation.
     m2: Array
+    # Over the active values; NaN where there is none.
     min: Array
     max: Array
 

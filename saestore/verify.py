@@ -35,7 +35,7 @@ from saestore.storage.durable import drafts
 from saestore.storage.open import root_attributes
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.stored_table import StoredTable
-from saestore.writing.derived import DERIVED, PER_SAMPLE, per_sample
+from saestore.writing.derived import DERIVED, PER_SAMPLE, dead_features, per_sample
 from saestore.writing.lock import LOCK, holder_of
 from saestore.writing.writer import n_deleted
 
@@ -321,11 +321,12 @@ def _check_derived(
             unreadable |= {} if what is None else {name: what}
     for name, what in unreadable.items():
         yield f"{path}/{name}", what
-    current = bool(attributes.segments) and attributes.derived == tuple(s.name for s in attributes.segments)
-    if not current or damaged:
+    if not attributes.is_derived or damaged:
         return
     segments = [Segment(store, base, info, attributes) for info in attributes.segments]
     moments = read_moments(segments)
+    if attributes.dead_features not in (None, dead_features(moments)):
+        yield path, f"has {dead_features(moments):,} dead features, not {attributes.dead_features:,}"
     index = ItemIndex.read(store, base, attributes)
     for name in set(DERIVED) & set(arrays) - set(unreadable):
         reader = ArrayReader.described(store, f"{base}/{name}", arrays[name], attributes.codec)

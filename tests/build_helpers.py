@@ -6,6 +6,7 @@ The CLIP-Scope format serves there, because it needs no sae_lens, which takes te
 
 import gc
 import hashlib
+import importlib
 import itertools
 import json
 import os
@@ -142,13 +143,17 @@ def committed(store, path):
 
 
 class Server:
-    """Builds in processes of their own, forked from one that has torch imported and runs on one thread."""
+    """Builds in processes of their own, forked from one that has torch and `modules` imported, on one thread."""
 
-    def __init__(self):
+    def __init__(self, *modules):
         variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
         variables.pop("SAESTORE_SCRATCH", None)
         self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables
+            [sys.executable, __file__, *modules],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=variables,
         )
 
     def start(self, build=None, **when):
@@ -176,8 +181,8 @@ class Server:
 
 
 @contextmanager
-def server():
-    running = Server()
+def server(*modules):
+    running = Server(*modules)
     try:
         yield running
     finally:
@@ -246,6 +251,8 @@ def _serve():
     import saestore.ingest.build_plan
     import saestore.ingest.planning  # noqa: F401
 
+    for module in sys.argv[1:]:
+        importlib.import_module(module)
     gc.collect()
     gc.freeze()
     for line in sys.stdin:

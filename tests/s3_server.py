@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 from xml.sax.saxutils import escape, unescape
 
@@ -144,6 +145,7 @@ class S3:
         return web.Response(text=f"{text}</ListBucketResult>", content_type="application/xml")
 
 
+@lru_cache(512)  # a server keeps the tag of an object; that of a shard takes longer to make than a range to send
 def _tag(value: bytes) -> str:
     return f'"{hashlib.md5(value).hexdigest()}"'
 

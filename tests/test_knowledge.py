@@ -157,4 +157,13 @@ def test_names_stand_beside_numbers_in_scores_xarray_and_pictures(acts):
     assert dataset["name"].values.tolist() == names
     assert dataset["cluster"].values.tolist() == [f % 3 for f in range(12)]
     assert dataset.isel(feature=[4, 7])["note"].values.tolist() == [None, "blue, not green"]
+    near, pairs = acts.families(1).with_details(), acts.match(acts).with_details()
+    effects = acts.attribute(np.ones(2), "color::red", np.ones((12, 2)), level="item").with_details()
+    columns = ((near, "child"), (near, "parent"), (pairs, "feature"), (pairs, "other_feature"), (effects, "feature"))
+    for found, column in columns:
+        shown = "name" if column == "feature" else f"{column.split('_', maxsplit=1)[0]}_name"
+        assert found[shown].tolist() == [names[f] for f in found[column].tolist()]
+    examples = acts.examples([7, 0], n=1, quantiles=0)
+    assert set(zip(examples.feature.tolist(), examples.with_details()["name"], strict=True)) == {(7, "sky"), (0, None)}
+    assert acts.card('name == "sky"').html == acts.card(7).html
     assert acts.plot.tokens(7).title == "Feature 7 (sky) of Shapes/patch/sae"

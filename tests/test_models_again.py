@@ -55,7 +55,9 @@ def test_rows_do_not_depend_on_how_they_are_asked_for(files):
 
 
 def test_killed_and_started_again(files, tmp_path):
-    with server() as processes:
+    with server(
+        "transformers.models.clip.modeling_clip", "transformers.models.clip.image_processing_clip"
+    ) as processes:
         done = processes.run(job(files, str(tmp_path / "whole")))
         assert done["exit"] == 0, done
         store = tmp_path / "killed"

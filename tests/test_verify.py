@@ -266,11 +266,16 @@ def test_arrays_at_the_root_that_say_something_else_are_named(folder):
         array[:] = before + 1
         assert nodes_found(folder) == {f"{PATH}/{name}"}
         file.write_bytes(stored)
+
+    def put(**changes):
+        attributes = {**group.attrs.asdict(), **changes}
+        attributes.pop("checksum")
+        group.attrs.put({**attributes, "checksum": digest(attributes)})
+
+    put(dead_features=7)
+    assert nodes_found(folder) == {PATH}
     # The same where they do not claim to cover the present segments: nobody trusts them.
-    attributes = group.attrs.asdict()
-    attributes["derived"] = ["0-7"]
-    attributes["checksum"] = digest({k: v for k, v in attributes.items() if k != "checksum"})
-    group.attrs.put(attributes)
+    put(derived=["0-7"])
     assert nodes_found(folder) == set()
     group["l0"][:] = 99
     assert nodes_found(folder) == {f"{PATH}/l0"}

@@ -15,6 +15,7 @@ from web_stores import EVIL, IMAGES, N_FEATURES, N_ITEMS, OTHER, SPLITS, TOKENS,
 
 import saestore
 from saestore.cli import main
+from saestore.progress import deadline
 from saestore.web import compare, drawing
 from saestore.web.keys import KEYS, markdown
 from saestore.web.request import as_json
@@ -129,16 +130,30 @@ def test_a_range_random_and_silent_examples(explorer):
     assert len(near) == 6
 
 
-def test_scores_and_neighbours_are_those_of_the_set(explorer, path):
+def test_scores_and_neighbours_are_those_of_the_set(explorer, path, monkeypatch):
     acts = saestore.open(path)[IMAGES]
     twin = data(explorer, f"{X}/features/2?where=split != 'cal'")
     scores = acts.concepts.scores("item", where="split != 'cal'", features=[2])
     (red,) = [row for row in twin["concepts"] if row["concept"] == "color::red"]
     assert red["roc_auc"] == scores["roc_auc"].sel(concept="color::red").item()
     assert red["where"] == "split != 'cal'"
-    similar = acts.similar(2)
-    assert [row["feature"] for row in twin["similar"]] == similar.feature.tolist()
-    assert [row["score"] for row in twin["similar"]] == similar.score.tolist()
+    similar, matches = acts.similar(2), acts.compare(saestore.open(path)[OTHER], "jaccard", 3)
+    matches = matches[matches.feature == 2]
+    for rare in (compare._RARE, 0):  # rows are read, or counted from ids that are held
+        monkeypatch.setattr(compare, "_RARE", rare)
+        twin = data(explorer, f"{X}/features/2?other={OTHER}&where=split != 'cal'")
+        for name, found in (("similar", (similar.feature, similar.score, similar.n_both)),
+                            ("matches", (matches.other_feature, matches.score, matches.n_both))):  # fmt: skip
+            keys = ["feature" if name == "similar" else "other_feature", "score", "n_both"]
+            assert [[row[key] for key in keys] for row in twin[name]] == [list(row) for row in zip(*found, strict=True)]
+
+
+def test_a_question_ends_at_its_deadline(explorer):
+    with deadline(-1):
+        page, twin = (get(explorer, f"{X}/features/2{end}?metric=cosine&seed=99") for end in ("", ".json"))
+    assert (page.status, twin.status) == (503, 503)
+    assert json.loads(twin.body)["error"]["code"] == "too-slow"
+    assert "ask for less" in page.body.decode()
 
 
 def test_a_mask_has_its_precision_and_iou(explorer):
@@ -241,6 +256,13 @@ def test_the_best_concept_of_every_feature(explorer, path):
             assert row["roc_auc"] == max(of_feature.values()) == of_feature[row["best concept"]]
 
 
+def loaded(explorer, address):
+    """The twin of a page, asked for until its SAE is loaded."""
+    while "being loaded" in str((twin := data(explorer, address))["similar_note"]):
+        pass
+    return twin
+
+
 def test_neighbours_by_the_decoder(tmp_path):
     torch = pytest.importorskip("torch", reason="an SAE needs torch")
     from build_helpers import clip_scope, near
@@ -250,14 +272,14 @@ def test_neighbours_by_the_decoder(tmp_path):
     saestore.build("A", sample_type="cls", embeddings=tmp_path / "x.npy", sae=sae, store=tmp_path / "s.zarr",
                    progress=False)  # fmt: skip
     explorer = explorer_of(tmp_path / "s.zarr")
-    twin = data(explorer, "/A/cls/tiny/features/3?metric=decoder")
+    twin = loaded(explorer, "/A/cls/tiny/features/3?metric=decoder")
     directions = torch.load(sae, weights_only=True)["model_state_dict"]["dec"].numpy()
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     cosine = directions @ directions[3]
     assert [row["feature"] for row in twin["similar"]] == np.argsort(-cosine, kind="stable")[1:11].tolist()
     np.testing.assert_allclose([row["score"] for row in twin["similar"]], np.sort(cosine)[::-1][1:11], rtol=1e-6)
     clip_scope(sae, seed=1)
-    again = data(explorer_of(tmp_path / "s.zarr"), "/A/cls/tiny/features/3?metric=decoder")
+    again = loaded(explorer_of(tmp_path / "s.zarr"), "/A/cls/tiny/features/3?metric=decoder")
     assert "fingerprint" in again["similar_note"]
     sae.unlink()
     assert get(explorer, "/A/cls/tiny/features/3?metric=decoder").status == 400

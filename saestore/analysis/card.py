@@ -24,9 +24,9 @@ from saestore.query import html
 from saestore.query.details import feature_names
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import one_list
-from saestore.query.reader import Level, SetReader
+from saestore.query.reader import Level, SetReader, one_feature
 from saestore.query.results import Histogram, TopSamples
-from saestore.query.selection import check_at_least, select_one
+from saestore.query.selection import check_at_least
 from saestore.scoring.concept_scores import concept_scores, score_intervals
 
 Array = np.ndarray[Any, Any]
@@ -67,7 +67,7 @@ class Card:
 @retry_on_stale_snapshot
 def card(
     acts: SetReader,
-    feature: int,
+    feature: Any,
     *,
     quantiles: int = 5,
     n: int = 5,
@@ -84,7 +84,7 @@ def card(
     Parameters
     ----------
     feature
-        One feature.
+        One feature, or a condition that one fulfils.
     quantiles, n, context, level, where, seed
         As for `examples`; `where` holds for statistics, histogram and examples.
     images
@@ -107,7 +107,7 @@ def card(
     resamples; where there are no such splits, on all samples, and the card states it. Memory: the feature's list and
     what `examples`, `similar` and `concepts.scores` of one feature take.
     """
-    feature = select_one(feature, acts.shape[1], "feature", "card")
+    feature = one_feature(acts, feature, "card")
     check_at_least("n", n, 0)
     if unembedding is not None and sae is None:
         raise InvalidInputError("card(unembedding=…) needs the SAE, too: give sae=.", code="missing-argument")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 _BLOCK = 1 << 19  # non-zeros of a block that is multiplied with embeddings
+_ROUNDING = 1e-4  # of a cosine in float32, at most
 
 
 def decoder_of(acts: SetReader, decoder: Any) -> Array:
@@ -73,11 +74,18 @@ def unit_rows(matrix: Array) -> Array:
 
 def neighbours(decoder: Array, feature: int, n: int) -> tuple[Array, Array]:
     """The features whose directions are most like one by cosine, without itself: ids and cosines, best first."""
-    unit = unit_rows(decoder)
-    cosine = unit @ unit[feature]
-    cosine[feature] = -np.inf
-    best = np.argsort(-cosine, kind="stable")[: min(n, len(cosine) - 1)]
-    return best, cosine[best]
+    n = min(n, len(decoder) - 1)
+    rough = decoder @ decoder[feature]
+    length = np.sqrt(np.einsum("ij,ij->i", decoder, decoder))
+    rough = np.divide(rough, length * length[feature], out=np.zeros_like(rough), where=length * length[feature] > 0)
+    rough[feature] = -np.inf
+    # What rounding to float32 could have put behind the n-th, too; then exactly.
+    if not n:
+        return np.empty(0, np.int64), np.empty(0)
+    close = np.flatnonzero(rough >= np.partition(rough, len(rough) - n)[len(rough) - n] - _ROUNDING)
+    cosine = unit_rows(decoder[close]) @ unit_rows(decoder[[feature]])[0]
+    best = np.argsort(-cosine, kind="stable")[:n]
+    return close[best], cosine[best]
 
 
 def logits(decoder: Array, feature: int, unembedding: Any, n: int) -> tuple[Array, Array, Array]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from saestore.plot.style import number
 from saestore.query import html
+from saestore.query.details import names_of
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import PostingLists, iterate_lists
 from saestore.query.reader import Level, SetReader
@@ -171,7 +173,8 @@ def examples(
     of_one = names_activation(where)  # another condition for each feature
     if of_one and len(ids) > 1:
         same = {**numbers, "level": level, "where": where, "seed": seed}
-        return _concat([examples(acts, int(each), **same) for each in ids])
+        table = _concat([examples(acts, int(each), **same) for each in ids])
+        return replace(table, _details=partial(names_of, acts))
     distinct, back = np.unique(ids, return_inverse=True)
     picker = _Picker(acts, level, acts.condition(where, int(ids[0]) if of_one and len(ids) else None), seed)
     parts = [_table(acts, None, [], context)]
@@ -182,7 +185,7 @@ def examples(
             near = picker.near_misses(lists, near_misses)
             picked = [picker.pick(lists, i, (quantiles, n, random), near[i]) for i in range(len(lists.features))]
             parts.append(_table(acts, whole, picked, context))
-    table = _concat(parts)
+    table = replace(_concat(parts), _details=partial(names_of, acts))
     if np.array_equal(distinct, ids):
         return table
     return table[np.concatenate([np.flatnonzero(table.feature == distinct[i]) for i in back])]
@@ -316,7 +319,7 @@ def companions(
         shape=(len(groups), len(rows)),
     )
     counts, done = np.zeros((len(groups), n_features), np.float32), 0
-    for part, block in iterate_rows(acts.segments, rows):
+    for part, block in iterate_rows(acts.segments, rows, values=False):
         ones = sp.csr_array(
             (np.ones(block.nnz, np.float32), block.indices.astype(np.int64), block.indptr),
             shape=(len(part), n_features),

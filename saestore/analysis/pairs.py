@@ -11,7 +11,7 @@ import numpy as np
 from saestore.analysis.directions import decoder_of, unit_rows
 from saestore.errors import InvalidInputError
 from saestore.query import similarity
-from saestore.query.details import details_of
+from saestore.query.details import names_of
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.reader import SetReader
 from saestore.query.results import ResultTable
@@ -159,7 +159,7 @@ def families(
         cosine = np.einsum("ij,ij->i", directions[child], directions[parent])
     return Families(
         child, parent, both / active[child], both / active[parent], score["jaccard"], score["npmi"], both,
-        active[child] - both, cosine,
+        active[child] - both, cosine, _details=partial(names_of, acts),
     )  # fmt: skip
 
 
@@ -174,7 +174,7 @@ def _count_pairs(acts: SetReader, one: Array, other: Array, used: Array) -> Arra
     import scipy.sparse as sp
 
     both = np.zeros(len(one), np.int64)
-    for rows, block in iterate_rows(acts.segments, np.flatnonzero(used), _BLOCK):
+    for rows, block in iterate_rows(acts.segments, np.flatnonzero(used), _BLOCK, values=False):
         entries = np.ones(block.nnz, np.int32), block.indices.astype(np.int64), block.indptr
         columns = sp.csr_array(entries, shape=(len(rows), acts.shape[1])).tocsc()
         both += np.asarray(columns[:, one].multiply(columns[:, other]).sum(axis=0)).ravel()
@@ -242,7 +242,7 @@ def match(
     pairs = _assign(rows[kept], columns[kept], scores[kept], shape)
     order = np.lexsort((pairs[0], -pairs[2]))
     smaller = np.full(len(order), min(int(mask.sum()) for mask in alive))
-    details = partial(details_of, acts, other=other)
+    details = partial(names_of, acts, other=other)
     return OneToOne(pairs[0][order], pairs[1][order], pairs[2][order], smaller, _details=details)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from saestore.analysis.contrast import items_of, known_target, lists_over
 from saestore.analysis.directions import decoder_of
 from saestore.errors import InvalidInputError, require
 from saestore.kernels import segment_sums
+from saestore.query.details import names_of
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import iterate_lists
 from saestore.query.reader import Level, SetReader
@@ -271,4 +273,5 @@ def attribute(
     effect = (np.maximum(difference, 0) if variant == "tpp" else difference) * alignment
     effect = np.abs(effect) if variant == "scr" else effect
     order = np.argsort(-effect, kind="stable")
-    return FeatureEffects(order, effect[order], difference[order], alignment[order])
+    columns = order, effect[order], difference[order], alignment[order]
+    return FeatureEffects(*columns, _details=partial(names_of, acts))

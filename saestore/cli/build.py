@@ -9,8 +9,8 @@ import click
 
 from saestore.cli import keys, output
 from saestore.cli.group import command, note
-from saestore.cli.model_options import model_options
-from saestore.cli.set_options import dask_client, resumable, rows_options, show_set, writing_options
+from saestore.cli.options import option
+from saestore.cli.set_options import dask_client, model_options, resumable, rows_options, show_set, writing_options
 from saestore.errors import InvalidInputError, LockedError, NotFoundError, StoreConflictError
 from saestore.vocabulary import BUILD_DTYPES, MATMUL_PRECISIONS, SAMPLE_TYPES
 
@@ -37,63 +37,45 @@ _OF_ONE_DATASET = (
 
 @command("build", example="saestore build CLEVR", keys=keys.SETS)
 @click.argument("datasets", metavar="[DATASET]...", nargs=-1)
-@click.option(
-    "--sample-type",
-    metavar="TYPE",
-    type=click.Choice((*SAMPLE_TYPES, _ALL)),
-    help="patch (of texts: token), token, cls, or all.  [default: all whose embeddings are found; with --embeddings, "
+@option(
+    "--sample-type TYPE",
+    "patch (of texts: token), token, cls, or all.  [default: all whose embeddings are found; with --embeddings, "
     "the dataset's]",
+    choices=(*SAMPLE_TYPES, _ALL),
 )
-@click.option(
-    "--datasets", "named", is_flag=True, expose_value=False, help="May stand before the names; changes nothing."
-)
-@click.option(
-    "--embeddings",
-    metavar="PATH",
-    help="File or folder: .pt alone or in chunks, .npy, .npz, .safetensors, HDF5, Parquet, a zarr array, SAELens's "
+@option("--datasets", "May stand before the names; changes nothing.", to="named", expose_value=False)
+@option(
+    "--embeddings PATH",
+    "File or folder: .pt alone or in chunks, .npy, .npz, .safetensors, HDF5, Parquet, a zarr array, SAELens's "
     "cached activations, saev's shards.  [default: found by name under Embeddings/DATASET/ in --data or "
     "$SAESTORE_SCRATCH]",
 )
-@click.option(
-    "--sae",
-    metavar="SAE",
-    help="Folder in sae_lens format, RELEASE:SAE_ID, a CLIP-Scope checkpoint, or clip-scope-22 or "
+@option(
+    "--sae SAE",
+    "Folder in sae_lens format, RELEASE:SAE_ID, a CLIP-Scope checkpoint, or clip-scope-22 or "
     "gemma-scope-9b-34-16k.  [default: the dataset's SAE]",
 )
 @rows_options("the samples divide evenly among the items")
 @model_options
-@click.option(
-    "--device",
-    metavar="DEVICE",
-    default="cpu",
-    show_default=True,
-    help="Where to encode, and to run the model: cpu, cuda, cuda:1 or mps.",
+@option("--device DEVICE", "Where to encode, and to run the model: cpu, cuda, cuda:1 or mps.", default="cpu")
+@option(
+    "--dtype DTYPE",
+    "float32 or float16, whose error is measured and recorded.  [default: the SAE's dtype, lossless]",
+    choices=BUILD_DTYPES,
 )
-@click.option(
-    "--dtype",
-    metavar="DTYPE",
-    type=click.Choice(BUILD_DTYPES),
-    help="float32 or float16, whose error is measured and recorded.  [default: the SAE's dtype, lossless]",
+@option(
+    "--top-k N", "Keep only the N strongest of each sample; what that drops is recorded.  [default: all]", at_least=1
 )
-@click.option(
-    "--top-k",
-    metavar="N",
-    type=click.IntRange(1),
-    help="Keep only the N strongest of each sample; what that drops is recorded.  [default: all]",
-)
-@click.option(
-    "--matmul-precision",
-    metavar="HOW",
-    type=click.Choice(MATMUL_PRECISIONS),
-    default="auto",
-    show_default=True,
-    help="float32 computes every activation in float32; bfloat16 only those that a bfloat16 product with its error "
+@option(
+    "--matmul-precision HOW",
+    "float32 computes every activation in float32; bfloat16 only those that a bfloat16 product with its error "
     "bounds leaves in question, with the same result; auto takes what is likely to be quicker.",
+    choices=MATMUL_PRECISIONS,
+    default="auto",
 )
-@click.option(
+@option(
     "--append",
-    is_flag=True,
-    help="Add what is new to a complete set: further images or texts, or rows of embeddings with their items.",
+    "Add what is new to a complete set: further images or texts, or rows of embeddings with their items.",
 )
 @writing_options("another build made")
 def build(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from saestore.cli import keys, output
 from saestore.cli.features import feature_columns, feature_option, features_of, level_option, with_names
 from saestore.cli.group import command, note
+from saestore.cli.options import option
 from saestore.cli.table import Column, counts, decimals
 from saestore.cli.target import Target, json_option, with_target
-from saestore.cli.where import conditions, where_option
+from saestore.cli.where import where_option
 
 if TYPE_CHECKING:
     import xarray
@@ -26,61 +26,41 @@ Row = dict[str, Any]
 
 @command("concepts", example="saestore concepts --dataset CLEVR --where split=test -n 3", keys=keys.CONCEPTS)
 @with_target
-@click.option("--concept", metavar="NAME", multiple=True, help="Of this concept only; may be repeated.")
+@option("--concept NAME", "Of this concept only; may be repeated.", multiple=True)
 @level_option("Score samples with their own labels, or items, by their strongest sample.", "item")
 @feature_option("Of this feature only")
 @where_option
-@click.option(
-    "--choose-on", metavar="SPLIT",
-    help="Choose features and thresholds on this split, or on what fulfils a condition, and measure on --report-on.",
-)  # fmt: skip
-@click.option("--report-on", metavar="SPLIT", help="Measure on this split, or on what fulfils a condition.")
-@click.option(
-    "--by",
-    metavar=f"[{'|'.join(_RANKED_BY)}]",
-    type=click.Choice(_RANKED_BY),
-    default=_RANKED_BY[0],
-    show_default=True,
-    help="What the best features are best at.",
+@option(
+    "--choose-on SPLIT",
+    "Choose features and thresholds on this split, or on what fulfils a condition, and measure on --report-on.",
 )
-@click.option("-n", metavar="N", type=click.IntRange(1), default=5, show_default=True, help="Rows for each concept.")
-@click.option("--intervals", is_flag=True, help="Add confidence intervals, by the bootstrap over items.")
-@click.option(
-    "--confidence-level", metavar="SHARE", type=float, default=0.95, show_default=True, help="Of the intervals."
-)
-@click.option(
-    "--n-resamples",
-    metavar="N",
-    type=int,
-    default=1000,
-    show_default=True,
-    help="How often items are drawn for them.",
-)
-@click.option("--seed", metavar="N", type=int, default=0, show_default=True, help="Of the draws.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@option("--report-on SPLIT", "Measure on this split, or on what fulfils a condition.")
+@option("--by", "What the best features are best at.", choices=_RANKED_BY, default=_RANKED_BY[0])
+@option("-n N", "Rows for each concept.", at_least=1, default=5)
+@option("--intervals", "Add confidence intervals, by the bootstrap over items.")
+@option("--confidence-level SHARE", "Of the intervals.", default=0.95)
+@option("--n-resamples N", "How often items are drawn for them.", default=1000)
+@option("--seed N", "Of the draws.", default=0)
+@option("--csv", "Print CSV.", to="as_csv")
 @json_option
 def concepts(
     target: Target,
     *,
     concept: tuple[str, ...],
-    level: Literal["item", "sample"],
     feature: tuple[str, ...],
-    where: Any,
     choose_on: str | None,
     report_on: str | None,
     by: str,
-    n: int,
     intervals: bool,
     as_csv: bool,
-    as_json: bool,
     **draws: Any,
 ) -> None:
     """Show the best features for each concept: how well their activation predicts where it is true."""
-    if as_csv and as_json:
+    if as_csv and target.as_json:
         raise click.UsageError("Choose one of --csv and --json.")
-    acts = target.activations()
+    acts, level = target.activations(), target.level
     features = features_of(acts, feature) or None
-    condition = conditions(acts, where)
+    condition = target.condition(acts)
     on: dict[str, Any] = {"choose_on": choose_on, "report_on": report_on}
     if (choose_on is None) != (report_on is None):
         raise click.UsageError("--choose-on and --report-on belong together; give both.")
@@ -88,25 +68,17 @@ def concepts(
     with output.Status() as status:
         status(f"scoring {acts.shape[1]:,} features")
         scores = acts.concepts.scores(level, where=condition, concepts=list(concept) or None, features=features, **on)
-        best = {str(name): _best(scores, i, ranked_by, n) for i, name in enumerate(scores["concept"].to_numpy())}
+        best = {str(name): _best(scores, i, ranked_by, target.n) for i, name in enumerate(scores["concept"].to_numpy())}
         rows = _rows(scores, best)
         if intervals and rows:
             status(f"drawing {level}s {draws['n_resamples']:,} times")
             _add_intervals(acts, rows, level, condition, draws | on)
     rows = with_names(acts, rows)
     if as_csv:
-        _write_csv(rows)
-    elif as_json:
-        about = {
-            "set": acts.path,
-            "level": level,
-            "n_scored": scores.attrs["n"],
-            "where": list(where) or None,
-            **on,
-            "by": by,
-            "n": n,
-        }
-        output.document({**about, "intervals": draws if intervals else None, "rows": rows})
+        output.rows_as_csv(rows, ("concept", "feature"))
+    elif target.as_json:
+        about = {"n_scored": scores.attrs["n"], **on, "by": by, "intervals": draws if intervals else None}
+        target.document(acts, **about, rows=rows)
     else:
         split = "" if choose_on is None else f" of {scores.attrs['report_on']}, chosen on {scores.attrs['choose_on']}"
         output.title(f"{acts.path}: best features by {by} over {scores.attrs['n']:,} {level}s{split}")
@@ -161,16 +133,6 @@ def _columns(acts: ActivationSet, rows: list[Row], by: str, intervals: bool, con
             ends = [f"{row[f'{name}_low']:.4f} to {row[f'{name}_high']:.4f}" for row in rows]
             columns.append(Column(f"{100 * confidence_level:g}% interval", ends, right=True))
     return columns
-
-
-def _write_csv(rows: list[Row]) -> None:
-    """Print every row: numbers as short as they are exact, nothing where there is none."""
-    import csv
-
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(rows[0] if rows else ("concept", "feature"))
-    writer.writerows(["" if value != value else value for value in row.values()] for row in rows)  # noqa: PLR0124
-    sys.stdout.flush()
 
 
 def _note_unscored(best: dict[str, list[int]], scores: xarray.Dataset, level: str) -> None:

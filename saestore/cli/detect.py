@@ -11,6 +11,7 @@ import click
 from saestore.cli import keys, output
 from saestore.cli.features import feature_option, features_of, level_option
 from saestore.cli.group import command, note
+from saestore.cli.options import option
 from saestore.cli.table import Column, decimals, numbers
 from saestore.cli.target import Target, json_option, with_target
 from saestore.errors import NotFoundError
@@ -24,72 +25,64 @@ _SHOWN = ("threshold", "cal_f1", "f1", "precision", "recall", "roc_auc")
 
 @command("detect", example="saestore detect CLEVR", keys=keys.DETECT)
 @with_target
-@click.option("--concept", metavar="NAME", multiple=True, help="Only this concept; may be repeated.")
+@option("--concept NAME", "Only this concept; may be repeated.", multiple=True)
 @level_option("Detect concepts of items, by a score of their samples, or concepts of samples.", "item")
 @feature_option("Of this feature only, which is not left out as dead, ubiquitous or weak")
-@click.option(
-    "--choose-on", metavar="SPLIT", default="cal", show_default=True,
-    help="Choose features and thresholds on this split, or on what fulfils a condition.",
-)  # fmt: skip
-@click.option(
-    "--report-on", metavar="SPLIT", default="test", show_default=True,
-    help="Measure on this split, or on what fulfils a condition.",
-)  # fmt: skip
-@click.option(
-    "--fit-on", metavar="SPLIT", default="train", show_default=True,
-    help="Fit the probe and the methods without an SAE on this split.",
-)  # fmt: skip
-@click.option("--grid", is_flag=True, help="Instead, print every threshold of every feature as CSV.")
-@click.option(
-    "--score", metavar="[max|mean|top-N]", default="max", show_default=True,
-    help="Score of an item: its strongest sample, the mean of all, or the mean of the N strongest.",
-)  # fmt: skip
-@click.option(
-    "--target-recall", "target_recalls", metavar="SHARE", type=float, multiple=True,
-    help="Share of the active positive calibration samples that reaches a threshold; may be repeated. "
+@option(
+    "--choose-on SPLIT", "Choose features and thresholds on this split, or on what fulfils a condition.", default="cal"
+)
+@option("--report-on SPLIT", "Measure on this split, or on what fulfils a condition.", default="test")
+@option("--fit-on SPLIT", "Fit the probe and the methods without an SAE on this split.", default="train")
+@option("--grid", "Instead, print every threshold of every feature as CSV.")
+@option(
+    "--score [max|mean|top-N]",
+    "Score of an item: its strongest sample, the mean of all, or the mean of the N strongest.",
+    default="max",
+)
+@option(
+    "--target-recall SHARE",
+    "Share of the active positive calibration samples that reaches a threshold; may be repeated. "
     "[default: .02 .05 .1 .2 to .9 .95]",
-)  # fmt: skip
-@click.option(
-    "--min-active", metavar="N", type=int,
-    help="Leave out features above 0 on fewer calibration samples. [default: 2, or 1 in 10,000]",
-)  # fmt: skip
-@click.option(
-    "--max-fraction", metavar="SHARE", type=float,
-    help="Leave out features above 0 on a larger share of them. [default: the far-out fence of all features' shares]",
-)  # fmt: skip
-@click.option(
-    "--min-p99-percentile", metavar="Q", type=float, default=5.0, show_default=True,
-    help="Leave out features whose 99th percentile of activations is below this percentile of all features'.",
-)  # fmt: skip
-@click.option("-n", metavar="N", type=int, default=5, show_default=True, help="Candidates in --json.")
-@click.option(
-    "--max-features", metavar="N", type=int, default=1, show_default=True,
-    help="From 2 on, also combine up to N of the best features, by OR and by their mean.",
-)  # fmt: skip
-@click.option("--probe", is_flag=True, help="Also fit a sparse logistic probe to all features, on train.")
-@click.option(
-    "--localise/--no-localise", default=True, help="Where samples have concepts, also predict which samples have them."
+    to="target_recalls",
+    type=float,
+    multiple=True,
 )
-@click.option("--baselines", is_flag=True, help="Also evaluate methods without an SAE, on the embeddings of the set.")
-@click.option("--embeddings", metavar="PATH", help="The embeddings, as for `build`. [default: as the set records]")
-@click.option(
-    "--cls-embeddings", metavar="PATH",
-    help="One embedding per item, its CLS token: also evaluate the difference of their means.",
-)  # fmt: skip
-@click.option(
-    "--confidence-level", metavar="SHARE", type=float, default=0.95, show_default=True, help="Of the intervals."
+@option(
+    "--min-active N", "Leave out features above 0 on fewer calibration samples. [default: 2, or 1 in 10,000]", type=int
 )
-@click.option(
-    "--n-resamples", metavar="N", type=int, default=1000, show_default=True, help="How often items are drawn for them."
+@option(
+    "--max-fraction SHARE",
+    "Leave out features above 0 on a larger share of them. [default: the far-out fence of all features' shares]",
+    type=float,
 )
-@click.option("--seed", metavar="N", type=int, default=0, show_default=True, help="Of all random draws.")
-@click.option("--all", "every", is_flag=True, help="Every set of the store that has concepts and splits.")
-@click.option(
-    "--report", metavar="FOLDER", type=click.Path(file_okay=False),
-    help="Also write the results there, with all settings: Markdown, CSV and JSON.",
-)  # fmt: skip
-@click.option("--markdown", "as_markdown", is_flag=True, help="Print the report in Markdown.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@option(
+    "--min-p99-percentile Q",
+    "Leave out features whose 99th percentile of activations is below this percentile of all features'.",
+    default=5.0,
+)
+@option("-n N", "Candidates in --json.", default=5)
+@option("--max-features N", "From 2 on, also combine up to N of the best features, by OR and by their mean.", default=1)
+@option("--probe", "Also fit a sparse logistic probe to all features, on train.")
+@option(
+    "--localise/--no-localise",
+    "Where samples have concepts, also predict which samples have them.",
+    default=True,
+    show_default=False,
+)
+@option("--baselines", "Also evaluate methods without an SAE, on the embeddings of the set.")
+@option("--embeddings PATH", "The embeddings, as for `build`. [default: as the set records]")
+@option("--cls-embeddings PATH", "One embedding per item, its CLS token: also evaluate the difference of their means.")
+@option("--confidence-level SHARE", "Of the intervals.", default=0.95)
+@option("--n-resamples N", "How often items are drawn for them.", default=1000)
+@option("--seed N", "Of all random draws.", default=0)
+@option("--all", "Every set of the store that has concepts and splits.", to="every")
+@option(
+    "--report FOLDER",
+    "Also write the results there, with all settings: Markdown, CSV and JSON.",
+    type=click.Path(file_okay=False),
+)
+@option("--markdown", "Print the report in Markdown.", to="as_markdown")
+@option("--csv", "Print CSV.", to="as_csv")
 @json_option
 def detect(
     target: Target,
@@ -97,7 +90,6 @@ def detect(
     concept: tuple[str, ...],
     feature: tuple[str, ...],
     grid: bool,
-    level: Literal["item", "sample"],
     every: bool,
     report: str | None,
     embeddings: str | None,
@@ -109,7 +101,7 @@ def detect(
     Features and thresholds are chosen on the items of one split; the results are those on the items of another.
     """
     on = {name: given.pop(name) for name in ("choose_on", "report_on", "fit_on")}
-    forms = {name: given.pop(f"as_{name}") for name in ("markdown", "csv", "json")}
+    forms = {"markdown": given.pop("as_markdown"), "csv": given.pop("as_csv"), "json": target.as_json}
     if sum(forms.values()) > 1:
         raise click.UsageError("Choose one of --markdown, --csv and --json.")
     if every and target.named:
@@ -118,17 +110,26 @@ def detect(
         raise click.UsageError("Embeddings belong to one set; --all opens those that each set records.")
     from saestore.detection import DetectionOptions
 
-    options = DetectionOptions(**{k: v for k, v in given.items() if v != ()})
+    level, concepts = target.level, list(concept) or None
+    options = DetectionOptions(n=target.n, **{k: v for k, v in given.items() if v != ()})
     if grid:
-        _print_grid(target.activations(), level, list(concept) or None, feature, options=options, on=on)
+        _print_grid(target.activations(), level, concepts, feature, options=options, on=on)
         return
     results: list[Detection] = []
     with output.Status() as status:
         for acts in _every(target, level, on) if every else [target.activations()]:
             status(f"{acts.path}: looking for detectors among {acts.shape[1]:,} features")
             features = features_of(acts, feature) or None
-            results.append(acts.detect(level, concepts=list(concept) or None, features=features, options=options,
-                                       embeddings=embeddings, cls_embeddings=cls_embeddings, **on))  # fmt: skip
+            result = acts.detect(
+                level,
+                concepts=concepts,
+                features=features,
+                options=options,
+                embeddings=embeddings,
+                cls_embeddings=cls_embeddings,
+                **on,
+            )
+            results.append(result)
     _print(results, next((form for form, chosen in forms.items() if chosen), None), every)
     for result in results:
         if report is not None:
@@ -173,9 +174,7 @@ def _print(results: list[Detection], form: str | None, every: bool) -> None:
         output.document({"sets": documents} if every else documents[0])
     elif form == "csv":
         rows = [{"set": result.provenance["set"], **row} for result in results for row in result.rows]
-        from saestore.detection.report import to_csv
-
-        output.line(to_csv(rows), nl=False)
+        output.rows_as_csv(rows)
     elif form == "markdown":
         output.line("\n".join(result.to_markdown() for result in results), nl=False)
     else:

@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 
 from saestore.cli.group import command, note
+from saestore.cli.options import option
 from saestore.cli.target import Target, with_target
 from saestore.errors import InvalidInputError, StoreWriteError, require
 
-_images_option = click.option(
-    "--images",
-    metavar="DIR",
+_images_option = option(
+    "--images DIR",
+    "The folder that keys of images start in; by default where each set records it.",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The folder that keys of images start in; by default where each set records it.",
 )
 
 
@@ -25,16 +25,12 @@ def _require(task: str, *packages: str) -> None:
 
 @command("serve", example="saestore serve demo/activations.zarr --open")
 @click.argument("location", metavar="[STORE]", envvar="SAESTORE_PATH", default="activations.zarr")
-@click.option("--host", metavar="HOST", default="127.0.0.1", show_default=True, help="Address to listen at.")
-@click.option(
-    "--port", metavar="N", type=click.IntRange(0, 65535), default=0, show_default=True, help="Port; 0 takes a free one."
-)
-@click.option(
-    "--token", metavar="TEXT", help="What a browser has to know. Needed for a host that other machines can reach."
-)
-@click.option("--open", "opens", is_flag=True, help="Open the first page in a browser.")
+@option("--host HOST", "Address to listen at.", default="127.0.0.1")
+@option("--port N", "Port; 0 takes a free one.", type=click.IntRange(0, 65535), default=0)
+@option("--token TEXT", "What a browser has to know. Needed for a host that other machines can reach.")
+@option("--open", "Open the first page in a browser.", to="opens")
 @_images_option
-@click.option("--read-only", is_flag=True, help="Pages change no name, note or label.")
+@option("--read-only", "Pages change no name, note or label.")
 def serve(
     location: str, *, host: str, port: int, token: str | None, opens: bool, images: Path | None, read_only: bool
 ) -> None:
@@ -69,18 +65,13 @@ def serve(
 
 @command("site", example="saestore site CLEVR --top 3 --out site")
 @with_target
-@click.option("--features", metavar="CONDITION", help="Which features, such as 'name is known'; by default all.")
-@click.option(
-    "--top", metavar="N", type=click.IntRange(1), default=200, show_default=True,
-    help="At most this many features, those that fire most.",
-)  # fmt: skip
-@click.option("-n", metavar="N", type=click.IntRange(1, 64), default=8, show_default=True, help="Examples per feature.")
-@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), required=True, help="A new folder.")
+@option("--features CONDITION", "Which features, such as 'name is known'; by default all.")
+@option("--top N", "At most this many features, those that fire most.", at_least=1, default=200)
+@option("-n N", "Examples per feature.", type=click.IntRange(1, 64), default=8)
+@option("--out DIR", "A new folder.", type=click.Path(path_type=Path), required=True)
 @_images_option
-@click.option("--single-file", is_flag=True, help="Write one HTML file with everything in it.")
-def site(
-    target: Target, *, features: str | None, top: int, n: int, out: Path, images: Path | None, single_file: bool
-) -> None:
+@option("--single-file", "Write one HTML file with everything in it.")
+def site(target: Target, *, features: str | None, top: int, out: Path, images: Path | None, single_file: bool) -> None:
     """Write pages of features as a folder that opens without a server, to share or to keep.
 
     Prints the path of its first page.
@@ -96,4 +87,4 @@ def site(
     best = chosen[np.argsort(-n_active[chosen], kind="stable")][:top]
     if not len(best):
         raise InvalidInputError("No feature fulfils --features.", code="nothing-chosen")
-    click.echo(write_folder(acts, best.tolist(), out, images=images, single=single_file, n=n))
+    click.echo(write_folder(acts, best.tolist(), out, images=images, single=single_file, n=target.n))

@@ -8,8 +8,9 @@ import click
 
 from saestore.cli import keys, output
 from saestore.cli.group import command, note
-from saestore.cli.target import Target, json_option, store_option
-from saestore.cli.where import conditions, where_option
+from saestore.cli.options import option
+from saestore.cli.target import Target, json_option, with_set
+from saestore.cli.where import where_option
 from saestore.vocabulary import EXPORT_FORMATS
 
 KEYS = {
@@ -25,69 +26,49 @@ KEYS = {
 
 
 @command("export", example="saestore export CLEVR/patch clevr.npz", keys=KEYS)
-@click.argument("set_path", metavar="SET")
-@click.argument("path", metavar="PATH")
-@click.option(
-    "--format",
-    "kind",
-    metavar="FORMAT",
-    type=click.Choice(("auto", *EXPORT_FORMATS)),
+@with_set
+@click.argument("file", metavar="PATH")
+@option(
+    "--format FORMAT",
+    f"{', '.join(EXPORT_FORMATS)}; auto goes by the suffix of PATH.",
+    to="kind",
+    choices=("auto", *EXPORT_FORMATS),
     default="auto",
-    show_default=True,
-    help=f"{', '.join(EXPORT_FORMATS)}; auto goes by the suffix of PATH.",
 )
 @where_option
-@click.option(
-    "--features",
-    metavar="N,N-N",
+@option(
+    "--features N,N-N",
+    "Only these features: numbers and ranges, both ends included, such as 3,17,100-199.  [default: all]",
     callback=lambda _, __, value: _numbers(value),
-    help="Only these features: numbers and ranges, both ends included, such as 3,17,100-199.  [default: all]",
 )
-@click.option(
-    "--tokens",
-    metavar="FILE",
-    help="For delphi: the token id of every sample, FILE.npy or FILE.npz:NAME.  [default: --pad-token everywhere]",
+@option(
+    "--tokens FILE",
+    "For delphi: the token id of every sample, FILE.npy or FILE.npz:NAME.  [default: --pad-token everywhere]",
 )
-@click.option(
-    "--pad-token",
-    metavar="ID",
-    type=int,
-    default=0,
-    show_default=True,
-    help="For delphi: what stands where an item has no token.",
-)
-@click.option(
-    "--clip", is_flag=True, help="For delphi: write what float16 cannot hold as 65,504, instead of refusing it."
-)
-@click.option(
-    "--columns",
-    metavar="NAME,NAME",
+@option("--pad-token ID", "For delphi: what stands where an item has no token.", default=0)
+@option("--clip", "For delphi: write what float16 cannot hold as 65,504, instead of refusing it.")
+@option(
+    "--columns NAME,NAME",
+    "For parquet: columns and concepts of items and samples to join, or all.  [default: none]",
     default="",
-    help="For parquet: columns and concepts of items and samples to join, or all.  [default: none]",
+    show_default=False,
 )
-@click.option(
-    "--unembedding",
-    metavar="FILE",
-    help="For neuronpedia: the model's unembedding, d_in x vocabulary or the other way round, in a form that `build` "
+@option(
+    "--unembedding FILE",
+    "For neuronpedia: the model's unembedding, d_in x vocabulary or the other way round, in a form that `build` "
     "takes as embeddings; with --vocabulary.",
 )
-@click.option(
-    "--vocabulary", metavar="JSON", help="The tokens of --unembedding: a tokenizer.json, a vocab.json or a list."
-)
-@click.option("--overwrite", is_flag=True, help="Replace what is there.")
-@store_option
+@option("--vocabulary JSON", "The tokens of --unembedding: a tokenizer.json, a vocab.json or a list.")
+@option("--overwrite", "Replace what is there.")
 @json_option
 def export(
-    set_path: str,
-    path: str,
+    target: Target,
     *,
+    file: str,
     kind: str,
-    where: tuple[str, ...],
     features: list[int] | None,
     unembedding: str | None,
     vocabulary: str | None,
-    location: str,
-    as_json: bool,
     **how: Any,
 ) -> None:
     """Write a set, or the part of it that is asked for, as a file that another program reads.
@@ -99,14 +80,12 @@ def export(
     if (unembedding is None) != (vocabulary is None):
         raise click.UsageError("--unembedding and --vocabulary go together.")
     how["unembedding"] = None if unembedding is None else (unembedding, vocabulary)
-    acts = Target(location, set_path).activations()
-    condition = conditions(acts, where)
+    acts = target.activations()
+    how |= {"format": kind, "where": target.condition(acts), "features": features}
     with output.Status() as status:
-        done = saestore.export(
-            acts, path, format=kind, where=condition, features=features, progress=status, **how
-        )  # fmt: skip
-    if as_json:
-        output.document({"set": acts.path, "where": list(where) or None, **done.to_json()})
+        done = saestore.export(acts, file, progress=status, **how)
+    if target.as_json:
+        target.document(acts, **done.to_json())
         return
     shown = f"{done.files[0]}" + (f" and {len(done.files) - 1} more" if len(done.files) > 1 else "")
     for said in done.notes:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from saestore.cli.options import Decorator, option
 from saestore.cli.table import Column, numbers
 from saestore.errors import InvalidInputError, NotFoundError
 
@@ -14,43 +15,27 @@ if TYPE_CHECKING:
     from saestore.query.reader import SetReader
 
 _NAMED = 5  # features that a heading names one by one
-Function = Callable[..., Any]
-Decorator = Callable[[Function], Function]
 
 
 def feature_option(text: str = "The feature", *, required: bool = False, multiple: bool = True) -> Decorator:
     """Give a command ``--feature``, which `features_of` resolves."""
     more = "; may be repeated" if multiple else ""
-    return click.option(
-        "--feature",
-        metavar="N",
+    return option(
+        "--feature N",
+        f"{text}: its number, its name, or a condition ('name contains \"green\"'){more}.",
         multiple=multiple,
         required=required,
-        help=f"{text}: its number, its name, or a condition ('name contains \"green\"'){more}.",
     )
 
 
 def level_option(text: str, default: str = "sample") -> Decorator:
     """Give a command ``--level``."""
     choices = ["sample", "item"] if default == "sample" else ["item", "sample"]
-    return click.option(
-        "--level",
-        metavar=f"[{'|'.join(choices)}]",
-        type=click.Choice(choices),
-        default=default,
-        show_default=True,
-        help=text,
-    )
+    return option("--level", text, choices=choices, default=default)
 
 
 def features_of(acts: SetReader, given: Sequence[str]) -> list[int]:
-    """The features that are meant, in their order.
-
-    Raises
-    ------
-    click.BadParameter
-        A text is neither a number nor a name nor a condition, or no feature fulfils it.
-    """
+    """The features that are meant, in their order."""
     return [feature for text in given for feature in _features(acts, text)]
 
 

@@ -8,6 +8,7 @@ import click
 
 from saestore.cli import keys, output
 from saestore.cli.group import command, note
+from saestore.cli.options import option
 from saestore.cli.set_options import dask_client, resumable, rows_options, show_set, writing_options
 from saestore.cli.table import pairs
 from saestore.errors import NotFoundError
@@ -50,40 +51,30 @@ KEYS = {
 @command("import", example="saestore import CLEVR/patch/copy clevr.npz --check", keys=KEYS)
 @click.argument("set_path", metavar="SET")
 @click.argument("path", metavar="[PATH]", required=False)
-@click.option(
-    "--format",
-    "kind",
-    metavar="FORMAT",
-    type=click.Choice(("auto", *IMPORT_FORMATS)),
+@option(
+    "--format FORMAT",
+    f"Format of the file: {', '.join(IMPORT_FORMATS)}; auto looks into it.",
+    to="kind",
+    choices=("auto", *IMPORT_FORMATS),
     default="auto",
-    show_default=True,
-    help=f"Format of the file: {', '.join(IMPORT_FORMATS)}; auto looks into it.",
 )
 @rows_options("from the file, else the samples divide evenly among the items")
-@click.option(
-    "--n-features", metavar="N", type=click.IntRange(1), help="Width of the SAE, where the file does not say it."
-)
-@click.option(
-    "--sparse",
-    metavar="FILE",
-    help="The sparse file that a filtered one was made from, to find out which feature each column is.",
-)
-@click.option("--pad-token", metavar="ID", type=int, help="Token id of padding in a Delphi cache, to be left out.")
-@click.option(
-    "--sae",
-    metavar="SAE",
-    help="The SAE that made the activations: a folder or file, recorded with its fingerprint (the set can then be "
+@option("--n-features N", "Width of the SAE, where the file does not say it.", at_least=1)
+@option("--sparse FILE", "The sparse file that a filtered one was made from, to find out which feature each column is.")
+@option("--pad-token ID", "Token id of padding in a Delphi cache, to be left out.", type=int)
+@option(
+    "--sae SAE",
+    "The SAE that made the activations: a folder or file, recorded with its fingerprint (the set can then be "
     "decoded and diagnosed), or a name to record.",
 )
-@click.option(
-    "--source",
-    metavar="KEY=VALUE",
+@option(
+    "--source KEY=VALUE",
+    "Where the activations come from, to record; may be repeated. embeddings=PATH is where their embeddings are.",
     multiple=True,
     callback=lambda _, __, value: _facts(value),
-    help="Where the activations come from, to record; may be repeated. embeddings=PATH is where their embeddings are.",
 )
-@click.option("--images", metavar="DIR", help="The folder that the keys of image items start in, for plots.")
-@click.option("--check", is_flag=True, help="Only say what is wrong with the file; write nothing.")
+@option("--images DIR", "The folder that the keys of image items start in, for plots.")
+@option("--check", "Only say what is wrong with the file; write nothing.")
 @writing_options("came from elsewhere")
 @click.pass_context
 def import_(ctx: click.Context, /, set_path: str, path: str | None, location: str, as_json: bool, **how: Any) -> None:

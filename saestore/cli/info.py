@@ -19,20 +19,20 @@ Info = dict[str, Any]
 @command("info", example="saestore info CLEVR/patch", keys={**keys.SETS})
 @with_target
 @json_option
-def info(target: Target, *, as_json: bool) -> None:
+def info(target: Target) -> None:
     """Show what is in the store, or all that is known of a set."""
     store = target.open()
     if target.named:
         acts = store[target.choose(store)]
         found = acts.info()
-        if as_json:
+        if target.as_json:
             output.document({"store": target.location, "sets": [found]})
         else:
             output.title(acts.path)
             output.line("\n".join(pairs([*overview(found), *_details(acts, found)], output.line_width())))
         return
     sets = [store[path].info() for path in store]
-    if as_json:
+    if target.as_json:
         output.document({"store": target.location, "sets": sets})
     elif sets:
         output.table(_columns(sets))

@@ -40,6 +40,7 @@ TOP_FEATURES = {
 STATS = {
     **SET,
     "level": "`sample`, or `item`: the maximum over its samples",
+    "n": "rows at most, null where `-n` is not given",
     "n_samples": "samples, or items, that the statistics are over",
     "where": "the conditions as given, or null",
     "rows": "one for each feature",

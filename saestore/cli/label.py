@@ -9,6 +9,7 @@ import click
 from saestore.cli import output
 from saestore.cli.group import command, note
 from saestore.cli.keys import SET
+from saestore.cli.options import option
 from saestore.cli.table import Column, counts
 from saestore.cli.target import Target, json_option, with_target
 
@@ -42,70 +43,53 @@ _GOES_WITH = {
 
 @command("label", example="saestore label CLEVR/patch --masks examples/clevr/masks --concept object", keys=KEYS)
 @with_target
-@click.option("--items", metavar="CSV", help="A metadata.csv: its 0/1 columns label the items, matched by their keys.")
-@click.option(
-    "--masks",
-    metavar="DIR",
-    help="Image masks, DIR/<concept>/<item>.png, or DIR/<item>.png with --concept or --within-concepts: label patches.",
+@option("--items CSV", "A metadata.csv: its 0/1 columns label the items, matched by their keys.")
+@option(
+    "--masks DIR",
+    "Image masks, DIR/<concept>/<item>.png, or DIR/<item>.png with --concept or --within-concepts: label patches.",
 )
-@click.option("--spans", metavar="FILE", help="CSV or JSONL of key, start, stop, concept, in characters: label tokens.")
-@click.option("--array", metavar="FILE", help="A .npy or .npz of 0 and 1, dense or scipy sparse.")
-@click.option(
-    "--ground-truth",
-    metavar="DIR",
-    help="Folder with gt_samples_per_concept*.pt (label items) and gt_patch_per_concept*.pt (label patches or tokens).",
+@option("--spans FILE", "CSV or JSONL of key, start, stop, concept, in characters: label tokens.")
+@option("--array FILE", "A .npy or .npz of 0 and 1, dense or scipy sparse.")
+@option(
+    "--ground-truth DIR",
+    "Folder with gt_samples_per_concept*.pt (label items) and gt_patch_per_concept*.pt (label patches or tokens).",
 )
-@click.option("--remove", metavar="NAME", multiple=True, help="Remove this concept; may be repeated.")
-@click.option("--list", "list_", is_flag=True, help="Show the concepts of the set; so does no option at all.")
-@click.option(
-    "--concept", metavar="NAME", multiple=True, help="What the masks show; names of the array's columns, one for each."
-)
-@click.option(
+@option("--remove NAME", "Remove this concept; may be repeated.", multiple=True)
+@option("--list", "Show the concepts of the set; so does no option at all.", to="list_")
+@option("--concept NAME", "What the masks show; names of the array's columns, one for each.", multiple=True)
+@option(
     "--level",
-    metavar="[item|sample]",
-    type=click.Choice(_LEVELS),
-    help="What the array labels, or of what a concept is removed.  [default: item; with --remove both]",
+    "What the array labels, or of what a concept is removed.  [default: item; with --remove both]",
+    choices=_LEVELS,
 )
-@click.option("--within-concepts", is_flag=True, help="Patches under the mask get the labels of their item.")
-@click.option(
-    "--threshold",
-    metavar="SHARE",
-    type=float,
-    help="A patch counts where the mask covers more than this share of it.  [default: 0.25]",
+@option("--within-concepts", "Patches under the mask get the labels of their item.")
+@option(
+    "--threshold SHARE", "A patch counts where the mask covers more than this share of it.  [default: 0.25]", type=float
 )
-@click.option(
-    "--fit",
-    metavar="[squash|crop]",
-    type=click.Choice(["squash", "crop"]),
-    help="How images became squares.  [default: from the set, else squash]",
-)
-@click.option(
+@option("--fit", "How images became squares.  [default: from the set, else squash]", choices=["squash", "crop"])
+@option(
     "--missing",
-    metavar="[error|negative]",
-    type=click.Choice(["error", "negative"]),
+    "`negative`: the patches of an item without a mask do not have the concept.",
+    choices=["error", "negative"],
     default="error",
-    show_default=True,
-    help="`negative`: the patches of an item without a mask do not have the concept.",
 )
-@click.option(
+@option(
     "--on-unmatched",
-    metavar="[error|ignore]",
-    type=click.Choice(["error", "ignore"]),
+    "`ignore`: skip rows, masks and spans that fit no item of the set.",
+    choices=["error", "ignore"],
     default="error",
-    show_default=True,
-    help="`ignore`: skip rows, masks and spans that fit no item of the set.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace concepts that are there already.")
+@option("--overwrite", "Replace concepts that are there already.")
 @json_option
 @click.pass_context
-def label(ctx: click.Context, /, target: Target, *, as_json: bool, **options: Any) -> None:
+def label(ctx: click.Context, /, target: Target, **options: Any) -> None:
     """Give the items, patches or tokens of a set labels, remove some, or list them.
 
     Labels are matched by the keys of the items, never by their order. All that one command gives is there, or nothing.
     """
+    options["level"] = target.asked["level"]
     source = _source(ctx, options)
-    store = target.open() if source == "list" else target.writable()
-    acts = store[target.choose(store)]
+    acts = target.activations(change=source != "list")
     before = {(level, name) for level in _LEVELS for name in acts.concepts.names(level)}
     added: list[str] = []
     if source == "remove":
@@ -116,7 +100,7 @@ def label(ctx: click.Context, /, target: Target, *, as_json: bool, **options: An
     after = {(level, name) for level in _LEVELS for name in acts.concepts.names(level)}
     removed = [name for _, name in sorted(before - after)]
     rows = _rows(acts)
-    if as_json:
+    if target.as_json:
         output.document({"set": acts.path, "added": added, "removed": removed, "concepts": rows})
         return
     done = f": {len(added)} given" if added else f": {len(removed)} removed" if removed else ""

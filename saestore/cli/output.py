@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ import click
 from saestore.cli.table import Column, render
 from saestore.cli.text import clip
 from saestore.errors import escape
+from saestore.records import plain, to_csv
 
 _WIDTH = 100  # of lines that go to a file or another program
 
@@ -44,19 +44,12 @@ def table(columns: Sequence[Column]) -> None:
 
 def document(value: Any) -> None:
     """Print one JSON document. What is not a number there (NaN, infinity) becomes null."""
-    line(json.dumps(_plain(value), indent=2, allow_nan=False))
+    line(json.dumps(plain(value), indent=2, allow_nan=False))
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, str | int | None):
-        return value
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return _plain(value.tolist())  # numpy's arrays and scalars
+def rows_as_csv(rows: Sequence[Mapping[str, Any]], head: Sequence[str] = ()) -> None:
+    """Print rows as CSV."""
+    line(to_csv(rows, head), nl=False)
 
 
 class Status:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from saestore.cli.text import Marked, clip, clip_start, width
 from saestore.errors import escape
@@ -17,17 +17,12 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table.
-
-    Attributes
-    ----------
-    cut
-        Which end of a text gives way where the table is too wide; None for what must be read whole.
-    """
+    """One column of a table."""
 
     name: str
     cells: Sequence[str | Marked]
     right: bool = False
+    # Which end of a text gives way where the table is too wide; None for what must be read whole.
     cut: Literal["start", "end"] | None = None
 
     def __post_init__(self) -> None:
@@ -79,6 +74,11 @@ def decimals(name: str, values: Iterable[float | None]) -> Column:
     else:
         cells = [f"{v:.4g}" for v in known]
     return Column(name, ["-" if math.isnan(v) else c for v, c in zip(known, cells, strict=True)], right=True)
+
+
+def measured(name: str, values: Any) -> Column:
+    """A column of an array: counts where they are ints, else real numbers."""
+    return (counts if values.dtype.kind in "iu" else decimals)(name, values.tolist())
 
 
 def size(n_bytes: float) -> str:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from saestore.cli import keys, output
 from saestore.cli.features import called, feature_columns, feature_option, features_of, level_option, with_names
 from saestore.cli.group import command, note
+from saestore.cli.options import option
 from saestore.cli.table import decimals
 from saestore.cli.target import Target, json_option, with_target
-from saestore.cli.where import conditions, where_option
+from saestore.cli.where import where_option
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
+    from saestore.query.results import TopFeatures, TopSamples
 
 
 @command(
@@ -25,37 +27,29 @@ if TYPE_CHECKING:
 )
 @with_target
 @feature_option(required=True)
-@click.option("-n", metavar="N", type=click.IntRange(1), default=20, show_default=True, help="Rows for each feature.")
+@option("-n N", "Rows for each feature.", at_least=1, default=20)
 @level_option("`item` shows each item once, with its strongest sample.")
 @where_option
 @json_option
-def top_samples(
-    target: Target,
-    *,
-    feature: tuple[str, ...],
-    n: int,
-    level: Literal["sample", "item"],
-    where: tuple[str, ...],
-    as_json: bool,
-) -> None:
+def top_samples(target: Target, *, feature: tuple[str, ...]) -> None:
     """Show the samples on which a feature is strongest."""
-    from saestore.cli.places import places
-
     acts = target.reader()
     features = features_of(acts, feature)
-    condition = conditions(acts, where, features)
-    top = acts.top_samples(features, n, level=level, where=condition)
-    rows = [
-        {"feature": f, "activation": a, **place}
-        for f, a, place in zip(top.feature.tolist(), top.activation.tolist(), places(acts, top.sample), strict=True)
-    ]
-    if as_json:
-        output.document(
-            {"set": acts.path, "level": level, "n": n, "where": list(where) or None, "rows": with_names(acts, rows)}
-        )
+    top = acts.top_samples(features, target.n, level=target.level, where=target.condition(acts, features))
+    rows = _rows(acts, top)
+    if target.as_json:
+        target.document(acts, rows=with_names(acts, rows))
     else:
-        _show_samples(acts, features, level, rows)
-    _note_silent(acts, features, rows, where)
+        _show_samples(acts, features, target.level, rows)
+    _note_silent(acts, features, rows, target.asked["where"])
+
+
+def _rows(acts: SetReader, top: TopSamples | TopFeatures) -> list[dict[str, Any]]:
+    """A row for each feature and sample, with the place of the sample."""
+    from saestore.cli.places import places
+
+    found = zip(top.feature.tolist(), top.activation.tolist(), places(acts, top.sample), strict=True)
+    return [{"feature": feature, "activation": activation, **place} for feature, activation, place in found]
 
 
 def _show_samples(acts: SetReader, feature: list[int], level: str, rows: list[dict[str, Any]]) -> None:
@@ -79,23 +73,17 @@ def _note_silent(acts: SetReader, feature: list[int], rows: list[dict[str, Any]]
 
 @command("top-features", example="saestore top-features --dataset CLEVR --sample 17", keys=keys.TOP_FEATURES)
 @with_target
-@click.option("--sample", metavar="N", type=int, multiple=True, help="The sample; may be repeated.")
-@click.option(
-    "--item", metavar="N", type=int, multiple=True,
-    help="Instead of a sample: the item, by the maximum over its samples; may be repeated.",
-)  # fmt: skip
-@click.option("-n", metavar="N", type=click.IntRange(1), default=10, show_default=True, help="Rows for each.")
+@option("--sample N", "The sample; may be repeated.", type=int, multiple=True)
+@option(
+    "--item N",
+    "Instead of a sample: the item, by the maximum over its samples; may be repeated.",
+    type=int,
+    multiple=True,
+)
+@option("-n N", "Rows for each.", at_least=1, default=10)
 @where_option
 @json_option
-def top_features(
-    target: Target,
-    *,
-    sample: tuple[int, ...],
-    item: tuple[int, ...],
-    n: int,
-    where: tuple[str, ...],
-    as_json: bool,
-) -> None:
+def top_features(target: Target, *, sample: tuple[int, ...], item: tuple[int, ...]) -> None:
     """Show the features that are strongest on a sample or an item."""
     from saestore.cli.places import places
     from saestore.query.selection import select
@@ -103,25 +91,20 @@ def top_features(
     if bool(sample) == bool(item):
         raise click.UsageError("Name samples with --sample, or items with --item.")
     acts = target.reader()
-    tree = conditions(acts, where)
+    tree = target.condition(acts)
     condition = acts.condition(tree)
     if item:
         chosen = select(list(item), acts.n_items, "item").ids
-        asked = [acts.top_features(item=i, n=n, where=tree) for i in chosen]
+        asked = [acts.top_features(item=i, n=target.n, where=tree) for i in chosen]
         pointers = acts.item_index.pointers()
         located = places(acts, pointers[chosen].clip(max=max(0, acts.shape[0] - 1)))
     else:
         chosen = select(list(sample), acts.shape[0], "sample").ids
         chosen = chosen if condition is None else chosen[condition.keeps(chosen)]
-        asked = [acts.top_features(s, n) for s in chosen]
+        asked = [acts.top_features(s, target.n) for s in chosen]
         located = places(acts, chosen)  # a sample where nothing is active has a place, too
-    if as_json:
-        rows = [
-            {"feature": f, "activation": a, **place}
-            for top in asked
-            for f, a, place in zip(top.feature.tolist(), top.activation.tolist(), places(acts, top.sample), strict=True)
-        ]
-        output.document({"set": acts.path, "n": n, "where": list(where) or None, "rows": with_names(acts, rows)})
+    if target.as_json:
+        target.document(acts, rows=with_names(acts, [row for top in asked for row in _rows(acts, top)]))
         return
     for i, (top, place) in enumerate(zip(asked, located, strict=True)):
         if i:

@@ -1,4 +1,4 @@
-"""`saestore verify`, `saestore compact`, `saestore delete` and `saestore unlock`."""
+"""`saestore verify`, `diagnose`, `compact`, `delete` and `unlock`: looking after sets."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import click
 
 from saestore.cli import keys, output
 from saestore.cli.group import command, note
+from saestore.cli.options import option
 from saestore.cli.set_options import dask_client, dask_option
-from saestore.cli.target import Target, json_option, store_option, with_target
+from saestore.cli.table import pairs
+from saestore.cli.target import Target, json_option, with_set, with_target
 from saestore.errors import escape
 
 _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<prefix>[kKMGT]?)(?P<binary>i?)B?\Z")
@@ -20,12 +22,10 @@ _SMALLEST = 1 << 20  # less than a mebibyte merges nothing
 
 @command("verify", example="saestore verify", keys=keys.VERIFY)
 @with_target
-@click.option(
-    "--repair", is_flag=True, help="Make damaged derived data, and a damaged order of a segment, again from the rest."
-)
+@option("--repair", "Make damaged derived data, and a damaged order of a segment, again from the rest.")
 @json_option
 @click.pass_context
-def verify(ctx: click.Context, target: Target, repair: bool, as_json: bool) -> None:
+def verify(ctx: click.Context, target: Target, repair: bool) -> None:
     """Re-read everything and check it.
 
     The whole store, or one set of it. Names each damaged array on a line of its own and exits with status 1; with
@@ -40,7 +40,7 @@ def verify(ctx: click.Context, target: Target, repair: bool, as_json: bool) -> N
             damaged = {problem.path for problem in report.problems if problem.path}
             mended = [line for each in sorted(damaged) for line in store.repair(each, status).mended]
             report = store.verify(path, status)
-    if as_json:
+    if target.as_json:
         problems = [{"set": p.path, "node": p.node, "what": p.what} for p in report.problems]
         output.document({"ok": report.ok, "checked": report.checked, "problems": problems, "mended": mended})
     else:
@@ -70,9 +70,7 @@ def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
 
 @command("compact", example="saestore compact CLEVR/patch --memory 2GiB")
 @with_target
-@click.option(
-    "--memory", metavar="SIZE", callback=_bytes, default="1GiB", show_default=True, help="Memory to merge in, at most."
-)
+@option("--memory SIZE", "Memory to merge in, at most.", callback=_bytes, default="1GiB")
 @dask_option
 def compact(target: Target, memory: int, dask: str | None) -> None:
     """Merge the segments of a set, or of every set.
@@ -97,34 +95,31 @@ def _asks() -> bool:
 
 
 @command("delete", example="saestore delete CLEVR/patch/clip-scope-22 --yes", keys=keys.DELETE)
-@click.argument("path", metavar="SET")
-@store_option
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@with_set
+@option("--yes", "Do not ask.")
 @json_option
-def delete(path: str, location: str, yes: bool, as_json: bool) -> None:
+def delete(target: Target, yes: bool) -> None:
     """Remove a set and all that is stored of it, for good.
 
     Asks first on a terminal; elsewhere it needs --yes. A set that another process writes is left alone.
     """
-    target = Target(location, path)
     found = target.choose(target.open())
     if not yes:
         if not _asks():
             raise click.UsageError(f"This removes {found} for good; add --yes.")
         click.confirm(escape(f"Remove {found} for good?"), abort=True, err=True)
     target.open("r+").delete(found)
-    if as_json:
+    if target.as_json:
         output.document({"set": found})
     else:
         output.line(f"{found}: removed.")
 
 
 @command("unlock", example="saestore unlock CLEVR/patch/clip-scope-22", keys=keys.UNLOCK)
-@click.argument("path", metavar="SET")
-@store_option
-@click.option("--force", is_flag=True, help="Remove the lock of a writer that is alive, too.")
+@with_set
+@option("--force", "Remove the lock of a writer that is alive, too.")
 @json_option
-def unlock(path: str, location: str, force: bool, as_json: bool) -> None:
+def unlock(target: Target, force: bool) -> None:
     """Remove the lock of a writer that is gone.
 
     Only needed for a writer on another host of a shared folder: the next writer takes over the lock of a process that
@@ -133,11 +128,37 @@ def unlock(path: str, location: str, force: bool, as_json: bool) -> None:
     """
     from saestore.writing.lock import describe_owner
 
-    holder = Target(location).open("r+").unlock(path, force=force)
-    if as_json:
+    path = str(target.path)
+    holder = target.open("r+").unlock(path, force=force)
+    if target.as_json:
         shown = {name: holder.get(name) for name in ("host", "pid", "time")} if holder else None
         output.document({"set": path, "owner": shown})
     elif holder is None:
         output.line(f"{path} is not locked.")
     else:
         output.line(f"{path}: removed the lock of {describe_owner(holder)}.")
+
+
+@command("diagnose", example="saestore diagnose CLEVR/patch", keys=keys.DIAGNOSE)
+@with_target
+@option("--embeddings PATH", "What was encoded, as for `build`.  [default: as the set records]")
+@option("--sae-from SAE", "The SAE, as for `build`.  [default: as the set records]")
+@option("--n-rows N", "Samples that are decoded.", default=2048)
+@option("--seed N", "Of the choice of samples.", default=0)
+@json_option
+def diagnose(target: Target, *, embeddings: str | None, sae_from: str | None, n_rows: int, seed: int) -> None:
+    """Compare a set with its SAE and its embeddings, and find identical, missing and impossible activations.
+
+    Without torch, the SAE or the embeddings, the report has everything else. The exit status is 0 with findings too.
+    """
+    acts = target.activations()
+    with output.Status() as status:
+        status(f"{acts.path}: reading {acts.nnz:,} activations")
+        result = acts.diagnose(embeddings, sae_from, n_rows=n_rows, seed=seed)
+    if target.as_json:
+        output.document(result.to_dict())
+        return
+    output.title(f"{acts.path}: diagnosis")
+    rows = result.rows()
+    rows += [row for f in result.findings for row in ((f.severity, f.message), ("", f.advice))]
+    output.line("\n".join(pairs(rows if result.findings else [*rows, ("findings", "none")], output.line_width())))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from saestore.cli.options import option
 from saestore.errors import InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
@@ -16,12 +17,11 @@ if TYPE_CHECKING:
 
 _EQUALS = re.compile(r"(?P<name>[^=<>!\"'`()]*)=(?P<value>(?!=).*)", re.DOTALL)  # one =, before any other operator
 
-where_option = click.option(
-    "--where",
-    metavar="CONDITION",
-    multiple=True,
-    help="Only samples that fulfil this: an expression ('split == \"test\" and not color::red'), or a column or a "
+where_option = option(
+    "--where CONDITION",
+    "Only samples that fulfil this: an expression ('split == \"test\" and not color::red'), or a column or a "
     "concept and its value (split=test, color::red=true). Given several times, all hold; of the same column=, any.",
+    multiple=True,
 )
 
 
@@ -29,11 +29,6 @@ def conditions(acts: SetReader, where: Sequence[str], features: Sequence[int] = 
     """The tree of all conditions together, bound to the set; None where there is none.
 
     ``activation`` in them means the activation of the feature that is asked about.
-
-    Raises
-    ------
-    click.BadParameter
-        One of them is not a condition, or not one of this set. The message marks the place.
     """
     try:
         tree = _tree(where)

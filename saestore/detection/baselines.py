@@ -63,24 +63,12 @@ def blocks(source: EmbeddingSource, rows: Array) -> Iterator[tuple[slice, Array]
 
 @dataclass(frozen=True)
 class Vectors:
-    """Directions in the space of the embeddings.
+    """Directions in the space of the embeddings."""
 
-    Attributes
-    ----------
-    directions
-        float64 (n_vectors, width), NaN for a concept without one.
-    centre
-        Subtracted from the embeddings first, (width,).
-    offsets
-        Added to the distances; None for cosines.
-    setting
-        How they were made, for the report.
-    """
-
-    directions: Array
-    centre: Array
-    offsets: Array | None
-    setting: str
+    directions: Array  # float64 (n_vectors, width), NaN for a concept without one
+    centre: Array  # subtracted from the embeddings first, (width,)
+    offsets: Array | None  # added to the distances; None for cosines
+    setting: str  # how they were made, for the report
 
     def score(self, rows: Array) -> Array:
         """Cosines, or signed distances, of rows, float64 (n_rows, n_vectors)."""

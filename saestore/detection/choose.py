@@ -23,30 +23,19 @@ _PIECE = 1 << 18  # positive rows, or pairs of feature and concept, that are eva
 
 @dataclass(frozen=True)
 class FeatureThresholds:
-    """The best features of each concept on the calibration split, best first, with one threshold each.
+    """The best features of each concept on the calibration split, best first, with one threshold each."""
 
-    Attributes
-    ----------
-    concept, feature
-        int64 (n,).
-    target_recall, threshold
-        Share of the positive rows that reaches the threshold, and its value, float64.
-    f1
-        On the calibration split.
-    tp, predicted
-        Positives, and units in all, that reach the threshold there.
-    n_rows
-        Positive calibration rows on which the feature is above 0.
-    """
-
+    # int64 (n,).
     concept: Array
     feature: Array
+    # Share of the positive rows that reaches the threshold, and its value, float64.
     target_recall: Array
     threshold: Array
-    f1: Array
+    f1: Array  # on the calibration split
+    # Positives, and units in all, that reach the threshold there.
     tp: Array
     predicted: Array
-    n_rows: Array
+    n_rows: Array  # positive calibration rows on which the feature is above 0
 
     def __len__(self) -> int:
         return len(self.concept)

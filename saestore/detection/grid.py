@@ -13,6 +13,7 @@ from saestore.detection.choose import count_units, pieces, thresholds_of
 from saestore.detection.inputs import CHOOSE, REPORT, Inputs, inputs_of
 from saestore.detection.options import DetectionOptions
 from saestore.query.details import details_of
+from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import PostingLists
 from saestore.query.reader import Level, SetReader
 from saestore.query.results import ResultTable
@@ -58,16 +59,47 @@ class DetectionGrid(ResultTable):
     fnr: Array
 
 
+@retry_on_stale_snapshot
 def detection_grid(
     reader: SetReader,
-    level: Level,
-    concepts: Sequence[str] | str | None,
-    options: DetectionOptions,
-    on: dict[str, Any],
+    level: Level = "item",
     *,
+    concepts: Sequence[str] | str | None = None,
     features: Any = None,
+    choose_on: Any = "cal",
+    report_on: Any = "test",
+    options: DetectionOptions | None = None,
 ) -> DetectionGrid:
-    """See `ActivationSet.detection_grid`."""
+    """Every threshold of every feature and concept, measured: one row for each target recall.
+
+    Parameters
+    ----------
+    level, concepts, features
+        As for `detect`; no feature is left out, but for those that are never above 0 where the concept is true.
+    choose_on
+        The split, or the condition, whose activations set the thresholds.
+    report_on
+        The split, or the condition, that is measured, which may be the same.
+    options
+        ``score`` and ``target_recalls`` count.
+
+    Returns
+    -------
+    DetectionGrid
+        By concept and feature; ``to_pandas().to_csv(path)`` writes it.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such concept or split.
+    TooLargeError
+        The table would be larger than 4 GiB; nothing was read.
+
+    Notes
+    -----
+    Memory: 130 bytes per row, and as `detect`.
+    """
+    options, on = options or DetectionOptions(), {CHOOSE: choose_on, REPORT: report_on}
     inputs, recalls = inputs_of(reader, level, concepts, options.score, on), np.array(options.target_recalls)
     inputs.need(CHOOSE, REPORT)
     ids = np.unique(reader.select_features(features).ids)

@@ -27,29 +27,14 @@ FIT, CHOOSE, REPORT = "fit_on", "choose_on", "report_on"  # what a part of the s
 
 @dataclass(frozen=True)
 class Split:
-    """One part of the samples.
+    """One part of the samples."""
 
-    Attributes
-    ----------
-    name
-        What it is for: ``fit_on``, ``choose_on`` or ``report_on``.
-    rows
-        Its samples that have labels, ascending int64.
-    items
-        Items of these, ascending int64.
-    starts
-        Where in `rows` each item starts, int64 (n_items,).
-    units
-        What is predicted: `items`, or at the level of samples `rows`.
-    labels, unknown
-        Units x concepts, bool CSC: where a concept is true, and where its label is not known.
-    """
-
-    name: str
-    rows: Array
-    items: Array
-    starts: Array
-    units: Array
+    name: str  # what it is for: ``fit_on``, ``choose_on`` or ``report_on``
+    rows: Array  # its samples that have labels, ascending int64
+    items: Array  # items of these, ascending int64
+    starts: Array  # where in `rows` each item starts, int64 (n_items,)
+    units: Array  # what is predicted: `items`, or at the level of samples `rows`
+    # Units x concepts, bool CSC: where a concept is true, and where its label is not known.
     labels: scipy.sparse.csc_array
     unknown: scipy.sparse.csc_array
 
@@ -94,35 +79,23 @@ class Split:
 class Inputs:
     """One activation set as detection sees it.
 
-    Attributes
-    ----------
-    reader, level, pooling
-        The set, what is predicted, and how an item is scored.
-    names
-        The concepts.
-    labels, unknown
-        Units x concepts, bool CSR: items, or samples.
-    sample_labels, sample_unknown
-        Samples x concepts, bool CSR, empty for concepts that only items have; None at the level of samples.
-    from_samples
-        Whether the positive rows of each concept are known, bool (n_concepts,). Else they are all rows of its items.
-    on
-        For ``fit_on``, ``choose_on`` and ``report_on`` a split or a condition, as `samples_on` takes them.
-
-    Notes
-    -----
     Memory: 9 bytes per sample, and 5 per true or unknown label.
     """
 
+    # The set, what is predicted, and how an item is scored.
     reader: SetReader
     level: Level
     pooling: Pooling
-    names: Sequence[str]
+    names: Sequence[str]  # the concepts
+    # Units x concepts, bool CSR: items, or samples.
     labels: scipy.sparse.csr_array
     unknown: scipy.sparse.csr_array
+    # Samples x concepts, bool CSR, empty for concepts that only items have; None at the level of samples.
     sample_labels: scipy.sparse.csr_array | None
     sample_unknown: scipy.sparse.csr_array | None
+    # Whether the positive rows of each concept are known, bool (n_concepts,). Else they are all rows of its items.
     from_samples: Array
+    # For ``fit_on``, ``choose_on`` and ``report_on`` a split or a condition, as `samples_on` takes them.
     on: dict[str, Any]
     _splits: dict[str, Split] = field(default_factory=dict, repr=False)
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.query import html
+from saestore.records import plain, to_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -177,27 +176,6 @@ def compare(rows: Sequence[Row]) -> tuple[list[Row], Row]:
         "mean": {m: float(np.mean([f1[m] for f1 in full])) if full else math.nan for m in methods},
         "wins": {m: sum(m in row["best"] for row in table) for m in methods},
     }
-
-
-def to_csv(rows: Sequence[Row]) -> str:
-    """Rows as CSV: numbers as short as they are exact, an empty cell without a value, features separated by blanks."""
-    out = io.StringIO()
-    if rows:
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(rows[0])
-        for row in rows:
-            values = (" ".join(map(str, v)) if isinstance(v, list) else plain(v) for v in row.values())
-            writer.writerow(["" if value is None else value for value in values])
-    return out.getvalue()
-
-
-def plain(value: Any) -> Any:
-    """The same value with None for each number that is not finite."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _text(value: Any) -> str:

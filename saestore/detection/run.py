@@ -10,30 +10,82 @@ import numpy as np
 
 from saestore.detection.choose import FeatureThresholds, best_on_calibration
 from saestore.detection.evaluation import Evaluation
-from saestore.detection.inputs import CHOOSE, REPORT, Inputs, inputs_of, provenance
+from saestore.detection.inputs import CHOOSE, FIT, REPORT, Inputs, inputs_of, provenance
 from saestore.detection.options import DetectionOptions
 from saestore.detection.prune import prune
 from saestore.detection.report import Detection
 from saestore.errors import InvalidInputError
 from saestore.query.details import feature_names
+from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.reader import Level, SetReader
 from saestore.scoring.splits import described, disjoint
 
 Array = np.ndarray[Any, Any]
 
 
+@retry_on_stale_snapshot
 def detect(
     reader: SetReader,
-    level: Level,
-    concepts: Sequence[str] | str | None,
-    options: DetectionOptions,
-    on: dict[str, Any],
+    /,
+    level: Level = "item",
     *,
+    concepts: Sequence[str] | str | None = None,
     features: Any = None,
+    choose_on: Any = "cal",
+    report_on: Any = "test",
+    fit_on: Any = "train",
+    options: DetectionOptions | None = None,
     embeddings: Any = None,
     cls_embeddings: Any = None,
+    **settings: Any,
 ) -> Detection:
-    """See `ActivationSet.detect`."""
+    """Find the feature and threshold that detect each concept, and measure them on other samples.
+
+    Everything is chosen on one split, the calibration samples; the other only gives the results.
+
+    Parameters
+    ----------
+    level
+        ``"item"`` detects concepts of items by a score of their samples, ``"sample"`` concepts of samples.
+    concepts
+        Names; by default all of the level.
+    features
+        Only these, also a condition; none of them is left out as dead, ubiquitous or weak. By default all.
+    choose_on, report_on, fit_on
+        Values of the items' column ``split``, or conditions as in every query; the first two share no sample.
+        Probes and vectors are fitted on the third.
+    options
+        Scores, target recalls, pruning, other methods and intervals, for more than one detection.
+    embeddings
+        The embeddings that the set was built from, as `saestore.build` takes them, for the baselines; by default
+        where the set records them. With embeddings, the baselines are evaluated.
+    cls_embeddings
+        One embedding per item, its CLS token: also evaluate the difference of their means. For items only.
+    **settings
+        Single attributes of `DetectionOptions`, which win over `options`: ``acts.detect(max_features=3)``.
+
+    Returns
+    -------
+    Detection
+        A row for each concept that a feature fires on, and for each other method.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such concept or split, no column ``split``, or a split without items.
+    InvalidInputError
+        The embeddings belong to another set; what is chosen on and reported on overlaps.
+
+    Notes
+    -----
+    Items or samples whose label of a concept is unknown count for nothing of that concept. A concept without a
+    positive to choose on has no threshold; without one to report on, metrics that need positives are NaN.
+    ``detection.skipped`` names both.
+
+    Memory: the labels, about 20 bytes per sample, 16 bytes per feature, and a few hundred MB for a block of lists.
+    """
+    options = DetectionOptions.of(options, settings)
+    on = {CHOOSE: choose_on, REPORT: report_on, FIT: fit_on}
     if cls_embeddings is not None and level != "item":
         raise InvalidInputError("cls_embeddings= has one embedding per item; use level='item'.", code="wrong-level")
     inputs = inputs_of(reader, level, concepts, options.score, on)

@@ -13,6 +13,7 @@ from saestore.diagnostics.report import Diagnosis, Finding
 from saestore.diagnostics.stream import RowScan, quantile_of_counts
 from saestore.errors import InvalidInputError, MissingDependencyError, SaestoreError
 from saestore.query import distribution
+from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.stats import Moments
 
 if TYPE_CHECKING:
@@ -27,8 +28,39 @@ _LISTED = 100
 _RELU = ("standard", "topk", "jumprelu", "gated", "batchtopk", "matryoshka_batchtopk")
 
 
-def diagnose(acts: SetReader, embeddings: Any, sae: Any, *, n_rows: int, seed: int) -> Diagnosis:
-    """See `ActivationSet.diagnose`."""
+@retry_on_stale_snapshot
+def diagnose(
+    acts: SetReader, embeddings: Any = None, sae: Any = None, *, n_rows: int = 2048, seed: int = 0
+) -> Diagnosis:
+    """Compare the set with its SAE and its embeddings, and find identical, missing and impossible activations.
+
+    Parameters
+    ----------
+    embeddings
+        What was encoded, in any form that `build` takes; by default where the set records it.
+    sae
+        The SAE; by default where the set records it.
+    n_rows
+        Samples that are decoded and compared with their embeddings.
+    seed
+        Of the choice of these samples: 64 runs of consecutive ones, spread over the set.
+
+    Returns
+    -------
+    Diagnosis
+        With ``findings``, empty where all facts fit. Without embeddings, the SAE or torch, ``left_out`` names what
+        is not measured.
+
+    Raises
+    ------
+    SaestoreError
+        `embeddings` or `sae` were given, and cannot be read or belong to another set.
+
+    Notes
+    -----
+    Every activation is read once. Memory: about 20 MB, 16 bytes per sample and 60 bytes per feature; with
+    embeddings also the SAE, 128 MiB of pre-activations and ``n_rows`` embeddings eight times.
+    """
     if n_rows < 2:
         raise InvalidInputError(f"n_rows={n_rows}: compare at least 2 samples.", code="bad-option")
     if not acts.nnz:

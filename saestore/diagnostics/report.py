@@ -14,28 +14,16 @@ Severity = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True)
 class Finding:
-    """A fact that does not fit the SAE or the embeddings of the set.
+    """A fact that does not fit the SAE or the embeddings of the set."""
 
-    Attributes
-    ----------
-    code
-        ``not-reproduced``, ``missing-activations``, ``explains-nothing``, ``scale``, ``identical-embeddings``,
-        ``identical-first-rows``, ``identical-rows``, ``empty-rows``, ``above-k``, ``negative``, ``below-threshold``.
-    severity
-        ``error``: the SAE cannot give this. ``warning``: most likely a mistake. ``note``: worth knowing.
-    message
-        The fact, in words.
-    evidence
-        The numbers behind it.
-    advice
-        What to do.
-    """
-
+    # ``not-reproduced``, ``missing-activations``, ``explains-nothing``, ``scale``, ``identical-embeddings``,
+    # ``identical-first-rows``, ``identical-rows``, ``empty-rows``, ``above-k``, ``negative``, ``below-threshold``.
     code: str
+    # ``error``: the SAE cannot give this. ``warning``: most likely a mistake. ``note``: worth knowing.
     severity: Severity
-    message: str
-    evidence: Mapping[str, Any]
-    advice: str
+    message: str  # the fact, in words
+    evidence: Mapping[str, Any]  # the numbers behind it
+    advice: str  # what to do
 
 
 @dataclass(frozen=True, repr=False)

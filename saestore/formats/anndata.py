@@ -54,11 +54,6 @@ def open_anndata(source: Source) -> Opened:
 
     A CSR or dense ``X`` is read in slices; a CSC one goes through a `Spool`. ``obs`` becomes the items: one per row,
     or, where it has a column ``item``, one per run of equal numbers in it. ``var``, layers and the rest are not read.
-
-    Raises
-    ------
-    InvalidInputError
-        It is damaged, is not an AnnData, or has no ``X``.
     """
     path, where = source.path, str(source.path)
     package = require("anndata", "anndata", f"reading {path}")
@@ -278,8 +273,6 @@ def write_anndata(selected: Selected, path: Path) -> Written:
     statistics of the features (none where only some samples are written), its names are their numbers.
     ``uns["items"]`` is the table of the items.
 
-    Notes
-    -----
     Memory: a block, the table of the items, and the statistics.
     """
     import pandas as pd

@@ -36,13 +36,6 @@ def write_atomically(
     -------
     Written
         The answer of `write`. Its files get their names in this order.
-
-    Raises
-    ------
-    StoreConflictError
-        Something exists, and `overwrite` is False.
-    StoreWriteError
-        The place is full or read-only.
     """
     old = [path for path in existing if path.exists()]
     if old and not overwrite:

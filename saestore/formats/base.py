@@ -29,93 +29,48 @@ BLOCK = 1 << 21
 
 @dataclass(frozen=True)
 class Source:
-    """What is to be opened.
+    """What is to be opened."""
 
-    Attributes
-    ----------
-    path
-        The file or folder.
-    resources
-        Closes the files in the end.
-    sample_type, sae
-        Of the set that the rows are for: ``patch``, ``token`` or ``cls``, and the SAE's name if it is given.
-    n_features, sparse, pad_token
-        As in `saestore.import_activations`.
-    progress
-        Called with a line of text.
-    """
-
-    path: Path
-    resources: ExitStack
+    path: Path  # the file or folder
+    resources: ExitStack  # closes the files in the end
+    # Of the set that the rows are for: ``patch``, ``token`` or ``cls``, and the SAE's name if it is given.
     sample_type: str = "patch"
     sae: str | None = None
+    # As in `saestore.import_activations`.
     n_features: int | None = None
     sparse: Any = None
     pad_token: int | None = None
-    progress: Callable[[str], None] | None = None
+    progress: Callable[[str], None] | None = None  # called with a line of text
 
 
 @dataclass(frozen=True)
 class Opened:
-    """Activations in a file of another program, opened but not read.
+    """Activations in a file of another program, opened but not read."""
 
-    Attributes
-    ----------
-    format
-        Its name, as ``--format`` has it.
-    path
-        For messages and records.
-    files
-        All files that it is made of.
-    n_rows, n_features
-        Shape; `n_features` is None where the file does not state it.
-    dtype
-        Dtype that holds every activation exactly: float16, float32 or float64.
-    read
-        ``read(start, stop)`` gives these rows as they are in the file, faults included; cheapest in
-        ascending order.
-    step
-        Rows to read at once, so that a read stays within about 100 MiB.
-    row_capacity
-        Entries that every row has room for, where zeros fill the rest.
-    sum_duplicates
-        Whether a feature that comes twice in a row means the sum.
-    item_ptr, items
-        Which rows belong to which item and what the items are, where the file states it.
-    default_item_size
-        Rows per item where neither the caller nor the file states it.
-    issues
-        Issues that opening it showed.
-    check_items
-        Issues between the rows and the items that they belong to.
-    columns
-        Further columns of samples by name, (n_rows,) each, such as token ids.
-    when_full
-        What it means, for this SAE, that rows fill their capacity.
-    digest
-        Of activations in memory, which have no files.
-    sae, source
-        What is known of the SAE and of where the activations come from.
-    """
-
-    format: str
-    path: str
-    files: tuple[Path, ...]
+    format: str  # its name, as ``--format`` has it
+    path: str  # for messages and records
+    files: tuple[Path, ...]  # all files that it is made of
+    # Shape; `n_features` is None where the file does not state it.
     n_rows: int
     n_features: int | None
-    dtype: str
+    dtype: str  # dtype that holds every activation exactly: float16, float32 or float64
+    # ``read(start, stop)`` gives these rows as they are in the file, faults included; cheapest in ascending order.
     read: Callable[[int, int], SparseRows]
-    step: int
-    row_capacity: int | None = None
-    sum_duplicates: bool = False
+    step: int  # rows to read at once, so that a read stays within about 100 MiB
+    row_capacity: int | None = None  # entries that every row has room for, where zeros fill the rest
+    sum_duplicates: bool = False  # whether a feature that comes twice in a row means the sum
+    # Which rows belong to which item and what the items are, where the file states it.
     item_ptr: Any = None
     items: Items | None = None
-    default_item_size: int = 1
-    issues: tuple[Issue, ...] = ()
+    default_item_size: int = 1  # rows per item where neither the caller nor the file states it
+    issues: tuple[Issue, ...] = ()  # issues that opening it showed
+    # Issues between the rows and the items that they belong to.
     check_items: Callable[[Items | None, ItemIndex], Sequence[Issue]] | None = None
+    # Further columns of samples by name, (n_rows,) each, such as token ids.
     columns: Mapping[str, Array] = field(default_factory=dict)
-    when_full: str = ""
-    digest: str | None = None
+    when_full: str = ""  # what it means, for this SAE, that rows fill their capacity
+    digest: str | None = None  # of activations in memory, which have no files
+    # What is known of the SAE and of where the activations come from.
     sae: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
 
@@ -129,39 +84,20 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class Format:
-    """A format of another program.
+    """A format of another program."""
 
-    Attributes
-    ----------
-    name
-        A key of `saestore.vocabulary.FORMATS`.
-    recognise
-        Whether a path is of this format, by its name and a look into it.
-    open
-        Opens a `Source`; None where the format is only written.
-    write
-        ``write(selected, path, **options)`` writes to a new path, or several files beside it.
-    options
-        The arguments of import and export that belong to this format.
-    existing
-        Of a target, the files there that an export would replace or that would be taken for a part of it.
-    """
-
-    name: str
+    name: str  # a key of `saestore.vocabulary.FORMATS`
+    # Whether a path is of this format, by its name and a look into it.
     recognise: Callable[[Path], bool] = lambda _: False
-    open: Callable[[Source], Opened] | None = None
+    open: Callable[[Source], Opened] | None = None  # opens a `Source`; None where the format is only written
+    # ``write(selected, path, **options)`` writes to a new path, or several files beside it.
     write: Callable[..., Written] | None = None
-    options: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()  # the arguments of import and export that belong to this format
+    # Of a target, the files there that an export would replace or that would be taken for a part of it.
     existing: Callable[[Path], list[Path]] = lambda target: [target]
 
     def check_options(self, given: Iterable[str], path: Path) -> None:
-        """Refuse options of other formats among those that are `given`.
-
-        Raises
-        ------
-        InvalidInputError
-            An option is given that this format does not have.
-        """
+        """Refuse options of other formats among those that are `given`."""
         for name in given:
             if name not in self.options:
                 raise InvalidInputError(
@@ -181,8 +117,6 @@ def clean(rows: SparseRows, first_row: int, issues: IssueCollector, dtype: str) 
 
     Entries with an error are left out, so that the rest can still be checked.
 
-    Notes
-    -----
     Memory: about 50 bytes per entry.
     """
     n, width = len(rows), issues.n_features
@@ -218,13 +152,7 @@ def clean(rows: SparseRows, first_row: int, issues: IssueCollector, dtype: str) 
 
 
 def check_ids(ids: Array, where: str, within: np.iinfo[Any] | None = None) -> None:
-    """Refuse numbers of rows or features that are not integers, or that a cast to a narrower dtype would change.
-
-    Raises
-    ------
-    InvalidInputError
-        Names the dtype (``unsupported-dtype``) or the number (``id-out-of-range``).
-    """
+    """Refuse numbers of rows or features that are not integers, or that a cast to a narrower dtype would change."""
     if ids.dtype.kind not in "iu":
         raise InvalidInputError(
             f"{where} has numbers of dtype {ids.dtype}; numbers of rows and features are integers.",
@@ -280,13 +208,7 @@ def rows_per_block(n_rows: int, n_entries: int) -> int:
 
 
 def stored_dtype(dtype: np.dtype[Any], where: str) -> str:
-    """Dtype in which a store holds the values of a file: the file's own, at least float32 for integers.
-
-    Raises
-    ------
-    InvalidInputError
-        There is none: complex numbers, text.
-    """
+    """Dtype in which a store holds the values of a file: the file's own, at least float32 for integers."""
     if dtype.kind in "biu":
         return "float32" if dtype.itemsize <= 2 else "float64"
     if dtype.kind == "f" and dtype.itemsize <= 8:
@@ -297,13 +219,7 @@ def stored_dtype(dtype: np.dtype[Any], where: str) -> str:
 
 
 def as_floats(values: Array, dtype: str, where: str) -> Array:
-    """Values in the dtype that `stored_dtype` chose.
-
-    Raises
-    ------
-    InvalidInputError
-        A 64-bit integer that no float64 equals.
-    """
+    """Values in the dtype that `stored_dtype` chose."""
     floats = values.astype(dtype, copy=False)
     if values.dtype.kind in "iu" and values.dtype.itemsize == 8:
         inexact = np.flatnonzero(floats.astype(values.dtype) != values)

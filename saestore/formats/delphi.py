@@ -74,13 +74,7 @@ class _Tokens:
 
 
 def find_cache(path: Path) -> Path | None:
-    """The folder of one hookpoint: `path`, or the only one below it; None where there is none.
-
-    Raises
-    ------
-    NotFoundError
-        There are several.
-    """
+    """The folder of one hookpoint: `path`, or the only one below it; None where there is none."""
     if not path.is_dir():
         return None
     if any(_NAME.fullmatch(file.name) for file in path.iterdir()):
@@ -93,13 +87,7 @@ def find_cache(path: Path) -> Path | None:
 
 
 def open_delphi(source: Source) -> Opened:
-    """Open the cache of one hookpoint; its entries, which are stored by latent, go through a `Spool`.
-
-    Raises
-    ------
-    NotFoundError, InvalidInputError
-        There is no cache, a file is damaged, or files leave out latents or contradict each other.
-    """
+    """Open the cache of one hookpoint; its entries, which are stored by latent, go through a `Spool`."""
     folder = find_cache(source.path)
     if folder is None:
         raise NotFoundError(f"{source.path} has no <start>_<end>.safetensors of a Delphi cache.", code="no-cache")

@@ -37,21 +37,9 @@ def write_delphi(selected: Selected, path: Path, tokens: Any = None, pad_token: 
     Every item is a sequence, padded to the longest one. Latents keep their numbers and the files tile the width,
     also where only some features are written.
 
-    Parameters
-    ----------
-    tokens
-        Token id of every sample of the set, (n_samples,) integers: an array, ``file.npy`` or ``file.npz:name``. None
-        takes the column ``token`` of the samples, and writes `pad_token` everywhere where there is none.
-    clip
-        Write what float16 cannot hold as 65,504 instead of refusing it.
+    `tokens` and `clip` are as `saestore.export` takes them. Without `tokens` the column ``token`` of the samples is
+    written, and `pad_token` everywhere where there is none.
 
-    Raises
-    ------
-    InvalidInputError
-        An activation is too large for float16, there is no activation, or `tokens` do not fit.
-
-    Notes
-    -----
     Memory: a block. Entries and tokens go through unnamed temporary files beside the target, as large as what is
     written.
     """
@@ -228,8 +216,6 @@ def write_neighbours(selected: Selected, path: Path) -> Written:
     Delphi finds it as ``neighbours`` beside the folder of its caches. Features that are never active together with the
     feature are left out.
 
-    Notes
-    -----
     Reads all posting lists once for every 2,048 features. Memory: about 400 MB, and 8 bytes per sample.
     """
     acts = selected.acts

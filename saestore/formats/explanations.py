@@ -29,20 +29,12 @@ _TABLES = {"feature": "features", "index": "features", "item": "items", "key": "
 
 @dataclass
 class Annotations:
-    """Values for rows of a table, by column.
+    """Values for rows of a table, by column."""
 
-    Attributes
-    ----------
-    table
-        ``features``, ``items`` or ``samples``.
-    columns
-        Of each column a mapping of rows (numbers, or keys of items) to values.
-    sae
-        What the file records of its SAE: ``d_sae`` and ``fingerprint``, where it does.
-    """
-
-    table: str = "features"
+    table: str = "features"  # ``features``, ``items`` or ``samples``
+    # Of each column a mapping of rows (numbers, or keys of items) to values.
     columns: dict[str, dict[Any, Any]] = field(default_factory=dict)
+    # What the file records of its SAE: ``d_sae`` and ``fingerprint``, where it does.
     sae: dict[str, Any] = field(default_factory=dict)
 
     def add(self, row: Any, values: Mapping[str, Any], where: str) -> None:
@@ -62,19 +54,7 @@ class Annotations:
 def read_annotations(path: str | os.PathLike[str], source: str | None = None) -> Annotations:
     """Read what a file or folder knows of features, items or samples.
 
-    Parameters
-    ----------
-    path
-        A folder of Delphi's results (``explanations/`` and ``scores/``) or of explanations alone; a JSON or JSONL file
-        of Neuronpedia's explanation export; or a CSV, JSON or Parquet table with a column ``feature``, ``item``,
-        ``key`` or ``sample``, whose other columns are taken.
-    source
-        The hookpoint of Delphi, or the layer or the explaining model of Neuronpedia, where there are several.
-
-    Raises
-    ------
-    NotFoundError, InvalidInputError
-        There is no such file, it is of another kind, or it holds several sources.
+    `ActivationSet.import_explanations` explains `path` and `source`; explanations may also be in a folder alone.
     """
     path = Path(path)
     if path.is_dir():
@@ -96,12 +76,7 @@ def read_annotations(path: str | os.PathLike[str], source: str | None = None) ->
 
 
 def check_sae(annotations: Annotations, reader: SetReader, where: str) -> None:
-    """Refuse annotations of another SAE: of another width, fingerprint, or with a feature that the set lacks.
-
-    Raises
-    ------
-    InvalidInputError
-    """
+    """Refuse annotations of another SAE: of another width, fingerprint, or with a feature that the set lacks."""
     if annotations.table != "features":
         return
     n_features, recorded = reader.shape[1], reader.attributes.sae.get("fingerprint")

@@ -21,26 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote.
+    """What an export wrote."""
 
-    Attributes
-    ----------
-    format
-        Its format.
-    n_samples, n_features, nnz
-        Size of the written part.
-    files
-        The files or folders.
-    notes
-        What was changed on the way.
-    """
-
-    format: str
+    format: str  # its format
+    # Size of the written part.
     n_samples: int
     n_features: int
     nnz: int
-    files: tuple[Path, ...]
-    notes: tuple[str, ...] = ()
+    files: tuple[Path, ...]  # the files or folders
+    notes: tuple[str, ...] = ()  # what was changed on the way
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able values."""

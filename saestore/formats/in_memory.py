@@ -27,13 +27,7 @@ _ENCODER_OUTPUT = ("top_indices", "top_acts")
 
 
 def open_object(given: Any, source: Source) -> Opened:
-    """Open what a caller has in memory; nothing is copied that need not be.
-
-    Raises
-    ------
-    InvalidInputError
-        It is of another type, or its parts contradict each other.
-    """
+    """Open what a caller has in memory; nothing is copied that need not be."""
     import scipy.sparse
 
     if hasattr(given, "detach"):

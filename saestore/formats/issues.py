@@ -14,27 +14,13 @@ Severity = Literal["error", "fixed", "info"]  # described in `saestore.vocabular
 
 @dataclass(frozen=True)
 class Issue:
-    """One kind of issue in an input.
+    """One kind of issue in an input."""
 
-    Attributes
-    ----------
-    kind
-        A stable name, such as ``not_finite``.
-    severity
-        ``error``, ``fixed`` or ``info``.
-    message
-        The issue, how often and where it first occurs, and what to do.
-    count
-        Number of rows, entries or columns with it.
-    details
-        More for programs, such as each wrong column.
-    """
-
-    kind: str
-    severity: Severity
-    message: str
-    count: int = 1
-    details: Mapping[str, Any] = field(default_factory=dict)
+    kind: str  # a stable name, such as ``not_finite``
+    severity: Severity  # ``error``, ``fixed`` or ``info``
+    message: str  # the issue, how often and where it first occurs, and what to do
+    count: int = 1  # number of rows, entries or columns with it
+    details: Mapping[str, Any] = field(default_factory=dict)  # more for programs, such as each wrong column
 
     def to_json(self, *, details: bool = True) -> dict[str, Any]:
         """JSON-able values."""

@@ -90,11 +90,6 @@ def open_named(arrays: Mapping[str, Any], where: str, shape: Sequence[int | None
         Rows and features, each None where it is not known.
     resources
         Closes a temporary file in the end: entries that are not stored by row go through a `Spool`.
-
-    Raises
-    ------
-    InvalidInputError
-        Arrays are missing, or contradict each other.
     """
     found = {role: arrays[name] for role, name in _roles(list(arrays)).items()}
     if not is_named(list(arrays)):

@@ -28,18 +28,6 @@ def write_parquet(selected: Selected, path: Path, columns: Sequence[str] | str =
     Samples without an active feature have no row; the file's metadata has the number of samples and features, under
     ``saestore``.
 
-    Parameters
-    ----------
-    columns
-        Columns and concepts of items and samples to join, by the names that conditions use; ``"all"`` joins all.
-
-    Raises
-    ------
-    NotFoundError
-        A column does not exist.
-
-    Notes
-    -----
     Memory: a block, and the joined columns.
     """
     arrow = require("pyarrow", "arrow", f"writing {path.name}")

@@ -31,11 +31,6 @@ def open_npz(source: Source) -> Opened:
 
     Rows of a CSR matrix and of indices and values are read in the order of the file, CSC and COO go through a temporary
     file (see `Spool`), and the rare BSR and DIA are read into memory.
-
-    Raises
-    ------
-    InvalidInputError
-        It is damaged, is not such a file, or its arrays contradict each other.
     """
     path = source.path
     archive = NpzFile(path, source.resources)
@@ -100,8 +95,6 @@ def write_scipy(selected: Selected, path: Path) -> Written:
     Beside the arrays that scipy reads it has ``sample`` and ``feature``, the numbers of rows and columns in the set,
     and ``item`` and ``item_ptr``: which rows belong to which item.
 
-    Notes
-    -----
     Memory: a block, and about 40 bytes per sample. The uncompressed ids and values are in unnamed files beside it while
     it is written.
     """

@@ -22,15 +22,9 @@ BLOCK = 1 << 20  # non-zeros that are read and written at once: about 50 MiB
 
 @dataclass(frozen=True, eq=False)
 class Block(SparseRows):
-    """Samples with their activations: int64 numbers of features in the set, and float32 or float64 activations.
+    """Samples with their activations: int64 numbers of features in the set, and float32 or float64 activations."""
 
-    Attributes
-    ----------
-    samples
-        Their numbers in the set, int64 (n,).
-    """
-
-    samples: Array
+    samples: Array  # their numbers in the set, int64 (n,)
 
     @property
     def entry_rows(self) -> Array:
@@ -42,13 +36,6 @@ class Block(SparseRows):
 class Selected:
     """Samples and features of a set; None stands for all of them.
 
-    Attributes
-    ----------
-    nnz
-        Non-zeros that the last pass over the blocks gave.
-
-    Notes
-    -----
     Memory: 8 bytes per selected sample.
     """
 
@@ -56,17 +43,11 @@ class Selected:
     samples: Array | None
     features: Array | None
     progress: Callable[[str], None] | None = None
-    nnz: int = 0
+    nnz: int = 0  # non-zeros that the last pass over the blocks gave
 
     @classmethod
     def of(cls, acts: SetReader, where: Any, features: Any, progress: Callable[[str], None] | None) -> Selected:
-        """Resolve ``where=`` and ``features=`` as the queries do.
-
-        Raises
-        ------
-        InvalidInputError
-            Nothing is selected, or the set is not complete.
-        """
+        """Resolve ``where=`` and ``features=`` as the queries do."""
         if not acts.attributes.complete:
             raise InvalidInputError(
                 f"{acts.path} has {len(acts):,} of {acts.attributes.planned_samples:,} planned samples; complete it "

@@ -88,30 +88,15 @@ class Spool:
 
 @dataclass(frozen=True)
 class Compressed:
-    """A matrix that is compressed by row (``csr``) or by column (``csc``).
+    """A matrix that is compressed by row (``csr``) or by column (``csc``)."""
 
-    Attributes
-    ----------
-    by
-        ``csr`` or ``csc``.
-    shape
-        Samples and features.
-    indptr
-        As in the file; checked when it is opened.
-    n_entries
-        Number of entries that there are.
-    read
-        ``read(a, b)`` gives the indices along the other axis and the activations of entries a to b.
-    where
-        The matrix, for messages.
-    """
-
-    by: str
-    shape: tuple[int, int]
-    indptr: Array
-    n_entries: int
+    by: str  # ``csr`` or ``csc``
+    shape: tuple[int, int]  # samples and features
+    indptr: Array  # as in the file; checked when it is opened
+    n_entries: int  # number of entries that there are
+    # ``read(a, b)`` gives the indices along the other axis and the activations of entries a to b.
     read: Callable[[int, int], tuple[Array, Array]]
-    where: str
+    where: str  # the matrix, for messages
 
     def open(self, dtype: str, resources: ExitStack) -> tuple[Read, int]:
         """The `read` and `step` of `Opened`: rows in place, columns through a `Spool`.
@@ -153,13 +138,7 @@ def blocks(length: int) -> Iterator[tuple[int, int]]:
 
 
 def checked_rows(rows: Array, n_rows: int, where: str) -> Array:
-    """Rows of entries as int64.
-
-    Raises
-    ------
-    InvalidInputError
-        A row is out of range.
-    """
+    """Rows of entries as int64."""
     check_ids(rows, where)
     outside = np.flatnonzero((rows < 0) | (rows >= n_rows))
     if len(outside):

@@ -34,13 +34,7 @@ class _Part:
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
-    """The named tensors (and numbers, and words) of a ``.pt`` or ``.safetensors`` file, mapped from disk.
-
-    Raises
-    ------
-    NotFoundError, InvalidInputError
-        There is no such file, it is damaged, or holds something else.
-    """
+    """The named tensors (and numbers, and words) of a ``.pt`` or ``.safetensors`` file, mapped from disk."""
     if path.suffix == ".safetensors":
         library = require("safetensors.torch", "sae", f"reading {path}")
         try:
@@ -69,11 +63,6 @@ def open_topk(name: str, path: Path, files: Sequence[Path], keys: tuple[str, str
     opened : Opened
     n_rows : list of int
         Rows of each file.
-
-    Raises
-    ------
-    NotFoundError, InvalidInputError
-        A file is missing, lacks the two tensors, their shapes differ, or the files do not fit each other.
     """
     parts = [_part(file, keys) for file in files]
     first = parts[0]

@@ -26,18 +26,10 @@ Array = np.ndarray[Any, Any]
 
 
 class Batch(NamedTuple):
-    """Rows and the samples that they belong to.
+    """Rows and the samples that they belong to."""
 
-    Attributes
-    ----------
-    values
-        Activations, float32 or float64 (n, features): a sparse CSR tensor, or a dense one.
-    samples
-        Their samples, int64 (n,).
-    """
-
-    values: torch.Tensor
-    samples: torch.Tensor
+    values: torch.Tensor  # activations, float32 or float64 (n, features): a sparse CSR tensor, or a dense one
+    samples: torch.Tensor  # their samples, int64 (n,)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # torch's own way to send a CSR tensor to another process warns in that one.

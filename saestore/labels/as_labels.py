@@ -23,11 +23,6 @@ def as_labels(given: Any, level: str, n_items: int, n_samples: int, names: Seque
     """Check labels given as a mapping of names to masks, or as a matrix with `names`.
 
     Masked values, NaN, None and ``pandas.NA`` are unknown.
-
-    Raises
-    ------
-    InvalidInputError
-        A name or a length does not fit, or a value is neither 0 nor 1 nor unknown; the message names it.
     """
     sizes = {"item": n_items, "sample": n_samples}
     if isinstance(given, LabelMatrix):

@@ -31,11 +31,6 @@ def read_arrays(
     ----------
     names
         Of the columns; for a ``.npz`` of one array a concept those to take, by default all.
-
-    Raises
-    ------
-    NotFoundError, InvalidInputError
-        There is no such file or array; it has another format, or holds pickled objects.
     """
     file = Path(path)
     if file.suffix == ".npy":

@@ -51,18 +51,7 @@ def from_masks(
 ) -> LabelMatrix:
     """Labels of patches from a folder of masks.
 
-    Parameters
-    ----------
-    source
-        What the set records of its embeddings: how images were made square, where it is known.
-    options
-        As `saestore.concepts_namespace.Concepts.add_masks` explains them.
-
-    Raises
-    ------
-    NotFoundError, InvalidInputError, MissingDependencyError
-        No such folder; samples that are not patches, a mask that fits no item, an item without a mask, a file that is
-        not an image; pillow is not installed. Nothing was written.
+    `source` is what the set records of its embeddings; `Concepts.add_masks` explains the options.
 
     Notes
     -----

@@ -40,18 +40,8 @@ def from_spans(
 ) -> LabelMatrix:
     """Labels of tokens from spans of characters.
 
-    Parameters
-    ----------
-    given
-        A mapping of keys or numbers of items to (start, stop, concept), or a CSV or JSONL file of key, start, stop and
-        concept; `stop` is the character after the last.
-    spans_of
-        Returns the characters of the tokens from one sample to before another, int32 (n, 2), or None.
-
-    Raises
-    ------
-    InvalidInputError
-        The set does not know the characters of its tokens, a key is not an item, or a span ends outside of its text.
+    `given` is as `Concepts.add_spans` takes it. `spans_of` returns the characters of the tokens from one sample to
+    before another, int32 (n, 2), or None.
 
     Notes
     -----

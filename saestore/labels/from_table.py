@@ -24,18 +24,7 @@ _TEXT = "text"
 def from_metadata(
     path: str | os.PathLike[str], items: SetTable, n_items: int, *, on_unmatched: OnUnmatched
 ) -> LabelMatrix:
-    """Labels of items from a ``metadata.csv``; its rows may be in any order.
-
-    Parameters
-    ----------
-    on_unmatched
-        ``"ignore"`` skips rows that fit no item.
-
-    Raises
-    ------
-    InvalidInputError
-        An item has no row, a row no item, or a key fits several; the message names the first of them.
-    """
+    """Labels of items from a ``metadata.csv``; its rows may be in any order."""
     table = Items.from_csv(path)
     if not table.concepts:
         raise InvalidInputError(

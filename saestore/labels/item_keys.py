@@ -14,13 +14,7 @@ _NAMED = 3  # keys that a message names
 
 
 def match_keys(given: Sequence[str], stored: Sequence[str], where: str) -> list[int | None]:
-    """Number of the item that each given key is, or None: the same key, else the only item of the same file name.
-
-    Raises
-    ------
-    InvalidInputError
-        A key fits several items, or two keys the same one.
-    """
+    """Number of the item that each given key is, or None: the same key, else the only item of the same file name."""
     exact, by_name = _places(stored), _places([file_name(key) for key in stored])
     found: list[int | None] = []
     for key in given:

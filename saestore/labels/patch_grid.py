@@ -27,19 +27,12 @@ _CROPPED = ("CLIP_SAE_patch_embeddings_", "CLIP_SAE_cls_embeddings_")
 
 @dataclass(frozen=True)
 class Patches:
-    """A grid of patches over the part of an image that a model saw.
+    """A grid of patches over the part of an image that a model saw."""
 
-    Attributes
-    ----------
-    transform
-        ``resize``: ``{"shortest_edge": n}``, ``{"height": h, "width": w}`` or None; ``crop``: [height, width] from the
-        middle, or None.
-    grid
-        Rows and columns.
-    """
-
+    # ``resize``: ``{"shortest_edge": n}``, ``{"height": h, "width": w}`` or None; ``crop``: [height, width] from the
+    # middle, or None.
     transform: Mapping[str, Any]
-    grid: tuple[int, int]
+    grid: tuple[int, int]  # rows and columns
 
     @classmethod
     def of(cls, index: ItemIndex, source: Mapping[str, Any], fit: Fit | None) -> Patches:

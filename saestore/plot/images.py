@@ -47,18 +47,10 @@ class Box:
 
 @dataclass(frozen=True)
 class ImageView:
-    """Which part of its images a model saw, in which patches.
+    """Which part of its images a model saw, in which patches."""
 
-    Attributes
-    ----------
-    patches
-        None where an image is a single sample.
-    assumed
-        True where the set does not record how its images were resized.
-    """
-
-    patches: Patches | None
-    assumed: bool
+    patches: Patches | None  # None where an image is a single sample
+    assumed: bool  # True where the set does not record how its images were resized
 
     @classmethod
     def of(cls, acts: SetReader, fit: Fit | None) -> ImageView:
@@ -84,13 +76,7 @@ class ImageView:
 
 
 def find_image(acts: SetReader, key: str, images: str | os.PathLike[str] | None) -> Path:
-    """Find the file of an image: below `images`, else where the build found it.
-
-    Raises
-    ------
-    NotFoundError
-        The file does not exist; the message names it and `images`.
-    """
+    """Find the file of an image: below `images`, else where the build found it."""
     source = acts.attributes.source
     bases = []
     if images is not None:
@@ -131,17 +117,7 @@ def is_turned(acts: SetReader) -> bool:
 
 
 def read_image(acts: SetReader, key: str, images: str | os.PathLike[str] | None) -> Array:
-    """Read an image as the model saw it: RGB, uint8 (height, width, 3), at most 640 pixels on its longer side.
-
-    Raises
-    ------
-    NotFoundError
-        The file does not exist.
-    InvalidInputError
-        Pillow cannot read the file.
-    MissingDependencyError
-        Pillow is not installed.
-    """
+    """Read an image as the model saw it: RGB, uint8 (height, width, 3), at most 640 pixels on its longer side."""
     try:
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ModuleNotFoundError as error:

@@ -85,22 +85,13 @@ def _new_axes(size: tuple[float, float]) -> Axes:
 
 @dataclass
 class Page:
-    """Images in lines, with captions, and a foot that explains the tints.
+    """Images in lines, with captions, and a foot that explains the tints."""
 
-    Attributes
-    ----------
-    rows, pixels
-        What to show.
-    view
-        Which part of the images the model saw.
-    room
-        Inches of the Axes; None if the Axes is made to fit.
-    """
-
+    # What to show.
     rows: Sequence[Row]
     pixels: Sequence[Array]
-    view: ImageView
-    room: tuple[float, float] | None
+    view: ImageView  # which part of the images the model saw
+    room: tuple[float, float] | None  # inches of the Axes; None if the Axes is made to fit
 
     def __post_init__(self) -> None:
         self._wide = _ALONE if len(self.rows) == 1 else _WIDE

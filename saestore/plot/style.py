@@ -26,26 +26,15 @@ _FAINTEST = 0.08  # of the weakest: to be seen at all
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table of top samples, with the activations of its whole item.
+    """One row of a table of top samples, with the activations of its whole item."""
 
-    Attributes
-    ----------
-    item, key, split
-        The item: its number, its key, and its split ("" if the items have none).
-    start
-        First sample of the item.
-    position
-        Position of the row's sample in the item.
-    activations
-        Activations of all samples of the item, (samples,).
-    """
-
+    # The item: its number, its key, and its split ("" if the items have none).
     item: int
     key: str
     split: str
-    start: int
-    position: int
-    activations: Array
+    start: int  # first sample of the item
+    position: int  # position of the row's sample in the item
+    activations: Array  # activations of all samples of the item, (samples,)
 
     @property
     def strongest(self) -> float:

@@ -127,18 +127,10 @@ def _rgba(activation: float, strongest: float) -> str:
 
 @dataclass(frozen=True)
 class Paint:
-    """Makes HTML of texts.
+    """Makes HTML of texts."""
 
-    Attributes
-    ----------
-    strongest
-        Magnitude that gets the darkest shade.
-    context
-        Tokens shown on either side of a row's token.
-    """
-
-    strongest: float
-    context: int
+    strongest: float  # magnitude that gets the darkest shade
+    context: int  # tokens shown on either side of a row's token
 
     def unshaded(self, text: str) -> str:
         """The start of a text whose tokens are not known."""

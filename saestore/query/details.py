@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saestore.query.results import NAMES
 from saestore.query.sample_coords import SampleCoordinates
 from saestore.tables.column import as_objects
 
@@ -28,6 +29,17 @@ def feature_names(reader: SetReader, features: Array) -> Array | None:
     return np.array([name or None for name in names.tolist()], object)[back]
 
 
+def names_of(reader: SetReader, table: ResultTable, other: SetReader | None = None) -> dict[str, Array]:
+    """Names of the features of an answer, by the name of their column; ``other_feature`` is one of another set."""
+    found: dict[str, Array] = {}
+    for column, shown in NAMES.items():
+        source = other if column == "other_feature" else reader
+        if source is not None and column in table.columns:
+            names = feature_names(source, table.columns[column])
+            found |= {} if names is None else {shown: names}
+    return found
+
+
 def details_of(reader: SetReader, table: ResultTable, other: SetReader | None = None) -> dict[str, Array]:
     """Further columns of an answer; see `ResultTable.with_details`.
 
@@ -36,11 +48,7 @@ def details_of(reader: SetReader, table: ResultTable, other: SetReader | None = 
     other
         The set that ``other_feature`` is of.
     """
-    columns, details = table.columns, dict[str, Array]()
-    for column, source, name in (("feature", reader, "name"), ("other_feature", other, "other_name")):
-        names = None if source is None or column not in columns else feature_names(source, columns[column])
-        if names is not None:
-            details[name] = names
+    columns, details = table.columns, names_of(reader, table, other)
     if "sample" in columns:
         along = SampleCoordinates(reader).by_name
         details |= {shown: along[name].at(columns["sample"]) for name, shown in _OF_SAMPLES.items() if name in along}

@@ -231,9 +231,12 @@ class OpenSet:
             stored; ``l0`` is the mean number of active features per sample.
         """
         a, (n_samples, n_features) = self.attributes, self.shape
-        active = np.zeros(n_features, bool)
-        for counts in read_of_features(self.segments, ["n_active"]):
-            active |= counts > 0
+        dead = a.dead_features if a.is_derived else None
+        if dead is None:
+            active = np.zeros(n_features, bool)
+            for counts in read_of_features(self.segments, ["n_active"]):
+                active |= counts > 0
+            dead = int((~active).sum())
         stored, dense = a.stored_bytes, 4 * n_samples * n_features
         return {
             "path": self.path,
@@ -242,7 +245,7 @@ class OpenSet:
             "n_items": a.n_items,
             "nnz": a.nnz,
             "l0": a.nnz / n_samples if n_samples else None,
-            "dead_features": int((~active).sum()),
+            "dead_features": dead,
             "stored_bytes": stored,
             "dense_bytes": dense,
             "ratio": dense / stored,

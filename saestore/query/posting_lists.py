@@ -19,20 +19,11 @@ BLOCK = 1 << 22  # entries of a block: about 200 MB while it is merged
 
 @dataclass(frozen=True)
 class PostingLists:
-    """Posting lists of features, in impact order.
+    """Posting lists of features, in impact order."""
 
-    Attributes
-    ----------
-    features
-        Their ids, int64 (n,).
-    indptr
-        Where each list starts and the last one ends, int64 (n + 1,).
-    samples, data
-        Samples (int64) and activations of all lists, one after the other.
-    """
-
-    features: Array
-    indptr: Array
+    features: Array  # their ids, int64 (n,)
+    indptr: Array  # where each list starts and the last one ends, int64 (n + 1,)
+    # Samples (int64) and activations of all lists, one after the other.
     samples: Array
     data: Array
 

@@ -111,7 +111,7 @@ class SetReader(OpenSet):
     @retry_on_stale_snapshot
     def feature(self, feature: int, *, where: Any = None) -> TopSamples:
         """All samples on which one feature is active, strongest first. Memory: its list."""
-        number = self._feature(feature, "feature")
+        number = one_feature(self, feature, "feature")
         return self._table(self._list(number, self.view(where=where, feature=number, lists=True)))
 
     def select_features(self, features: Any) -> Selection:
@@ -122,16 +122,6 @@ class SetReader(OpenSet):
 
     def _features(self, features: Any) -> Array:
         return self.select_features(features).ids
-
-    def _feature(self, feature: Any, method: str) -> int:
-        """The one feature that a method takes, by its number or by a condition that one feature fulfils."""
-        if as_tree(feature) is None:
-            return select_one(feature, self.shape[1], "feature", method)
-        ids = self._features(feature)
-        if len(ids) != 1:
-            message = f"{method}() takes one feature; {len(ids):,} fulfil {feature!r}."
-            raise InvalidInputError(message, code="not-one")
-        return int(ids[0])
 
     def _list(self, feature: int, view: View) -> PostingLists:
         return next(view.lists(np.array([feature])))
@@ -390,7 +380,7 @@ class SetReader(OpenSet):
         if isinstance(bins, str) and not active_only:
             message = f"bins={bins!r} needs active_only=True; give a number of bins or their edges for all samples."
             raise InvalidInputError(message, code="wrong-bins")
-        number = self._feature(feature, "histogram")
+        number = one_feature(self, feature, "histogram")
         view = self.view(level, where, feature=number)
         values = self._list(number, view).data
         zeros = 0 if active_only else view.n - len(values)
@@ -431,7 +421,7 @@ class SetReader(OpenSet):
         Reads the feature's list and the rows of its samples; with `where` or of items all activations once. Memory:
         the list, a block of about 4 million non-zeros, and about 100 bytes per feature.
         """
-        n, number = similarity.check_request(n, metric), self._feature(feature, "similar")
+        n, number = similarity.check_request(n, metric), one_feature(self, feature, "similar")
         view = self.view(level, where, feature=number)
         lists = self._list(number, view)
         found = similarity.most_similar(metric, n, view, lists, Sizes.of(self._moments(view)))
@@ -552,6 +542,17 @@ class SetReader(OpenSet):
         """Where concepts are unknown, as `concept_matrix` has where they are true."""
         labels = self.labels(level)
         return csc_of_rows([[]] * len(labels.names), labels.n_rows) if labels.unknown is None else labels.unknown
+
+
+def one_feature(reader: SetReader, feature: Any, method: str) -> int:
+    """The one feature that a method takes, by its number or by a condition that one feature fulfils."""
+    if as_tree(feature) is None:
+        return select_one(feature, reader.shape[1], "feature", method)
+    ids = reader.select_features(feature).ids
+    if len(ids) != 1:
+        message = f"{method}() takes one feature; {len(ids):,} fulfil {feature!r}."
+        raise InvalidInputError(message, code="not-one")
+    return int(ids[0])
 
 
 def _only(features: Array) -> int | None:

@@ -20,7 +20,8 @@ Details = Callable[["ResultTable"], dict[str, Array]]
 
 _SHOWN = 20
 _LONGEST = 40  # characters of a text that is shown
-_NAMES = {"feature": "name", "other_feature": "other_name"}  # which detail stands beside which column
+# Which detail, a name, stands beside which column.
+NAMES = {"feature": "name", "other_feature": "other_name", "child": "child_name", "parent": "parent_name"}
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -47,8 +48,8 @@ class ResultTable:
         result: dict[str, Array] = {}
         for name, values in self.columns.items():
             result[name] = values
-            if _NAMES.get(name) in details:
-                result[_NAMES[name]] = details.pop(_NAMES[name])
+            if NAMES.get(name) in details:
+                result[NAMES[name]] = details.pop(NAMES[name])
         return result | details
 
     def __len__(self) -> int:

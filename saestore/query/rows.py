@@ -16,14 +16,16 @@ Array = np.ndarray[Any, Any]
 _BLOCK = 1 << 22  # non-zeros of a block of rows
 
 
-def iterate_rows(segments: Sequence[Segment], rows: Array, block: int = _BLOCK) -> Iterator[tuple[Array, SparseRows]]:
-    """Ascending distinct `rows` in blocks: their numbers and their entries.
+def iterate_rows(
+    segments: Sequence[Segment], rows: Array, block: int = _BLOCK, *, values: bool = True
+) -> Iterator[tuple[Array, SparseRows]]:
+    """Ascending distinct `rows` in blocks: their numbers and their entries, without `values` each True.
 
     Memory: about `block` non-zeros.
     """
     for plan in _plan_rows(segments, rows, block):
         parts = [part for _, part in plan]
-        yield parts[0] if len(parts) == 1 else np.concatenate(parts), _read_rows(plan)
+        yield parts[0] if len(parts) == 1 else np.concatenate(parts), _read_rows(plan, values=values)
 
 
 def _plan_rows(segments: Sequence[Segment], rows: Array, block: int) -> Iterator[list[tuple[Segment, Array]]]:
@@ -46,7 +48,7 @@ def _plan_rows(segments: Sequence[Segment], rows: Array, block: int) -> Iterator
         yield plan
 
 
-def _read_rows(plan: Sequence[tuple[Segment, Array]]) -> SparseRows:
+def _read_rows(plan: Sequence[tuple[Segment, Array]], *, values: bool) -> SparseRows:
     """Rows of several segments, read together."""
-    parts = read_rows([(segment, *runs_of(rows)) for segment, rows in plan])
+    parts = read_rows([(segment, *runs_of(rows)) for segment, rows in plan], values=values)
     return parts[0] if len(parts) == 1 else SparseRows.concat(parts)

@@ -27,17 +27,11 @@ OF_ITEMS = {"key": "path or id of the item", "split": "split of the item"}
 
 @dataclass(frozen=True)
 class SampleCoordinate:
-    """One value per sample: its dtype, its description, and a function that computes it.
-
-    Attributes
-    ----------
-    values
-        From int64 sample numbers (n,), in any order, to values (n,).
-    """
+    """One value per sample: its dtype, its description, and a function that computes it."""
 
     dtype: np.dtype[Any]
     description: str
-    values: Callable[[Array], Array]
+    values: Callable[[Array], Array]  # from int64 sample numbers (n,), in any order, to values (n,)
 
     def at(self, samples: Array) -> Array:
         """The values of samples, of any shape."""

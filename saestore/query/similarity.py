@@ -33,22 +33,14 @@ _PAIRS = 1 << 22  # products of non-zeros that are made at a time
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of single features, which the metrics need.
+    """Sizes of single features, which the metrics need."""
 
-    Attributes
-    ----------
-    n
-        Number of samples.
-    n_active, sum
-        As in `saestore.stats.Moments`.
-    length, spread
-        Square roots of the sum of squares, and of the sum of squared deviations from the mean over all samples; NaN
-        for a constant.
-    """
-
-    n: int
+    n: int  # number of samples
+    # As in `saestore.stats.Moments`.
     n_active: Array
     sum: Array
+    # Square roots of the sum of squares, and of the sum of squared deviations from the mean over all samples; NaN for a
+    # constant.
     length: Array
     spread: Array
 
@@ -107,31 +99,41 @@ def pair_score(metric: str, n: int, n_one: Array, n_other: Array, n_both: Array)
     return np.asarray(values)
 
 
-def overlap_of_list(view: View, lists: PostingLists) -> tuple[Array, Array]:
-    """Rows that every feature shares with one list, and the sums of the products of the activations there.
+def overlap_of_list(metric: Metric, view: View, lists: PostingLists) -> tuple[Array, Array | None]:
+    """Rows that every feature shares with one list, and the sums of the products there where the metric needs them.
 
     Memory: the list, a block of about 4 million non-zeros, and 16 bytes per feature.
     """
     order = np.argsort(lists.samples)
     rows, values = lists.samples[order], lists.data[order].astype(np.float64)
     n_features, done = view.n_features, 0
-    n_both, dot = np.zeros(n_features, np.int64), np.zeros(n_features)
-    for _, block in view.rows(rows):
-        factors = np.repeat(values[done : done + len(block)], np.diff(block.indptr))
+    n_both, dot = np.zeros(n_features, np.int64), np.zeros(n_features) if metric in WITH_DOT else None
+    for _, block in view.rows(rows, values=dot is not None):
         n_both += np.bincount(block.indices, minlength=n_features)
-        dot += np.bincount(block.indices, factors * block.data, n_features)
+        if dot is not None:
+            factors = np.repeat(values[done : done + len(block)], np.diff(block.indptr))
+            dot += np.bincount(block.indices, factors * block.data, n_features)
         done += len(block)
     return n_both, dot
 
 
 def most_similar(metric: Metric, n: int, view: View, lists: PostingLists, sizes: Sizes) -> SimilarFeatures:
     """The features that are most like the feature of `lists`, without itself."""
-    n_both, dot = overlap_of_list(view, lists)
-    scores = score(metric, (sizes, lists.features), (sizes, slice(None)), n_both, dot if metric in WITH_DOT else None)
-    n_both[lists.features] = 0
-    order = np.argsort(-scores, kind="stable")
-    order = order[(n_both > 0)[order] & ~np.isnan(scores[order])][:n]
-    return SimilarFeatures(order, scores[order], n_both[order])
+    overlap = overlap_of_list(metric, view, lists)
+    overlap[0][lists.features] = 0
+    return ranked(metric, n, (sizes, lists.features), sizes, overlap)
+
+
+def ranked(
+    metric: Metric, n: int, one: tuple[Sizes, Any], others: Sizes, overlap: tuple[Array, Array | None]
+) -> SimilarFeatures:
+    """The `n` of all other features that score best with one, of those that share a row with it."""
+    n_both, dot = overlap
+    together = np.flatnonzero(n_both)
+    scores = score(metric, one, (others, together), n_both[together], None if dot is None else dot[together])
+    best = np.argsort(-scores, kind="stable")
+    best = best[~np.isnan(scores[best])][:n]
+    return SimilarFeatures(together[best], scores[best], n_both[together[best]])
 
 
 def cooccurrence(view: View, features: Array) -> Array:
@@ -226,7 +228,7 @@ def _held(view: View, first: int, last: int, with_data: bool) -> scipy.sparse.cs
 
     dtype = np.float64 if with_data else bool
     counts, parts, values = np.zeros(view.n_rows, np.int64), [np.empty(0, np.int32)], [np.empty(0, dtype)]
-    for rows, block in view.rows(np.arange(view.n_rows) if view.ids is None else view.ids):
+    for rows, block in view.rows(np.arange(view.n_rows) if view.ids is None else view.ids, values=with_data):
         kept = (block.indices >= first) & (block.indices < last)
         counts[rows] = np.diff(pointers(kept)[block.indptr])
         parts.append(block.indices[kept].astype(np.int32))

@@ -35,37 +35,22 @@ _UNLIMITED = 1 << 62
 class View:
     """A set as a question sees it: a matrix whose rows are its samples or its items.
 
-    Attributes
-    ----------
-    level
-        What the rows are: ``sample``, or ``item`` with the maximum over its samples, inactive ones included as 0.
-    n_rows
-        Rows of the matrix: samples or items of the set.
-    ids
-        The rows that count, ascending, int64: samples that fulfil the condition, or items with such a sample. None
-        where every row counts.
-    kept
-        Which samples count, bool (n_samples,); None where all do.
-    sizes
-        At the level of items: how many samples of each item count, int64 (n_items,). Else None.
-    condition
-        What the samples fulfil, None where all count.
-
-    Notes
-    -----
     Memory: a byte per sample where there is a condition, and 16 bytes per item.
     """
 
     segments: Sequence[Segment]
     n_features: int
     dtype: np.dtype[Any]
+    # What the rows are: ``sample``, or ``item`` with the maximum over its samples, inactive ones included as 0.
     level: str
     index: ItemIndex
-    n_rows: int
+    n_rows: int  # rows of the matrix: samples or items of the set
+    # The rows that count, ascending, int64: samples that fulfil the condition, or items with such a sample. None where
+    # every row counts.
     ids: Array | None
-    kept: Array | None
-    sizes: Array | None
-    condition: Condition | None
+    kept: Array | None  # which samples count, bool (n_samples,); None where all do
+    sizes: Array | None  # at the level of items: how many samples of each item count, int64 (n_items,). Else None
+    condition: Condition | None  # what the samples fulfil, None where all count
 
     @classmethod
     def of(cls, acts: OpenSet, level: str, condition: Condition | None) -> View:
@@ -107,14 +92,15 @@ class View:
         lists = iterate_lists(self.segments, features, self.dtype, block)
         return lists_over(lists, self.kept, self.index, self.sizes)
 
-    def rows(self, ids: Array, pooling: Pooling = "max") -> Iterator[tuple[Array, SparseRows]]:
+    def rows(self, ids: Array, pooling: Pooling = "max", *, values: bool = True) -> Iterator[tuple[Array, SparseRows]]:
         """These rows, distinct and ascending, of those that count: their numbers and entries, a block at a time.
 
-        At the level of items entries are of the stored dtype with ``max``, else float64, and never 0.
+        At the level of items entries are of the stored dtype with ``max``, else float64, and never 0. Of samples they
+        need no activations where a question has no use for their `values`.
         Memory: a block of about 4 million non-zeros, or the largest item if that is larger.
         """
         if self.sizes is None:
-            yield from iterate_rows(self.segments, ids)
+            yield from iterate_rows(self.segments, ids, values=values)
             return
         for samples, block in self.rows_of_items(ids):
             items = self.index.locate(samples)[0]

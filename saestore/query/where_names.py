@@ -70,21 +70,12 @@ class NamedValues:
 
 @dataclass(frozen=True)
 class Activations:
-    """What a condition may ask of activations.
+    """What a condition may ask of activations."""
 
-    Attributes
-    ----------
-    read
-        From a feature to the samples where it is active, ascending, and its activations.
-    n_features
-        Features of the set.
-    feature
-        The one feature that a query is about, which ``activation`` means; else None.
-    """
-
+    # From a feature to the samples where it is active, ascending, and its activations.
     read: Callable[[int], tuple[Array, Array]]
-    n_features: int
-    feature: int | None = None
+    n_features: int  # features of the set
+    feature: int | None = None  # the one feature that a query is about, which ``activation`` means; else None
 
 
 class NameSource:

@@ -242,27 +242,14 @@ class SaeLensEncode:
 
 @dataclass(frozen=True)
 class Forward:
-    """The steps of one SAE.
+    """The steps of one SAE."""
 
-    Attributes
-    ----------
-    dtype
-        Dtype that embeddings are cast to first.
-    norm_in
-        Normalises embeddings, or None; the SAE keeps what `decode` needs to take it back.
-    affine
-        Pre-activations, or None where `select` takes embeddings as they come and does it all.
-    select
-        Makes entries of pre-activations.
-    decode
-        Makes embeddings of entries; a `CannotDecode` raises.
-    """
-
-    dtype: torch.dtype
+    dtype: torch.dtype  # dtype that embeddings are cast to first
+    # Normalises embeddings, or None; the SAE keeps what `decode` needs to take it back.
     norm_in: Callable[[torch.Tensor], torch.Tensor] | None
-    affine: Affine | None
-    select: Callable[[torch.Tensor], Entries]
-    decode: Decoder | ObjectDecode | CannotDecode
+    affine: Affine | None  # pre-activations, or None where `select` takes embeddings as they come and does it all
+    select: Callable[[torch.Tensor], Entries]  # makes entries of pre-activations
+    decode: Decoder | ObjectDecode | CannotDecode  # makes embeddings of entries; a `CannotDecode` raises
 
 
 def explained_variance(given: torch.Tensor, decoded: torch.Tensor) -> float:

@@ -17,23 +17,15 @@ from saestore.sae.sae_lens import download_advice, load_folder, load_object, loa
 
 @dataclass(frozen=True)
 class Registered:
-    """Place of a registered SAE on the hub.
+    """Place of a registered SAE on the hub."""
 
-    Attributes
-    ----------
-    repo, file
-        The hub's repository, and the file in it with the weights.
-    release, sae_id
-        Its names in sae_lens; None for a CLIP-Scope checkpoint.
-    model
-        The hub's name of the model that it was trained on, if the SAE itself has another one.
-    """
-
+    # The hub's repository, and the file in it with the weights.
     repo: str
     file: str
+    # Its names in sae_lens; None for a CLIP-Scope checkpoint.
     release: str | None = None
     sae_id: str | None = None
-    model: str | None = None
+    model: str | None = None  # the hub's name of the model that it was trained on, if the SAE itself has another one
 
 
 REGISTERED = {

@@ -54,8 +54,6 @@ class BootstrapSampler:
 
         A draw in which a score is NaN does not count for it; the ends are NaN where that is so in all draws.
 
-        Notes
-        -----
         Memory: about 100 MB, and 8 bytes per measure, score and draw.
         """
         values: list[dict[str, list[Array]]] = [{} for _ in measures]

@@ -38,21 +38,11 @@ _PIECE = 1 << 19  # hits, or pairs of feature and concept, that are scored at a 
 
 @dataclass(frozen=True)
 class ConceptLabels:
-    """Labels of chosen concepts.
+    """Labels of chosen concepts."""
 
-    Attributes
-    ----------
-    names
-        The concepts.
-    matrix
-        Items or samples x concepts, bool CSR.
-    unknown
-        The same shape, true where a label is not known, bool CSC.
-    """
-
-    names: list[str]
-    matrix: scipy.sparse.csr_array
-    unknown: scipy.sparse.csc_array
+    names: list[str]  # the concepts
+    matrix: scipy.sparse.csr_array  # items or samples x concepts, bool CSR
+    unknown: scipy.sparse.csc_array  # the same shape, true where a label is not known, bool CSC
 
 
 @retry_on_stale_snapshot

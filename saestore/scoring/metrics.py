@@ -43,22 +43,13 @@ def ratios(tp: Array, fp: Array, fn: Array, tn: Array) -> dict[str, Array]:
 
 @dataclass(frozen=True)
 class BootstrapCounts:
-    """A score beside one concept: how many observations of each item have each value.
+    """A score beside one concept: how many observations of each item have each value."""
 
-    Attributes
-    ----------
-    values
-        Distinct values of the score, descending, float64 (n_values,).
-    rows, hits
-        n_values x n_items: observations with that value, and how many of them have the concept.
-    n_predicted
-        How many of the values reach the threshold.
-    """
-
-    values: Array
+    values: Array  # distinct values of the score, descending, float64 (n_values,)
+    # n_values x n_items: observations with that value, and how many of them have the concept.
     rows: scipy.sparse.csr_array
     hits: scipy.sparse.csr_array
-    n_predicted: int
+    n_predicted: int  # how many of the values reach the threshold
 
     @classmethod
     def of(

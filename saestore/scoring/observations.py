@@ -26,21 +26,11 @@ _BLOCK = 1 << 20  # entries of lists that are ranked at a time
 
 @dataclass(frozen=True)
 class KnownGroup:
-    """Concepts whose labels are known of the same observations.
+    """Concepts whose labels are known of the same observations."""
 
-    Attributes
-    ----------
-    concepts
-        Columns of the labels, int64.
-    known
-        Whether the label of each observation is known, bool; None where all are.
-    n
-        How many known observations are scored.
-    """
-
-    concepts: Array
-    known: Array | None
-    n: int
+    concepts: Array  # columns of the labels, int64
+    known: Array | None  # whether the label of each observation is known, bool; None where all are
+    n: int  # how many known observations are scored
 
     def rank(self, lists: PostingLists) -> Ranked:
         """Ranks of lists over observations, among those that are known."""
@@ -53,32 +43,18 @@ class KnownGroup:
 class ScoredObservations:
     """Samples or items that are scored, and their labels.
 
-    Attributes
-    ----------
-    kept
-        Which samples count, bool (n_samples,); at the level of items, for the maximum of their item.
-    labels
-        Observations x concepts, bool CSR; a row for every sample or item of the set that has labels.
-    index, sizes
-        At the level of items: the samples of each item, and how many of them count, int64 (n_items,). Else None.
-    n
-        How many observations count: samples, or items with a sample that does.
-    groups
-        The concepts, grouped by what is known.
-    n_positive, n_negative
-        How many counting observations each concept is known to be true of, and false of, int64 (n_concepts,).
-
-    Notes
-    -----
     Memory: 1 byte per sample, 8 bytes per item, 5 bytes per true label, and 1 byte per observation and group.
     """
 
-    kept: Array
+    kept: Array  # which samples count, bool (n_samples,); at the level of items, for the maximum of their item
+    # Observations x concepts, bool CSR; a row for every sample or item of the set that has labels.
     labels: scipy.sparse.csr_array
+    # At the level of items: the samples of each item, and how many of them count, int64 (n_items,). Else None.
     index: ItemIndex | None
     sizes: Array | None
-    n: int
-    groups: list[KnownGroup]
+    n: int  # how many observations count: samples, or items with a sample that does
+    groups: list[KnownGroup]  # the concepts, grouped by what is known
+    # How many counting observations each concept is known to be true of, and false of, int64 (n_concepts,).
     n_positive: Array
     n_negative: Array
 

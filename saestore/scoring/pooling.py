@@ -19,18 +19,10 @@ _TOP = re.compile(r"top-([1-9][0-9]*)")
 
 @dataclass(frozen=True)
 class Pooling:
-    """How an item is scored.
+    """How an item is scored."""
 
-    Attributes
-    ----------
-    name
-        ``max``, ``mean`` or ``top-N``.
-    largest
-        How many of an item's strongest samples are averaged; None for all.
-    """
-
-    name: str
-    largest: int | None
+    name: str  # ``max``, ``mean`` or ``top-N``
+    largest: int | None  # how many of an item's strongest samples are averaged; None for all
 
     @classmethod
     def of(cls, name: Any) -> Pooling:

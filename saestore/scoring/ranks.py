@@ -21,31 +21,16 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Ranked:
-    """Columns of features over the same rows: samples, or items.
+    """Columns of features over the same rows: samples, or items."""
 
-    Attributes
-    ----------
-    n
-        Length of a column.
-    indptr
-        int64 (n_features + 1,): feature i has the entries ``indptr[i]:indptr[i + 1]``.
-    rows
-        Row of every entry.
-    values
-        Activation of every entry, descending in a feature, never zero.
-    start, stop
-        int64: equal values of a column take the places ``start:stop`` of it, sorted descending with its zeros.
-    n_positive
-        Entries above zero of every feature, int64 (n_features,).
-    """
-
-    n: int
-    indptr: Array
-    rows: Array
-    values: Array
+    n: int  # length of a column
+    indptr: Array  # int64 (n_features + 1,): feature i has the entries ``indptr[i]:indptr[i + 1]``
+    rows: Array  # row of every entry
+    values: Array  # activation of every entry, descending in a feature, never zero
+    # int64: equal values of a column take the places ``start:stop`` of it, sorted descending with its zeros.
     start: Array
     stop: Array
-    n_positive: Array
+    n_positive: Array  # entries above zero of every feature, int64 (n_features,)
 
     def __len__(self) -> int:
         return len(self.indptr) - 1
@@ -69,26 +54,17 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Hits:
-    """Entries that a concept is true of, for every feature and concept.
+    """Entries that a concept is true of, for every feature and concept."""
 
-    Attributes
-    ----------
-    indptr
-        (n_features * n_concepts + 1,): feature i and concept c have ``indptr[j]:indptr[j + 1]`` where
-        ``j = i * n_concepts + c``.
-    entries
-        Indices into the entries of a `Ranked`, ascending for each pair, hence strongest first.
-    """
-
+    # (n_features * n_concepts + 1,): feature i and concept c have ``indptr[j]:indptr[j + 1]`` where ``j = i *
+    # n_concepts + c``.
     indptr: Array
-    entries: Array
+    entries: Array  # indices into the entries of a `Ranked`, ascending for each pair, hence strongest first
 
 
 def rank(indptr: Array, rows: Array, values: Array, n: int) -> Ranked:
     """Find the places of the entries of lists in impact order, in columns of length `n`.
 
-    Notes
-    -----
     Memory: about 60 bytes per entry.
     """
     lengths, n_entries = np.diff(indptr), len(values)

@@ -21,31 +21,16 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Runs:
-    """Thresholds that include hits: the runs of equal activations among the hits of a feature and a concept.
+    """Thresholds that include hits: the runs of equal activations among the hits of a feature and a concept."""
 
-    Attributes
-    ----------
-    indptr
-        int64 (n_features * n_concepts + 1,).
-    pair
-        Which feature and concept a run is of.
-    gain
-        Hits in it.
-    tp, k
-        Hits, and rows in all, that a threshold at its activation predicts positive.
-    start
-        Place of the run's first row in the column.
-    values
-        The activation.
-    """
-
-    indptr: Array
-    pair: Array
-    gain: Array
+    indptr: Array  # int64 (n_features * n_concepts + 1,)
+    pair: Array  # which feature and concept a run is of
+    gain: Array  # hits in it
+    # Hits, and rows in all, that a threshold at its activation predicts positive.
     tp: Array
     k: Array
-    start: Array
-    values: Array
+    start: Array  # place of the run's first row in the column
+    values: Array  # the activation
 
 
 def score_all(ranked: Ranked, hits: Hits, n_positive: Array, thresholds: Array | None = None) -> dict[str, Array]:

@@ -20,18 +20,12 @@ _DENOMINATOR = 10**9  # ranks stay exact in int64 for lists of up to 9 billion v
 
 @dataclass(frozen=True)
 class Threshold:
-    """A threshold and its F1 on the calibration split.
+    """A threshold and its F1 on the calibration split."""
 
-    Attributes
-    ----------
-    f1, threshold
-        F1 of predicting what is at least as large. F1 is 0 and the threshold NaN where no threshold helps.
-    target_recall
-        Share of the positive values that the threshold is a quantile for; NaN where it is not a quantile.
-    """
-
+    # F1 of predicting what is at least as large. F1 is 0 and the threshold NaN where no threshold helps.
     f1: float
     threshold: float
+    # Share of the positive values that the threshold is a quantile for; NaN where it is not a quantile.
     target_recall: float = float("nan")
 
 

@@ -1,8 +1,9 @@
-"""Checking one segment against everything the format promises of it."""
+"""Checking one segment against everything the format promises of it, on all processors."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,49 +12,69 @@ from saestore.errors import CorruptStoreError
 from saestore.format import BY_FEATURE, BY_SAMPLE
 from saestore.kernels import descending_bits, entry_hash, expand_pointers
 from saestore.segment.read import Segment
-from saestore.stats import Moments, RunningMoments
+from saestore.stats import MomentBlocks, Moments, RunningMoments
+from saestore.storage import in_order
 
 Array = np.ndarray[Any, Any]
 Finding = tuple[str, str]
-_BLOCK = 1 << 22
+_BLOCK = 1 << 18  # entries that a thread checks at a time: what it makes of them stays in the processor's cache
 
 
-class _Sums:
-    """What is summed up over the entries of one order: an order-independent fingerprint, and the statistics."""
+@dataclass
+class _Block:
+    """What is found in a block of one order: what is wrong, its fingerprint, and what the next block has to follow."""
 
-    def __init__(self) -> None:
-        self.hash = (0, 0)
-        self.moments = RunningMoments(np.zeros(1, np.int64), 0, np.float32)
+    first: Any
+    last: Any
+    hash: tuple[int, int] = (0, 0)
+    moments: list[tuple[int, Moments]] = field(default_factory=list)
+    wrong: list[Finding] = field(default_factory=list)
 
-    def add(self, rows: Array, features: Array, data: Array) -> None:
-        a, b = entry_hash(rows, features, data)
-        self.hash = ((self.hash[0] + a) % 2**64, (self.hash[1] + b) % 2**64)
+
+@dataclass
+class _Order:
+    """What all blocks of one order have in common: a fingerprint that does not depend on it, and the sums."""
+
+    hash: tuple[int, int] = (0, 0)
+    moments: RunningMoments | None = None
+
+    def add(self, block: _Block) -> None:
+        self.hash = ((self.hash[0] + block.hash[0]) % 2**64, (self.hash[1] + block.hash[1]) % 2**64)
+        for feature, sums in block.moments:
+            if self.moments is not None:
+                self.moments.add(feature, sums)
 
 
 def check_segment(segment: Segment, n_features: int, dtype: Any) -> Iterator[Finding]:
     """Everything that is wrong in a segment: the array, relative to it, and what.
 
-    Every array is read on its own first, so that each damaged one is named; then what they say together is checked.
+    Where anything is, every array is read on its own, so that each damaged one is named.
 
-    Notes
-    -----
-    Memory: a block of about 4 million entries, and the pointers of the features.
+    Memory: a block of about 260,000 entries for each processor, and the pointers of the features.
     """
-    unreadable = set()
-    for name, what in _check_arrays(segment):
-        unreadable.add(name)
-        yield name, what
+    try:
+        if not list(_check_together(segment, n_features, dtype, {})):
+            return
+    except CorruptStoreError:
+        pass  # named below
+    unreadable = dict(_check_arrays(segment))
+    yield from unreadable.items()
+    yield from _check_together(segment, n_features, dtype, unreadable)
+
+
+def _check_together(segment: Segment, n_features: int, dtype: Any, unreadable: Collection[str]) -> Iterator[Finding]:
+    """What the arrays that can be read say together."""
 
     def intact(*names: str) -> bool:
         return not any(bad.startswith(names) for bad in unreadable)
 
-    by_sample, by_feature = _Sums(), _Sums()
+    by_sample, by_feature = _Order(), _Order()
     found = list(_check_rows(segment, n_features, by_sample)) if intact(BY_SAMPLE) else []
     in_lists = list(_check_lists(segment, by_feature, dtype)) if intact(BY_FEATURE) else []
     yield from found + in_lists
     if intact(BY_SAMPLE, BY_FEATURE) and not found and not in_lists and by_sample.hash != by_feature.hash:
         yield BY_FEATURE, "does not hold the same entries as by_sample"
-    if intact(BY_FEATURE) and not in_lists:
+    if intact(BY_FEATURE) and not in_lists and by_feature.moments is not None:
         yield from _check_moments(segment, by_feature.moments.close(), unreadable)
 
 
@@ -68,26 +89,38 @@ def _check_arrays(segment: Segment) -> Iterator[Finding]:
             yield name, str(e)
 
 
-def _check_rows(segment: Segment, n_features: int, sums: _Sums) -> Iterator[Finding]:
+def _check_rows(segment: Segment, n_features: int, order: _Order) -> Iterator[Finding]:
     info = segment.info
     step = max(1, _BLOCK * info.n_rows // max(1, info.nnz))
     total = 0
-    for start in range(info.start, info.stop, step):
+
+    def check(start: int) -> _Block:
         stop = min(start + step, info.stop)
         pointers = segment.row_pointers(start, stop)
-        if pointers[0] != total or (np.diff(pointers) < 0).any() or pointers[-1] > info.nnz:
-            yield f"{BY_SAMPLE}/indptr", f"does not ascend at samples {start} to {stop}"
-            return
-        total = int(pointers[-1])
-        block = segment.read_rows(np.array([start]), np.array([stop]))
-        ids, data = block.indices, block.data
-        rows = np.repeat(np.arange(start, stop), np.diff(block.indptr))
+        block = _Block(int(pointers[0]), int(pointers[-1]))
+        if (np.diff(pointers) < 0).any() or pointers[0] < 0 or pointers[-1] > info.nnz:
+            block.first = -1
+            return block
+        entries = segment.read_rows(np.array([start]), np.array([stop]))
+        ids, data = entries.indices, entries.data
+        rows = np.repeat(np.arange(start, stop), np.diff(entries.indptr))
         if (ids >= n_features).any():
-            yield f"{BY_SAMPLE}/indices", f"holds feature {int(ids.max())} of {n_features}"
-        if ((np.diff(ids.astype(np.int64)) <= 0) & (np.diff(rows) == 0)).any():
-            yield f"{BY_SAMPLE}/indices", f"is not ascending in a row between samples {start} and {stop}"
-        yield from _check_values(data, BY_SAMPLE)
-        sums.add(rows, ids, data)
+            block.wrong.append((f"{BY_SAMPLE}/indices", f"holds feature {int(ids.max())} of {n_features}"))
+        if ((ids[1:] <= ids[:-1]) & (rows[1:] == rows[:-1])).any():
+            what = f"is not ascending in a row between samples {start} and {stop}"
+            block.wrong.append((f"{BY_SAMPLE}/indices", what))
+        block.wrong += _check_values(data, BY_SAMPLE)
+        block.hash = entry_hash(rows, ids, data)
+        return block
+
+    starts = range(info.start, info.stop, step)
+    for start, block in zip(starts, in_order(check, starts), strict=True):
+        if block.first != total:
+            yield f"{BY_SAMPLE}/indptr", f"does not ascend at samples {start} to {min(start + step, info.stop)}"
+            return
+        total = block.last
+        yield from block.wrong
+        order.add(block)
     if total != info.nnz:
         yield f"{BY_SAMPLE}/indptr", f"ends at {total}; the set's attributes say {info.nnz} non-zeros"
 
@@ -97,33 +130,48 @@ def _check_values(data: Array, matrix: str) -> Iterator[Finding]:
         yield f"{matrix}/data", "holds a zero or a value that is not finite"
 
 
-def _check_lists(segment: Segment, sums: _Sums, dtype: Any) -> Iterator[Finding]:
+def _check_lists(segment: Segment, order: _Order, dtype: Any) -> Iterator[Finding]:
     info = segment.info
     try:
         pointers = segment.feature_ptr
     except CorruptStoreError as e:
         yield f"{BY_FEATURE}/indptr", str(e)
         return
-    sums.moments = RunningMoments(pointers, info.n_rows, dtype)
-    last: tuple[int, int, int] | None = None
-    for start in range(0, info.nnz, _BLOCK):
-        stop = min(start + _BLOCK, info.nnz)
+    order.moments = RunningMoments(pointers, info.n_rows, dtype)
+    step = max(1, _BLOCK // RunningMoments.BLOCK) * RunningMoments.BLOCK
+
+    def check(start: int) -> _Block:
+        stop = min(start + step, info.nnz)
         rows, data = segment.read_entries([(start, stop)])[0]
         features, bits = expand_pointers(pointers, start, stop), descending_bits(data)
-        first = (int(features[0]), int(bits[0]), int(rows[0]))
-        if not _ascending(features, bits, rows) or (last is not None and first <= last):
-            yield f"{BY_FEATURE}/data", f"is not in impact order between entries {start} and {stop}"
+        first, end = ((int(features[i]), int(bits[i]), int(rows[i])) for i in (0, -1))
+        block = _Block(first, end)
+        if not _ascending(features, bits, rows):
+            what = f"is not in impact order between entries {start} and {stop}"
+            block.wrong.append((f"{BY_FEATURE}/data", what))
         if (rows >= info.stop).any():
-            yield f"{BY_FEATURE}/indices", f"holds sample {int(rows.max())} beyond the segment"
-        yield from _check_values(data, BY_FEATURE)
-        last = (int(features[-1]), int(bits[-1]), int(rows[-1]))
-        sums.add(rows, features, data)
-        sums.moments.append(data)
+            block.wrong.append((f"{BY_FEATURE}/indices", f"holds sample {int(rows.max())} beyond the segment"))
+        block.wrong += _check_values(data, BY_FEATURE)
+        block.hash = entry_hash(rows, features, data)
+        moments = MomentBlocks(pointers, dtype, start)
+        moments.append(data)
+        moments.close()
+        block.moments = moments.blocks
+        return block
+
+    last: Any = None
+    starts = range(0, info.nnz, step)
+    for start, block in zip(starts, in_order(check, starts), strict=True):
+        if last is not None and block.first <= last:
+            yield f"{BY_FEATURE}/data", f"is not in impact order at entry {start}"
+        yield from block.wrong
+        last = block.last
+        order.add(block)
 
 
 def _ascending(features: Array, bits: Array, rows: Array) -> bool:
     """True where (feature, descending activation, sample) strictly ascends."""
-    same_feature = np.diff(features) == 0
+    same_feature = features[1:] == features[:-1]
     later = bits[1:] > bits[:-1]
     same = bits[1:] == bits[:-1]
     in_list = later | (same & (rows[1:] > rows[:-1]))

@@ -135,8 +135,11 @@ def read_entries(slices: Sequence[tuple[Segment, int, int]]) -> list[tuple[Array
     ]
 
 
-def read_rows(parts: Sequence[tuple[Segment, Array, Array]]) -> list[SparseRows]:
-    """Rows of several segments, of each the ascending ranges of samples, all planned and read at once."""
+def read_rows(parts: Sequence[tuple[Segment, Array, Array]], *, values: bool = True) -> list[SparseRows]:
+    """Rows of several segments, of each the ascending ranges of samples, all planned and read at once.
+
+    Without `values` activations are not read: each is True.
+    """
     open_rows([segment for segment, _, _ in parts])
     spans = [(s.reader(_ROWS[0]), a - s.info.start, b - s.info.start + 1) for s, a, b in parts]
     found, wanted, counts = read_many(spans), [], []
@@ -147,9 +150,11 @@ def read_rows(parts: Sequence[tuple[Segment, Array, Array]]) -> list[SparseRows]
         first, last = pointers_of_rows[ends - lengths - 1], pointers_of_rows[ends - 1]
         if (counts[-1] < 0).any() or (last > segment.info.nnz).any() or (first < 0).any():
             raise CorruptStoreError(f"{segment.path}/{_ROWS[0]} does not ascend to {segment.info.nnz}.")
-        wanted += [(segment.reader(name), first, last) for name in _ROWS[1:]]
-    values = read_many(wanted)
-    return [SparseRows(pointers(count), values[2 * i], values[2 * i + 1]) for i, count in enumerate(counts)]
+        wanted += [(segment.reader(name), first, last) for name in (_ROWS[1:] if values else _ROWS[1:2])]
+    read = read_many(wanted)
+    ids = read[::2] if values else read
+    data = read[1::2] if values else [np.ones(len(each), bool) for each in ids]
+    return [SparseRows(pointers(count), *entries) for count, *entries in zip(counts, ids, data, strict=True)]
 
 
 def read_moments(segments: Sequence[Segment], features: Array | None = None) -> Moments:
@@ -195,7 +200,8 @@ def open_lists(
 
 def open_rows(segments: Sequence[Segment]) -> None:
     """Read what questions about samples need to know of segments, in one step; in a local folder nothing."""
-    prefetch([], _few_shards([s.reader(name) for s in segments if not s.is_local for name in _ROWS]))
+    readers = [s.reader(name) for s in segments if not s.is_local for name in _ROWS]
+    prefetch([reader for reader in readers[:: len(_ROWS)] if reader.is_small], _few_shards(readers))
 
 
 def _few_shards(readers: Sequence[ArrayReader]) -> list[ArrayReader]:

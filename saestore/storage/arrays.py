@@ -12,8 +12,8 @@ import numpy as np
 
 from saestore.format import CHUNK, SHARD, ArrayInfo, document_digest, shard_digest
 from saestore.storage.batch import DOCUMENT, WriteBatch
-from saestore.storage.reader import at_once
 from saestore.storage.shards import Layout, crc, tail_of
+from saestore.storage.threads import at_once, n_threads
 
 if TYPE_CHECKING:
     import zarr
@@ -121,7 +121,10 @@ class NewArray:
             return body + crc(body)
 
         starts = range(0, len(values), size)
-        chunks = at_once(encoded, starts) if len(starts) > _CHUNKS_IN_THREADS else [encoded(first) for first in starts]
+        # A share of the chunks for each thread: handing a chunk over takes as long as encoding a part of it.
+        n = n_threads() if len(starts) > _CHUNKS_IN_THREADS else 1
+        shares = at_once(lambda i: [encoded(first) for first in starts[i::n]], range(n))
+        chunks = [shares[i % n][i // n] for i in range(len(starts))]
         if not self.sharded:
             return chunks[0], shard_digest(chunks[0])
         tail = tail_of(chunks, self.layout.per_shard)

@@ -10,31 +10,29 @@ general machinery takes 1.2 ms for a chunk that the disk and the codec hand over
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from saestore.errors import CorruptStoreError
 from saestore.format import ArrayInfo, shard_digest
+from saestore.progress import check_deadline
 from saestore.storage.open import missing_as_error
 from saestore.storage.places import Request
 from saestore.storage.shards import EMPTY, Layout, Tail, body_of, checksum_of, decoder, parse_tail
 from saestore.storage.snapshot import OneFile, SnapshotStore
+from saestore.storage.threads import at_once, n_threads
 
 Array = np.ndarray[Any, Any]
-T = TypeVar("T")
-R = TypeVar("R")
 
-# Encoding and decoding overlap as far as there are processors.
-_THREADS = 16
 # Below so many values starting threads takes longer than it gains.
 _WORTH_THREADS = 1 << 20
 _CHUNKS_A_PIECE = 32  # a megabyte or two of what is read at once
+_GAP = 1 << 15  # bytes between two ranges that one request brings rather than a second: 0.5 ms at 64 MB/s
+_SMALL = 1 << 17  # values of an array that is kept once it was read whole: a megabyte
 # From so many ranges on, of so many values or fewer, one index of all their values is quicker than slicing each.
 _MANY, _SHORT = 64, 256
 
@@ -118,15 +116,18 @@ class ArrayReader:
         """Number of shards."""
         return self.layout.n_shards
 
+    @property
+    def is_small(self) -> bool:
+        """Whether the array is kept once it was read whole by `prefetch`."""
+        return self.length <= _SMALL
+
     def read(self, start: int, stop: int) -> Array:
         """Values ``start`` to ``stop``."""
-        held, self._held = self._held, None
-        if held is not None:
-            return held[start:stop]
         return _read_runs([(self, start, stop)])[0]
 
     def hold(self, values: Array) -> None:
-        """Keep all values for the next `read`."""
+        """Keep all values for the next read, or for every one where they are few."""
+        values.flags.writeable = False
         self._held = values
 
     def key(self, shard: int) -> str:
@@ -201,6 +202,9 @@ class ArrayReader:
         """
         if stop <= start:
             return np.empty(0, self.dtype), []
+        if self._held is not None:
+            held, self._held = self._held, self._held if self.is_small else None
+            return held[start:stop], []
         chunk, per_shard = self.chunk, self._per_shard
         first, last = start // chunk, (stop - 1) // chunk + 1
         before = (last - 1) * chunk
@@ -315,7 +319,7 @@ def _cut(block: Array, begins: Array, ends: Array) -> list[Array]:
 
 
 def prefetch(wholes: Iterable[ArrayReader], tails: Iterable[ArrayReader] = ()) -> None:
-    """Read whole arrays, which the next `ArrayReader.read` of each returns, and the tails of others, all in one step.
+    """Read whole arrays, which the next read of each finds, and the tails of others, all in one step.
 
     Does nothing in a local folder, where a step costs no wait.
     """
@@ -331,6 +335,7 @@ def prefetch(wholes: Iterable[ArrayReader], tails: Iterable[ArrayReader] = ()) -
 
 def _read_runs(runs: Sequence[tuple[ArrayReader, int, int]]) -> list[Array]:
     """Read slices, all at once where they have to be waited for, in threads where there is much to decode."""
+    check_deadline()
     plans = [reader.plan(start, stop) for reader, start, stop in runs]
     pieces = [piece for _, part in plans for piece in part]
     if pieces and not pieces[0].reader.is_local:
@@ -349,7 +354,7 @@ def _fill_locally(pieces: Sequence[Piece]) -> None:
 def _in_threads(work: Callable[[Sequence[Piece]], None], pieces: Sequence[Piece]) -> None:
     # A share of the pieces for each thread, because handing one over takes as long as decoding a chunk.
     worth = len(pieces) > 1 and sum(len(p.out) for p in pieces) >= _WORTH_THREADS
-    threads = min(_THREADS, os.cpu_count() or 1) if worth else 1
+    threads = n_threads() if worth else 1
     at_once(work, [pieces[i::threads] for i in range(threads)])
 
 
@@ -404,22 +409,14 @@ def _fetch_and_fill(pieces: Sequence[Piece], known: Sequence[tuple[ArrayReader, 
 
 
 def _joined(pieces: Sequence[Piece]) -> list[tuple[tuple[int, int], list[Piece]]]:
-    """Pieces whose bytes touch, and where these begin and end."""
+    """Pieces whose bytes touch or nearly do, and where these begin and end."""
     joined: list[tuple[tuple[int, int], list[Piece]]] = []
     for piece in sorted(pieces, key=lambda p: (id(p.reader), p.shard, p.first)):
         begin, end = piece.reader.bytes_of(piece)
         if joined:
             (first, last), members = joined[-1]
-            if members[0].reader is piece.reader and members[0].shard == piece.shard and first <= begin <= last:
+            if members[0].reader is piece.reader and members[0].shard == piece.shard and first <= begin <= last + _GAP:
                 joined[-1] = (first, max(last, end)), [*members, piece]
                 continue
         joined.append(((begin, end), [piece]))
     return joined
-
-
-def at_once(work: Callable[[T], R], parts: Sequence[T]) -> list[R]:
-    """What `work` makes of each of the parts, in threads where there are several."""
-    if len(parts) <= 1:
-        return [work(part) for part in parts]
-    with ThreadPoolExecutor(min(_THREADS, len(parts))) as pool:
-        return list(pool.map(work, parts))

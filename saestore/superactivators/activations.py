@@ -32,13 +32,7 @@ _GEMMA_IS_CUT = "`saestore build` from the embeddings has them all"
 
 
 def recognise(path: Path) -> str | None:
-    """The format of a file, by its name, its list of chunks and the tensors in it; None where it is another's.
-
-    Raises
-    ------
-    NotFoundError, InvalidInputError
-        Nothing is there, or it is damaged.
-    """
+    """The format of a file, by its name, its list of chunks and the tensors in it; None where it is another's."""
     if path.is_dir() or (path.suffix not in (".pt", ".safetensors", "") and list_of(path) is None):
         return None
     chunks = find_chunks(path)
@@ -167,11 +161,6 @@ def write_dense(selected: Selected, path: Path) -> Written:
     """Write float32 (n, n_kept) and ``BASE_unit_mapping.json``: which feature each column is.
 
     Columns are the features that were asked for, else those that are active on some of the samples.
-
-    Raises
-    ------
-    StoreWriteError
-        It would not fit on the disk.
     """
     torch = require("torch", "sae", f"writing {path.name}")
     units = _units(selected)

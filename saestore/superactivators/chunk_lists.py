@@ -24,33 +24,15 @@ _CHUNK = re.compile(r"(?P<base>.+)_chunk_(?P<number>[0-9]+)\.pt")
 
 @dataclass(frozen=True)
 class Chunks:
-    """The files of one matrix, in the order of their rows.
+    """The files of one matrix, in the order of their rows."""
 
-    Attributes
-    ----------
-    base
-        Their common name, without folder and suffix.
-    files
-        The files.
-    entries
-        Facts of the list about each; empty without a list.
-    facts
-        What else is in the list.
-    """
-
-    base: str
-    files: tuple[Path, ...]
-    entries: tuple[dict[str, Any], ...] = ()
-    facts: dict[str, Any] | None = None
+    base: str  # their common name, without folder and suffix
+    files: tuple[Path, ...]  # the files
+    entries: tuple[dict[str, Any], ...] = ()  # facts of the list about each; empty without a list
+    facts: dict[str, Any] | None = None  # what else is in the list
 
     def check(self, shapes: Sequence[tuple[int, ...]]) -> tuple[Issue, ...]:
-        """Compare the list with the shapes of the files; returns an issue where only the ranges of rows are wrong.
-
-        Raises
-        ------
-        InvalidInputError
-            A file has another number of rows than the list, so that all rows after it would shift.
-        """
+        """Compare the list with the shapes of the files; returns an issue where only the ranges of rows are wrong."""
         wrong, start = [], 0
         for number, (file, entry, shape) in enumerate(zip(self.files, self.entries, shapes, strict=False)):
             rows = shape[0]
@@ -88,15 +70,7 @@ def list_of(path: Path) -> tuple[str, Path] | None:
 
 
 def find_chunks(path: Path) -> Chunks:
-    """The file at `path`, or the chunks of the list at ``BASE_chunks_info.json``, ``BASE`` or ``BASE.pt``.
-
-    Raises
-    ------
-    NotFoundError
-        Nothing is there, or a chunk is missing.
-    InvalidInputError
-        The list cannot be read, or `path` is one chunk of several.
-    """
+    """The file at `path`, or the chunks of the list at ``BASE_chunks_info.json``, ``BASE`` or ``BASE.pt``."""
     info = path.with_name(path.name.removesuffix(".pt") + INFO_SUFFIX)
     if (target := list_of(path)) is not None:
         info = target[1]
@@ -151,13 +125,7 @@ def _read(info: Path) -> Chunks:
 
 
 def open_dense_chunks(path: Path, chunks: Chunks) -> tuple[PartedSource, tuple[Issue, ...]]:
-    """Dense rows of embeddings or activations in chunks, after a look into each of them.
-
-    Raises
-    ------
-    InvalidInputError
-        A chunk is damaged, of another width or dtype than the first, or of another shape than in the list.
-    """
+    """Dense rows of embeddings or activations in chunks, after a look into each of them."""
     from saestore.embeddings.base import Part, PartedSource, checked
     from saestore.embeddings.matrices import open_pt
 
@@ -177,13 +145,7 @@ def open_dense_chunks(path: Path, chunks: Chunks) -> tuple[PartedSource, tuple[I
 
 
 def open_listed_embeddings(path: Path) -> PartedSource | None:
-    """Embeddings of a list of chunks; None for other files, also for a chunk without a list that names it.
-
-    Raises
-    ------
-    NotFoundError, InvalidInputError
-        A chunk is missing, `path` is one of several, or the list is wrong in any way.
-    """
+    """Embeddings of a list of chunks; None for other files, also for a chunk without a list that names it."""
     target = list_of(path)
     if target is None:
         return None

@@ -22,35 +22,19 @@ _KEYS = ("modality", "sae", "patches", "embeddings", *_PATHS)
 
 @dataclass(frozen=True)
 class Dataset:
-    """A collection of images or texts. What is None is found by name, see `saestore.superactivators.file_names`.
+    """A collection of images or texts. What is None is found by name, see `saestore.superactivators.file_names`."""
 
-    Attributes
-    ----------
-    name : str
-        Its name in a store and in the folders of its files.
-    modality : "image" or "text"
-        What its items are.
-    sae : str
-        The SAE that its embeddings are made for: a registered name, or anything that `saestore.sae.load_sae` takes.
-    patches : int
-        Patches of an image, a square grid.
-    embeddings : mapping of str to str
-        Where the embeddings of a sample type are.
-    items, item_ptr, ground_truth : str or None
-        Its ``metadata.csv``, which samples belong to which item, and the folder of its ground truth.
-    own : bool
-        Whether it is in the user's file.
-    """
-
-    name: str
-    modality: str
+    name: str  # its name in a store and in the folders of its files
+    modality: str  # what its items are
+    # The SAE that its embeddings are made for: a registered name, or anything that `saestore.sae.load_sae` takes.
     sae: str = ""
-    patches: int = 256
-    embeddings: Mapping[str, str] = field(default_factory=dict)
+    patches: int = 256  # patches of an image, a square grid
+    embeddings: Mapping[str, str] = field(default_factory=dict)  # where the embeddings of a sample type are
+    # Its ``metadata.csv``, which samples belong to which item, and the folder of its ground truth.
     items: str | None = None
     item_ptr: str | None = None
     ground_truth: str | None = None
-    own: bool = False
+    own: bool = False  # whether it is in the user's file
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sae", self.sae or SAES[self.modality])
@@ -65,13 +49,7 @@ class Dataset:
         return "token" if (name, self.modality) == ("patch", "text") else name
 
     def check_sample_type(self, sample_type: str) -> None:
-        """Refuse samples that it does not have.
-
-        Raises
-        ------
-        InvalidInputError
-            If it has no such samples.
-        """
+        """Refuse samples that it does not have."""
         if sample_type not in self.sample_types:
             raise InvalidInputError(
                 f"{self.name} has no samples of type {sample_type!r}; allowed are {', '.join(self.sample_types)}",
@@ -94,11 +72,6 @@ def known_datasets() -> list[Dataset]:
     """The seven data sets, then the entries of ``saestore.toml`` in the current folder.
 
     A table of that file with the name of a known data set changes it.
-
-    Raises
-    ------
-    InvalidInputError
-        The file cannot be read, or has a wrong key or value; names it and what is allowed.
     """
     datasets = {dataset.name.casefold(): dataset for dataset in DATASETS}
     for name, fields in read_config().items():
@@ -121,13 +94,7 @@ def known_datasets() -> list[Dataset]:
 
 
 def find_dataset(name: str) -> Dataset:
-    """Return the known data set of that name, in upper or lower case.
-
-    Raises
-    ------
-    NotFoundError
-        If there is none; names the nearest.
-    """
+    """Return the known data set of that name, in upper or lower case."""
     datasets = {dataset.name.casefold(): dataset for dataset in known_datasets()}
     dataset = datasets.get(name.casefold())
     if dataset is not None:
@@ -142,23 +109,7 @@ def find_dataset(name: str) -> Dataset:
 
 
 def read_config(path: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Read the tables ``[datasets.<name>]``; none where there is no such file.
-
-    Parameters
-    ----------
-    path
-        By default ``saestore.toml`` in the current folder.
-
-    Returns
-    -------
-    dict
-        The fields of each, with paths relative to the file's folder resolved.
-
-    Raises
-    ------
-    InvalidInputError
-        It is not TOML, or a key or value is not allowed; the message names it.
-    """
+    """Read the tables ``[datasets.<name>]``; none where there is no such file."""
     file = Path(CONFIG) if path is None else path
     if not file.is_file():
         return {}

@@ -50,14 +50,9 @@ Folder = str | os.PathLike[str] | None
 
 @dataclass(frozen=True)
 class PipelineName:
-    """The parts of the name of a file of activations.
+    """The parts of the name of a file of activations."""
 
-    Attributes
-    ----------
-    scope, sample_type, kind
-        ``clipscope`` or ``gemmascope``; ``patch`` (tokens too) or ``cls``; ``sparse``, ``filtered`` or ``dense``.
-    """
-
+    # ``clipscope`` or ``gemmascope``; ``patch`` (tokens too) or ``cls``; ``sparse``, ``filtered`` or ``dense``.
     scope: str
     sample_type: str
     kind: str
@@ -95,13 +90,7 @@ class PipelineName:
         ]
 
     def find(self, dataset: str, data: Folder = None) -> Path:
-        """Find the sparse file, or list of chunks, of a data set.
-
-        Raises
-        ------
-        NotFoundError
-            There is none, or several; names the places it searched.
-        """
+        """Find the sparse file, or list of chunks, of a data set."""
         folders = [root / _SPARSE / dataset for root in data_roots(data)]
         files = next((files for folder in folders if (files := self._sparse_files(folder))), [])
         if len(files) == 1:
@@ -124,13 +113,7 @@ class PipelineName:
 
 
 def data_roots(data: Folder = None) -> list[Path]:
-    """Folders with ``Embeddings/``, ``Data/`` and ``GT_Samples/``, in the order in which they are searched.
-
-    Raises
-    ------
-    NotFoundError
-        `data` is given and is not a folder.
-    """
+    """Folders with ``Embeddings/``, ``Data/`` and ``GT_Samples/``, in the order in which they are searched."""
     if data is not None and not Path(data).is_dir():
         raise NotFoundError(
             f"no folder {data}; --data (data=) takes the one that holds Data/, GT_Samples/ or Embeddings/",
@@ -140,22 +123,7 @@ def data_roots(data: Folder = None) -> list[Path]:
 
 
 def find_embeddings(dataset: Dataset, sample_type: str, data: Folder = None) -> Path | str:
-    """Find the embeddings of a known data set, for `open_embeddings`.
-
-    Parameters
-    ----------
-    dataset, sample_type
-        What to look for.
-    data
-        The folder with ``Embeddings/<dataset>/``; where it does not have them, ``$SAESTORE_SCRATCH``.
-
-    Raises
-    ------
-    NotFoundError
-        If they are not there, or are there twice; names the places it searched.
-    InvalidInputError
-        If the data set has no such samples.
-    """
+    """Find the embeddings of a known data set: in ``Embeddings/`` of `data`, else of ``$SAESTORE_SCRATCH``."""
     from saestore.embeddings.opening import locate
 
     dataset.check_sample_type(sample_type)
@@ -185,36 +153,14 @@ def find_embeddings(dataset: Dataset, sample_type: str, data: Folder = None) -> 
 
 
 def find_activations(dataset: Dataset, sample_type: str, data: Folder = None) -> Path:
-    """Find the sparse activations of a known data set: ``SAE_Activations_Sparse/<dataset>/``.
-
-    Raises
-    ------
-    NotFoundError
-        If they are not there, or are there twice.
-    InvalidInputError
-        If the data set has no such samples.
-    """
+    """Find the sparse activations of a known data set: ``SAE_Activations_Sparse/<dataset>/``."""
     dataset.check_sample_type(sample_type)
     kind = "cls" if sample_type == "cls" else "patch"
     return PipelineName(_SCOPES[dataset.modality], kind, "sparse").find(dataset.name, data)
 
 
 def find_items(dataset: Dataset, data: Folder = None) -> Path:
-    """Find the ``metadata.csv`` of a known data set, for `saestore.tables.as_items`.
-
-    Parameters
-    ----------
-    dataset
-        What to look for.
-    data
-        The folder with ``Data/<dataset>/metadata.csv`` or ``Data/Augmented_<dataset>/metadata.csv``; where it does not
-        have one, ``$SAESTORE_SCRATCH``, then the current folder.
-
-    Raises
-    ------
-    NotFoundError
-        If it is not there; names the places it searched.
-    """
+    """Find the ``metadata.csv`` of a known data set: in `data`, else ``$SAESTORE_SCRATCH``, else the current folder."""
     if dataset.items is not None:
         return Path(dataset.items)
     names = (dataset.name, f"Augmented_{dataset.name}")

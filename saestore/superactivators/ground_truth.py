@@ -40,24 +40,13 @@ _SQUASHED = (
 
 @dataclass(frozen=True, eq=False)
 class Expected:
-    """What is known of the set that the ground truth is of.
+    """What is known of the set that the ground truth is of."""
 
-    Attributes
-    ----------
-    sample_type
-        ``patch``, ``token`` or ``cls``.
-    index
-        Which samples belong to which item.
-    concepts
-        bool (n_items,), labels of items that the metadata gives.
-    split
-        Split of each item, (n_items,), None where unknown.
-    """
-
-    sample_type: str
-    index: ItemIndex
+    sample_type: str  # ``patch``, ``token`` or ``cls``
+    index: ItemIndex  # which samples belong to which item
+    # bool (n_items,), labels of items that the metadata gives.
     concepts: Mapping[str, Array] = field(default_factory=dict)
-    split: Array | None = None
+    split: Array | None = None  # split of each item, (n_items,), None where unknown
 
     @property
     def n_samples(self) -> int:
@@ -71,33 +60,15 @@ class Expected:
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """Labels of the files, every number in range.
+    """Labels of the files, every number in range."""
 
-    Attributes
-    ----------
-    folder
-        Where they are.
-    labels
-        Level (``item``, ``sample``) -> concept -> ascending rows.
-    disagreements
-        Contradictions to the metadata or among the files: a sentence each.
-    caveat
-        A warning to users of the labels that no check can replace; empty where there is none.
-    """
-
-    folder: Path
-    labels: dict[str, dict[str, Array]]
-    disagreements: list[str]
-    caveat: str = ""
+    folder: Path  # where they are
+    labels: dict[str, dict[str, Array]]  # level (``item``, ``sample``) -> concept -> ascending rows
+    disagreements: list[str]  # contradictions to the metadata or among the files: a sentence each
+    caveat: str = ""  # a warning to users of the labels that no check can replace; empty where there is none
 
     def check(self, advice: str) -> None:
-        """Refuse disagreements.
-
-        Raises
-        ------
-        InvalidInputError
-            Names the first disagreements, and `advice`.
-        """
+        """Refuse disagreements."""
         if self.disagreements:
             more = len(self.disagreements) - _LISTED
             listed = "; ".join(self.disagreements[:_LISTED]) + (f"; and {more} more" if more > 0 else "")
@@ -127,19 +98,6 @@ def read_ground_truth(folder: str | os.PathLike[str], expected: Expected) -> Gro
         items, of either kind.
     expected
         What is known of the set.
-
-    Returns
-    -------
-    GroundTruth
-        With its disagreements; its labels are complete nevertheless.
-
-    Raises
-    ------
-    NotFoundError
-        There is no such folder or no such file in it.
-    InvalidInputError
-        A file is damaged; a number is not an integer, negative, too large or repeated; splits are missing; or the token
-        counts are of other texts than the set's. The message names file, concept and number.
 
     Notes
     -----
@@ -335,7 +293,7 @@ def expected_of(acts: SetReader) -> Expected:
 
 
 def add_ground_truth(acts: SetReader, truth: GroundTruth, *, overwrite: bool = False, keep: bool = False) -> list[str]:
-    """Add the concepts of the ground truth that a set does not have yet.
+    """Add the concepts of the ground truth that a set does not have yet; returns their names.
 
     Parameters
     ----------
@@ -343,16 +301,6 @@ def add_ground_truth(acts: SetReader, truth: GroundTruth, *, overwrite: bool = F
         Replace concepts of the set that differ.
     keep
         Leave these as they are, instead of refusing.
-
-    Returns
-    -------
-    list of str
-        Names of the added concepts: none where the set has them all.
-
-    Raises
-    ------
-    StoreConflictError
-        The set has a concept that differs.
     """
     added: dict[str, None] = {}
     for level, size in (("item", acts.n_items), ("sample", acts.shape[0])):

@@ -21,13 +21,7 @@ _LISTED = 5
 
 
 def token_totals(path: str | os.PathLike[str]) -> Array:
-    """Number of tokens of each text by a ``token_counts….pt``, int64 (n_texts,).
-
-    Raises
-    ------
-    NotFoundError, InvalidInputError
-        There is no such file, or it holds something else; the message names the text.
-    """
+    """Number of tokens of each text by a ``token_counts….pt``, int64 (n_texts,)."""
     counts = load_pt(path)
     if not isinstance(counts, list):
         raise InvalidInputError(
@@ -43,13 +37,7 @@ def token_totals(path: str | os.PathLike[str]) -> Array:
 
 
 def pointers_of_counts(path: str | os.PathLike[str], n_items: int | None, n_rows: int) -> Array:
-    """Which rows belong to which text, int64 (n_texts + 1,).
-
-    Raises
-    ------
-    NotFoundError, InvalidInputError
-        As `token_totals`; or there are other texts, or other rows. The message names the text that is likely wrong.
-    """
+    """Which rows belong to which text, int64 (n_texts + 1,)."""
     totals = token_totals(path)
     if n_items is not None and len(totals) != n_items:
         raise InvalidInputError(

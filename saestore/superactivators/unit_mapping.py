@@ -39,13 +39,7 @@ def mapping_name(base: str) -> str:
 
 
 def read_mapping(path: Path) -> Mapping:
-    """Read a unit mapping.
-
-    Raises
-    ------
-    InvalidInputError
-        It is not one, or names a feature twice or beyond the width.
-    """
+    """Read a unit mapping."""
     try:
         content = read_json(path)
         columns = {int(unit): int(column) for unit, column in content["unit_id_to_new_idx"].items()}
@@ -78,11 +72,6 @@ def recover_feature_ids(raw: Opened, sparse: Opened, claimed: Mapping | None, *,
         Facts of the mapping beside it.
     positive
         Negative values were dropped on the way to `raw`, so only positive ones can be matched.
-
-    Raises
-    ------
-    InvalidInputError
-        The two have another number of rows, or a column has values that no feature has.
 
     Notes
     -----

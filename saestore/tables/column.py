@@ -19,17 +19,10 @@ _FLOATS = ("float16", "float32", "float64")
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """Values of a column.
+    """Values of a column."""
 
-    Attributes
-    ----------
-    values
-        bool, an integer dtype, a float dtype or ``StringDType`` (n,). An unknown float is NaN.
-    unknown
-        bool (n,): where values of another dtype are unknown; None where all are known. The value there is 0 or "".
-    """
-
-    values: Array
+    values: Array  # bool, an integer dtype, a float dtype or ``StringDType`` (n,). An unknown float is NaN
+    # bool (n,): where values of another dtype are unknown; None where all are known. The value there is 0 or "".
     unknown: Array | None = None
 
     def __len__(self) -> int:

@@ -16,24 +16,13 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class ItemIndex:
-    """The samples of each item. They follow one another, so one number or a pointer array describes all items.
+    """The samples of each item. They follow one another, so one number or a pointer array describes all items."""
 
-    Attributes
-    ----------
-    n_items
-        Number of items.
-    item_size
-        Samples per item where all have the same number, else None.
-    ptr
-        Else int64 (n_items + 1,): item i has the samples ``ptr[i]:ptr[i + 1]``. Memory: 8 bytes per item.
-    stored
-        What reads `ptr`, where it was not read yet.
-    """
-
-    n_items: int
-    item_size: int | None
+    n_items: int  # number of items
+    item_size: int | None  # samples per item where all have the same number, else None
+    # Else int64 (n_items + 1,): item i has the samples ``ptr[i]:ptr[i + 1]``. Memory: 8 bytes per item.
     ptr: Array | None = None
-    stored: ArrayReader | None = None
+    stored: ArrayReader | None = None  # what reads `ptr`, where it was not read yet
 
     @classmethod
     def of(cls, ptr: Array) -> ItemIndex:

@@ -20,25 +20,14 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, eq=False)
 class LabelMatrix:
-    """Concepts of one level.
+    """Concepts of one level."""
 
-    Attributes
-    ----------
-    names
-        Of the concepts, one per column.
-    matrix
-        `scipy.sparse.csc_array` of bool with sorted ids, items or samples x concepts: where a concept is true. Memory:
-        5 bytes per positive label.
-    level
-        ``item`` or ``sample``.
-    unknown
-        The same for unknown labels; None where all are known.
-    """
-
-    names: list[str]
+    names: list[str]  # of the concepts, one per column
+    # `scipy.sparse.csc_array` of bool with sorted ids, items or samples x concepts: where a concept is true. Memory: 5
+    # bytes per positive label.
     matrix: scipy.sparse.csc_array
-    level: str
-    unknown: scipy.sparse.csc_array | None = None
+    level: str  # ``item`` or ``sample``
+    unknown: scipy.sparse.csc_array | None = None  # the same for unknown labels; None where all are known
 
     @classmethod
     def of_rows(

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from saestore.query.posting_lists import one_list
-from saestore.query.similarity import METRICS, WITH_DOT, check_same_samples, overlap_of_list, score
+from saestore.query.results import SimilarFeatures
+from saestore.query.similarity import METRICS, WITH_DOT, check_same_samples, overlap_of_list, ranked
 from saestore.web.request import Parameters
-from saestore.web.view import MOST_ROWS, Page, SetView, StoreView
+from saestore.web.view import MOST_HELD, MOST_ROWS, Page, SetView, StoreView
 
-__all__ = ["COMPARE", "compare_page", "matches_of"]
+__all__ = ["COMPARE", "compare_page", "is_held", "matches_of", "most_like"]
 
 Array = np.ndarray[Any, Any]
 
@@ -19,6 +20,7 @@ COMPARE = ("other", "metric", "limit", "offset")
 _LIVE_PAIRS = 1 << 26  # features of two sets whose pairs are compared while a page waits
 _MOST_ONE_BY_ONE = 100  # rows of a page of larger sets
 _MOST_SAMPLES = 1 << 18  # of all features of such a page
+_RARE = 1000  # samples whose rows are read quickly
 _MOST_POINTS, _MOST_UNMATCHED = 1500, 100
 
 
@@ -98,22 +100,33 @@ def _one_by_one(view: SetView, theirs: SetView, metric: Any, limit: int, offset:
 
 
 def matches_of(view: SetView, theirs: SetView, feature: int, metric: Any, n: int) -> list[dict[str, Any]]:
-    """The features of another set that are most like one, best first: `acts.compare` for a single feature.
-
-    Memory: as `similar`.
-    """
+    """The features of another set that are most like one, best first: `acts.compare` for a single feature."""
     _check(view, theirs)
-    lists = one_list(view.reader.segments, feature, view.reader.dtype)
-    n_both, dot = overlap_of_list(theirs.reader.view(), lists)
-    ones, others = (view.sizes, lists.features), (theirs.sizes, slice(None))
-    scores = score(metric, ones, others, n_both, dot if metric in WITH_DOT else None)
-    order = np.argsort(-scores, kind="stable")
-    order = order[(n_both[order] > 0) & ~np.isnan(scores[order])][:n]
+    found = most_like(view, theirs, feature, metric, n)
     return [
-        {"other_feature": f, "other_name": theirs.name_of(f) or None, "score": scores[f].item(),
-         "n_both": n_both[f].item()}
-        for f in order.tolist()
-    ]  # fmt: skip
+        {"other_feature": f, "other_name": theirs.name_of(f) or None, "score": score, "n_both": n_both}
+        for f, score, n_both in zip(*(column.tolist() for column in found.columns.values()), strict=True)
+    ]
+
+
+def is_held(view: SetView, metric: Any) -> bool:
+    """Whether a metric needs no more than the ids of a set, and these are not too many to be held."""
+    return metric not in WITH_DOT and view.reader.nnz <= MOST_HELD
+
+
+def most_like(view: SetView, theirs: SetView, feature: int, metric: Any, n: int) -> SimilarFeatures:
+    """The features of a set that are most like one of another, or of the same set, best first.
+
+    Counts come from ids that are held, unless the set is large or the feature rare; else rows are read.
+    """
+    lists, dot = one_list(view.reader.segments, feature, view.reader.dtype), None
+    if is_held(theirs, metric) and len(lists.samples) > _RARE:
+        n_both = theirs.held_ids.count(lists.samples)
+    else:
+        n_both, dot = overlap_of_list(metric, theirs.reader.view(), lists)
+    if view is theirs:
+        n_both[feature] = 0
+    return ranked(metric, n, (view.sizes, lists.features), theirs.sizes, (n_both, dot))
 
 
 def _row(view: SetView, theirs: SetView, match: dict[str, Any]) -> dict[str, Any]:

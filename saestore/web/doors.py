@@ -7,6 +7,7 @@ import ipaddress
 import re
 import secrets
 import socket
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from saestore.errors import InvalidInputError, StoreConflictError, require
+from saestore.progress import deadline
 from saestore.query.reader import SetReader
 from saestore.web.explorer import STATIC, Explorer
 from saestore.web.request import Answer, Request
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["application", "bind", "is_loopback", "serve", "widget"]
 
-SECONDS = 30  # after which a request is answered with an error
+SECONDS = 30  # after which a request is answered with an error, and its work ends at its next read
+_GRACE = 2  # seconds for the work to end by itself, with a page
 _THREADS = 4
 _WAITING = 64  # requests at most; further ones are refused at once
 _LONGEST_ADDRESS, _LARGEST_FORM = 16_384, 1 << 20
@@ -94,8 +97,9 @@ def application(explorer: Explorer, hosts: Sequence[str], token: str | None = No
         waiting += 1
         try:
             question = await _question(request)
-            work = asyncio.get_running_loop().run_in_executor(pool, explorer.answer, question)
-            return _response(await asyncio.wait_for(asyncio.shield(work), SECONDS))
+            end = time.monotonic() + SECONDS
+            work = asyncio.get_running_loop().run_in_executor(pool, _answer_until, end, explorer, question)
+            return _response(await asyncio.wait_for(asyncio.shield(work), SECONDS + _GRACE))
         except InvalidInputError as error:
             return _plain(413, str(error))
         except TimeoutError:
@@ -105,6 +109,11 @@ def application(explorer: Explorer, hosts: Sequence[str], token: str | None = No
 
     route = Route("/{path:path}", answered, methods=["GET", "HEAD", "POST"])
     return Starlette(routes=[route], middleware=[Middleware(GZipMiddleware, minimum_size=1000)])
+
+
+def _answer_until(end: float, explorer: Explorer, question: Request) -> Answer:
+    with deadline(end - time.monotonic()):
+        return explorer.answer(question)
 
 
 async def _question(request: WebRequest) -> Request:

@@ -190,9 +190,9 @@ def _patches(
 def _tints(heat: Sequence[Sequence[float]], strongest: float, square: Callable[[int], str]) -> list[Markup]:
     """Patches of one shade are one path, so that a page of many is small."""
     shades: dict[tuple[bool, int], list[str]] = {}
-    for position, value in heat:
-        shade = round(100 * float(opacity(np.asarray(value), strongest)) / 2) * 2
-        shades.setdefault((value < 0, shade), []).append(square(int(position)))
+    shade_of = np.round(50 * opacity(np.array([value for _, value in heat]), strongest)).astype(int).tolist()
+    for (position, value), shade in zip(heat, shade_of, strict=True):
+        shades.setdefault((value < 0, 2 * shade), []).append(square(int(position)))
     path = Markup('<path class="heat{}" fill-opacity="{}" d="{}"/>')
     return [path.format(" cold" if cold else "", shade / 100, "".join(of)) for (cold, shade), of in shades.items()]
 

@@ -30,7 +30,13 @@ STATIC = Path(__file__).parent / "static"
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _LONGEST_FIELD = 20_000  # characters of a name, a note or an explanation
 # Of an error: its status; a code comes before its class.
-_STATUS: dict[str, int] = {"unknown-column": 400, "bad-token": 403, "read-only": 403, "unknown-form": 405}
+_STATUS: dict[str, int] = {
+    "unknown-column": 400,
+    "too-slow": 503,
+    "bad-token": 403,
+    "read-only": 403,
+    "unknown-form": 405,
+}
 _STATUS_OF_CLASS: tuple[tuple[type[SaestoreError], int], ...] = (
     (NotFoundError, 404),
     (OutOfRangeError, 404),

@@ -19,7 +19,7 @@ from saestore.query.similarity import METRICS
 from saestore.scoring.concept_scores import concept_scores, score_intervals
 from saestore.stats import STATISTICS, Moments
 from saestore.vocabulary import LEVELS
-from saestore.web.compare import matches_of
+from saestore.web.compare import is_held, matches_of, most_like
 from saestore.web.content import describe
 from saestore.web.request import Parameters, number_in
 from saestore.web.view import Page, SetView, StoreView
@@ -36,8 +36,8 @@ MOST_EXAMPLES = 64
 _BINS = 40  # of a histogram of many values
 _LEVELS: tuple[Level, ...] = ("item", "sample")
 _CONCEPTS, _SIMILAR, _MATCHES = 8, 10, 3
-_SIMILAR_BELOW = 200_000  # samples of a feature whose neighbours are looked for at once
-_MATCHED_BELOW = 10_000  # samples of a feature whose matches are looked for without being asked
+# Samples of a feature whose neighbours, and unasked whose matches, are looked for in rows that must be read.
+_SIMILAR_BELOW, _MATCHED_BELOW = 200_000, 10_000
 _DRAWN = ("random", "silent", "near")
 
 
@@ -219,16 +219,19 @@ def _similar(view: SetView, feature: int, metric: Any) -> dict[str, Any]:
     n_active = int(view.moments.n_active[feature])
     if metric == DECODER:
         try:
-            decoder = view.remember(DECODER, lambda: decoder_of(view.reader, None))
+            decoder = view.soon(DECODER, lambda: decoder_of(view.reader, None))
         except SaestoreError as error:
             return {"similar": [], "similar_note": str(error)}
+        if decoder is None:
+            note = "The SAE is being loaded, which takes some seconds. Load the page again."
+            return {"similar": [], "similar_note": note}
         columns: list[Any] = [each.tolist() for each in neighbours(decoder, feature, _SIMILAR)]
         columns.append([None] * len(columns[0]))
-    elif n_active > _SIMILAR_BELOW:
+    elif n_active > _SIMILAR_BELOW and not is_held(view, metric):
         note = f"The feature is active on {n_active:,} samples; neighbours are shown below {_SIMILAR_BELOW:,}."
         return {"similar": [], "similar_note": note}
     else:
-        found = view.reader.similar(feature, _SIMILAR, metric)
+        found = most_like(view, view, feature, metric, _SIMILAR)
         columns = [found.feature.tolist(), found.score.tolist(), found.n_both.tolist()]
     rows = zip(*columns, strict=True)
     similar = [{"feature": f, "score": s, "n_both": n, "name": view.name_of(f) or None} for f, s, n in rows]
@@ -244,20 +247,21 @@ def has_decoder(view: SetView) -> bool:
 def _matches(store: StoreView, view: SetView, feature: int, metric: str, other: str) -> dict[str, Any]:
     """The features of another set over the same samples that are most like one, and which sets there are."""
     others, n_active = store.others(view.path), int(view.moments.n_active[feature])
-    if not other and others and n_active <= _MATCHED_BELOW:
-        other = others[0]
+    metric = "jaccard" if metric == DECODER else metric
+    asked, other = bool(other), other or next(iter(others), "")
     data: dict[str, Any] = {"others": others, "other": other or None, "matches": [], "matches_note": None}
     if not other:
         return data
-    if n_active > _SIMILAR_BELOW:
-        note = f"The feature is active on {n_active:,} samples; matches are shown below {_SIMILAR_BELOW:,}."
-        return {**data, "matches_note": note}
     try:
         theirs = store.open(other)
-        found = matches_of(view, theirs, feature, "jaccard" if metric == DECODER else metric, _MATCHES)
+        if is_held(theirs, metric) or n_active <= (_SIMILAR_BELOW if asked else _MATCHED_BELOW):
+            return {**data, "matches": matches_of(view, theirs, feature, metric, _MATCHES)}
     except SaestoreError as error:
         return {**data, "matches_note": str(error)}
-    return {**data, "matches": found}
+    if not asked:
+        return {**data, "other": None}
+    note = f"The feature is active on {n_active:,} samples; matches are shown below {_SIMILAR_BELOW:,}."
+    return {**data, "matches_note": note}
 
 
 def _copies(store: StoreView, data: Mapping[str, Any], origin: Origin) -> dict[str, str | None]:

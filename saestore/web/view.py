@@ -8,6 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,22 +21,28 @@ from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, did
 from saestore.format import digest, split_set_path
 from saestore.query.distribution import all_moments
 from saestore.query.reader import SetReader
+from saestore.query.rows import iterate_rows
 from saestore.query.similarity import Sizes
+from saestore.sparse_rows import pointers
 from saestore.stats import STATISTICS, Moments
 from saestore.storage import find_sets, read_attributes
 from saestore.tables.column import Column
 from saestore.web.drawing import Thumbnails
 from saestore.web.request import Links
 
-__all__ = ["EDITABLE", "MOST_ROWS", "Page", "SetView", "StoreView", "plain", "shortened", "value_at"]
+__all__ = ["EDITABLE", "MOST_HELD", "MOST_ROWS", "Page", "SetView", "StoreView", "plain", "shortened", "value_at"]
 
 Array = np.ndarray[Any, Any]
 
 EDITABLE = ("name", "note", "explanation")  # columns of features that a page shows first, and can change
 MOST_ROWS = 500  # of a table on one page
+MOST_HELD = 1 << 26  # non-zeros of a set whose ids are held
 _OPEN_SETS = 16
+_HOLDING = 2  # sets whose ids are held
+_SAMPLES_AT_ONCE = 1 << 15
 _RECENT = 1.0  # seconds for which a list of sets that was read serves
 _REMEMBERED = 8  # answers per set that took long
+_PATIENCE = 1.0  # seconds that a page waits for what is loaded in a thread of its own
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,38 @@ class Page:
     data: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class HeldIds:
+    """The features of all samples, one after the other. Memory: 2 bytes per non-zero up to 65,536 features, else 4."""
+
+    indptr: Array
+    ids: Array
+    n_features: int
+
+    @classmethod
+    def of(cls, reader: SetReader) -> HeldIds:
+        """Of a set, a block at a time."""
+        n_samples, n_features = reader.shape
+        ids = np.empty(reader.nnz, np.uint16 if n_features <= 1 << 16 else np.uint32)
+        counts, done = np.zeros(n_samples, np.int64), 0
+        for rows, block in iterate_rows(reader.segments, np.arange(n_samples), values=False):
+            counts[rows] = np.diff(block.indptr)
+            ids[done : done + block.nnz] = block.indices
+            done += block.nnz
+        return cls(pointers(counts), ids, n_features)
+
+    def count(self, samples: Array) -> Array:
+        """On how many of these samples each feature is active, int64 (n_features,)."""
+        counts, ordered = np.zeros(self.n_features, np.int64), np.sort(samples)
+        for first in range(0, len(ordered), _SAMPLES_AT_ONCE):
+            part = ordered[first : first + _SAMPLES_AT_ONCE]
+            starts, lengths = self.indptr[part], self.indptr[part + 1] - self.indptr[part]
+            ends = pointers(lengths)
+            entries = np.arange(ends[-1]) + np.repeat(starts - ends[:-1], lengths)
+            counts += np.bincount(self.ids[entries], minlength=self.n_features)
+        return counts
+
+
 class SetView:
     """One state of a set, and what was computed of it. Memory: about 100 bytes per feature, and the columns."""
 
@@ -56,6 +95,7 @@ class SetView:
         self.path = path
         self._remembered: OrderedDict[Any, Any] = OrderedDict()
         self._lock = threading.Lock()
+        self._loading: dict[Any, Future[Any]] = {}
 
     @cached_property
     def tag(self) -> str:
@@ -77,6 +117,11 @@ class SetView:
     def sizes(self) -> Sizes:
         """Sizes of all features, which measures of two features need."""
         return Sizes.of(self.moments)
+
+    @cached_property
+    def held_ids(self) -> HeldIds:
+        """The features of all samples, so that their rows need not be read again."""
+        return HeldIds.of(self.reader)
 
     @cached_property
     def columns(self) -> dict[str, Column]:
@@ -107,12 +152,31 @@ class SetView:
                 self._remembered.popitem(last=False)
         return value
 
+    def soon(self, key: Any, compute: Callable[[], Any]) -> Any:
+        """As `remember`, but computed in a thread of its own; None where that takes longer than a page may."""
+        with self._lock:
+            work = self._loading.get(key)
+            if work is None or (work.done() and work.exception() is not None):
+                work = self._loading[key] = Future()
+                threading.Thread(target=_fulfil, args=(work, compute), daemon=True).start()
+        try:
+            return work.result(_PATIENCE)
+        except TimeoutError:
+            return None
+
     @cached_property
     def splits(self) -> list[str]:
         """Values of the items' column ``split``, at most 20."""
         if "split" not in self.reader.items.names():
             return []
         return sorted(set(self.reader.items.column("split").tolist()))[:20]
+
+
+def _fulfil(work: Future[Any], compute: Callable[[], Any]) -> None:
+    try:
+        work.set_result(compute())
+    except BaseException as error:  # noqa: BLE001 - the page that asks raises it
+        work.set_exception(error)
 
 
 def value_at(column: Column, row: int) -> Any:
@@ -196,6 +260,8 @@ class StoreView:
             self._views.move_to_end(path)
             while len(self._views) > _OPEN_SETS:
                 self._views.popitem(last=False)
+            for older in list(self._views.values())[:-_HOLDING]:
+                older.__dict__.pop("held_ids", None)
         return view
 
     def others(self, path: str) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from saestore.format import ArrayInfo, SetAttributes
 from saestore.segment import Segment
-from saestore.stats import STATISTICS
+from saestore.stats import STATISTICS, Moments
 from saestore.storage import ArrayWriter, NewArray, WriteBatch, write_array
 from saestore.tables.item_index import ItemIndex
 
@@ -30,12 +30,12 @@ _ROWS = 1 << 20
 
 def write_derived(
     batch: WriteBatch, attributes: SetAttributes, index: ItemIndex, segments: Sequence[Segment]
-) -> dict[str, ArrayInfo]:
-    """Write the arrays at the set's root, replacing older ones; returns what the attributes will hold of them.
+) -> dict[str, Any]:
+    """Write the arrays at the set's root, replacing older ones; returns what changes in the attributes.
 
     Memory: a million samples at a time.
     """
-    n, codec, written = attributes.n_samples, attributes.codec, {}
+    n, codec, written = attributes.n_samples, attributes.codec, dict[str, ArrayInfo]()
     writers = {name: ArrayWriter(batch, name, NewArray(n, dtype, "sample", codec)) for name, dtype in _DTYPES.items()}
     for segment in segments:
         for start in range(segment.info.start, segment.info.stop, _ROWS):
@@ -49,7 +49,13 @@ def write_derived(
         values = statistic.of(moments)
         written[statistic.name] = write_array(batch, statistic.name, values, "feature", codec, attributes=about)
     batch.sync()
-    return written
+    names = tuple(segment.info.name for segment in segments)
+    return {"derived": names, "arrays": written, "dead_features": dead_features(moments)}
+
+
+def dead_features(moments: Moments) -> int:
+    """Number of features that are active in no sample."""
+    return int((moments.n_active == 0).sum())
 
 
 def per_sample(segment: Segment, index: ItemIndex, start: int, stop: int) -> dict[str, Any]:

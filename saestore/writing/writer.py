@@ -418,16 +418,14 @@ class SetWriter:
     def _refresh(self, **changes: Any) -> None:
         """Write the arrays at the root again where they do not cover the segments; commit with these changes."""
         attributes = self.require()
-        names = tuple(s.name for s in attributes.segments)
-        if attributes.segments and attributes.derived != names:
+        if attributes.segments and not attributes.is_derived:
             if attributes.arrays:
                 # From here until they are written anew the arrays at the root cover nothing.
                 self.commit(replace(attributes, derived=(), arrays={}))
             with self._errors():
                 self._remove_leftovers()
                 index = ItemIndex.read(SnapshotStore(self._root.store), self._base, attributes)
-                arrays = write_derived(self._batch(), attributes, index, self._segments(attributes.segments))
-            changes |= {"derived": names, "arrays": arrays}
+                changes |= write_derived(self._batch(), attributes, index, self._segments(attributes.segments))
         if changes:
             self.commit(replace(attributes, **changes))
 

@@ -41,21 +41,11 @@ _Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 @dataclass
 class Counts:
-    """How the rows so far were encoded.
+    """How the rows so far were encoded."""
 
-    Attributes
-    ----------
-    rows
-        Rows that candidates were sought for.
-    rows_fallback
-        Those among them that went through the float32 product after all.
-    candidates
-        Pre-activations that were computed in float32 for the others.
-    """
-
-    rows: int = 0
-    rows_fallback: int = 0
-    candidates: int = 0
+    rows: int = 0  # rows that candidates were sought for
+    rows_fallback: int = 0  # those among them that went through the float32 product after all
+    candidates: int = 0  # pre-activations that were computed in float32 for the others
 
     def is_profitable(self, d_sae: int) -> bool:
         """Whether few enough rows fell back, and few enough candidates were computed for the others."""

@@ -38,40 +38,24 @@ _SMALLEST_BOUND = 2.0**-100
 
 @dataclass(frozen=True)
 class Bounds:
-    """Of every feature: what its weights and bias do to the error of its pre-activations.
+    """Of every feature: what its weights and bias do to the error of its pre-activations."""
 
-    Attributes
-    ----------
-    norm, lost, offset
-        (d_sae,), float32: ``|w| + |w - w'|``; ``|w - w'|``; and what does not depend on the embedding.
-    largest
-        The largest number that comes from the SAE into any pre-activation.
-    d_in
-        Width of the embeddings.
-    """
-
+    # (d_sae,), float32: ``|w| + |w - w'|``; ``|w - w'|``; and what does not depend on the embedding.
     norm: torch.Tensor
     lost: torch.Tensor
     offset: torch.Tensor
-    largest: float
-    d_in: int
+    largest: float  # the largest number that comes from the SAE into any pre-activation
+    d_in: int  # width of the embeddings
 
 
 @dataclass(frozen=True)
 class RowBounds:
-    """Of every row: what its embedding does to the error of its pre-activations.
+    """Of every row: what its embedding does to the error of its pre-activations."""
 
-    Attributes
-    ----------
-    by_norm, by_lost
-        (n, 1), float32: factors of `Bounds.norm` and `Bounds.lost`.
-    out_of_range
-        bool (n,): rows that no bound holds for, because they are not finite or too large.
-    """
-
+    # (n, 1), float32: factors of `Bounds.norm` and `Bounds.lost`.
     by_norm: torch.Tensor
     by_lost: torch.Tensor
-    out_of_range: torch.Tensor
+    out_of_range: torch.Tensor  # bool (n,): rows that no bound holds for, because they are not finite or too large
 
     @classmethod
     def of(cls, shifted: torch.Tensor, bounds: Bounds) -> Self:

@@ -1,0 +1,47 @@
+"""Work in threads: numpy, pcodec and the system let other threads run meanwhile."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+MAX_THREADS = 16
+
+
+def n_threads() -> int:
+    """How many threads compute at the same time: one per processor, 16 at most."""
+    return min(MAX_THREADS, os.cpu_count() or 1)
+
+
+def at_once(work: Callable[[T], R], parts: Sequence[T]) -> list[R]:
+    """What `work` makes of each of the parts, in threads where there are several."""
+    if len(parts) <= 1:
+        return [work(part) for part in parts]
+    with ThreadPoolExecutor(min(MAX_THREADS, len(parts))) as pool:
+        return list(pool.map(work, parts))
+
+
+def in_order(work: Callable[[T], R], parts: Iterable[T]) -> Iterator[R]:
+    """What `work` makes of each of the parts, in their order; a result and one part per thread are in memory."""
+    n = n_threads()
+    if n == 1:
+        yield from map(work, parts)
+        return
+    with ThreadPoolExecutor(n) as pool:
+        running: deque[Future[R]] = deque()
+        try:
+            for part in parts:
+                running.append(pool.submit(work, part))
+                if len(running) > n:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            for future in running:
+                future.cancel()
