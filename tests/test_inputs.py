@@ -8,7 +8,7 @@ from raising import raises
 from strategies import memory_store
 
 import saestore
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, NotFoundError
 
 torch = pytest.importorskip("torch")
 
@@ -114,6 +114,24 @@ def test_a_mask_leaves_padding_out(tmp_path):
         np.testing.assert_array_equal(acts.dense(), np.maximum(X[MASK], 0))
         np.testing.assert_array_equal(np.diff(acts.item_index.pointers()), MASK.sum(1))
         assert acts.attributes.source["n_masked"] == (~MASK).sum()
+
+
+def test_masks_and_tokens_beside_embeddings_of_every_layout(tmp_path):
+    h5py, arrow = pytest.importorskip("h5py"), pytest.importorskip("pyarrow")
+    datasets = pytest.importorskip("datasets")
+    ids = np.arange(FLAT.shape[0]) % 7
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["acts"], file["mask"], file["ids"] = X, MASK, ids
+    pytest.importorskip("pyarrow.parquet").write_table(
+        arrow.table({"e": FLAT.tolist(), "mask": MASK.reshape(-1), "ids": ids}), tmp_path / "x.parquet"
+    )
+    columns = {"blocks.0": X.tolist(), "mask": MASK.tolist(), "ids": ids.reshape(N, CTX).tolist()}
+    for given in (f"{tmp_path / 'x.h5'}:acts", tmp_path / "x.parquet", datasets.Dataset.from_dict(columns)):
+        acts = build(given, mask="mask", tokens="ids", sample_type="token")
+        np.testing.assert_array_equal(acts.dense(), np.maximum(X[MASK], 0))
+        assert np.array_equal(acts.samples["token"], ids[MASK.reshape(-1)])
+        with raises(NotFoundError, "no-such-array", "nope"):
+            build(given, mask="mask", tokens="nope", sample_type="token")
 
 
 @pytest.mark.parametrize("mask", [np.full(30, 2), np.ones(29), np.zeros(30, bool)], ids=["values", "length", "nothing"])
