@@ -6,39 +6,20 @@ By default the benchmarks are small tests: every peer must give the same answer 
 
 import shutil
 import time
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import scipy.sparse as sp
 
-from benchmarks.detect import COCO
 from benchmarks.peers import PEERS, Peer, Unsupported
 from benchmarks.process import save_items
 from benchmarks.recorder import Recorder
-from benchmarks.synthetic import CLEVR, Items, Shape, Stream, labels
+from benchmarks.synthetic import CLEVR, Items, Shape, labels
 
+NAME = "clustered"  # in the results
 TINY = Shape(n_items=12, item_size=24, n_features=512, l0=8)
-TINY_COCO = Stream(n_items=12, item_size=24, n_features=512, l0=8, pool_items=4)
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of data at the size of the documentation, and at the size of a test; the peers that take part."""
-
-    shape: Shape | Stream
-    tiny: Shape | Stream
-    peers: Collection[str] = tuple(PEERS)
-
-
-KINDS = {
-    "clustered": Kind(CLEVR, TINY),
-    "jumprelu": Kind(replace(CLEVR, kind="jumprelu", n_items=250), replace(TINY, kind="jumprelu")),
-    "uniform": Kind(replace(CLEVR, kind="uniform", n_items=250), replace(TINY, kind="uniform")),
-    # The other peers take minutes to write this, or to answer.
-    "coco": Kind(COCO, TINY_COCO, ("saestore", "limit", "anndata", "pt", "hdf5", "duckdb")),
-}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -64,16 +45,16 @@ class Dataset:
     """One data set and every peer's files of it, open."""
 
     name: str
-    shape: Shape | Stream | str
+    shape: Shape | str
     matrix: sp.csr_array
     item_size: int = 1
     items: Items | None = None
     peers: dict[str, Peer] = field(default_factory=dict)
     write_seconds: dict[str, float] = field(default_factory=dict)
 
-    def write(self, folder: Path, keys: Collection[str] = tuple(PEERS)) -> None:
+    def write(self, folder: Path) -> None:
         """Let every installed peer write the data, and measure the time."""
-        for key in (key for key in keys if PEERS[key].available()):
+        for key in (key for key, peer in PEERS.items() if peer.available()):
             own = folder / (PEERS[key].folder_of or key)
             own.mkdir(exist_ok=True)
             peer = self.peers[key] = PEERS[key](own, self.item_size, self.items)
@@ -85,14 +66,13 @@ class Dataset:
             self.write_seconds[key] = time.perf_counter() - started
 
 
-@pytest.fixture(scope="session", params=list(KINDS))
-def data(request: pytest.FixtureRequest, full: bool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dataset]:
-    """Each kind of data, written by every peer that takes part and is installed."""
-    kind, folder = KINDS[request.param], tmp_path_factory.mktemp(request.param)
-    shape = kind.shape if full else kind.tiny
-    made = Dataset(request.param, shape, shape.matrix(), shape.item_size, labels(shape.n_items))
+@pytest.fixture(scope="session")
+def data(full: bool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dataset]:
+    """A set of CLEVR's shape, written by every peer that is installed."""
+    folder, shape = tmp_path_factory.mktemp(NAME), CLEVR if full else TINY
+    made = Dataset(NAME, shape, shape.matrix(), shape.item_size, labels(shape.n_items))
     save_items(folder, made.item_size, made.items)
-    made.write(folder, kind.peers)
+    made.write(folder)
     for peer in made.peers.values():
         peer.open()
     yield made

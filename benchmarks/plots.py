@@ -44,7 +44,7 @@ def _draw_peers(results: Results, path: Path) -> Path:
         axis.set_title(f"{TASKS[task].label.split(',')[0]}: {ours} ms", fontsize=9.5, loc="left")
         axis.set_yticks(range(len(BARS)), [PEERS[key].label.replace("`", "").split(",")[0] for key in BARS])
     axes[0, 0].invert_yaxis()
-    shape = results["queries"]["clustered top20"]["shape"].split(", clustered")[0]
+    shape = results["queries"]["clustered top20"]["shape"]
     canvas.suptitle(f"Each peer's time divided by saestore's, which is in the titles. {shape}", fontsize=10)
     canvas.savefig(path)
     plt.close(canvas)

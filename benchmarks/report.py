@@ -18,7 +18,6 @@ from benchmarks.tasks import SCALE_TASKS, SCORES, TASKS
 
 PAGES = (*(ROOT / "docs" / f"{name}.md" for name in ("performance", "scale", "analysis")), ROOT / "README.md")
 BLOCK = re.compile(r"(<!-- benchmarks: (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
-KINDS = {"clustered": "clustered, k 32", "jumprelu": "JumpReLU, variable L0", "uniform": "uniform, k 32"}
 OTHERS = [key for key in PEERS if key != "saestore"]
 PARALLEL = (16, 256)  # reads at once: of a process today, and what an object store serves to one machine
 WAITS = (0.03, 0.05)  # seconds per read of an object store
@@ -57,16 +56,7 @@ def goals(results: Results) -> str:
 
 
 def questions(results: Results) -> str:
-    return _questions(results, "clustered")
-
-
-def coco(results: Results) -> str:
-    return _questions(results, "coco")
-
-
-def _questions(results: Results, kind: str) -> str:
-    names = [*TASKS, *([SCORES.key] if f"{kind} {SCORES.key}" in results["queries"] else [])]
-    asked = [results["queries"][f"{kind} {name}"] for name in names]
+    asked = [results["queries"][f"clustered {name}"] for name in (*TASKS, SCORES.key)]
     ours = ["saestore, ms", *(figure(a["peers"]["saestore"]["median_ms"]) for a in asked)]
     rows = [ours, *peer_rows(OTHERS, [a["peers"] for a in asked], _times)]
     return f"Data: {asked[0]['shape']}.\n\n{table(['', *(a['label'] for a in asked)], rows)}"
@@ -76,16 +66,6 @@ def _times(peer: Results | None) -> str:
     if peer is None:
         return ""
     return "cannot" if "unsupported" in peer else f"{figure(peer['times'])} x"
-
-
-def kinds(results: Results) -> str:
-    keys, rows = ("anndata", "delphi", "limit"), []
-    for kind, label in KINDS.items():
-        for task in ("top20", "column", "rows"):
-            peers = results["queries"][f"{kind} {task}"]["peers"]
-            ours = figure(peers["saestore"]["median_ms"])
-            rows.append([f"{label}: {TASKS[task].label}", ours, *(_times(peers.get(key)) for key in keys)])
-    return table(["", "saestore, ms", *(PEERS[key].label for key in keys)], rows)
 
 
 def _sets(results: Results) -> Results:
@@ -137,6 +117,9 @@ def encoding(results: Results) -> str:
 
 
 def gpu(results: Results) -> str:
+    if "gpu" not in results:
+        _ = results["encode"]
+        return "Skipped: torch finds no CUDA device on the machine of these measurements."
     return f"{results['gpu']['topk']['gpu']}.\n\n{_encoded(results['gpu'])}"
 
 
@@ -323,7 +306,7 @@ def analyses(results: Results) -> str:
     return f"Data: {size}, synthetic. {_machine(results['analyses'])}\n\n{table(head, rows)}"
 
 
-_PERFORMANCE = (goals, questions, kinds, coco, sizes, writing, processes, encoding, gpu, building, peers, machine)
+_PERFORMANCE = (goals, questions, sizes, writing, processes, encoding, gpu, building, peers, machine)
 _SCALE = (scale_times, scale_requests, scale_peaks, scale_writing, scale_beyond, scale_machine)
 BLOCKS: dict[str, Callable[[Results], str]] = {
     make.__name__: make for make in (*_PERFORMANCE, *_SCALE, analyses, headline, beside)

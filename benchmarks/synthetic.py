@@ -1,15 +1,13 @@
 """Synthetic activations with the shape of a real set, at any size, and labels of their items.
 
-The model imitates two measured SAEs, DINOv2 patches of CLEVR scenes through TopK and Gemma tokens of tweets through
-JumpReLU: feature popularity falls slightly faster than Zipf's law; the 256 patches of an image use about 470 features
-together; neighbouring patches share two thirds of their features; the logarithms of a feature's activations have a
-spread of 0.5, and so have the logarithms of the features' means; JumpReLU activations start sharply at the threshold,
-and the number of active features varies by 40 %.
+The model imitates a measured SAE, DINOv2 patches of CLEVR scenes through TopK: feature popularity falls slightly faster
+than Zipf's law; the 256 patches of an image use about 470 features together; neighbouring patches share two thirds of
+their features; the logarithms of a feature's activations have a spread of 0.5, and so have the logarithms of the
+features' means.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import scipy.sparse as sp
@@ -22,7 +20,6 @@ RUN = 4  # consecutive samples that share most of their features, as neighbourin
 SAMPLE_NOISE = 0.5  # of a sample, beside the noise that its run shares: two thirds of the features stay
 FEATURE_SPREAD, ITEM_SPREAD, SAMPLE_SPREAD = 0.57, 0.35, 0.4  # of the logarithm of activations
 STREAM_SPREAD = 0.3  # of the same, between an item of a stream and its original in the pool
-THRESHOLD = 284.0  # of the JumpReLU
 
 N_CONCEPTS = 80
 SPLITS = {"train": 0.63, "cal": 0.2, "test": 0.17}
@@ -33,29 +30,19 @@ Items = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Shape:
-    """A synthetic set; always the same activations.
-
-    Attributes
-    ----------
-    l0
-        Active features per sample; their mean where the kind is ``jumprelu``.
-    kind
-        ``clustered``: k features of a skewed popularity; the features of an item come from one pool. ``jumprelu``: the
-        same with a variable number of features. ``uniform``: k features, every feature equally likely.
-    """
+    """A synthetic set; always the same activations. `l0` features per sample; those of an item come from one pool."""
 
     n_items: int
     item_size: int
     n_features: int
     l0: int
-    kind: Literal["clustered", "jumprelu", "uniform"] = "clustered"
 
     @property
     def n_samples(self) -> int:
         return self.n_items * self.item_size
 
     def __str__(self) -> str:
-        return f"{self.n_samples:,} samples x {self.n_features:,} features, L0 {self.l0}, {self.kind}"
+        return f"{self.n_samples:,} samples x {self.n_features:,} features, L0 {self.l0}"
 
     @cached_property
     def features(self) -> Columns:
@@ -67,8 +54,7 @@ class Shape:
 
     def matrix(self) -> sp.csr_array:
         """The whole set in memory: float32, ids ascending in each row, no zeros."""
-        make = _uniform_item if self.kind == "uniform" else _pooled_item
-        parts = [make(self, np.random.default_rng([0, 1, i])) for i in range(self.n_items)]
+        parts = [_pooled_item(self, np.random.default_rng([0, 1, i])) for i in range(self.n_items)]
         counts, ids, values = (np.concatenate(column) for column in zip(*parts, strict=True))
         indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
         return sp.csr_array((values, ids.astype(np.int32), indptr), shape=(self.n_samples, self.n_features))
@@ -144,31 +130,22 @@ def concepts(items: Items) -> Items:
 def _pooled_item(shape: Shape, rng: np.random.Generator) -> Columns:
     """Counts, ids and activations of one item's samples, whose features are from its pool."""
     n = shape.item_size
-    counts = _row_counts(shape, rng)
-    pool, score = _pool(shape, rng, int(counts.max()))
+    pool, score = _pool(shape, rng)
     shared = rng.gumbel(size=(-(-n // RUN), len(pool)))
     score = score + np.repeat(shared, RUN, axis=0)[:n] + SAMPLE_NOISE * rng.normal(size=(n, len(pool)))
-    best = np.argpartition(-score, counts.max() - 1, axis=1)[:, : counts.max()]
-    best = np.take_along_axis(best, np.argsort(-np.take_along_axis(score, best, 1), axis=1), 1)
+    best = np.argpartition(-score, shape.l0 - 1, axis=1)[:, : shape.l0]
     chosen = np.zeros((n, len(pool)), bool)
-    np.put_along_axis(chosen, best, np.arange(best.shape[1]) < counts[:, None], axis=1)
+    np.put_along_axis(chosen, best, values=True, axis=1)
     row, column = np.nonzero(chosen)  # ascending in each row, as the pool is
-    return counts, pool[column], _activations(shape, rng, pool, row, column)
+    return np.full(n, shape.l0), pool[column], _activations(shape, rng, pool, row, column)
 
 
-def _row_counts(shape: Shape, rng: np.random.Generator) -> np.ndarray:
-    if shape.kind != "jumprelu":
-        return np.full(shape.item_size, shape.l0)
-    drawn = rng.lognormal(np.log(shape.l0) - 0.08, 0.4, shape.item_size)
-    return np.clip(drawn, 1, min(4 * shape.l0, shape.n_features)).astype(np.int64)
-
-
-def _pool(shape: Shape, rng: np.random.Generator, min_features: int) -> tuple[np.ndarray, np.ndarray]:
+def _pool(shape: Shape, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Features of one item, ascending, and the logarithm of how likely each is in it."""
     by_rank, popularity, _ = shape.features
     ranks = np.searchsorted(popularity, rng.random(DRAWS)).clip(0, shape.n_features - 1)
     # In a tiny set the draws may be too few; the most popular features fill up.
-    ranks = np.concatenate([ranks, np.arange(min(min_features, shape.n_features))])
+    ranks = np.concatenate([ranks, np.arange(min(shape.l0, shape.n_features))])
     pool, drawn = np.unique(by_rank[ranks], return_counts=True)
     return pool, np.log(drawn) + ITEM_TASTE * rng.gumbel(size=len(pool))
 
@@ -176,15 +153,5 @@ def _pool(shape: Shape, rng: np.random.Generator, min_features: int) -> tuple[np
 def _activations(
     shape: Shape, rng: np.random.Generator, pool: np.ndarray, row: np.ndarray, column: np.ndarray
 ) -> np.ndarray:
-    if shape.kind == "jumprelu":
-        return (THRESHOLD * np.exp(0.75 * rng.weibull(1.4, len(row)))).astype(np.float32)
     item = shape.features[2][pool] + rng.normal(0, ITEM_SPREAD, len(pool))
     return np.exp(item[column] + rng.normal(0, SAMPLE_SPREAD, len(row))).astype(np.float32)
-
-
-def _uniform_item(shape: Shape, rng: np.random.Generator) -> Columns:
-    ids = np.sort(rng.integers(0, shape.n_features, (shape.item_size, shape.l0)), axis=1)
-    while (twice := (np.diff(ids, axis=1) == 0).any(axis=1)).any():
-        ids[twice] = np.sort(rng.integers(0, shape.n_features, (int(twice.sum()), shape.l0)), axis=1)
-    values = np.exp(rng.normal(0, 0.8, ids.size)).astype(np.float32)
-    return np.full(shape.item_size, shape.l0), ids.ravel(), values

@@ -3,7 +3,6 @@
 import time
 
 import numpy as np
-import pytest
 
 from benchmarks.process import run_task
 from benchmarks.synthetic import concepts
@@ -23,7 +22,6 @@ def item_auc(peer, labels, feature, concept):
     return roc_auc_score(labels[concept], scores)
 
 
-@pytest.mark.parametrize("data", ["clustered"], indirect=True)
 def test_scores_of_items(data, full, recorder):
     labels, peers, took = concepts(data.items), data.peers, []
     for _ in range(ROUNDS if full else 1):

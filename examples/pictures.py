@@ -42,7 +42,8 @@ def pictures(notebook: Any) -> dict[str, bytes]:
         images = [
             output.data["image/png"] for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
         ]
-        found |= dict(zip(names, map(base64.b64decode, images), strict=True))
+        if names:
+            found |= dict(zip(names, map(base64.b64decode, images), strict=True))
     return found
 
 

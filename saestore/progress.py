@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from saestore.errors import InvalidInputError, TooLargeError
 
-__all__ = ["Bar", "Progress", "ProgressOption", "check_deadline", "deadline"]
+__all__ = ["Bar", "Progress", "ProgressOption", "check_deadline", "deadline", "time_left"]
 
 ProgressOption = bool | Callable[[str], object]
 
@@ -34,9 +34,14 @@ def deadline(seconds: float) -> Iterator[None]:
         _END.reset(token)
 
 
+def time_left() -> float:
+    """Seconds until the deadline, infinite without one."""
+    return _END.get() - time.monotonic()
+
+
 def check_deadline() -> None:
     """Raise `TooLargeError` if the time is over."""
-    if time.monotonic() > _END.get():
+    if time_left() < 0:
         raise TooLargeError("the answer takes longer than is allowed here; ask for less.", code="too-slow")
 
 

@@ -57,7 +57,7 @@ def open(
     ----------
     location
         A folder, a zip file (to read), a URL (``s3://``, ``gs://``, ``az://``; ``http://``, ``https://``, ``hf://`` to
-        read), an icechunk session, or a zarr store such as ``zarr.storage.MemoryStore()``.
+        read), an icechunk repository or session, or a zarr store such as ``zarr.storage.MemoryStore()``.
     mode
         ``"r"`` to read; ``"r+"`` to read and write; ``"a"`` to read and write, created if it does not exist.
     storage_options

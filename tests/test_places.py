@@ -286,3 +286,28 @@ def test_two_writers_a_merger_and_a_reader_lose_no_commit(seed):
     assert set(store[PATH].concepts.names("sample")) >= kept
     assert len(kept) == 16
     assert store.verify().ok
+
+
+def test_a_hub_is_read_through_fsspec_and_never_written(tmp_path, monkeypatch):
+    """A file system of this machine in the place of the hub's."""
+    registry = pytest.importorskip("fsspec.registry")
+    from fsspec.implementations.local import LocalFileSystem
+
+    class Hub(LocalFileSystem):
+        protocol = "hf"
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return str(tmp_path / path.removeprefix("hf://").removeprefix(str(tmp_path)).lstrip("/"))
+
+    monkeypatch.setitem(registry._registry, "hf", Hub)
+    write_case(saestore.open(tmp_path / "datasets/me/a.zarr", "a"), CASE)
+    url = "hf://datasets/me/a.zarr"
+    store = saestore.open(url)
+    assert list(store) == [PATH]
+    same_answers(store[PATH], CASE)
+    with raises(StoreWriteError, "no-conditional-writes", "Write to a local folder"):
+        saestore.open(url, "a").delete(PATH)
+    same_answers(saestore.open(url)[PATH], CASE)
+    with raises(NotFoundError, "no-store", "hf://datasets/me/b.zarr"):
+        saestore.open("hf://datasets/me/b.zarr")

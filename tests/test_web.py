@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import threading
 from html import unescape
 from urllib.parse import quote
 
@@ -15,6 +16,7 @@ from web_stores import EVIL, IMAGES, N_FEATURES, N_ITEMS, OTHER, SPLITS, TOKENS,
 
 import saestore
 from saestore.cli import main
+from saestore.errors import TooLargeError
 from saestore.progress import deadline
 from saestore.web import compare, drawing
 from saestore.web.keys import KEYS, markdown
@@ -156,6 +158,14 @@ def test_a_question_ends_at_its_deadline(explorer):
     assert "ask for less" in page.body.decode()
 
 
+def test_what_takes_long_is_computed_beside_the_pages(path):
+    view, event = explorer_of(path).store.open(IMAGES), threading.Event()
+    with deadline(0.01), raises(TooLargeError, "too-slow", "again"):
+        view.remember("slow", event.wait)
+    event.set()
+    assert view.remember("slow", pytest.fail) is True
+
+
 def test_a_mask_has_its_precision_and_iou(explorer):
     (example,) = data(explorer, f"{X}/features/2?n=1&concept=middle")["examples"]
     active = dense(0)[:, 2].reshape(N_ITEMS, 9)[example["item"]] > 0
@@ -256,13 +266,6 @@ def test_the_best_concept_of_every_feature(explorer, path):
             assert row["roc_auc"] == max(of_feature.values()) == of_feature[row["best concept"]]
 
 
-def loaded(explorer, address):
-    """The twin of a page, asked for until its SAE is loaded."""
-    while "being loaded" in str((twin := data(explorer, address))["similar_note"]):
-        pass
-    return twin
-
-
 def test_neighbours_by_the_decoder(tmp_path):
     torch = pytest.importorskip("torch", reason="an SAE needs torch")
     from build_helpers import clip_scope, near
@@ -272,14 +275,14 @@ def test_neighbours_by_the_decoder(tmp_path):
     saestore.build("A", sample_type="cls", embeddings=tmp_path / "x.npy", sae=sae, store=tmp_path / "s.zarr",
                    progress=False)  # fmt: skip
     explorer = explorer_of(tmp_path / "s.zarr")
-    twin = loaded(explorer, "/A/cls/tiny/features/3?metric=decoder")
+    twin = data(explorer, "/A/cls/tiny/features/3?metric=decoder")
     directions = torch.load(sae, weights_only=True)["model_state_dict"]["dec"].numpy()
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     cosine = directions @ directions[3]
     assert [row["feature"] for row in twin["similar"]] == np.argsort(-cosine, kind="stable")[1:11].tolist()
     np.testing.assert_allclose([row["score"] for row in twin["similar"]], np.sort(cosine)[::-1][1:11], rtol=1e-6)
     clip_scope(sae, seed=1)
-    again = loaded(explorer_of(tmp_path / "s.zarr"), "/A/cls/tiny/features/3?metric=decoder")
+    again = data(explorer_of(tmp_path / "s.zarr"), "/A/cls/tiny/features/3?metric=decoder")
     assert "fingerprint" in again["similar_note"]
     sae.unlink()
     assert get(explorer, "/A/cls/tiny/features/3?metric=decoder").status == 400

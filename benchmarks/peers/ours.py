@@ -21,14 +21,13 @@ class Saestore(Peer):
         "split), `feature`, `dense`, `sparse`, `stats`, `concept_scores`. Both orders, lossless, default codec; the "
         "checksum of a chunk is verified at every read."
     )
-    codec = "pcodec"
 
     def write(self, matrix: sp.csr_array) -> None:
         import saestore
 
         pointers = np.arange(0, matrix.shape[0] + 1, self.item_size)
         store = saestore.open(self.folder / "store.zarr", mode="a")
-        store.write(SET, matrix, item_ptr=pointers, items=self.items, codec=self.codec)
+        store.write(SET, matrix, item_ptr=pointers, items=self.items)
 
     def open(self) -> None:
         import saestore
@@ -61,13 +60,6 @@ class Saestore(Peer):
     def scores(self) -> Any:
         """The ROC AUC of every feature with every concept of the items."""
         return self.acts.concepts.scores(level="item")
-
-
-class SaestoreBlosc(Saestore):
-    key = "saestore-blosc"
-    label = "saestore, `--codec blosc`"
-    usage = "The same with blosc (zstd, bit shuffle) instead of pcodec."
-    codec = "blosc"
 
 
 class PreadAndDecode(Peer):

@@ -14,10 +14,10 @@ from saestore.query.details import details_of
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.reader import Level, SetReader
 from saestore.query.results import ResultTable
-from saestore.query.rows import iterate_rows
 from saestore.query.selection import check_at_least, select, select_one
+from saestore.query.view import View, pool
 from saestore.segment import Segment, read_entries
-from saestore.sparse_rows import pointers
+from saestore.sparse_rows import SparseRows
 from saestore.tables.label_matrix import check_level
 
 Array = np.ndarray[Any, Any]
@@ -99,27 +99,17 @@ def search(
     if sum(value is not None for value in (query, sample, item)) != 1:
         raise InvalidInputError("search() takes one of query, sample= and item=.", code="missing-argument")
     weights = _weights(acts, query, sample, item, pooling)
-    condition = acts.condition(where)
-    allowed = None
-    if condition is not None:
-        allowed = np.zeros(acts.shape[0], bool)
-        allowed[condition.samples(acts.shape[0])] = True
-    return _Search(acts, weights, level, pooling, allowed).best(n)
+    return _Search(acts, weights, acts.view(level, where), pooling).best(n)
 
 
 def _weights(acts: SetReader, query: Any, sample: Any, item: Any, pooling: Pooling) -> Array:
     """The weight of every feature, float64 (n_features,)."""
     n_features, weights = acts.shape[1], np.zeros(acts.shape[1])
-    if sample is not None or item is not None:
-        ids = np.array([0])
-        if sample is not None:
-            ids[0] = select_one(sample, acts.shape[0], "sample", "search")
-        else:
-            number = select_one(item, acts.n_items, "item", "search")
-            ids = np.arange(*np.minimum(acts.item_index.pointers()[number : number + 2], acts.shape[0]))
-        rows = acts.sparse(ids)
-        pooled = rows.max(axis=0) if pooling == "max" and len(ids) else rows.sum(axis=0) / max(1, len(ids))
-        weights[:] = pooled.toarray().ravel() if hasattr(pooled, "toarray") else pooled
+    if sample is not None:
+        weights = acts.dense(select_one(sample, acts.shape[0], "sample", "search")).astype(np.float64)
+    elif item is not None:
+        number = select_one(item, acts.n_items, "item", "search")
+        weights = acts.dense(number, level="item", pooling=pooling).astype(np.float64)
     elif isinstance(query, str):
         hits = acts.features.search(query)
         if not len(hits):
@@ -163,8 +153,8 @@ class _Prefix:
 class _Search:
     """One search: the lists that are read, the candidates, and their scores."""
 
-    def __init__(self, acts: SetReader, weights: Array, level: Level, pooling: Pooling, allowed: Array | None) -> None:
-        self.acts, self.weights, self.level, self.pooling, self.allowed = acts, weights, level, pooling, allowed
+    def __init__(self, acts: SetReader, weights: Array, view: View, pooling: Pooling) -> None:
+        self.acts, self.weights, self.view, self.pooling = acts, weights, view, pooling
         self.candidates, self.scores, self.samples = np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64)
         # A negative weight raises a score only where an activation is negative: such lists are read whole.
         lowest = acts.stats(np.flatnonzero(weights < 0))["min"].to_numpy()
@@ -210,62 +200,43 @@ class _Search:
         for prefix, value in zip(self.prefixes, self.next.tolist(), strict=True):
             most = max(0.0, float(self.weights[prefix.feature])) * value
             by_segment.setdefault(id(prefix.segment), {})[prefix.feature] = most
-        if self.level == "item":
+        if self.view.level == "item":
             features = {f for values in by_segment.values() for f in values}
             return sum(max(values.get(f, 0.0) for values in by_segment.values()) for f in features)
         return max((sum(values.values()) for values in by_segment.values()), default=0.0)
 
     def _score(self, samples: Array) -> None:
         """Score the candidates among these samples that have no score yet."""
-        acts = self.acts
-        if self.allowed is not None:
-            samples = samples[self.allowed[samples]]
-        if self.level == "sample":
+        if self.view.kept is not None:
+            samples = samples[self.view.kept[samples]]
+        if self.view.level == "sample":
             fresh = np.setdiff1d(samples, self.candidates)
             scores, rows = self._of_samples(fresh), fresh
         else:
-            fresh = np.setdiff1d(acts.item_index.locate(samples)[0], self.candidates)
+            fresh = np.setdiff1d(self.view.index.locate(samples)[0], self.candidates)
             scores, rows = self._of_items(fresh)
         self.candidates = np.append(self.candidates, fresh)
         self.scores, self.samples = np.append(self.scores, scores), np.append(self.samples, rows)
 
     def _of_samples(self, samples: Array) -> Array:
-        parts: list[Array] = [np.empty(0)]
-        for _, block in iterate_rows(self.acts.segments, samples):
-            products = self.weights[block.indices] * block.data
-            parts.append(np.bincount(block.rows(), products, len(block)))
-        return np.concatenate(parts)
+        return np.concatenate([np.empty(0), *(self._products(block) for _, block in self.view.rows(samples))])
+
+    def _products(self, block: SparseRows) -> Array:
+        return np.bincount(block.rows(), self.weights[block.indices] * block.data, len(block))
 
     def _of_items(self, items: Array) -> tuple[Array, Array]:
         """Scores of items by their pooled activations, and the best sample of each by its own score."""
-        ptr = np.minimum(self.acts.item_index.pointers(), self.acts.shape[0])
-        lengths = ptr[items + 1] - ptr[items]
-        samples = np.arange(int(lengths.sum())) + np.repeat(ptr[items] - pointers(lengths)[:-1], lengths)
-        of_item = np.repeat(np.arange(len(items)), lengths)
-        if self.allowed is not None:
-            kept = self.allowed[samples]
-            samples, of_item = samples[kept], of_item[kept]
-        sizes, done = np.bincount(of_item, minlength=len(items)), 0
-        keys: list[Array] = []
-        values, own = [], np.zeros(len(samples))
-        n_features, asked = self.acts.shape[1], self.weights != 0
-        for part, block in iterate_rows(self.acts.segments, samples):
-            row = block.rows()
-            own[done : done + len(part)] = np.bincount(row, self.weights[block.indices] * block.data, len(part))
-            kept = asked[block.indices]
-            keys.append(of_item[done + row[kept]] * n_features + block.indices[kept])
-            values.append(block.data[kept].astype(np.float64))
-            done += len(part)
-        key, back = np.unique(np.concatenate([np.empty(0, np.int64), *keys]), return_inverse=True)
-        data = np.concatenate([np.empty(0), *values])
-        item, feature = key // n_features, key % n_features
-        if self.pooling == "mean":
-            pooled = np.bincount(back, data, len(key)) / sizes[item]
-        else:
-            pooled = np.full(len(key), -np.inf)
-            np.maximum.at(pooled, back, data)
-            partly = np.bincount(back, minlength=len(key)) < sizes[item]
-            pooled[partly] = np.maximum(pooled[partly], 0)
-        scores = np.bincount(item, self.weights[feature] * pooled, len(items))
-        order = np.lexsort((samples, -own, of_item))
-        return scores, samples[order[np.searchsorted(of_item, np.arange(len(items)))]]
+        view, n_features = self.view, self.view.n_features
+        scores, best = np.zeros(len(items)), [np.empty(0, np.int64)]
+        for samples, block in view.rows_of_items(items):
+            item = view.index.locate(samples)[0]
+            order = np.lexsort((samples, -self._products(block), item))
+            best.append(samples[order[np.flatnonzero(np.diff(item[order], prepend=-1))]])
+            kept = self.weights[block.indices] != 0
+            of_entry = item[block.rows()[kept]]
+            key = of_entry.astype(np.int64) * n_features + block.indices[kept]
+            data = block.data[kept].astype(np.float64)
+            key, pooled = pool(key, data, view.all_sizes()[of_entry], self.pooling)
+            at, feature = np.searchsorted(items, key // n_features), key % n_features
+            scores += np.bincount(at, self.weights[feature] * pooled, len(items))
+        return scores, np.concatenate(best)

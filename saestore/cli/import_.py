@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,7 +11,6 @@ from saestore.cli import keys, output
 from saestore.cli.group import command, note
 from saestore.cli.options import option
 from saestore.cli.set_options import dask_client, resumable, rows_options, show_set, writing_options
-from saestore.cli.table import pairs
 from saestore.errors import NotFoundError
 from saestore.vocabulary import IMPORT_FORMATS, SEVERITIES
 
@@ -46,6 +46,7 @@ KEYS = {
     "imports[].set": "the set as it is now, with the keys of `saestore info`; null with `--check`",
     **{f"imports[].set.{key}": text for key, text in keys.SET_INFO.items()},
 }
+_WRITING = ("segment_rows", "codec", "overwrite", "client")  # options that a check has no use for
 
 
 @command("import", example="saestore import CLEVR/patch/copy clevr.npz --check", keys=KEYS)
@@ -102,16 +103,23 @@ def import_(ctx: click.Context, /, set_path: str, path: str | None, location: st
 
 def _one(set_path: str, path: str | None, location: str, *, check: bool, show: bool, **how: Any) -> dict[str, Any]:
     """Check or import one set; returns its element of ``imports``."""
+    import saestore
+
+    with nullcontext() if check else resumable(), output.Status() as status:
+        if check:
+            reading = {name: value for name, value in how.items() if name not in _WRITING}
+            report = saestore.check_import(set_path, path, progress=status, **reading)
+        else:
+            found = saestore.import_activations(set_path, path, progress=status, store=location, **how).info()
     if check:
-        report = _checked(set_path, path, **{k: v for k, v in how.items() if k not in _WRITING})
         if show:
             _show(report)
         return {"report": report.to_json(), "set": None}
-    found = _imported(set_path, path, store=location, **how)
+    source, names = found["source"], ("path", "n_samples", "n_features", "n_items", "nnz", "dtype")
     if show:
-        faults = found["source"]["faults"]
-        show_set(found, _lines(faults))
-    return {"report": _report(found), "set": found}
+        show_set(found, _lines(source["faults"]))
+    recorded = {"format": source["format"], "ok": True, "faults": source["faults"]}
+    return {"report": {**{name: found[name] for name in names}, **recorded}, "set": found}
 
 
 def _sets(set_path: str, path: str | None, data: str | None) -> list[str]:
@@ -144,30 +152,6 @@ def _facts(given: tuple[str, ...]) -> dict[str, str] | None:
     return {key: value for key, _, value in pairs_} or None
 
 
-_WRITING = ("segment_rows", "codec", "overwrite", "client")
-
-
-def _checked(set_path: str, path: str | None, **how: Any) -> ImportReport:
-    import saestore
-
-    with output.Status() as status:
-        return saestore.check_import(set_path, path, progress=status, **how)
-
-
-def _imported(set_path: str, path: str | None, **how: Any) -> dict[str, Any]:
-    import saestore
-
-    with resumable(), output.Status() as status:
-        return saestore.import_activations(set_path, path, progress=status, **how).info()
-
-
-def _report(found: dict[str, Any]) -> dict[str, Any]:
-    """What the set records of its import, in the shape of a report."""
-    names = ("path", "n_samples", "n_features", "n_items", "nnz", "dtype")
-    source = found["source"]
-    return {**{name: found[name] for name in names}, "format": source["format"], "ok": True, "faults": source["faults"]}
-
-
 def _show(report: ImportReport) -> None:
     rows = [
         ("format", report.format),
@@ -177,8 +161,7 @@ def _show(report: ImportReport) -> None:
         *_lines([fault.to_json(details=False) for fault in report.faults]),
         ("import", "possible" if report.ok else "refused, because of the errors above"),
     ]
-    output.title(report.path)
-    output.line("\n".join(pairs(rows, output.line_width())))
+    output.facts(report.path, rows)
 
 
 def _lines(faults: list[dict[str, Any]]) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from saestore.cli import keys, output
 from saestore.cli.group import command
-from saestore.cli.table import Column, counts, pairs, size
+from saestore.cli.table import Column, counts, size
 from saestore.cli.target import Target, json_option, with_target
 
 if TYPE_CHECKING:
@@ -28,8 +28,7 @@ def info(target: Target) -> None:
         if target.as_json:
             output.document({"store": target.location, "sets": [found]})
         else:
-            output.title(acts.path)
-            output.line("\n".join(pairs([*overview(found), *_details(acts, found)], output.line_width())))
+            output.facts(acts.path, [*overview(found), *_details(acts, found)])
         return
     sets = [store[path].info() for path in store]
     if target.as_json:

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import click
 
-from saestore.cli.table import Column, render
+from saestore.cli.table import Column, pairs, render
 from saestore.cli.text import clip
 from saestore.errors import escape
 from saestore.records import plain, to_csv
@@ -32,6 +32,12 @@ def line(text: str = "", *, nl: bool = True, err: bool = False, bold: bool = Fal
 def title(text: str) -> None:
     """Print a heading; bold in a terminal."""
     line(clip(escape(text, one_line=True), line_width()), bold=True)
+
+
+def facts(heading: str, rows: Sequence[tuple[str, str]]) -> None:
+    """Print a heading, and labels and values below it."""
+    title(heading)
+    line("\n".join(pairs(rows, line_width())))
 
 
 def table(columns: Sequence[Column]) -> None:

@@ -12,7 +12,6 @@ import click
 from saestore.cli import output
 from saestore.cli.info import overview
 from saestore.cli.options import Decorator, Function, all_of, option
-from saestore.cli.table import pairs
 from saestore.cli.target import json_option, store_option
 from saestore.errors import require
 from saestore.vocabulary import CODECS, MODEL_DTYPES, TRANSPARENCIES
@@ -86,8 +85,7 @@ def resumable() -> Iterator[None]:
 
 def show_set(found: dict[str, Any], more: list[tuple[str, str]] | None = None) -> None:
     """Print the lines of `saestore info` on a set, and further ones."""
-    output.title(found["path"])
-    output.line("\n".join(pairs([*overview(found), *(more or [])], output.line_width())))
+    output.facts(found["path"], [*overview(found), *(more or [])])
 
 
 dask_option = option(

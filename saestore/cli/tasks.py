@@ -13,7 +13,6 @@ from saestore.cli.build import build, find_jobs
 from saestore.cli.group import command, note
 from saestore.cli.options import option
 from saestore.cli.set_options import dask_client, dask_option
-from saestore.cli.table import pairs
 from saestore.cli.target import store_option
 from saestore.errors import InvalidInputError
 
@@ -74,8 +73,7 @@ def _show(plan: Any, *, as_json: bool, with_tasks: bool) -> None:
     if missing is not None:
         more = ", …" if len(missing) > _SHOWN else ""
         rows.append(("missing", f"{', '.join(map(str, missing[:_SHOWN]))}{more}" or "none"))
-    output.title(plan.path)
-    output.line("\n".join(pairs(rows, output.line_width())))
+    output.facts(plan.path, rows)
 
 
 _TASKS = re.compile(r"(\d+)(?:-(\d+))?\Z")

@@ -11,7 +11,6 @@ from saestore.cli import keys, output
 from saestore.cli.group import command, note
 from saestore.cli.options import option
 from saestore.cli.set_options import dask_client, dask_option
-from saestore.cli.table import pairs
 from saestore.cli.target import Target, json_option, with_set, with_target
 from saestore.errors import escape
 
@@ -158,7 +157,6 @@ def diagnose(target: Target, *, embeddings: str | None, sae_from: str | None, n_
     if target.as_json:
         output.document(result.to_dict())
         return
-    output.title(f"{acts.path}: diagnosis")
     rows = result.rows()
     rows += [row for f in result.findings for row in ((f.severity, f.message), ("", f.advice))]
-    output.line("\n".join(pairs(rows if result.findings else [*rows, ("findings", "none")], output.line_width())))
+    output.facts(f"{acts.path}: diagnosis", rows if result.findings else [*rows, ("findings", "none")])

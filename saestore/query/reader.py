@@ -490,7 +490,7 @@ class SetReader(OpenSet):
 
         Notes
         -----
-        Reads the lists of this set once for every 64 million non-zeros of the other, which are held. Memory: 24 bytes
+        Reads the lists of this set once for every 64 million non-zeros of the other, which are held. Memory: 16 bytes
         for each of these, about 300 MB, and the answer.
         """
         n = similarity.check_request(n, metric)

@@ -170,7 +170,7 @@ def best_matches(metric: Metric, n: int, of: tuple[View, Sizes], among: tuple[Vi
 
     Notes
     -----
-    Reads the lists of `of` once for every 64 million non-zeros of `among`, which are held as rows. Memory: 12 bytes for
+    Reads the lists of `of` once for every 64 million non-zeros of `among`, which are held as rows. Memory: 8 bytes for
     each of them (5 for ``jaccard``, ``conditional`` and ``npmi``), twice while they are read, 40 bytes for each of 4
     million products or of the products of one feature, a block of lists, and the answer.
     """
@@ -185,7 +185,9 @@ def best_matches(metric: Metric, n: int, of: tuple[View, Sizes], among: tuple[Vi
                 part = lists.part(a, b)
                 rows = held[part.samples]
                 ends, dot = rows.indptr[part.indptr], None
-                products = rows.data * np.repeat(part.data, np.diff(rows.indptr)) if with_dot else rows.data
+                products = rows.data
+                if with_dot:
+                    products = products.astype(np.float64) * np.repeat(part.data, np.diff(rows.indptr))
                 for i, feature in enumerate(part.features.tolist()):
                     entries = rows.indices[ends[i] : ends[i + 1]]
                     counts = np.bincount(entries, minlength=n_others)
@@ -223,10 +225,10 @@ def _parts(costs: Array, limit: int) -> Iterator[tuple[int, int]]:
 
 
 def _held(view: View, first: int, last: int, with_data: bool) -> scipy.sparse.csr_array:
-    """Some features of all rows, rows x features: the activations as float64, or True for each."""
+    """Some features of all rows, rows x features: the activations, or True for each."""
     import scipy.sparse as sp
 
-    dtype = np.float64 if with_data else bool
+    dtype = np.result_type(view.dtype, np.float32) if with_data else bool  # scipy has no float16
     counts, parts, values = np.zeros(view.n_rows, np.int64), [np.empty(0, np.int32)], [np.empty(0, dtype)]
     for rows, block in view.rows(np.arange(view.n_rows) if view.ids is None else view.ids, values=with_data):
         kept = (block.indices >= first) & (block.indices < last)

@@ -15,10 +15,12 @@ from saestore.query.selection import Selection
 from saestore.query.view import Pooling, View
 from saestore.segment import Segment, open_lists
 from saestore.sparse_rows import pointers
+from saestore.storage import at_once, n_threads
 
 Array = np.ndarray[Any, Any]
 
 DENSE_LIMIT = 4 << 30
+_WORTH_THREADS = 1 << 24  # bytes of a dense answer
 _BLOCK = 1 << 22  # points that are looked up at a time
 
 
@@ -63,16 +65,31 @@ def dense(view: View, rows: Selection, features: Selection, pooling: Pooling = "
             row, requested = _locate(row_ids, lists.samples)
             column, inside = _locate(feature_ids, lists.feature_of_entry)
             inside &= requested
-            out[row[inside], column[inside]] = lists.data[inside]
+            _put(out, row[inside], column[inside], lists.data[inside])
     else:
         for part, block in view.rows(row_ids, pooling):
             row = np.repeat(_locate(row_ids, part)[0], np.diff(block.indptr))
             column, inside = _locate(feature_ids, block.indices)
-            out[row[inside], column[inside]] = block.data[inside]
+            if inside.all():
+                _put(out, row, column, block.data)
+            else:
+                _put(out, row[inside], column[inside], block.data[inside])
     out = out if feature_back is None else out[:, feature_back]
     out = out if row_back is None else out[row_back]
     index = tuple(0 if s.scalar else slice(None) for s in (rows, features))
     return out[index] if rows.scalar or features.scalar else out
+
+
+def _put(out: Array, rows: Array, columns: Array, values: Array) -> None:
+    """Set entries of a dense matrix; in threads where most of the time goes into memory that is used first here."""
+    flat, places = out.reshape(-1), rows * out.shape[1] + columns
+    n = n_threads() if out.nbytes >= _WORTH_THREADS else 1
+
+    def put(i: int) -> None:
+        part = slice(len(places) * i // n, len(places) * (i + 1) // n)
+        flat[places[part]] = values[part]
+
+    at_once(put, range(n))
 
 
 def _locate(requested: Array, ids: Array) -> tuple[Array, Array]:

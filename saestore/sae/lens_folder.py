@@ -34,7 +34,7 @@ _RENAMED = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
 
 @dataclass(frozen=True)
 class _Architecture:
-    """The rule of an architecture, its settings besides the common ones, and its weights besides the usual four."""
+    """The rule of an architecture, its own settings, and its weights besides the usual four."""
 
     rule: str
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from saestore.scoring.observations import KnownGroup, ScoredObservations
 from saestore.scoring.ranks import find_hits, split_by_cost
 from saestore.scoring.scores import score_all
 from saestore.scoring.splits import described, disjoint
+from saestore.storage import in_order
 from saestore.tables.label_matrix import LabelMatrix, position_of
 from saestore.vocabulary import SCORES
 
@@ -33,7 +34,7 @@ Array = np.ndarray[Any, Any]
 # Scores that have an interval. F1, precision and recall keep one threshold in every draw.
 WITH_INTERVAL = ("roc_auc", "average_precision", "f1", "precision", "recall", "mean_difference", "point_biserial")
 
-_PIECE = 1 << 19  # hits, or pairs of feature and concept, that are scored at a time
+_PIECE = 1 << 18  # hits, or pairs of feature and concept, that a thread scores at a time
 
 
 @dataclass(frozen=True)
@@ -80,16 +81,20 @@ def _scores(
     observations = read_observations(reader, level, labels, where)
     unique, first, back = np.unique(ids, return_index=True, return_inverse=True)
     grids = {name: np.full((len(labels.names), len(unique)), np.nan) for name in SCORES}
-    n_active, done = np.zeros(len(unique), np.int64), 0
-    for lists in observations.lists(reader.segments, unique, reader.dtype):
-        stop = done + len(lists.features)
-        n_active[done:stop] = np.diff(lists.indptr)
+    n_active = np.zeros(len(unique), np.int64)
+
+    def score(block: tuple[int, PostingLists]) -> None:
+        begin, lists = block
+        stop = begin + len(lists.features)
+        n_active[begin:stop] = np.diff(lists.indptr)
         for group in observations.groups:
-            given = None if thresholds is None else thresholds[:, first[done:stop]].T
+            given = None if thresholds is None else thresholds[:, first[begin:stop]].T
             for columns, rows, scores in _score_pieces(lists, observations, group, given):
                 for name, values in scores.items():
-                    grids[name][rows, done + columns.start : done + columns.stop] = values.T
-        done = stop
+                    grids[name][rows, begin + columns.start : begin + columns.stop] = values.T
+
+    for _ in in_order(score, _with_starts(observations.lists(reader.segments, unique, reader.dtype))):
+        pass
     if not np.array_equal(unique, ids):
         grids, n_active = {name: grid[:, back] for name, grid in grids.items()}, n_active[back]
     coords: dict[str, Any] = {"concept": np.array(labels.names, dtype=object), "feature": ids}
@@ -97,6 +102,14 @@ def _scores(
     if names is not None:
         coords["name"] = "feature", names
     return _dataset(grids, n_active, coords, observations, level)
+
+
+def _with_starts(blocks: Iterable[PostingLists]) -> Iterator[tuple[int, PostingLists]]:
+    """Blocks of lists, each with the number of lists before it."""
+    done = 0
+    for lists in blocks:
+        yield done, lists
+        done += len(lists.features)
 
 
 @retry_on_stale_snapshot

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-_BLOCK = 1 << 20  # entries of lists that are ranked at a time
+_BLOCK = 1 << 18  # entries of lists that a thread ranks at a time
 
 
 @dataclass(frozen=True)

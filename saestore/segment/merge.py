@@ -21,7 +21,7 @@ from saestore.segment.arrays import SegmentShape
 from saestore.segment.read import Segment
 from saestore.segment.write import SAMPLED_IDS, SegmentWriter
 from saestore.stats import MomentBlocks, Moments, RunningMoments
-from saestore.storage import ArrayReader, ArrayWriter, SnapshotStore, WriteBatch, Written
+from saestore.storage import ArrayReader, ArrayWriter, SnapshotStore, WriteBatch, Written, in_order
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -31,8 +31,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 # Key, activation, sample and feature of an entry in a block, the same again while sorting, the step before that is
-# still held, and what the writers of two arrays gather to whole shards.
-_BYTES_PER_ENTRY = 160
+# still held; what the writers of two arrays gather, and the thread that copies the rows meanwhile.
+_BYTES_PER_ENTRY = 224
+_ROWS_AT_ONCE = 1 << 18  # entries of rows, which are copied beside the lists
 _PARTS_PER_WORKER = 4  # so that a slow worker does not hold up the others
 _BLOCK_SPLIT = 1 << 16  # entries of one feature's lists, among which a part's end is found
 
@@ -49,15 +50,15 @@ class Engine(Protocol):
 
 
 class InThisProcess:
-    """One part after the other."""
+    """The parts in threads: of a merge one for the rows and one for the lists."""
 
     n_workers = 1
 
     def map(self, work: Callable[[T], R], parts: Sequence[T], done: Callable[[], object] = lambda: None) -> list[R]:
         """What `work` makes of each of the parts."""
         results = []
-        for part in parts:
-            results.append(work(part))
+        for result in in_order(work, parts):
+            results.append(result)
             done()
         return results
 
@@ -122,8 +123,7 @@ def merge_segments(
     ----------
     memory
         Bound in bytes, at least about 6 MiB. Beside it stay the pointers of the features (8 bytes per feature and
-        segment), a decoded chunk of each segment (130 kB), and the shards of the output while they are filled and
-        written (about 100 MiB).
+        segment), a decoded chunk of each segment (130 kB), and what of the output waits to be written (about 80 MiB).
     engine
         Runs the parts of the output, each a run of shards; by default this process. The bytes are the same for any
         engine, and parts may run twice.
@@ -134,6 +134,7 @@ def merge_segments(
     writer = SegmentWriter(store, path, shape, _first_ids(segments), codec=codec, name=name)
     merge = _Merge(store, path, segments, writer, entries=max(1 << 10, memory // _BYTES_PER_ENTRY))
     writer.write(BY_FEATURE, indptr=merge.pointers)
+    writer.flush()
     engine = InThisProcess() if engine is None else engine
     moments, n_bytes = RunningMoments(merge.pointers, shape.stop - shape.start, shape.dtype), 0
     for size, written, blocks in engine.map(merge, merge.parts(engine.n_workers)):
@@ -233,8 +234,9 @@ class _Merge:
         for segment in self.segments:
             begin, end = max(first - base, 0), min(stop - base, segment.info.nnz)
             readers = [segment.reader(f"{BY_SAMPLE}/{name}") for name in ("indices", "data")]
-            for start in range(begin, end, self._entries):
-                yield tuple(reader.read(start, min(start + self._entries, end)) for reader in readers)
+            step = min(_ROWS_AT_ONCE, self._entries)
+            for start in range(begin, end, step):
+                yield tuple(reader.read(start, min(start + step, end)) for reader in readers)
             base += segment.info.nnz
 
     def _lists(self, first: int, stop: int) -> Iterator[tuple[Array, ...]]:

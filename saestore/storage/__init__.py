@@ -5,11 +5,12 @@ from saestore.storage.arrays import (
     Delta,
     NewArray,
     Written,
+    array_info,
+    begin_array,
     chunk_sizes,
     packed_bytes,
     stored_bytes,
     write_array,
-    write_document,
 )
 from saestore.storage.batch import DOCUMENT, WriteBatch, group_document
 from saestore.storage.open import (
@@ -26,7 +27,7 @@ from saestore.storage.open import (
 from saestore.storage.reader import ArrayReader, Digests, prefetch, read_all, read_many, read_ranges
 from saestore.storage.sets import find_sets, is_set_at, read_attributes
 from saestore.storage.snapshot import SnapshotStore
-from saestore.storage.threads import at_once, in_order
+from saestore.storage.threads import at_once, in_order, n_threads
 
 __all__ = [
     "DOCUMENT",
@@ -40,7 +41,9 @@ __all__ = [
     "SnapshotStore",
     "WriteBatch",
     "Written",
+    "array_info",
     "at_once",
+    "begin_array",
     "chunk_sizes",
     "find_sets",
     "group_document",
@@ -50,6 +53,7 @@ __all__ = [
     "local_folder",
     "local_root",
     "missing_as_error",
+    "n_threads",
     "open_root",
     "packed_bytes",
     "place_name",
@@ -60,6 +64,5 @@ __all__ = [
     "read_ranges",
     "stored_bytes",
     "write_array",
-    "write_document",
     "write_errors",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from saestore.storage import durable
@@ -37,6 +38,7 @@ class WriteBatch:
 
         self._store, self._prefix = store, prefix.strip("/")
         self._pending: dict[str, bytes] = {}
+        self._guard = Lock()  # threads write several arrays at the same time
         self._size = 0
         self._folder = Path(store.root) if isinstance(store, LocalStore) else None
         self._files: list[Path] = []  # which may not be on the disk yet
@@ -44,12 +46,13 @@ class WriteBatch:
 
     def put(self, key: str, value: bytes) -> None:
         """Write `value` under `key`, relative to the prefix; at the latest with `flush`."""
-        self.n_bytes += len(value)
-        self._put(key, value)
+        self._put(key, value, len(value))
 
-    def _put(self, key: str, value: bytes) -> None:
-        self._pending[f"{self._prefix}/{key}".strip("/")] = value
-        self._size += len(value)
+    def _put(self, key: str, value: bytes, counted: int = 0) -> None:
+        with self._guard:
+            self.n_bytes += counted
+            self._pending[f"{self._prefix}/{key}".strip("/")] = value
+            self._size += len(value)
         if self._size >= _FLUSH_BYTES:
             self.flush()
 
@@ -61,9 +64,10 @@ class WriteBatch:
 
     def flush(self) -> None:
         """Write what is waiting."""
-        if not self._pending:
+        with self._guard:
+            pending, self._pending, self._size = self._pending, {}, 0
+        if not pending:
             return
-        pending, self._pending, self._size = self._pending, {}, 0
         from saestore.storage.carriers import write_keys
 
         write_keys(self._store, pending)

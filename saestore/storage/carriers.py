@@ -22,6 +22,7 @@ __all__ = ["REQUESTS_AT_ONCE", "names_below", "read_keys", "write_keys"]
 
 # Requests that wait at the same time, unless zarr's configuration has `saestore.requests_at_once`.
 REQUESTS_AT_ONCE = 64
+_DOCUMENT = "zarr.json"
 
 
 def read_keys(store: Store, requests: Sequence[Request]) -> list[bytes | BaseException | None]:
@@ -90,6 +91,9 @@ class _Writes(WrapperStore[Store]):
     def __init__(self, store: Store, pending: Mapping[str, bytes]) -> None:
         super().__init__(store)
         self._pending, self.done = pending, False
+        while isinstance(store, WrapperStore):
+            store = store._store  # noqa: SLF001
+        self._in_order = type(store).__name__ == "IcechunkStore"
 
     async def get(self, *_: Any, **__: Any) -> Buffer | None:
         """Nothing is there yet."""
@@ -103,8 +107,11 @@ class _Writes(WrapperStore[Store]):
         """Write the pending values instead of the document."""
         if not self.done:
             self.done = True
-            kind = type(value)
-            await asyncio.gather(*(self._store.set(k, kind.from_bytes(v)) for k, v in self._pending.items()))
+            kind, documents = type(value), [k for k in self._pending if k.endswith(_DOCUMENT)]
+            # icechunk takes a shard only of an array that it knows; elsewhere one step is enough.
+            steps = [documents, self._pending.keys() - documents] if self._in_order else [self._pending]
+            for keys in steps:
+                await asyncio.gather(*(self._store.set(k, kind.from_bytes(self._pending[k])) for k in keys))
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         """Same."""

@@ -25,6 +25,7 @@ from zarr.storage import LocalStore, MemoryStore, ObjectStore, WrapperStore
 
 from saestore.errors import NotFoundError, StoreWriteError
 from saestore.storage import durable
+from saestore.storage.repository import RepositoryStore
 
 __all__ = [
     "Tagged",
@@ -120,7 +121,7 @@ def check_conditional(store: Store) -> None:
 
 def unwrapped(store: Store) -> Store:
     """The store inside wrappers of it."""
-    while isinstance(store, WrapperStore):
+    while isinstance(store, WrapperStore) and not isinstance(store, RepositoryStore):
         store = store._store  # noqa: SLF001
     return store
 
@@ -222,6 +223,24 @@ class _Memory(_Place):
                 self._wait_for(self._store.delete(key))
 
 
+class _Repository(_Memory):
+    """An icechunk repository: every write is a commit, of all that was written before it too."""
+
+    _store: RepositoryStore
+
+    def get(self, key: str) -> Tagged | None:
+        self._store.refresh()
+        return super().get(key)
+
+    def put(self, key: str, data: bytes, before: Tagged | None) -> Tagged | None:
+        written = super().put(key, data, before)
+        return written if written is not None and self._store.commit(f"saestore: {key}") else None
+
+    def remove(self, key: str, before: Tagged) -> None:
+        super().remove(key, before)
+        self._store.commit(f"saestore: no more {key}")
+
+
 def _in_thread(answer: Coroutine[Any, Any, Any]) -> Any:
     async def whole() -> Any:
         return await answer
@@ -310,6 +329,8 @@ def _place(store: Store) -> _Place:
     base = unwrapped(store)
     if isinstance(base, LocalStore):
         return _Folder(base)
+    if isinstance(base, RepositoryStore):
+        return _Repository(base)
     if isinstance(base, MemoryStore) or type(base).__name__ == "IcechunkStore":
         return _Memory(base)
     if isinstance(base, ObjectStore):

@@ -141,8 +141,14 @@ def _objects(url: str, scheme: str, mode: str, options: Mapping[str, Any]) -> Ob
 
 
 def _icechunk(location: Any, mode: str) -> Any:
-    """The zarr store of an icechunk session; anything else as it is."""
-    if type(location).__module__.partition(".")[0] == "icechunk" and hasattr(location, "store"):
+    """The zarr store of an icechunk repository or session; anything else as it is."""
+    if type(location).__module__.partition(".")[0] != "icechunk":
+        return location
+    if hasattr(location, "writable_session"):
+        from saestore.storage.repository import RepositoryStore
+
+        return RepositoryStore(location, read_only=mode == "r")
+    if hasattr(location, "store"):
         return location.store if mode != "r" or location.read_only else location.store.with_read_only(True)
     return location
 

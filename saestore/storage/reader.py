@@ -143,24 +143,26 @@ class ArrayReader:
         with missing_as_error(self.path):
             self._tails[shard] = parse_tail(raw, self.layout, self.digests.of(self._name, shard))
 
-    def fill_locally(self, piece: Piece, file: OneFile) -> None:
-        """Read a piece from a local folder."""
+    def fill_locally(self, pieces: Iterable[Piece], file: OneFile) -> None:
+        """Read pieces from a local folder."""
         with missing_as_error(self.path):
-            path = f"{self._folder}{piece.shard}"
-            if not self.layout.sharded:
-                self.fill_whole(piece, Path(path).read_bytes())
-                return
-            tail = self._tails.get(piece.shard)
-            if tail is None:
-                tail = self._learn_locally(piece.shard, path, file)
-            if piece.count == 1:  # the head of a list, mostly: here microseconds are the answer's time
+            for piece in pieces:
+                path = f"{self._folder}{piece.shard}"
+                if not self.layout.sharded:
+                    self.fill_whole(piece, Path(path).read_bytes())
+                    continue
+                tail = self._tails.get(piece.shard)
+                if tail is None:
+                    tail = self._learn_locally(piece.shard, path, file)
+                if piece.count > 1:
+                    begin, end = self.bytes_of(piece)
+                    self.fill(piece, file.pread(path, begin, end - begin), begin)
+                    continue
+                # The head of a list or a few rows, mostly: here microseconds are the answer's time.
                 offset, size = tail.places[piece.first].tolist()
                 if size == EMPTY:
                     raise CorruptStoreError(f"{path} lacks a chunk.")
                 self._decode(body_of(file.pread(path, offset, size), int(tail.checksums[piece.first])), piece.out)
-                return
-            begin, end = self.bytes_of(piece)
-            self.fill(piece, file.pread(path, begin, end - begin), begin)
 
     def _learn_locally(self, shard: int, path: str, file: OneFile) -> Tail:
         if not self.digests.is_known:
@@ -347,8 +349,8 @@ def _read_runs(runs: Sequence[tuple[ArrayReader, int, int]]) -> list[Array]:
 
 def _fill_locally(pieces: Sequence[Piece]) -> None:
     with OneFile() as file:
-        for piece in pieces:
-            piece.reader.fill_locally(piece, file)
+        for reader, own in itertools.groupby(pieces, lambda piece: piece.reader):
+            reader.fill_locally(own, file)
 
 
 def _in_threads(work: Callable[[Sequence[Piece]], None], pieces: Sequence[Piece]) -> None:

@@ -33,20 +33,20 @@ def scores_of(view: SetView, concept: str) -> dict[str, Array]:
 
 
 def _best_of_all(view: SetView) -> dict[str, Array]:
-    """Concept by concept in batches, so that memory does not grow with their number."""
+    """Features in batches, so that memory does not grow with the number of concepts, and every list is read once."""
     n_features = view.reader.shape[1]
     best, names = np.full(n_features, np.nan), np.full(n_features, "", object)
-    step = max(1, _SCORED_AT_ONCE // max(1, n_features))
     levels: tuple[Level, ...] = ("item", "sample")
     for level in levels:
-        known = view.reader.concept_names(level)
-        for first in range(0, len(known), step):
-            some = known[first : first + step]
-            scores = concept_scores(view.reader, level, concepts=some)["roc_auc"].to_numpy()
+        known = np.array(view.reader.concept_names(level), object)
+        step = max(1, _SCORED_AT_ONCE // max(1, len(known)))
+        for first in range(0, n_features if len(known) else 0, step):
+            some = np.arange(first, min(first + step, n_features))
+            scores = concept_scores(view.reader, level, features=some)["roc_auc"].to_numpy()
             top = np.argmax(np.nan_to_num(scores, nan=-1), axis=0)
-            values = scores[top, np.arange(n_features)]
-            better = ~np.isnan(values) & ~(values <= best)
-            best[better], names[better] = values[better], np.array(some, object)[top[better]]
+            values = scores[top, np.arange(len(some))]
+            better = ~np.isnan(values) & ~(values <= best[some])
+            best[some[better]], names[some[better]] = values[better], known[top[better]]
     return {"best concept": names, "roc_auc": best}
 
 

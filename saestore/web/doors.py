@@ -152,13 +152,7 @@ def is_loopback(host: str) -> bool:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens at a host and port; port 0 takes a free one.
-
-    Raises
-    ------
-    StoreConflictError
-        Another program has the port, or the host is not one of this machine.
-    """
+    """A socket that listens at a host and port; port 0 takes a free one."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=128)
@@ -191,13 +185,7 @@ def serve(explorer: Explorer, listening: socket.socket, token: str | None, start
 
 
 def widget(reader: SetReader, images: Path | None = None) -> Any:
-    """The explorer as a notebook widget: pages travel through the connection to the kernel, without a port.
-
-    Raises
-    ------
-    MissingDependencyError
-        anywidget is not installed.
-    """
+    """The explorer as a notebook widget: pages travel through the connection to the kernel, without a port."""
     anywidget = require("anywidget", "notebook", "explore()")
     import traitlets
 

@@ -56,13 +56,7 @@ class Thumbnails:
         return self._shapes[key]
 
     def jpeg(self, path: Path, size: int, *, turned: bool = True) -> bytes:
-        """The image as a JPEG whose longer side has at most `size` pixels.
-
-        Raises
-        ------
-        InvalidInputError
-            Pillow cannot read the file, or the image is larger than 64 million pixels or 128 MiB.
-        """
+        """The image as a JPEG whose longer side has at most `size` pixels; of at most 64 million pixels, 128 MiB."""
         stat = path.stat()
         key = (str(path), stat.st_mtime_ns, stat.st_size, size, turned)
         with self._lock:
@@ -120,14 +114,7 @@ def _unreadable(path: Path, error: Exception) -> InvalidInputError:
 def image(example: Mapping[str, Any], strongest: float, links: Mapping[int, str | None] | None = None) -> Markup:
     """An image with the tints of its patches, a frame around the strongest, and the outline of a concept's mask.
 
-    Parameters
-    ----------
-    example
-        As in the JSON twin: ``image`` with its address and geometry, ``heat`` and ``mask``.
-    strongest
-        Magnitude that gets the darkest tint.
-    links
-        Addresses of patches by position.
+    `example` is as in the JSON twin; the magnitude `strongest` gets the darkest tint; `links` are addresses of patches.
     """
     picture = example["image"]
     wide, high = 320.0, 320.0 * picture["height"] / picture["width"]
@@ -250,14 +237,7 @@ def bars(
 ) -> Markup:
     """A histogram, its counts on a logarithmic scale; each bar leads to the samples that it counts.
 
-    Parameters
-    ----------
-    links
-        The address of each bar.
-    template
-        An address with ``LOW`` and ``HIGH`` in it, for a range that is dragged; None without one.
-    origin
-        With ``range:LOW,HIGH`` the bars outside are pale.
+    `template` is the address of a range that is dragged; where `origin` is a range, the bars outside are pale.
     """
     chosen = tuple(map(float, origin[6:].split(","))) if origin.startswith("range:") else ()
     return _chart(histogram, links, template, log=False, chosen=chosen)
@@ -310,13 +290,7 @@ def _chart(
 
 
 def scatter(points: Mapping[str, Array], links: Links, path: str) -> Markup:
-    """Features by their firing rates in two sets, over logarithmic axes; each leads to its page.
-
-    Parameters
-    ----------
-    points
-        ``feature`` of the set at `path`, and the rates ``across`` and ``down``.
-    """
+    """Features by their firing rates in two sets, over logarithmic axes, with links to the set at `path`."""
     if not len(points["feature"]):
         return Markup('<p class="quiet">nothing to show</p>')
     least = min(float(points["across"].min()), float(points["down"].min()))

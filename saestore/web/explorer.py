@@ -52,15 +52,7 @@ _HEADINGS = {400: "That cannot be answered", 403: "Not allowed", 404: "Not here"
 class Explorer:
     """Answers requests about a store. It holds no connection and no port: a server, a widget or an exporter asks it.
 
-    Parameters
-    ----------
-    store
-        The store, and how its pages are addressed.
-
-    Attributes
-    ----------
-    token
-        What a form has to send with a change, so that no other page can make one.
+    A form has to send `token` with a change, so that no other page can make one.
     """
 
     def __init__(self, store: StoreView) -> None:

@@ -39,6 +39,7 @@ _CONCEPTS, _SIMILAR, _MATCHES = 8, 10, 3
 # Samples of a feature whose neighbours, and unasked whose matches, are looked for in rows that must be read.
 _SIMILAR_BELOW, _MATCHED_BELOW = 200_000, 10_000
 _DRAWN = ("random", "silent", "near")
+_PATIENCE = 2.0  # seconds that a page waits for the SAE, which is loaded beside it
 
 
 @dataclass(frozen=True)
@@ -219,12 +220,9 @@ def _similar(view: SetView, feature: int, metric: Any) -> dict[str, Any]:
     n_active = int(view.moments.n_active[feature])
     if metric == DECODER:
         try:
-            decoder = view.soon(DECODER, lambda: decoder_of(view.reader, None))
+            decoder = view.remember(DECODER, lambda: decoder_of(view.reader, None), _PATIENCE)
         except SaestoreError as error:
             return {"similar": [], "similar_note": str(error)}
-        if decoder is None:
-            note = "The SAE is being loaded, which takes some seconds. Load the page again."
-            return {"similar": [], "similar_note": note}
         columns: list[Any] = [each.tolist() for each in neighbours(decoder, feature, _SIMILAR)]
         columns.append([None] * len(columns[0]))
     elif n_active > _SIMILAR_BELOW and not is_held(view, metric):
@@ -281,6 +279,14 @@ def _copies(store: StoreView, data: Mapping[str, Any], origin: Origin) -> dict[s
     else:
         rest = f"[{first}:]" if first else ""
         python = f"acts.top_samples({feature}, n={first + n}, level={level!r}{where}){rest}"
-    words = ["top-samples", data["set"], "--feature", str(feature), "-n", str(n), "--level", level]
+    words = [data["set"], "--feature", str(feature), "--level", level]
     words += ["--where", data["where"]] if data["where"] else []
-    return store.copies(data["set"], python, *(words if origin.kind == "top" and not first else []))
+    if origin.kind in _DRAWN:
+        numbers = {"quantiles": 0, "random": 0, "near-misses": 0, "seed": data["seed"]}
+        numbers["near-misses" if origin.kind == "near" else "random"] = n
+        words = ["examples", *words, "-n", "0", *(w for name, m in numbers.items() for w in (f"--{name}", str(m)))]
+    elif origin.kind == "top" and not first:
+        words = ["top-samples", *words, "-n", str(n)]
+    else:
+        words = []
+    return store.copies(data["set"], python, *words)

@@ -65,7 +65,7 @@ def features_page(store: StoreView, view: SetView, asked: Parameters) -> Page:
         "density": density_of(view.statistics["frac_nonzero"][ids]),
         "rows": rows,
         "known": [*view.columns, *view.statistics],
-        **store.copies(view.path, question, "stats", view.path),
+        **store.copies(view.path, question, "stats", view.path, *(["--feature", where] if where and len(ids) else [])),
     }
     return Page("features.html", f"features · {view.path}", data)
 

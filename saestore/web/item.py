@@ -63,7 +63,6 @@ def item_page(store: StoreView, view: SetView, item: int, asked: Parameters) -> 
     feature = asked.whole("feature", 0, 0, reader.shape[1] - 1) if asked.text("feature") else None
     example = _of_item(store, view, item, feature=feature, position=position, concept=asked.text("concept"))
     key, number = ("item", item) if position is None else ("sample", start + position)
-    words = [] if position is None else ["top-features", view.path, "--sample", str(number), "-n", str(n)]
     best = reader.top_features(**{key: number}, n=n)
     columns = best.feature.tolist(), best.activation.tolist(), (best.sample - start).tolist()
     data: dict[str, Any] = {
@@ -84,8 +83,11 @@ def item_page(store: StoreView, view: SetView, item: int, asked: Parameters) -> 
         ],
         "sample_concepts": list(reader.concept_names("sample"))[:100],
         "concept": asked.text("concept") or None,
-        **store.copies(view.path, f"acts.top_features({key}={number}, n={n})", *words),
-    }
+        **store.copies(
+            view.path, f"acts.top_features({key}={number}, n={n})",
+            "top-features", view.path, f"--{key}", str(number), "-n", str(n),
+        ),
+    }  # fmt: skip
     return Page("item.html", f"item {item} · {view.path}", data)
 
 

@@ -22,14 +22,8 @@ LONGEST = 4000  # characters of one parameter
 class Request:
     """One request, from a browser, a notebook or the exporter.
 
-    Attributes
-    ----------
-    path
-        Decoded, with a leading slash; ``.json`` at its end asks for the JSON twin of a page.
-    query, form
-        Parameters of the address, and the fields of a form that was sent.
-    seen
-        The tag of the answer that the browser has already.
+    `path` is decoded and has a leading slash; `form` has the fields that were sent, `seen` the tag of what is known
+    already.
     """
 
     path: str
@@ -50,15 +44,7 @@ class Answer:
 
 
 class Parameters:
-    """Parameters of an address. Each has bounds; a value outside of them raises `InvalidInputError`.
-
-    Parameters
-    ----------
-    values
-        By name.
-    known
-        The names that a page has; any other one is refused.
-    """
+    """Parameters of an address, of which a page knows some. A value out of bounds raises `InvalidInputError`."""
 
     def __init__(self, values: Mapping[str, str], known: Sequence[str]) -> None:
         for name, value in values.items():

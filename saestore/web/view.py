@@ -8,7 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import zarr
 
-from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, did_you_mean
+from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, TooLargeError, did_you_mean
 from saestore.format import digest, split_set_path
+from saestore.progress import time_left
 from saestore.query.distribution import all_moments
 from saestore.query.reader import SetReader
 from saestore.query.rows import iterate_rows
@@ -42,7 +43,7 @@ _HOLDING = 2  # sets whose ids are held
 _SAMPLES_AT_ONCE = 1 << 15
 _RECENT = 1.0  # seconds for which a list of sets that was read serves
 _REMEMBERED = 8  # answers per set that took long
-_PATIENCE = 1.0  # seconds that a page waits for what is loaded in a thread of its own
+_BESIDE = ThreadPoolExecutor(4, "saestore-remembers")
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,8 @@ class SetView:
         self.reader = SetReader(root, path)
         self.attributes = self.reader.attributes  # a reader opens a newer state by itself; what is kept here is of this
         self.path = path
-        self._remembered: OrderedDict[Any, Any] = OrderedDict()
+        self._remembered: OrderedDict[Any, Future[Any]] = OrderedDict()
         self._lock = threading.Lock()
-        self._loading: dict[Any, Future[Any]] = {}
 
     @cached_property
     def tag(self) -> str:
@@ -139,30 +139,27 @@ class SetView:
         column = self.columns.get("name")
         return str(value_at(column, feature) or "") if column is not None else ""
 
-    def remember(self, key: Any, compute: Callable[[], Any]) -> Any:
-        """An answer that takes long, computed once for this state."""
+    def remember(self, key: Any, compute: Callable[[], Any], seconds: float = math.inf) -> Any:
+        """An answer that takes long, computed once for this state, beside the pages.
+
+        Raises
+        ------
+        TooLargeError
+            Where there is a deadline: it is not there at that time, or after these seconds. It will be later.
+        """
         with self._lock:
-            if key in self._remembered:
-                self._remembered.move_to_end(key)
-                return self._remembered[key]
-        value = compute()
-        with self._lock:
-            self._remembered[key] = value
+            work = self._remembered.get(key)
+            if work is None or (work.done() and work.exception() is not None):
+                work = self._remembered[key] = _BESIDE.submit(compute)
+            self._remembered.move_to_end(key)
             while len(self._remembered) > _REMEMBERED:
                 self._remembered.popitem(last=False)
-        return value
-
-    def soon(self, key: Any, compute: Callable[[], Any]) -> Any:
-        """As `remember`, but computed in a thread of its own; None where that takes longer than a page may."""
-        with self._lock:
-            work = self._loading.get(key)
-            if work is None or (work.done() and work.exception() is not None):
-                work = self._loading[key] = Future()
-                threading.Thread(target=_fulfil, args=(work, compute), daemon=True).start()
+        left = time_left()
         try:
-            return work.result(_PATIENCE)
+            return work.result(None if math.isinf(left) else max(0.0, min(left, seconds)))
         except TimeoutError:
-            return None
+            message = "The answer is still being computed. Load the page again in some seconds."
+            raise TooLargeError(message, code="too-slow") from None
 
     @cached_property
     def splits(self) -> list[str]:
@@ -170,13 +167,6 @@ class SetView:
         if "split" not in self.reader.items.names():
             return []
         return sorted(set(self.reader.items.column("split").tolist()))[:20]
-
-
-def _fulfil(work: Future[Any], compute: Callable[[], Any]) -> None:
-    try:
-        work.set_result(compute())
-    except BaseException as error:  # noqa: BLE001 - the page that asks raises it
-        work.set_exception(error)
 
 
 def value_at(column: Column, row: int) -> Any:
@@ -211,18 +201,8 @@ def is_set_path(path: str) -> bool:
 class StoreView:
     """A store as the pages show it.
 
-    Attributes
-    ----------
-    root
-        Root group of the store.
-    location
-        How a user named the store, for the lines that can be copied.
-    images
-        The folder that keys of images start in; by default where each set records it.
-    writable
-        Whether pages may change names, notes and labels.
-    links
-        Addresses of pages.
+    `location` is how a user named it, for the lines that can be copied; `images` the folder that keys of images start
+    in, by default where each set records it.
     """
 
     root: zarr.Group
@@ -236,13 +216,7 @@ class StoreView:
     _seen: tuple[float, list[str]] = (-math.inf, [])  # when, and which sets there were
 
     def open(self, path: str) -> SetView:
-        """The present state of a set.
-
-        Raises
-        ------
-        NotFoundError
-            There is none at this path; the message names those that there are.
-        """
+        """The present state of a set; where there is none, the error names those that there are."""
         attributes = read_attributes(self.root, path) if is_set_path(path) else None
         if attributes is None:
             known, _ = self.paths()

@@ -15,7 +15,7 @@ import numpy as np
 from saestore.format import ArrayInfo, SetAttributes
 from saestore.segment import Segment
 from saestore.stats import STATISTICS, Moments
-from saestore.storage import ArrayWriter, NewArray, WriteBatch, write_array
+from saestore.storage import NewArray, WriteBatch, begin_array, write_array
 from saestore.tables.item_index import ItemIndex
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -36,7 +36,7 @@ def write_derived(
     Memory: a million samples at a time.
     """
     n, codec, written = attributes.n_samples, attributes.codec, dict[str, ArrayInfo]()
-    writers = {name: ArrayWriter(batch, name, NewArray(n, dtype, "sample", codec)) for name, dtype in _DTYPES.items()}
+    writers = {name: begin_array(batch, name, NewArray(n, dtype, "sample", codec)) for name, dtype in _DTYPES.items()}
     for segment in segments:
         for start in range(segment.info.start, segment.info.stop, _ROWS):
             for name, values in per_sample(segment, index, start, min(start + _ROWS, segment.info.stop)).items():

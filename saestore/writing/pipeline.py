@@ -256,6 +256,8 @@ def _append_segments(plan: WritePlan, writer: SetWriter, progress: Progress, mem
     done, n, step, dropped = attributes.n_samples, plan.rows.n_rows, attributes.segment_rows, attributes.dropped
     if done:
         progress.line(f"{plan.path}: going on after {done:,} of {n:,} samples.")
+    first = first_of_last_append(attributes)
+    quick = n - first > step  # then they are merged
     pending: Future[None] | None = None
     with progress.bar(plan.path, plan.verb, n, done) as bar, ThreadPoolExecutor(1) as sink:
         for start in range(done, n, step):
@@ -263,17 +265,18 @@ def _append_segments(plan: WritePlan, writer: SetWriter, progress: Progress, mem
             dropped = plan.count_dropped(dropped)
             if pending is not None:
                 pending.result()
-            pending = sink.submit(_write_segment, writer, segment, dropped, memory)
+            changes = {"quick": quick} | ({} if dropped is None else {"dropped": dropped})
+            pending = sink.submit(_write_segment, writer, segment, changes, first, memory)
         if pending is not None:
             pending.result()
 
 
 def _write_segment(
-    writer: SetWriter, segment: list[SparseRows], dropped: Mapping[str, Any] | None, memory: int
+    writer: SetWriter, segment: list[SparseRows], changes: Mapping[str, Any], first: int, memory: int
 ) -> None:
     # The list lets go of it, so that it is freed before the next one is read.
-    writer.append(segment.pop(), **({} if dropped is None else {"dropped": dropped}))
-    writer.merge_level(first_of_last_append(writer.require()), memory)
+    writer.append(segment.pop(), **changes)
+    writer.merge_level(first, memory)
 
 
 def _plan_more(plan: WritePlan, writer: SetWriter, existing: SetAttributes) -> None:
