@@ -162,6 +162,16 @@ def _plain_tensors(loaded: Any, where: str, *, sparse: bool = True) -> Any:
     return plain_tensor(loaded, where, sparse=sparse) if isinstance(loaded, torch.Tensor) else loaded
 
 
+def unmasked(array: np.ndarray, where: str) -> np.ndarray:
+    """A plain array; refuses a masked one, whose hidden values would count."""
+    if np.ma.is_masked(array):
+        raise InvalidInputError(
+            f"{where} is masked at {np.ma.getmaskarray(array).sum():,} places; fill them, such as with .filled(0)",
+            code="masked-array",
+        )
+    return np.asarray(array)
+
+
 def plain_tensor(tensor: Any, where: str, *, sparse: bool = False) -> Any:
     """A tensor without gradient, and with its numbers as they are stored.
 

@@ -126,6 +126,8 @@ def test_dense_arrays_of_any_order_and_dtype(monkeypatch):
                   DENSE[:, ::-1], DENSE > 0, np.asfortranarray(DENSE.reshape(N, CTX, D))):  # fmt: skip
         acts = imported(given)
         assert np.array_equal(acts.dense(), given.reshape(-1, D)), given.dtype
+    with raises(InvalidInputError, "masked-array", "filled"):
+        imported(np.ma.masked_greater(DENSE, 1))
     for shape in ((0, 3), (3, 0), (3,), (1, 2, 3, 4)):
         with raises(InvalidInputError, "bad-shape", shape):
             imported(np.ones(shape))

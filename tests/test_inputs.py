@@ -8,7 +8,7 @@ from raising import raises
 from strategies import memory_store
 
 import saestore
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, NotFoundError
 
 torch = pytest.importorskip("torch")
 
@@ -116,10 +116,68 @@ def test_a_mask_leaves_padding_out(tmp_path):
         assert acts.attributes.source["n_masked"] == (~MASK).sum()
 
 
+def test_masks_and_tokens_beside_embeddings_of_every_layout(tmp_path):
+    h5py, arrow = pytest.importorskip("h5py"), pytest.importorskip("pyarrow")
+    datasets = pytest.importorskip("datasets")
+    ids = np.arange(FLAT.shape[0]) % 7
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["acts"], file["mask"], file["ids"] = X, MASK, ids
+    pytest.importorskip("pyarrow.parquet").write_table(
+        arrow.table({"e": FLAT.tolist(), "mask": MASK.reshape(-1), "ids": ids}), tmp_path / "x.parquet"
+    )
+    columns = {"blocks.0": X.tolist(), "mask": MASK.tolist(), "ids": ids.reshape(N, CTX).tolist()}
+    for given in (f"{tmp_path / 'x.h5'}:acts", tmp_path / "x.parquet", datasets.Dataset.from_dict(columns)):
+        acts = build(given, mask="mask", tokens="ids", sample_type="token")
+        np.testing.assert_array_equal(acts.dense(), np.maximum(X[MASK], 0))
+        assert np.array_equal(acts.samples["token"], ids[MASK.reshape(-1)])
+        with raises(NotFoundError, "no-such-array", "nope"):
+            build(given, mask="mask", tokens="nope", sample_type="token")
+
+
 @pytest.mark.parametrize("mask", [np.full(30, 2), np.ones(29), np.zeros(30, bool)], ids=["values", "length", "nothing"])
 def test_a_mask_that_cannot_be(mask):
     with raises(InvalidInputError, "bad-mask"):
         build(FLAT, mask=mask)
+
+
+def test_lists_of_lists_and_batches_of_any_byte_order():
+    datasets = pytest.importorskip("datasets")
+    acts = build(datasets.Dataset.from_dict({"blocks.0": X.tolist(), "token_ids": [[1] * CTX] * N}), tokens=None)
+    assert np.array_equal(acts.dense(), np.maximum(FLAT, 0).astype(acts.dense().dtype))
+    assert acts.attributes.item_size == CTX
+    assert np.array_equal(build((lambda: iter([FLAT.astype(">f4")]), N * CTX)).dense(), np.maximum(FLAT, 0))
+    ragged = datasets.Dataset.from_dict({"x": [*X[:-1].tolist(), X[0, 1:].tolist()]})
+    with raises(InvalidInputError, "bad-shape", "differ in length"):
+        build(ragged)
+
+
+@pytest.mark.parametrize(
+    ("batches", "code", "named"),
+    [
+        (lambda: 3, "bad-embeddings", "int"),
+        (lambda: iter([FLAT, FLAT]), "wrong-row-count", "go on"),
+        (lambda: iter([np.concatenate([FLAT, FLAT])]), "wrong-row-count", "go on"),
+        (lambda: iter(["rows"]), "bad-embeddings", "str"),
+    ],
+)
+def test_a_function_that_keeps_its_word_is_needed(batches, code, named):
+    with raises(InvalidInputError, code, named):
+        build((batches, N * CTX))
+
+
+def test_gaps_in_arrays_and_files_are_named(tmp_path):
+    with raises(InvalidInputError, "masked-array", "filled"):
+        build(np.ma.masked_greater(FLAT, 1))
+    parquet, arrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    parquet.write_table(arrow.table({"e": [*FLAT[1:].tolist(), None]}), tmp_path / "x.parquet")
+    with raises(InvalidInputError, "bad-shape", "missing"):
+        build(tmp_path / "x.parquet")
+    with raises(InvalidInputError, "no-such-tensor", "'z'", "e"):
+        build(f"{tmp_path / 'x.parquet'}:z")
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["empty"], file["rows"] = h5py.Empty("f4"), FLAT
+    assert np.array_equal(build(tmp_path / "x.h5").dense(), np.maximum(FLAT, 0))
 
 
 def test_what_cannot_be_is_refused(tmp_path):

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from raising import raises
+from scipy.stats import ttest_ind
 from strategies import PATH, cases, make_case, scratch_store, write_case, write_segments
 from zarr.storage import MemoryStore
 
@@ -112,6 +113,20 @@ def test_anndata_has_activations_labels_and_statistics(acts):
 
 
 # anndata asks pandas 3 for options that it no longer has.
+@pytest.mark.filterwarnings("ignore:invalid value encountered in log2")  # of negative activations, by scanpy
+def test_scanpy_ranks_features_between_labels_as_it_comes():
+    """Welch's t as scipy has it."""
+    scanpy = pytest.importorskip("scanpy", exc_type=ImportError)
+    adata = write_case(scratch_store(), CASE).to_anndata()
+    scanpy.tl.rank_genes_groups(adata, "color::red", groups=["true"], reference="rest", method="t-test")
+    found = adata.uns["rank_genes_groups"]
+    order = found["names"]["true"].astype(int)
+    red = CASE.red[CASE.item_of_sample]
+    expected = ttest_ind(CASE.dense[red], CASE.dense[~red], equal_var=False).statistic[order]
+    usable = np.isfinite(expected)
+    np.testing.assert_allclose(found["scores"]["true"][usable], expected[usable], rtol=1e-4)
+
+
 options_of_pandas = pytest.mark.filterwarnings("ignore:The '.*' option is deprecated")
 
 

@@ -148,4 +148,10 @@ def test_all_extra_holds_every_extra_for_users(project_dir):
     extras = tomllib.loads((project_dir / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     (everything,) = map(Requirement, extras["all"])
     assert everything.name == "saestore"
-    assert everything.extras == set(extras) - {"all", "test", "lint", "docs"}
+    assert everything.extras == set(extras) - {
+        "all",
+        "test",
+        "lint",
+        "docs",
+        "vision",
+    }  # vision needs the torchvision of the torch

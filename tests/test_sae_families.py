@@ -280,6 +280,18 @@ class MyEncoder(torch.nn.Module):
         return self.back(f)
 
 
+def test_an_object_may_give_sparse_tensors_and_numpy_widths():
+    class Sparse:
+        d_in = d_sae = np.int64(D)
+
+        def encode(self, x):
+            return x.relu().to_sparse()
+
+    rows, dense = make_encoder(load_sae(Sparse())).encode(X), X.relu().numpy()
+    assert np.array_equal(rows.rows(), np.nonzero(dense)[0])
+    assert np.array_equal(rows.data, dense[np.nonzero(dense)])
+
+
 @pytest.mark.filterwarnings("ignore:my-encoder")  # random weights explain nothing
 def test_any_object_that_encodes():
     torch.manual_seed(0)

@@ -147,8 +147,9 @@ model_options = all_of(
     ),
     option(
         "--model, --model-type MODEL",
-        "Folder or hub name of a model: CLIP, SigLIP, DINOv2; Gemma, Llama, GPT-2, BERT and the like.  [default: "
-        "the SAE's]  Without --images and --texts, clip or gemma: the known datasets of images or of texts.",
+        "Folder or hub name of a model: CLIP, SigLIP, DINOv2; Gemma, Llama, GPT-2, BERT and the like; or timm:NAME, "
+        "open_clip:NAME:WEIGHTS.  [default: the SAE's]  Without --images and --texts, clip or gemma: the known "
+        "datasets of images or of texts.",
         to="model",
     ),
     option("--layer N", "Block, counted from 0, whose output is encoded.  [default: the SAE's]", at_least=0),
@@ -176,7 +177,7 @@ model_options = all_of(
     click.option(
         "--exif/--no-exif",
         default=None,
-        help="Turn images by their EXIF orientation, or leave them as stored.  [default: --exif]",
+        help="Turn images by their EXIF orientation, as is the default; --no-exif leaves them as stored.",
     ),
     option(
         "--transparency COLOUR",

@@ -272,6 +272,10 @@ class BatchSource:
                 raise InvalidInputError(
                     f"the batches end after {end:,} rows, and {self.n_rows:,} were declared", code="wrong-row-count"
                 )
+        if stop == self.n_rows and (self._start + len(self._held) > stop or next(self._iterator, None) is not None):
+            raise InvalidInputError(
+                f"the batches go on after the {self.n_rows:,} rows that were declared", code="wrong-row-count"
+            )
         return torch.cat(parts) if parts else self._held[:0]
 
     def fingerprint(self, n_rows: int | None = None) -> str:
@@ -279,7 +283,12 @@ class BatchSource:
         return rows_fingerprint(self, n_rows)
 
     def _rewind(self) -> None:
-        self._iterator, self._start = iter(self._batches()), 0
+        batches = self._batches()
+        if not isinstance(batches, Iterable):
+            raise InvalidInputError(
+                f"the function returns {type(batches).__name__}, not an iterator over batches", code="bad-embeddings"
+            )
+        self._iterator, self._start = iter(batches), 0
         self._held = self._held[:0]
         if not self._advance():
             raise InvalidInputError("the function gives no batch of embeddings", code="wrong-row-count")
@@ -288,7 +297,14 @@ class BatchSource:
         batch = next(self._iterator, None)
         if batch is None:
             return False
-        rows = torch.as_tensor(batch).detach().cpu()
+        if isinstance(batch, np.ndarray):
+            batch = batch.astype(batch.dtype.newbyteorder("="), copy=False)  # which torch asks for
+        try:
+            rows = torch.as_tensor(batch).detach().cpu()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InvalidInputError(
+                f"a batch is not an array of numbers but {type(batch).__name__} ({error})", code="bad-embeddings"
+            ) from error
         if hasattr(self, "d_in") and (rows.ndim != 2 or rows.shape[1] != self.d_in or rows.dtype != self._held.dtype):
             raise InvalidInputError(
                 f"a batch is {rows.dtype} of shape {tuple(rows.shape)}; the first was {self._held.dtype}, {self.d_in} "

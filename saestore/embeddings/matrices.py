@@ -13,7 +13,7 @@ import zarr
 
 from saestore.embeddings.base import Matrix, Names, pick
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
-from saestore.files import NpzFile, existing_file, load_npy, load_pt, plain_tensor, read_json
+from saestore.files import NpzFile, existing_file, load_npy, load_pt, plain_tensor, read_json, unmasked
 
 __all__ = [
     "is_zarr",
@@ -58,6 +58,7 @@ def torch_matrix(tensor: torch.Tensor, where: str) -> Matrix:
 
 def numpy_matrix(array: np.ndarray) -> Matrix:
     """Wrap an array of any byte order and memory order."""
+    array = unmasked(array, "numpy array")
 
     def fill(out: torch.Tensor, start: int, stop: int) -> None:
         np.copyto(out.numpy(), array[start:stop])
@@ -122,7 +123,9 @@ def open_h5(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
     try:
         file = h5py.File(existing_file(path), "r")
         shapes: dict[str, tuple[int, ...]] = {}
-        file.visititems(lambda name, node: shapes.update({name: node.shape} if hasattr(node, "shape") else {}))
+        file.visititems(
+            lambda name, node: shapes.update({name: node.shape} if getattr(node, "shape", None) is not None else {})
+        )
     except OSError as error:
         raise InvalidInputError(f"{path} is damaged or not an HDF5 file ({error})", code="damaged-file") from error
     name = pick(shapes, None if key is None else key.strip("/"), str(path), f"choose one as {path.name}:KEY", others)
@@ -139,7 +142,10 @@ def open_parquet(path: Path, key: str | None = None, _others: Names = ()) -> Mat
     arrow = _require("pyarrow", "arrow", f"reading {path}")
     parquet = _require("pyarrow.parquet", "arrow", f"reading {path}")
     try:
-        table = parquet.read_table(existing_file(path), columns=None if key is None else [key])
+        columns = parquet.read_schema(existing_file(path)).names
+        if key is not None and key not in columns:
+            raise InvalidInputError(f"{path} has no column {key!r}; it has {', '.join(columns)}", code="no-such-tensor")
+        table = parquet.read_table(path, columns=None if key is None else [key])
     except (arrow.ArrowInvalid, OSError) as error:
         raise InvalidInputError(f"{path} is damaged or not a Parquet file ({error})", code="damaged-file") from error
     lists = [field.name for field in table.schema if arrow.types.is_nested(field.type)]
@@ -149,9 +155,9 @@ def open_parquet(path: Path, key: str | None = None, _others: Names = ()) -> Mat
             code="no-embeddings",
         )
     column = table[lists[0]].combine_chunks()
-    sizes = {len(row) for row in column}
+    sizes = {len(row) for row in column} if not column.null_count else {0}
     if len(sizes) != 1 or column.null_count:
-        raise InvalidInputError(f"{path}: the lists of {lists[0]} differ in length", code="bad-shape")
+        raise InvalidInputError(f"{path}: the lists of {lists[0]} differ in length or are missing", code="bad-shape")
     values = column.flatten().to_numpy(zero_copy_only=False)
     return numpy_matrix(values.reshape(len(column), sizes.pop()))
 
@@ -160,18 +166,26 @@ def open_dataset(data: Any, where: str) -> Matrix:
     """Open a `datasets.Dataset`, such as SAELens's cached activations: its column of arrays or lists of floats."""
     shapes = {}
     for name, feature in data.features.items():
-        shape = getattr(feature, "shape", None)
-        listed = getattr(feature, "feature", None)
-        if shape is None and listed is not None and str(getattr(listed, "dtype", "")).startswith(("float", "bfloat")):
-            shape = (len(data[0][name]),)
-        if shape is not None and str(getattr(feature, "dtype", getattr(listed, "dtype", ""))).startswith("float"):
+        shape, value = getattr(feature, "shape", None), feature
+        while hasattr(value, "feature"):  # a list of lists
+            value = value.feature
+        if not str(getattr(value, "dtype", "")).startswith("float") or not len(data):
+            continue
+        if shape is None and value is not feature:
+            shape = np.shape(data.with_format("numpy")[0][name])
+        if shape is not None:
             shapes[name] = (len(data), *shape)
     name = pick(shapes, None, where, "keep one column of activations (select_columns)")
     rows = data.select_columns([name]).with_format("numpy")
     dtype = np.asarray(rows[:1][name]).dtype.name
 
     def fill(out: torch.Tensor, start: int, stop: int) -> None:
-        np.copyto(out.numpy(), rows[start:stop][name])
+        values = np.asarray(rows[start:stop][name])
+        if values.shape != tuple(out.shape) or values.dtype.kind != "f":
+            raise InvalidInputError(
+                f"{where}: the lists of {name} differ in length between rows {start:,} and {stop:,}", code="bad-shape"
+            )
+        np.copyto(out.numpy(), values)
 
     return Matrix(shapes[name], dtype, fill)
 

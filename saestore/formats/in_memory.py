@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.files import plain_tensor
+from saestore.files import plain_tensor, unmasked
 from saestore.formats.base import BLOCK, Opened, Source, as_floats, nonzeros, stored_dtype
 from saestore.formats.named_arrays import Matrix, MemoryArray, compressed, coordinates, open_named
 
@@ -165,7 +165,7 @@ def _array(value: Any) -> Array:
     if hasattr(value, "detach"):
         value = plain_tensor(value, "a tensor").cpu()
         value = (value.float() if "bfloat16" in str(value.dtype) else value).numpy()
-    return np.asarray(value)
+    return unmasked(np.asanyarray(value), "the array")
 
 
 def _digest(arrays: Mapping[str, Any]) -> str:

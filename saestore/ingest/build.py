@@ -106,8 +106,8 @@ def build(
     texts
         In place of embeddings: ``.txt`` (one text per line), ``.csv`` or ``.jsonl`` (with ``text``), or a list of str.
     model
-        A folder or a name on the hub, of a model that transformers knows; by default the model that the SAE was
-        trained on.
+        A folder or a name on the hub, of a model that transformers knows; ``timm:NAME`` or ``open_clip:NAME:WEIGHTS``;
+        by default the model that the SAE was trained on.
     layer
         Number of the block, counted from 0, whose output is encoded; by default the SAE's own.
     hook

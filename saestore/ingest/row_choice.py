@@ -7,12 +7,13 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError, require
-from saestore.files import load_array, plain_tensor, split_member
+from saestore.files import existing_file, load_array, plain_tensor, split_member
 from saestore.format import SOURCE_ROW
 from saestore.formats.base import Opened
 from saestore.formats.topk_tensors import load_tensors
@@ -260,6 +261,8 @@ def _per_row(spec: Any, beside: Any, what: str) -> tuple[str, Array]:
 
 def _load(spec: str, beside: Any, what: str) -> tuple[str, Any]:
     path, key = split_member(spec)
+    if key is None and not path.exists() and hasattr(beside, "select_columns"):  # a Dataset in memory
+        return spec, _column(beside, spec, "the Dataset")
     if key is None and not path.exists() and isinstance(beside, str | os.PathLike):
         path, key = split_member(beside)[0], spec
     where = str(path) if key is None else f"{path}:{key}"
@@ -267,25 +270,43 @@ def _load(spec: str, beside: Any, what: str) -> tuple[str, Any]:
         loaded = load_array(where, 1)
         return loaded if loaded is not None else (where, None)
     if (path / "dataset_info.json").is_file() and key is not None:
-        return where, _column(path, key)
+        data = require("datasets", "sae", f"reading {path}").load_from_disk(str(path))
+        return where, _column(data, key, str(path))
+    if path.suffix in (".h5", ".hdf5", ".parquet") and key is not None:
+        return where, _member(path, key)
     tensors = load_tensors(path) if path.suffix in (".pt", ".safetensors") else {}
     value = tensors.get(key or "")
     if key is not None and tensors and value is None:
         raise NotFoundError(f"{path} has no tensor {key!r}; it has {', '.join(tensors)}", code="no-such-array")
     if not hasattr(value, "numpy"):
         raise InvalidInputError(
-            f"the {what} {spec} is neither a file (.npy, .npz:NAME, .pt, .safetensors:NAME) nor an array beside the "
-            "input",
+            f"the {what} {spec} is neither a file (.npy, .npz:NAME, .pt, .safetensors:NAME, .h5:NAME, .parquet:NAME) "
+            "nor an array beside the input",
             code=f"bad-{what}",
         )
     return where, value
 
 
-def _column(folder: Any, name: str) -> Array:
-    """A column of SAELens's cached activations, such as ``token_ids``."""
-    data = require("datasets", "sae", f"reading {folder}").load_from_disk(str(folder))
+def _column(data: Any, name: str, where: str) -> Array:
+    """A column of a Dataset, such as ``token_ids`` of SAELens's cached activations."""
     if name not in data.column_names:
         raise NotFoundError(
-            f"{folder} has no column {name!r}; it has {', '.join(data.column_names)}", code="no-such-array"
+            f"{where} has no column {name!r}; it has {', '.join(data.column_names)}", code="no-such-array"
         )
     return np.asarray(data.select_columns([name]).with_format("numpy")[:][name])
+
+
+def _member(path: Path, name: str) -> Array:
+    """A dataset of an HDF5 file, or a column of a Parquet file."""
+    existing_file(path)
+    try:
+        if path.suffix == ".parquet":
+            table = require("pyarrow.parquet", "arrow", f"reading {path}").read_table(path, columns=[name])
+            return np.asarray(table[name].to_pylist())
+        with require("h5py", "anndata", f"reading {path}").File(path, "r") as file:
+            return np.asarray(file[name])
+    except (KeyError, ValueError, OSError) as error:
+        raise NotFoundError(
+            f"{path} has no array {name!r} that can be read ({' '.join(str(error).split())[:100]})",
+            code="no-such-array",
+        ) from error

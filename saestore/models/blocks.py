@@ -18,7 +18,7 @@ __all__ = ["BlockModel", "Tower", "find_tower", "load_text_model", "load_tower"]
 
 # Names of the weights of the text part, in models of images and texts.
 _TEXT_PART = {r"^(?:model\.)?(?:language_model|text_model)\.(?:model\.)?": ""}
-_BLOCK_LISTS = ("layers", "layer", "h", "blocks", "block")
+_BLOCK_LISTS = ("layers", "layer", "h", "blocks", "block", "resblocks")
 
 
 @dataclass(frozen=True)
@@ -244,11 +244,11 @@ def _first_blocks(kind: type, n: int, n_blocks: int) -> type:
     return type(kind.__name__, (kind,), {"__init__": init, "__module__": kind.__module__})
 
 
-def _blocks(model: torch.nn.Module, n_blocks: int) -> torch.nn.ModuleList:
+def _blocks(model: torch.nn.Module, n_blocks: int) -> torch.nn.ModuleList | torch.nn.Sequential:
     """The outermost list of `n_blocks` blocks."""
     for name, module in model.named_modules():
         if (
-            isinstance(module, torch.nn.ModuleList)
+            isinstance(module, torch.nn.ModuleList | torch.nn.Sequential)
             and len(module) == n_blocks
             and name.rsplit(".", 1)[-1] in _BLOCK_LISTS
         ):

@@ -12,6 +12,7 @@ from saestore.errors import InvalidInputError
 from saestore.models.blocks import find_tower, load_text_model, load_tower
 from saestore.models.hooks import Hook
 from saestore.models.images import ImageTransform, find_images
+from saestore.models.packages import ImageModel, load_package_model, package_of
 from saestore.models.pretrained import Pretrained
 from saestore.models.request import ModelInputs, ModelRequest, first_few
 from saestore.models.run import RunImages, RunTexts, text_groups
@@ -50,14 +51,15 @@ def open_model_source(request: ModelRequest, spec: SAETrainingSpec, advance: Cal
     """
     request.check()
     hook = spec.place(request.layer, request.hook)
-    pretrained = Pretrained(spec.model_name(None if request.model is None else os.fspath(request.model)))
-    opener = _images if request.images is not None else _texts
-    return opener(request, spec, pretrained, hook, advance)
+    name = spec.model_name(None if request.model is None else os.fspath(request.model))
+    if request.images is None:
+        return _texts(request, spec, Pretrained(name), hook, advance)
+    if package_of(name) is not None:
+        return _images(request, spec, load_package_model(name, hook, request), hook, advance)
+    return _images(request, spec, _of_transformers(Pretrained(name), hook, request), hook, advance)
 
 
-def _images(
-    request: ModelRequest, spec: SAETrainingSpec, pretrained: Pretrained, hook: Hook, advance: Callable[[int], None]
-) -> ModelInputs:
+def _of_transformers(pretrained: Pretrained, hook: Hook, request: ModelRequest) -> ImageModel:
     tower, config = find_tower(pretrained)
     transform = ImageTransform.of(
         pretrained.image_processor(),
@@ -76,11 +78,18 @@ def _images(
     model = load_tower(
         pretrained, tower, config, hook, dtype=request.dtype, device=request.device, size=(height, width)
     )
-    spec.check_model(pretrained.name, model.width)
+    return ImageModel(pretrained.name, config.model_type, model, transform, tower.n_before, tower.has_cls)
+
+
+def _images(
+    request: ModelRequest, spec: SAETrainingSpec, found: ImageModel, hook: Hook, advance: Callable[[int], None]
+) -> ModelInputs:
+    model, transform = found.model, found.transform
+    spec.check_model(found.name, model.width)
     cls = request.sample_type == "cls"
-    if cls and not tower.has_cls:
+    if cls and not found.has_cls:
         raise InvalidInputError(
-            f"{pretrained.name} ({config.model_type}) has no CLS token: use sample_type 'patch' (its pooled output "
+            f"{found.name} ({found.kind}) has no CLS token: use sample_type 'patch' (its pooled output "
             "comes after the last block, and is not what an SAE on a block takes)",
             code="no-cls-token",
         )
@@ -89,7 +98,7 @@ def _images(
     files = find_images(
         request.images, request.items, skip_bad=request.skip_bad, exif=exif, known=request.known, advance=advance
     )
-    before, n = tower.n_before, len(files.paths)
+    before, n = found.n_before, len(files.paths)
     ptr = np.arange(n + 1, dtype=np.int64) * (1 if cls else transform.n_patches)
     facts = {**_facts(request, model.fingerprint, hook), "transform": transform.record}
     source = ModelSource(
@@ -104,7 +113,7 @@ def _images(
         facts=facts,
     )
     not_stored = ["patches"] if cls else ["CLS", f"{before - 1} registers"][: 0 if not before else 1 + (before > 1)]
-    record = {**_record(request, pretrained, facts, files.skipped), "not_stored": not_stored}
+    record = {**_record(request, found.name, facts, files.skipped), "not_stored": not_stored}
     return ModelInputs(source, files.items, ptr, None, record, tuple(_skipped_note("image", files.skipped)))
 
 
@@ -135,7 +144,7 @@ def _texts(
         facts=facts,
     )
     record = {
-        **_record(request, pretrained, facts, found.skipped),
+        **_record(request, pretrained.name, facts, found.skipped),
         "not_stored": [*dict.fromkeys(tokenizer.record["special_tokens"]), "padding"],
         "n_cut": len(found.cut),
         "cut": found.cut[:_LISTED],
@@ -179,10 +188,8 @@ def _facts(request: ModelRequest, fingerprint: str, hook: Hook) -> dict[str, Any
     return {"model_fingerprint": fingerprint, **place, "sample_type": request.sample_type}
 
 
-def _record(
-    request: ModelRequest, pretrained: Pretrained, facts: dict[str, Any], skipped: dict[str, str]
-) -> dict[str, Any]:
-    record = {"kind": request.kind, "model": pretrained.name, **facts}
+def _record(request: ModelRequest, model: str, facts: dict[str, Any], skipped: dict[str, str]) -> dict[str, Any]:
+    record = {"kind": request.kind, "model": model, **facts}
     if request.skip_bad:
         record |= {"n_skipped": len(skipped), "skipped": dict(list(skipped.items())[:_LISTED])}
     return record

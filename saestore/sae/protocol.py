@@ -63,7 +63,8 @@ class ObjectSAE(torch.nn.Module):
         if hasattr(out, "top_acts") and hasattr(out, "top_indices"):
             dense = torch.zeros(len(x), self.d_sae, dtype=out.top_acts.dtype, device=x.device)
             return dense.scatter_(1, out.top_indices.long(), out.top_acts)
-        return out if isinstance(out, torch.Tensor) else torch.as_tensor(out)
+        out = torch.as_tensor(out)
+        return out if out.layout == torch.strided else out.to_dense()
 
 
 def load_encoder(given: Any, device: str = "cpu") -> LoadedSAE:
@@ -111,7 +112,7 @@ def load_encoder(given: Any, device: str = "cpu") -> LoadedSAE:
 def _width(given: Any, names: tuple[str, ...]) -> int | None:
     places = (given, *(getattr(given, name, None) for name in ("cfg", "config")))
     found = [getattr(place, name, None) for name in names for place in places]
-    return next((int(width) for width in found if isinstance(width, int) and width > 0), None)
+    return next((int(width) for width in found if isinstance(width, int | np.integer) and width > 0), None)
 
 
 def _try(module: ObjectSAE, kind: str, device: str) -> None:
