@@ -17,7 +17,17 @@ import numpy as np
 import zarr
 
 from saestore.errors import CorruptStoreError, SaestoreError, UnreachableError
-from saestore.format import BY_FEATURE, BY_SAMPLE, KEY, MATRIX, SEGMENTS, ArrayInfo, SetAttributes, document_digest
+from saestore.format import (
+    BY_FEATURE,
+    BY_SAMPLE,
+    KEY,
+    MATRIX,
+    SEGMENTS,
+    TABLES,
+    ArrayInfo,
+    SetAttributes,
+    document_digest,
+)
 from saestore.segment import Segment, read_moments
 from saestore.segment.arrays import arrays_of
 from saestore.segment.check import check_segment
@@ -362,7 +372,7 @@ def _check_leftovers(
     folder = local_folder(group)
     if folder is None:
         named = {SEGMENTS: {s.name for s in attributes.segments}}
-        named |= {name: table.nodes for name, table in attributes.tables.items()}
+        named |= {name: attributes.table(name).nodes for name in TABLES}
         for parent, names in named.items():
             below = SnapshotStore(root.store).names(f"{group.path}/{parent}")
             for name in sorted(below - names - {DOCUMENT}):
@@ -370,8 +380,11 @@ def _check_leftovers(
         return
     expected = _expected_files(attributes)
     present = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()}
-    for name in sorted(present - expected):
-        if not name.startswith(f"{LOCK}/"):
+    # What whoever writes next writes under the same name is of no harm.
+    harmless = {f"{table}/{DOCUMENT}" for table in TABLES}
+    parts = (f"{LOCK}/", *(f"{name}/" for name in DERIVED if name not in attributes.arrays))
+    for name in sorted(present - expected - harmless):
+        if not name.startswith(parts):
             yield f"{path}/{name}", "is named by no attributes; the next build removes it"
     known = tuple(f"{node}/" for node in damaged)
     for name in sorted(expected - present):

@@ -44,6 +44,7 @@ def write_atomically(
             code="file-exists",
         )
     folder = target.with_name(f".{target.name}{PARTIAL}")
+    made = [parent for parent in target.absolute().parents if not parent.exists()]
     with write_errors(str(target)):
         with suppress(FileNotFoundError):
             shutil.rmtree(folder)
@@ -60,7 +61,8 @@ def write_atomically(
                     path.rename(aside / path.name)
             for name in written.files:
                 (folder / name).replace(target.with_name(name))
-            durable.flush_folder(target.parent)  # before the old ones go
+            for parent in (target.parent, *(new.parent for new in made)):
+                durable.flush_folder(parent)  # before the old ones go
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     return written

@@ -37,7 +37,7 @@ _asking = threading.local()
 
 
 def retry_on_stale_snapshot(query: Callable[Concatenate[Self, P], R]) -> Callable[Concatenate[Self, P], R]:
-    """Ask once more after `reopen` when a committed file of the snapshot is gone and the set has a newer state.
+    """Ask again after `reopen` when a committed file of the snapshot is gone, for as long as the set has newer states.
 
     A merge or a replacement deletes the old files. Where the state is still the same, the missing file is damage, and
     the error stays. A question inside another question on the same set leaves this to the outer one, which has already
@@ -51,11 +51,12 @@ def retry_on_stale_snapshot(query: Callable[Concatenate[Self, P], R]) -> Callabl
             return query(self, *args, **kwargs)
         _asking.set = self
         try:
-            return query(self, *args, **kwargs)
-        except CorruptStoreError:
-            if not self.reopen():
-                raise
-            return query(self, *args, **kwargs)
+            while True:
+                try:
+                    return query(self, *args, **kwargs)
+                except CorruptStoreError:
+                    if not self.reopen():
+                        raise
         finally:
             _asking.set = outer
 

@@ -439,20 +439,24 @@ class SetWriter:
         return self.attributes
 
     def _remove_leftovers(self) -> None:
-        """Remove what the attributes do not name, and half files; where there is no set, everything."""
+        """Remove what the attributes do not name, and half files; where there is no set, everything.
+
+        Of a set that exists the groups of tables and the arrays at its root stay: a next writer, who may have the lock
+        by now, writes them under the same names.
+        """
         remove_partial_files(self._root, self.path)
-        keep: dict[str, set[str]] = {}
-        for a in filter(None, (self._replaced, self.attributes)):
+        kept = [a for a in (self._replaced, self.attributes) if a is not None]
+        keep: dict[str, set[str]] = {name: set() for name in TABLES} if kept else {}
+        for a in kept:
             keep.setdefault(SEGMENTS, set()).update(s.name for s in a.segments)
             for name, table in a.tables.items():
                 keep.setdefault(name, set()).update(table.nodes)
-        derived = any(a.arrays for a in (self._replaced, self.attributes) if a is not None)
         following = self._replaced is not None and self.attributes is not None
         also = [NEXT] if following else []
         if self._is_planned():
             del keep[SEGMENTS]  # tasks write segments that only their receipts name
             also += [SEGMENTS, TASKS]
-        gone = _others(self._root, self.path, {LOCK, *keep, *(DERIVED if derived else ()), *also})
+        gone = _others(self._root, self.path, {LOCK, *keep, *(DERIVED if kept else ()), *also})
         for name, nodes in keep.items():
             gone += _others(self._root, f"{self.path}/{name}", nodes)
         if gone:
