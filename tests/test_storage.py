@@ -25,7 +25,16 @@ from saestore.errors import (
 )
 from saestore.format import digest
 from saestore.segment import Segment
-from saestore.storage import ArrayReader, ArrayWriter, NewArray, SnapshotStore, WriteBatch, read_all, read_ranges
+from saestore.storage import (
+    ArrayReader,
+    ArrayWriter,
+    NewArray,
+    SnapshotStore,
+    WriteBatch,
+    begin_array,
+    read_all,
+    read_ranges,
+)
 
 CODECS = ["pcodec", "blosc"]
 DTYPES = ["uint16", "uint32", "int32", "int64", "float16", "float32", "float64", "bool"]
@@ -85,7 +94,7 @@ def test_pieces_of_any_length_fill_an_array(lengths, chunk, per_shard):
         mock.patch("saestore.storage.arrays.SHARD", chunk * per_shard),
     ):
         batch = WriteBatch(group.store)
-        writer = ArrayWriter(batch, "x", NewArray(len(values), values.dtype, "item", "pcodec"))
+        writer = begin_array(batch, "x", NewArray(len(values), values.dtype, "item", "pcodec"))
         for piece in np.split(values, np.cumsum(lengths)):
             writer.append(piece)
         writer.close()
