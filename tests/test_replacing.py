@@ -6,11 +6,12 @@ import os
 import numpy as np
 import pytest
 from raising import raises
-from strategies import PATH, make_case, memory_store, write_case
+from strategies import PATH, append_segments, make_case, memory_store, write_case, write_segments
 
 import saestore
-from saestore.errors import StoreConflictError, StoreWriteError
+from saestore.errors import LockedError, StoreConflictError, StoreWriteError
 from saestore.storage import durable
+from saestore.writing import SetWriter
 
 pytestmark = pytest.mark.once
 
@@ -46,6 +47,19 @@ def test_at_every_change_of_the_files_the_old_set_or_the_new_one_answers(tmp_pat
     first = seen.index(["new"])
     assert first > 3
     assert seen == [["old"]] * first + [["new"]] * (len(seen) - first)
+
+
+def test_a_living_writer_whose_lock_was_broken_writes_over_nothing_that_the_next_one_wrote():
+    store, other = memory_store(), make_case(2, 24, 6, density=0.5, segment_rows=24)
+    write_segments(store, OLD)
+    with SetWriter(store.root, PATH, resumes=lambda _: False) as overwriting:
+        append_segments(overwriting, other, 0)
+        store.unlock(PATH, force=True)
+        store.compact(PATH)
+        with raises(LockedError, "lock-lost", PATH):
+            append_segments(overwriting, other)  # the rows of a segment are written before the lock is asked for
+    assert np.array_equal(store[PATH].dense(), OLD.dense)
+    assert all("next build" in problem.what for problem in store.verify().problems)
 
 
 @pytest.mark.parametrize("at", [2, 4, 6])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -54,6 +55,8 @@ from saestore.writing.derived import DERIVED, write_derived
 from saestore.writing.lock import LOCK, SetLock
 
 Progress = Callable[[str], None]
+
+_STEP = 1 << 20  # generations that a writer with a rival may leave out
 
 # Writes the tables of a set and returns its attributes with them.
 Fill = Callable[[WriteBatch, SetAttributes], SetAttributes]
@@ -139,8 +142,9 @@ class SetWriter:
         batch, before = self._batch(), self.attributes
         for name in TABLES:  # also those that the other one may be about to begin
             batch.put_group(name)
-        tables = {name: replace(before.table(name), version=before.table(name).version + 1) for name in TABLES}
-        self._commit(batch, replace(before, generation=before.generation + 1, tables=tables))
+        step = 2 + secrets.randbelow(_STEP)  # the rival may be writing the next generation beside this set
+        tables = {name: replace(before.table(name), version=before.table(name).version + step) for name in TABLES}
+        self._commit(batch, replace(before, generation=before.generation + step, tables=tables))
 
     def _batch(self) -> WriteBatch:
         """Writes below the set; unlike zarr it leaves the documents of the groups above alone."""
