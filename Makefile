@@ -8,7 +8,7 @@ BENCH := .venv-bench
 NEWEST_PYTHON ?= $(shell for p in python3.13 "$$HOME"/.pyenv/versions/3.13*/bin/python; do \
 	"$$p" -c pass >/dev/null 2>&1 && echo "$$p" && break; done)
 
-PIP_INSTALL := -m pip install -qq --no-compile --disable-pip-version-check
+PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 # Which torch these environments get; where nothing needs torch, nothing is installed for it.
 CONSTRAINED := -c constraints.txt
 # A worker for every processor, four at most: each takes some 1.5 GB. Each begins with tests side by side, which share
