@@ -167,6 +167,7 @@ def test_encoder_output():
     assert (acts.attributes.item_size, acts.attributes.sae["k"]) == (CTX, K)
 
 
+@pytest.mark.filterwarnings("ignore:The 'future.infer_string' option")  # anndata asks for it when it writes
 def test_anndata_in_memory(tmp_path):
     anndata = pytest.importorskip("anndata")
     pandas = pytest.importorskip("pandas")
