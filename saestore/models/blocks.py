@@ -178,7 +178,7 @@ def load_tower(
     config = copy.deepcopy(config)
     if config.model_type == "vit_mae":
         config.mask_ratio = 0.0
-    kind = getattr(pretrained.library, tower.class_name)
+    kind = getattr(pretrained.transformers, tower.class_name)
     model = pretrained.model(_first_blocks(kind, hook.layer + 1, config.num_hidden_layers), config, dtype)
     if config.model_type == "vit_mae":
         model.register_forward_pre_hook(_in_order, with_kwargs=True)
@@ -201,8 +201,8 @@ def load_text_model(pretrained: Pretrained, hook: Hook, dtype: str, device: str)
         raise InvalidInputError(
             f"{pretrained.name} is a model of images ({whole.model_type}); give it --images", code="unsupported-model"
         )
-    library = pretrained.library
-    kinds = library.MODEL_FOR_TEXT_ENCODING_MAPPING if config.is_encoder_decoder else library.MODEL_MAPPING
+    transformers = pretrained.transformers
+    kinds = transformers.MODEL_FOR_TEXT_ENCODING_MAPPING if config.is_encoder_decoder else transformers.MODEL_MAPPING
     kind = kinds.get(type(config), None)
     if not isinstance(kind, type):
         raise InvalidInputError(

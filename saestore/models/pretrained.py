@@ -63,7 +63,7 @@ class Pretrained:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.library = import_transformers()
+        self.transformers = import_transformers()
         self.is_folder = Path(name).is_dir()
         if not self.is_folder and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
             raise NotFoundError(
@@ -82,7 +82,7 @@ class Pretrained:
         InvalidInputError
             The files are missing, damaged, of a kind that transformers does not know, or need code of their own.
         """
-        with _quiet(self.library):
+        with _quiet(self.transformers):
             try:
                 return self._call(what, loader, local_files_only=True, **kwargs)
             except _NotHere as error:
@@ -131,7 +131,7 @@ class Pretrained:
 
     def config(self) -> Any:
         """The model's configuration."""
-        return self.load("configuration", self.library.AutoConfig.from_pretrained)
+        return self.load("configuration", self.transformers.AutoConfig.from_pretrained)
 
     def model(self, kind: Any, config: Any, dtype: str, key_mapping: dict[str, str] | None = None) -> torch.nn.Module:
         """Load weights, and refuse a model with missing ones: transformers would make them up.
@@ -172,7 +172,7 @@ class Pretrained:
 
     def image_processor(self) -> Any:
         """The image processor, on Pillow, so that results do not depend on torchvision."""
-        return self.load("image processor", self.library.AutoImageProcessor.from_pretrained, backend="pil")
+        return self.load("image processor", self.transformers.AutoImageProcessor.from_pretrained, backend="pil")
 
     def tokenizer(self) -> Any:
         """The tokenizer.
@@ -182,7 +182,7 @@ class Pretrained:
         InvalidInputError
             It has no words, or does not give the characters of its tokens.
         """
-        tokenizer = self.load("tokenizer", self.library.AutoTokenizer.from_pretrained)
+        tokenizer = self.load("tokenizer", self.transformers.AutoTokenizer.from_pretrained)
         # Without files, transformers makes a tokenizer that knows no words.
         if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
             raise InvalidInputError(
@@ -217,9 +217,9 @@ def weights_fingerprint(model: torch.nn.Module, config: Any) -> str:
 
 
 @contextmanager
-def _quiet(library: ModuleType) -> Iterator[None]:
+def _quiet(transformers: ModuleType) -> Iterator[None]:
     """Without the pages that transformers logs at each load: missing weights, for example, are an error here."""
-    logging = library.utils.logging
+    logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
