@@ -69,8 +69,8 @@ class Moments:
         # Sums of float64 activations near the largest number may be infinite, as numpy's own are.
         with np.errstate(over="ignore", invalid="ignore"):
             total = segment_sums(data, indptr)
-            deviation = data.astype(np.float64)
-            deviation -= np.repeat(total / n_active, n_active)
+            deviation = np.repeat(total / n_active, n_active)
+            np.subtract(data, deviation, out=deviation)
             m2 = segment_sums(np.square(deviation, out=deviation), indptr)
         result = cls.zeros(len(n_active), n_rows, data.dtype)
         filled = np.flatnonzero(n_active)

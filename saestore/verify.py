@@ -380,11 +380,11 @@ def _check_leftovers(
         return
     expected = _expected_files(attributes)
     present = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()}
-    # What whoever writes next writes under the same name is of no harm.
-    harmless = {f"{table}/{DOCUMENT}" for table in TABLES}
-    parts = (f"{LOCK}/", *(f"{name}/" for name in DERIVED if name not in attributes.arrays))
-    for name in sorted(present - expected - harmless):
-        if not name.startswith(parts):
+    # The next writer replaces these under the same names.
+    harmless = [f"{table}/{DOCUMENT}" for table in TABLES]
+    harmless += [f"{name}/" for name in DERIVED if name not in attributes.arrays]
+    for name in sorted(present - expected):
+        if not name.startswith((f"{LOCK}/", *harmless)):
             yield f"{path}/{name}", "is named by no attributes; the next build removes it"
     known = tuple(f"{node}/" for node in damaged)
     for name in sorted(expected - present):
