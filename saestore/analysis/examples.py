@@ -166,7 +166,7 @@ def examples(
     about 1 MB more for each of 256 features.
     """
     numbers = {"quantiles": quantiles, "n": n, "random": random, "near_misses": near_misses, "context": context}
-    for name, value in numbers.items():
+    for name, value in {**numbers, "seed": seed}.items():
         check_at_least(name, value, 0)
     check_level(level)
     ids = acts.select_features(feature).ids

@@ -99,7 +99,7 @@ def detection_grid(
     -----
     Memory: 130 bytes per row, and as `detect`.
     """
-    options, on = options or DetectionOptions(), {CHOOSE: choose_on, REPORT: report_on}
+    options, on = DetectionOptions.of(options, {}), {CHOOSE: choose_on, REPORT: report_on}
     inputs, recalls = inputs_of(reader, level, concepts, options.score, on), np.array(options.target_recalls)
     inputs.need(CHOOSE, REPORT)
     ids = np.unique(reader.select_features(features).ids)

@@ -89,7 +89,7 @@ def detect(
     if cls_embeddings is not None and level != "item":
         raise InvalidInputError("cls_embeddings= has one embedding per item; use level='item'.", code="wrong-level")
     inputs = inputs_of(reader, level, concepts, options.score, on)
-    disjoint(reader, on[CHOOSE], on[REPORT])
+    disjoint(reader, on[CHOOSE], on[REPORT], level)
     inputs.need(CHOOSE, REPORT)
     about = provenance(reader)
     of_samples, of_items = (
