@@ -426,13 +426,39 @@ def test_a_set_that_is_being_built_shows_and_moves(tmp_path):
 
     write_segments(tmp_path / "s.zarr", "A/cls/b", dense(0), [20, 20], finish=False)
     explorer = explorer_of(tmp_path / "s.zarr")
-    assert "building: 40 of 72 samples" in get(explorer, "/").body.decode()
-    html = get(explorer, "/A/cls/b").body.decode()
-    assert 'http-equiv="refresh"' in html
+    for page in ("/", "/A/cls/b"):
+        html = get(explorer, page).body.decode()
+        assert "building: 40 of 72 samples" in html
+        assert 'http-equiv="refresh"' in html
+        assert "data-moves" in html
     assert get(explorer, "/A/cls/b/features/2").status == 200
     saestore.open(tmp_path / "s.zarr", "a").write("A/cls/b", sp.csr_array(dense(1)), overwrite=True)
     replaced = data(explorer, "/A/cls/b/features/2?level=sample&n=1")
     assert replaced["stats"]["n_samples"] == 72
+
+
+def test_odd_names_of_concepts_and_items_without_samples(tmp_path):
+    import scipy.sparse as sp
+
+    names = ["a", "a.json", "x/y", "trail/", " spaces ", "%2F?#", "<i>", "\u202egnp.exe", "line\nend"]
+    acts = saestore.open(tmp_path / "s.zarr", mode="a").write(
+        "A/t.json/b", sp.csr_array(dense(0, 4)), items={"text": ["one", "", "two"]}, item_ptr=[0, 2, 2, 4]
+    )
+    acts.concepts.add({name: np.array([1, 0, 0, 1], bool) for name in names}, level="sample")
+    explorer = explorer_of(tmp_path / "s.zarr")
+    for name in names:
+        page = f"/A/t.json/b/concepts/{quote(name)}"
+        if name != "a":  # the twin of "a" is the page of "a.json"
+            assert json.loads(get(explorer, f"{page}.json").body)["concept"] == name
+        html = get(explorer, page).body.decode()
+        assert "<i>" not in html
+        assert f'href="{page}.json"' in html
+        twin = data(explorer, f"/A/t.json/b/features/0?concept={quote(name)}")
+        assert all("iou" in example for example in twin["examples"])
+    empty = data(explorer, "/A/t.json/b/items/1")
+    assert (empty["n_samples"], empty["features"], empty["example"]["tokens"][0]["text"]) == (0, [], "")
+    assert data(explorer, "/search?set=A/t.json/b&like=item:1")["hits"] == []
+    assert get(explorer, "/A/t.json/b/items/1?position=0").status == 404
 
 
 def test_random_addresses_never_fail(explorer, capfd):

@@ -48,11 +48,15 @@ _BESIDE = ThreadPoolExecutor(4, "saestore-remembers")
 
 @dataclass(frozen=True)
 class Page:
-    """What a page shows: the name of its template, its title, and its data, which is also its JSON twin."""
+    """What a page shows: the name of its template, its title, and its data, which is also its JSON twin.
+
+    A page that `moves` shows what is not done yet: a browser loads it again in some seconds.
+    """
 
     template: str
     title: str
     data: Mapping[str, Any]
+    moves: bool = False
 
 
 @dataclass(frozen=True)
@@ -268,6 +272,13 @@ class StoreView:
             return is_set_path(path) and read_attributes(self.root, path) is not None
         except SaestoreError:
             return True
+
+    def concepts_of(self, path: str) -> list[str]:
+        """Names of the concepts of a set, none where it cannot be opened."""
+        try:
+            return self.open(path).reader.concept_names()
+        except SaestoreError:
+            return []
 
     def paths(self) -> tuple[list[str], dict[str, str]]:
         """Paths of all sets, and the message for every group that cannot be read, by path."""

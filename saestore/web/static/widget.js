@@ -40,6 +40,7 @@ export default {
       for (const image of page.querySelectorAll("svg image[href^='/'], img[src^='/']")) picture(image);
       body.replaceChildren(...["header", "main"].map((name) => page.querySelector(name)).filter(Boolean));
       saestore.enhance(root, go);
+      saestore.moving(root, () => go(address));
     }
 
     root.addEventListener("click", (event) => {
