@@ -155,13 +155,17 @@ def cooccurrence(view: View, features: Array) -> Array:
     return counts[np.ix_(back, back)]
 
 
-def best_matches(metric: Metric, n: int, of: tuple[View, Sizes], among: tuple[View, Sizes]) -> FeatureMatches:
+def best_matches(
+    metric: Metric, n: int, of: tuple[View, Sizes], among: tuple[View, Sizes], held: int = _HELD
+) -> FeatureMatches:
     """The features among another set's that are most like each feature and share a row with it.
 
     Parameters
     ----------
     of, among
         Either set, over the same rows, and the sizes of its features.
+    held
+        Non-zeros of `among` that are held at a time, by default 64 million.
 
     Returns
     -------
@@ -170,20 +174,20 @@ def best_matches(metric: Metric, n: int, of: tuple[View, Sizes], among: tuple[Vi
 
     Notes
     -----
-    Reads the lists of `of` once for every 64 million non-zeros of `among`, which are held as rows. Memory: 8 bytes for
-    each of them (5 for ``jaccard``, ``conditional`` and ``npmi``), twice while they are read, 40 bytes for each of 4
+    Reads the lists of `of` once for every `held` non-zeros of `among`, which are held as rows. Memory: 8 bytes for each
+    of them (5 for ``jaccard``, ``conditional`` and ``npmi``), twice while they are read, 40 bytes for each of 4
     million products or of the products of one feature, a block of lists, and the answer.
     """
     (view, sizes), (other_view, other_sizes) = of, among
     with_dot, n_others = metric in WITH_DOT, len(other_sizes.n_active)
     best = [np.full((len(sizes.n_active), n), empty) for empty in (-1, -np.inf, 0)]
-    for first, last in _parts(other_sizes.n_active, _HELD):
-        held = _held(other_view, first, last, with_dot)
-        lengths = np.diff(held.indptr).astype(np.int64)
+    for first, last in _parts(other_sizes.n_active, held):
+        rows_held = _held(other_view, first, last, with_dot)
+        lengths = np.diff(rows_held.indptr).astype(np.int64)
         for lists in view.lists(np.flatnonzero(sizes.n_active)):
             for a, b in _parts(segment_sums(lengths[lists.samples], lists.indptr), _PAIRS):
                 part = lists.part(a, b)
-                rows = held[part.samples]
+                rows = rows_held[part.samples]
                 ends, dot = rows.indptr[part.indptr], None
                 products = rows.data
                 if with_dot:

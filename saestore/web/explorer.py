@@ -75,7 +75,7 @@ class Explorer:
         }
         self.templates.globals |= {"part": self.part, "twin_of": _twin, "patch_links": partial(_patch_links, store)}
         self.templates.globals["facts_of"] = lambda columns: [(name, _number(value)) for name, value in columns.items()]
-        self.templates.filters |= {"number": _number, "percent": _percent}
+        self.templates.filters |= {"number": _number, "percent": _percent, "score": _score}
 
     def answer(self, request: Request) -> Answer:
         """The answer to a request; every error is a page, or a JSON document with its code and message."""
@@ -317,6 +317,11 @@ def _number(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return number(value) if isinstance(value, float) else str(value)
+
+
+def _score(value: float | None) -> str:
+    """A score of 0 to 1, so that a column of them is easy to compare."""
+    return "-" if value is None or np.isnan(value) else f"{value:.3f}"
 
 
 def _percent(value: float | None) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from saestore.analysis.directions import decoder_of, neighbours
 from saestore.analysis.examples import examples
 from saestore.errors import InvalidInputError, OutOfRangeError, SaestoreError
+from saestore.progress import time_left
 from saestore.query.results import TopSamples
 from saestore.query.selection import Condition
 from saestore.query.similarity import METRICS
@@ -219,8 +220,9 @@ def _similar(view: SetView, feature: int, metric: Any) -> dict[str, Any]:
     """The features that are most like one, over all samples, or by their directions in the decoder."""
     n_active = int(view.moments.n_active[feature])
     if metric == DECODER:
+        patience = math.inf if math.isinf(time_left()) else _PATIENCE
         try:
-            decoder = view.remember(DECODER, lambda: decoder_of(view.reader, None), _PATIENCE)
+            decoder = view.remember(DECODER, lambda: decoder_of(view.reader, None), patience)
         except SaestoreError as error:
             return {"similar": [], "similar_note": str(error)}
         columns: list[Any] = [each.tolist() for each in neighbours(decoder, feature, _SIMILAR)]

@@ -14,7 +14,7 @@ _NAMES = {"feature, name": "number of the feature, and its name or null"}
 _MATCH = {
     "other_feature, other_name": "the feature of the other set",
     "score": "the metric",
-    "n_both": "samples on which both are active",
+    "n_both": "samples on which both are active; null of pairs one to one",
 }
 
 
@@ -154,12 +154,16 @@ KEYS: dict[str, tuple[str, dict[str, str]]] = {
         "/{set}/compare",
         {
             **_SET,
-            "other, metric": "the question",
+            "other, metric, match": "the question; `match` is `best` or `one-to-one`",
             **_ROWS,
             "choices": "the other sets",
             "n_pairs, partial": "pairs of features; whether only the features of the page were matched",
-            "n_matches, n_unmatched": "features with a match and active ones without; if partial, active ones and null",
-            "unmatched": "`feature` and `name` of the latter that fire most",
+            "waiting": "whether all are being matched, so that it is worth asking again",
+            "n_matches": "features with a match, or pairs; if partial, active features",
+            "n_unmatched, n_other_unmatched": "active features of each set in no match; null if partial",
+            "unmatched, other_unmatched": "`feature` and `name` of those that fire most",
+            "mean_score, share": "of pairs one to one, over the active features of the smaller set: the mean score, "
+            "without a partner 0, and the share with a score of at least 0.7; else null",
             **_of("rows", {**_NAMES, **_MATCH, "frac_nonzero, other_frac_nonzero": "firing rates"}),
             "points": "`feature`, and the firing rates `across` and `down`, of points of the scatter",
         },

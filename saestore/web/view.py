@@ -8,7 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -43,7 +43,7 @@ _HOLDING = 2  # sets whose ids are held
 _SAMPLES_AT_ONCE = 1 << 15
 _RECENT = 1.0  # seconds for which a list of sets that was read serves
 _REMEMBERED = 8  # answers per set that took long
-_BESIDE = ThreadPoolExecutor(4, "saestore-remembers")
+_BESIDE = threading.Semaphore(2)
 
 
 @dataclass(frozen=True)
@@ -149,18 +149,18 @@ class SetView:
         Raises
         ------
         TooLargeError
-            Where there is a deadline: it is not there at that time, or after these seconds. It will be later.
+            It is not there after these seconds, or at the deadline. It will be later.
         """
         with self._lock:
             work = self._remembered.get(key)
             if work is None or (work.done() and work.exception() is not None):
-                work = self._remembered[key] = _BESIDE.submit(compute)
+                work = self._remembered[key] = _beside(compute)
             self._remembered.move_to_end(key)
             while len(self._remembered) > _REMEMBERED:
                 self._remembered.popitem(last=False)
-        left = time_left()
+        left = min(time_left(), seconds)
         try:
-            return work.result(None if math.isinf(left) else max(0.0, min(left, seconds)))
+            return work.result(None if math.isinf(left) else max(0.0, left))
         except TimeoutError:
             message = "The answer is still being computed. Load the page again in some seconds."
             raise TooLargeError(message, code="too-slow") from None
@@ -171,6 +171,21 @@ class SetView:
         if "split" not in self.reader.items.names():
             return []
         return sorted(set(self.reader.items.column("split").tolist()))[:20]
+
+
+def _beside(compute: Callable[[], Any]) -> Future[Any]:
+    """Compute in a thread that does not keep the process from ending, two at a time."""
+    work: Future[Any] = Future()
+
+    def run() -> None:
+        with _BESIDE:
+            try:
+                work.set_result(compute())
+            except BaseException as error:  # noqa: BLE001 - who waits gets it
+                work.set_exception(error)
+
+    threading.Thread(target=run, name="saestore-beside", daemon=True).start()
+    return work
 
 
 def value_at(column: Column, row: int) -> Any:
