@@ -248,7 +248,7 @@ def one_to_one(rows: Array, columns: Array, scores: Array, alive: Sequence[Array
     pairs = _assign(rows[kept], columns[kept], scores[kept], (len(alive[0]), len(alive[1])))
     order = np.lexsort((pairs[0], -pairs[2]))
     smaller = np.full(len(order), min(int(mask.sum()) for mask in alive))
-    return OneToOne(*(column[order] for column in pairs), smaller)
+    return OneToOne(pairs[0][order], pairs[1][order], pairs[2][order], smaller)
 
 
 def _by_decoder(mine: Array, theirs: Array, alive: list[Array], n: int) -> tuple[Array, Array, Array]:

@@ -24,7 +24,7 @@ MATCH = ("best", "one-to-one")
 BY = ("correlation", "cosine", "jaccard")  # metrics of `acts.match`
 _LIVE_PAIRS = 1 << 26  # features of two sets whose pairs a page waits for
 _MOST_PRODUCTS = 1 << 33  # of non-zeros of two sets that are compared, beside the pages
-_HELD = 1 << 24  # non-zeros of the other set that are held meanwhile
+_HELD = 1 << 21  # non-zeros of the other set that are held meanwhile
 _PATIENCE = 0.2  # seconds that a page waits for more pairs
 _MOST_ONE_BY_ONE = 100  # rows of a page meanwhile
 _MOST_SAMPLES = 1 << 18  # of all features of such a page
@@ -97,10 +97,12 @@ def _check(view: SetView, theirs: SetView) -> None:
 
 def _matches(view: SetView, theirs: SetView, metric: Any) -> tuple[ResultTable, OneToOne]:
     """The best match of every feature, and pairs one to one, the best first."""
+    for each in (view, theirs):
+        each.__dict__.pop("held_ids", None)  # makes room
     n_others = theirs.reader.shape[1]
     n = n_others if view.reader.shape[1] * n_others <= EXACT else CANDIDATES
     of, among = ((each.reader.view(), each.sizes) for each in (view, theirs))
-    found = best_matches(metric, n, of, among, held=_HELD)
+    found = best_matches(metric, n, of, among, limit=_HELD)
     alive = [each.statistics["n_active"] > 0 for each in (view, theirs)]
     pairs = one_to_one(found.feature, found.other_feature, found.score, alive)
     best = found[np.flatnonzero(np.diff(found.feature, prepend=-1))]

@@ -17,13 +17,13 @@ from saestore.progress import time_left
 from saestore.query.results import TopSamples
 from saestore.query.selection import Condition
 from saestore.query.similarity import METRICS
-from saestore.scoring.concept_scores import concept_scores, score_intervals
+from saestore.scoring.concept_scores import score_intervals
 from saestore.stats import STATISTICS, Moments
 from saestore.vocabulary import LEVELS
 from saestore.web.compare import is_held, matches_of, most_like
 from saestore.web.content import describe
 from saestore.web.request import Parameters, number_in
-from saestore.web.view import Page, SetView, StoreView
+from saestore.web.view import Page, SetView, StoreView, scorers_of
 
 __all__ = ["FEATURE", "check_feature", "feature_page"]
 
@@ -37,6 +37,7 @@ MOST_EXAMPLES = 64
 _BINS = 40  # of a histogram of many values
 _LEVELS: tuple[Level, ...] = ("item", "sample")
 _CONCEPTS, _SIMILAR, _MATCHES = 8, 10, 3
+_SHOWN_SCORES = ("roc_auc", "average_precision", "f1", "threshold")
 # Samples of a feature whose neighbours, and unasked whose matches, are looked for in rows that must be read.
 _SIMILAR_BELOW, _MATCHED_BELOW = 200_000, 10_000
 _DRAWN = ("random", "silent", "near")
@@ -104,12 +105,13 @@ def feature_page(store: StoreView, view: SetView, feature: int, asked: Parameter
         "histogram": _histogram(whole if level == "sample" else _first_of_items(whole), bins),
         "n_candidates": None if origin.kind in ("silent", "near") else len(candidates),
         "examples": describe(store, view, feature, chosen, concept=concept, context=context),
-        **_concepts(view, feature, where, intervals=bool(asked.text("intervals"))),
+        **_concepts(view, feature, where, condition, intervals=bool(asked.text("intervals"))),
         **_similar(view, feature, metric),
         "metrics": metrics,
         **_matches(store, view, feature, metric, asked.text("other")),
         "known": view.known_of(feature),
         "n_features": reader.shape[1],
+        "splits": view.splits,
         "sample_concepts": reader.concept_names("sample")[:200],
         "where_names": [*reader.items.columns, *reader.samples.columns, "item", "position", "sample"][:200],
     }
@@ -180,29 +182,28 @@ def _histogram(top: TopSamples, bins: int) -> dict[str, list[float]]:
     return {"left": edges[:-1].tolist(), "right": edges[1:].tolist(), "count": counts.tolist()}
 
 
-def _concepts(view: SetView, feature: int, where: str, *, intervals: bool) -> dict[str, Any]:
-    """The concepts that a feature scores best with, over the samples of the condition."""
+def _concepts(
+    view: SetView, feature: int, where: str, condition: Condition | None, *, intervals: bool
+) -> dict[str, Any]:
+    """The concepts that a feature scores best with, over the samples of the condition, with intervals."""
     rows: list[dict[str, Any]] = []
-    note = None
-    names = ("roc_auc", "average_precision", "f1", "threshold")
-    for level in _LEVELS:
-        if not view.reader.concept_names(level):
-            continue
-        try:
-            scores = concept_scores(view.reader, level, where=where or None, features=[feature])
-        except SaestoreError as error:
-            note = str(error)
-            continue
-        values = {name: scores[name].to_numpy()[:, 0] for name in names}
-        counts = {name: scores[name].to_numpy() for name in ("n_positive", "n_negative")}
-        concepts = scores["concept"].to_numpy().tolist()
-        for i in np.flatnonzero(~np.isnan(values["roc_auc"])).tolist():
-            row = {name: each[i].item() for name, each in {**values, **counts}.items()}
-            rows.append({"concept": concepts[i], "level": level, "where": where or None, **row})
+    split = ", ".join(view.splits_of(condition)) or None
+    for level, scorer in (view.scorers if condition is None else scorers_of(view.reader, where)).items():
+        lists = scorer.lists(feature)
+        scores = scorer.scores(lists)
+        counts = {"n_positive": scorer.observations.n_positive, "n_negative": scorer.observations.n_negative}
+        defined = np.flatnonzero(~np.isnan(scores["roc_auc"]))
+        best = defined[np.argsort(-scores["roc_auc"][defined], kind="stable")][:_CONCEPTS]
+        for i in best.tolist():
+            known = {name: (scores | counts)[name][i].item() for name in (*_SHOWN_SCORES, *counts)}
+            low, high = (np.nan, np.nan) if intervals else scorer.interval(lists, i)
+            ends = {"roc_auc_low": low, "roc_auc_high": high}
+            rows.append({"concept": scorer.names[i], "level": level, "split": split, "where": where or None,
+                         **known, **ends})  # fmt: skip
     rows = sorted(rows, key=lambda row: -row["roc_auc"])[:_CONCEPTS]
     if intervals:
         _add_intervals(view, feature, where, rows)
-    return {"concepts": rows, "concepts_note": note, "intervals": intervals}
+    return {"concepts": rows, "intervals": intervals}
 
 
 def _add_intervals(view: SetView, feature: int, where: str, rows: Sequence[dict[str, Any]]) -> None:

@@ -21,9 +21,11 @@ from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, Too
 from saestore.format import digest, split_set_path
 from saestore.progress import time_left
 from saestore.query.distribution import all_moments
-from saestore.query.reader import SetReader
+from saestore.query.reader import Level, SetReader
 from saestore.query.rows import iterate_rows
+from saestore.query.selection import Condition
 from saestore.query.similarity import Sizes
+from saestore.scoring.feature_scores import FeatureScorer
 from saestore.sparse_rows import pointers
 from saestore.stats import STATISTICS, Moments
 from saestore.storage import find_sets, read_attributes
@@ -31,7 +33,18 @@ from saestore.tables.column import Column
 from saestore.web.drawing import Thumbnails
 from saestore.web.request import Links
 
-__all__ = ["EDITABLE", "MOST_HELD", "MOST_ROWS", "Page", "SetView", "StoreView", "plain", "shortened", "value_at"]
+__all__ = [
+    "EDITABLE",
+    "MOST_HELD",
+    "MOST_ROWS",
+    "Page",
+    "SetView",
+    "StoreView",
+    "plain",
+    "scorers_of",
+    "shortened",
+    "value_at",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -166,11 +179,30 @@ class SetView:
             raise TooLargeError(message, code="too-slow") from None
 
     @cached_property
+    def scorers(self) -> dict[Level, FeatureScorer]:
+        """What scores features with the concepts of each level that has some."""
+        return scorers_of(self.reader, None)
+
+    @cached_property
+    def _split_of_items(self) -> tuple[Array, Array]:
+        """Values of the items' column ``split``, and the place of each item's among them; none without the column."""
+        if "split" not in self.reader.items.names():
+            return np.empty(0, object), np.empty(0, np.int64)
+        names = np.array(self.reader.items.column("split").tolist(), object)
+        return np.unique(names, return_inverse=True)
+
+    @property
     def splits(self) -> list[str]:
         """Values of the items' column ``split``, at most 20."""
-        if "split" not in self.reader.items.names():
-            return []
-        return sorted(set(self.reader.items.column("split").tolist()))[:20]
+        return [str(name) for name in self._split_of_items[0][:20]]
+
+    def splits_of(self, condition: Condition | None) -> list[str]:
+        """The splits that a condition leaves something of."""
+        names, place = self._split_of_items
+        if condition is not None and len(names):
+            items = self.reader.item_index.locate(condition.samples(self.reader.shape[0]))[0]
+            names = names[np.unique(place[items])]
+        return [str(name) for name in names[:20]]
 
 
 def _beside(compute: Callable[[], Any]) -> Future[Any]:
@@ -205,6 +237,12 @@ def plain(value: Any) -> Any:
 def shortened(value: Any) -> Any:
     """A value for a cell of a table; a text has at most 200 characters."""
     return value if not isinstance(value, str) or len(value) <= 200 else value[:200] + "…"
+
+
+def scorers_of(reader: SetReader, where: Any) -> dict[Level, FeatureScorer]:
+    """What scores features with the concepts of each level that has some."""
+    levels: tuple[Level, ...] = ("item", "sample")
+    return {level: FeatureScorer(reader, level, where) for level in levels if reader.concept_names(level)}
 
 
 def is_set_path(path: str) -> bool:
