@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 import saestore
 from saestore.scoring.concept_scores import concept_scores
-from saestore.scoring.feature_scores import FeatureScorer, auc_interval
+from saestore.scoring.feature_scores import FeatureScorer, auc_interval, roc_auc_of_all
 from saestore.vocabulary import SCORES
 
 
@@ -61,6 +61,10 @@ def test_a_feature_is_scored_as_all_are_and_its_intervals_are_near_the_bootstrap
     for level, where in (("item", None), ("sample", None), ("sample", "split == 'test'")):
         scorer = FeatureScorer(acts, level, where)
         expected = concept_scores(acts, level, where=where)
+        if where is None:
+            ids, of_all = (np.concatenate(parts) for parts in zip(*roc_auc_of_all(acts, level), strict=True))
+            np.testing.assert_array_equal(ids, np.arange(5))
+            np.testing.assert_array_equal(of_all.T, expected["roc_auc"].values)
         pairs = [(name, feature) for feature in range(5) for name in scorer.names if name != "never"]
         ends = acts.concepts.intervals(pairs, level, where=where, n_resamples=400)
         for feature in range(5):

@@ -133,6 +133,17 @@ def test_a_range_random_and_silent_examples(explorer):
     assert len(near) == 6
 
 
+@pytest.mark.parametrize(
+    "rest", ["from=top&offset=3&n=2", "from=quantile:0.5&n=3", "from=quantile:0", "from=range:0.5,1", "from=range:3,4",
+             "from=range:0.3,1.2&offset=1&where=split == 'test'", "from=top&offset=999"])  # fmt: skip
+@pytest.mark.parametrize("level", ["item", "sample"])
+def test_copied_python_gives_the_examples_of_the_page(explorer, rest, level):
+    twin = data(explorer, f"{X}/features/2?level={level}&{rest}")
+    names = {"saestore": saestore}
+    exec(twin["python"].replace("\nacts.", "\nfound = acts."), names)
+    assert names["found"].sample.tolist() == [example["sample"] for example in twin["examples"]]
+
+
 def test_scores_and_neighbours_are_those_of_the_set(explorer, path, monkeypatch):
     acts = saestore.open(path)[IMAGES]
     twin = data(explorer, f"{X}/features/2?where=split != 'cal'")
@@ -184,6 +195,8 @@ def test_features_are_sorted_and_paged(explorer):
     named = data(explorer, f"{X}/features?where=name == 'five'")
     assert [row["feature"] for row in named["rows"]] == [5]
     assert [row["feature"] for row in data(explorer, f"{X}/features?sort=name")["rows"]][:2] == [2, 5]
+    best = data(explorer, f"{X}/features?sort=-roc_auc")
+    assert best["rows"] == data(explorer, f"{X}/features?sort=-roc_auc&concept=*")["rows"]
     scored = data(explorer, f"{X}/features?sort=-roc_auc of middle&concept=middle")["rows"]
     known = [row["roc_auc of middle"] for row in scored if row["roc_auc of middle"] is not None]
     assert known == sorted(known, reverse=True)

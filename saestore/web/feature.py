@@ -82,12 +82,13 @@ def feature_page(store: StoreView, view: SetView, feature: int, asked: Parameter
     condition = reader.condition(where or None)
     whole = reader.feature(feature, where=where or None)
     candidates = whole if level == "sample" else _first_of_items(whole)
-    candidates = _part(candidates, origin)
+    before, candidates = _part(candidates, origin)
     if origin.kind in _DRAWN:
         numbers = {"n": n, "level": level, "where": where, "seed": seed}
         chosen = _drawn(view, feature, origin.kind, numbers)
     else:
-        chosen = _window(candidates, origin, n, offset)
+        first = _start(len(candidates), origin, n, offset)
+        before, chosen = before + first, candidates[first : first + n]
     data: dict[str, Any] = {
         "set": view.path,
         "feature": feature,
@@ -116,7 +117,7 @@ def feature_page(store: StoreView, view: SetView, feature: int, asked: Parameter
         "where_names": [*reader.items.columns, *reader.samples.columns, "item", "position", "sample"][:200],
     }
     data["strongest"] = max((abs(value) for e in data["examples"] for _, value in e["heat"]), default=0.0)
-    data |= _copies(store, data, origin)
+    data |= _copies(store, data, origin, (before, before + len(chosen)))
     name = f"{data['name']} · " if data["name"] else ""
     return Page("feature.html", f"{name}feature {feature} · {view.path}", data)
 
@@ -133,18 +134,21 @@ def _first_of_items(top: TopSamples) -> TopSamples:
     return top[np.sort(first)]
 
 
-def _part(top: TopSamples, origin: Origin) -> TopSamples:
+def _part(top: TopSamples, origin: Origin) -> tuple[int, TopSamples]:
+    """The rows of a range, and how many are before them."""
     if origin.kind != "range":
-        return top
+        return 0, top
     wide = top.activation.astype(np.float64)
-    return top[(wide >= origin.low) & (wide <= origin.high)]
+    inside = (wide >= origin.low) & (wide <= origin.high)
+    return int(np.argmax(inside)) if inside.any() else 0, top[inside]
 
 
-def _window(top: TopSamples, origin: Origin, n: int, offset: int) -> TopSamples:
-    if origin.kind == "quantile" and len(top):
-        middle = round((1 - origin.low) * (len(top) - 1))
-        offset += max(0, min(middle - n // 2, len(top) - n))
-    return top[offset : offset + n]
+def _start(length: int, origin: Origin, n: int, offset: int) -> int:
+    """The first row that is shown of some."""
+    if origin.kind == "quantile" and length:
+        middle = round((1 - origin.low) * (length - 1))
+        offset += max(0, min(middle - n // 2, length - n))
+    return min(offset, length)
 
 
 def _drawn(view: SetView, feature: int, kind: str, asked: Mapping[str, Any]) -> TopSamples:
@@ -265,31 +269,25 @@ def _matches(store: StoreView, view: SetView, feature: int, metric: str, other: 
     return {**data, "matches_note": note}
 
 
-def _copies(store: StoreView, data: Mapping[str, Any], origin: Origin) -> dict[str, str | None]:
+def _copies(store: StoreView, data: Mapping[str, Any], origin: Origin, shown: tuple[int, int]) -> dict[str, str | None]:
     """The question of a feature page in Python, and as a command where there is one."""
-    feature, n, first, level = data["feature"], data["n"], data["offset"], data["level"]
+    feature, n, level, (first, stop) = data["feature"], data["n"], data["level"], shown
     where = f", where={data['where']!r}" if data["where"] else ""
     if origin.kind in _DRAWN:
         drawn = f"near_misses={n}, random=0" if origin.kind == "near" else f"near_misses=0, random={n}"
         python = f"acts.examples({feature}, quantiles=0, n=0, {drawn}, level={level!r}{where}, seed={data['seed']})"
-    elif origin.kind == "range":
-        python = (
-            f"top = acts.feature({feature}{where})\n"
-            f"top[(top.activation >= {origin.low!r}) & (top.activation <= {origin.high!r})]"
-        )
-    elif origin.kind == "quantile":
-        python = f"acts.feature({feature}{where})"
     else:
+        stop = n if origin.kind == "top" and not first else stop
         rest = f"[{first}:]" if first else ""
-        python = f"acts.top_samples({feature}, n={first + n}, level={level!r}{where}){rest}"
+        python = f"acts.top_samples({feature}, n={stop}, level={level!r}{where}){rest}"
     words = [data["set"], "--feature", str(feature), "--level", level]
     words += ["--where", data["where"]] if data["where"] else []
     if origin.kind in _DRAWN:
         numbers = {"quantiles": 0, "random": 0, "near-misses": 0, "seed": data["seed"]}
         numbers["near-misses" if origin.kind == "near" else "random"] = n
         words = ["examples", *words, "-n", "0", *(w for name, m in numbers.items() for w in (f"--{name}", str(m)))]
-    elif origin.kind == "top" and not first:
-        words = ["top-samples", *words, "-n", str(n)]
+    elif not first:
+        words = ["top-samples", *words, "-n", str(stop)]
     else:
         words = []
     return store.copies(data["set"], python, *words)
