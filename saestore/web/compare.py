@@ -73,7 +73,7 @@ def compare_page(store: StoreView, view: SetView, asked: Parameters) -> Page:
 
 
 def _compared(view: SetView, theirs: SetView, metric: Any, match: str, window: tuple[int, int]) -> dict[str, Any]:
-    """The matches of all features, else of those of a page."""
+    """The matches of all features, or while these are computed of the features of the page."""
     _check(view, theirs)
     n_pairs = view.reader.shape[1] * theirs.reader.shape[1]
     products = view.reader.nnz * theirs.reader.nnz // max(1, view.reader.shape[0])
