@@ -17,6 +17,8 @@ from saestore.stats import RunningMoments
 from saestore.storage import NewArray, SnapshotStore, array_info, group_document
 from saestore.writing import SetWriter
 
+pytestmark = pytest.mark.once
+
 
 class Scattered:
     """Workers of other processes: parts travel pickled, in any order, and each runs twice."""
