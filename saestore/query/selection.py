@@ -137,9 +137,10 @@ class Condition:
         """Whether each of these samples fulfils it, bool (n,)."""
         return np.asarray(self.mask[samples if self.index is None else self.index.locate(samples)[0]])
 
-    def samples(self, n_samples: int) -> Array:
-        """All samples that fulfil it, ascending int64. Memory: 8 bytes each, and a byte per sample."""
+    def over_samples(self, n_samples: int) -> Array:
+        """Whether each sample fulfils it, bool (n_samples,)."""
         if self.index is None:
-            return np.flatnonzero(self.mask)
-        sizes = np.diff(np.minimum(self.index.pointers(), n_samples))
-        return np.flatnonzero(np.repeat(self.mask, sizes))
+            return self.mask
+        if self.index.item_size is not None:
+            return np.repeat(self.mask, self.index.item_size)[:n_samples]
+        return np.repeat(self.mask, np.diff(np.minimum(self.index.pointers(), n_samples)))

@@ -230,7 +230,7 @@ def _held(view: View, first: int, last: int, with_data: bool) -> scipy.sparse.cs
 
     dtype = np.result_type(view.dtype, np.float32) if with_data else bool  # scipy has no float16
     counts, parts, values = np.zeros(view.n_rows, np.int64), [np.empty(0, np.int32)], [np.empty(0, dtype)]
-    for rows, block in view.rows(np.arange(view.n_rows) if view.ids is None else view.ids, values=with_data):
+    for rows, block in view.all_rows(values=with_data):
         kept = (block.indices >= first) & (block.indices < last)
         counts[rows] = np.diff(pointers(kept)[block.indptr])
         parts.append(block.indices[kept].astype(np.int32))
