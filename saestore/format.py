@@ -278,7 +278,7 @@ class SetAttributes:
     tables: Mapping[str, TableInfo] = field(default_factory=dict)  # the tables that have columns, by name (`TABLES`)
     arrays: Mapping[str, ArrayInfo] = field(default_factory=dict)  # the arrays at the set's root, by name
     derived: tuple[str, ...] = ()  # names of the segments that the arrays at the set's root cover
-    # Features that are active in no sample of these segments, or None where they were not counted.
+    # Features that are active in no committed sample, or None where they were not counted.
     dead_features: int | None = None
     # How many sets there were at this path, each replaced by the next; part of the names of segments from 2 on.
     generation: int = 1
@@ -310,7 +310,7 @@ class SetAttributes:
 
     @property
     def is_derived(self) -> bool:
-        """True where the arrays at the root, and `dead_features`, cover the present segments."""
+        """True where the arrays at the root cover the present segments."""
         return bool(self.segments) and self.derived == tuple(s.name for s in self.segments)
 
     def table(self, name: str) -> TableInfo:

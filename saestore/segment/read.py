@@ -181,6 +181,14 @@ def read_of_features(segments: Sequence[Segment], names: Sequence[str], features
     return read_many([(reader, *runs_of(features)) for reader in readers])
 
 
+def active_features(segments: Sequence[Segment], n_features: int) -> Array:
+    """Which features are active in a sample of one of the segments, bool (n_features,)."""
+    active = np.zeros(n_features, bool)
+    for counts in read_of_features(segments, ["n_active"]):
+        active |= counts > 0
+    return active
+
+
 def open_lists(
     segments: Sequence[Segment], wholes: Sequence[ArrayReader] = (), tails: Sequence[ArrayReader] = ()
 ) -> None:
