@@ -45,9 +45,9 @@ from saestore.storage.durable import drafts
 from saestore.storage.open import root_attributes
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.stored_table import StoredTable
+from saestore.writing.commits import n_deleted
 from saestore.writing.derived import DERIVED, PER_SAMPLE, dead_features, per_sample
 from saestore.writing.lock import LOCK, holder_of
-from saestore.writing.writer import n_deleted
 
 __all__ = ["Problem", "Report", "verify_set", "verify_store"]
 

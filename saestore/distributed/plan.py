@@ -28,9 +28,9 @@ from saestore.storage import DOCUMENT, at_once, group_document, missing_as_error
 from saestore.storage.conditional import put_if_absent
 from saestore.writing import SetWriter
 from saestore.writing.compare import refuse_other
+from saestore.writing.leftovers import remove_group
 from saestore.writing.pipeline import MERGE_MEMORY, first_of_last_append
 from saestore.writing.plan import WritePlan, add_dropped
-from saestore.writing.writer import remove_group
 
 __all__ = ["Plan", "Recipe", "keep_open", "planned_attributes"]
 

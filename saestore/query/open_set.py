@@ -14,7 +14,7 @@ from saestore.errors import CorruptStoreError, InvalidInputError, NotFoundError,
 from saestore.format import LEVEL_TABLES, TOKEN_SPANS, SetAttributes, digest
 from saestore.query.posting_lists import one_list
 from saestore.query.selection import Condition, select
-from saestore.query.where import as_tree, bind, of_mask, stored_arrays
+from saestore.query.where import as_tree, bind, names_activation, of_mask, stored_arrays
 from saestore.query.where_names import Activations, Names
 from saestore.segment import Segment, active_features, open_lists
 from saestore.storage import ArrayReader, Root, SnapshotStore, group_of, place_name, read_attributes
@@ -270,6 +270,7 @@ class OpenSet:
             if lists:
                 self._open_lists()
             return None if where is None else of_mask(where, self.shape[0], self.item_index)
+        feature = feature if names_activation(tree) else None
         key = repr((tree, feature))  # which tells 1 from True, as == does not
         if self._last_condition is not None and self._last_condition[0] == key:
             return self._last_condition[1]
