@@ -331,12 +331,14 @@ def _check_derived(
             unreadable |= {} if what is None else {name: what}
     for name, what in unreadable.items():
         yield f"{path}/{name}", what
-    if not attributes.is_derived or damaged:
+    if damaged or not attributes.segments:
         return
     segments = [Segment(store, base, info, attributes) for info in attributes.segments]
     moments = read_moments(segments)
     if attributes.dead_features not in (None, dead_features(moments)):
         yield path, f"has {dead_features(moments):,} dead features, not {attributes.dead_features:,}"
+    if not attributes.is_derived:
+        return
     index = ItemIndex.read(store, base, attributes)
     for name in set(DERIVED) & set(arrays) - set(unreadable):
         reader = ArrayReader.described(store, f"{base}/{name}", arrays[name], attributes.codec)

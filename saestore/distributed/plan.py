@@ -200,7 +200,7 @@ class Plan:
         dropped = attributes.dropped
         if dropped is not None:
             dropped = reduce(add_dropped, (receipt["dropped"] for receipt in found), dropped)
-        return replace(attributes.with_segments([*attributes.segments, *infos]), dropped=dropped)
+        return replace(attributes.with_segments([*attributes.segments, *infos]), dropped=dropped, dead_features=None)
 
     def _write(self, task: int, attributes: SetAttributes, rows: SparseRows, dropped: Mapping[str, Any] | None) -> None:
         start, stop = self.range(task)

@@ -21,8 +21,7 @@ Array = np.ndarray[Any, Any]
 # A first question reads the tails of the lists of segments up to this many shards (268 million non-zeros); of larger
 # ones those that it needs.
 _WARM_SHARDS = 64
-# Segments whose sums are read at the same time: of 65,536 features 2.6 MB each.
-_MOMENTS_AT_ONCE = 64
+_SUMS_AT_ONCE = 1 << 22  # features whose sums are read at the same time, of 64 segments of 65,536: 40 bytes each
 _LISTS = f"{BY_FEATURE}/indices", f"{BY_FEATURE}/data"
 _ROWS = tuple(f"{BY_SAMPLE}/{name}" for name in ("indptr", "indices", "data"))
 
@@ -156,12 +155,13 @@ def read_rows(parts: Sequence[tuple[Segment, Array, Array]], *, values: bool = T
 def read_moments(segments: Sequence[Segment], features: Array | None = None) -> Moments:
     """The stored sums of one segment or of several together, of all features or of ascending distinct ones.
 
-    Memory: the sums of 64 segments.
+    Memory: the sums of 4 million features, 168 MB, or of one segment.
     """
     total: Moments | None = None
     names = Moments.names()
-    for first in range(0, len(segments), _MOMENTS_AT_ONCE):
-        some = segments[first : first + _MOMENTS_AT_ONCE]
+    step = max(1, _SUMS_AT_ONCE // segments[0].n_features) if segments else 1
+    for first in range(0, len(segments), step):
+        some = segments[first : first + step]
         arrays = read_of_features(some, names, features)
         for i, segment in enumerate(some):
             moments = Moments(segment.info.n_rows, *arrays[i * len(names) : (i + 1) * len(names)])
