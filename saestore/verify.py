@@ -396,7 +396,7 @@ def _check_leftovers(
 
 def _expected_files(attributes: SetAttributes) -> set[str]:
     """Every file that a set in a local folder consists of, relative to it."""
-    groups, shards = ["", SEGMENTS, *attributes.tables], {n: len(a.shards) for n, a in attributes.arrays.items()}
+    groups, shards = ["", SEGMENTS, *attributes.tables], {n: a.n_shards for n, a in attributes.arrays.items()}
     for info in attributes.segments:
         base = f"{SEGMENTS}/{info.name}"
         arrays = arrays_of(info, attributes)
@@ -404,6 +404,6 @@ def _expected_files(attributes: SetAttributes) -> set[str]:
         shards |= {f"{base}/{n}": array.layout_in(info.chunk, info.shard).n_shards for n, array in arrays.items()}
     for table, of in attributes.tables.items():
         groups += [f"{table}/{name}" for name in of.groups]
-        shards |= {f"{table}/{name}": len(array.shards) for name, array in of.arrays.items()}
+        shards |= {f"{table}/{name}": array.n_shards for name, array in of.arrays.items()}
     files = {f"{node}/{DOCUMENT}".lstrip("/") for node in (*groups, *shards)}
     return files | {f"{name}/c/{shard}" for name, n in shards.items() for shard in range(n)}
