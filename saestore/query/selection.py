@@ -18,11 +18,17 @@ Array = np.ndarray[Any, Any]
 class Selection:
     """Ids along one axis, in the order asked for; `scalar` where one int was given, which drops the axis."""
 
-    ids: Array
+    given: Array | range
     scalar: bool
 
+    @property
+    def ids(self) -> Array:
+        """The ids, int64; of a range 8 bytes for each whenever they are asked for."""
+        given = self.given
+        return np.arange(given.start, given.stop, given.step) if isinstance(given, range) else given
+
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.given)
 
 
 def select(spec: Any, size: int, what: str) -> Selection:
@@ -41,10 +47,10 @@ def select(spec: Any, size: int, what: str) -> Selection:
         `spec` is not an index: floats, a mask of another length, more than one dimension.
     """
     if spec is None:
-        return Selection(np.arange(size), scalar=False)
+        return Selection(range(size), scalar=False)
     if isinstance(spec, slice):
         try:
-            return Selection(np.arange(*spec.indices(size)), scalar=False)
+            return Selection(range(*spec.indices(size)), scalar=False)
         except (TypeError, ValueError) as e:
             raise InvalidInputError(f"{what}s {spec!r}: {e}.", code="not-an-index") from e
     ids = _as_array(spec, size, what)

@@ -145,10 +145,11 @@ def cooccurrence(view: View, features: Array) -> Array:
     counts, first = np.zeros((len(features), len(features)), np.int64), 0
     for lists in _blocks(view, features):
         last = first + len(lists.features)
-        right, start = _matrix(lists, view.n_rows, np.int32).T.tocsr(), first
+        rows, start = np.unique(lists.samples), first  # few of all where features are rare
+        right = _matrix(_among(rows, lists), len(rows), np.int32).T.tocsr()
         for others in _blocks(view, features[first:]):
             stop = start + len(others.features)
-            part = (_matrix(others, view.n_rows, np.int32) @ right).toarray()
+            part = (_matrix(_among(rows, others), len(rows), np.int32) @ right).toarray()
             counts[start:stop, first:last], counts[first:last, start:stop] = part, part.T
             start = stop
         first = last
@@ -242,6 +243,14 @@ def _held(view: View, first: int, last: int, with_data: bool) -> scipy.sparse.cs
 def _blocks(view: View, features: Array) -> Iterator[PostingLists]:
     for first in range(0, len(features), _WIDTH):
         yield from view.lists(features[first : first + _WIDTH])
+
+
+def _among(rows: Array, lists: PostingLists) -> PostingLists:
+    """The entries of lists in ascending `rows`, which are counted from 0 then."""
+    places = np.searchsorted(rows, lists.samples)
+    found = rows[np.minimum(places, len(rows) - 1)] == lists.samples if len(rows) else np.zeros(len(places), bool)
+    kept = lists.keep(found)
+    return PostingLists(kept.features, kept.indptr, places[found], kept.data)
 
 
 def _matrix(lists: PostingLists, n_rows: int, dtype: Any) -> scipy.sparse.csr_array:

@@ -13,7 +13,7 @@ from saestore.kernels import segment_sums
 from saestore.query import distribution
 from saestore.query.posting_lists import BLOCK, PostingLists, iterate_lists
 from saestore.query.rows import iterate_rows
-from saestore.query.selection import Condition
+from saestore.query.selection import Condition, Selection
 from saestore.segment import Segment, open_lists
 from saestore.sparse_rows import SparseRows, pointers
 from saestore.stats import Moments
@@ -88,6 +88,10 @@ class View:
         if self.sizes is not None:
             return np.asarray(self.sizes[rows] > 0)
         return np.ones(len(rows), bool) if self.kept is None else np.asarray(self.kept[rows])
+
+    def n_samples_of(self, rows: Selection) -> int:
+        """How many samples these rows have."""
+        return len(rows) if self.sizes is None else int(self.sizes[rows.ids].sum())
 
     def lists(self, features: Array, block: int = BLOCK) -> Iterator[PostingLists]:
         """Lists of distinct `features` over the rows that count, strongest first, about `block` entries at a time.
