@@ -159,7 +159,13 @@ def test_explanations_go_to_other_programs_and_come_back(acts, tmp_path, kind):
     texts = {3: "green", 5: "naïve\n日本", 7: "7"}
     acts.features.set("explanation", texts)
     path = tmp_path / ("out" if kind == "delphi" else "out.json")
+    acts.features.set("explanation_source", {3: "annotate"})
     assert acts.export_explanations(path, kind) == 3
+    acts.import_explanations(path)  # the same again is no conflict, and keeps its source
+    assert known(acts, "explanation_source") == {3: "annotate"}
+    (tmp_path / "new.csv").write_text("feature,explanation\n3,red\n")
+    acts.import_explanations(tmp_path / "new.csv", overwrite=True)  # a new one has not the old one's source
+    assert known(acts, "explanation_source") == {}
     acts.features.remove("explanation")
     acts.import_explanations(path)
     assert known(acts, "explanation") == texts

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, require
 from saestore.files import existing_file
-from saestore.tables.column import TEXT
+from saestore.tables.column import TEXT, as_objects
 from saestore.tables.items import read_csv
 from saestore.tables.label_matrix import listed
 
@@ -44,6 +44,7 @@ class Annotations:
     columns: dict[str, dict[Any, Any]] = field(default_factory=dict)
     # What the file records of its SAE: ``d_sae`` and ``fingerprint``, where it does.
     sae: dict[str, Any] = field(default_factory=dict)
+    dated: bool = False  # whether source and date follow from the file, instead of being values of it
 
     def add(self, row: Any, values: Mapping[str, Any], where: str) -> None:
         """Add the known values of a row; a row that has another value already is an error."""
@@ -72,7 +73,24 @@ def read_annotations(reader: SetReader, path: str | os.PathLike[str], source: st
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError, OSError) as e:
         raise InvalidInputError(f"{path} cannot be read: {e}.", code="unreadable-file") from e
     _check_sae(annotations, reader, str(path))
+    _match_provenance(annotations, reader)
     return annotations
+
+
+def _match_provenance(annotations: Annotations, reader: SetReader) -> None:
+    """An explanation that the set has keeps its source and date; one that is replaced loses them."""
+    given, stored = annotations.columns.get(EXPLANATION, {}), reader.features.names()
+    if annotations.table != "features" or EXPLANATION not in stored:
+        return
+    before = as_objects(reader.features.column(EXPLANATION, list(given))).tolist()
+    for (row, text), known in zip(given.items(), before, strict=True):
+        for name in (SOURCE, DATE):
+            if text == known and annotations.dated:
+                annotations.columns.get(name, {}).pop(row, None)
+            elif text != known and known is not None and name in stored:
+                annotations.columns.setdefault(name, {}).setdefault(row, None)
+    if annotations.dated:
+        annotations.columns = {name: values for name, values in annotations.columns.items() if values}
 
 
 def _read(reader: SetReader, path: Path, source: str | None) -> Annotations:
@@ -125,7 +143,7 @@ def _delphi(folder: Path, source: str | None) -> Annotations:
     files = {match: file for file in sorted(inner.iterdir()) if (match := _LATENT.fullmatch(file.name))}
     scored = [(file, match) for file in sorted(folder.glob("scores/*/*")) if (match := _LATENT.fullmatch(file.name))]
     hookpoint = _one_source({match["hookpoint"] for match in [*files] or [m for _, m in scored]}, source, folder)
-    result = Annotations()
+    result = Annotations(dated=True)
     for match, file in files.items():
         if match["hookpoint"] != hookpoint:
             continue
@@ -166,7 +184,7 @@ def _neuronpedia(rows: Sequence[Mapping[str, Any]], source: str | None, path: Pa
     if source in {row.get("explanationModelName") for row in rows}:
         rows, source = [row for row in rows if row.get("explanationModelName") == source], None
     chosen = _one_source({str(row.get("layer", "")) for row in rows}, source, path)
-    result = Annotations()
+    result = Annotations(dated=True)
     for row in rows:
         if str(row.get("layer", "")) != chosen or row.get("description") is None:
             continue
