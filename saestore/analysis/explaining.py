@@ -235,7 +235,7 @@ def explanation_sets(
     for f in dict.fromkeys(table.feature.tolist()):
         of = table.feature == f
         trials.append(_trials_of(table[of & in_test], table[of & silent], np.random.default_rng([seed, f, 1])))
-    joined = _concat(trials) if trials else Trials(*(np.empty(0, object) for _ in range(8)))
+    joined = Trials.concat(trials) if trials else Trials(*(np.empty(0, object) for _ in range(8)))
     return ExplanationSets(shown, replace(joined, trial=np.arange(len(joined))))
 
 
@@ -280,10 +280,6 @@ def _trials_of(active: ExampleTable, silent: ExampleTable, rng: np.random.Genera
     dtypes = (np.int64, object, object, bool, object, np.int64, np.int64)
     arrays = [np.array(column, dtype) for column, dtype in zip(columns, dtypes, strict=True)]
     return Trials(np.zeros(len(rows), np.int64), *arrays)
-
-
-def _concat(parts: Sequence[Trials]) -> Trials:
-    return Trials(*(np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns))
 
 
 def score_answers(trials: Trials, answers: Any) -> ExplanationScores:

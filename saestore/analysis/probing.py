@@ -176,9 +176,7 @@ def probe(
 
 
 def _column(values: Sequence[Any]) -> Array:
-    if not isinstance(values[0], list):
-        return np.array(values)
-    out = np.empty(len(values), object)
+    out = np.empty(len(values), object if isinstance(values[0], list) else type(values[0]))
     out[:] = values
     return out
 
