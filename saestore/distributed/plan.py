@@ -213,16 +213,15 @@ class Plan:
         dropped = attributes.dropped
         if dropped is not None:
             dropped = reduce(add_dropped, (receipt["dropped"] for receipt in found), dropped)
-        return replace(attributes.with_segments([*attributes.segments, *infos]), dropped=dropped)
+        return replace(attributes.with_segments([*attributes.segments, *infos]), dropped=dropped, dead_features=None)
 
     def _write(self, task: int, attributes: SetAttributes, rows: SparseRows, dropped: Mapping[str, Any] | None) -> None:
         start, stop = self.range(task)
         store, base = self.root.store, f"{self.root.path}/{self.path}".strip("/")
         name = f"{segment_name(start, stop, attributes.generation)}{ATTEMPT}{uuid.uuid4().hex[:12]}"
         with write_errors(f"{store}"):
-            info = write_segment(
-                store, base, start, rows, n_features=attributes.n_features, codec=attributes.codec, name=name
-            )
+            how: dict[str, Any] = {"n_features": attributes.n_features, "codec": attributes.codec, "name": name}
+            info = write_segment(store, base, start, rows, **how, quick=True)  # the commit writes all of it again
             receipt = group_document({"segment": info.to_json(), "dropped": dropped})
             won = put_if_absent(store, f"{base}/{self._receipt_path(task)}/{DOCUMENT}", receipt)
             # The receipts are gone once they are committed: a late attempt must not leave a new one.

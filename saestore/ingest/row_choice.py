@@ -224,7 +224,7 @@ def _fulfilling(condition: str, names: _RowNames, option: str) -> Array:
         found = bind(parse(condition), cast("Names", names))  # it asks for what all sources of names have
     except (InvalidInputError, NotFoundError) as error:
         raise type(error)(str(error).replace("where=", f"{option}=", 1), code=error.code) from None
-    return found.samples(names.n_samples)
+    return np.flatnonzero(found.over_samples(names.n_samples))
 
 
 def _texts(given: Any) -> tuple[str, ...]:
