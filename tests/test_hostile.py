@@ -1,6 +1,7 @@
 """Hostile and unusual input: the right answer, or an error of saestore; no control character in the terminal."""
 
 import errno
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from saestore.errors import (
 
 pytestmark = pytest.mark.once
 
-ESCAPES = "\x1b]0;title\x07\x1b[31mred\x9b31m\x7f\u202e"
+ESCAPES = "\x1b]0;title\x07\x1b[31mred\x9b31m\x7f\u202e\u200f\u061c"
 
 
 @pytest.fixture
@@ -97,7 +98,9 @@ def test_no_command_prints_control_characters(tmp_path, case):
     ):  # fmt: skip
         result = CliRunner().invoke(main, [*words, *options])
         assert result.output
-        assert [c for c in result.output if c != "\n" and (ord(c) < 32 or 127 <= ord(c) < 160 or c == "\u202e")] == []
+        assert [
+            c for c in result.output if c != "\n" and (ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u202e\u200f\u061c")
+        ] == []
 
 
 def case_matrix():
@@ -160,6 +163,8 @@ class Refusing(WrapperStore):
         PermissionError(errno.EACCES, "Permission denied"),
         OSError(errno.EMFILE, "Too many open files"),
         OSError(errno.EIO, "Input/output error"),
+        OSError(errno.ENOTCONN, "Transport endpoint is not connected"),
+        OSError(errno.EKEYEXPIRED, "Key has expired"),
         ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
         TimeoutError("timed out"),
     ],
@@ -175,7 +180,8 @@ def test_what_cannot_be_reached_is_not_damage(tmp_path, monkeypatch, error):
         store = saestore.open(Refusing(LocalStore(tmp_path / "s.zarr")))
         monkeypatch.setattr(Refusing, "error", error)
         monkeypatch.setattr(Refusing, "key", key)
-        code = "not-allowed" if isinstance(error, PermissionError) else "unreachable"
+        denied = isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EKEYEXPIRED
+        code = "not-allowed" if denied else "unreachable"
         with raises(UnreachableError, code, error.strerror or str(error)):
             ask(store)
         monkeypatch.setattr(Refusing, "error", None)
@@ -223,6 +229,7 @@ MOVED = {
         activation=d["activation"].copy(data=d["activation"].chunk().data.map_blocks(lambda block: block * 2))
     ),
     "rolled blocks": lambda d, _: d.chunk(sample=7).roll(sample=3),
+    "another dimension": lambda d, _: d.expand_dims(z=2),
 }
 
 
@@ -283,8 +290,25 @@ def test_a_condition_with_what_no_column_can_hold_is_refused_or_answered(tmp_pat
             acts.samples.where(many)
     with raises(InvalidInputError, "text-too-long"):
         acts.items.search("x" * 100_000)
+    tracemalloc.start()
+    for where in ({"split": "x" * 1_000_000}, {"split": ["x" * 100_000] * 10}):
+        assert acts.samples.where(where).tolist() == []
+    assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    tracemalloc.stop()
     with raises(InvalidInputError, "invalid-set-path", "None"):
         saestore.open(tmp_path / "s.zarr", "a").write(None, case_matrix())
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float16", "float32", "float64"])
+def test_many_numbers_are_any_of_them_as_few_are(tmp_path, dtype):
+    acts = saestore.open(tmp_path / "s.zarr", "a").write("T/patch/s", case_matrix())
+    values = (np.arange(6) / (3 if dtype.startswith("f") else 1)).astype(dtype)
+    acts.samples.set("x", values)
+    wanted = [0, 1 / 3, values[2].item(), 1e300, -(2**70), float("nan"), 4, 1e-300]
+    few = [set(acts.samples.where({"x": value}).tolist()) for value in wanted]
+    many = acts.samples.where({"x": wanted + [float(i) + 9.5 for i in range(100)]}).tolist()
+    assert many == sorted(set().union(*few))
+    assert len(many) == 3
 
 
 @pytest.mark.parametrize("name", ["a\0b", "n" * 300, "n/" * 4000])
