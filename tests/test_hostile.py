@@ -1,7 +1,9 @@
 """Hostile and unusual input: the right answer, or an error of saestore; no control character in the terminal."""
 
 import errno
+import gzip
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from strategies import make_case, scratch_store, write_case
 from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 import saestore
+from saestore import files
 from saestore.cli import main
 from saestore.cli.table import Column, counts, render
 from saestore.errors import (
@@ -349,3 +352,48 @@ def test_a_tensor_without_plain_numbers_is_refused(tmp_path):
         store = saestore.open(MemoryStore(), "a")
         acts = saestore.import_activations("T/patch/s", tmp_path / "x.pt", store=store, n_features=3)
         assert np.array_equal(acts.dense()[:, :2], values)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested")
+@pytest.mark.parametrize("name", ["meta", "nested", "float8", "sparse", "grad", "bfloat16", "negative"])
+def test_a_tensor_is_an_array_of_its_numbers_or_refused_everywhere(acts, name):
+    torch = pytest.importorskip("torch")
+    ones = torch.ones(40)
+    nested = torch.nested.nested_tensor([ones[:2]] * 40)
+    tensor = {"meta": ones.to("meta"), "nested": nested, "sparse": ones.to_sparse(),
+              "float8": ones.to(torch.float8_e5m2), "grad": ones.clone().requires_grad_(),
+              "bfloat16": ones.to(torch.bfloat16), "negative": torch._neg_view(-ones)}[name]  # fmt: skip
+    if name in ("grad", "bfloat16", "negative"):
+        acts.samples.set("x", tensor)
+        assert acts.samples["x"].tolist() == [1] * 40
+    else:
+        with raises(InvalidInputError, "unsupported-tensor", "'x'"):
+            acts.samples.set("x", tensor)
+    store = scratch_store()
+    for options in ({"item_ptr": tensor}, {"token_spans": tensor, "items": {"text": ["ab"] * 6}}):
+        with pytest.raises(InvalidInputError):
+            store.write("T/token/s", case_matrix(), **options)
+    for ask in (lambda: acts.samples.set("y", [1] * 40, unknown=tensor), lambda: acts.search({1: tensor})):
+        with pytest.raises(InvalidInputError):
+            ask()
+
+
+def test_documents_that_are_deep_or_inflate_are_refused(acts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for suffix in (".json", ".jsonl", ".json.gz"):
+        content = b"[" * 100_000
+        (tmp_path / f"x{suffix}").write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
+        with raises(InvalidInputError, "unreadable-file", suffix):
+            acts.import_explanations(tmp_path / f"x{suffix}")
+    for content in ("a=" + "[" * 20_000, "a=" + "9" * 10_000):
+        (tmp_path / "saestore.toml").write_text(content)
+        result = CliRunner().invoke(main, ["datasets"])
+        assert (result.exit_code, "cannot be read as TOML" in result.output) == (1, True)
+    monkeypatch.setattr(files, "_MOST_BYTES", 1 << 16)
+    (tmp_path / "x.json.gz").write_bytes(gzip.compress(b" " * (1 << 20)))
+    with raises(InvalidInputError, "too-large", "x.json.gz"):
+        acts.import_explanations(tmp_path / "x.json.gz")
+    with zipfile.ZipFile(tmp_path / "s.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zarr.json", b" " * (1 << 20))
+    with raises(InvalidInputError, "too-large", "s.zip", "zarr.json"):
+        saestore.open(tmp_path / "s.zip")

@@ -118,7 +118,11 @@ def _weights(acts: SetReader, query: Any, sample: Any, item: Any, pooling: Pooli
         weights[hits] = 1
     elif isinstance(query, Mapping):
         ids = select(list(query), n_features, "feature").ids
-        np.add.at(weights, ids, _numbers(list(query.values())))
+        given = _numbers(list(query.values()))
+        if given.shape != ids.shape:
+            message = f"the weights of the query have the shape {given.shape}; give a number for each feature."
+            raise InvalidInputError(message, code="bad-query")
+        np.add.at(weights, ids, given)
     else:
         weights = _numbers(query)
         if weights.shape != (n_features,):
@@ -132,7 +136,7 @@ def _weights(acts: SetReader, query: Any, sample: Any, item: Any, pooling: Pooli
 def _numbers(values: Any) -> Array:
     try:
         numbers = np.asarray(values, np.float64)
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, RuntimeError) as e:
         raise InvalidInputError(f"the query holds what is not a number: {e}.", code="bad-query") from e
     if not np.isfinite(numbers).all():
         raise InvalidInputError("a weight of the query is not finite; give finite numbers.", code="bad-query")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saestore.errors import InvalidInputError, NotFoundError, require
-from saestore.files import existing_file
+from saestore.files import check_inflation, existing_file
 from saestore.tables.label_matrix import listed
 
 if TYPE_CHECKING:
@@ -68,7 +68,9 @@ def read_annotations(path: str | os.PathLike[str], source: str | None = None) ->
         )
     try:
         rows, sae = read(path)
-    except (ValueError, OSError, UnicodeError) as e:
+    except (ValueError, OSError, RecursionError) as e:
+        if isinstance(e, InvalidInputError):
+            raise
         raise InvalidInputError(f"{path} cannot be read: {e}.", code="unreadable-file") from e
     if rows and {"index", "description"} <= set(rows[0]):
         return _neuronpedia(rows, source, path)
@@ -119,7 +121,7 @@ def _explanation(file: Path) -> str:
     text = file.read_text("utf-8")
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text.strip()
     return str(value[0] if isinstance(value, list) and value else value)
 
@@ -129,7 +131,7 @@ def _balanced_accuracy(file: Path) -> float | None:
     try:
         examples = json.loads(file.read_text("utf-8"))
         judged = [(bool(e["activating"]), e["prediction"] >= 0.5) for e in examples if e.get("prediction") is not None]
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise InvalidInputError(f"{file} is not a file of a Delphi scorer: {e!r}.", code="unreadable-file") from e
     rates = []
     for truth in (True, False):
@@ -202,8 +204,7 @@ def _number(value: Any, name: str, path: Path) -> int:
 
 
 def _read_json(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    with _opened(path) as file:
-        document = json.load(file)
+    document = json.loads(_text_of(path))
     sae = document.get("sae", {}) if isinstance(document, dict) else {}
     rows = document["features"] if isinstance(document, dict) and "features" in document else document
     if isinstance(rows, dict):  # {"1884": "green object"}, or a mapping of columns for each feature
@@ -214,12 +215,18 @@ def _read_json(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def _read_jsonl(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    with _opened(path) as file:
-        return [json.loads(line) for line in file if line.strip()], {}
+    return [json.loads(line) for line in _text_of(path).split("\n") if line.strip()], {}
 
 
-def _opened(path: Path) -> Any:
-    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+def _text_of(path: Path) -> str:
+    if path.suffix != ".gz":
+        return path.read_text("utf-8")
+    content = bytearray()
+    with gzip.open(path) as file:
+        while part := file.read(1 << 24):
+            content += part
+            check_inflation(len(content), path.stat().st_size, str(path))
+    return content.decode()
 
 
 def _read_csv(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:

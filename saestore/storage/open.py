@@ -103,7 +103,7 @@ def group_attributes(folder: Path) -> dict[str, Any] | None:
     """The attributes of a group in a local folder; None where zarr must say what is there instead."""
     try:
         document = json.loads((folder / DOCUMENT).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(document, dict) or set(document) != _GROUP or not isinstance(document["attributes"], dict):
         return None

@@ -200,7 +200,8 @@ def _plain(series: pd.Series) -> np.ndarray:
 
 def _text(values: np.ndarray, name: str) -> np.ndarray:
     """Values as texts; refuses half characters (lone surrogates), which no file can hold, and what has no text."""
-    for kind in {type(value) for value in values}:
+    kinds: set[Any] = {type(value) for value in values}
+    for kind in kinds:
         if (kind.__str__ is object.__str__ and not issubclass(kind, numbers.Number)) or kind is np.ndarray:
             raise InvalidInputError(
                 f"column {name!r} holds a {kind.__name__}; a column holds true and false, numbers or texts.",
