@@ -350,7 +350,8 @@ class Store(Mapping[str, "ActivationSet"]):
 
     def delete(self, path: str) -> None:
         """Remove an activation set; the same call goes on where an earlier one was killed."""
-        from saestore.writing.writer import SetWriter, is_half_deleted
+        from saestore.writing.leftovers import is_half_deleted
+        from saestore.writing.writer import SetWriter
 
         try:
             path = self.resolve(path)

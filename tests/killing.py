@@ -29,7 +29,7 @@ from zarr.storage import LocalStore
 
 import saestore
 from saestore.storage import durable
-from saestore.writing import SetWriter, writer
+from saestore.writing import SetWriter, leftovers
 
 CASE = make_case(3, 48, 9, density=0.4, segment_rows=16, chunk=40, shard=80)
 KILLED = 9
@@ -101,7 +101,7 @@ def kill_at(n: int) -> Iterator[int]:
 
         return synchronous if name.endswith("_sync") else asynchronous
 
-    remove = writer._remove
+    remove = leftovers.remove
 
     def removing(root, path):
         if next(writes) == n:
@@ -124,7 +124,7 @@ def kill_at(n: int) -> Iterator[int]:
         replace_file(path, content)
 
     durable.replace_file = replacing
-    writer._remove = removing
+    leftovers.remove = removing
     for name in ("set", "set_if_not_exists", "delete", "delete_dir", "set_sync", "delete_sync"):
         if hasattr(LocalStore, name):
             setattr(LocalStore, name, dying(name, getattr(LocalStore, name)))

@@ -38,6 +38,7 @@ OWN_TESTS = {
     "scoring/thresholds.py": ["test_scores.py"],
     "writing/lock.py": ["test_lock.py"],
     "writing/writer.py": ["test_named_mutants.py", "test_compaction.py", "test_replacing.py", "test_durable.py"],
+    "writing/commits.py": ["test_named_mutants.py", "test_replacing.py", "test_durable.py", "test_places.py"],
 }
 SECONDS = 300  # after which a mutant counts as killed: it loops
 

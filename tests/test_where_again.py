@@ -9,6 +9,8 @@ from zarr.storage import MemoryStore
 import saestore
 from benchmarks.counting import CountingStore
 from saestore.errors import InvalidInputError
+from saestore.query import open_set
+from saestore.query.where import bind
 
 pytestmark = pytest.mark.once
 
@@ -36,6 +38,24 @@ def test_asked_again_it_reads_nothing(counted, where):
     store.taken()
     assert samples(acts, where) == first
     assert store.taken().requests == 0
+
+
+@pytest.mark.parametrize(("where", "n"), [("split == 'test'", 1), ("split == 'test' and activation > 0", 3)])
+def test_another_feature_resolves_a_condition_on_activation_anew(counted, monkeypatch, where, n):
+    acts, _, dense = counted
+    resolved = []
+    monkeypatch.setattr(open_set, "bind", lambda *args: resolved.append(0) or bind(*args))
+    for feature in (2, 5, 7):
+        found = acts.top_samples(feature, where=where).sample
+        assert set(found.tolist()) == set(np.flatnonzero((dense[:, feature] > 0) & (SPLIT[ITEM] == "test")).tolist())
+    assert len(resolved) == n
+
+
+def test_activation_is_that_of_each_feature(counted):
+    acts, _, dense = counted
+    for feature in (2, 5):
+        found = acts.top_samples(feature, where="activation > 0.5").sample
+        assert set(found.tolist()) == set(np.flatnonzero(dense[:, feature] > 0.5).tolist())
 
 
 def test_other_words_and_masks_are_resolved_anew(counted):

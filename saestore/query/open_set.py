@@ -14,9 +14,9 @@ from saestore.errors import CorruptStoreError, InvalidInputError, NotFoundError,
 from saestore.format import LEVEL_TABLES, TOKEN_SPANS, SetAttributes, digest
 from saestore.query.posting_lists import one_list
 from saestore.query.selection import Condition, select
-from saestore.query.where import as_tree, bind, of_mask, stored_arrays
+from saestore.query.where import as_tree, bind, names_activation, of_mask, stored_arrays
 from saestore.query.where_names import Activations, Names
-from saestore.segment import Segment, open_lists, read_of_features
+from saestore.segment import Segment, active_features, open_lists
 from saestore.storage import ArrayReader, Root, SnapshotStore, group_of, place_name, read_attributes
 from saestore.tables.column import Column
 from saestore.tables.item_index import ItemIndex
@@ -232,12 +232,9 @@ class OpenSet:
             stored; ``l0`` is the mean number of active features per sample.
         """
         a, (n_samples, n_features) = self.attributes, self.shape
-        dead = a.dead_features if a.is_derived else None
+        dead = a.dead_features
         if dead is None:
-            active = np.zeros(n_features, bool)
-            for counts in read_of_features(self.segments, ["n_active"]):
-                active |= counts > 0
-            dead = int((~active).sum())
+            dead = n_features - int(np.count_nonzero(active_features(self.segments, n_features)))
         stored, dense = a.stored_bytes, 4 * n_samples * n_features
         return {
             "path": self.path,
@@ -273,6 +270,7 @@ class OpenSet:
             if lists:
                 self._open_lists()
             return None if where is None else of_mask(where, self.shape[0], self.item_index)
+        feature = feature if names_activation(tree) else None
         key = repr((tree, feature))  # which tells 1 from True, as == does not
         if self._last_condition is not None and self._last_condition[0] == key:
             return self._last_condition[1]

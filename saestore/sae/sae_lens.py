@@ -50,12 +50,7 @@ def load_folder(path: Path, device: str = "cpu") -> LoadedSAE:
     InvalidInputError
         A file is damaged, the two contradict each other, or saestore cannot encode with the architecture.
     """
-    for file, holds in ((CONFIG, "the configuration"), (WEIGHTS, "the weights")):
-        if not (path / file).is_file():
-            raise NotFoundError(
-                f"{path} has no {file} ({holds}); an SAE in sae_lens format is a folder with {CONFIG} and {WEIGHTS}",
-                code="file-missing",
-            )
+    for file in (CONFIG, WEIGHTS):
         existing_file(path / file)
     given = _read_config(path / CONFIG)
     # Before version 6, sae_lens wrote no architecture for a standard SAE.
@@ -179,8 +174,8 @@ def _check_activation(config: Mapping[str, Any], architecture: str, where: str) 
         )
     if architecture == "standard" and name != "topk" and k is not None:
         raise InvalidInputError(
-            f"{where} has k={k!r}, and a ReLU as its activation, which has no k: correct its {CONFIG}",
-            code="unsupported-sae",
+            f"{where} has k={k} and the architecture 'standard', which keeps all: one of them is wrong",
+            code="invalid-sae",
         )
     if name not in (architecture, "relu", "topk"):
         raise InvalidInputError(

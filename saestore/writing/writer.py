@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import secrets
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import zarr
 
-from saestore.errors import (
-    CorruptStoreError,
-    InvalidInputError,
-    LockedError,
-    NotFoundError,
-    StoreConflictError,
-    StoreFormatError,
-)
+from saestore.errors import CorruptStoreError, InvalidInputError, LockedError, StoreConflictError, StoreFormatError
 from saestore.format import (
     ATTEMPT,
-    DELETED,
     NEXT,
     SEGMENTS,
     TABLES,
@@ -34,35 +24,34 @@ from saestore.format import (
     digest,
     segment_name,
 )
-from saestore.segment import Engine, Segment, last_level, limit_fan_in, merge_segments, plan_merges, write_segment
-from saestore.sparse_rows import SparseRows
-from saestore.storage import (
-    DOCUMENT,
-    SnapshotStore,
-    WriteBatch,
-    durable,
-    group_document,
-    local_folder,
-    read_attributes,
-    write_errors,
+from saestore.segment import (
+    Engine,
+    Segment,
+    active_features,
+    last_level,
+    limit_fan_in,
+    merge_segments,
+    plan_merges,
+    write_segment,
 )
-from saestore.storage.conditional import Tagged, get_tagged, put_if_match, remove, replace_tagged
-from saestore.storage.durable import PARTIAL, drafts, publish
-from saestore.storage.open import root_attributes
+from saestore.sparse_rows import SparseRows
+from saestore.storage import SnapshotStore, WriteBatch, local_folder, read_attributes
+from saestore.storage.conditional import get_tagged, remove
 from saestore.tables.item_index import ItemIndex
 from saestore.vocabulary import DEFAULT_MEMORY
+from saestore.writing import leftovers
+from saestore.writing.commits import SetCommits, count_deletion, n_deleted
 from saestore.writing.derived import DERIVED, write_derived
-from saestore.writing.lock import LOCK, SetLock
+from saestore.writing.lock import LOCK
 
+Array = np.ndarray[Any, Any]
 Progress = Callable[[str], None]
-
-_STEP = 1 << 20  # generations that a writer with a rival may leave out
 
 # Writes the tables of a set and returns its attributes with them.
 Fill = Callable[[WriteBatch, SetAttributes], SetAttributes]
 
 
-class SetWriter:
+class SetWriter(SetCommits):
     """Owns one activation set while it is written; use as a context manager.
 
     Parameters
@@ -81,13 +70,9 @@ class SetWriter:
     """
 
     def __init__(self, root: zarr.Group, path: str, *, resumes: Callable[[SetAttributes], bool] | None = None) -> None:
-        self._root = root
-        self.path = path
-        self._lock = SetLock(root, path)
+        super().__init__(root, path)
         self._resumes = resumes
-        self.attributes: SetAttributes | None = None
-        self._seen: dict[str, Tagged | None] = {}  # documents as this writer last read or wrote them, by key
-        self._replaced: SetAttributes | None = None  # what readers see until the set that is written replaces it
+        self._active: Array | None = None  # which features are active in a committed sample, once that is counted
 
     def __enter__(self) -> Self:
         self._lock.acquire()
@@ -118,37 +103,6 @@ class SetWriter:
         if folder is not None and self.attributes is None:
             with suppress(OSError):  # not empty: another writer is there already
                 (folder / self.path).rmdir()
-
-    def _errors(self) -> Any:
-        return write_errors(f"{self._root.store}")
-
-    @property
-    def root(self) -> zarr.Group:
-        """Root group of the store."""
-        return self._root
-
-    @property
-    def _base(self) -> str:
-        return f"{self._root.path}/{self.path}".strip("/")
-
-    def _key(self, *below: str) -> str:
-        return "/".join([self._base, *below, DOCUMENT])
-
-    def _fence(self) -> None:
-        """One commit after which a last owner that is alive commits nothing, and names nothing as this writer does."""
-        if self.attributes is None:
-            _count_deletion(self._root)
-            return
-        batch, before = self._batch(), self.attributes
-        for name in TABLES:  # also those that the other one may be about to begin
-            batch.put_group(name)
-        step = 2 + secrets.randbelow(_STEP)  # the rival may be writing the next generation beside this set
-        tables = {name: replace(before.table(name), version=before.table(name).version + step) for name in TABLES}
-        self._commit(batch, replace(before, generation=before.generation + step, tables=tables))
-
-    def _batch(self) -> WriteBatch:
-        """Writes below the set; unlike zarr it leaves the documents of the groups above alone."""
-        return WriteBatch(self._root.store, self._base)
 
     def start(self, attributes: SetAttributes, fill: Fill) -> None:
         """Create the set; its attributes, written last, make it exist.
@@ -217,60 +171,16 @@ class SetWriter:
             batch = self._batch()
             self._commit(batch, fill(batch, attributes))
 
-    def _create_parents(self) -> None:
-        """Create the groups above the set: a set whose parents are missing would not be found."""
-        folder, names = local_folder(self._root), self.path.split("/")
-        if folder is None:
-            for depth in range(1, len(names)):
-                key = "/".join([self._root.path, *names[:depth], DOCUMENT]).strip("/")
-                put_if_match(self._root.store, key, group_document(), None)
-            return
-        for depth in range(1, len(names)):
-            parent = folder.joinpath(*names[:depth], DOCUMENT)
-            if parent.exists():
-                continue
-            # Drafted in the set's own folder, where it is removed if this process is killed.
-            draft = folder / self.path / f"{names[depth - 1]}{PARTIAL}"
-            draft.write_bytes(group_document())
-            durable.flush([draft], draft.parent)  # its name is flushed with the set's
-            with suppress(FileExistsError):
-                publish(draft, parent)
-            draft.unlink()
-
     def clear(self) -> None:
         """Remove the set, all of it while the lock is held."""
         self.attributes = None
         with self._errors():
             self._lock.confirm()
-            _count_deletion(self._root)  # before: what is written here later has other names
+            count_deletion(self._root)  # before: what is written here later has other names
             # Without its attributes the set is gone at once; a killed removal leaves nothing that looks like a set.
             self._put_document(self._key(), {})
             self._remove_leftovers()
             remove(self._root.store, self._key(), self._seen[self._key()])
-
-    def commit(self, attributes: SetAttributes) -> None:
-        """Rewrite the set's attributes: the only commit there is."""
-        with self._errors():
-            self._commit(self._batch(), attributes)
-
-    def _commit(self, batch: WriteBatch, attributes: SetAttributes) -> None:
-        batch.sync()
-        self._lock.confirm()
-        self._put_document(self._key(*(() if self._replaced is None else (NEXT,))), attributes.to_json())
-        self.attributes = attributes
-
-    def _put_document(self, key: str, attributes: Mapping[str, Any]) -> None:
-        """Commit a document where it is still the one that this writer read or wrote last."""
-        if key not in self._seen:
-            self._seen[key] = get_tagged(self._root.store, key)
-        written = replace_tagged(self._root.store, key, group_document(attributes), self._seen[key])
-        if written is None:
-            raise StoreConflictError(
-                f"{self.path} was changed by another process meanwhile. Nothing of it is lost, and nothing further is "
-                "written; run this again.",
-                code="changed-meanwhile",
-            )
-        self._seen[key] = written
 
     def _replace(self) -> None:
         """Put the set that was written in the place of the other one."""
@@ -279,12 +189,6 @@ class SetWriter:
             with self._errors():
                 self._commit(self._batch(), self.require())
                 self._remove_leftovers()
-
-    def _flush_document(self) -> None:
-        """Have the attributes on the disk that were read: a writer that was killed may have left that to be done."""
-        folder = local_folder(self._root)
-        if folder is not None and self.attributes is not None:
-            durable.flush([folder / self.path / DOCUMENT], folder)
 
     def append(self, rows: SparseRows, *, quick: bool = False, **changes: Any) -> SegmentInfo:
         """Write and commit the next rows as one segment.
@@ -310,8 +214,17 @@ class SetWriter:
                 name=segment_name(a.n_samples, a.n_samples + len(rows), a.generation),
                 quick=quick,
             )
+            changes |= {"dead_features": self._count_dead(rows)}
             self.commit(replace(a.with_segments([*a.segments, info]), **changes))
         return info
+
+    def _count_dead(self, rows: SparseRows) -> int:
+        """Features that are active neither in what is committed nor in these rows."""
+        a = self.require()
+        if self._active is None:
+            self._active = active_features(self._segments(a.segments), a.n_features)
+        self._active[rows.indices] = True
+        return a.n_features - int(np.count_nonzero(self._active))
 
     def merge_level(self, first: int, memory: int) -> None:
         """Merge as many of the last segments as keep a set of any size at 16 segments or fewer while it is written.
@@ -416,7 +329,7 @@ class SetWriter:
             kept = [merged if s is run[0] else s for s in a.segments if s is run[0] or s not in run]
             self.commit(a.with_segments(kept))
             for info in run:
-                _remove(self._root, f"{self.path}/{SEGMENTS}/{info.name}")
+                leftovers.remove(self._root, f"{self.path}/{SEGMENTS}/{info.name}")
 
     def _segments(self, infos: Sequence[SegmentInfo]) -> list[Segment]:
         snapshot = SnapshotStore(self._root.store)
@@ -436,19 +349,13 @@ class SetWriter:
         if changes:
             self.commit(replace(attributes, **changes))
 
-    def require(self) -> SetAttributes:
-        """The attributes of the set, which must have been started."""
-        if self.attributes is None:
-            raise NotFoundError(f"There is no activation set {self.path} in the store.", code="unknown-set")
-        return self.attributes
-
     def _remove_leftovers(self) -> None:
         """Remove what the attributes do not name, and half files; where there is no set, everything.
 
         Of a set that exists the groups of tables and the arrays at its root stay: a next writer, who may have the lock
         by now, writes them under the same names.
         """
-        remove_partial_files(self._root, self.path)
+        leftovers.remove_partial_files(self._root, self.path)
         kept = [a for a in (self._replaced, self.attributes) if a is not None]
         keep: dict[str, set[str]] = {name: set() for name in TABLES} if kept else {}
         for a in kept:
@@ -460,76 +367,15 @@ class SetWriter:
         if self._is_planned():
             del keep[SEGMENTS]  # tasks write segments that only their receipts name
             also += [SEGMENTS, TASKS]
-        gone = _others(self._root, self.path, {LOCK, *keep, *(DERIVED if kept else ()), *also})
+        gone = leftovers.others(self._root, self.path, {LOCK, *keep, *(DERIVED if kept else ()), *also})
         for name, nodes in keep.items():
-            gone += _others(self._root, f"{self.path}/{name}", nodes)
+            gone += leftovers.others(self._root, f"{self.path}/{name}", nodes)
         if gone:
             self._lock.confirm()  # after the listing: whoever has the lock next writes under other names
         for path in gone:
-            _remove(self._root, path)
+            leftovers.remove(self._root, path)
 
     def _is_planned(self) -> bool:
         """Whether tasks of other processes may be writing segments."""
         a = self.attributes
         return a is not None and a.plan is not None and a.n_samples != a.planned_samples
-
-
-def n_deleted(root: zarr.Group) -> tuple[int, Tagged | None]:
-    """How many sets of the store have been deleted: a set that is written later has other names than they had."""
-    found = get_tagged(root.store, _root_key(root))
-    attributes = {} if found is None else json.loads(found.value)["attributes"]
-    return int(attributes.get(DELETED, 0)), found
-
-
-def _count_deletion(root: zarr.Group) -> None:
-    """Record one more deletion in the attributes of the store."""
-    written = False
-    while not written:
-        n, before = n_deleted(root)
-        written = put_if_match(root.store, _root_key(root), group_document(root_attributes(n + 1)), before)
-
-
-def is_half_deleted(root: zarr.Group, path: str) -> bool:
-    """Whether a removal that was killed left something of a set: a group whose attributes are gone already."""
-    parts = path.split("/")
-    if len(parts) != 3 or not set(parts).isdisjoint({"", ".", ".."}):
-        return False
-    group = root.get(path)
-    return isinstance(group, zarr.Group) and not group.attrs
-
-
-def _root_key(root: zarr.Group) -> str:
-    return f"{root.path}/{DOCUMENT}".strip("/")
-
-
-def _others(root: zarr.Group, path: str, keep: set[str]) -> list[str]:
-    """Paths of the children of a group, if there is one, but for those to keep; half-written ones of a folder too."""
-    folder = local_folder(root)
-    if folder is not None:
-        names = {p.name for p in (folder / path).iterdir() if p.is_dir()} if (folder / path).is_dir() else set()
-    else:
-        names = SnapshotStore(root.store).names(f"{root.path}/{path}".strip("/")) - {DOCUMENT}
-    return [f"{path}/{name}" for name in sorted(names - keep)]
-
-
-def remove_group(root: zarr.Group, path: str) -> None:
-    """Remove a group that nothing names, if it is there."""
-    with suppress(FileNotFoundError, KeyError):
-        _remove(root, path)
-
-
-def _remove(root: zarr.Group, path: str) -> None:
-    folder = local_folder(root)
-    if folder is None:
-        del root[path]
-    else:
-        shutil.rmtree(folder / path)
-
-
-def remove_partial_files(root: zarr.Group, path: str) -> None:
-    """Remove the files that a killed write left beside its target; above the set, where others write, only old ones."""
-    folder = local_folder(root)
-    if folder is not None:
-        old = (draft for parent in (folder / path).parents[:3] for draft in drafts(parent, old=True))
-        for leftover in (*(folder / path).rglob(f"*{PARTIAL}"), *old):
-            leftover.unlink(missing_ok=True)
