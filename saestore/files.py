@@ -7,6 +7,7 @@ objects (``pickled``), which would run code.
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import os
@@ -28,6 +29,8 @@ from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundE
 __all__ = [
     "NpzArray",
     "NpzFile",
+    "as_numpy",
+    "check_inflation",
     "existing_file",
     "load_array",
     "load_npy",
@@ -35,6 +38,7 @@ __all__ = [
     "load_pt",
     "nearby",
     "plain_tensor",
+    "read_gzip",
     "read_json",
     "refuse_unused",
     "split_member",
@@ -199,6 +203,40 @@ def plain_tensor(tensor: Any, where: str, *, sparse: bool = False) -> Any:
     return tensor.detach().resolve_conj().resolve_neg()
 
 
+def as_numpy(given: Any, what: str) -> Array:
+    """`numpy.asarray`, which takes any tensor with plain numbers and refuses the rest by an error that names it."""
+    try:
+        if hasattr(given, "is_meta"):
+            tensor = plain_tensor(given, what)
+            given = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy(force=True)
+        return np.asarray(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, InvalidInputError):
+            raise
+        raise InvalidInputError(f"{what} is not an array of plain values ({error}).", code="not-values") from error
+
+
+def check_inflation(size: int, packed: int, where: str) -> None:
+    """Refuse what inflates out of all proportion to its compressed bytes (``too-large``)."""
+    limit = max(_MOST_BYTES, _MOST_INFLATION * packed)
+    if size > limit:
+        raise InvalidInputError(
+            f"{where} inflates to {size:,} bytes or more, and {limit:,} are read; store it without compression if that "
+            "is meant.",
+            code="too-large",
+        )
+
+
+def read_gzip(path: Path) -> bytes:
+    """The content of a file that gzip packed; refuses one that inflates without measure."""
+    content = bytearray()
+    with gzip.open(path) as file:
+        while part := file.read(1 << 24):
+            content += part
+            check_inflation(len(content), path.stat().st_size, str(path))
+    return bytes(content)
+
+
 def refuse_unused(
     shapes: Mapping[str, tuple[int, ...]], used: Sequence[str], n_rows: int, where: str, *, masks_only: bool = False
 ) -> None:
@@ -325,15 +363,9 @@ class NpzFile:
 
     def check_size(self, *names: str) -> None:
         """Refuse to read whole arrays that are out of all proportion to the file (``too-large``)."""
-        limit = max(_MOST_BYTES, _MOST_INFLATION * self.path.stat().st_size)
         for name in names:
             size = self._zip.getinfo(f"{name}.npy").file_size
-            if size > limit:
-                raise InvalidInputError(
-                    f"{self.path}:{name} inflates to {size:,} bytes, more than {limit:,}; save it without compression "
-                    "(numpy.savez) if that is meant.",
-                    code="too-large",
-                )
+            check_inflation(size, self.path.stat().st_size, f"{self.path}:{name}")
 
     def open(self, name: str) -> IO[bytes]:
         """The bytes of one array's file, decompressed."""

@@ -79,5 +79,5 @@ class SaestoreBackend(BackendEntrypoint):
         try:
             attributes = json.loads(document.read_bytes()).get("attributes", {})
             return bool(attributes.get("encoding-type") == ROOT_ATTRIBUTES["encoding-type"])
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             return False

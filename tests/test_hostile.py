@@ -1,6 +1,9 @@
 """Hostile and unusual input: the right answer, or an error of saestore; no control character in the terminal."""
 
 import errno
+import gzip
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from strategies import make_case, scratch_store, write_case
 from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 import saestore
+from saestore import files
 from saestore.cli import main
 from saestore.cli.table import Column, counts, render
 from saestore.errors import (
@@ -23,7 +27,7 @@ from saestore.errors import (
 
 pytestmark = pytest.mark.once
 
-ESCAPES = "\x1b]0;title\x07\x1b[31mred\x9b31m\x7f\u202e"
+ESCAPES = "\x1b]0;title\x07\x1b[31mred\x9b31m\x7f\u202e\u200f\u061c"
 
 
 @pytest.fixture
@@ -97,7 +101,9 @@ def test_no_command_prints_control_characters(tmp_path, case):
     ):  # fmt: skip
         result = CliRunner().invoke(main, [*words, *options])
         assert result.output
-        assert [c for c in result.output if c != "\n" and (ord(c) < 32 or 127 <= ord(c) < 160 or c == "\u202e")] == []
+        assert [
+            c for c in result.output if c != "\n" and (ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u202e\u200f\u061c")
+        ] == []
 
 
 def case_matrix():
@@ -160,6 +166,8 @@ class Refusing(WrapperStore):
         PermissionError(errno.EACCES, "Permission denied"),
         OSError(errno.EMFILE, "Too many open files"),
         OSError(errno.EIO, "Input/output error"),
+        OSError(errno.ENOTCONN, "Transport endpoint is not connected"),
+        OSError(errno.EKEYEXPIRED, "Key has expired"),
         ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
         TimeoutError("timed out"),
     ],
@@ -175,7 +183,8 @@ def test_what_cannot_be_reached_is_not_damage(tmp_path, monkeypatch, error):
         store = saestore.open(Refusing(LocalStore(tmp_path / "s.zarr")))
         monkeypatch.setattr(Refusing, "error", error)
         monkeypatch.setattr(Refusing, "key", key)
-        code = "not-allowed" if isinstance(error, PermissionError) else "unreachable"
+        denied = isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EKEYEXPIRED
+        code = "not-allowed" if denied else "unreachable"
         with raises(UnreachableError, code, error.strerror or str(error)):
             ask(store)
         monkeypatch.setattr(Refusing, "error", None)
@@ -223,6 +232,7 @@ MOVED = {
         activation=d["activation"].copy(data=d["activation"].chunk().data.map_blocks(lambda block: block * 2))
     ),
     "rolled blocks": lambda d, _: d.chunk(sample=7).roll(sample=3),
+    "another dimension": lambda d, _: d.expand_dims(z=2),
 }
 
 
@@ -283,8 +293,25 @@ def test_a_condition_with_what_no_column_can_hold_is_refused_or_answered(tmp_pat
             acts.samples.where(many)
     with raises(InvalidInputError, "text-too-long"):
         acts.items.search("x" * 100_000)
+    tracemalloc.start()
+    for where in ({"split": "x" * 1_000_000}, {"split": ["x" * 100_000] * 10}):
+        assert acts.samples.where(where).tolist() == []
+    assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    tracemalloc.stop()
     with raises(InvalidInputError, "invalid-set-path", "None"):
         saestore.open(tmp_path / "s.zarr", "a").write(None, case_matrix())
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float16", "float32", "float64"])
+def test_many_numbers_are_any_of_them_as_few_are(tmp_path, dtype):
+    acts = saestore.open(tmp_path / "s.zarr", "a").write("T/patch/s", case_matrix())
+    values = (np.arange(6) / (3 if dtype.startswith("f") else 1)).astype(dtype)
+    acts.samples.set("x", values)
+    wanted = [0, 1 / 3, values[2].item(), 1e300, -(2**70), float("nan"), 4, 1e-300]
+    few = [set(acts.samples.where({"x": value}).tolist()) for value in wanted]
+    many = acts.samples.where({"x": wanted + [float(i) + 9.5 for i in range(100)]}).tolist()
+    assert many == sorted(set().union(*few))
+    assert len(many) == 3
 
 
 @pytest.mark.parametrize("name", ["a\0b", "n" * 300, "n/" * 4000])
@@ -325,3 +352,48 @@ def test_a_tensor_without_plain_numbers_is_refused(tmp_path):
         store = saestore.open(MemoryStore(), "a")
         acts = saestore.import_activations("T/patch/s", tmp_path / "x.pt", store=store, n_features=3)
         assert np.array_equal(acts.dense()[:, :2], values)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested")
+@pytest.mark.parametrize("name", ["meta", "nested", "float8", "sparse", "grad", "bfloat16", "negative"])
+def test_a_tensor_is_an_array_of_its_numbers_or_refused_everywhere(acts, name):
+    torch = pytest.importorskip("torch")
+    ones = torch.ones(40)
+    nested = torch.nested.nested_tensor([ones[:2]] * 40)
+    tensor = {"meta": ones.to("meta"), "nested": nested, "sparse": ones.to_sparse(),
+              "float8": ones.to(torch.float8_e5m2), "grad": ones.clone().requires_grad_(),
+              "bfloat16": ones.to(torch.bfloat16), "negative": torch._neg_view(-ones)}[name]  # fmt: skip
+    if name in ("grad", "bfloat16", "negative"):
+        acts.samples.set("x", tensor)
+        assert acts.samples["x"].tolist() == [1] * 40
+    else:
+        with raises(InvalidInputError, "unsupported-tensor", "'x'"):
+            acts.samples.set("x", tensor)
+    store = scratch_store()
+    for options in ({"item_ptr": tensor}, {"token_spans": tensor, "items": {"text": ["ab"] * 6}}):
+        with pytest.raises(InvalidInputError):
+            store.write("T/token/s", case_matrix(), **options)
+    for ask in (lambda: acts.samples.set("y", [1] * 40, unknown=tensor), lambda: acts.search({1: tensor})):
+        with pytest.raises(InvalidInputError):
+            ask()
+
+
+def test_documents_that_are_deep_or_inflate_are_refused(acts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for suffix in (".json", ".jsonl", ".json.gz"):
+        content = b"[" * 100_000
+        (tmp_path / f"x{suffix}").write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
+        with raises(InvalidInputError, "unreadable-file", suffix):
+            acts.import_explanations(tmp_path / f"x{suffix}")
+    for content in ("a=" + "[" * 20_000, "a=" + "9" * 10_000):
+        (tmp_path / "saestore.toml").write_text(content)
+        result = CliRunner().invoke(main, ["datasets"])
+        assert (result.exit_code, "cannot be read as TOML" in result.output) == (1, True)
+    monkeypatch.setattr(files, "_MOST_BYTES", 1 << 16)
+    (tmp_path / "x.json.gz").write_bytes(gzip.compress(b" " * (1 << 20)))
+    with raises(InvalidInputError, "too-large", "x.json.gz"):
+        acts.import_explanations(tmp_path / "x.json.gz")
+    with zipfile.ZipFile(tmp_path / "s.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zarr.json", b" " * (1 << 20))
+    with raises(InvalidInputError, "too-large", "s.zip", "zarr.json"):
+        saestore.open(tmp_path / "s.zip")

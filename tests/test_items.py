@@ -253,9 +253,21 @@ def test_import_needs_neither_torch_nor_pandas():
         "image_path, red, split\na, 1, train\nb, 0, cal\nc, 1, test\n",
         "image_path ,red ,split \na ,1 ,train \nb ,0 ,cal \nc ,1 ,test \n",
         'image_path, "red", "split"\na, "1", "train"\nb, "0", "cal"\nc, "1", "test"\n',
+        'image_path,red,split\na, "1", "train"\nb, "0", "cal"\nc, "1", "test"\n',
+        "Image_Path,red,SPLIT\na,1.00,train\nb,0.,cal\nc,1e0,test\n",
+        "image_path\ufeff,red\u200b,split\na,1,train\nb,0,cal\nc,1,test\n",
         '"image_path","red","split"\n"a","True","train"\n"b","False","cal"\n"c","True","test"\n',
     ],
-    ids=["spreadsheet", "after commas", "before commas", "quotes after spaces", "quotes"],
+    ids=[
+        "spreadsheet",
+        "after commas",
+        "before commas",
+        "quotes after spaces",
+        "values after spaces",
+        "capitals",
+        "invisible",
+        "quotes",
+    ],
 )
 def test_tables_as_spreadsheets_and_hands_leave_them(write, content):
     items = Items.from_csv(write(content))
@@ -286,3 +298,27 @@ def test_labels_that_are_masked_or_minus_one_are_not_false():
 def test_half_characters_are_refused():
     with raises(InvalidInputError, "invalid-text", "key"):
         as_items({"key": ["a", "\udc80"]})
+
+
+def test_words_that_look_like_labels_or_splits_in_another_case_are_named():
+    items = {"key": ["a", "b", "c"], "split": ["Train", "test", "Other"], "red": ["yes", "No", ""]}
+    with pytest.warns(UserWarning, match="split|red") as warned:
+        read = as_items(items)
+    assert [any(word in str(w.message) for w in warned) for word in ("split 'Train'", "'red' is text")] == [True, True]
+    assert read.columns["split"].tolist() == ["train", "test", "Other"]
+    assert read.columns["red"].tolist() == ["yes", "No", ""]
+
+
+def test_what_is_not_a_text_or_a_number_is_refused():
+    torch = pytest.importorskip("torch")
+    read = as_items({"key": [b"\xc3\xa9", b"b"], "n": torch.tensor([3, 4]), "red": torch.tensor([0, 1])})
+    assert (read.key.tolist(), read.columns["n"].tolist()) == (["é", "b"], [3, 4])
+    assert read.concepts["red"].tolist() == [False, True]
+    for value, code in ((object(), "unsupported-dtype"), ({}, "unsupported-dtype"), (b"\xff", "invalid-text")):
+        with raises(InvalidInputError, code, "'n'"):
+            as_items({"key": ["a", "b"], "n": [value, value]})
+    with raises(InvalidInputError, "unsupported-tensor", "'n'", "meta"):
+        as_items({"key": ["a", "b"], "n": torch.zeros(2, device="meta")})
+    for missing in ([1.0, np.nan], [1, None]):
+        with raises(InvalidInputError, "empty-key", "row 1"):
+            as_items({"key": missing})

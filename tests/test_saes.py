@@ -42,6 +42,9 @@ def folder(tmp_path):
     return tmp_path / "mine"
 
 
+VERSION = {"sae_lens_version": "6.0.0"}
+
+
 def edit_config(folder, **changes):
     config = json.loads((folder / "cfg.json").read_text())
     (folder / "cfg.json").write_text(json.dumps(config | changes))
@@ -234,6 +237,9 @@ def test_truncated_weights(folder, keep):
         ({"apply_b_dec_to_input": 0.5}, "invalid-sae", "apply_b_dec_to_input=0.5"),
         ({"architecture": "jumprelu"}, "invalid-sae", "threshold"),
         ({"architecture": "gated"}, "invalid-sae", "b_gate"),
+        ({"metadata": {"seqpos_slice": 5, **VERSION}}, "invalid-sae", "seqpos_slice=5"),
+        ({"metadata": {"model_from_pretrained_kwargs": ["fold_ln"], **VERSION}}, "invalid-sae", "fold_ln"),
+        ({"metadata": {"context_size": "long", **VERSION}}, "invalid-sae", "'long'"),
         ({"architecture": "novel"}, "unsupported-sae", "'novel'"),
         ({"architecture": ["topk"]}, "unsupported-sae", "['topk']"),
         ({"k": 33}, "invalid-sae", "k=33"),

@@ -92,6 +92,9 @@ def test_a_mapping_gives_some_rows_a_value(acts):
         acts.items.set("weight", {"nobody": 1})
     with raises(OutOfRangeError, "out-of-range", "feature 6"):
         acts.features.set("name", {6: "x"})
+    twice = scratch_store().write("Twice/patch/s", acts.sparse([0, 1, 2]), items={"key": ["a", "a", "b"]})
+    with raises(InvalidInputError, "ambiguous-key", "'a'"):
+        twice.items.annotate({"weight": {"a": 1}})
 
 
 def test_rows_are_found_by_conditions_and_by_words(acts):

@@ -68,7 +68,7 @@ def numbers_of(values: Any, what: str) -> Array:
     """Finite float64 numbers, of numpy, torch or a list."""
     try:
         numbers = np.asarray(_as_numpy(values), np.float64)
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, RuntimeError) as e:
         raise InvalidInputError(f"{what} holds what is not a number: {e}.", code="not-numbers") from e
     if not np.isfinite(numbers).all():
         raise InvalidInputError(f"{what} holds a number that is not finite; give finite numbers.", code="not-finite")

@@ -120,8 +120,8 @@ def _weights(acts: SetReader, query: Any, sample: Any, item: Any, pooling: Pooli
     elif isinstance(query, Mapping):
         ids = select(list(query), n_features, "feature").ids
         given = numbers_of(list(query.values()), "the query")
-        if given.ndim != 1:
-            message = f"the query has weights of the shape {given.shape[1:]}; give one number for each feature."
+        if given.shape != ids.shape:
+            message = f"the weights of the query have the shape {given.shape}; give a number for each feature."
             raise InvalidInputError(message, code="wrong-length")
         np.add.at(weights, ids, given)
     else:

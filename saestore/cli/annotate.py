@@ -134,6 +134,6 @@ def _value(given: str) -> tuple[str, Any]:
         raise click.UsageError(f"--set {given}: write COLUMN=VALUE, such as weight=0.5.")
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, text
     return name, value if isinstance(value, bool | int | float | str | None) else text

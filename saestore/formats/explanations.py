@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import re
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, require
-from saestore.files import existing_file
+from saestore.files import existing_file, read_gzip
 from saestore.tables.column import TEXT, as_objects
 from saestore.tables.items import read_csv
 from saestore.tables.label_matrix import listed
@@ -160,7 +159,7 @@ def _explanation(file: Path) -> str:
     text = file.read_text("utf-8")
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text.strip()
     return str(value[0] if isinstance(value, list) and value else value)
 
@@ -170,7 +169,7 @@ def _balanced_accuracy(file: Path) -> float | None:
     try:
         examples = json.loads(file.read_text("utf-8"))
         judged = [(bool(e["activating"]), e["prediction"] >= 0.5) for e in examples if e.get("prediction") is not None]
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise InvalidInputError(f"{file} is not a file of a Delphi scorer: {e!r}.", code="unreadable-file") from e
     rates = []
     for truth in (True, False):
@@ -247,8 +246,7 @@ def _number(value: Any, name: str, path: Path) -> int:
 
 
 def _read_json(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    with _opened(path) as file:
-        document = json.load(file, object_pairs_hook=_once)
+    document = json.loads(_text_of(path), object_pairs_hook=_once)
     sae = document.get("sae", {}) if isinstance(document, dict) else {}
     rows = document["features"] if isinstance(document, dict) and "features" in document else document
     if isinstance(rows, dict):  # {"1884": "green object"}, or a mapping of columns for each feature
@@ -259,8 +257,8 @@ def _read_json(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def _read_jsonl(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    with _opened(path) as file:
-        return [json.loads(line, object_pairs_hook=_once) for line in file if line.strip()], {}
+    lines = _text_of(path).split("\n")
+    return [json.loads(line, object_pairs_hook=_once) for line in lines if line.strip()], {}
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -273,8 +271,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _opened(path: Path) -> Any:
-    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+def _text_of(path: Path) -> str:
+    return read_gzip(path).decode() if path.suffix == ".gz" else path.read_text("utf-8")
 
 
 def _read_csv(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:

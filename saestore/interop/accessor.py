@@ -175,7 +175,8 @@ class SAEAccessor:
                 code="not-a-selection",
             )
         dims = self._dataset.variables["activation"].dims
-        if variable.dims not in ((), (name,)) or set(variable.dims) != {name} & set(dims):
+        of_both = {"sample", "feature"}.issuperset(dims)
+        if not of_both or variable.dims not in ((), (name,)) or set(variable.dims) != {name} & set(dims):
             raise InvalidInputError(
                 f".sae needs samples and features as dimensions of their own; here `{name}` lies along "
                 f"{variable.dims} and `activation` along {dims}. {_SELECT}",

@@ -138,7 +138,7 @@ def _json_lines(path: Path) -> dict[str, list[Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InvalidInputError(f"{path} line {number} is not JSON: {error}", code="invalid-json") from error
         text = row.get("text", row.get("messages")) if isinstance(row, dict) else None
         if not _is_content(text):

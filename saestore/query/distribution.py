@@ -41,7 +41,7 @@ def quantiles(
     """
     try:
         probabilities = np.atleast_1d(np.asarray(q, np.float64))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         probabilities = np.array([np.nan])
     if probabilities.ndim != 1 or not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise InvalidInputError(f"q={q!r}: quantiles are probabilities from 0 to 1.", code="not-a-probability")

@@ -305,6 +305,11 @@ class SetTable:
                     f"{near}".rstrip(),
                     code="unknown-key",
                 )
+            if found < 0:
+                raise InvalidInputError(
+                    f"column {name!r}: several items have the key {key!r}; give the number of one.",
+                    code="ambiguous-key",
+                )
             row = found
         if not 0 <= row < len(self):
             raise OutOfRangeError(
@@ -313,11 +318,14 @@ class SetTable:
         return row
 
     def _by_key(self) -> dict[str, int]:
-        """The row of every key of items; read once per table object and state of the set."""
+        """The row of every key of items, -1 of a key of several; read once per table object and state of the set."""
         state = self._reader.attributes
         if self._keys is None or self._keys[0] is not state:
             has_keys = self._name == "items" and KEY in self.names()
-            self._keys = state, {key: i for i, key in enumerate(self.column(KEY).tolist())} if has_keys else {}
+            rows: dict[str, int] = {}
+            for row, key in enumerate(self.column(KEY).tolist() if has_keys else ()):
+                rows[key] = -1 if key in rows else row
+            self._keys = state, rows
         return self._keys[1]
 
 

@@ -13,11 +13,12 @@ from typing import Any, NoReturn, TypeAlias
 import numpy as np
 
 from saestore.errors import InvalidInputError
+from saestore.progress import check_deadline
 from saestore.query.selection import Condition
 from saestore.query.where_names import ACTIVATION, Block, NamedValues, Names, NameSource, TableNames, Values, marked
 from saestore.query.where_parser import Compare, Join, Mark, Name, Node, Not, Unknown, Value, parse, quote_text
 from saestore.storage import ArrayReader, prefetch
-from saestore.tables.column import Column
+from saestore.tables.column import TEXT, Column
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.stored_table import StoredTable
 from saestore.vocabulary import LEVELS
@@ -28,9 +29,9 @@ _BLOCK = 1 << 20  # samples at a time
 _Mask: TypeAlias = Array | Callable[[Block], Array]
 
 
-def contains(values: Array, text: str) -> Array:
+def contains(values: Array, text: Any) -> Array:
     """Whether texts hold a text, upper or lower case."""
-    return np.asarray(np.strings.find(np.strings.lower(values), text.lower()) >= 0)
+    return np.asarray(np.strings.find(np.strings.lower(values), np.array(str(text).lower(), TEXT)) >= 0)
 
 
 _OPERATORS = {
@@ -41,7 +42,7 @@ _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "
 HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
 _LARGEST = 1 << 1000
 _MOST_NAMES, _MOST_VALUES = 1000, 1 << 18  # of a mapping
-_MANY = 16  # values, from which on texts are looked up instead of compared one by one
+_MANY = 16  # values, from which on they are looked up instead of compared one by one
 _EXPRESSION = re.compile(r"\s(and|or)\s|^[\"'].*[\"']$", re.DOTALL)  # what an untyped value hardly ever holds
 
 
@@ -64,8 +65,8 @@ def as_tree(where: Any) -> Node | None:
 
 
 def _values(name: object, given: Any) -> tuple[Value, ...]:
-    given = np.atleast_1d(given) if isinstance(given, np.ndarray) else given
-    options = list(given) if isinstance(given, list | tuple | set | frozenset | np.ndarray) else [given]
+    given = np.atleast_1d(given).tolist() if isinstance(given, np.ndarray) else given
+    options = given if isinstance(given, list | tuple | set | frozenset) else [given]
     if len(options) > _MOST_VALUES:
         raise InvalidInputError(
             f"where= has a list of {len(options):,} values for {str(name)[:100]!r}; at most {_MOST_VALUES:,} are read. "
@@ -252,13 +253,17 @@ def names_activation(where: Any) -> bool:
     return False
 
 
-def _any_of(compare: Callable[[Any, Any], Array], values: Array, options: Iterable[Any]) -> Array:
-    options = list(options)
-    if len(options) > _MANY and compare is operator.eq and values.dtype.kind == "T":
-        return np.fromiter(map(set(options).__contains__, values.tolist()), bool, len(values))
-    mask = np.zeros(len(values), bool)
-    for option in options:
-        mask |= compare(values, option)
+def _any_of(compare: Callable[[Any, Any], Array], values: Array, options: Sequence[Any]) -> Array:
+    check_deadline()
+    kind, mask = values.dtype.kind, np.zeros(len(values), bool)
+    with np.errstate(over="ignore"):  # a number beyond the column's dtype is infinite there
+        if len(options) > _MANY and compare is operator.eq:
+            # A number has the precision of the column, as where it is compared alone.
+            known = set(np.array(options, np.float64).astype(values.dtype).tolist() if kind == "f" else options)
+            return np.fromiter(map(known.__contains__, values.tolist()), bool, len(values))
+        for option in options:
+            # Of a plain text numpy makes copies that take 500 times its memory.
+            mask |= compare(values, np.array(option, TEXT) if kind == "T" else option)
     return mask
 
 
@@ -312,11 +317,10 @@ def _fitting(column: NamedValues, comparison: str, value: Value) -> str | float 
         given = math.inf if given > 0 else -math.inf  # beyond every stored number
     if value.untyped:
         return _converted(column, str(given), value.mark)
-    fits = {
-        "text": isinstance(given, str),
-        "numbers": isinstance(given, int | float) and not isinstance(given, bool),
-        "true and false": isinstance(given, bool | int | float) and given in (0, 1),
-    }[kind]
+    if isinstance(given, str):
+        fits = kind == "text"
+    else:
+        fits = (kind == "numbers" and not isinstance(given, bool)) or (kind == "true and false" and given in (0, 1))
     if not fits:
         shown = quote_text(given) if isinstance(given, str) else str(given).lower()
         _refuse(f"{column.name!r} holds {kind}, and cannot be compared with {shown}", value.mark)

@@ -97,13 +97,15 @@ class Name:
     mark: Mark | None = field(default=None, repr=False, compare=False)
 
 
-@dataclass(frozen=True)
-class Value:
+class Value(NamedTuple):
     """A text, a number, true or false. An untyped value is a text that takes the type of the column."""
 
     value: str | float | bool
-    mark: Mark | None = field(default=None, repr=False, compare=False)
+    mark: Mark | None = None
     untyped: bool = False
+
+    def __repr__(self) -> str:
+        return f"{self.value!r}{'?' * self.untyped}"
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,11 @@ _SCALER = "activation_scaler.json"
 _Parts = tuple[Any, dict[str, Any], Mapping[str, Any]]
 # Normalisations that training does outside of the SAE, until it folds them into the weights.
 _UNFOLDED = ("expected_average_only_in", "covariance_whitening")
+# Notes that decide how a model is run, or what is warned of.
+_NOTES: dict[str, Any] = {
+    "hook_name": str, "model_name": str, "prepend_bos": int, "context_size": int, "seqpos_slice": list | tuple,
+    "model_from_pretrained_kwargs": dict,
+}  # fmt: skip
 # Keys for where the SAE is and runs, and notes about it: they change no activation.
 _NOT_SEMANTICS = ("device", "metadata")
 
@@ -253,12 +258,17 @@ def _loaded(parts: _Parts, name: str, info: Mapping[str, Any], where: str) -> Lo
     module, config, notes = parts
     architecture, k, d_sae = config["architecture"], config.get("k"), config["d_sae"]
     _refuse(architecture, where)
+    for note, kind in _NOTES.items():
+        if not isinstance(notes.get(note), kind | None):
+            raise InvalidInputError(f"{where} has {note}={notes[note]!r}, which it cannot be", code="invalid-sae")
     if k is not None and not 1 <= k <= d_sae:
         raise InvalidInputError(f"{where} has k={k}; it must be 1 to d_sae={d_sae:,}", code="invalid-sae")
     facts = {key: config.get(key) for key in ("architecture", "d_in", "d_sae", "k", "dtype")}
     facts |= {key: config[key] for key in ("normalize_activations", "apply_b_dec_to_input")}
     facts |= {key: notes.get(key) for key in ("hook_name", "model_name")}
-    facts |= {"transcodes": True} if "transcoder" in architecture else {}
+    if notes.get("is_transcoder"):  # as configurations before version 6 have it
+        module.transcodes = True
+    facts |= {"transcodes": True} if "transcoder" in architecture or notes.get("is_transcoder") else {}
     facts |= {"release": None, "sae_id": None, "source": None, **_special_training(notes)}
     _warn_of_training(name, facts)
     training = {key: notes[key] for key in ("prepend_bos", "context_size", "l0") if notes.get(key) is not None}

@@ -33,18 +33,24 @@ if TYPE_CHECKING:
 # What a place answers that tells nothing of the stored bytes: numbers of errors, of HTTP, and names of classes, because
 # the packages of remote places are optional.
 _NOT_ALLOWED: tuple[int | str, ...] = (
-    errno.EACCES, errno.EPERM, 401, 403, "PermissionError", "NoCredentialsError", "PermissionDeniedError",
-    "UnauthenticatedError",
+    errno.EACCES, errno.EPERM, errno.ENOKEY, errno.EKEYEXPIRED, errno.EKEYREVOKED, errno.EKEYREJECTED, 401, 403,
+    "PermissionError", "NoCredentialsError", "PermissionDeniedError", "UnauthenticatedError",
 )  # fmt: skip
 _UNREACHABLE: tuple[tuple[tuple[int | str, ...], str], ...] = (
     ((errno.EMFILE, errno.ENFILE), "The process has used its file handles: close files, or raise `ulimit -n`."),
     ((errno.EIO, errno.ESTALE), "The device or the network folder does not answer well: check it, then ask again."),
     (
-        (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, 408, 429, 500, 502, 503, 504, "ConnectionError",
-         "TimeoutError", "ClientConnectionError", "EndpointConnectionError", "gaierror", "obstore.GenericError"),
+        (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, 408, 429, *range(500, 600), "ConnectionError",
+         "TimeoutError", "aiohttp.ClientError", "EndpointConnectionError", "gaierror", "obstore.GenericError",
+         "obstore.JoinError"),
         "The place does not answer: check the address and the network, then ask again.",
     ),
 )  # fmt: skip
+# Errors of the system that damage can cause: what is there is missing, or of another kind or size.
+_ABOUT_NODES = (
+    None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EINVAL,
+)  # fmt: skip
+_BAD_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
 
 _GROUP = {"attributes", "node_type", "zarr_format"}
 ROOT_ATTRIBUTES = {"format": FORMAT_VERSION, "encoding-type": "saestore"}
@@ -97,7 +103,7 @@ def group_attributes(folder: Path) -> dict[str, Any] | None:
     """The attributes of a group in a local folder; None where zarr must say what is there instead."""
     try:
         document = json.loads((folder / DOCUMENT).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(document, dict) or set(document) != _GROUP or not isinstance(document["attributes"], dict):
         return None
@@ -145,7 +151,8 @@ def open_root(location: Any, mode: str, storage_options: Mapping[str, Any] | Non
     except (OSError, ValueError) as error:
         if isinstance(error, SaestoreError):
             raise
-        raise_unreachable(label, error)
+        if getattr(error, "errno", None) not in _BAD_PATH:
+            raise_unreachable(label, error)
         raise StoreFormatError(f"{label} cannot be a path: {first_line(error)}.") from error
     from zarr.errors import GroupNotFoundError
 
@@ -252,7 +259,7 @@ def write_errors(label: str) -> Iterator[None]:
     except Exception as e:
         code, reason = _write_reason(e)
         if code is None:
-            if not isinstance(e, OSError) or type(e).__module__ != "builtins":
+            if getattr(e, "errno", None) != errno.EPIPE:  # of a pipe that the program prints to
                 raise_unreachable(label, e, "written")
             raise
         raise StoreWriteError(f"Cannot write {label}: {reason}", code=code) from e
@@ -275,6 +282,7 @@ _WRITE_REASONS = (
         "path-is-a-file",
         "a part of the path is a file ({where}). Choose another path with --store.",
     ),
+    (_BAD_PATH, "bad-path", "the system cannot follow the path ({error.strerror}). Choose another path with --store."),
     (
         (errno.EMFILE, errno.ENFILE),
         "too-many-files",
@@ -322,6 +330,8 @@ def raise_unreachable(what: str, error: BaseException, verb: str = "read") -> No
         reason = next((reason for kinds, reason in _UNREACHABLE if _is_any(cause, kinds)), None)
         if reason is not None:
             raise UnreachableError(f"{said} {reason}") from error
+        if isinstance(cause, OSError) and cause.errno not in _ABOUT_NODES:
+            raise UnreachableError(f"{said} Check the place, then ask again.") from error
         cause = cause.__cause__ or cause.__context__
 
 

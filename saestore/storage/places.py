@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,9 +93,16 @@ def place_of(location: Any, mode: str, options: Mapping[str, Any] | None = None)
 
 
 def _zip_file(path: Path, mode: str) -> ZipStore:
+    import zipfile
+
     from zarr.storage import ZipStore
 
+    from saestore.files import check_inflation
+
     _check_reading(mode, str(path), "a zip file")
+    with suppress(zipfile.BadZipFile, NotImplementedError), zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            check_inflation(entry.file_size, entry.compress_size, f"{path}:{entry.filename}")
     return ZipStore(path, mode="r", read_only=True)
 
 

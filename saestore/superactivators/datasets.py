@@ -115,7 +115,7 @@ def read_config(path: Path | None = None) -> dict[str, dict[str, Any]]:
         return {}
     try:
         document = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise _wrong(f"{file} cannot be read as TOML: {error}") from error
     _check_keys(document, ("datasets",), f"{file}: the file")
     tables = document.get("datasets", {})

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError
+from saestore.files import as_numpy
 from saestore.format import RESERVED
 
 Array = np.ndarray[Any, Any]
@@ -115,19 +116,19 @@ def _as_array(given: Any, what: str) -> Array:
             if getattr(given.dtype, "kind", "O") in "biuf" and not given.isna().any()
             else np.asarray(given.to_numpy(dtype=object))
         )
-    if isinstance(given, np.ndarray):
-        return given
+    if isinstance(given, np.ndarray) or hasattr(given, "is_meta"):
+        return as_numpy(given, what)
     try:
         values = list(given)
-    except TypeError as error:
+        array = np.empty(len(values), object)
+        array[:] = values
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidInputError(f"{what} is {given!r}; give one value per row.", code="not-values") from error
-    array = np.empty(len(values), object)
-    array[:] = values
     return array
 
 
 def _as_mask(unknown: Any, n: int, what: str) -> Array:
-    mask = np.asarray(unknown)
+    mask = as_numpy(unknown, f"unknown= of {what}")
     if mask.dtype != bool or mask.shape != (n,):
         raise InvalidInputError(
             f"unknown= of {what} is {mask.dtype} {mask.shape}; give a boolean array of {n:,}.", code="invalid-mask"

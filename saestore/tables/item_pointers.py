@@ -11,7 +11,7 @@ import numpy as np
 
 from saestore import layouts
 from saestore.errors import InvalidInputError
-from saestore.files import load_array
+from saestore.files import as_numpy, load_array
 
 __all__ = ["item_pointers", "token_spans"]
 
@@ -56,7 +56,7 @@ def item_pointers(
             return of_layout
         where, values = array
     else:
-        where, values = "item_ptr", np.asarray(spec)
+        where, values = "item_ptr", as_numpy(spec, "item_ptr")
     return _checked_pointers(where, values, n_items, n_rows)
 
 
@@ -81,7 +81,7 @@ def token_spans(spec: str | os.PathLike[str] | np.ndarray, n_rows: int) -> np.nd
     InvalidInputError
         If shape or dtype is another, or a span is negative or stops before it starts (its row is named).
     """
-    where, values = "spans", np.asarray(spec)
+    where, values = "spans", as_numpy(spec, "spans")
     if isinstance(spec, (str, os.PathLike)):
         array = load_array(spec, 2)
         if array is None:

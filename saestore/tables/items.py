@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
+import numbers
 import os
 import re
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.files import existing_file
+from saestore.files import existing_file, plain_tensor, read_gzip
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +36,10 @@ _NUMBERS = ("id", "index", "width", "height")
 # pandas writes its index into a column without a name; it says nothing that the row number does not.
 _PANDAS_INDEX = ("", "Unnamed: 0")
 
-_LABEL_WORDS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+_LABEL_WORDS = {"false": 0.0, "true": 1.0}
+# Words that may be meant as labels; a column of them is text, with a warning.
+_ANSWERS = ({"yes", "no"}, {"y", "n"}, {"t", "f"}, {"on", "off"})
+_INVISIBLE = "\u200b\u2060\ufeff"  # which some programs leave beside names
 # A plain column (Coco's `traffic light`) with at least this share of 0 and 1 is a concept with mistakes in it, to be
 # told, not a count: 0, 1, 2 has less.
 _MOSTLY = 0.75
@@ -122,19 +128,20 @@ def read_csv(path: Path) -> tuple[list[str], list[np.ndarray]]:
     try:
         # The header is read as a row, else pandas would rename a column that is there twice. No value is guessed at:
         # a text "NA" is a text.
+        packed = read_gzip(path) if path.suffix == ".gz" else None
         read = partial(
-            pd.read_csv,
-            path,
+            lambda **options: pd.read_csv(path if packed is None else io.BytesIO(packed), **options),
             header=None,
             dtype=str,
             keep_default_na=False,
             na_filter=False,
             encoding="utf-8-sig",
-            compression="gzip" if path.suffix == ".gz" else None,
         )
         frame = read()
         # A file that is written by hand may have spaces beside its commas, which are not part of the values then.
+        after_commas = frame.iloc[1:, 1:].to_numpy(dtype=object)
         spaced = any(name != name.strip() for name in frame.iloc[0])
+        spaced |= after_commas.size > 0 and all(value[:1] in (" ", "") for value in after_commas.flat)
         frame = read(skipinitialspace=True) if spaced else frame
     except pd.errors.EmptyDataError as error:
         raise InvalidInputError(
@@ -144,7 +151,7 @@ def read_csv(path: Path) -> tuple[list[str], list[np.ndarray]]:
         reason = str(error).strip().removeprefix("Error tokenizing data. C error: ")
         raise InvalidInputError(f"{path} is not a CSV file in UTF-8: {reason}", code="unreadable-file") from error
     table = frame.to_numpy(dtype=object, copy=True)  # which pandas 3 would give read-only
-    names = [str(name).strip() for name in table[0]]
+    names = [str(name).strip().strip(_INVISIBLE) for name in table[0]]
     for index in [i for i, name in enumerate(names) if name == "split" or (spaced and name != "text")]:
         table[1:, index] = [value.strip() for value in table[1:, index]]
     return names, [_text(table[1:, index], names[index]) for index in range(len(names))]
@@ -161,6 +168,8 @@ def _shape(values: Any) -> tuple[int, ...]:
 def _frame(mapping: Mapping[str, Sequence[Any] | np.ndarray]) -> pd.DataFrame:
     import pandas as pd
 
+    tensors = {name: values for name, values in mapping.items() if hasattr(values, "is_meta")}
+    mapping = {**mapping, **{name: plain_tensor(t, f"column {name!r}").tolist() for name, t in tensors.items()}}
     lengths = {name: _shape(values) for name, values in mapping.items()}
     if any(len(shape) != 1 for shape in lengths.values()) or len(set(lengths.values())) > 1:
         message = ", ".join(f"{name} {shape}" for name, shape in lengths.items())
@@ -191,9 +200,17 @@ def _plain(series: pd.Series) -> np.ndarray:
 
 
 def _text(values: np.ndarray, name: str) -> np.ndarray:
-    """Values as texts; refuses half characters (lone surrogates), which no file can hold."""
+    """Values as texts; refuses half characters (lone surrogates), which no file can hold, and what has no text."""
+    kinds: set[Any] = {type(value) for value in values}
+    for kind in kinds:
+        if (kind.__str__ is object.__str__ and not issubclass(kind, numbers.Number)) or kind is np.ndarray:
+            raise InvalidInputError(
+                f"column {name!r} holds a {kind.__name__}; a column holds true and false, numbers or texts.",
+                code="unsupported-dtype",
+            )
     try:
-        return np.array([str(value) for value in values], dtype=np.dtypes.StringDType())
+        texts = [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+        return np.array(texts, dtype=np.dtypes.StringDType())
     except (TypeError, UnicodeError) as error:
         raise InvalidInputError(
             f"column {name!r} holds a text that is not valid Unicode ({error}); correct it.", code="invalid-text"
@@ -201,6 +218,7 @@ def _text(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def _items(names: list[str], columns: list[np.ndarray], where: str) -> Items:
+    names = [name.lower() if name.lower() in _TEXT and name.lower() not in names else name for name in names]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise InvalidInputError(f"{where} has more than one column {twice[0]!r}; keep one", code="duplicate-name")
@@ -215,7 +233,9 @@ def _items(names: list[str], columns: list[np.ndarray], where: str) -> Items:
         raise InvalidInputError(f"{where} has a header but no rows; it needs one row per item", code="empty-file")
     for name in _TEXT:
         if name in table:
+            missing = table[name] != table[name] if table[name].dtype.kind == "f" else []
             table[name] = table[name].astype(np.dtypes.StringDType())
+            table[name][missing] = ""
     _check_split(table, where)
     key = _take_key(table, n_items, where)
     concepts = {name: found for name, column in table.items() if (found := _labels(name, column, where)) is not None}
@@ -246,6 +266,12 @@ def _check_split(table: dict[str, np.ndarray], where: str) -> None:
                 f"{where}: split is empty in row {row} (counting from 0); name the part of the data, such as train",
                 code="unknown-split",
             )
+    words = table["split"].tolist()
+    odd = sorted({word for word in words if word not in SPLITS and word.lower() in SPLITS})
+    if odd:
+        warnings.warn(f"{where}: split {', '.join(map(repr, odd))} is read in lower case.", stacklevel=2)
+        lower = [word.lower() if word in odd else word for word in words]
+        table["split"] = np.array(lower, dtype=np.dtypes.StringDType())
 
 
 def _labels(name: str, column: np.ndarray, where: str) -> np.ndarray | None:
@@ -260,9 +286,15 @@ def _labels(name: str, column: np.ndarray, where: str) -> np.ndarray | None:
         empty = np.isnan(column) if column.dtype.kind == "f" else np.zeros(len(column), bool)
     else:
         words = [value.strip().lower() for value in column.tolist()]
-        valid = np.array([word in _LABEL_WORDS for word in words])
-        labels = np.array([_LABEL_WORDS.get(word, False) for word in words])
+        values = np.array([_LABEL_WORDS.get(w, float(w) if _FLOAT.fullmatch(w) else math.nan) for w in words])
+        valid, labels = (values == 0) | (values == 1), values == 1
         empty = np.array([word == "" for word in words])
+        if "::" not in name and any(set(words) - {""} <= each for each in _ANSWERS) and not empty.all():
+            warnings.warn(
+                f"{where}: column {name!r} is text, and holds only {' and '.join(sorted(set(words)))}; a concept has 1 "
+                "and 0.",
+                stacklevel=2,
+            )
     if (valid | empty).all() and valid.any():
         return np.ma.MaskedArray(labels, empty) if empty.any() else np.asarray(labels)
     if "::" not in name and valid.mean() < _MOSTLY:
