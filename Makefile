@@ -8,7 +8,9 @@ BENCH := .venv-bench
 NEWEST_PYTHON ?= $(shell for p in python3.13 "$$HOME"/.pyenv/versions/3.13*/bin/python; do \
 	"$$p" -c pass >/dev/null 2>&1 && echo "$$p" && break; done)
 
-PIP_INSTALL := -m pip install -qq --disable-pip-version-check
+# What is imported is compiled, once: compiling all that is installed takes longer than the installation itself.
+PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-compile
+export PYTHONDONTWRITEBYTECODE :=
 # Which torch these environments get; where nothing needs torch, nothing is installed for it.
 CONSTRAINED := -c constraints.txt
 # A worker for every processor, four at most: each takes some 1.5 GB. Each begins with tests side by side, which share
@@ -58,9 +60,8 @@ endif
 # Of tests and documentation; the two side by side, for pip works on one processor and waits for the network.
 environments:
 	@$(MAKE) --no-print-directory -j2 $(VENV)/test.stamp $(if $(strip $(NEWEST_PYTHON)),$(NEWEST)/test.stamp)
-	@$(MAKE) --no-print-directory $(VENV)/docs.stamp
 
-docs: $(VENV)/docs.stamp
+docs: $(VENV)/test.stamp
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 	@echo "The site is in site/: open site/index.html"
 
@@ -85,13 +86,11 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt
 	$(VENV)/bin/python $(PIP_INSTALL) $(CONSTRAINED) -e '.[all]'
 	@touch $@
 
-$(VENV)/test.stamp: $(VENV)/demo.stamp
-	$(VENV)/bin/python $(PIP_INSTALL) $(CONSTRAINED) -e '.[test,lint]'
-	@touch $@
-
-$(VENV)/docs.stamp: $(VENV)/demo.stamp
-	$(VENV)/bin/python $(PIP_INSTALL) $(CONSTRAINED) -e '.[docs]'
-	@touch $@
+$(VENV)/test.stamp: pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) for all that follows"
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python $(PIP_INSTALL) $(CONSTRAINED) -e '.[all,test,lint,docs]'
+	@touch $(VENV)/demo.stamp $@
 
 $(NEWEST)/test.stamp: pyproject.toml
 	@echo "Setting up $(NEWEST) with $(NEWEST_PYTHON)"

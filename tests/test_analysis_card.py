@@ -44,6 +44,7 @@ class Page(HTMLParser):
 def page_of(card):
     page = Page(card._repr_html_())
     assert page.open == []
+    assert page.addresses.pop(0).startswith("#saestore:/")  # of the explorer
     assert all(address.startswith("data:image/") for address in page.addresses)
     return page
 

@@ -30,6 +30,8 @@ from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter
 from saestore.writing.pipeline import start_set
 
+pytestmark = pytest.mark.once
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 CLEVR, ISARCASM = EXAMPLES / "clevr", EXAMPLES / "isarcasm"
 PATCHES = 256

@@ -20,6 +20,8 @@ from saestore.storage.arrays import described
 from saestore.writing import SetWriter
 from saestore.writing.derived import DERIVED, PER_SAMPLE
 
+pytestmark = pytest.mark.once
+
 
 class Scattered:
     """Workers of other processes: parts travel pickled, in any order, and each runs twice."""

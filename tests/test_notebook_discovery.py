@@ -16,6 +16,8 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 nbformat = pytest.importorskip("nbformat")
 
+pytestmark = pytest.mark.once  # the other notebook runs with every version
+
 
 @pytest.fixture(scope="module")
 def pictures():

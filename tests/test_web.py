@@ -29,7 +29,8 @@ PAGES = [
     f"{X}/features/2?concept=middle&where=split == 'test'&intervals=1", f"{X}/features/2?from=silent",
     f"{T}/features/1?from=quantile:0.5&context=2", f"{X}/items", f"{X}/items/3?feature=2&concept=middle",
     f"{T}/items/3?position=4", f"{X}/items/7", f"{X}/concepts", f"{X}/concepts/color::red", f"{X}/concepts/middle",
-    f"{X}/compare", f"{X}/compare?other={OTHER}&metric=jaccard", "/search", "/search?q=five",
+    f"{X}/compare", f"{X}/compare?other={OTHER}&metric=jaccard",
+    f"{X}/compare?other={OTHER}&match=one-to-one", "/search", "/search?q=five",
     f"/search?set={OTHER}&like=item:2",
 ]  # fmt: skip
 
@@ -132,6 +133,17 @@ def test_a_range_random_and_silent_examples(explorer):
     assert len(near) == 6
 
 
+@pytest.mark.parametrize(
+    "rest", ["from=top&offset=3&n=2", "from=quantile:0.5&n=3", "from=quantile:0", "from=range:0.5,1", "from=range:3,4",
+             "from=range:0.3,1.2&offset=1&where=split == 'test'", "from=top&offset=999"])  # fmt: skip
+@pytest.mark.parametrize("level", ["item", "sample"])
+def test_copied_python_gives_the_examples_of_the_page(explorer, rest, level):
+    twin = data(explorer, f"{X}/features/2?level={level}&{rest}")
+    names = {"saestore": saestore}
+    exec(twin["python"].replace("\nacts.", "\nfound = acts."), names)
+    assert names["found"].sample.tolist() == [example["sample"] for example in twin["examples"]]
+
+
 def test_scores_and_neighbours_are_those_of_the_set(explorer, path, monkeypatch):
     acts = saestore.open(path)[IMAGES]
     twin = data(explorer, f"{X}/features/2?where=split != 'cal'")
@@ -183,6 +195,8 @@ def test_features_are_sorted_and_paged(explorer):
     named = data(explorer, f"{X}/features?where=name == 'five'")
     assert [row["feature"] for row in named["rows"]] == [5]
     assert [row["feature"] for row in data(explorer, f"{X}/features?sort=name")["rows"]][:2] == [2, 5]
+    best = data(explorer, f"{X}/features?sort=-roc_auc")
+    assert best["rows"] == data(explorer, f"{X}/features?sort=-roc_auc&concept=*")["rows"]
     scored = data(explorer, f"{X}/features?sort=-roc_auc of middle&concept=middle")["rows"]
     known = [row["roc_auc of middle"] for row in scored if row["roc_auc of middle"] is not None]
     assert known == sorted(known, reverse=True)
@@ -224,22 +238,74 @@ def test_a_concept_is_chosen_and_shown_on_different_items(explorer, path):
 def test_two_sets_match_feature_by_feature(explorer):
     twin = data(explorer, f"{X}/compare?other={OTHER}")
     assert {row["feature"]: row["other_feature"] for row in twin["rows"]} == {f: 9 - f for f in range(9)}
+    pairs = data(explorer, f"{X}/compare?other={OTHER}&match=one-to-one&limit=3&offset=1")
+    assert [row["feature"] + row["other_feature"] for row in pairs["rows"]] == [9, 9, 9]
+    assert (pairs["n_matches"], pairs["n_unmatched"], pairs["n_other_unmatched"]) == (9, 0, 0)
+    np.testing.assert_allclose([pairs["mean_score"], pairs["share"]], 1)
 
 
-def test_large_sets_are_matched_feature_by_feature(explorer, path, monkeypatch):
-    store = saestore.open(path)
-    whole = {row["feature"]: row for row in store[IMAGES].compare(store[OTHER], "cosine")}
+def test_features_without_a_match_are_named_of_both_sets(tmp_path):
+    import scipy.sparse as sp
+    from scipy.optimize import linear_sum_assignment
+
+    store, rng = saestore.open(tmp_path / "s.zarr", mode="a"), np.random.default_rng(3)
+    one, two = np.abs(dense(5, 60)), np.abs(dense(6, 60))[:, :6]
+    one[:, 0] = two[:, 0] = 0
+    one[:40, 1], one[40:, 1] = 0, rng.random(20) + 1  # alone: no other feature fires on the last samples
+    two[40:] = 0
+    acts = store.write("A/cls/b", sp.csr_array(one))
+    other = store.write("A/cls/c", sp.csr_array(two))
+    explorer = explorer_of(tmp_path / "s.zarr")
+    twin = data(explorer, "/A/cls/b/compare?other=A/cls/c&metric=jaccard")
+    best = acts.compare(other, "jaccard")
+    assert [row["feature"] for row in twin["rows"]] == best.feature[np.argsort(-best.score, kind="stable")].tolist()
+    assert [row["feature"] for row in twin["unmatched"]] == [1]
+    active, active_other = (set(np.flatnonzero(values.any(axis=0)).tolist()) for values in (one, two))
+    assert {row["feature"] for row in twin["other_unmatched"]} == active_other - set(best.other_feature.tolist())
+    pairs = data(explorer, "/A/cls/b/compare?other=A/cls/c&metric=jaccard&match=one-to-one")
+    both = (one != 0).T.astype(int) @ (two != 0)
+    either = (one != 0).sum(0)[:, None] + (two != 0).sum(0) - both
+    scores = np.where(either > 0, both / np.maximum(either, 1), 0)
+    rows, columns = linear_sum_assignment(-scores)
+    np.testing.assert_allclose(sum(row["score"] for row in pairs["rows"]), scores[rows, columns].sum())
+    assert {row["feature"] for row in pairs["unmatched"]} == active - {row["feature"] for row in pairs["rows"]}
+    html = get(explorer, "/A/cls/b/compare?other=A/cls/c&metric=jaccard&match=one-to-one").body.decode()
+    assert "are in no pair" in html
+
+
+def test_large_sets_are_matched_beside_the_page(explorer, path, monkeypatch):
+    store, ready = saestore.open(path), threading.Event()
+    whole = {row["feature"]: row for row in store[IMAGES].compare(store[OTHER], "npmi")}
     monkeypatch.setattr(compare, "_LIVE_PAIRS", 0)
-    twin = data(explorer, f"{X}/compare?other={OTHER}&metric=cosine&limit=4&offset=2")
+    monkeypatch.setattr(compare, "_PATIENCE", 0)
+    found = compare._matches
+    monkeypatch.setattr(compare, "_matches", lambda *given: ready.wait() and found(*given))
+    address = f"{X}/compare?other={OTHER}&metric=npmi&limit=4&offset=2"
+    page = get(explorer, address)
+    assert "data-moves" in page.body.decode()
+    twin = data(explorer, address)
     assert [row["feature"] for row in twin["rows"]] == [2, 3, 4, 5]
-    assert (twin["partial"], twin["n_matches"], twin["n_unmatched"]) == (True, N_FEATURES - 1, None)
+    assert (twin["partial"], twin["waiting"], twin["n_matches"], twin["n_unmatched"]) == (
+        True,
+        True,
+        N_FEATURES - 1,
+        None,
+    )
     for row in twin["rows"]:
         expected = whole[row["feature"]]
         assert (row["other_feature"], row["n_both"]) == (expected["other_feature"], expected["n_both"])
         np.testing.assert_allclose(row["score"], expected["score"])
-    monkeypatch.setattr(compare, "_MOST_SAMPLES", int((dense(0)[:, :3] != 0).sum()) + 1)
-    assert data(explorer, f"{X}/compare?other={OTHER}")["limit"] == 3  # as many as can be waited for
-    assert "too many to wait for" in get(explorer, f"{X}/compare?other={OTHER}").body.decode()
+    with monkeypatch.context() as fewer:
+        fewer.setattr(compare, "_MOST_SAMPLES", int((dense(0)[:, :3] != 0).sum()) + 1)
+        assert data(explorer, f"{X}/compare?other={OTHER}&metric=npmi")["limit"] == 3  # as many as can be waited for
+    ready.set()
+    monkeypatch.setattr(compare, "_PATIENCE", np.inf)
+    done = get(explorer, address, seen=page.headers["ETag"])
+    assert (done.status, "data-moves" in done.body.decode()) == (200, False)
+    assert data(explorer, address)["n_matches"] == len(whole)
+    monkeypatch.setattr(compare, "_MOST_PRODUCTS", 0)
+    assert data(explorer, address)["waiting"] is False
+    assert "saestore compare" in get(explorer, address).body.decode()
 
 
 def test_a_feature_shows_its_match_in_another_set(explorer):
@@ -426,13 +492,39 @@ def test_a_set_that_is_being_built_shows_and_moves(tmp_path):
 
     write_segments(tmp_path / "s.zarr", "A/cls/b", dense(0), [20, 20], finish=False)
     explorer = explorer_of(tmp_path / "s.zarr")
-    assert "building: 40 of 72 samples" in get(explorer, "/").body.decode()
-    html = get(explorer, "/A/cls/b").body.decode()
-    assert 'http-equiv="refresh"' in html
+    for page in ("/", "/A/cls/b"):
+        html = get(explorer, page).body.decode()
+        assert "building: 40 of 72 samples" in html
+        assert 'http-equiv="refresh"' in html
+        assert "data-moves" in html
     assert get(explorer, "/A/cls/b/features/2").status == 200
     saestore.open(tmp_path / "s.zarr", "a").write("A/cls/b", sp.csr_array(dense(1)), overwrite=True)
     replaced = data(explorer, "/A/cls/b/features/2?level=sample&n=1")
     assert replaced["stats"]["n_samples"] == 72
+
+
+def test_odd_names_of_concepts_and_items_without_samples(tmp_path):
+    import scipy.sparse as sp
+
+    names = ["a", "a.json", "x/y", "trail/", " spaces ", "%2F?#", "<i>", "\u202egnp.exe", "line\nend"]
+    acts = saestore.open(tmp_path / "s.zarr", mode="a").write(
+        "A/t.json/b", sp.csr_array(dense(0, 4)), items={"text": ["one", "", "two"]}, item_ptr=[0, 2, 2, 4]
+    )
+    acts.concepts.add({name: np.array([1, 0, 0, 1], bool) for name in names}, level="sample")
+    explorer = explorer_of(tmp_path / "s.zarr")
+    for name in names:
+        page = f"/A/t.json/b/concepts/{quote(name)}"
+        if name != "a":  # the twin of "a" is the page of "a.json"
+            assert json.loads(get(explorer, f"{page}.json").body)["concept"] == name
+        html = get(explorer, page).body.decode()
+        assert "<i>" not in html
+        assert f'href="{page}.json"' in html
+        twin = data(explorer, f"/A/t.json/b/features/0?concept={quote(name)}")
+        assert all("iou" in example for example in twin["examples"])
+    empty = data(explorer, "/A/t.json/b/items/1")
+    assert (empty["n_samples"], empty["features"], empty["example"]["tokens"][0]["text"]) == (0, [], "")
+    assert data(explorer, "/search?set=A/t.json/b&like=item:1")["hits"] == []
+    assert get(explorer, "/A/t.json/b/items/1?position=0").status == 404
 
 
 def test_random_addresses_never_fail(explorer, capfd):

@@ -256,7 +256,8 @@ def test_the_widget_shows_pages_of_its_kernel(browser, path, tmp_path):
         return {"content": content, "bytes": list(buffers[0])}
 
     page.expose_function("kernel", kernel)
-    page.set_content("<div id='cell'></div>")
+    card = saestore.open(path)[IMAGES].card(5)._repr_html_()
+    page.set_content(f"<div>{card}</div><div id='cell'></div>")
     page.evaluate(
         """async ({esm, state}) => {
           const url = URL.createObjectURL(new Blob([esm], {type: "text/javascript"}));
@@ -276,5 +277,7 @@ def test_the_widget_shows_pages_of_its_kernel(browser, path, tmp_path):
     page.locator("#cell").get_by_role("link", name="2", exact=True).click()
     page.locator("#cell image[href^='blob:']").first.wait_for()
     assert EVIL in page.locator("#cell h1").inner_text()
+    page.locator("a.explore").click()  # of the card
+    page.locator("#cell h1", has_text="five").wait_for()
     page.close()
     assert told == []

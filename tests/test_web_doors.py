@@ -4,6 +4,7 @@ import gzip
 import http.client
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -107,8 +108,25 @@ def test_answers_are_compressed_and_tagged(served):
     assert b"Feature 1" in gzip.decompress(body)
     assert ask(served, f"{X}/features/1", If_None_Match=headers["etag"])[0] == 304
     assert ask(served, f"{X}/features/1", "HEAD")[2] == b""
-    assert ask(served, f"{X}/features/1", "PUT", b"")[0] == 405
-    assert ask(served, f"{X}/features/1?where=" + "x" * 20_000)[0] == 414
+    store = ask(served, "/index.json")
+    assert ask(served, "/index.json", If_None_Match=f'"x", {store[1]["etag"]}')[0] == 304
+
+
+def test_what_the_server_refuses_has_the_shape_of_all_errors(served):
+    refused = [
+        (405, "unknown-method", ask(served, f"{X}/features/1.json", "PUT", b"")),
+        (414, "address-too-long", ask(served, f"{X}/features/1.json?where=" + "x" * 20_000)),
+        (400, "bad-parameter", ask(served, f"{X}/features.json?sort=max&sort=name")),
+        (403, "unknown-host", ask(served, "/index.json", Host="evil.example")),
+        (413, "form-too-long", ask(served, f"{X}/features/4.json", "POST", b"a=1&" * (1 << 18) + b"a")),
+    ]
+    for status, code, (given, _, body) in refused:
+        assert (given, json.loads(body)["error"]["code"]) == (status, code)
+    assert "problem" in ask(served, f"{X}/features/1", "PUT", b"")[2].decode()
+    assert ask(served, f"{X}/features.json?sort=max&sort=max")[0] == 200
+    with socket.create_connection((urlsplit(served).hostname, urlsplit(served).port)) as stalled:
+        stalled.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\na")  # and goes away
+    assert ask(served, "/")[0] == 200
 
 
 def test_paths_that_lead_out_are_not_here(served):
@@ -172,6 +190,7 @@ def test_a_token_is_asked_for(path):
     assert (status, headers[b"location"]) == (303, b"/")
     assert b"HttpOnly" in headers[b"set-cookie"]
     assert call("/", "saestore_token=key")[0] == 200
+    assert call("//evil.example/a b?token=key&q=1%2B1")[1][b"location"] == b"/evil.example/a%20b?q=1%2B1"
 
 
 def test_a_port_in_use_and_a_store_that_is_not_there(path, served):

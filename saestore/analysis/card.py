@@ -139,7 +139,9 @@ def heading(acts: SetReader, feature: int) -> str:
     texts = {name: str(values[0]) for name, values in known.items() if values[0] is not np.ma.masked and values[0]}
     name = f" <em>{escape(texts['name'])}</em>" if "name" in texts else ""
     lines = "".join(f"<p>{escape(texts[key])}</p>" for key in ("note", "explanation") if key in texts)
-    return f"<h1>Feature {feature}{name}</h1><p class=path>{escape(acts.path)}</p>{lines}"
+    # The widget of `acts.explore()` follows this link; a saved page hides it.
+    link = f'<a class=explore href="#saestore:/{escape(acts.path)}/features/{feature}">show in acts.explore()</a>'
+    return f"<h1>Feature {feature}{name}</h1><p class=path>{escape(acts.path)} {link}</p>{lines}"
 
 
 def statistics(acts: SetReader, feature: int, where: Any) -> str:

@@ -19,6 +19,7 @@ STYLE = """
 .saestore-card h2 { font-size: 1.05em; margin: 0 0 .4em } .saestore-card h3 { font-size: .95em; margin: .9em 0 .4em }
 .saestore-card small, .saestore-card .path, .saestore-card figcaption, .saestore-card .axis, .saestore-card .note
   { color: var(--soft); font-weight: normal; font-size: .85em } .saestore-card .path { margin: 0 0 .6em }
+.saestore-card .explore { color: inherit } body > .saestore-card .explore { display: none }
 .saestore-card section { border-top: 1px solid var(--line); padding: .7em 0; min-width: 0 }
 .saestore-card .grid
   { display: grid; gap: 0 2em; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)) }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -23,8 +24,8 @@ Array = np.ndarray[Any, Any]
 By = Literal["conditional", "jaccard", "npmi", "cosine"]
 
 _BLOCK = 1 << 20  # non-zeros of a block of rows
-_EXACT = 1 << 22  # pairs up to which all are considered for a one-to-one match
-_CANDIDATES = 16  # else the best of each feature
+EXACT = 1 << 22  # pairs up to which all are considered for a one-to-one match
+CANDIDATES = 16  # else the best of each feature
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -226,7 +227,7 @@ def match(
         message = f"by={by!r}: use 'correlation', 'cosine', 'jaccard' or 'decoder'."
         raise InvalidInputError(message, code="unknown-metric")
     shape = acts.shape[1], other.shape[1]
-    n = shape[1] if shape[0] * shape[1] <= _EXACT else _CANDIDATES
+    n = shape[1] if shape[0] * shape[1] <= EXACT else CANDIDATES
     used = None if where is None else samples_of(acts, where)
     alive = [each.stats(where=used)["n_active"].to_numpy() > 0 for each in (acts, other)]
     if by == "decoder":
@@ -238,12 +239,16 @@ def match(
     else:
         found = acts.compare(other, by, n, where=where)
         rows, columns, scores = found.feature, found.other_feature, found.score
+    return replace(one_to_one(rows, columns, scores, alive), _details=partial(names_of, acts, other=other))
+
+
+def one_to_one(rows: Array, columns: Array, scores: Array, alive: Sequence[Array]) -> OneToOne:
+    """The pairs of the largest total score, of pairs of a feature of each set; `alive` are masks of both sets."""
     kept = scores > 0
-    pairs = _assign(rows[kept], columns[kept], scores[kept], shape)
+    pairs = _assign(rows[kept], columns[kept], scores[kept], (len(alive[0]), len(alive[1])))
     order = np.lexsort((pairs[0], -pairs[2]))
     smaller = np.full(len(order), min(int(mask.sum()) for mask in alive))
-    details = partial(names_of, acts, other=other)
-    return OneToOne(pairs[0][order], pairs[1][order], pairs[2][order], smaller, _details=details)
+    return OneToOne(pairs[0][order], pairs[1][order], pairs[2][order], smaller)
 
 
 def _by_decoder(mine: Array, theirs: Array, alive: list[Array], n: int) -> tuple[Array, Array, Array]:

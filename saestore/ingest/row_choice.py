@@ -261,6 +261,8 @@ def _per_row(spec: Any, beside: Any, what: str) -> tuple[str, Array]:
 
 def _load(spec: str, beside: Any, what: str) -> tuple[str, Any]:
     path, key = split_member(spec)
+    if isinstance(beside, Mapping) and spec in beside:
+        return spec, beside[spec]
     if key is None and not path.exists() and hasattr(beside, "select_columns"):  # a Dataset in memory
         return spec, _column(beside, spec, "the Dataset")
     if key is None and not path.exists() and isinstance(beside, str | os.PathLike):

@@ -156,13 +156,17 @@ def cooccurrence(view: View, features: Array) -> Array:
     return counts[np.ix_(back, back)]
 
 
-def best_matches(metric: Metric, n: int, of: tuple[View, Sizes], among: tuple[View, Sizes]) -> FeatureMatches:
+def best_matches(
+    metric: Metric, n: int, of: tuple[View, Sizes], among: tuple[View, Sizes], limit: int | None = None
+) -> FeatureMatches:
     """The features among another set's that are most like each feature and share a row with it.
 
     Parameters
     ----------
     of, among
         Either set, over the same rows, and the sizes of its features.
+    limit
+        Non-zeros of `among` that are held at a time, by default 64 million.
 
     Returns
     -------
@@ -171,18 +175,18 @@ def best_matches(metric: Metric, n: int, of: tuple[View, Sizes], among: tuple[Vi
 
     Notes
     -----
-    Reads the lists of `of` once for every 64 million non-zeros of `among`, which are held as rows. Memory: 8 bytes for
+    Reads the lists of `of` once for every `limit` non-zeros of `among`, which are held as rows. Memory: 8 bytes for
     each of them (5 for ``jaccard``, ``conditional`` and ``npmi``), twice while they are read, 40 bytes for each of 4
     million products or of the products of one feature, a block of lists, and the answer.
     """
     (view, sizes), (other_view, other_sizes) = of, among
-    with_dot, n_others = metric in WITH_DOT, len(other_sizes.n_active)
+    with_dot, limit = metric in WITH_DOT, _HELD if limit is None else limit
     best = [np.full((len(sizes.n_active), n), empty) for empty in (-1, -np.inf, 0)]
-    for first, last in _parts(other_sizes.n_active, _HELD):
-        held = _held(other_view, first, last, with_dot)
+    for first, last in _parts(other_sizes.n_active, limit):
+        held, n_others = _held(other_view, first, last, with_dot), last - first
         lengths = np.diff(held.indptr).astype(np.int64)
         for lists in view.lists(np.flatnonzero(sizes.n_active)):
-            for a, b in _parts(segment_sums(lengths[lists.samples], lists.indptr), _PAIRS):
+            for a, b in _parts(segment_sums(lengths[lists.samples], lists.indptr), min(_PAIRS, limit)):
                 part = lists.part(a, b)
                 rows = held[part.samples]
                 ends, dot = rows.indptr[part.indptr], None
@@ -195,7 +199,7 @@ def best_matches(metric: Metric, n: int, of: tuple[View, Sizes], among: tuple[Vi
                     others = np.flatnonzero(counts > 0)
                     if with_dot:
                         dot = np.bincount(entries, products[ends[i] : ends[i + 1]], n_others)[others]
-                    counts = counts[others]
+                    counts, others = counts[others], others + first
                     scores = score(metric, (sizes, feature), (other_sizes, others), counts, dot)
                     _keep_best([kept[feature] for kept in best], others, scores, counts)
     features, ranks = np.nonzero(best[0] >= 0)
@@ -226,7 +230,7 @@ def _parts(costs: Array, limit: int) -> Iterator[tuple[int, int]]:
 
 
 def _held(view: View, first: int, last: int, with_data: bool) -> scipy.sparse.csr_array:
-    """Some features of all rows, rows x features: the activations, or True for each."""
+    """Some features of all rows, rows x these features: the activations, or True for each."""
     import scipy.sparse as sp
 
     dtype = np.result_type(view.dtype, np.float32) if with_data else bool  # scipy has no float16
@@ -234,10 +238,12 @@ def _held(view: View, first: int, last: int, with_data: bool) -> scipy.sparse.cs
     for rows, block in view.all_rows(values=with_data):
         kept = (block.indices >= first) & (block.indices < last)
         counts[rows] = np.diff(pointers(kept)[block.indptr])
-        parts.append(block.indices[kept].astype(np.int32))
+        parts.append((block.indices[kept].astype(np.int64) - first).astype(np.int32))
         values.append(block.data[kept].astype(dtype))
-    entries = np.concatenate(values), np.concatenate(parts), pointers(counts)
-    return sp.csr_array(entries, shape=(view.n_rows, view.n_features))
+    ends = pointers(counts)
+    # scipy widens the ids to the type of the pointers.
+    entries = np.concatenate(values), np.concatenate(parts), ends.astype(np.int32) if ends[-1] < 1 << 31 else ends
+    return sp.csr_array(entries, shape=(view.n_rows, last - first))
 
 
 def _blocks(view: View, features: Array) -> Iterator[PostingLists]:

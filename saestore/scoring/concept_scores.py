@@ -89,7 +89,7 @@ def _scores(
         n_active[begin:stop] = np.diff(lists.indptr)
         for group in observations.groups:
             given = None if thresholds is None else thresholds[:, first[begin:stop]].T
-            for columns, rows, scores in _score_pieces(lists, observations, group, given):
+            for columns, rows, scores in score_pieces(lists, observations, group, given):
                 for name, values in scores.items():
                     grids[name][rows, begin + columns.start : begin + columns.stop] = values.T
 
@@ -242,7 +242,7 @@ def read_observations(reader: SetReader, level: Level, labels: ConceptLabels, wh
     return ScoredObservations.of(labels.matrix, reader.shape[0], condition, index=index, unknown=labels.unknown)
 
 
-def _score_pieces(
+def score_pieces(
     lists: PostingLists, observations: ScoredObservations, group: KnownGroup, thresholds: Array | None
 ) -> Iterator[tuple[slice, Array, dict[str, Array]]]:
     """Score a block in pieces of bounded memory: a slice of its features, columns of the labels, and their scores."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
+from saestore.analysis.pairs import CANDIDATES, EXACT, OneToOne, one_to_one
+from saestore.errors import TooLargeError
 from saestore.query.posting_lists import one_list
-from saestore.query.results import SimilarFeatures
-from saestore.query.similarity import METRICS, WITH_DOT, check_same_samples, overlap_of_list, ranked
+from saestore.query.results import ResultTable, SimilarFeatures
+from saestore.query.similarity import METRICS, WITH_DOT, best_matches, check_same_samples, overlap_of_list, ranked
 from saestore.web.request import Parameters
 from saestore.web.view import MOST_HELD, MOST_ROWS, Page, SetView, StoreView
 
@@ -16,46 +19,75 @@ __all__ = ["COMPARE", "compare_page", "is_held", "matches_of", "most_like"]
 
 Array = np.ndarray[Any, Any]
 
-COMPARE = ("other", "metric", "limit", "offset")
-_LIVE_PAIRS = 1 << 26  # features of two sets whose pairs are compared while a page waits
-_MOST_ONE_BY_ONE = 100  # rows of a page of larger sets
+COMPARE = ("other", "metric", "match", "limit", "offset")
+MATCH = ("best", "one-to-one")
+BY = ("correlation", "cosine", "jaccard")  # metrics of `acts.match`
+_LIVE_PAIRS = 1 << 26  # features of two sets whose pairs a page waits for
+_MOST_PRODUCTS = 1 << 33  # of non-zeros of two sets that are compared, beside the pages
+_HELD = 1 << 21  # non-zeros of the other set that are held meanwhile
+_PATIENCE = 0.2  # seconds that a page waits for more pairs
+_MOST_ONE_BY_ONE = 100  # rows of a page meanwhile
 _MOST_SAMPLES = 1 << 18  # of all features of such a page
 _RARE = 1000  # samples whose rows are read quickly
 _MOST_POINTS, _MOST_UNMATCHED = 1500, 100
 
 
 def compare_page(store: StoreView, view: SetView, asked: Parameters) -> Page:
-    """Two sets over the same samples: the best match of every feature, and those that have none.
+    """Two sets over the same samples: the best match of every feature, or pairs one to one, and those without.
 
-    Of sets with many features it is found for the features of the page only, which the page states.
+    Large sets are compared beside the pages. Meanwhile, and of sets that are too large, the best match is found for the
+    features of the page only, which the page states.
     """
     other, metric = asked.text("other"), asked.choice("metric", METRICS, "correlation")
+    match = asked.choice("match", MATCH, "best")
     limit, offset = asked.whole("limit", 50, 1, MOST_ROWS), asked.whole("offset", 0, 0, 1 << 40)
-    question = f"acts.compare(saestore.open({store.location!r})[{other!r}], {metric!r})" if other else ""
-    words = ["compare", view.path, other, "--metric", metric] if other else ["info", view.path]
+    theirs = f"saestore.open({store.location!r})[{other!r}]"
+    paired = match == "one-to-one" and metric in BY
+    question = f"acts.match({theirs}, {metric!r})" if paired else f"acts.compare({theirs}, {metric!r})"
+    words = [] if paired else ["compare", view.path, other, "--metric", metric] if other else ["info", view.path]
     data: dict[str, Any] = {
         "set": view.path,
         "other": other or None,
         "metric": metric,
+        "match": match,
         "limit": limit,
         "offset": offset,
         "choices": [path for path in store.paths()[0] if path != view.path],
         "partial": False,
+        "waiting": False,
         "n_pairs": None,
         "n_matches": 0,
         "n_unmatched": None,
+        "n_other_unmatched": None,
+        "mean_score": None,
+        "share": None,
         "unmatched": [],
+        "other_unmatched": [],
         "rows": [],
         "points": {},
-        **store.copies(view.path, question, *words),
+        **store.copies(view.path, question if other else "", *words),
     }
     if other:
-        theirs = store.open(other)
-        _check(view, theirs)
-        data["n_pairs"] = view.reader.shape[1] * theirs.reader.shape[1]
-        find = _all if data["n_pairs"] <= _LIVE_PAIRS else _one_by_one
-        data |= find(view, theirs, metric, limit, offset)
-    return Page("compare.html", f"compare · {view.path}", data)
+        data |= _compared(view, store.open(other), metric, match, (limit, offset))
+    return Page("compare.html", f"compare · {view.path}", data, moves=data["waiting"])
+
+
+def _compared(view: SetView, theirs: SetView, metric: Any, match: str, window: tuple[int, int]) -> dict[str, Any]:
+    """The matches of all features, or while these are computed of the features of the page."""
+    _check(view, theirs)
+    n_pairs = view.reader.shape[1] * theirs.reader.shape[1]
+    products = view.reader.nnz * theirs.reader.nnz // max(1, view.reader.shape[0])
+    too_many = products > _MOST_PRODUCTS
+    if not too_many:
+        patience = math.inf if n_pairs <= _LIVE_PAIRS else _PATIENCE
+        key = ("compare", theirs.path, theirs.tag, metric)
+        try:
+            found = view.remember(key, lambda: _matches(view, theirs, metric), patience)[MATCH.index(match)]
+            return {"n_pairs": n_pairs, **_all(view, theirs, found, window)}
+        except TooLargeError as error:
+            if error.code != "too-slow":
+                raise
+    return {"n_pairs": n_pairs, "waiting": not too_many, **_one_by_one(view, theirs, metric, window)}
 
 
 def _check(view: SetView, theirs: SetView) -> None:
@@ -63,28 +95,44 @@ def _check(view: SetView, theirs: SetView) -> None:
     view.remember(("same samples", theirs.path, theirs.tag), lambda: check_same_samples(view.reader, theirs.reader))
 
 
-def _all(view: SetView, theirs: SetView, metric: Any, limit: int, offset: int) -> dict[str, Any]:
-    """The matches of all features, the best first."""
-    matches = view.remember(
-        ("compare", theirs.path, theirs.tag, metric), lambda: view.reader.compare(theirs.reader, metric)
-    )
-    best = matches[np.argsort(-matches.score, kind="stable")]
-    some = best[:: max(1, len(best) // _MOST_POINTS)]
-    alive = view.statistics["n_active"] > 0
-    alive[matches.feature] = False
-    alone = np.flatnonzero(alive)
-    alone = alone[np.argsort(-view.statistics["n_active"][alone], kind="stable")]
-    return {
-        "rows": [_row(view, theirs, row) for row in best[offset : offset + limit]],
-        "n_matches": len(best),
-        "n_unmatched": len(alone),
-        "unmatched": [{"feature": f, "name": view.name_of(f) or None} for f in alone[:_MOST_UNMATCHED].tolist()],
+def _matches(view: SetView, theirs: SetView, metric: Any) -> tuple[ResultTable, OneToOne]:
+    """The best match of every feature, and pairs one to one, the best first."""
+    for each in (view, theirs):
+        each.__dict__.pop("held_ids", None)  # makes room
+    n_others = theirs.reader.shape[1]
+    n = n_others if view.reader.shape[1] * n_others <= EXACT else CANDIDATES
+    of, among = ((each.reader.view(), each.sizes) for each in (view, theirs))
+    found = best_matches(metric, n, of, among, limit=_HELD)
+    alive = [each.statistics["n_active"] > 0 for each in (view, theirs)]
+    pairs = one_to_one(found.feature, found.other_feature, found.score, alive)
+    best = found[np.flatnonzero(np.diff(found.feature, prepend=-1))]
+    return best[np.argsort(-best.score, kind="stable")], pairs
+
+
+def _all(view: SetView, theirs: SetView, found: Any, window: tuple[int, int]) -> dict[str, Any]:
+    """The page of all matches, and the active features of each set that are in none."""
+    limit, offset = window
+    some = found[:: max(1, len(found) // _MOST_POINTS)]
+    data: dict[str, Any] = {
+        "rows": [_row(view, theirs, row) for row in found[offset : offset + limit]],
+        "n_matches": len(found),
         "points": _points(view, theirs, some.feature, some.other_feature),
     }
+    for prefix, each, matched in (("", view, found.feature), ("other_", theirs, found.other_feature)):
+        n_active = each.statistics["n_active"].copy()
+        n_active[matched] = 0
+        alone = np.flatnonzero(n_active)
+        alone = alone[np.argsort(-n_active[alone], kind="stable")]
+        most = [{"feature": f, "name": each.name_of(f) or None} for f in alone[:_MOST_UNMATCHED].tolist()]
+        data |= {f"n_{prefix}unmatched": len(alone), f"{prefix}unmatched": most}
+    if isinstance(found, OneToOne):
+        data |= {"mean_score": found.mean_score, "share": found.share()}
+    return data
 
 
-def _one_by_one(view: SetView, theirs: SetView, metric: Any, limit: int, offset: int) -> dict[str, Any]:
+def _one_by_one(view: SetView, theirs: SetView, metric: Any, window: tuple[int, int]) -> dict[str, Any]:
     """The match of each feature of a page, in the order of their numbers."""
+    limit, offset = window
     n_active = view.statistics["n_active"]
     order = np.flatnonzero(n_active)
     shown = order[offset : offset + min(limit, _MOST_ONE_BY_ONE)]
@@ -132,7 +180,8 @@ def most_like(view: SetView, theirs: SetView, feature: int, metric: Any, n: int)
 def _row(view: SetView, theirs: SetView, match: dict[str, Any]) -> dict[str, Any]:
     feature, other = match["feature"], match["other_feature"]
     return {
-        **match,
+        "n_both": None,
+        **{name: value for name, value in match.items() if name != "n_features"},
         "name": view.name_of(feature) or None,
         "other_name": theirs.name_of(other) or None,
         "frac_nonzero": view.statistics["frac_nonzero"][feature].item(),

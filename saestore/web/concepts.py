@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from saestore.errors import NotFoundError, did_you_mean
 from saestore.scoring.concept_scores import concept_scores
+from saestore.scoring.feature_scores import roc_auc_of_all
 from saestore.vocabulary import LEVELS, SCORES
 from saestore.web.request import Parameters
 from saestore.web.view import Page, SetView, StoreView
@@ -19,7 +21,7 @@ Level = Literal["item", "sample"]
 
 CONCEPT = ("by", "choose", "show", "n")
 BEST = "*"  # in place of the name of a concept
-_SCORED_AT_ONCE = 1 << 20  # pairs of a feature and a concept
+_LEVELS: tuple[Level, ...] = ("item", "sample")
 _BY = ("roc_auc", "average_precision", "f1")
 
 
@@ -27,33 +29,29 @@ def scores_of(view: SetView, concept: str) -> dict[str, Array]:
     """ROC AUC of every feature with one concept; with ``*`` with its best one, and which that is. NaN where none is."""
     if concept != BEST:
         level = level_of(view, concept)
-        scores = view.remember(("scores", concept), lambda: concept_scores(view.reader, level, concepts=[concept]))
-        return {f"roc_auc of {concept}": scores["roc_auc"].to_numpy()[0]}
-    return view.remember(("scores", BEST), lambda: _best_of_all(view))  # type: ignore[no-any-return]
+        found = view.remember(("scores", concept), lambda: _best_of(view, [(level, [concept])]))
+        return {f"roc_auc of {concept}": found["roc_auc"]}
+    known = [(level, view.reader.concept_names(level)) for level in _LEVELS]
+    return view.remember(("scores", BEST), lambda: _best_of(view, known))  # type: ignore[no-any-return]
 
 
-def _best_of_all(view: SetView) -> dict[str, Array]:
-    """Features in batches, so that memory does not grow with the number of concepts, and every list is read once."""
+def _best_of(view: SetView, concepts: Sequence[tuple[Level, list[str]]]) -> dict[str, Array]:
+    """The best of some concepts for every feature, and its ROC AUC."""
     n_features = view.reader.shape[1]
     best, names = np.full(n_features, np.nan), np.full(n_features, "", object)
-    levels: tuple[Level, ...] = ("item", "sample")
-    for level in levels:
-        known = np.array(view.reader.concept_names(level), object)
-        step = max(1, _SCORED_AT_ONCE // max(1, len(known)))
-        for first in range(0, n_features if len(known) else 0, step):
-            some = np.arange(first, min(first + step, n_features))
-            scores = concept_scores(view.reader, level, features=some)["roc_auc"].to_numpy()
-            top = np.argmax(np.nan_to_num(scores, nan=-1), axis=0)
-            values = scores[top, np.arange(len(some))]
-            better = ~np.isnan(values) & ~(values <= best[some])
-            best[some[better]], names[some[better]] = values[better], known[top[better]]
+    for level, of_level in concepts:
+        known = np.array(of_level, object)
+        for features, scores in roc_auc_of_all(view.reader, level, of_level) if of_level else ():
+            top = np.argmax(np.nan_to_num(scores, nan=-1), axis=1)
+            values = scores[np.arange(len(features)), top]
+            better = ~np.isnan(values) & ~(values <= best[features])
+            best[features[better]], names[features[better]] = values[better], known[top[better]]
     return {"best concept": names, "roc_auc": best}
 
 
 def level_of(view: SetView, concept: str) -> Level:
     """The level of a concept, items first."""
-    levels: tuple[Level, ...] = ("item", "sample")
-    for level in levels:
+    for level in _LEVELS:
         if concept in view.reader.concept_names(level):
             return level
     known = view.reader.concept_names()

@@ -13,9 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
-from saestore.errors import InvalidInputError, StoreConflictError, require
+from saestore.errors import (
+    InvalidInputError,
+    NotAllowedError,
+    SaestoreError,
+    StoreConflictError,
+    TooLargeError,
+    require,
+)
 from saestore.progress import deadline
 from saestore.query.reader import SetReader
 from saestore.web.explorer import STATIC, Explorer
@@ -35,6 +42,7 @@ _THREADS = 4
 _WAITING = 64  # requests at most; further ones are refused at once
 _LONGEST_ADDRESS, _LARGEST_FORM = 16_384, 1 << 20
 _COOKIE = "saestore_token"
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")  # which are answered, with an error
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; style-src 'self'; script-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'; connect-src 'self'",
@@ -55,19 +63,20 @@ class Guard:
     hosts: tuple[str, ...]
     token: str | None
 
-    def refusal(self, request: WebRequest) -> str | None:
-        """Why a request is not answered; None if it is."""
+    def check(self, request: WebRequest) -> None:
+        """Raise `NotAllowedError` for a request that is not answered."""
         given = request.headers.get("host", "")
         host = urlsplit(f"//{given}").hostname if re.fullmatch(r"[\w.:\[\]-]{1,255}", given) else None
         if self.token is None and host not in self.hosts:
-            return f"This server answers at {' and '.join(self.hosts[:2])} only."
-        sent = request.query_params.get("token") or request.cookies.get(_COOKIE) or ""
-        if self.token is not None and not secrets.compare_digest(sent.encode(), self.token.encode()):
-            return "This server needs its token: open the address that it printed when it started."
+            message = f"This server answers at {' and '.join(self.hosts[:2])} only."
+            raise NotAllowedError(message, code="unknown-host")
+        sent = request.query_params.get("token") or unquote(request.cookies.get(_COOKIE) or "")
+        if self.token is not None and not secrets.compare_digest(sent.encode("utf-8", "replace"), self.token.encode()):
+            message = "This server needs its token: open the address that it printed when it started."
+            raise NotAllowedError(message, code="bad-token")
         origin = request.headers.get("origin")
         if request.method == "POST" and origin is not None and urlsplit(origin).netloc != given:
-            return "A form of another page cannot change the store."
-        return None
+            raise NotAllowedError("A form of another page cannot change the store.", code="other-origin")
 
 
 def application(explorer: Explorer, hosts: Sequence[str], token: str | None = None) -> Starlette:
@@ -75,40 +84,50 @@ def application(explorer: Explorer, hosts: Sequence[str], token: str | None = No
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
     from starlette.middleware.gzip import GZipMiddleware
-    from starlette.responses import RedirectResponse
+    from starlette.requests import ClientDisconnect
+    from starlette.responses import Response
     from starlette.routing import Route
 
     guard, pool = Guard(tuple(hosts), token), ThreadPoolExecutor(_THREADS, "saestore")
     waiting = 0
 
-    async def answered(request: WebRequest) -> Response:  # noqa: PLR0911 - one return per reason
+    async def answered(request: WebRequest) -> Response:
         nonlocal waiting
-        refusal = guard.refusal(request)
-        if refusal is not None:
-            return _plain(403, refusal)
-        if token is not None and "token" in request.query_params:
-            response: Response = RedirectResponse(request.url.path, 303)
-            response.set_cookie(_COOKIE, token, httponly=True, samesite="strict")
-            return response
-        if len(request.url.path) + len(request.url.query) > _LONGEST_ADDRESS:
-            return _plain(414, f"The address has more than {_LONGEST_ADDRESS:,} characters.")
-        if waiting >= _WAITING:
-            return _plain(503, "Too many requests wait for an answer; try again.")
-        waiting += 1
+        path, end = request.scope["path"], time.monotonic() + SECONDS
         try:
-            question = await _question(request)
-            end = time.monotonic() + SECONDS
-            work = asyncio.get_running_loop().run_in_executor(pool, _answer_until, end, explorer, question)
-            return _response(await asyncio.wait_for(asyncio.shield(work), SECONDS + _GRACE))
-        except InvalidInputError as error:
-            return _plain(413, str(error))
+            guard.check(request)
+            if token is not None and "token" in request.query_params:
+                return _with_cookie(request, token)
+            question = await asyncio.wait_for(_question(request), SECONDS)
+            if waiting >= _WAITING:
+                raise TooLargeError("Too many requests wait for an answer; try again.", code="too-many")
+            waiting += 1
+            try:
+                work = asyncio.get_running_loop().run_in_executor(pool, _answer_until, end, explorer, question)
+                return _response(await asyncio.wait_for(asyncio.shield(work), end + _GRACE - time.monotonic()))
+            finally:
+                waiting -= 1
+        except ClientDisconnect:
+            return Response(status_code=400)  # to nobody
+        except SaestoreError as error:
+            return _response(explorer.failure(error, path))
         except TimeoutError:
-            return _plain(503, f"The answer took longer than {SECONDS} seconds. Ask for less, or load the page again.")
-        finally:
-            waiting -= 1
+            message = f"The answer took longer than {SECONDS} seconds. Ask for less, or load the page again."
+            return _response(explorer.failure(TooLargeError(message, code="too-slow"), path))
 
-    route = Route("/{path:path}", answered, methods=["GET", "HEAD", "POST"])
+    route = Route("/{path:path}", answered, methods=_METHODS)
     return Starlette(routes=[route], middleware=[Middleware(GZipMiddleware, minimum_size=1000)])
+
+
+def _with_cookie(request: WebRequest, token: str) -> Response:
+    """Lead to the same page without the token, which the browser keeps as a cookie."""
+    from starlette.responses import RedirectResponse
+
+    query = [(name, value) for name, value in request.query_params.multi_items() if name != "token"]
+    path = "/" + quote(request.scope["path"].lstrip("/"), safe="/", errors="replace")
+    response = RedirectResponse(path + "?" * bool(query) + urlencode(query, errors="replace"), 303)
+    response.set_cookie(_COOKIE, quote(token), httponly=True, samesite="strict")
+    return response
 
 
 def _answer_until(end: float, explorer: Explorer, question: Request) -> Answer:
@@ -117,28 +136,32 @@ def _answer_until(end: float, explorer: Explorer, question: Request) -> Answer:
 
 
 async def _question(request: WebRequest) -> Request:
-    form: dict[str, str] = {}
+    """What is asked, or `InvalidInputError` for what is too long, or not a question at all."""
+    if len(request.url.path) + len(request.url.query) > _LONGEST_ADDRESS:
+        raise InvalidInputError(f"An address has at most {_LONGEST_ADDRESS:,} characters.", code="address-too-long")
+    if request.method not in ("GET", "HEAD", "POST"):
+        raise InvalidInputError(f"{request.method} is not used here; use GET or POST.", code="unknown-method")
+    form, query = dict[str, list[str]](), dict[str, str]()
+    for name, value in request.query_params.multi_items():
+        if query.setdefault(name, value) != value:
+            message = f"{name[:80]}= is given twice, with two values; give it once."
+            raise InvalidInputError(message, code="bad-parameter")
     if request.method == "POST":
         body = b""
         async for chunk in request.stream():
             body += chunk
             if len(body) > _LARGEST_FORM:
-                raise InvalidInputError(f"A form has at most {_LARGEST_FORM:,} bytes.", code="too-large")
-        for name, value in parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=100_000):
-            form[name] = f"{form[name]},{value}" if name in form else value
-    seen = request.headers.get("if-none-match", "")
-    method = "POST" if request.method == "POST" else "GET"
-    return Request(request.scope["path"], dict(request.query_params), method, form, seen)
+                raise InvalidInputError(f"A form has at most {_LARGEST_FORM:,} bytes.", code="form-too-long")
+        for name, value in parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True):
+            form.setdefault(name, []).append(value)
+    seen, method = request.headers.get("if-none-match", ""), "POST" if request.method == "POST" else "GET"
+    return Request(request.scope["path"], query, method, {name: ",".join(form[name]) for name in form}, seen)
 
 
 def _response(answer: Answer) -> Response:
     from starlette.responses import Response
 
     return Response(answer.body, answer.status, {**_HEADERS, **answer.headers}, answer.media_type)
-
-
-def _plain(status: int, sentence: str) -> Response:
-    return _response(Answer(status, "text/plain", f"{sentence}\n".encode()))
 
 
 def is_loopback(host: str) -> bool:
@@ -168,7 +191,7 @@ def serve(explorer: Explorer, listening: socket.socket, token: str | None, start
 
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
+    address = f"http://{shown}:{port}/" + (f"?token={quote(token, safe='')}" if token else "")
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -213,15 +236,9 @@ def widget(reader: SetReader, images: Path | None = None) -> Any:
             parts = urlsplit(str(content["address"])[:_LONGEST_ADDRESS])
             form = {str(name): str(value) for name, value in dict(content.get("form") or {}).items()}
             method = "POST" if content.get("method") == "POST" else "GET"
-            question = Request(_decoded(parts.path), dict(parse_qsl(parts.query)), method, form)
-            answer = explorer.answer(question)
+            question = Request(unquote(parts.path) or "/", dict(parse_qsl(parts.query)), method, form)
+            answer = _answer_until(time.monotonic() + SECONDS, explorer, question)
             head = {"id": content.get("id"), "status": answer.status, "type": answer.media_type}
             self.send({**head, "location": answer.headers.get("Location")}, buffers=[answer.body])
 
     return ExplorerWidget()
-
-
-def _decoded(path: str) -> str:
-    from urllib.parse import unquote
-
-    return unquote(path) or "/"

@@ -33,9 +33,15 @@ _LONGEST_FIELD = 20_000  # characters of a name, a note or an explanation
 _STATUS: dict[str, int] = {
     "unknown-column": 400,
     "too-slow": 503,
+    "too-many": 503,
     "bad-token": 403,
     "read-only": 403,
+    "unknown-host": 403,
+    "other-origin": 403,
     "unknown-form": 405,
+    "unknown-method": 405,
+    "address-too-long": 414,
+    "form-too-long": 413,
 }
 _STATUS_OF_CLASS: tuple[tuple[type[SaestoreError], int], ...] = (
     (NotFoundError, 404),
@@ -69,7 +75,7 @@ class Explorer:
         }
         self.templates.globals |= {"part": self.part, "twin_of": _twin, "patch_links": partial(_patch_links, store)}
         self.templates.globals["facts_of"] = lambda columns: [(name, _number(value)) for name, value in columns.items()]
-        self.templates.filters |= {"number": _number, "percent": _percent}
+        self.templates.filters |= {"number": _number, "percent": _percent, "score": _score}
 
     def answer(self, request: Request) -> Answer:
         """The answer to a request; every error is a page, or a JSON document with its code and message."""
@@ -78,10 +84,10 @@ class Explorer:
             path, twin = self._split_twin(request.path)
             return self._answer(request, path, twin=twin)
         except SaestoreError as error:
-            return self._failure(error, request, twin=twin)
+            return self.failure(error, path, request.query, twin=twin)
         except Exception as error:  # noqa: BLE001 - a page says that there is a mistake in saestore; the log has it
             traceback.print_exception(error, file=sys.stderr)
-            return self._failure(error, request, twin=twin)
+            return self.failure(error, path, request.query, twin=twin)
 
     def page(self, path: str, query: Mapping[str, str]) -> Page:
         """What the page at a path shows."""
@@ -93,19 +99,23 @@ class Explorer:
 
     def render(self, page: Page, template: str | None = None, **more: Any) -> str:
         """The HTML of a page."""
-        return self.templates.get_template(template or page.template).render(title=page.title, d=page.data, **more)
+        context = {"title": page.title, "d": page.data, "moves": page.moves, **more}
+        return self.templates.get_template(template or page.template).render(context)
 
     def part(self, page: Page) -> Markup:
         """The main block of a page, to be put into another."""
         template = self.templates.get_template(page.template)
-        context = template.new_context({"title": page.title, "d": page.data, "address": ("", {})})
+        context = template.new_context({"title": page.title, "d": page.data, "moves": False, "address": ("", {})})
         macros = self.templates.get_template("macros.html").make_module(context.get_all())
         context = template.new_context({**context.get_all(), "m": macros})
         return Markup("").join(Markup(text) for text in template.blocks["main"](context))  # noqa: S704 - is escaped
 
     def _split_twin(self, path: str) -> tuple[str, bool]:
-        """The path of a page, and whether its JSON twin is asked for; a set may itself be called ``x.json``."""
+        """The path of a page, and whether its JSON twin is asked for; a set or concept can be called ``x.json``."""
         if not path.endswith(".json") or self.store.has(path.strip("/")):
+            return path, False
+        *start, name = path.removeprefix("/").split("/concepts/", 1)
+        if start and name in self.store.concepts_of(start[0]):
             return path, False
         bare = path.removesuffix(".json")
         return ("/" if bare in ("/index", "/") else bare), True
@@ -118,22 +128,26 @@ class Explorer:
             return routed
         tag, make = routed
         state = f"{tag}|{self.token}|{self.store.writable}|{twin}|{path}|{sorted(request.query.items())}"
-        etag = f'W/"{hashlib.sha256(state.encode("utf-8", "replace")).hexdigest()[:32]}"'
-        headers = {"ETag": etag, "Cache-Control": "no-cache"}
-        if tag and request.seen == etag:
+        headers = {"ETag": _etag(state.encode("utf-8", "replace")), "Cache-Control": "no-cache"}
+        if tag and headers["ETag"] in request.seen:
             return Answer(304, "text/html", b"", headers)
         page = make(request.query)
         if isinstance(page, Answer):
             return page
-        headers = headers if tag else {"Cache-Control": "no-cache"}
-        if twin:
-            return Answer(200, "application/json", as_json(page.data), headers)
         address = request.path, dict(request.query)
-        return Answer(200, "text/html", self.render(page, address=address).encode("utf-8", "replace"), headers)
+        kind = "application/json" if twin else "text/html"
+        body = as_json(page.data) if twin else self.render(page, address=address).encode("utf-8", "replace")
+        if not tag or page.moves:  # of more than the state of one set
+            headers["ETag"] = _etag(body)
+            if headers["ETag"] in request.seen:
+                return Answer(304, kind, b"", headers)
+        return Answer(200, kind, body, headers)
 
     def _route(self, path: str, query: Mapping[str, str]) -> Answer | tuple[str, Callable[[Mapping[str, str]], Any]]:
         """The state that a page is of, "" where it is never the same, and what makes the page."""
-        parts = path.strip("/").split("/")
+        parts = path.lstrip("/").split("/")
+        if parts[3:4] != ["concepts"] or parts[4:] == [""]:  # the name of a concept may end with a slash
+            parts = path.strip("/").split("/")
         if parts == [""]:
             return "", lambda query: pages.store_page(self.store, Parameters(query, ()))
         if parts == ["search"]:
@@ -206,8 +220,11 @@ class Explorer:
         kind = _TYPES.get(known[name].suffix, "application/octet-stream")
         return Answer(200, kind, known[name].read_bytes(), {"Cache-Control": "public, max-age=300"})
 
-    def _failure(self, error: Exception, request: Request, *, twin: bool) -> Answer:
+    def failure(
+        self, error: Exception, path: str, query: Mapping[str, str] | None = None, *, twin: bool | None = None
+    ) -> Answer:
         """An error as a page with its sentence and the mark under a condition, or as JSON."""
+        twin = path.endswith(".json") if twin is None else twin
         known = isinstance(error, SaestoreError)
         code = getattr(error, "code", "internal") if known else "internal"
         classes = (status for kind, status in _STATUS_OF_CLASS if isinstance(error, kind))
@@ -219,18 +236,14 @@ class Explorer:
         sentence, _, mark = message.removeprefix("where=: ").partition("\n")
         sentence = sentence[:1].upper() + sentence[1:]
         heading = _HEADINGS.get(status, "That did not work")
-        page = Page(
-            "error.html",
-            heading,
-            {
-                **data,
-                "sentence": sentence,
-                "mark": mark,
-                "status": status,
-                "path": request.path,
-                "query": dict(request.query),
-            },
-        )
+        more = {
+            "sentence": sentence,
+            "mark": mark,
+            "status": status,
+            "path": "/" + path.lstrip("/"),
+            "query": dict(query or {}),
+        }
+        page = Page("error.html", heading, {**data, **more})
         return Answer(status, "text/html", self.render(page, address=("", {})).encode("utf-8", "replace"))
 
     def _write(self, request: Request, path: str) -> Answer:
@@ -281,6 +294,10 @@ class Explorer:
         return name
 
 
+def _etag(state: bytes) -> str:
+    return f'W/"{hashlib.sha256(state).hexdigest()[:32]}"'
+
+
 def _id(text: str, what: str) -> int:
     """A number in a path."""
     if not text.isascii() or not text.isdigit() or len(text) > 15:
@@ -300,6 +317,11 @@ def _number(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return number(value) if isinstance(value, float) else str(value)
+
+
+def _score(value: float | None) -> str:
+    """A score of 0 to 1, so that a column of them is easy to compare."""
+    return "-" if value is None or np.isnan(value) else f"{value:.3f}"
 
 
 def _percent(value: float | None) -> str:
@@ -327,4 +349,6 @@ def _patch_links(store: StoreView, data: Mapping[str, Any]) -> dict[int, str | N
 def _twin(address: tuple[str, Mapping[str, str]]) -> str:
     """The address of the JSON twin of a page."""
     path, query = address
-    return with_query((path.rstrip("/") or "/index") + ".json", query, quoted=False)
+    bare = path.rstrip("/")
+    path = path if bare.split("/")[4:5] == ["concepts"] and bare.count("/") > 4 else bare  # a name may end with a slash
+    return with_query((path or "/index") + ".json", query, quoted=False)

@@ -13,16 +13,17 @@ import numpy as np
 from saestore.analysis.directions import decoder_of, neighbours
 from saestore.analysis.examples import examples
 from saestore.errors import InvalidInputError, OutOfRangeError, SaestoreError
+from saestore.progress import time_left
 from saestore.query.results import TopSamples
 from saestore.query.selection import Condition
 from saestore.query.similarity import METRICS
-from saestore.scoring.concept_scores import concept_scores, score_intervals
+from saestore.scoring.concept_scores import score_intervals
 from saestore.stats import STATISTICS, Moments
 from saestore.vocabulary import LEVELS
 from saestore.web.compare import is_held, matches_of, most_like
 from saestore.web.content import describe
 from saestore.web.request import Parameters, number_in
-from saestore.web.view import Page, SetView, StoreView
+from saestore.web.view import Page, SetView, StoreView, scorers_of
 
 __all__ = ["FEATURE", "check_feature", "feature_page"]
 
@@ -36,6 +37,7 @@ MOST_EXAMPLES = 64
 _BINS = 40  # of a histogram of many values
 _LEVELS: tuple[Level, ...] = ("item", "sample")
 _CONCEPTS, _SIMILAR, _MATCHES = 8, 10, 3
+_SHOWN_SCORES = ("roc_auc", "average_precision", "f1", "threshold")
 # Samples of a feature whose neighbours, and unasked whose matches, are looked for in rows that must be read.
 _SIMILAR_BELOW, _MATCHED_BELOW = 200_000, 10_000
 _DRAWN = ("random", "silent", "near")
@@ -80,12 +82,13 @@ def feature_page(store: StoreView, view: SetView, feature: int, asked: Parameter
     condition = reader.condition(where or None)
     whole = reader.feature(feature, where=where or None)
     candidates = whole if level == "sample" else _first_of_items(whole)
-    candidates = _part(candidates, origin)
+    before, candidates = _part(candidates, origin)
     if origin.kind in _DRAWN:
         numbers = {"n": n, "level": level, "where": where, "seed": seed}
         chosen = _drawn(view, feature, origin.kind, numbers)
     else:
-        chosen = _window(candidates, origin, n, offset)
+        first = _start(len(candidates), origin, n, offset)
+        before, chosen = before + first, candidates[first : first + n]
     data: dict[str, Any] = {
         "set": view.path,
         "feature": feature,
@@ -103,17 +106,18 @@ def feature_page(store: StoreView, view: SetView, feature: int, asked: Parameter
         "histogram": _histogram(whole if level == "sample" else _first_of_items(whole), bins),
         "n_candidates": None if origin.kind in ("silent", "near") else len(candidates),
         "examples": describe(store, view, feature, chosen, concept=concept, context=context),
-        **_concepts(view, feature, where, intervals=bool(asked.text("intervals"))),
+        **_concepts(view, feature, where, condition, intervals=bool(asked.text("intervals"))),
         **_similar(view, feature, metric),
         "metrics": metrics,
         **_matches(store, view, feature, metric, asked.text("other")),
         "known": view.known_of(feature),
         "n_features": reader.shape[1],
+        "splits": view.splits,
         "sample_concepts": reader.concept_names("sample")[:200],
         "where_names": [*reader.items.columns, *reader.samples.columns, "item", "position", "sample"][:200],
     }
     data["strongest"] = max((abs(value) for e in data["examples"] for _, value in e["heat"]), default=0.0)
-    data |= _copies(store, data, origin)
+    data |= _copies(store, data, origin, (before, before + len(chosen)))
     name = f"{data['name']} · " if data["name"] else ""
     return Page("feature.html", f"{name}feature {feature} · {view.path}", data)
 
@@ -130,18 +134,21 @@ def _first_of_items(top: TopSamples) -> TopSamples:
     return top[np.sort(first)]
 
 
-def _part(top: TopSamples, origin: Origin) -> TopSamples:
+def _part(top: TopSamples, origin: Origin) -> tuple[int, TopSamples]:
+    """The rows of a range, and how many are before them."""
     if origin.kind != "range":
-        return top
+        return 0, top
     wide = top.activation.astype(np.float64)
-    return top[(wide >= origin.low) & (wide <= origin.high)]
+    inside = (wide >= origin.low) & (wide <= origin.high)
+    return int(np.argmax(inside)) if inside.any() else 0, top[inside]
 
 
-def _window(top: TopSamples, origin: Origin, n: int, offset: int) -> TopSamples:
-    if origin.kind == "quantile" and len(top):
-        middle = round((1 - origin.low) * (len(top) - 1))
-        offset += max(0, min(middle - n // 2, len(top) - n))
-    return top[offset : offset + n]
+def _start(length: int, origin: Origin, n: int, offset: int) -> int:
+    """The first row that is shown of some."""
+    if origin.kind == "quantile" and length:
+        middle = round((1 - origin.low) * (length - 1))
+        offset += max(0, min(middle - n // 2, length - n))
+    return min(offset, length)
 
 
 def _drawn(view: SetView, feature: int, kind: str, asked: Mapping[str, Any]) -> TopSamples:
@@ -179,29 +186,28 @@ def _histogram(top: TopSamples, bins: int) -> dict[str, list[float]]:
     return {"left": edges[:-1].tolist(), "right": edges[1:].tolist(), "count": counts.tolist()}
 
 
-def _concepts(view: SetView, feature: int, where: str, *, intervals: bool) -> dict[str, Any]:
-    """The concepts that a feature scores best with, over the samples of the condition."""
+def _concepts(
+    view: SetView, feature: int, where: str, condition: Condition | None, *, intervals: bool
+) -> dict[str, Any]:
+    """The concepts that a feature scores best with, over the samples of the condition, with intervals."""
     rows: list[dict[str, Any]] = []
-    note = None
-    names = ("roc_auc", "average_precision", "f1", "threshold")
-    for level in _LEVELS:
-        if not view.reader.concept_names(level):
-            continue
-        try:
-            scores = concept_scores(view.reader, level, where=where or None, features=[feature])
-        except SaestoreError as error:
-            note = str(error)
-            continue
-        values = {name: scores[name].to_numpy()[:, 0] for name in names}
-        counts = {name: scores[name].to_numpy() for name in ("n_positive", "n_negative")}
-        concepts = scores["concept"].to_numpy().tolist()
-        for i in np.flatnonzero(~np.isnan(values["roc_auc"])).tolist():
-            row = {name: each[i].item() for name, each in {**values, **counts}.items()}
-            rows.append({"concept": concepts[i], "level": level, "where": where or None, **row})
+    split = ", ".join(view.splits_of(condition)) or None
+    for level, scorer in (view.scorers if condition is None else scorers_of(view.reader, where)).items():
+        lists = scorer.lists(feature)
+        scores = scorer.scores(lists)
+        counts = {"n_positive": scorer.observations.n_positive, "n_negative": scorer.observations.n_negative}
+        defined = np.flatnonzero(~np.isnan(scores["roc_auc"]))
+        best = defined[np.argsort(-scores["roc_auc"][defined], kind="stable")][:_CONCEPTS]
+        for i in best.tolist():
+            known = {name: (scores | counts)[name][i].item() for name in (*_SHOWN_SCORES, *counts)}
+            low, high = (np.nan, np.nan) if intervals else scorer.interval(lists, i)
+            ends = {"roc_auc_low": low, "roc_auc_high": high}
+            rows.append({"concept": scorer.names[i], "level": level, "split": split, "where": where or None,
+                         **known, **ends})  # fmt: skip
     rows = sorted(rows, key=lambda row: -row["roc_auc"])[:_CONCEPTS]
     if intervals:
         _add_intervals(view, feature, where, rows)
-    return {"concepts": rows, "concepts_note": note, "intervals": intervals}
+    return {"concepts": rows, "intervals": intervals}
 
 
 def _add_intervals(view: SetView, feature: int, where: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -219,8 +225,9 @@ def _similar(view: SetView, feature: int, metric: Any) -> dict[str, Any]:
     """The features that are most like one, over all samples, or by their directions in the decoder."""
     n_active = int(view.moments.n_active[feature])
     if metric == DECODER:
+        patience = math.inf if math.isinf(time_left()) else _PATIENCE
         try:
-            decoder = view.remember(DECODER, lambda: decoder_of(view.reader, None), _PATIENCE)
+            decoder = view.remember(DECODER, lambda: decoder_of(view.reader, None), patience)
         except SaestoreError as error:
             return {"similar": [], "similar_note": str(error)}
         columns: list[Any] = [each.tolist() for each in neighbours(decoder, feature, _SIMILAR)]
@@ -262,31 +269,25 @@ def _matches(store: StoreView, view: SetView, feature: int, metric: str, other: 
     return {**data, "matches_note": note}
 
 
-def _copies(store: StoreView, data: Mapping[str, Any], origin: Origin) -> dict[str, str | None]:
+def _copies(store: StoreView, data: Mapping[str, Any], origin: Origin, shown: tuple[int, int]) -> dict[str, str | None]:
     """The question of a feature page in Python, and as a command where there is one."""
-    feature, n, first, level = data["feature"], data["n"], data["offset"], data["level"]
+    feature, n, level, (first, stop) = data["feature"], data["n"], data["level"], shown
     where = f", where={data['where']!r}" if data["where"] else ""
     if origin.kind in _DRAWN:
         drawn = f"near_misses={n}, random=0" if origin.kind == "near" else f"near_misses=0, random={n}"
         python = f"acts.examples({feature}, quantiles=0, n=0, {drawn}, level={level!r}{where}, seed={data['seed']})"
-    elif origin.kind == "range":
-        python = (
-            f"top = acts.feature({feature}{where})\n"
-            f"top[(top.activation >= {origin.low!r}) & (top.activation <= {origin.high!r})]"
-        )
-    elif origin.kind == "quantile":
-        python = f"acts.feature({feature}{where})"
     else:
+        stop = n if origin.kind == "top" and not first else stop
         rest = f"[{first}:]" if first else ""
-        python = f"acts.top_samples({feature}, n={first + n}, level={level!r}{where}){rest}"
+        python = f"acts.top_samples({feature}, n={stop}, level={level!r}{where}){rest}"
     words = [data["set"], "--feature", str(feature), "--level", level]
     words += ["--where", data["where"]] if data["where"] else []
     if origin.kind in _DRAWN:
         numbers = {"quantiles": 0, "random": 0, "near-misses": 0, "seed": data["seed"]}
         numbers["near-misses" if origin.kind == "near" else "random"] = n
         words = ["examples", *words, "-n", "0", *(w for name, m in numbers.items() for w in (f"--{name}", str(m)))]
-    elif origin.kind == "top" and not first:
-        words = ["top-samples", *words, "-n", str(n)]
+    elif not first:
+        words = ["top-samples", *words, "-n", str(stop)]
     else:
         words = []
     return store.copies(data["set"], python, *words)

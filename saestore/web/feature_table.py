@@ -9,7 +9,7 @@ import numpy as np
 
 from saestore.errors import InvalidInputError, did_you_mean
 from saestore.tables.column import Column
-from saestore.web.concepts import scores_of
+from saestore.web.concepts import BEST, scores_of
 from saestore.web.request import Parameters
 from saestore.web.view import EDITABLE, MOST_ROWS, Page, SetView, StoreView, plain
 
@@ -41,6 +41,8 @@ def features_page(store: StoreView, view: SetView, asked: Parameters) -> Page:
     limit, offset = asked.whole("limit", 50, 1, MOST_ROWS), asked.whole("offset", 0, 0, 1 << 40)
     where, sort = asked.text("where"), asked.text("sort", "-n_active")
     concept = asked.text("concept")
+    if not concept and sort.removeprefix("-") in ("roc_auc", "best concept") and view.reader.concept_names():
+        concept = BEST  # the columns that are sorted by
     extra = scores_of(view, concept) if concept else {}
     ids = view.reader.features.where(where) if where else np.arange(view.reader.shape[1])
     ids = _sorted(view, ids, sort, extra)
@@ -78,8 +80,9 @@ def _is_number(view: SetView, name: str, extra: dict[str, Array]) -> bool:
 
 def _sorted(view: SetView, ids: Array, sort: str, extra: dict[str, Array]) -> Array:
     """Ids by a column, descending with a minus before its name; unknown values come last, ties by id."""
-    name, descending = sort.removeprefix("-"), sort.startswith("-")
     known = {"feature": np.arange(view.reader.shape[1]), **view.statistics, **extra}
+    descending = sort.startswith("-") and sort not in (*view.columns, *known)  # a name can begin with a minus
+    name = sort.removeprefix("-") if descending else sort
     if name in view.columns:
         column: Column = view.columns[name]
         values, unknown = column.values[ids], ~column.known[ids] if column.known is not None else None

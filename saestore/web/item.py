@@ -60,6 +60,8 @@ def item_page(store: StoreView, view: SetView, item: int, asked: Parameters) -> 
         raise OutOfRangeError(f"item {item} is out of range: there are {reader.n_items:,}, numbered from 0.")
     start, stop = _item_range(view, item)
     position = asked.whole("position", 0, 0, max(0, stop - start - 1)) if asked.text("position") else None
+    if position is not None and start == stop:
+        raise NotFoundError(f"item {item} has no sample.", code="no-samples")
     feature = asked.whole("feature", 0, 0, reader.shape[1] - 1) if asked.text("feature") else None
     example = _of_item(store, view, item, feature=feature, position=position, concept=asked.text("concept"))
     key, number = ("item", item) if position is None else ("sample", start + position)
@@ -109,7 +111,10 @@ def _of_item(
     """The item as an example: with the activations of a feature, or without any."""
     start, stop = _item_range(view, item)
     if start == stop:
-        raise NotFoundError(f"item {item} has no sample yet: the set is being built.", code="no-samples")
+        known = {name: str(_cell(view, name, item)) for name in ("key", "text") if name in view.reader.items.names()}
+        text = {"position": None, "text": known.get("text", ""), "activation": 0.0}
+        empty = {"item": item, "key": known.get("key", str(item)), "position": None, "activation": None, "heat": []}
+        return {**empty, "tokens": [text], "more": False} if "text" in known else empty
     at = np.array([start + (position or 0)])
     chosen = TopSamples(np.zeros(1, np.int64), at, np.array([item]), at - start, np.zeros(1))
     (example,) = describe(store, view, feature or 0, chosen, concept=concept, context=_MOST_TOKENS)

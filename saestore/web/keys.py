@@ -14,7 +14,7 @@ _NAMES = {"feature, name": "number of the feature, and its name or null"}
 _MATCH = {
     "other_feature, other_name": "the feature of the other set",
     "score": "the metric",
-    "n_both": "samples on which both are active",
+    "n_both": "samples on which both are active; null of pairs one to one",
 }
 
 
@@ -79,7 +79,7 @@ KEYS: dict[str, tuple[str, dict[str, str]]] = {
         {
             **_SET,
             **_NAMES,
-            "n_features": "how many there are",
+            "n_features, splits": "how many there are; the splits of the items",
             "known": "all columns of the table of features; null where unknown",
             "where, level, from, n, offset, seed, concept, context, metric": "the question, as it was understood",
             "stats": "`n_samples` and the statistics of `acts.stats`, over the condition",
@@ -89,11 +89,13 @@ KEYS: dict[str, tuple[str, dict[str, str]]] = {
             **_of("examples", _EXAMPLE),
             "strongest": "largest magnitude in the examples, which has the darkest tint",
             "concepts": "the best scores",
-            **_of("concepts", {"concept, level, where": "what was scored over which samples",
+            **_of("concepts", {"concept, level": "what was scored", "where": "over which samples",
+                               "split": "the splits that these samples are of, null without splits",
                                "roc_auc, average_precision, f1, threshold": "the scores",
                                "n_positive, n_negative": "over how many",
-                               "roc_auc_low, roc_auc_high": "with `intervals`: ends of the 95 % interval"}),
-            "concepts_note, intervals": "why there is none; whether intervals were asked for",
+                               "roc_auc_low, roc_auc_high": "ends of the 95 % interval, over items: by the formulas "
+                               "of DeLong and Obuchowski, or with `intervals` by the bootstrap"}),
+            "intervals": "whether the bootstrap was asked for",
             "similar": "the neighbours",
             **_of("similar", {**_NAMES, "score": "the metric", "n_both": "samples of both; null for `decoder`"}),
             "similar_note, metrics": "why there is none; what `metric` can be",
@@ -154,12 +156,16 @@ KEYS: dict[str, tuple[str, dict[str, str]]] = {
         "/{set}/compare",
         {
             **_SET,
-            "other, metric": "the question",
+            "other, metric, match": "the question; `match` is `best` or `one-to-one`",
             **_ROWS,
             "choices": "the other sets",
             "n_pairs, partial": "pairs of features; whether only the features of the page were matched",
-            "n_matches, n_unmatched": "features with a match and active ones without; if partial, active ones and null",
-            "unmatched": "`feature` and `name` of the latter that fire most",
+            "waiting": "whether all are being matched, so that it is worth asking again",
+            "n_matches": "features with a match, or pairs; if partial, active features",
+            "n_unmatched, n_other_unmatched": "active features of each set in no match; null if partial",
+            "unmatched, other_unmatched": "`feature` and `name` of those that fire most",
+            "mean_score, share": "of pairs one to one, over the active features of the smaller set: the mean score, "
+            "without a partner 0, and the share with a score of at least 0.7; else null",
             **_of("rows", {**_NAMES, **_MATCH, "frac_nonzero, other_frac_nonzero": "firing rates"}),
             "points": "`feature`, and the firing rates `across` and `down`, of points of the scatter",
         },

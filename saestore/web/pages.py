@@ -47,7 +47,7 @@ def store_page(store: StoreView, asked: Parameters) -> Page:  # noqa: ARG001
         "python": f"store = saestore.open({store.location!r})",
         "command": shlex.join(["saestore", "info", "--store", store.location]),
     }
-    return Page("store.html", "Activation sets", data)
+    return Page("store.html", "Activation sets", data, moves=not all(each["complete"] for each in sets))
 
 
 def set_page(store: StoreView, view: SetView, asked: Parameters) -> Page:  # noqa: ARG001
@@ -77,4 +77,4 @@ def set_page(store: StoreView, view: SetView, asked: Parameters) -> Page:  # noq
         "others": [path for path in store.paths()[0] if path != view.path],
         **store.copies(view.path, "", "info", view.path),
     }
-    return Page("set.html", view.path, data)
+    return Page("set.html", view.path, data, moves=not a.complete)

@@ -59,19 +59,19 @@ class Parameters:
         self.values = {name: value for name, value in clean.items() if value.strip()}
 
     def text(self, name: str, default: str = "") -> str:
-        """A text without spaces around it."""
-        return self.values.get(name, default).strip()
+        """A text as it was given, for spaces around it may be part of a name; the default where there is none."""
+        return self.values.get(name, default)
 
     def whole(self, name: str, default: int, least: int, most: int) -> int:
         """A whole number from `least` to `most`."""
-        text = self.text(name, str(default))
+        text = self.text(name, str(default)).strip()
         if not text.isascii() or not text.lstrip("-").isdigit() or len(text) > 18 or not least <= int(text) <= most:
             raise _bad(name, text, f"a whole number from {least:,} to {most:,}")
         return int(text)
 
     def choice(self, name: str, options: Sequence[str], default: str) -> str:
         """One of some words."""
-        text = self.text(name, default)
+        text = self.text(name, default).strip()
         if text not in options:
             raise _bad(name, text, f"one of {', '.join(options)}")
         return text

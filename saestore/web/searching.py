@@ -25,8 +25,8 @@ _SUM = re.compile(rf"\s*{_TERM.pattern}(?:\s*[-+]\s*(?:\d{{1,9}}(?:\.\d{{1,9}})?
 
 def search_page(store: StoreView, asked: Parameters) -> Page:
     """Words in the names, notes and explanations of features, and in the keys and texts of items."""
-    words, limit, path = asked.text("q"), asked.whole("limit", 20, 1, 200), asked.text("set")
-    like = asked.text("like")
+    words, limit, path = asked.text("q").strip(), asked.whole("limit", 20, 1, 200), asked.text("set")
+    like = asked.text("like").strip()
     data: dict[str, Any] = {"q": words, "set": path or None, "limit": limit, "like": like or None, "hits": None}
     data["level"] = asked.choice("level", LEVELS, "item")
     data["set_paths"], weights = store.paths()[0], _weights(words)
@@ -74,9 +74,14 @@ def _nearest(store: StoreView, path: str, wanted: str | dict[int, float], level:
         if found is None:
             raise InvalidInputError(f"like={wanted[:80]!r}: give item:3 or sample:17.", code="bad-parameter")
         asked = {found[1]: int(found[2])}
-    best = search(view.reader, n=limit, level=level, **asked)
     names = ("sample", "item", "position", "score")
-    columns = [getattr(best, name).tolist() for name in names]
+    try:
+        best = search(view.reader, n=limit, level=level, **asked)
+        columns = [getattr(best, name).tolist() for name in names]
+    except InvalidInputError as error:
+        if error.code != "empty-query":
+            raise
+        columns = [[]] * len(names)  # nothing is active there
     hits = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
     add_content(store, view, hits)
     question = ", ".join(f"{name}={value!r}" for name, value in asked.items())

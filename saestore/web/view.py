@@ -8,7 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +21,11 @@ from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, Too
 from saestore.format import digest, split_set_path
 from saestore.progress import time_left
 from saestore.query.distribution import all_moments
-from saestore.query.reader import SetReader
+from saestore.query.reader import Level, SetReader
 from saestore.query.rows import iterate_rows
+from saestore.query.selection import Condition
 from saestore.query.similarity import Sizes
+from saestore.scoring.feature_scores import FeatureScorer
 from saestore.sparse_rows import pointers
 from saestore.stats import STATISTICS, Moments
 from saestore.storage import find_sets, read_attributes
@@ -31,7 +33,18 @@ from saestore.tables.column import Column
 from saestore.web.drawing import Thumbnails
 from saestore.web.request import Links
 
-__all__ = ["EDITABLE", "MOST_HELD", "MOST_ROWS", "Page", "SetView", "StoreView", "plain", "shortened", "value_at"]
+__all__ = [
+    "EDITABLE",
+    "MOST_HELD",
+    "MOST_ROWS",
+    "Page",
+    "SetView",
+    "StoreView",
+    "plain",
+    "scorers_of",
+    "shortened",
+    "value_at",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -43,16 +56,20 @@ _HOLDING = 2  # sets whose ids are held
 _SAMPLES_AT_ONCE = 1 << 15
 _RECENT = 1.0  # seconds for which a list of sets that was read serves
 _REMEMBERED = 8  # answers per set that took long
-_BESIDE = ThreadPoolExecutor(4, "saestore-remembers")
+_BESIDE = threading.Semaphore(2)
 
 
 @dataclass(frozen=True)
 class Page:
-    """What a page shows: the name of its template, its title, and its data, which is also its JSON twin."""
+    """What a page shows: the name of its template, its title, and its data, which is also its JSON twin.
+
+    A page that `moves` shows what is not done yet: a browser loads it again in some seconds.
+    """
 
     template: str
     title: str
     data: Mapping[str, Any]
+    moves: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,28 +162,62 @@ class SetView:
         Raises
         ------
         TooLargeError
-            Where there is a deadline: it is not there at that time, or after these seconds. It will be later.
+            It is not there after these seconds, or at the deadline. It will be later.
         """
         with self._lock:
             work = self._remembered.get(key)
             if work is None or (work.done() and work.exception() is not None):
-                work = self._remembered[key] = _BESIDE.submit(compute)
+                work = self._remembered[key] = _beside(compute)
             self._remembered.move_to_end(key)
             while len(self._remembered) > _REMEMBERED:
                 self._remembered.popitem(last=False)
-        left = time_left()
+        left = min(time_left(), seconds)
         try:
-            return work.result(None if math.isinf(left) else max(0.0, min(left, seconds)))
+            return work.result(None if math.isinf(left) else max(0.0, left))
         except TimeoutError:
             message = "The answer is still being computed. Load the page again in some seconds."
             raise TooLargeError(message, code="too-slow") from None
 
     @cached_property
+    def scorers(self) -> dict[Level, FeatureScorer]:
+        """What scores features with the concepts of each level that has some."""
+        return scorers_of(self.reader, None)
+
+    @cached_property
+    def _split_of_items(self) -> tuple[Array, Array]:
+        """Values of the items' column ``split``, and the place of each item's among them; none without the column."""
+        if "split" not in self.reader.items.names():
+            return np.empty(0, object), np.empty(0, np.int64)
+        names = np.array(self.reader.items.column("split").tolist(), object)
+        return np.unique(names, return_inverse=True)
+
+    @property
     def splits(self) -> list[str]:
         """Values of the items' column ``split``, at most 20."""
-        if "split" not in self.reader.items.names():
-            return []
-        return sorted(set(self.reader.items.column("split").tolist()))[:20]
+        return [str(name) for name in self._split_of_items[0][:20]]
+
+    def splits_of(self, condition: Condition | None) -> list[str]:
+        """The splits that a condition leaves something of."""
+        names, place = self._split_of_items
+        if condition is not None and len(names):
+            items = self.reader.item_index.locate(np.flatnonzero(condition.over_samples(self.reader.shape[0])))[0]
+            names = names[np.unique(place[items])]
+        return [str(name) for name in names[:20]]
+
+
+def _beside(compute: Callable[[], Any]) -> Future[Any]:
+    """Compute in a thread that does not keep the process from ending, two at a time."""
+    work: Future[Any] = Future()
+
+    def run() -> None:
+        with _BESIDE:
+            try:
+                work.set_result(compute())
+            except BaseException as error:  # noqa: BLE001 - who waits gets it
+                work.set_exception(error)
+
+    threading.Thread(target=run, name="saestore-beside", daemon=True).start()
+    return work
 
 
 def value_at(column: Column, row: int) -> Any:
@@ -186,6 +237,12 @@ def plain(value: Any) -> Any:
 def shortened(value: Any) -> Any:
     """A value for a cell of a table; a text has at most 200 characters."""
     return value if not isinstance(value, str) or len(value) <= 200 else value[:200] + "…"
+
+
+def scorers_of(reader: SetReader, where: Any) -> dict[Level, FeatureScorer]:
+    """What scores features with the concepts of each level that has some."""
+    levels: tuple[Level, ...] = ("item", "sample")
+    return {level: FeatureScorer(reader, level, where) for level in levels if reader.concept_names(level)}
 
 
 def is_set_path(path: str) -> bool:
@@ -268,6 +325,13 @@ class StoreView:
             return is_set_path(path) and read_attributes(self.root, path) is not None
         except SaestoreError:
             return True
+
+    def concepts_of(self, path: str) -> list[str]:
+        """Names of the concepts of a set, none where it cannot be opened."""
+        try:
+            return self.open(path).reader.concept_names()
+        except SaestoreError:
+            return []
 
     def paths(self) -> tuple[list[str], dict[str, str]]:
         """Paths of all sets, and the message for every group that cannot be read, by path."""

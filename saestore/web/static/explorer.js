@@ -98,6 +98,15 @@ globalThis.saestore = (() => {
     if (link) { event.preventDefault(); go(link.getAttribute("href")); }
   }
 
+  // A page that is not done yet is loaded again, unless someone is reading elsewhere or filling in a form.
+  function moving(root, again) {
+    if (!root.querySelector("[data-moves]")) return;
+    const later = () => setTimeout(() => {
+      if (document.hidden || typing(root.activeElement) || root.querySelector(":checked")) later(); else again();
+    }, 5000);
+    later();
+  }
+
   function enhance(root, go) {
     ranges(root, go);
     copying(root);
@@ -109,8 +118,9 @@ globalThis.saestore = (() => {
     const go = (address) => { location.href = address; };
     document.documentElement.classList.add("scripted");
     enhance(document, go);
+    moving(document, () => location.reload());
     document.addEventListener("keydown", (event) => keys(document, event, go));
   }
-  return { enhance, keys, page };
+  return { enhance, keys, moving, page };
 })();
 if (typeof document !== "undefined" && !globalThis.saestoreInWidget && document.querySelector("main#main")) saestore.page();

@@ -40,6 +40,7 @@ export default {
       for (const image of page.querySelectorAll("svg image[href^='/'], img[src^='/']")) picture(image);
       body.replaceChildren(...["header", "main"].map((name) => page.querySelector(name)).filter(Boolean));
       saestore.enhance(root, go);
+      saestore.moving(root, () => go(address));
     }
 
     root.addEventListener("click", (event) => {
@@ -55,7 +56,16 @@ export default {
       else go(`${form.getAttribute("action")}?${new URLSearchParams(fields)}`);
     });
     root.addEventListener("keydown", (event) => { saestore.keys(root, event, go); event.stopPropagation(); });
+    // A card in the same notebook links to a page.
+    const linked = (event) => {
+      const link = event.target.closest?.("a[href^='#saestore:/']");
+      if (!link) return;
+      event.preventDefault();
+      el.scrollIntoView({ block: "nearest" });
+      go(link.getAttribute("href").slice("#saestore:".length));
+    };
+    document.addEventListener("click", linked, true);
     go(model.get("start"));
-    return () => { model.off("msg:custom", received); shown.forEach((url) => URL.revokeObjectURL(url)); };
+    return () => { document.removeEventListener("click", linked, true); model.off("msg:custom", received); shown.forEach((url) => URL.revokeObjectURL(url)); };
   },
 };
