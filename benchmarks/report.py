@@ -270,10 +270,7 @@ def scale_beyond(results: Results) -> str:
             "reads of a top-20 as written": f"{top20:,.0f}",
             "reads of a top-20 in 16 segments, as a build leaves them": f"{2 * 16}",
             "reads of a top-20 merged, first and later": f"{4 * merged}, {2 * merged}",
-            **{
-                f"top-20 as written, {p} reads at once, s": _span(top20 / p * t for t in WAITS)
-                for p in PARALLEL
-            },
+            **{f"top-20 as written, {p} reads at once, s": _span(top20 / p * t for t in WAITS) for p in PARALLEL},
             "top-20 merged, first, ms": _span(2e3 * t for t in WAITS),
             "top-20 merged, later, ms": _span(1e3 * t for t in WAITS),
             "writing, core-hours (without encoding)": f"{n * _cpu_us(f['write'], n0) / 3.6e9:,.1f}",
