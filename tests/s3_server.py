@@ -1,10 +1,14 @@
-"""An S3 server on loopback, as much of S3 as a store needs, with faults on demand; needs aiohttp."""
+"""An S3 server on loopback, as much of S3 as a store needs, with faults on demand; needs aiohttp.
+
+It knows the conditions of Google Cloud Storage too, whose XML interface is S3's otherwise.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import itertools
+import json
 import random
 import re
 import threading
@@ -17,6 +21,7 @@ from typing import Any
 from xml.sax.saxutils import escape, unescape
 
 BUCKET = "bucket"
+GENERATION, GENERATION_MATCH = "x-goog-generation", "x-goog-if-generation-match"
 
 
 @dataclass
@@ -27,8 +32,8 @@ class S3:
     ----------
     conditions
         Headers that it honours; one that is left out is ignored, as some servers do.
-    latency
-        Seconds before each answer.
+    latency, late
+        Seconds before each answer; seconds at most before a PUT takes effect, so that later ones overtake it.
     share_of_503, share_dropped
         Of requests answered 503; of requests that take effect and whose answer is lost.
     status
@@ -36,8 +41,10 @@ class S3:
     """
 
     objects: dict[str, bytes] = field(default_factory=dict)
-    conditions: tuple[str, ...] = ("If-None-Match", "If-Match")
+    conditions: tuple[str, ...] = ("If-None-Match", "If-Match", GENERATION_MATCH)
+    generations: dict[str, int] = field(default_factory=dict)
     latency: float = 0.0
+    late: float = 0.0
     share_of_503: float = 0.0
     share_dropped: float = 0.0
     status: int | None = None
@@ -55,6 +62,13 @@ class S3:
             "region": "us-east-1",
             "allow_http": "true",
         }
+
+    @property
+    def google_options(self) -> dict[str, str]:
+        """The same, as Google Cloud Storage."""
+        nobody = dict.fromkeys(("client_email", "private_key", "private_key_id"), "")
+        key = json.dumps({"gcs_base_url": self.url, "disable_oauth": True, **nobody})
+        return {"service_account_key": key, "allow_http": "true"}
 
     @property
     def obstore_options(self) -> dict[str, Any]:
@@ -76,6 +90,8 @@ class S3:
         if self.random.random() < self.share_of_503:
             return _error(503, "SlowDown")
         body = await request.read()
+        if request.method == "PUT":
+            await asyncio.sleep(self.late * self.random.random())
         if key:
             answer = getattr(self, request.method.lower())(request, key, body)
         else:
@@ -94,8 +110,14 @@ class S3:
             return _error(412, "PreconditionFailed")
         if "If-Match" in asked and (there is None or asked["If-Match"] != _tag(there)):
             return _error(404 if there is None else 412, "NoSuchKey" if there is None else "PreconditionFailed")
+        if int(asked.get(GENERATION_MATCH, self._generation(key))) != self._generation(key):
+            return _error(412, "PreconditionFailed")
         self.objects[key] = body
-        return web.Response(headers={"ETag": _tag(body)})
+        self.generations[key] = 1 + max(self.generations.values(), default=0)
+        return web.Response(headers={"ETag": _tag(body), GENERATION: str(self._generation(key))})
+
+    def _generation(self, key: str) -> int:
+        return self.generations.get(key, 1) if key in self.objects else 0
 
     def get(self, request: Any, key: str, _: bytes) -> Any:
         from aiohttp import web
@@ -104,6 +126,7 @@ class S3:
         if value is None:
             return _error(404, "NoSuchKey")
         headers = {"ETag": _tag(value), "Last-Modified": "Mon, 02 Nov 2026 10:00:00 GMT"}
+        headers[GENERATION] = str(self._generation(key))
         asked = request.headers.get("Range")
         if asked is None:
             return web.Response(body=value, headers=headers)
@@ -116,6 +139,11 @@ class S3:
         return web.Response(status=206, body=value[start:stop], headers=headers)
 
     head = get
+
+    def delete(self, _: Any, key: str, __: bytes) -> Any:
+        from aiohttp import web
+
+        return web.Response(status=204 if self.objects.pop(key, None) is not None else 404)
 
     def _delete(self, body: bytes) -> Any:
         from aiohttp import web

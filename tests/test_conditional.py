@@ -27,6 +27,14 @@ def s3_server():
         yield server
 
 
+def google_store(server):
+    from obstore.store import GCSStore
+    from s3_server import BUCKET
+
+    options = {name: value for name, value in server.google_options.items() if name != "allow_http"}
+    return ObjectStore(GCSStore(BUCKET, **options, client_options={"allow_http": True}))
+
+
 def s3_store(server):
     from obstore.store import S3Store
     from s3_server import BUCKET
@@ -34,7 +42,7 @@ def s3_store(server):
     return ObjectStore(S3Store(BUCKET, **server.obstore_options))
 
 
-@pytest.fixture(params=["folder", "memory", "wrapped", "objects in memory", "s3", "icechunk"])
+@pytest.fixture(params=["folder", "memory", "wrapped", "objects in memory", "s3", "google", "icechunk"])
 def store(request, tmp_path):
     if request.param == "folder":
         return LocalStore(tmp_path)
@@ -43,10 +51,10 @@ def store(request, tmp_path):
         return icechunk.Repository.create(icechunk.in_memory_storage()).writable_session("main").store
     if request.param == "objects in memory":
         return ObjectStore(pytest.importorskip("obstore").store.MemoryStore())
-    if request.param == "s3":
+    if request.param in ("s3", "google"):
         server = request.getfixturevalue("s3_server")
         server.objects.clear()
-        return s3_store(server)
+        return s3_store(server) if request.param == "s3" else google_store(server)
     return MemoryStore() if request.param == "memory" else WrapperStore(MemoryStore())
 
 
@@ -137,6 +145,8 @@ def test_a_place_that_ignores_a_condition_is_refused(kept):
         lacking = "If-Match" if kept == "If-None-Match" else "If-None-Match"
         with raises(StoreWriteError, "no-conditional-writes", lacking):
             put_if_absent(s3_store(server), KEY, doc("1"))
+        with raises(StoreWriteError, "no-conditional-writes", "put if absent"):
+            put_if_absent(google_store(server), KEY, doc("1"))
         assert not server.objects, "nothing is left of the probe"
 
 

@@ -2,12 +2,14 @@
 
 import copy
 import dataclasses
+import importlib.util
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import zarr
 from strategies import PATH, layout, make_case, write_segments
-from zarr.storage import LocalStore, MemoryStore, WrapperStore
+from zarr.storage import LocalStore, MemoryStore, ObjectStore, WrapperStore
 
 import saestore
 
@@ -61,12 +63,31 @@ def written(request, tmp_path_factory):
             write_segments(saestore.open(place, "a"), case)
     acts = saestore.open(folder)[PATH]
     assert np.array_equal(acts.dense(), case.dense)
-    return {"folder": folder, "a wrapped folder": Wrapped(LocalStore(folder)), "memory": memory}, answers(acts)
+    places = {"folder": folder, "a wrapped folder": Wrapped(LocalStore(folder)), "memory": memory}
+    with object_store(folder) as s3:
+        yield {**places, "s3": s3}, answers(acts)
 
 
-@pytest.mark.parametrize("place", ["folder", "a wrapped folder", "memory"])
+@contextmanager
+def object_store(folder):
+    """The folder in a bucket of a server on loopback; None where a package for it is not installed."""
+    if not all(importlib.util.find_spec(name) for name in ("aiohttp", "obstore")):
+        yield None
+        return
+    from obstore.store import S3Store
+    from s3_server import BUCKET, serve
+
+    with serve() as server:
+        files = (path for path in folder.rglob("*") if path.is_file())
+        server.objects.update({str(path.relative_to(folder)): path.read_bytes() for path in files})
+        yield ObjectStore(S3Store(BUCKET, **server.obstore_options), read_only=True)
+
+
+@pytest.mark.parametrize("place", ["folder", "a wrapped folder", "memory", "s3"])
 def test_every_question_has_the_same_answer(written, place):
     places, expected = written
+    if places[place] is None:
+        pytest.skip("an object store needs aiohttp and obstore")
     acts = saestore.open(places[place])[PATH]
     found = answers(acts)
     assert acts.segments[0].lists[0].is_local == (place == "folder")

@@ -10,7 +10,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("PIL")
 
 import torch
-from build_helpers import assert_holds, clip_scope, clip_scope_dense, sae_lens_folder, unexplained
+from build_helpers import assert_holds, clip_scope, clip_scope_dense, hashes, sae_lens_folder, unexplained
 from click.testing import CliRunner
 from PIL import Image
 from raising import raises
@@ -18,6 +18,7 @@ from tiny_models import WIDTH, image_states, pictures, vision_model
 
 import saestore
 from saestore.cli import main
+from saestore.distributed.plan import keep_open
 from saestore.errors import InvalidInputError
 from saestore.plot.images import read_image
 
@@ -111,6 +112,20 @@ def test_images_are_read_as_the_encoder_was_trained(tmp_path, models, sae):
         build(tmp_path / "wrong", **how, transparency="pink")
     with raises(InvalidInputError, "unused-option", "exif", "images"):
         build(tmp_path / "wrong", texts=["a"], model=models("clip"), layer=1, sae=sae, exif=False)
+
+
+def test_a_plan_of_images_makes_the_set_that_a_build_makes(tmp_path, models, images, sae):
+    """Tasks cut through images and batches of images; another process opens the model anew."""
+    how = {"images": images, "model": models("clip"), "layer": 1, "sae": sae, "batch_size": 2, "segment_rows": 7}
+    with unexplained():
+        saestore.build("Mine", store=tmp_path / "a.zarr", progress=False, **how)
+        plan = saestore.plan_build("Mine", store=tmp_path / "b.zarr", progress=False, **how)
+    assert len(plan) > 2
+    for task in reversed(range(len(plan))):
+        keep_open("another plan", None)
+        saestore.open_plan(tmp_path / "b.zarr", "Mine").run(task)
+    plan.commit()
+    assert hashes(tmp_path / "a.zarr") == hashes(tmp_path / "b.zarr")
 
 
 def test_the_command(tmp_path, models, images, sae):

@@ -45,11 +45,15 @@ def server():
 def s3(server):
     server.objects.clear()
     yield server
-    server.status, server.share_of_503, server.share_dropped, server.latency = None, 0.0, 0.0, 0.0
+    server.status, server.share_of_503, server.share_dropped, server.latency, server.late = None, 0.0, 0.0, 0.0, 0.0
 
 
 def open_s3(server, mode="r", **options):
     return saestore.open("s3://bucket/some/a.zarr", mode, storage_options={**server.options, **options})
+
+
+def open_google(server, mode="r"):
+    return saestore.open("gs://bucket/some/a.zarr", mode, storage_options=server.google_options)
 
 
 def same_answers(acts, case):
@@ -59,16 +63,19 @@ def same_answers(acts, case):
     assert sorted(acts.top_samples(3, n=99, where=mask).sample) == np.flatnonzero(mask & (column != 0)).tolist()
 
 
-def test_a_set_on_s3_is_written_labelled_compacted_replaced_read_and_deleted(s3):
-    store = open_s3(s3, "a")
+@pytest.mark.parametrize("opened", [open_s3, open_google])
+def test_a_set_on_s3_is_written_labelled_compacted_replaced_read_and_deleted(s3, opened):
+    store = opened(s3, "a")
     acts = write_case(store, CASE)
     same_answers(acts, CASE)
     acts.concepts.add({"c": CASE.dense[:, 0] > 0}, level="sample")
-    assert np.array_equal(open_s3(s3)[PATH].samples["c"], CASE.dense[:, 0] > 0)
+    assert np.array_equal(opened(s3)[PATH].samples["c"], CASE.dense[:, 0] > 0)
+    with SetWriter(store.root, PATH), raises(LockedError, "locked", os.getpid()):
+        SetWriter(opened(s3, "a").root, PATH).__enter__()
     store.compact(PATH)
     assert store.verify().ok
     write_case(store, OTHER, overwrite=True)
-    same_answers(open_s3(s3)[PATH], OTHER)
+    same_answers(opened(s3)[PATH], OTHER)
     with raises(StoreConflictError, "set-replaced", PATH):
         acts.samples.to_pandas(["c"])
     store.delete(PATH)
@@ -79,7 +86,7 @@ def test_a_set_on_s3_is_written_labelled_compacted_replaced_read_and_deleted(s3)
 
 def test_busy_servers_and_lost_answers_change_nothing(s3):
     store = open_s3(s3, "a", max_retries="20")
-    s3.share_of_503 = s3.share_dropped = 0.03
+    s3.share_of_503 = s3.share_dropped = s3.late = 0.03
     same_answers(write_case(store, CASE), CASE)
     assert store.verify().ok
 

@@ -106,13 +106,13 @@ def overlap_of_list(metric: Metric, view: View, lists: PostingLists) -> tuple[Ar
     Memory: the list, a block of about 4 million non-zeros, and 16 bytes per feature.
     """
     order = np.argsort(lists.samples)
-    rows, values = lists.samples[order], lists.data[order].astype(np.float64)
+    rows, values = lists.samples[order], lists.data[order]
     n_features, done = view.n_features, 0
     n_both, dot = np.zeros(n_features, np.int64), np.zeros(n_features) if metric in WITH_DOT else None
     for _, block in view.rows(rows, values=dot is not None):
         n_both += np.bincount(block.indices, minlength=n_features)
         if dot is not None:
-            factors = np.repeat(values[done : done + len(block)], np.diff(block.indptr))
+            factors = np.repeat(values[done : done + len(block)].astype(np.float64), np.diff(block.indptr))
             dot += np.bincount(block.indices, factors * block.data, n_features)
         done += len(block)
     return n_both, dot
