@@ -85,7 +85,7 @@ def _compared(view: SetView, theirs: SetView, metric: Any, match: str, window: t
             found = view.remember(key, lambda: _matches(view, theirs, metric), patience)[MATCH.index(match)]
             return {"n_pairs": n_pairs, **_all(view, theirs, found, window)}
         except TooLargeError as error:
-            if error.code != "too-slow":
+            if error.code != "being-computed":
                 raise
     return {"n_pairs": n_pairs, "waiting": not too_many, **_one_by_one(view, theirs, metric, window)}
 
