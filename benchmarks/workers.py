@@ -1,4 +1,4 @@
-"""A build by one process and by two, one thread each: `python -m benchmarks.workers`, on a machine without other work.
+"""A build by one process and by two, a processor each: `python -m benchmarks.workers`, on a machine without other work.
 
 Each round plans a set, and lets processes that have opened its input pull the tasks; then one process commits and
 merges, which is given by itself. The least time of the rounds counts.
@@ -8,6 +8,7 @@ import argparse
 import json
 import multiprocessing
 import multiprocessing.connection
+import os
 import tempfile
 import time
 import warnings
@@ -40,8 +41,10 @@ def plan_in(folder: Path, store: str) -> Plan:
         )
 
 
-def work(pipe: Connection) -> None:
-    """Run the tasks that come through the pipe, with one thread."""
+def work(pipe: Connection, processor: int) -> None:
+    """Run the tasks that come through the pipe, on one processor."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[processor]})
     torch.set_num_threads(1)
     while (job := pipe.recv()) is not None:
         plan, task = job
@@ -86,7 +89,7 @@ def main() -> None:
         folder = Path(scratch)
         make(SHAPE, ROWS, folder)
         ends = [spawn.Pipe() for _ in range(2)]
-        processes = [spawn.Process(target=work, args=(theirs,), daemon=True) for _, theirs in ends]
+        processes = [spawn.Process(target=work, args=(theirs, i), daemon=True) for i, (_, theirs) in enumerate(ends)]
         for process in processes:
             process.start()
         pipes = [ours for ours, _ in ends]

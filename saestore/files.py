@@ -231,7 +231,8 @@ def refuse_unused(
         if "mask" in name.lower() or not masks_only:
             raise InvalidInputError(
                 f"{where} has {name!r} beside {used[0]!r}, with one value per row, which saestore does not use. If it "
-                f"marks padding of embeddings, pass --mask {name} (mask=); else save the file without it",
+                f"marks padding, pass --mask {name} (mask=); if it holds token ids, --tokens {name} (tokens=); else "
+                "save the file without it",
                 code="unused-tensor",
             )
 
@@ -363,7 +364,7 @@ class NpzArray:
         self._stream: IO[bytes] | None = None
         self._next = 0
         with archive.errors():
-            self.shape, self.dtype, self._fortran = self._rewind()
+            self.shape, self.dtype, self.is_fortran = self._rewind()
         self.length = math.prod(self.shape)
 
     @property
@@ -376,7 +377,7 @@ class NpzArray:
         self._archive.check_size(self._name)
         values = self.read(0, self.length)
         with self._archive.errors():
-            return values.reshape(self.shape, order="F" if self._fortran else "C")
+            return values.reshape(self.shape, order="F" if self.is_fortran else "C")
 
     def read(self, start: int, stop: int) -> Array:
         """The values from `start` up to `stop`, in the order of the file."""

@@ -24,6 +24,7 @@ SET_LEVELS = ("dataset", "sample_type", "sae")  # the groups that make the path 
 # Half as many would make writing a third slower, for a top-20 that is 0.05 ms faster. Rows, which are asked for one by
 # one, lie in chunks of a quarter of it.
 CHUNK = 1 << 14
+MOST_DIGESTS = 8  # of the shards of one array, in the attributes of a set
 # A shard is what a writer writes and an object store holds: some 10 MB compressed, 256 chunks, an index of 4 KiB.
 SHARD = 1 << 22
 MAX_ROWS_PER_SEGMENT = (1 << 32) - 1  # sample numbers inside a segment are uint32
@@ -150,7 +151,13 @@ class ArrayInfo:
     shard: int | None
     n_bytes: int  # size as stored, its document included
     document: str  # SHA-256 of its ``zarr.json``
-    shards: tuple[str, ...]  # `shard_digest` of each shard
+    # `shard_digest` of each shard; None for more than `MOST_DIGESTS`: its ``zarr.json`` has them as ``shards``.
+    shards: tuple[str, ...] | None
+
+    @property
+    def n_shards(self) -> int:
+        """Number of shards."""
+        return -(-self.length // (self.chunk if self.shard is None else self.shard))
 
     def to_json(self) -> dict[str, Any]:
         """Entry of an attribute ``arrays``."""
@@ -159,18 +166,23 @@ class ArrayInfo:
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> ArrayInfo:
         """Parse an entry of an attribute ``arrays``."""
-        shard = entry["shard"]
+        shard, shards = entry["shard"], entry["shards"]
         info = cls(
             *(int(entry["length"]), str(entry["dtype"]), int(entry["chunk"]), None if shard is None else int(shard)),
-            *(int(entry["n_bytes"]), str(entry["document"]), tuple(map(str, entry["shards"]))),
+            *(int(entry["n_bytes"]), str(entry["document"]), None if shards is None else tuple(map(str, shards))),
         )
         size = info.chunk if info.shard is None else info.shard
         # Before anything of that size is allocated: for every shard that is claimed there is a digest.
         if info.length < 0 or info.chunk < 1 or size < 1 or size % info.chunk or max(info.chunk, size) > _LARGEST_SHARD:
             raise ValueError(f"an array has {info.length} values in chunks of {info.chunk} and shards of {info.shard}")
-        if len(info.shards) != -(-info.length // size):
-            raise ValueError(f"an array of {info.length} values has digests of {len(info.shards)} shards")
+        if info.shards is not None:
+            info.check_number(info.shards)
         return info
+
+    def check_number(self, shards: Sequence[str]) -> None:
+        """Refuse digests of another number of shards."""
+        if len(shards) != self.n_shards:
+            raise ValueError(f"an array of {self.length} values has digests of {len(shards)} shards")
 
 
 # Attributes of a set that are taken as they are written, and those that are written only where they are known.
@@ -278,7 +290,7 @@ class SetAttributes:
     tables: Mapping[str, TableInfo] = field(default_factory=dict)  # the tables that have columns, by name (`TABLES`)
     arrays: Mapping[str, ArrayInfo] = field(default_factory=dict)  # the arrays at the set's root, by name
     derived: tuple[str, ...] = ()  # names of the segments that the arrays at the set's root cover
-    # Features that are active in no sample of these segments, or None where they were not counted.
+    # Features that are active in no committed sample, or None where they were not counted.
     dead_features: int | None = None
     # How many sets there were at this path, each replaced by the next; part of the names of segments from 2 on.
     generation: int = 1
@@ -310,7 +322,7 @@ class SetAttributes:
 
     @property
     def is_derived(self) -> bool:
-        """True where the arrays at the root, and `dead_features`, cover the present segments."""
+        """True where the arrays at the root cover the present segments."""
         return bool(self.segments) and self.derived == tuple(s.name for s in self.segments)
 
     def table(self, name: str) -> TableInfo:

@@ -6,6 +6,7 @@ plain uint64 keys makes it: numpy sorts them with SIMD instructions, many times 
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ Array = np.ndarray[Any, Any]
 
 _BITS = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 _SIGN = {2: np.uint16(1 << 15), 4: np.uint32(1 << 31), 8: np.uint64(1 << 63)}
+_SUMMED = 1 << 20  # values that are made float64 at a time
 _FEATURE_BITS = 16  # features of one sorted block, relative to its first
 
 
@@ -144,11 +146,18 @@ def merge_impact(features: Array, data: Array, rows: Array, segment: Array) -> t
 
 
 def segment_sums(values: Array, indptr: Array) -> Array:
-    """Sum of every run ``values[indptr[i]:indptr[i + 1]]``, 0 where it is empty; float64."""
+    """Sum of every run ``values[indptr[i]:indptr[i + 1]]``, 0 where it is empty; float64.
+
+    Memory: the sums, and 8 bytes for each value of about a million or of the longest run.
+    """
     sums = np.zeros(len(indptr) - 1, np.float64)
     filled = np.flatnonzero(np.diff(indptr))
     if len(filled):
-        sums[filled] = np.add.reduceat(values, indptr[filled], dtype=np.float64)
+        starts, end = indptr[filled], int(indptr[filled[-1] + 1])
+        cuts = np.searchsorted(starts, np.arange(int(starts[0]), end, _SUMMED)).tolist()
+        for a, b in itertools.pairwise(dict.fromkeys([*cuts, len(starts)])):
+            first, stop = int(starts[a]), int(starts[b]) if b < len(starts) else end
+            sums[filled[a:b]] = np.add.reduceat(values[first:stop], starts[a:b] - first, dtype=np.float64)
     return sums
 
 

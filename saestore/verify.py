@@ -331,12 +331,14 @@ def _check_derived(
             unreadable |= {} if what is None else {name: what}
     for name, what in unreadable.items():
         yield f"{path}/{name}", what
-    if not attributes.is_derived or damaged:
+    if damaged or not attributes.segments:
         return
     segments = [Segment(store, base, info, attributes) for info in attributes.segments]
     moments = read_moments(segments)
     if attributes.dead_features not in (None, dead_features(moments)):
         yield path, f"has {dead_features(moments):,} dead features, not {attributes.dead_features:,}"
+    if not attributes.is_derived:
+        return
     index = ItemIndex.read(store, base, attributes)
     for name in set(DERIVED) & set(arrays) - set(unreadable):
         reader = ArrayReader.described(store, f"{base}/{name}", arrays[name], attributes.codec)
@@ -394,7 +396,7 @@ def _check_leftovers(
 
 def _expected_files(attributes: SetAttributes) -> set[str]:
     """Every file that a set in a local folder consists of, relative to it."""
-    groups, shards = ["", SEGMENTS, *attributes.tables], {n: len(a.shards) for n, a in attributes.arrays.items()}
+    groups, shards = ["", SEGMENTS, *attributes.tables], {n: a.n_shards for n, a in attributes.arrays.items()}
     for info in attributes.segments:
         base = f"{SEGMENTS}/{info.name}"
         arrays = arrays_of(info, attributes)
@@ -402,6 +404,6 @@ def _expected_files(attributes: SetAttributes) -> set[str]:
         shards |= {f"{base}/{n}": array.layout_in(info.chunk, info.shard).n_shards for n, array in arrays.items()}
     for table, of in attributes.tables.items():
         groups += [f"{table}/{name}" for name in of.groups]
-        shards |= {f"{table}/{name}": len(array.shards) for name, array in of.arrays.items()}
+        shards |= {f"{table}/{name}": array.n_shards for name, array in of.arrays.items()}
     files = {f"{node}/{DOCUMENT}".lstrip("/") for node in (*groups, *shards)}
     return files | {f"{name}/c/{shard}" for name, n in shards.items() for shard in range(n)}

@@ -216,7 +216,7 @@ def test_sae_folder_without_a_file(file, tmp_path, refused, x):
     pytest.importorskip("sae_lens")
     sae_lens_folder("topk", tmp_path / "mysae")
     (tmp_path / "mysae" / file).unlink()
-    refused(NotFoundError, "file-missing", f"mysae has no {file}", embeddings=x, sae=tmp_path / "mysae")
+    refused(NotFoundError, "file-missing", f"of sae_lens: {file}", embeddings=x, sae=tmp_path / "mysae")
 
 
 def test_no_sae(refused, x):

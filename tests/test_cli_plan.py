@@ -71,6 +71,19 @@ def test_a_plan_from_the_shell(tmp_path, call, options, built):
     assert json.loads(call("plan", "Mine", *options, "--segment-rows", "20", "--json").stdout)["n_tasks"] == 0
 
 
+def test_each_worker_has_a_device(tmp_path, call, options, built):
+    call("plan", "Mine", *options, "--segment-rows", "20")
+    assert "'cuda:7' cannot be used" in call("run", "Mine", "--device", "cuda:7", status=1).stderr
+    with server() as processes:
+        words = ["run", "Mine", "--store", str(tmp_path / "s.zarr")]
+        for k, device in enumerate(("cpu", "cpu:0")):
+            assert not processes.run(command=[*words, "--worker", f"{k}/2", "--device", device])["exit"]
+    plan = saestore.open_plan(tmp_path / "s.zarr", "Mine").on("cpu:0")
+    assert (plan.recipe.device, plan.missing()) == ("cpu:0", [])
+    plan.commit()
+    assert hashes(tmp_path / "s.zarr") == built
+
+
 def test_a_task_that_does_not_exist_runs_nothing(tmp_path, call, options):
     call("plan", "Mine", *options, "--segment-rows", "20")
     for words, status, message in (

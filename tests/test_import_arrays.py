@@ -27,7 +27,17 @@ NAMED = {
     "pointers, as scipy names them": {"indptr": CSR.indptr, "indices": CSR.indices, "data": CSR.data},
     "pointers of columns": {"indptr": CSC.indptr, "indices": CSC.indices, "data": CSC.data, "shape": CSC.shape},
     "coordinates": {"rows": COO.row, "cols": COO.col, "vals": COO.data, "shape": COO.shape},
+    "coordinates, as torch has them": {"indices": np.stack(COO.coords), "values": COO.data, "shape": COO.shape},
+    "places in sequences": {"locations": np.stack([COO.row // CTX, COO.row % CTX, COO.col], 1),
+                            "activations": COO.data, "tokens": np.zeros((N, CTX), int), "d_sae": D},
+    "places in rows": {"locations": np.stack(COO.coords, 1), "acts": COO.data, "shape": COO.shape},
+    "pointers, as torch names them": {"crow_indices": CSR.indptr, "col_indices": CSR.indices, "values": CSR.data},
+    "columns in the order of Fortran": {name: np.asfortranarray(array) for name, array in TOP.items()},
 }  # fmt: skip
+PAIRS = [
+    ("feature_ids", "activations"), ("top_indices", "top_values"), ("topk_indices", "topk_acts"), ("indices", "acts"),
+    ("feature_indices", "feature_acts"), ("latent_ids", "latent_acts"), ("idx", "vals"),
+]  # fmt: skip
 
 
 def imported(given, path="A/token/s", store=None, **how):
@@ -36,21 +46,52 @@ def imported(given, path="A/token/s", store=None, **how):
     )
 
 
+def in_files(arrays, folder):
+    """The arrays in memory and in each kind of file."""
+    torch, save = pytest.importorskip("torch"), pytest.importorskip("safetensors.torch").save_file
+    tensors = {name: torch.as_tensor(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    np.savez(folder / "x.npz", **arrays)
+    torch.save(tensors, folder / "x.pt")
+    save(tensors, folder / "x.safetensors")
+    return [arrays, *(folder / f"x.{suffix}" for suffix in ("npz", "pt", "safetensors"))]
+
+
 @pytest.mark.parametrize("name", NAMED)
 def test_named_arrays_of_a_file_and_in_memory(name, tmp_path):
     arrays = NAMED[name]
-    how = {} if "shape" in arrays else {"n_features": D}
-    np.savez(tmp_path / "x.npz", **arrays)
-    for given in (tmp_path / "x.npz", arrays):
+    how = {} if {"shape", "d_sae"} & set(arrays) else {"n_features": D}
+    for given in in_files(arrays, tmp_path):
         acts = imported(given, **how)
         assert np.array_equal(acts.dense(), DENSE)
-        assert acts.attributes.source["format"] == "npz"
-        assert acts.n_items == (N if name == "sequences of them" else len(DENSE))
+        assert acts.n_items == (N if "sequences" in name else len(DENSE))
+
+
+def test_rows_of_ids_and_values_under_any_of_the_usual_names(tmp_path):
+    for ids, values in PAIRS:
+        arrays = {ids: TOP["indices"].reshape(N, CTX, D), values: TOP["values"].reshape(N, CTX, D)}
+        for given in in_files(arrays, tmp_path)[: 4 if ids == "feature_ids" else 1]:
+            acts = imported(given, n_features=D)
+            assert (np.array_equal(acts.dense(), DENSE), acts.n_items) == (True, N), ids
+
+
+def test_places_that_hold_nothing_may_have_any_id():
+    for nothing in (-1, D, 0):
+        ids = np.where(TOP["values"] == 0, nothing, TOP["indices"])
+        assert np.array_equal(imported({**TOP, "indices": ids}, n_features=D).dense(), DENSE)
+
+
+def test_a_mask_beside_them_is_not_passed_over(tmp_path):
+    keep = np.arange(CTX) < np.arange(1, N + 1)[:, None].clip(max=CTX)
+    arrays = {name: array.reshape(N, CTX, D) for name, array in TOP.items()} | {"attention_mask": keep}
+    for given in in_files(arrays, tmp_path):
+        with raises(InvalidInputError, "unused-tensor", "attention_mask", "--mask"):
+            imported(given, n_features=D)
+        assert np.array_equal(imported(given, n_features=D, mask="attention_mask").dense(), DENSE[keep.reshape(-1)])
 
 
 def test_the_width_may_be_in_the_file(tmp_path):
-    np.savez(tmp_path / "x.npz", **TOP, d_sae=D + 3)
-    assert imported(tmp_path / "x.npz").shape == (len(DENSE), D + 3)
+    for given in in_files({**TOP, "d_sae": np.array(D + 3)}, tmp_path):
+        assert imported(given).shape == (len(DENSE), D + 3)
     np.savez(tmp_path / "x.npz", **TOP)
     with raises(InvalidInputError, "missing-n-features", "--n-features"):
         imported(tmp_path / "x.npz")
@@ -72,6 +113,9 @@ def test_coordinates_without_a_shape_say_what_is_not_known():
         ({"values": np.full((24, 9), "a")}, "unsupported-dtype", "<U1"),
         ({"values": np.ones(216), "indices": np.zeros(216, int)}, "bad-shape", "(216,)"),
         ({"indices": np.full((24, 9), D)}, "errors-in-file", "9"),
+        ({"indices": TOP["indices"].astype(float)}, "unsupported-dtype", "indices"),
+        ({"activations": TOP["values"]}, "ambiguous-arrays", "activations"),
+        ({"locations": np.zeros((3, 3), int), "values": np.ones(3), "indices": None}, "bad-shape", "tokens"),
     ],
 )
 def test_named_arrays_that_cannot_be(change, code, named, tmp_path):

@@ -368,8 +368,9 @@ def test_tensors_that_are_no_activations(tmp_path, content, code, named):
 
 def test_formats_that_are_not_the_files(tmp_path):
     path = save_sparse(tmp_path, top_rows(), K, "mine")
-    with raises(InvalidInputError, "no-such-tensor", "top_indices"):
-        imported(path, format="encoder-output")
+    torch.save({"top_acts": torch.ones(2, 2)}, tmp_path / "half.pt")
+    with raises(InvalidInputError, "not-a-matrix", "top_acts"):
+        imported(tmp_path / "half.pt", format="encoder-output")
     with raises(InvalidInputError, "unknown-format", "csv"):
         imported(path, format="csv")
     (tmp_path / "x.bin").write_text("")

@@ -2,6 +2,7 @@
 
 import pickle
 import random
+from dataclasses import replace
 from itertools import pairwise
 from math import comb
 from unittest import mock
@@ -14,8 +15,10 @@ import saestore
 from saestore.format import SegmentInfo, SetAttributes, TableInfo, segment_name
 from saestore.segment import Segment, last_level, merge
 from saestore.stats import RunningMoments
-from saestore.storage import NewArray, SnapshotStore, array_info, group_document
+from saestore.storage import NewArray, SnapshotStore, group_document
+from saestore.storage.arrays import described
 from saestore.writing import SetWriter
+from saestore.writing.derived import DERIVED, PER_SAMPLE
 
 pytestmark = pytest.mark.once
 
@@ -103,27 +106,27 @@ def test_levels_hold_few_segments_and_rewrite_rarely():
     assert rewritten.max() == 3
 
 
-def test_the_commits_of_a_build_of_a_billion_samples_are_small():
+def test_the_attributes_of_a_billion_samples_are_small_and_ten_billion_need_no_more():
     """Counted on a list of segments that nobody wrote: token spans and pointers of ten million items beside it."""
     n, rows, per_sample = 10**9, 1 << 16, 283  # bytes of a stored sample of 32 non-zeros; see docs/scale.md
 
     def array(length, dtype):
         new = NewArray(length, np.dtype(dtype), "sample", "pcodec")
-        return array_info(new, (("0123456789abcdef",) * new.layout.n_shards, 10**9))
+        return described(new, (("0123456789abcdef",) * new.layout.n_shards, 10**9))[0]
 
-    spans = {name: array(n, "int32") for name in ("token_start", "token_stop")}
+    spans = {name: array(10 * n, "int32") for name in ("token_start", "token_stop")}
     samples = TableInfo(1, {name: (name,) for name in spans}, arrays=spans)
     items = TableInfo(1, pointers="ptr", arrays={"ptr": array(10**7 + 1, "int64")})
     tables = {"samples": samples, "items": items}
     attributes = SetAttributes(65536, "float32", n_items=10**7, item_size=None, planned_samples=n, tables=tables)
 
-    def document(sizes):
+    def document(sizes, **changes):
         stops = np.minimum(n, rows * np.cumsum(sizes)).tolist()
         infos = [
             SegmentInfo(a, b, 32 * (b - a), "0" * 64, segment_name(a, b), per_sample * (b - a))
             for a, b in pairwise([0, *stops])
         ]
-        return len(group_document(attributes.with_segments(infos).to_json()))
+        return len(group_document(replace(attributes.with_segments(infos), **changes).to_json()))
 
     sizes, n_commits, largest, n_segments = [], 0, 0, -(-n // rows)
     for i in range(1, n_segments + 1):
@@ -135,7 +138,9 @@ def test_the_commits_of_a_build_of_a_billion_samples_are_small():
         while sizes[-1] < last:
             sizes[-2:] = [sum(sizes[-2:])]
         assert len(sizes) <= 16
-    assert 10_000 < largest < 20_000
+    assert 5_000 < largest < 10_000
+    derived = {name: array(10 * n if name in PER_SAMPLE else 65536, "int64") for name in DERIVED}
+    assert document([n_segments], arrays=derived) < 10_000
     assert n_commits * largest < 0.01 * per_sample * n
 
 

@@ -167,8 +167,85 @@ def test_a_dictionary_of_an_early_checkpoint_depends_on_its_batch(tmp_path):
     state = {**linear(weights()), "k": torch.tensor(K), "threshold": torch.tensor(-1.0)}
     with raises(InvalidInputError, "unsupported-sae", "threshold", "dictionary_learning"):
         load_sae(dictionary(tmp_path / "a", "BatchTopKSAE", state))
-    with raises(InvalidInputError, "unsupported-sae", "CrossCoder", "AutoEncoderTopK"):
-        load_sae(dictionary(tmp_path / "b", "CrossCoder", state))
+    with raises(InvalidInputError, "unsupported-sae", "Unknown", "AutoEncoderTopK"):
+        load_sae(dictionary(tmp_path / "b", "Unknown", state))
+
+
+L, M = 3, D // 3  # streams of a crosscoder, and the width of each
+
+
+def crosscoders():
+    """How each library has the weights of a crosscoder, and its activations by its published formula."""
+    g = torch.Generator().manual_seed(7)
+    enc, dec, b_enc, b_dec = (torch.randn(*shape, generator=g) for shape in ((L, M, F), (F, L, M), (F,), (L, M)))
+    p = np.maximum(np.einsum("nlm,lmf->nf", X.view(-1, L, M).numpy(), enc.numpy()) + b_enc.numpy(), 0)
+    norms = np.linalg.norm(dec.numpy(), axis=2)
+    theirs = {"encoder.weight": enc, "encoder.bias": b_enc, "decoder.weight": dec.transpose(0, 1).contiguous(),
+              "decoder.bias": b_dec}  # fmt: skip
+    batch = {**theirs, "k": torch.tensor(K), "threshold": torch.tensor(9.0)}
+    back = np.einsum("nf,flm->nlm", p, dec.numpy()) + b_dec.numpy()
+    return {
+        "two models": ({"W_enc": enc, "b_enc": b_enc, "W_dec": dec, "b_dec": b_dec}, p, back),
+        "CrossCoder": (theirs, p, back),
+        "BatchTopKCrossCoder": ({**batch, "code_normalization_id": torch.tensor(1)}, p * (p * norms.sum(1) > 9), None),
+        "BatchTopKCrossCoder, norms of SAEs": (
+            {**batch, "code_normalization_id": torch.tensor(2)}, p * (p * np.linalg.norm(norms, axis=1) > 9), None
+        ),
+    }  # fmt: skip
+
+
+def crosscoder(folder, kind, state, **config):
+    """Save it as its library does."""
+    if kind == "two models":
+        folder.mkdir()
+        torch.save(state, folder / "cc_weights.pt")
+        facts = {"d_in": M, "dict_size": F, "n_models": L, "hook_point": "blocks.14.hook_resid_pre", **config}
+        (folder / "cfg.json").write_text(json.dumps(facts))
+        return folder
+    facts = {"activation_dim": M, "num_layers": L, **config}
+    return dictionary(folder, kind.partition(",")[0], state, **facts)
+
+
+@pytest.mark.parametrize("kind", list(crosscoders()))
+def test_crosscoders(kind, tmp_path):
+    state, expected, _ = crosscoders()[kind]
+    sae = same(load_sae(crosscoder(tmp_path / "c", kind, state)), expected)
+    assert (sae.info["streams"], sae.info["family"]) == (
+        L,
+        "model-diff crosscoder" if kind == "two models" else "dictionary_learning",
+    )
+    if kind != "two models":  # as their hub has it: the arguments of the class, and safetensors
+        (tmp_path / "hub").mkdir()
+        safetensors.save_file(
+            {name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "hub" / "model.safetensors"
+        )
+        (tmp_path / "hub" / "config.json").write_text(
+            json.dumps({"activation_dim": M, "dict_size": F, "num_layers": L})
+        )
+        same(load_sae(tmp_path / "hub"), expected)
+
+
+@pytest.mark.filterwarnings("ignore:c explains")  # random weights explain nothing
+def test_a_crosscoder_decodes_all_streams_where_it_writes_what_it_reads(tmp_path):
+    state, expected, back = crosscoders()["two models"]
+    folder = crosscoder(tmp_path / "c", "two models", state)
+    acts = saestore.build("A", embeddings=X.view(-1, L, M), sae=folder, store=memory_store(), progress=False)
+    np.testing.assert_allclose(acts.dense(), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(acts.decode(slice(None)), back.reshape(-1, D), rtol=1e-4, atol=1e-4)
+    with raises(InvalidInputError, "wrong-width", D, M):
+        saestore.build("B", embeddings=X[:, :M], sae=folder, store=memory_store(), progress=False)
+    fewer = {**state, "W_dec": state["W_dec"][:, :1], "b_dec": state["b_dec"][:1]}
+    folder = crosscoder(tmp_path / "d", "two models", fewer)
+    acts = saestore.build("A", embeddings=X.numpy(), sae=folder, store=memory_store(), progress=False)
+    with raises(InvalidInputError, "cannot-decode", "transcoder"):
+        acts.decode([0], sae=folder)
+
+
+@pytest.mark.parametrize(("change", "code"), [({"n_models": 2}, "invalid-sae"), ({"d_in": D}, "invalid-sae")], ids=str)
+def test_a_crosscoder_whose_config_lies(change, code, tmp_path):
+    state = crosscoders()["two models"][0]
+    with raises(InvalidInputError, code, "crosscoder", *change.values()):
+        load_sae(crosscoder(tmp_path / "c", "two models", state, **change))
 
 
 def test_gemma_scope(tmp_path):
@@ -180,6 +257,12 @@ def test_gemma_scope(tmp_path):
     for spec in (file, file.parent):
         sae = same(load_sae(spec), np.maximum(p, 0) * (p > w["threshold"].numpy()))
         assert sae.name.endswith("layer_9-width_16k-average_l0_51")
+    second = tmp_path / "resid_post" / "layer_9_width_16k_l0_small"  # Gemma Scope 2
+    second.mkdir(parents=True)
+    safetensors.save_file({name.lower(): value for name, value in w.items()}, second / "params.safetensors")
+    (second / "config.json").write_text("{}")
+    sae = same(load_sae(second), np.maximum(p, 0) * (p > w["threshold"].numpy()))
+    assert sae.info["hook_name"] == "blocks.9.hook_resid_post"
 
 
 @pytest.mark.parametrize("activation", ["Relu", "TopK", "BatchTopK"])
@@ -202,6 +285,29 @@ def test_qwen_scope(tmp_path):
     file.rename(tmp_path / "layer7.sae.pt")
     with raises(InvalidInputError, "invalid-sae", "L0_50", "Qwen Scope"):
         load_sae(tmp_path / "layer7.sae.pt")
+
+
+def test_openmoss_in_its_newer_layout(tmp_path):
+    w, logarithm = weights(), torch.randn(F, generator=torch.Generator().manual_seed(9)) / 2
+    norms, factor = w["W_dec"].norm(dim=1).numpy(), D**0.5 / 3
+    state = {"W_E": w["W_enc"], "b_E": w["b_enc"], "W_D": w["W_dec"], "b_D": w["b_dec"],
+             "activation_function.log_jumprelu_threshold": logarithm,
+             "dataset_average_activation_norm.blocks.3.hook_resid_post": torch.tensor(3.0)}  # fmt: skip
+    config = {"sae_type": "sae", "d_model": D, "expansion_factor": F / D, "act_fn": "jumprelu",
+              "hook_point_in": "blocks.3.hook_resid_post", "hook_point_out": "blocks.3.hook_resid_post"}  # fmt: skip
+
+    def saved(**change):
+        safetensors.save_file(state, tmp_path / "sae_weights.safetensors")
+        (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
+        return tmp_path
+
+    p = np.maximum((X.numpy() * factor) @ w["W_enc"].numpy() + w["b_enc"].numpy(), 0)
+    same(load_sae(saved()), p * (p * norms > np.exp(logarithm.numpy())))
+    for change in ({"sae_type": "crosscoder"}, {"act_fn": "topk", "top_k": 3}, {"act_fn": "batchtopk"}):
+        with raises(InvalidInputError, "unsupported-sae", "OpenMOSS"):
+            load_sae(saved(**change))
+    with raises(InvalidInputError, "invalid-sae", D + 1, "OpenMOSS"):
+        load_sae(saved(d_model=D + 1, expansion_factor=F / (D + 1)))
 
 
 @pytest.mark.filterwarnings("ignore:L3 explains")  # random weights explain nothing
@@ -232,6 +338,10 @@ def test_nothing_and_half_of_it(tmp_path):
     folder = sparsify(tmp_path / "s", weights(), d_in=D + 1)
     with raises(InvalidInputError, "invalid-sae", D + 1, "sparsify"):
         load_sae(folder)
+    (folder / "sae.safetensors").rename(folder / "gone")
+    with raises(NotFoundError, "file-missing", "sparsify: sae.safetensors"):
+        load_sae(folder)
+    (folder / "gone").rename(folder / "sae.safetensors")
     (folder / "cfg.json").write_text(json.dumps({"activation": "topk"}))
     with raises(InvalidInputError, "invalid-sae", "sparsify", "'k'"):
         load_sae(folder)

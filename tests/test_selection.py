@@ -110,7 +110,7 @@ def acts():
 
 def kept(acts, where):
     chosen = acts.condition(where)
-    samples = chosen.samples(acts.shape[0])
+    samples = np.flatnonzero(chosen.over_samples(acts.shape[0]))
     assert np.array_equal(chosen.keeps(np.arange(acts.shape[0])), np.isin(np.arange(acts.shape[0]), samples))
     return samples
 

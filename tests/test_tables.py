@@ -17,7 +17,7 @@ from zarr.storage import MemoryStore
 
 import saestore
 from saestore import storage
-from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError, StoreWriteError
+from saestore.errors import CorruptStoreError, InvalidInputError, NotFoundError, OutOfRangeError, StoreWriteError
 from saestore.stats import STATISTICS
 from saestore.storage import WriteBatch
 
@@ -253,3 +253,28 @@ def test_arrays_are_written_byte_for_byte_as_zarr_writes_them(codec, dtype, n):
         for k, v in ours._store_dict.items()
         if "/c/" in k
     }
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_the_digests_of_many_shards_are_in_the_documents_of_their_arrays(tmp_path, in_memory):
+    """So the attributes do not grow with the samples; what such a document says is held against its own digest."""
+    case = make_case(7, 200, 5, density=0.5, segment_rows=200, chunk=4, shard=8)
+    place = MemoryStore() if in_memory else tmp_path / "a.zarr"
+    store = saestore.open(place, "a")
+    acts, numbers = write_case(store, case), np.arange(200) % 7
+    with layout(case):
+        acts.samples.set("number", numbers)
+    acts = saestore.open(place)[PATH]
+    described = {**acts.attributes.arrays, **acts.attributes.table("samples").arrays}
+    many = {name: info for name, info in described.items() if info.n_shards > 8}
+    assert many.keys() == {"item", "position", "l0", "number"}
+    assert all(info.shards is None for info in many.values())
+    assert np.array_equal(acts.samples.where("number == 3"), np.flatnonzero(numbers == 3))
+    assert np.array_equal(acts.samples.column("number", [199, 3]), numbers[[199, 3]])
+    assert store.verify().ok
+    array = store.root[f"{PATH}/samples/number"]
+    array.attrs["shards"] = array.attrs["shards"][::-1]
+    problems = store.verify().problems
+    assert {problem.node for problem in problems} == {f"{PATH}/samples/number"}
+    with raises(CorruptStoreError, "corrupt-store"):
+        saestore.open(place)[PATH].samples.where("number == 3")

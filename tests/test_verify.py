@@ -272,10 +272,11 @@ def test_arrays_at_the_root_that_say_something_else_are_named(folder):
         attributes.pop("checksum")
         group.attrs.put({**attributes, "checksum": digest(attributes)})
 
+    dead = group.attrs["dead_features"]
     put(dead_features=7)
     assert nodes_found(folder) == {PATH}
     # The same where they do not claim to cover the present segments: nobody trusts them.
-    put(derived=["0-7"])
+    put(derived=["0-7"], dead_features=dead)
     assert nodes_found(folder) == set()
     group["l0"][:] = 99
     assert nodes_found(folder) == {f"{PATH}/l0"}

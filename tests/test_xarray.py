@@ -646,18 +646,22 @@ def test_chunks_without_dask_name_the_extra(acts, monkeypatch):
 
 @pytest.mark.once
 def test_what_grows_with_the_samples_is_a_byte_for_a_condition_and_eight_for_their_items(tmp_path, monkeypatch):
-    n = 300_000
-    matrix = sp.csr_array((np.ones(n, np.float32), np.arange(n) % 2, np.arange(n + 1)), shape=(n, 2))
+    n, rare = 300_000, 2
+    ids = np.where(np.arange(n) % 1000 == 999, rare, np.arange(n) % 2)
+    matrix = sp.csr_array((np.ones(n, np.float32), ids, np.arange(n + 1)), shape=(n, 3))
     store = saestore.open(tmp_path / "a.zarr", "a", durability="fast")
     acts = store.write("Large/token/sae", matrix, np.arange(0, n + 1, 100))
     for module in ("saestore.interop.lazy", "saestore.query.where"):
         monkeypatch.setattr(f"{module}._BLOCK", 1 << 12)
     item = acts.to_xarray()["item"]
-    questions = {
-        9: lambda: item.values,
-        3: lambda: acts.samples.where("position >= 50 and position < 52"),
-    }
-    for most, ask in questions.items():
+    acts.items.set("even", np.arange(n // 100) % 2 == 0)
+    questions = [
+        (9, n, lambda: item.values),
+        (3, n // 50, lambda: acts.samples.where("position >= 50 and position < 52")),
+        (2, 9, lambda: acts.stats(rare, where="position >= 50")),
+        (2, 9, lambda: acts.stats(rare, where="even")),
+    ]
+    for most, length, ask in questions:
         tracemalloc.start()
         try:
             answer = ask()
@@ -665,7 +669,7 @@ def test_what_grows_with_the_samples_is_a_byte_for_a_condition_and_eight_for_the
         finally:
             tracemalloc.stop()
         assert peak < most * n
-        assert len(answer) == (n if most == 9 else n // 50)
+        assert len(answer) == length
     assert np.array_equal(item.values, np.arange(n) // 100)
     assert np.array_equal(item[7::4099].values, np.arange(7, n, 4099) // 100)
     assert np.array_equal(item[::-1].values, np.arange(n)[::-1] // 100)

@@ -200,7 +200,7 @@ class _Picker:
 
     def __init__(self, acts: SetReader, level: Level, where: Condition | None, seed: int) -> None:
         self.acts, self.level, self.where, self.seed = acts, level, where, seed
-        self.allowed = None if where is None else where.samples(acts.shape[0])
+        self.allowed = None if where is None else np.flatnonzero(where.over_samples(acts.shape[0]))
 
     def _items(self, samples: Array) -> Array:
         return self.acts.item_index.locate(samples)[0]

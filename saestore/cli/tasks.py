@@ -104,8 +104,9 @@ def _share(_: click.Context, __: click.Parameter, value: str | None) -> tuple[in
 @click.argument("path", metavar="SET")
 @option("--task N|A-B", "Task N, or the tasks A to B.", to="tasks", callback=_range)
 @option("--worker K/N", "Of the tasks every N-th from K on, K from 0: a rank.", to="worker", callback=_share)
+@option("--device DEVICE", "Where this process encodes, such as cuda:1.  [default: the plan's]")
 @store_option
-def run(path: str, tasks: range | None, worker: tuple[int, int] | None, location: str) -> None:
+def run(path: str, tasks: range | None, worker: tuple[int, int] | None, device: str | None, location: str) -> None:
     """Run tasks of a planned set; those that are done are skipped.
 
     Without --task and --worker all that are not done, in random order, so that several processes share them. Tasks may
@@ -117,6 +118,7 @@ def run(path: str, tasks: range | None, worker: tuple[int, int] | None, location
     if tasks is not None and worker is not None:
         raise click.UsageError("--task and --worker exclude one another.")
     plan = saestore.open_plan(location, path)
+    plan = plan if device is None else plan.on(device)
     if tasks is not None:
         chosen = list(tasks)
         for task in (chosen[0], chosen[-1]):

@@ -245,4 +245,5 @@ def provenance(reader: SetReader) -> dict[str, Any]:
 def _labels_digest(table: TableInfo) -> str:
     """What the labels of a table are known by: the digests of all that they are stored in."""
     groups = [] if table.concepts is None else list(filter(None, (table.concepts.true, table.concepts.unknown)))
-    return digest({node: info.shards for node, info in table.arrays.items() if node.split("/")[0] in groups})
+    arrays = ((node, info) for node, info in table.arrays.items() if node.split("/")[0] in groups)
+    return digest({node: info.shards or info.document for node, info in arrays})

@@ -38,15 +38,17 @@ class DaskEngine:
         return max(1, len(self._client.scheduler_info(n_workers=-1)["workers"]))
 
     def map(self, work: Callable[[T], R], parts: Sequence[T], done: Callable[[], object] = lambda: None) -> list[R]:
-        """What `work` makes of each of the parts; parts of a lost worker run again on another one."""
+        """What `work` makes of each of the parts; a part that a lost worker had not finished runs on another one."""
         from distributed import as_completed
 
         futures = self._client.map(work, parts, pure=False, retries=_RETRIES, **self._resources(work))
+        results: dict[str, R] = {}
         try:
             for future in as_completed(futures):  # type: ignore[no-untyped-call]
-                future.result()
+                results[future.key] = future.result()
+                future.release()  # so that it is not computed again where its worker is lost later
                 done()
-            return list(self._client.gather(futures))
+            return [results[future.key] for future in futures]
         finally:
             self._client.cancel([future for future in futures if not future.done()])
 

@@ -44,6 +44,9 @@ class Recipe(Protocol):
     def device(self) -> str:
         """Where tasks encode: ``cpu``, ``cuda``."""
 
+    def on(self, device: str) -> Recipe:
+        """The same, encoded on another device."""
+
     def open(self, root: zarr.Group) -> WritePlan:
         """Open everything, in a process that runs tasks."""
 
@@ -107,6 +110,16 @@ class Plan:
                 code="store-in-memory",
             )
         return dict(self.__dict__)
+
+    def on(self, device: str) -> Plan:
+        """The same plan, its tasks encoded on another device, such as ``cuda:1``: a process each for several GPUs.
+
+        Raises
+        ------
+        InvalidInputError
+            torch cannot use the device here (``unusable-device``), or nothing is encoded: it is an import.
+        """
+        return replace(self, recipe=self.recipe.on(device))
 
     def range(self, task: int) -> tuple[int, int]:
         """First sample of a task, and the one after its last.
@@ -182,7 +195,7 @@ class Plan:
                 plan=None,
                 engine=None if client is None else engine_of(client),
             )
-        _OPEN.pop(str(self.token), None)
+        _OPEN.clear()
         self.recipe.complete(self.root, self.path, report)
 
     def _with_receipts(self, attributes: SetAttributes) -> SetAttributes:
@@ -200,16 +213,15 @@ class Plan:
         dropped = attributes.dropped
         if dropped is not None:
             dropped = reduce(add_dropped, (receipt["dropped"] for receipt in found), dropped)
-        return replace(attributes.with_segments([*attributes.segments, *infos]), dropped=dropped)
+        return replace(attributes.with_segments([*attributes.segments, *infos]), dropped=dropped, dead_features=None)
 
     def _write(self, task: int, attributes: SetAttributes, rows: SparseRows, dropped: Mapping[str, Any] | None) -> None:
         start, stop = self.range(task)
         store, base = self.root.store, f"{self.root.path}/{self.path}".strip("/")
         name = f"{segment_name(start, stop, attributes.generation)}{ATTEMPT}{uuid.uuid4().hex[:12]}"
         with write_errors(f"{store}"):
-            info = write_segment(
-                store, base, start, rows, n_features=attributes.n_features, codec=attributes.codec, name=name
-            )
+            how: dict[str, Any] = {"n_features": attributes.n_features, "codec": attributes.codec, "name": name}
+            info = write_segment(store, base, start, rows, **how, quick=True)  # the commit writes all of it again
             receipt = group_document({"segment": info.to_json(), "dropped": dropped})
             won = put_if_absent(store, f"{base}/{self._receipt_path(task)}/{DOCUMENT}", receipt)
             # The receipts are gone once they are committed: a late attempt must not leave a new one.
@@ -267,22 +279,22 @@ def planned_attributes(root: zarr.Group, path: str) -> SetAttributes | None:
 
 
 _LOCK = threading.Lock()
-_OPEN: dict[str, WritePlan] = {}  # the inputs of one plan, open in this process, by the plan's token
+_OPEN: dict[tuple[str, str], WritePlan] = {}  # the inputs of one plan, open here, by its token and device
 
 
 @contextmanager
 def _opened(plan: Plan, attributes: SetAttributes) -> Iterator[WritePlan]:
     """The inputs of a plan, opened once in a process; one thread at a time reads them."""
     with _LOCK:
-        token = str(plan.token)
-        if token not in _OPEN:
+        key = str(plan.token), plan.recipe.device
+        if key not in _OPEN:
             found = plan.recipe.open(plan.root)
             refuse_other(found, attributes)
-            keep_open(token, found)
-        yield _OPEN[token]
+            keep_open(plan, found)
+        yield _OPEN[key]
 
 
-def keep_open(token: str, inputs: WritePlan) -> None:
+def keep_open(plan: Plan, inputs: WritePlan) -> None:
     """Have the tasks of a plan that this process runs use inputs that are open already, in place of another plan's."""
     _OPEN.clear()
-    _OPEN[token] = inputs
+    _OPEN[str(plan.token), plan.recipe.device] = inputs

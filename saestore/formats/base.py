@@ -41,6 +41,7 @@ class Source:
     sparse: Any = None
     pad_token: int | None = None
     progress: Callable[[str], None] | None = None  # called with a line of text
+    others: tuple[str, ...] = ()  # names of arrays in the file that are read besides, such as a mask
 
 
 @dataclass(frozen=True)

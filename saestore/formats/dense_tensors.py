@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from saestore.errors import InvalidInputError, require
 from saestore.formats.base import Format, Opened, Source, nonzeros
 from saestore.formats.in_memory import open_object
+from saestore.formats.named_arrays import KNOWN, is_named
 from saestore.formats.topk_tensors import load_tensors
 from saestore.sparse_rows import SparseRows
 
@@ -21,7 +22,8 @@ _BYTES = 32 << 20  # of a dense block: at 65,536 features 128 rows
 def is_dense(path: Path) -> bool:
     """Whether a path can only be dense; any other ``.pt`` or ``.safetensors`` is tried after all other formats."""
     if path.suffix == ".safetensors" and path.is_file():
-        return all(tensor.is_floating_point() for tensor in load_tensors(path).values())
+        tensors = load_tensors(path)
+        return not is_named(tensors) and all(tensor.is_floating_point() for tensor in tensors.values())
     return path.suffix in (".npy", ".npz") or any(
         (path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray")
     )
@@ -69,7 +71,7 @@ def _open(source: Source) -> Opened:
             names = ", ".join(sorted(filter(None, tensors))) or "no tensor"
             raise InvalidInputError(
                 f"{path} holds {names}; activations are a tensor of rows by features or of items by rows by "
-                "features, or indices and values, or top_indices and top_acts.",
+                f"features, or sparse: {KNOWN}.",
                 code="no-activations",
             )
     from saestore.embeddings.opening import open_embeddings

@@ -15,7 +15,7 @@ from saestore.files import plain_tensor, unmasked
 from saestore.formats.base import BLOCK, Opened, Source, as_floats, nonzeros, stored_dtype
 from saestore.formats.named_arrays import Matrix, MemoryArray, compressed, coordinates, open_named
 
-__all__ = ["of_scipy", "open_object", "opened_matrix"]
+__all__ = ["of_scipy", "open_mapping", "open_object", "opened_matrix"]
 
 Array = np.ndarray[Any, Any]
 
@@ -124,15 +124,19 @@ def _matrix(name: str, where: str, parts: _Parts, source: Source) -> Opened:
 
 def _named(given: Any, source: Source) -> Opened:
     where = f"the {type(given).__name__}"
-    names = list(given) if isinstance(given, Mapping) else list(_ENCODER_OUTPUT)
-    values = {str(name): given[name] if isinstance(given, Mapping) else getattr(given, name) for name in names}
-    arrays = {name: _array(value) for name, value in values.items() if value is not None}
-    shape: Any = tuple(int(n) for n in arrays.pop("shape", ())) or (None, None)
-    before = getattr(given, "pre_acts", None)
-    width = shape[1] if before is None else int(before.shape[-1])
-    named = {name: MemoryArray(array, name) for name, array in arrays.items()}
-    matrix = open_named(named, where, shape, source.resources)
-    name = "npz" if isinstance(given, Mapping) else "encoder-output"
+    if not isinstance(given, Mapping):
+        names = (*_ENCODER_OUTPUT, "pre_acts")
+        return open_mapping("encoder-output", {name: getattr(given, name, None) for name in names}, where, source)
+    if len(given) == 1:
+        return _dense(next(iter(given.values())))
+    return open_mapping("npz", given, where, source)
+
+
+def open_mapping(name: str, given: Mapping[str, Any], where: str, source: Source) -> Opened:
+    """Open arrays or tensors by the names that they have in a file."""
+    arrays = {str(key): _array(value) for key, value in given.items() if value is not None}
+    named = {key: MemoryArray(array, key) for key, array in arrays.items()}
+    matrix, width = open_named(named, where, source.resources, source.others)
     return opened_matrix(matrix, name, where, width, digest=_digest(arrays))
 
 

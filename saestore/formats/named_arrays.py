@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from saestore.errors import InvalidInputError
+from saestore.files import refuse_unused
 from saestore.formats.base import BLOCK, as_floats, check_ids, stored_dtype
 from saestore.formats.issues import Issue
 from saestore.formats.spool import Compressed, Entries, Read, Spool, blocks, checked_rows
@@ -18,15 +20,27 @@ from saestore.sparse_rows import SparseRows
 Array = np.ndarray[Any, Any]
 
 # What an array is, and the names that it goes by.
+_IDS = (
+    "indices", "ids", "idx", "inds", *(f"{kind}{end}" for kind in ("feature", "latent", "top", "topk")
+    for end in ("_indices", "_ids", "_idx", "_inds", "s")),
+)  # fmt: skip
+_VALUES = (
+    "values", "value", "vals", "val", "v", "data", "acts", "act", "activations", "activation",
+    *(f"{kind}_{end}" for kind in ("top", "topk", "feature", "latent")
+      for end in ("acts", "activations", "values", "vals")),
+)  # fmt: skip
 _NAMES = {
-    "ids": ("indices", "top_indices"),
-    "values": ("values", "data", "vals", "top_acts", "acts"),
-    "indptr": ("indptr",),
-    "rows": ("rows", "row"),
-    "columns": ("cols", "col", "columns"),
-}
+    "ids": _IDS,
+    "values": _VALUES,
+    "indptr": ("indptr", "crow_indices", "row_ptr", "ptr"),
+    "rows": ("rows", "row", "i", *(f"{kind}_{end}" for kind in ("row", "sample") for end in ("indices", "ids", "idx")),
+             "samples", "sample"),
+    "columns": ("cols", "col", "columns", "column", "j", "feature", "latent", "col_indices", "col_ids", "col_idx"),
+    "locations": ("locations",),
+}  # fmt: skip
+_WIDTHS = ("d_sae", "n_features", "dict_size", "num_latents", "n_latents", "width")
 _ROWS = 1 << 24  # that a matrix of coordinates may have with hardly any entry
-_KNOWN = "indices and values; indptr, indices and data; or rows, cols and vals"
+KNOWN = "indices and values; indptr, indices and data; rows, cols and vals; or locations and activations"
 
 
 @dataclass(frozen=True)
@@ -73,37 +87,144 @@ class Matrix(NamedTuple):
     issues: tuple[Issue, ...] = ()
 
 
-def is_named(names: Sequence[str]) -> bool:
+def pair_of(names: Iterable[str]) -> tuple[str, str] | None:
+    """The names of ids and values, where they are all that makes the matrix: rows of places."""
+    found = _roles(names)
+    pair = [name for role in ("ids", "values") for name in found.get(role, ())]
+    return (pair[0], pair[1]) if set(found) == {"ids", "values"} and len(pair) == 2 else None
+
+
+def is_named(names: Iterable[str]) -> bool:
     """Whether arrays of these names are a sparse matrix."""
     found = _roles(names)
-    return "values" in found and ("ids" in found or {"rows", "columns"} <= set(found))
+    whole = ({"ids"}, {"locations"}, {"rows", "columns"}, {"indptr", "columns"})
+    return "values" in found and any(roles <= set(found) for roles in whole)
 
 
-def open_named(arrays: Mapping[str, Any], where: str, shape: Sequence[int | None], resources: ExitStack) -> Matrix:
+def stated_shape(arrays: Mapping[str, Any], where: str, lengths: tuple[int, ...] = (2, 3)) -> tuple[int | None, ...]:
+    """Rows (or items and rows of each) and features as arrays beside the matrix state them, else None."""
+    shape = _numbers(arrays.get("shape"), where, "shape", lengths)
+    if shape is not None:
+        return shape
+    widths = (_numbers(arrays.get(name), where, name, (1,)) for name in _WIDTHS)
+    width = next((given[0] for given in widths if given is not None), None)
+    before = arrays.get("pre_acts")
+    return None, width if before is None else int(before.shape[-1])
+
+
+def _numbers(array: Any, where: str, name: str, lengths: tuple[int, ...]) -> tuple[int, ...] | None:
+    if array is None:
+        return None
+    values = np.asarray(array.read_all() if hasattr(array, "read_all") else array).reshape(-1)
+    if len(values) not in lengths or values.dtype.kind not in "iu" or values.min() < 1:
+        raise InvalidInputError(
+            f"{where}: {name} is {values.tolist()}; it is {' or '.join(map(str, lengths))} whole number(s) of at least "
+            "1.",
+            code="bad-shape",
+        )
+    return tuple(values.tolist())
+
+
+def open_named(
+    arrays: Mapping[str, Any], where: str, resources: ExitStack, others: Sequence[str] = ()
+) -> tuple[Matrix, int | None]:
     """Open a matrix of named arrays, each of `MemoryArray` or `saestore.files.NpzArray`.
 
     Parameters
     ----------
     where
         The file or object, for messages.
-    shape
-        Rows and features, each None where it is not known.
     resources
         Closes a temporary file in the end: entries that are not stored by row go through a `Spool`.
+    others
+        Names of arrays that are read besides, such as a mask.
+
+    Returns
+    -------
+    matrix : Matrix
+    n_features : int or None
+        None where no array states it.
     """
-    found = {role: arrays[name] for role, name in _roles(list(arrays)).items()}
-    if not is_named(list(arrays)):
+    roles = _roles(arrays)
+    if not is_named(arrays):
         raise InvalidInputError(
-            f"{where} holds {', '.join(arrays) or 'nothing'}; a sparse matrix is {_KNOWN}.", code="not-a-matrix"
+            f"{where} holds {', '.join(arrays) or 'nothing'}; a sparse matrix is {KNOWN}.", code="not-a-matrix"
         )
+    for role, names in roles.items():
+        if len(names) > 1:
+            raise InvalidInputError(
+                f"{where} has {' and '.join(names)}, which may both be the {role}; save it with one of them.",
+                code="ambiguous-arrays",
+            )
+    used = {role: name for role, (name,) in roles.items()}
+    found = {role: _in_order(arrays[name]) for role, name in used.items()}
+    for role in ("ids", "rows", "columns", "indptr", "locations"):
+        if role in found:
+            check_ids(np.empty(0, found[role].dtype), found[role].where)
+    shape = stated_shape(arrays, where)
+    matrix = _matrix(found, shape, where, resources, arrays.get("tokens"))
+    shapes = {name: tuple(array.shape) for name, array in arrays.items() if name not in ("shape", "item_ptr", *others)}
+    first = next(used[role] for role in ("values", *used))
+    refuse_unused(
+        shapes, [first, *used.values(), *_WIDTHS, *(["tokens"] * ("locations" in used))], matrix.n_rows, where
+    )
+    return matrix, shape[-1]
+
+
+def _matrix(
+    found: dict[str, Any], shape: tuple[int | None, ...], where: str, resources: ExitStack, tokens: Any
+) -> Matrix:
+    """A matrix of arrays by their roles."""
+    ids, rows, width = found.get("ids"), _product(shape[:-1]), shape[-1]
     if "indptr" in found:
+        found["ids"] = found.get("columns", ids)
         n_lines = found["indptr"].length - 1
-        if shape[0] is not None and (n_lines != shape[0] or shape[0] == shape[1]):
-            return _by_column(found, n_lines, shape, where, resources)
-        return compressed(found, "csr", (n_lines, shape[1]), where, resources)
-    if "rows" in found and "columns" in found:
-        return coordinates(found, shape[0], where, resources)
+        if rows is not None and (n_lines != rows or rows == width):
+            return _by_column(found, n_lines, (rows, width), where, resources)
+        return compressed(found, "csr", (n_lines, width), where, resources)
+    if "locations" in found:
+        return _located(found, shape, where, resources, tokens)
+    if "rows" in found:
+        found.setdefault("columns", ids)
+    elif ids is not None and len(ids.shape) == 2 and ids.shape == (2, *found["values"].shape):  # as torch has it
+        both = ids.read_all()
+        found["rows"], found["columns"] = (MemoryArray(axis, ids.where) for axis in both)
+    if {"rows", "columns"} <= set(found):
+        return coordinates(found, rows, where, resources)
     return _top_k(found, where)
+
+
+def _located(
+    found: dict[str, Any], shape: tuple[int | None, ...], where: str, resources: ExitStack, tokens: Any
+) -> Matrix:
+    """Rows of (row, feature), or of (sequence, position, feature) as Delphi has them, one per value."""
+    table = found["locations"].read_all()
+    kind = table.shape[-1] if table.ndim == 2 else 0
+    sizes = tuple(tokens.shape) if tokens is not None else shape[:-1]
+    if kind not in (2, 3) or (kind == 3 and (len(sizes) != 2 or None in sizes)):
+        raise InvalidInputError(
+            f"{where}: locations has the shape {table.shape}; each names row and feature, or sequence, position and "
+            "feature, with the numbers of all three as 'shape', or 'tokens' of (sequences, positions).",
+            code="bad-shape",
+        )
+    rows, per_item = table[:, 0], None
+    if kind == 3:
+        n_items, per_item = (size or 0 for size in sizes)
+        rows = checked_rows(rows, n_items, where) * per_item + checked_rows(table[:, 1], per_item, where)
+    axes = {"rows": MemoryArray(rows, "locations"), "columns": MemoryArray(table[:, -1], "locations")}
+    n_rows = _product(sizes if kind == 3 else shape[:-1])
+    return coordinates({**axes, "values": found["values"]}, n_rows, where, resources)._replace(item_ptr=per_item)
+
+
+def _product(sizes: Sequence[int | None]) -> int | None:
+    return None if None in sizes else math.prod(size or 0 for size in sizes)
+
+
+def _in_order(array: Any) -> Any:
+    """The array in C order: a file in Fortran order has its values column by column."""
+    if getattr(array, "is_fortran", False):
+        return MemoryArray(np.ascontiguousarray(array.read_all()), array.where)
+    return array
 
 
 def _by_column(
@@ -192,7 +313,8 @@ def _top_k(arrays: Mapping[str, Any], where: str) -> Matrix:
     return Matrix(read, max(1, BLOCK // k), n_rows, dtype, f"{k} places a row", k, item_ptr)
 
 
-def _roles(names: Sequence[str]) -> dict[str, str]:
-    """The name of each array that a matrix needs, where it is there."""
-    pairs = ((role, next((name for name in known if name in names), None)) for role, known in _NAMES.items())
-    return {role: name for role, name in pairs if name is not None}
+def _roles(names: Iterable[str]) -> dict[str, list[str]]:
+    """The names of the arrays that a matrix needs, by role, where they are there."""
+    held = list(names)
+    found = {role: [name for name in held if name.lower() in known] for role, known in _NAMES.items()}
+    return {role: names for role, names in found.items() if names}

@@ -16,7 +16,7 @@ from saestore.errors import InvalidInputError
 from saestore.files import NpzFile
 from saestore.formats.base import Format, Opened, Source, Written
 from saestore.formats.in_memory import of_scipy, opened_matrix
-from saestore.formats.named_arrays import Matrix, compressed, coordinates, is_named, open_named
+from saestore.formats.named_arrays import Matrix, compressed, coordinates, is_named, open_named, stated_shape
 from saestore.formats.selection import Selected
 from saestore.sparse_rows import pointers
 
@@ -40,13 +40,16 @@ def open_npz(source: Source) -> Opened:
         raise InvalidInputError(
             f"{path} is a {kind!r} matrix; scipy.sparse.save_npz writes {', '.join(_KINDS)}.", code="not-a-matrix"
         )
-    shape = _shape(archive, needed=kind is not None)
-    matrix = _matrix(archive, kind, shape, source.resources)
+    if kind is None:
+        matrix, width = open_named({name: archive[name] for name in archive.names}, str(path), source.resources,
+                                   source.others)  # fmt: skip
+    else:
+        matrix, width = _of_scipy(archive, kind, source.resources)
     return opened_matrix(
         matrix,
         "npz" if kind is None else "scipy",
         str(path),
-        shape[1],
+        width,
         files=(path,),
         # scipy means the sum of entries of one place.
         sum_duplicates=kind is not None,
@@ -54,39 +57,23 @@ def open_npz(source: Source) -> Opened:
     )
 
 
-def _shape(archive: NpzFile, *, needed: bool) -> tuple[int | None, int | None]:
-    """Rows and features, as the file states them."""
+def _of_scipy(archive: NpzFile, kind: str, resources: ExitStack) -> tuple[Matrix, int]:
+    where = str(archive.path)
     if "shape" not in archive:
-        if needed:
-            raise InvalidInputError(f"{archive.path} has no array 'shape'; it is damaged.", code="not-a-matrix")
-        widths = (archive.scalar(name, "iu") for name in ("n_features", "d_sae"))
-        return None, next((width for width in widths if width is not None), None)
-    shape = archive.read("shape")
-    if shape.shape != (2,) or shape.dtype.kind not in "iu" or shape.min() < 1:
-        raise InvalidInputError(
-            f"{archive.path} has the shape {shape.tolist()}; it needs two whole numbers "
-            "of at least 1, samples and features.",
-            code="bad-shape",
-        )
-    return int(shape[0]), int(shape[1])
-
-
-def _matrix(archive: NpzFile, kind: str | None, shape: tuple[int | None, int | None], resources: ExitStack) -> Matrix:
-    where, n_rows = str(archive.path), shape[0]
-    if kind is None:
-        return open_named({name: archive[name] for name in archive.names}, where, shape, resources)
-    assert n_rows is not None  # noqa: S101  (the formats of scipy have a shape)
+        raise InvalidInputError(f"{where} has no array 'shape'; it is damaged.", code="not-a-matrix")
+    n_rows, width = stated_shape({"shape": archive["shape"]}, where, (2,))
+    assert n_rows is not None and width is not None  # noqa: S101, PT018  (where there is a shape it has numbers)
     if kind in ("csr", "csc"):
         arrays = {role: archive[name] for role, name in _SCIPY.items()}
-        return compressed(arrays, kind, (n_rows, shape[1]), where, resources)
+        return compressed(arrays, kind, (n_rows, width), where, resources), width
     if kind == "coo":
         arrays = {"rows": archive["row"], "columns": archive["col"], "values": archive["data"]}
-        return coordinates(arrays, n_rows, where, resources)
+        return coordinates(arrays, n_rows, where, resources), width
     import scipy.sparse
 
     archive.check_size(*archive.names)
     with archive.errors():
-        return of_scipy(scipy.sparse.load_npz(archive.path), where, resources)
+        return of_scipy(scipy.sparse.load_npz(archive.path), where, resources), width
 
 
 def write_scipy(selected: Selected, path: Path) -> Written:

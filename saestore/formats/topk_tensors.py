@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ import numpy as np
 from saestore.errors import InvalidInputError, require
 from saestore.files import existing_file, load_pt, plain_tensor, refuse_unused
 from saestore.formats.base import BLOCK, Format, Opened, Source
+from saestore.formats.in_memory import open_mapping
+from saestore.formats.named_arrays import is_named, pair_of, stated_shape
 from saestore.sparse_rows import SparseRows, pointers
 
 Array = np.ndarray[Any, Any]
 
-ENCODER_OUTPUT = ("top_indices", "top_acts")  # ids and values in sparsify's EncoderOutput
+_OF_LAYOUTS = ("indices", "values")  # left to a layout that knows more of such files
 _REOPEN = 64 << 20  # pages that were read through a mapping count as memory of the process until it is unmapped
 
 
@@ -48,7 +50,9 @@ def load_tensors(path: Path) -> dict[str, Any]:
     return {str(name): value for name, value in loaded.items()} if isinstance(loaded, dict) else {"": loaded}
 
 
-def open_topk(name: str, path: Path, files: Sequence[Path], keys: tuple[str, str]) -> tuple[Opened, list[int]]:
+def open_topk(
+    name: str, path: Path, files: Sequence[Path], keys: tuple[str, str], others: Sequence[str] = ()
+) -> tuple[Opened, list[int]]:
     """Open rows of (indices, values) in one file, or in several that follow each other.
 
     Parameters
@@ -57,6 +61,8 @@ def open_topk(name: str, path: Path, files: Sequence[Path], keys: tuple[str, str
         Of the format.
     keys
         Names of the tensors of ids and values.
+    others
+        Names of tensors that are read besides, such as a mask.
 
     Returns
     -------
@@ -64,7 +70,7 @@ def open_topk(name: str, path: Path, files: Sequence[Path], keys: tuple[str, str
     n_rows : list of int
         Rows of each file.
     """
-    parts = [_part(file, keys) for file in files]
+    parts = [_part(file, keys, others) for file in files]
     first = parts[0]
     for file, part in zip(files, parts, strict=True):
         if part.values.shape[1:] != first.values.shape[1:] or part.values.dtype != first.values.dtype:
@@ -74,16 +80,15 @@ def open_topk(name: str, path: Path, files: Sequence[Path], keys: tuple[str, str
                 code="unequal-chunks",
             )
     n_rows, k = [part.n_rows for part in parts], int(first.values.shape[-1])
-    width, before = first.others.get("n_features"), first.others.get("pre_acts")
     dtype = str(first.values.dtype).removeprefix("torch.")
     opened = Opened(
         name,
         str(path),
         tuple(files),
         sum(n_rows),
-        width if type(width) is int else None if before is None else int(before.shape[-1]),
+        stated_shape(first.others, str(path))[-1],
         "float32" if dtype == "bfloat16" else dtype,
-        _Reader(files, n_rows, keys).read,
+        _Reader(files, n_rows, keys, others).read,
         max(1, BLOCK // k),
         row_capacity=k,
         # Sequences of the same length: each is an item.
@@ -94,7 +99,7 @@ def open_topk(name: str, path: Path, files: Sequence[Path], keys: tuple[str, str
     return opened, n_rows
 
 
-def _part(path: Path, keys: tuple[str, str]) -> _Part:
+def _part(path: Path, keys: tuple[str, str], others: Sequence[str]) -> _Part:
     tensors = load_tensors(path)
     missing = [key for key in keys if not hasattr(tensors.get(key), "dtype")]
     if missing:
@@ -115,15 +120,15 @@ def _part(path: Path, keys: tuple[str, str]) -> _Part:
             code="unsupported-dtype",
         )
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if hasattr(tensor, "shape")}
-    refuse_unused(shapes, keys, int(np.prod(values.shape[:-1])), str(path))
+    refuse_unused(shapes, (*keys, *others), int(np.prod(values.shape[:-1])), str(path))
     return _Part(ids, values, tensors)
 
 
 class _Reader:
     """Reads rows across files, each mapped when needed and again after 64 MiB."""
 
-    def __init__(self, paths: Sequence[Path], n_rows: list[int], keys: tuple[str, str]) -> None:
-        self._paths, self._keys = paths, keys
+    def __init__(self, paths: Sequence[Path], n_rows: list[int], keys: tuple[str, str], others: Sequence[str]) -> None:
+        self._paths, self._keys, self._others = paths, keys, others
         self._starts = pointers(n_rows)
         self._open: tuple[int, Any, Any] | None = None
         self._n_read = 0
@@ -143,7 +148,7 @@ class _Reader:
 
     def _slice(self, file: int, start: int, stop: int) -> tuple[Array, Array]:
         if self._open is None or self._open[0] != file or self._n_read > _REOPEN:
-            part = _part(self._paths[file], self._keys)
+            part = _part(self._paths[file], self._keys, self._others)
             k = part.values.shape[-1]
             self._open, self._n_read = (file, part.ids.reshape(-1, k), part.values.reshape(-1, k)), 0
         ids, values = self._open[1][start:stop], self._open[2][start:stop]
@@ -151,12 +156,20 @@ class _Reader:
         return ids.numpy(), (values.float() if "bfloat16" in str(values.dtype) else values).numpy()
 
 
-def _is_encoder_output(path: Path) -> bool:
-    return path.suffix in (".pt", ".safetensors") and path.is_file() and set(ENCODER_OUTPUT) <= set(load_tensors(path))
+def _is_named_tensors(path: Path) -> bool:
+    if path.suffix not in (".pt", ".safetensors") or not path.is_file():
+        return False
+    tensors = load_tensors(path)
+    return is_named(tensors) and (pair_of(tensors) != _OF_LAYOUTS or getattr(tensors["values"], "ndim", 0) == 1)
 
 
 def _open(source: Source) -> Opened:
-    return open_topk("encoder-output", source.path, [source.path], ENCODER_OUTPUT)[0]
+    path, tensors = source.path, load_tensors(source.path)
+    keys = pair_of(tensors)
+    if keys is not None and getattr(tensors[keys[0]], "shape", None) == getattr(tensors[keys[1]], "shape", None):
+        return open_topk("encoder-output", path, [path], keys, source.others)[0]
+    opened = open_mapping("encoder-output", tensors, str(path), source)
+    return replace(opened, path=str(path), files=(path,), digest=None)
 
 
-FORMATS = (Format("encoder-output", _is_encoder_output, _open),)
+FORMATS = (Format("encoder-output", _is_named_tensors, _open),)

@@ -210,15 +210,16 @@ def _opened(options: ImportOptions, resources: ExitStack, progress: Progress) ->
         )
     _, sample_type, *sae = options.parts
     given = (resources, sample_type, sae[0] if sae else None, options.n_features, options.sparse, options.pad_token)
+    others = tuple(name for name in (options.mask, options.tokens) if isinstance(name, str))
     if not isinstance(options.path, str | os.PathLike):
-        return _of_object(options, Source(Path(), *given, progress.line))
+        return _of_object(options, Source(Path(), *given, progress.line, others))
     path = Path(options.path).expanduser()
     chosen = load_format(recognise(path) if name == "auto" else name)
     own = {"sparse": options.sparse, "pad_token": options.pad_token}
     chosen.check_options([name for name, value in own.items() if value is not None], path)
     if chosen.open is None:
         raise RuntimeError(f"{chosen.name} has no reader")
-    return chosen.open(Source(path, *given, progress.line))
+    return chosen.open(Source(path, *given, progress.line, others))
 
 
 def _of_object(options: ImportOptions, source: Source) -> Opened:

@@ -55,6 +55,13 @@ class BuildRecipe:
         """Where it encodes."""
         return self.options.device
 
+    def on(self, device: str) -> BuildRecipe:
+        """The same build, on another device."""
+        from saestore.sae.encode import usable_device
+
+        usable_device(device)
+        return replace(self, options=replace(self.options, device=device))
+
     def resolve(self, destination: Destination, report: Progress, *, locked: bool = False) -> BuildPlan:
         """Open and check everything; with `locked` another process may be writing the set."""
         from saestore.ingest.build_plan import open_build
@@ -87,6 +94,10 @@ class ImportRecipe:
     overwrite: bool = False
     has_truth: bool = False
     device: str = "cpu"
+
+    def on(self, device: str) -> ImportRecipe:  # noqa: ARG002
+        """Refuse: an import encodes nothing."""
+        raise InvalidInputError("device does not apply to an import, which encodes nothing.", code="unused-option")
 
     def open(self, root: zarr.Group) -> ImportPlan:  # noqa: ARG002
         """Open the files, which stay open until the process ends."""
@@ -126,7 +137,7 @@ def make_plan(
     root, attributes = plan_set(inputs, destination, report, record=record, append=append, overwrite=recipe.overwrite)
     plan = Plan.of(inputs.path, recipe, root, attributes)
     if plan.token is not None:
-        keep_open(plan.token, inputs)
+        keep_open(plan, inputs)
     return plan
 
 

@@ -222,7 +222,7 @@ def _fulfilling(condition: str, names: _RowNames, option: str) -> Array:
         found = bind(parse(condition), cast("Names", names))  # it asks for what all sources of names have
     except (InvalidInputError, NotFoundError) as error:
         raise type(error)(str(error).replace("where=", f"{option}=", 1), code=error.code) from None
-    return found.samples(names.n_samples)
+    return np.flatnonzero(found.over_samples(names.n_samples))
 
 
 def _texts(given: Any) -> tuple[str, ...]:
@@ -261,6 +261,8 @@ def _per_row(spec: Any, beside: Any, what: str) -> tuple[str, Array]:
 
 def _load(spec: str, beside: Any, what: str) -> tuple[str, Any]:
     path, key = split_member(spec)
+    if isinstance(beside, Mapping) and spec in beside:
+        return spec, beside[spec]
     if key is None and not path.exists() and hasattr(beside, "select_columns"):  # a Dataset in memory
         return spec, _column(beside, spec, "the Dataset")
     if key is None and not path.exists() and isinstance(beside, str | os.PathLike):

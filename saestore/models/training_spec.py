@@ -38,6 +38,8 @@ class SAETrainingSpec:
         Tokens of a text, BOS included.
     transform
         For images: ``resize`` and ``crop`` as in `ImageTransform.record`.
+    streams
+        Of a crosscoder: how many hidden states it reads at once.
     """
 
     sae: str
@@ -47,12 +49,14 @@ class SAETrainingSpec:
     prepend_bos: bool | None = None
     context_size: int | None = None
     transform: Mapping[str, Any] | None = None
+    streams: int | None = None
 
     @classmethod
     def of(cls, sae: LoadedSAE) -> Self:
         """Read the record of a loaded SAE."""
         info, training = sae.info, sae.training
         more = {name: training.get(name) for name in ("prepend_bos", "context_size", "transform")}
+        more["streams"] = info.get("streams")
         return cls(sae.name, sae.d_in, training.get("model") or info.get("model_name"), info.get("hook_name"), **more)
 
     def place(self, layer: int | None, hook: str | None = None) -> Hook:
@@ -96,6 +100,12 @@ class SAETrainingSpec:
 
     def check_model(self, name: str, width: int) -> None:
         """Refuse a model whose hidden state does not fit; warn if nothing shows that it is the SAE's model."""
+        if self.streams is not None:
+            raise InvalidInputError(
+                f"the SAE {self.sae} is a crosscoder of {self.streams} streams, and {name} gives one: give its "
+                f"embeddings (--embeddings), (rows, {self.streams}, {self.d_in // self.streams})",
+                code="width-mismatch",
+            )
         if width != self.d_in:
             raise InvalidInputError(
                 f"the hidden state of {name} has width {width}, the SAE {self.sae} takes {self.d_in}; it was trained "

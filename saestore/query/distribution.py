@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.query.posting_lists import PostingLists, iterate_lists
-from saestore.query.rows import iterate_rows
-from saestore.segment import Segment, open_lists, read_moments
+from saestore.query.posting_lists import PostingLists
+from saestore.segment import Segment, read_moments
 from saestore.sparse_rows import pointers
 from saestore.stats import Moments
 
@@ -24,35 +23,6 @@ def all_moments(segments: Sequence[Segment], features: Array, n_features: int, d
     distinct, back = np.unique(features, return_inverse=True)
     moments = read_moments(segments, None if len(distinct) == n_features else distinct)
     return moments if np.array_equal(distinct, features) else moments.take(back)
-
-
-def moments_where(segments: Sequence[Segment], features: Array, n_features: int, rows: Array, dtype: Any) -> Moments:
-    """Sums over ascending `rows`: from the lists where those are shorter than the rows, else from the rows.
-
-    Memory: a block of about 4 million entries.
-    """
-    distinct, back = np.unique(features, return_inverse=True)
-    open_lists(segments)
-    n_rows = sum(s.info.n_rows for s in segments)
-    in_lists = sum(int((s.feature_ptr[distinct + 1] - s.feature_ptr[distinct]).sum()) for s in segments)
-    in_rows = sum(s.info.nnz for s in segments) * len(rows) / max(1, n_rows)
-    if in_lists <= in_rows:
-        return _from_lists(segments, distinct, rows, n_rows, dtype).take(back)
-    total = Moments.zeros(len(distinct), 0, dtype)
-    for part, block in iterate_rows(segments, rows):
-        total += Moments.of_entries(block.indices, block.data, n_features, len(part)).take(distinct)
-    return total.take(back)
-
-
-def _from_lists(segments: Sequence[Segment], features: Array, rows: Array, n_rows: int, dtype: Any) -> Moments:
-    mask = np.zeros(n_rows, bool)
-    mask[rows] = True
-    parts = [Moments.zeros(0, 0, dtype)]
-    for lists in iterate_lists(segments, features, dtype):
-        inside = lists.keep(mask[lists.samples])
-        parts.append(Moments.of_lists(inside.indptr, inside.data, len(rows)))
-    arrays = [np.concatenate([p.arrays()[name] for p in parts]) for name in Moments.names()]
-    return Moments(len(rows), *arrays)
 
 
 def quantiles(

@@ -16,7 +16,7 @@ from saestore.query.posting_lists import one_list
 from saestore.query.selection import Condition, select
 from saestore.query.where import as_tree, bind, names_activation, of_mask, stored_arrays
 from saestore.query.where_names import Activations, Names
-from saestore.segment import Segment, open_lists, read_of_features
+from saestore.segment import Segment, active_features, open_lists
 from saestore.storage import ArrayReader, Root, SnapshotStore, group_of, place_name, read_attributes
 from saestore.tables.column import Column
 from saestore.tables.item_index import ItemIndex
@@ -232,12 +232,9 @@ class OpenSet:
             stored; ``l0`` is the mean number of active features per sample.
         """
         a, (n_samples, n_features) = self.attributes, self.shape
-        dead = a.dead_features if a.is_derived else None
+        dead = a.dead_features
         if dead is None:
-            active = np.zeros(n_features, bool)
-            for counts in read_of_features(self.segments, ["n_active"]):
-                active |= counts > 0
-            dead = int((~active).sum())
+            dead = n_features - int(np.count_nonzero(active_features(self.segments, n_features)))
         stored, dense = a.stored_bytes, 4 * n_samples * n_features
         return {
             "path": self.path,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 
-def counts_by_group(view: View, features: Array, groups: Array, n_groups: int) -> Array:
+def counts_by_group(view: View, features: Array, group_of: Callable[[Array], Array], n_groups: int) -> Array:
     """Rows of each group on which each feature is active, int64 (len(features), n_groups).
 
     Parameters
     ----------
-    groups
-        The group of every row of the view, -1 for rows that count for nothing.
+    group_of
+        From rows of the view to the group of each, -1 for rows that count for nothing.
 
     Notes
     -----
@@ -34,7 +34,7 @@ def counts_by_group(view: View, features: Array, groups: Array, n_groups: int) -
     check_size((len(distinct), n_groups), 8, DENSE_LIMIT, "Choose features=.")
     parts = [np.empty((0, n_groups), np.int64)]
     for lists in view.lists(distinct):
-        group = groups[lists.samples]
+        group = group_of(lists.samples)
         key = np.repeat(np.arange(len(lists.features)) * n_groups, np.diff(lists.indptr)) + group
         counts = np.bincount(key[group >= 0], minlength=len(lists.features) * n_groups)
         parts.append(counts.reshape(-1, n_groups))
@@ -50,8 +50,11 @@ def purity(acts: SetReader, view: View, features: Array, classes: Any) -> dict[s
         A column of the items, or names of concepts of items; an item belongs to the first that is true of it.
     """
     names, of_items = _classes(acts, classes)
-    rows = of_items if view.level == "item" else of_items[acts.item_index.locate(np.arange(view.n_rows))[0]]
-    counts = counts_by_group(view, features, rows, len(names))
+
+    def class_of(rows: Array) -> Array:
+        return of_items[rows if view.level == "item" else acts.item_index.locate(rows)[0]]
+
+    counts = counts_by_group(view, features, class_of, len(names))
     total = counts.sum(axis=1)
     share = np.divide(counts.max(axis=1, initial=0), total, out=np.full(len(total), np.nan), where=total > 0)
     best = names[counts.argmax(axis=1)]
@@ -86,6 +89,5 @@ def positions(acts: SetReader, view: View, features: Array) -> dict[str, Any]:
     sizes = np.diff(np.minimum(acts.item_index.pointers(), acts.shape[0]))
     if not sizes.any():
         raise NotFoundError(f"{acts.path} has no samples yet.", code="no-samples")
-    place = acts.item_index.locate(np.arange(acts.shape[0]))[1]
-    counts = counts_by_group(view, features, place, int(sizes.max()))
+    counts = counts_by_group(view, features, lambda rows: acts.item_index.locate(rows)[1], int(sizes.max()))
     return {"n_active_at": (("feature", "position"), counts, {"long_name": "samples at a position where it is active"})}

@@ -253,7 +253,7 @@ class SetReader(OpenSet):
         columns = self.select_features(features)
         view = self.view(level, where, feature=_only(columns.ids))
         rows = self._rows(view, samples)
-        n_samples = len(rows) if view.sizes is None else int(view.sizes[rows.ids].sum())
+        n_samples = view.n_samples_of(rows)
         expected = min(int(self.nnz * n_samples / max(1, self.shape[0])), len(rows) * self.shape[1])
         check_size((expected,), 8, max_bytes, f"(non-zeros). Ask for fewer {level}s at a time, or pass max_bytes.")
         return slices.sparse(view, rows, columns, pooling)
@@ -266,6 +266,8 @@ class SetReader(OpenSet):
         if rows.scalar:
             message = f"where= chooses among several {view.level}s; give a list, such as [17], not one {view.level}."
             raise InvalidInputError(message, code="one-sample")
+        if isinstance(rows.given, range) and rows.given == range(view.n_rows):
+            return Selection(np.concatenate([np.empty(0, np.int64), *view.ids()]), scalar=False)
         return Selection(rows.ids[view.counting(rows.ids)], scalar=False)
 
     @retry_on_stale_snapshot

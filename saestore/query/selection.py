@@ -18,11 +18,17 @@ Array = np.ndarray[Any, Any]
 class Selection:
     """Ids along one axis, in the order asked for; `scalar` where one int was given, which drops the axis."""
 
-    ids: Array
+    given: Array | range
     scalar: bool
 
+    @property
+    def ids(self) -> Array:
+        """The ids, int64; of a range 8 bytes for each whenever they are asked for."""
+        given = self.given
+        return np.arange(given.start, given.stop, given.step) if isinstance(given, range) else given
+
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.given)
 
 
 def select(spec: Any, size: int, what: str) -> Selection:
@@ -41,10 +47,10 @@ def select(spec: Any, size: int, what: str) -> Selection:
         `spec` is not an index: floats, a mask of another length, more than one dimension.
     """
     if spec is None:
-        return Selection(np.arange(size), scalar=False)
+        return Selection(range(size), scalar=False)
     if isinstance(spec, slice):
         try:
-            return Selection(np.arange(*spec.indices(size)), scalar=False)
+            return Selection(range(*spec.indices(size)), scalar=False)
         except (TypeError, ValueError) as e:
             raise InvalidInputError(f"{what}s {spec!r}: {e}.", code="not-an-index") from e
     ids = _as_array(spec, size, what)
@@ -137,9 +143,10 @@ class Condition:
         """Whether each of these samples fulfils it, bool (n,)."""
         return np.asarray(self.mask[samples if self.index is None else self.index.locate(samples)[0]])
 
-    def samples(self, n_samples: int) -> Array:
-        """All samples that fulfil it, ascending int64. Memory: 8 bytes each, and a byte per sample."""
+    def over_samples(self, n_samples: int) -> Array:
+        """Whether each sample fulfils it, bool (n_samples,)."""
         if self.index is None:
-            return np.flatnonzero(self.mask)
-        sizes = np.diff(np.minimum(self.index.pointers(), n_samples))
-        return np.flatnonzero(np.repeat(self.mask, sizes))
+            return self.mask
+        if self.index.item_size is not None:
+            return np.repeat(self.mask, self.index.item_size)[:n_samples]
+        return np.repeat(self.mask, np.diff(np.minimum(self.index.pointers(), n_samples)))

@@ -324,7 +324,7 @@ def _rows_where(reader: OpenSet, table: str, condition: Any) -> Array:
         return np.arange(n_rows)
     if table == "samples":
         chosen = reader.condition(condition)
-        return np.arange(n_rows) if chosen is None else chosen.samples(n_rows)
+        return np.arange(n_rows) if chosen is None else np.flatnonzero(chosen.over_samples(n_rows))
     tree = as_tree(condition)
     if tree is None:
         mask = np.asarray(condition)

@@ -145,10 +145,11 @@ def cooccurrence(view: View, features: Array) -> Array:
     counts, first = np.zeros((len(features), len(features)), np.int64), 0
     for lists in _blocks(view, features):
         last = first + len(lists.features)
-        right, start = _matrix(lists, view.n_rows, np.int32).T.tocsr(), first
+        rows, start = np.unique(lists.samples), first  # few of all where features are rare
+        right = _matrix(_among(rows, lists), len(rows), np.int32).T.tocsr()
         for others in _blocks(view, features[first:]):
             stop = start + len(others.features)
-            part = (_matrix(others, view.n_rows, np.int32) @ right).toarray()
+            part = (_matrix(_among(rows, others), len(rows), np.int32) @ right).toarray()
             counts[start:stop, first:last], counts[first:last, start:stop] = part, part.T
             start = stop
         first = last
@@ -235,7 +236,7 @@ def _held(view: View, first: int, last: int, with_data: bool) -> scipy.sparse.cs
 
     dtype = np.result_type(view.dtype, np.float32) if with_data else bool  # scipy has no float16
     counts, parts, values = np.zeros(view.n_rows, np.int64), [np.empty(0, np.int32)], [np.empty(0, dtype)]
-    for rows, block in view.rows(np.arange(view.n_rows) if view.ids is None else view.ids, values=with_data):
+    for rows, block in view.all_rows(values=with_data):
         kept = (block.indices >= first) & (block.indices < last)
         counts[rows] = np.diff(pointers(kept)[block.indptr])
         parts.append((block.indices[kept].astype(np.int64) - first).astype(np.int32))
@@ -249,6 +250,14 @@ def _held(view: View, first: int, last: int, with_data: bool) -> scipy.sparse.cs
 def _blocks(view: View, features: Array) -> Iterator[PostingLists]:
     for first in range(0, len(features), _WIDTH):
         yield from view.lists(features[first : first + _WIDTH])
+
+
+def _among(rows: Array, lists: PostingLists) -> PostingLists:
+    """The entries of lists in ascending `rows`, which are counted from 0 then."""
+    places = np.searchsorted(rows, lists.samples)
+    found = rows[np.minimum(places, len(rows) - 1)] == lists.samples if len(rows) else np.zeros(len(places), bool)
+    kept = lists.keep(found)
+    return PostingLists(kept.features, kept.indptr, places[found], kept.data)
 
 
 def _matrix(lists: PostingLists, n_rows: int, dtype: Any) -> scipy.sparse.csr_array:

@@ -47,8 +47,11 @@ def prefers_features(segments: Sequence[Segment], n_samples: int, features: Arra
     return lists < n_samples * nnz / max(1, total_rows)
 
 
-def _distinct(ids: Array) -> tuple[Array, Array | None]:
-    """Ascending distinct ids, and the index of each of `ids` among them; None where `ids` ascend already."""
+def _distinct(chosen: Selection) -> tuple[Array | range, Array | None]:
+    """Ascending distinct ids, and the index of each id that was chosen among them; None where these ascend already."""
+    if isinstance(chosen.given, range) and chosen.given.step == 1:
+        return chosen.given, None
+    ids = chosen.ids
     if (ids[1:] > ids[:-1]).all():
         return ids, None
     return np.unique(ids, return_inverse=True)
@@ -56,18 +59,17 @@ def _distinct(ids: Array) -> tuple[Array, Array | None]:
 
 def dense(view: View, rows: Selection, features: Selection, pooling: Pooling = "max") -> Array:
     """Rows x features, dense, by numpy's orthogonal indexing; a scalar selection drops its axis."""
-    row_ids, row_back = _distinct(rows.ids)
-    feature_ids, feature_back = _distinct(features.ids)
+    row_ids, row_back = _distinct(rows)
+    feature_ids, feature_back = _distinct(features)
     out = np.zeros((len(row_ids), len(feature_ids)), view.dtype_of(pooling))
-    n_samples = len(row_ids) if view.sizes is None else int(view.sizes[row_ids].sum())
-    if pooling == "max" and prefers_features(view.segments, n_samples, feature_ids):
-        for lists in view.lists(feature_ids):
+    if pooling == "max" and prefers_features(view.segments, view.n_samples_of(rows), _array(feature_ids)):
+        for lists in view.lists(_array(feature_ids)):
             row, requested = _locate(row_ids, lists.samples)
             column, inside = _locate(feature_ids, lists.feature_of_entry)
             inside &= requested
             _put(out, row[inside], column[inside], lists.data[inside])
     else:
-        for part, block in view.rows(row_ids, pooling):
+        for part, block in view.rows(_array(row_ids), pooling):
             row = np.repeat(_locate(row_ids, part)[0], np.diff(block.indptr))
             column, inside = _locate(feature_ids, block.indices)
             if inside.all():
@@ -92,11 +94,16 @@ def _put(out: Array, rows: Array, columns: Array, values: Array) -> None:
     at_once(put, range(n))
 
 
-def _locate(requested: Array, ids: Array) -> tuple[Array, Array]:
+def _array(ids: Array | range) -> Array:
+    return Selection(ids, scalar=False).ids
+
+
+def _locate(requested: Array | range, ids: Array) -> tuple[Array, Array]:
     """The index of each id in the ascending `requested`, and whether it is there."""
     if len(requested) and requested[-1] - requested[0] == len(requested) - 1:  # a range needs no search
         index = ids.astype(np.int64) - requested[0]
         return index, (index >= 0) & (index < len(requested))
+    requested = _array(requested)
     index = np.searchsorted(requested, ids)
     index[index == len(requested)] = 0
     return index, requested[index] == ids if len(requested) else np.zeros(len(ids), bool)
@@ -108,9 +115,15 @@ def sparse(view: View, rows: Selection, features: Selection, pooling: Pooling = 
 
     # scipy has no float16; float32 holds every one of its values.
     dtype, n_features = np.result_type(view.dtype_of(pooling), np.float32), view.n_features
-    row_ids, row_back = _distinct(rows.ids)
+    row_ids, row_back = _distinct(rows)
+    feature_ids, feature_back = _distinct(features)
+    if pooling == "max" and prefers_features(view.segments, view.n_samples_of(rows), _array(feature_ids)):
+        whole = _of_lists(view, row_ids, feature_ids, dtype)
+        whole = whole if feature_back is None else sp.csr_array(whole[:, feature_back])
+        whole.sort_indices()
+        return whole if row_back is None else sp.csr_array(whole[row_back])
     blocks, counts = [], np.zeros(len(row_ids), np.int64)
-    for part, block in view.rows(row_ids, pooling):
+    for part, block in view.rows(_array(row_ids), pooling):
         # scipy takes its index type from these; a narrower one would overflow on its next concatenation.
         index = np.int32 if max(n_features, block.nnz) < 1 << 31 else np.int64
         parts = block.astype(dtype).data, block.indices.astype(index), block.indptr.astype(index)
@@ -123,6 +136,25 @@ def sparse(view: View, rows: Selection, features: Selection, pooling: Pooling = 
         indptr = pointers(counts).astype(whole.indptr.dtype)
         whole = sp.csr_array((whole.data, whole.indices, indptr), shape=(len(row_ids), len(features)))
     return whole if row_back is None else sp.csr_array(whole[row_back])
+
+
+def _of_lists(view: View, rows: Array | range, features: Array | range, dtype: Any) -> Any:
+    """Distinct rows x features from the lists of the features. Memory: the answer, and 24 bytes per entry."""
+    import scipy.sparse as sp
+
+    entries = []
+    for lists in view.lists(_array(features)):
+        row, requested = _locate(rows, lists.samples)
+        column = np.repeat(_locate(features, lists.features)[0], np.diff(lists.indptr))
+        entries.append((row[requested], column[requested], lists.data[requested]))
+    row, column, data = (np.concatenate([part[i] for part in entries]) for i in range(3))
+    order, index = np.lexsort((column, row)), np.int32 if max(len(features), len(row)) < 1 << 31 else np.int64
+    indptr = np.zeros(len(rows) + 1, index)
+    filled, counts = np.unique(row, return_counts=True)
+    indptr[filled + 1] = counts
+    np.cumsum(indptr, out=indptr)
+    values = data[order].astype(dtype), column[order].astype(index), indptr
+    return sp.csr_array(values, shape=(len(rows), len(features)))
 
 
 def _columns(block: Any, features: Selection, n_features: int) -> Any:

@@ -13,8 +13,8 @@ from saestore.kernels import segment_sums
 from saestore.query import distribution
 from saestore.query.posting_lists import BLOCK, PostingLists, iterate_lists
 from saestore.query.rows import iterate_rows
-from saestore.query.selection import Condition
-from saestore.segment import Segment
+from saestore.query.selection import Condition, Selection
+from saestore.segment import Segment, open_lists
 from saestore.sparse_rows import SparseRows, pointers
 from saestore.stats import Moments
 from saestore.tables.item_index import ItemIndex
@@ -28,6 +28,7 @@ Pooling = Literal["max", "mean", "sum"]
 POOLINGS: tuple[Pooling, ...] = ("max", "mean", "sum")
 
 _ROWS_BLOCK = 1 << 22  # non-zeros of a block of items
+_IDS_BLOCK = 1 << 20
 _UNLIMITED = 1 << 62
 
 
@@ -45,9 +46,6 @@ class View:
     level: str
     index: ItemIndex
     n_rows: int  # rows of the matrix: samples or items of the set
-    # The rows that count, ascending, int64: samples that fulfil the condition, or items with such a sample. None where
-    # every row counts.
-    ids: Array | None
     kept: Array | None  # which samples count, bool (n_samples,); None where all do
     sizes: Array | None  # at the level of items: how many samples of each item count, int64 (n_items,). Else None
     condition: Condition | None  # what the samples fulfil, None where all count
@@ -58,21 +56,28 @@ class View:
         check_level(level)
         (n_samples, n_features), index, kept = acts.shape, acts.item_index, None
         common = acts.segments, n_features, acts.dtype, level, index
-        ids = None if condition is None else condition.samples(n_samples)
-        if ids is not None:
-            kept = np.zeros(n_samples, bool)
-            kept[ids] = True
+        kept = None if condition is None else condition.over_samples(n_samples)
         if level == "sample":
-            return cls(*common, n_samples, ids, kept, None, condition)
+            return cls(*common, n_samples, kept, None, condition)
         bounds = np.minimum(index.pointers(), n_samples)
         sizes = np.diff(bounds) if kept is None else segment_sums(kept, bounds).astype(np.int64)
-        ids = None if (sizes > 0).all() else np.flatnonzero(sizes)
-        return cls(*common, index.n_items, ids, kept, sizes, condition)
+        return cls(*common, index.n_items, kept, sizes, condition)
 
     @property
     def n(self) -> int:
         """How many rows count."""
-        return self.n_rows if self.ids is None else len(self.ids)
+        counts = self.kept if self.sizes is None else self.sizes
+        return self.n_rows if counts is None else int(np.count_nonzero(counts))
+
+    def ids(self) -> Iterator[Array]:
+        """The rows that count, ascending int64: samples that fulfil the condition, or items with such a sample.
+
+        A million rows at a time.
+        """
+        counts = self.kept if self.sizes is None else self.sizes
+        for start in range(0, self.n_rows, _IDS_BLOCK):
+            stop = min(start + _IDS_BLOCK, self.n_rows)
+            yield np.arange(start, stop) if counts is None else start + np.flatnonzero(counts[start:stop])
 
     def dtype_of(self, pooling: Pooling) -> np.dtype[Any]:
         """Dtype of pooled activations: as stored for a maximum and for samples, else float64."""
@@ -83,6 +88,10 @@ class View:
         if self.sizes is not None:
             return np.asarray(self.sizes[rows] > 0)
         return np.ones(len(rows), bool) if self.kept is None else np.asarray(self.kept[rows])
+
+    def n_samples_of(self, rows: Selection) -> int:
+        """How many samples these rows have."""
+        return len(rows) if self.sizes is None else int(self.sizes[rows.ids].sum())
 
     def lists(self, features: Array, block: int = BLOCK) -> Iterator[PostingLists]:
         """Lists of distinct `features` over the rows that count, strongest first, about `block` entries at a time.
@@ -111,6 +120,11 @@ class View:
             items = np.unique(items)
             counts = np.bincount(np.searchsorted(items, row), minlength=len(items))
             yield items, SparseRows(pointers(counts), feature, data)
+
+    def all_rows(self, *, values: bool = True) -> Iterator[tuple[Array, SparseRows]]:
+        """All rows that count, as `rows` gives them."""
+        for ids in self.ids():
+            yield from self.rows(ids, values=values)
 
     def rows_of_items(self, items: Array) -> Iterator[tuple[Array, SparseRows]]:
         """The samples of ascending distinct items that count, and their entries: all of an item in one block."""
@@ -145,20 +159,26 @@ class View:
 
     def moments(self, features: Array) -> Moments:
         """Sums of features over the rows that count: from their lists where those are shorter, else from the rows."""
-        if self.sizes is None:
-            if self.ids is None:
-                return distribution.all_moments(self.segments, features, self.n_features, self.dtype)
-            return distribution.moments_where(self.segments, features, self.n_features, self.ids, self.dtype)
+        if self.sizes is None and self.kept is None:
+            return distribution.all_moments(self.segments, features, self.n_features, self.dtype)
         distinct, back = np.unique(features, return_inverse=True)
-        if len(distinct) < self.n_features // 2:
-            parts = [Moments.zeros(0, 0, self.dtype)]
-            parts += [Moments.of_lists(lists.indptr, lists.data, self.n) for lists in self.lists(distinct)]
+        if self._prefers_lists(distinct):
+            n, parts = self.n, [Moments.zeros(0, 0, self.dtype)]
+            parts += [Moments.of_lists(lists.indptr, lists.data, n) for lists in self.lists(distinct)]
             arrays = [np.concatenate([p.arrays()[name] for p in parts]) for name in Moments.names()]
-            return Moments(self.n, *arrays).take(back)
+            return Moments(n, *arrays).take(back)
         total = Moments.zeros(self.n_features, 0, self.dtype)
-        for items, block in self.rows(np.arange(self.n_rows) if self.ids is None else self.ids):
-            total += Moments.of_entries(block.indices, block.data, self.n_features, len(items))
+        for ids, block in self.all_rows():
+            total += Moments.of_entries(block.indices, block.data, self.n_features, len(ids))
         return total.take(features)
+
+    def _prefers_lists(self, features: Array) -> bool:
+        """Whether the lists of distinct features are shorter than the rows that count, which also need no pooling."""
+        if self.sizes is not None:
+            return len(features) < self.n_features // 2
+        open_lists(self.segments)
+        in_lists = sum(int((s.feature_ptr[features + 1] - s.feature_ptr[features]).sum()) for s in self.segments)
+        return in_lists <= sum(s.info.nnz for s in self.segments) * self.n / max(1, self.n_rows)
 
 
 def check_pooling(pooling: str) -> None:

@@ -10,57 +10,42 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from saestore.errors import InvalidInputError, NotFoundError
-from saestore.files import NpzFile, existing_file, load_pt, read_json
+from saestore.files import NpzFile, existing_file, load_pt
+from saestore.sae.dictionaries import STREAMS_NDIM, read_crosscoder, read_dictionary
 from saestore.sae.hub import one_line
 from saestore.sae.linear import Rule, checked
 from saestore.sae.loaded import LoadedSAE, name_from_path
+from saestore.sae.reading import PLAIN, Read, claimed, need, read_object, read_tensors
 
-__all__ = ["FAMILIES", "claimed", "load_checkpoint", "load_clip_scope", "missing_family", "read_tensors", "recognise"]
+__all__ = ["FAMILIES", "load_checkpoint", "load_clip_scope", "missing_family", "of_family", "recognise"]
 
 _CLIP_MODEL = "laion/CLIP-ViT-L-14-laion2B-s32B-b82K"
 _CLIP_TRANSFORM = {"resize": {"shortest_edge": 224}, "crop": [224, 224]}
 _HOOK_OF_FOLDER = re.compile(r"layers[._](\d+)")
 
 
-@dataclass(frozen=True)
-class _Read:
-    """What a reader found: weights, rule, and facts to record."""
-
-    weights: dict[str, torch.Tensor]
-    rule: Rule
-    architecture: str
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
-    transcodes: bool = False
-    name: str | None = None
-
-
 def recognise(path: Path) -> str | None:
     """The family of a file or folder, None where it is not one of `FAMILIES`."""
     if path.is_dir():
-        return next(
-            (name for name, family in FAMILIES.items() if all((path / f).is_file() for f in family.files)), None
-        )
-    if path.suffix == ".npz":
-        return "Gemma Scope"
-    if path.suffix not in (".pt", ".pth"):
-        return None
-    if path.name == "ae.pt":
-        return "dictionary_learning"
+        return next((name for name, family in FAMILIES.items() if family.is_in(path)), None)
+    if path.suffix not in (".pt", ".pth") or path.name == "ae.pt":
+        return {".npz": "Gemma Scope", ".pt": "dictionary_learning"}.get(path.suffix)
     with existing_file(path).open("rb") as file:
         if file.read(1) == b"{":
             return "saev"
     loaded = load_pt(path)
-    return "Qwen Scope" if isinstance(loaded, dict) and {"W_enc", "b_enc", "W_dec"} <= set(loaded) else "CLIP-Scope"
+    if not isinstance(loaded, dict) or not {"W_enc", "b_enc", "W_dec"} <= set(loaded):
+        return "CLIP-Scope"
+    return "model-diff crosscoder" if getattr(loaded["W_enc"], "ndim", 2) == STREAMS_NDIM else "Qwen Scope"
 
 
 def load_checkpoint(path: Path, family: str, device: str = "cpu") -> LoadedSAE:
@@ -74,16 +59,9 @@ def load_checkpoint(path: Path, family: str, device: str = "cpu") -> LoadedSAE:
         A file is damaged, holds Python objects, or contradicts another one; the message names the family.
     """
     place = path.parent if path.name == "ae.pt" else path
-    try:
+    with of_family(place, family):
         read = FAMILIES[family].read(place)
         sae = checked(read.rule, read.weights, str(place), transcodes=read.transcodes)
-    except (InvalidInputError, NotFoundError) as error:
-        raise type(error)(f"{error} ({place} looks like an SAE of {family})", code=error.code) from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InvalidInputError(
-            f"{place} looks like an SAE of {family}, but its configuration is incomplete: {one_line(error)}",
-            code="invalid-sae",
-        ) from error
     rule, (d_in, d_sae) = read.rule, sae.W_enc.shape
     config = {"architecture": read.architecture, "d_in": d_in, "d_sae": d_sae, **rule.facts}
     if family == "CLIP-Scope":  # as sets have it that were built before there were others
@@ -108,62 +86,31 @@ def load_checkpoint(path: Path, family: str, device: str = "cpu") -> LoadedSAE:
     return LoadedSAE(read.name or name_from_path(place), info, config, sae.to(device), read.training)
 
 
+@contextmanager
+def of_family(place: Path, family: str) -> Iterator[None]:
+    """Add the family to errors of what is inside."""
+    try:
+        yield
+    except (InvalidInputError, NotFoundError) as error:
+        raise type(error)(f"{error} ({place} looks like an SAE of {family})", code=error.code) from error
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, IndexError, RuntimeError) as error:
+        raise InvalidInputError(
+            f"{place} looks like an SAE of {family}, but its configuration is incomplete: {one_line(error)}",
+            code="invalid-sae",
+        ) from error
+
+
 def load_clip_scope(path: str | Path, device: str = "cpu") -> LoadedSAE:
     """Load a CLIP-Scope checkpoint, memory-mapped."""
     return load_checkpoint(Path(path), "CLIP-Scope", device)
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a ``.safetensors`` or ``.pt`` file."""
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return dict(load_file(existing_file(path)))
-        except (SafetensorError, OSError) as error:
-            raise InvalidInputError(
-                f"{path} is truncated or not a safetensors file ({error})", code="unreadable-weights"
-            ) from error
-    loaded = load_pt(path)
-    if not isinstance(loaded, dict):
-        raise InvalidInputError(f"{path} contains a {type(loaded).__name__}, not a dict of weights", code="not-an-sae")
-    return {str(name): value for name, value in loaded.items()}
-
-
-def _need(state: Mapping[str, Any], path: Path, *names: str) -> list[Any]:
-    missing = [name for name in names if name not in state]
-    if missing:
-        raise InvalidInputError(
-            f"{path} lacks {', '.join(missing)}; it holds {', '.join(sorted(state)) or 'nothing'}", code="not-an-sae"
-        )
-    return [state[name] for name in names]
-
-
-def _object(path: Path) -> dict[str, Any]:
-    config = read_json(path)
-    if not isinstance(config, dict):
-        raise InvalidInputError(f"{path} contains a JSON {type(config).__name__}, not an object", code="invalid-sae")
-    return config
-
-
-def claimed(claims: Mapping[str, Any], weights: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Refuse a configuration that contradicts the shape of the weights."""
-    d_in, d_sae = weights["W_enc"].shape
-    for name, size in {"d_in": d_in, "d_sae": d_sae}.items():
-        if claims.get(name) not in (None, 0, size):
-            raise InvalidInputError(
-                f"{path} states that {name} is {claims[name]}, and the weights are {d_in:,} x {d_sae:,}",
-                code="invalid-sae",
-            )
-
-
-def _sparsify(folder: Path) -> _Read:
+def _sparsify(folder: Path) -> Read:
     """sparsify, and Delphi: ``encoder.weight`` (d_sae, d_in), ReLU before the top k."""
-    config, file = _object(folder / "cfg.json"), folder / "sae.safetensors"
+    config, file = read_object(folder / "cfg.json"), folder / "sae.safetensors"
     state = read_tensors(file)
-    encoder = state["W_enc"] if "W_enc" in state else _need(state, file, "encoder.weight")[0].T
-    w_dec, b_dec = _need(state, file, "W_dec", "b_dec")
+    encoder = state["W_enc"] if "W_enc" in state else need(state, file, "encoder.weight")[0].T
+    w_dec, b_dec = need(state, file, "W_dec", "b_dec")
     bias = state.get("b_enc", state.get("encoder.bias"))
     transcodes = bool(config.get("transcode")) or "W_skip" in state
     weights = {"W_enc": encoder.contiguous(), "W_dec": w_dec, "b_dec": b_dec}
@@ -176,69 +123,30 @@ def _sparsify(folder: Path) -> _Read:
         raise InvalidInputError(f"{folder} has the activation {kind!r}; use topk or groupmax", code="unsupported-sae")
     layer = _HOOK_OF_FOLDER.search(folder.absolute().name)
     hook = f"blocks.{layer[1]}.hook_resid_post" if layer and folder.absolute().name.endswith(layer[0]) else None
-    rule = Rule(kind, int(config["k"]), shift=not config.get("transcode"))
-    return _Read(weights, rule, f"sparsify_{kind}", {"hook_name": hook}, transcodes=transcodes)
+    rule = Rule(kind, config["k"], shift=not config.get("transcode"))
+    return Read(weights, rule, f"sparsify_{kind}", {"hook_name": hook}, transcodes=transcodes)
 
 
-# Class of dictionary_learning -> names of its weights, and the rule without its k.
-_LINEAR = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "decoder.weight"}
-_PLAIN = {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}
-_DICTIONARIES: dict[str, tuple[dict[str, str], Rule]] = {
-    "AutoEncoder": ({**_LINEAR, "b_dec": "bias"}, Rule("relu", shift=True)),
-    "AutoEncoderNew": ({**_LINEAR, "b_dec": "decoder.bias"}, Rule("relu")),
-    "GatedAutoEncoder": (
-        {"W_enc": "encoder.weight", "W_dec": "decoder.weight", "b_dec": "decoder_bias", "r_mag": "r_mag",
-         "b_gate": "gate_bias", "b_mag": "mag_bias"},
-        Rule("gated", shift=True),
-    ),
-    "JumpReluAutoEncoder": (_PLAIN, Rule("jumprelu")),
-    "AutoEncoderTopK": ({**_LINEAR, "b_dec": "b_dec"}, Rule("topk", 1, shift=True)),
-    "BatchTopKSAE": ({**_LINEAR, "b_dec": "b_dec", "threshold": "threshold"}, Rule("jumprelu", shift=True)),
-    "MatryoshkaBatchTopKSAE": (_PLAIN, Rule("jumprelu", shift=True)),
-}  # fmt: skip
-
-
-def _dictionary_learning(folder: Path) -> _Read:
-    """dictionary_learning: the class in ``config.json`` names which weights there are and how they are used."""
-    trainer = _object(folder / "config.json")["trainer"]
-    kind = trainer["dict_class"]
-    if kind not in _DICTIONARIES:
-        raise InvalidInputError(
-            f"{folder} has the dict_class {kind!r}; known are {', '.join(_DICTIONARIES)}", code="unsupported-sae"
-        )
-    names, rule = _DICTIONARIES[kind]
-    file = folder / "ae.pt"
-    state = read_tensors(file)
-    weights = dict(zip(names, _need(state, file, *names.values()), strict=True))
-    for name, stored in names.items():
-        if stored.endswith("oder.weight"):  # of torch.nn.Linear: outputs first
-            weights[name] = weights[name].T.contiguous()
-    claimed({"d_in": trainer.get("activation_dim"), "d_sae": trainer.get("dict_size")}, weights, folder / "config.json")
-    if rule.kind == "topk":
-        rule = Rule("topk", int(state["k"] if "k" in state else trainer["k"]), shift=True)
-    if rule.kind == "jumprelu" and weights["threshold"].ndim == 0 and float(weights["threshold"]) < 0:
-        raise InvalidInputError(
-            f"{file} has no threshold yet (training was stopped early), so that its activations depend on the batch",
-            code="unsupported-sae",
-        )
-    weights = {name: tensor.to(weights["W_enc"].dtype) for name, tensor in weights.items()}
-    hook = f"blocks.{trainer['layer']}.hook_resid_post" if "resid" in str(trainer.get("submodule_name")) else None
-    return _Read(weights, rule, kind, {"hook_name": hook, "model_name": trainer.get("lm_name")})
-
-
-def _gemma_scope(path: Path) -> _Read:
+def _gemma_scope(path: Path) -> Read:
     """Gemma Scope: ``params.npz`` with the names of `LinearSAE`; JumpReLU, and no shift."""
-    file = path / "params.npz" if path.is_dir() else path
-    with ExitStack() as resources:
-        archive = NpzFile(file, resources)
-        arrays = {name: archive.read(name) for name in archive.names}
-    state = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
-    weights = dict(zip(_PLAIN, _need(state, file, *_PLAIN), strict=True))
-    transcodes = "W_skip" in state or "transcoder" in str(file.absolute())
-    return _Read(weights, Rule("jumprelu"), "jumprelu", transcodes=transcodes, name=name_from_path(file.parent))
+    file = path
+    if path.is_dir():
+        file = path / ("params.npz" if (path / "params.npz").is_file() else "params.safetensors")
+    if file.suffix == ".npz":
+        with ExitStack() as resources:
+            archive = NpzFile(file, resources)
+            state = {name: torch.from_numpy(archive.read(name).copy()) for name in archive.names}
+    else:  # Gemma Scope 2
+        state = {name.replace("w_", "W_"): tensor for name, tensor in read_tensors(file).items()}
+    weights = dict(zip(PLAIN, need(state, file, *PLAIN), strict=True))
+    layer = re.search(r"layer_(\d+)", str(file.absolute()))
+    hook = f"blocks.{layer[1]}.hook_resid_post" if layer and "resid_post" in str(file.absolute()) else None
+    transcodes = bool({"W_skip", "affine_skip_connection"} & set(state)) or "transcoder" in str(file.absolute())
+    return Read(weights, Rule("jumprelu"), "jumprelu", {"hook_name": hook}, transcodes=transcodes,
+                 name=name_from_path(file.parent))  # fmt: skip
 
 
-def _clip_scope(file: Path) -> _Read:
+def _clip_scope(file: Path) -> Read:
     """CLIP-Scope: the k largest values of ``(x - pre_b) @ enc``, negative ones too."""
     loaded = load_pt(file)
     shape = "a dict with k, n_features, d_in and model_state_dict = {pre_b, enc, dec}"
@@ -270,43 +178,84 @@ def _clip_scope(file: Path) -> _Read:
     known = {"hook_name": f"blocks.{layer[1]}.hook_resid_post", "model_name": _CLIP_MODEL} if layer else {}
     training = {"transform": _CLIP_TRANSFORM} if layer else {}
     name = f"clip-scope-{layer[1]}" if layer else None
-    return _Read(weights, Rule("topk", k, relu=False, shift=True), "clip_scope", known, training, name=name)
+    return Read(weights, Rule("topk", k, relu=False, shift=True), "clip_scope", known, training, name=name)
 
 
-def _openmoss(folder: Path) -> _Read:
+def _openmoss(folder: Path) -> Read:
     """OpenMOSS, Llama Scope: JumpReLU or top k on embeddings scaled to a mean norm, here folded into the weights."""
-    config, file = _object(folder / "hyperparams.json"), folder / "checkpoints" / "final.safetensors"
+    config, file = read_object(folder / "hyperparams.json"), folder / "checkpoints" / "final.safetensors"
     state = read_tensors(file)
-    encoder, b_enc, decoder = _need(state, file, "encoder.weight", "encoder.bias", "decoder.weight")
+    encoder, b_enc, decoder = need(state, file, "encoder.weight", "encoder.bias", "decoder.weight")
     b_dec = state.get("decoder.bias", torch.zeros(decoder.shape[0], dtype=decoder.dtype))
     if config.get("sparsity_include_decoder_norm") and config.get("act_fn") != "jumprelu":
         raise InvalidInputError(f"{folder} chooses by activations times decoder norms", code="unsupported-sae")
-    factor = 1.0
-    if config.get("norm_activation", "dataset-wise") == "dataset-wise":
-        factor = config["d_model"] ** 0.5 / config["dataset_average_activation_norm"]["in"]
-    elif config["norm_activation"] != "inference":
-        raise InvalidInputError(
-            f"{folder} has norm_activation {config['norm_activation']!r}; dataset-wise is read", code="unsupported-sae"
-        )
+    norm = config.get("dataset_average_activation_norm", {}).get("in")
+    factor = _scale(config, norm, folder)
     # As sae_lens folds the factor in: it also multiplies the threshold.
     weights = {"W_enc": (encoder.T * factor).contiguous(), "b_enc": b_enc, "W_dec": decoder.T.contiguous() / factor,
                "b_dec": b_dec / factor}  # fmt: skip
-    claimed({"d_in": config.get("d_model"), "d_sae": config.get("d_sae")}, weights, folder / "hyperparams.json")
-    shift = bool(config.get("apply_decoder_bias_to_pre_encoder"))
-    if config.get("act_fn") == "topk":
-        rule = Rule("topk", int(config["top_k"]), shift=shift)
-    elif config.get("act_fn") == "jumprelu":
-        rule = Rule("jumprelu", shift=shift)
-        weights["threshold"] = torch.tensor(config["jump_relu_threshold"] * factor, dtype=encoder.dtype)
-    else:
+    threshold = config.get("jump_relu_threshold")
+    if threshold is not None and config.get("act_fn") == "jumprelu":
+        weights["threshold"] = torch.tensor(threshold * factor, dtype=encoder.dtype)
+    return _of_openmoss(config, weights, folder / "hyperparams.json")
+
+
+def _lm_saes(folder: Path) -> Read:
+    """OpenMOSS's newer layout: the decoder's norms choose which activations there are, and do not scale them."""
+    config, file = read_object(folder / "config.json"), folder / "sae_weights.safetensors"
+    if config.get("sae_type") != "sae" or config.get("use_glu_encoder"):
         raise InvalidInputError(
-            f"{folder} has act_fn {config.get('act_fn')!r}; use topk or jumprelu", code="unsupported-sae"
+            f"{folder} is of sae_type {config.get('sae_type')!r}, which encodes otherwise than by one linear map "
+            "with one activation for each feature; use sae_type 'sae'",
+            code="unsupported-sae",
         )
-    return _Read(weights, rule, str(config["act_fn"]), {"hook_name": config.get("hook_point_in")},
-                 transcodes=config.get("hook_point_in") != config.get("hook_point_out"))  # fmt: skip
+    state = read_tensors(file)
+    encoder, b_enc, decoder = need(state, file, "W_E", "b_E", "W_D")
+    norms = decoder.norm(dim=1) if config.get("sparsity_include_decoder_norm", True) else torch.ones(len(decoder))
+    if config.get("act_fn") == "topk" and not torch.allclose(norms, torch.ones_like(norms), rtol=1e-3):
+        raise InvalidInputError(f"{folder} chooses by activations times decoder norms", code="unsupported-sae")
+    norm = state.get(f"dataset_average_activation_norm.{config.get('hook_point_in')}")
+    factor = _scale(config, None if norm is None else float(norm), folder)
+    b_dec = state.get("b_D", torch.zeros(decoder.shape[1], dtype=decoder.dtype))
+    weights = {"W_enc": encoder * factor, "b_enc": b_enc, "W_dec": decoder / factor, "b_dec": b_dec / factor}
+    if config.get("act_fn") == "jumprelu":
+        (logarithm,) = need(state, file, "activation_function.log_jumprelu_threshold")
+        weights["threshold"] = (logarithm.exp() / norms).to(encoder.dtype)
+    return _of_openmoss(config, weights, folder / "config.json")
 
 
-def _saev(file: Path) -> _Read:
+def _scale(config: Mapping[str, Any], norm: float | None, folder: Path) -> float:
+    """What embeddings are multiplied by first."""
+    kind = config.get("norm_activation", "dataset-wise")
+    if kind not in ("dataset-wise", "inference"):
+        raise InvalidInputError(
+            f"{folder} has norm_activation {kind!r}; use dataset-wise or inference", code="unsupported-sae"
+        )
+    if kind == "inference":
+        return 1.0
+    if not norm or norm < 0:
+        raise InvalidInputError(
+            f"{folder} has norm_activation 'dataset-wise', and the mean norm of its embeddings is {norm}",
+            code="invalid-sae",
+        )
+    return float(config["d_model"] ** 0.5 / norm)
+
+
+def _of_openmoss(config: Mapping[str, Any], weights: dict[str, torch.Tensor], file: Path) -> Read:
+    factor = config.get("expansion_factor")
+    d_sae = config.get("d_sae") or (factor and int(config["d_model"] * factor))
+    claimed({"d_in": config.get("d_model"), "d_sae": d_sae}, weights, file)
+    kind, shift = config.get("act_fn"), bool(config.get("apply_decoder_bias_to_pre_encoder"))
+    if kind not in ("topk", "jumprelu", "relu") or (kind == "jumprelu" and "threshold" not in weights):
+        raise InvalidInputError(
+            f"{file} has act_fn {kind!r}; use relu, topk, or jumprelu with its threshold", code="unsupported-sae"
+        )
+    rule = Rule(kind, config["top_k"] if kind == "topk" else None, shift=shift)
+    return Read(weights, rule, kind, {"hook_name": config.get("hook_point_in")},
+                transcodes=config.get("hook_point_in") != config.get("hook_point_out"))  # fmt: skip
+
+
+def _saev(file: Path) -> Read:
     """saev: a line of JSON, then a ``.pt``; ReLU, or the top k with what is negative among them."""
     content = existing_file(file).read_bytes()
     line, _, body = content.partition(b"\n")
@@ -319,7 +268,7 @@ def _saev(file: Path) -> _Read:
             code="damaged-file",
         ) from error
     names = ("W_enc", "b_enc", "W_dec", "b_dec")
-    weights = dict(zip(names, _need(state, file, *names), strict=True))
+    weights = dict(zip(names, need(state, file, *names), strict=True))
     config = header.get("cfg", header)
     activation = config.get("activation") or {"cls": header.get("cls"), "params": config}
     kind = activation.get("cls") if "schema" in header else "Relu"
@@ -331,15 +280,15 @@ def _saev(file: Path) -> _Read:
     claimed({"d_in": d_in, "d_sae": config.get("d_sae", (d_in or 0) * config.get("exp_factor", 0))}, weights, file)
     k = (activation.get("params") or {}).get("top_k")
     # Its BatchTopK takes the k largest of every row.
-    rule = Rule("relu") if kind == "Relu" else Rule("topk", int(k or 0), relu=False)
-    return _Read(weights, rule, f"saev_{kind.lower()}")
+    rule = Rule("relu") if kind == "Relu" else Rule("topk", k or 0, relu=False)
+    return Read(weights, rule, f"saev_{kind.lower()}")
 
 
-def _qwen_scope(file: Path) -> _Read:
+def _qwen_scope(file: Path) -> Read:
     """Qwen Scope: ``W_enc`` (d_sae, d_in); k is the L0 in the name of its repository."""
     state = read_tensors(file)
     names = ("W_enc", "b_enc", "W_dec", "b_dec")
-    weights = dict(zip(names, _need(state, file, *names), strict=True))
+    weights = dict(zip(names, need(state, file, *names), strict=True))
     weights |= {name: weights[name].T.contiguous() for name in ("W_enc", "W_dec")}
     k = re.search(r"L0_(\d+)", str(file.absolute()))
     if k is None:
@@ -349,41 +298,49 @@ def _qwen_scope(file: Path) -> _Read:
             code="invalid-sae",
         )
     layer = re.search(r"layer(\d+)", file.name)
-    return _Read(weights, Rule("topk", int(k[1])), "topk",
+    return Read(weights, Rule("topk", int(k[1])), "topk",
                  {"hook_name": f"blocks.{layer[1]}.hook_resid_post" if layer else None})  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _Family:
-    """How a library saves an SAE: the files that show it, in a folder; how to read it; a description."""
+    """How a library saves an SAE: the files that show it, in a folder; how to read it."""
 
-    read: Callable[[Path], _Read]
-    description: str
-    files: tuple[str, ...] = (".",)
+    read: Callable[[Path], Read]
+    files: tuple[tuple[str, ...], ...] = ()
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether a folder has the files of one of its layouts; a model of transformers has the same as one of them."""
+        whole = any(all((folder / file).is_file() for file in files) for files in self.files)
+        model = whole and (folder / "model.safetensors").is_file() and not (folder / "ae.pt").is_file()
+        return whole and (not model or "activation_dim" in read_object(folder / "config.json"))
 
 
 FAMILIES = {
-    "sparsify": _Family(_sparsify, "cfg.json and sae.safetensors", ("cfg.json", "sae.safetensors")),
-    "dictionary_learning": _Family(_dictionary_learning, "config.json and ae.pt", ("config.json", "ae.pt")),
-    "Gemma Scope": _Family(_gemma_scope, "params.npz", ("params.npz",)),
+    "sparsify": _Family(_sparsify, (("cfg.json", "sae.safetensors"),)),
+    "dictionary_learning": _Family(read_dictionary, (("config.json", "ae.pt"), ("config.json", "model.safetensors"))),
+    "model-diff crosscoder": _Family(read_crosscoder, (("cfg.json", "cc_weights.pt"),)),
+    "Gemma Scope": _Family(_gemma_scope, (("params.npz",), ("config.json", "params.safetensors"))),
     "OpenMOSS": _Family(
-        _openmoss,
-        "hyperparams.json and checkpoints/final.safetensors",
-        ("hyperparams.json", "checkpoints/final.safetensors"),
+        lambda folder: (_openmoss if (folder / "hyperparams.json").is_file() else _lm_saes)(folder),
+        (("hyperparams.json", "checkpoints/final.safetensors"), ("config.json", "sae_weights.safetensors")),
     ),
-    "CLIP-Scope": _Family(_clip_scope, "a .pt file"),
-    "saev": _Family(_saev, "a .pt file"),
-    "Qwen Scope": _Family(_qwen_scope, "a .pt file"),
+    "CLIP-Scope": _Family(_clip_scope),
+    "saev": _Family(_saev),
+    "Qwen Scope": _Family(_qwen_scope),
 }
 
 
 def missing_family(folder: Path) -> NotFoundError:
-    """The error for a folder that holds no SAE: what every family has, and what is there."""
+    """The error for a folder that holds no whole SAE: what is missing, or, with nothing there, what families have."""
     names = sorted(entry.name for entry in folder.iterdir())
     held = ", ".join(names[:8]) + (" and more" if len(names) > 8 else "")
-    known = "; ".join(f"{name}: {family.description}" for name, family in FAMILIES.items() if family.files != (".",))
-    return NotFoundError(
-        f"{folder} holds no SAE that saestore knows; it has {held or 'nothing'}. sae_lens: cfg.json and "
-        f"sae_weights.safetensors; {known}",
-        code="file-missing",
-    )
+    layouts = {"sae_lens": (("cfg.json", "sae_weights.safetensors"),)} | {
+        name: family.files for name, family in FAMILIES.items()
+    }
+    each = [(name, files) for name, several in layouts.items() for files in several]
+    partly = [(name, [file for file in files if not (folder / file).is_file()]) for name, files in each]
+    begun = [(name, lacks) for (name, lacks), (_, files) in zip(partly, each, strict=True) if len(lacks) < len(files)]
+    start = f"{folder} holds no SAE that saestore knows; it has {held or 'nothing'}."
+    known = "; ".join(f"{name}: {' and '.join(files)}" for name, files in begun or each)
+    return NotFoundError(f"{start} {'Missing, of ' if begun else ''}{known}", code="file-missing")

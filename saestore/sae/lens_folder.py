@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from saestore.errors import InvalidInputError
-from saestore.sae.checkpoints import claimed, read_tensors
 from saestore.sae.linear import LinearSAE, Rule, checked
+from saestore.sae.reading import claimed, read_tensors
 
 __all__ = ["CONFIG", "WEIGHTS", "linear_of", "read_folder"]
 

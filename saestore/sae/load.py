@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
-from saestore.sae.checkpoints import FAMILIES, load_checkpoint, load_clip_scope, missing_family, recognise
+from saestore.sae.checkpoints import FAMILIES, load_checkpoint, load_clip_scope, missing_family, of_family, recognise
 from saestore.sae.hub import hub_file
 from saestore.sae.lens_folder import CONFIG, WEIGHTS
 from saestore.sae.loaded import LoadedSAE
@@ -91,9 +91,10 @@ def _load_folder(path: Path, device: str) -> LoadedSAE:
     family = recognise(path)
     if family is not None:
         return load_checkpoint(path, family, device)
-    if not any((path / file).exists() for file in (CONFIG, WEIGHTS)):
+    if not all((path / file).is_file() for file in (CONFIG, WEIGHTS)):
         raise missing_family(path)
-    return load_folder(path, device)
+    with of_family(path, "sae_lens"):
+        return load_folder(path, device)
 
 
 def _load_file(path: Path, device: str) -> LoadedSAE:

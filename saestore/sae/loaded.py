@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saestore.errors import InvalidInputError
 from saestore.format import canonical_json
 
 if TYPE_CHECKING:
@@ -50,6 +51,12 @@ class LoadedSAE:
     config: Mapping[str, Any]
     module: torch.nn.Module
     training: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("hook_name", "model_name"):
+            value = self.info.get(name)
+            if not isinstance(value, str | None):
+                raise InvalidInputError(f"the SAE {self.name} has {name} {value!r}; it is a name", code="invalid-sae")
 
     @property
     def d_in(self) -> int:

@@ -45,12 +45,7 @@ def load_folder(path: Path, device: str = "cpu") -> LoadedSAE:
     InvalidInputError
         A file is damaged, the two contradict each other, or saestore cannot encode with the architecture.
     """
-    for file, holds in ((CONFIG, "the configuration"), (WEIGHTS, "the weights")):
-        if not (path / file).is_file():
-            raise NotFoundError(
-                f"{path} has no {file} ({holds}); an SAE in sae_lens format is a folder with {CONFIG} and {WEIGHTS}",
-                code="file-missing",
-            )
+    for file in (CONFIG, WEIGHTS):
         existing_file(path / file)
     given = _read_config(path / CONFIG)
     # Before version 6, sae_lens wrote no architecture for a standard SAE.
@@ -171,6 +166,11 @@ def _check_activation(config: Mapping[str, Any], architecture: str, where: str) 
     if "topk" in (name, architecture) and k is None:
         raise InvalidInputError(
             f"{where} has a topk activation without its number of features: add k to {CONFIG}", code="unsupported-sae"
+        )
+    if architecture == "standard" and name != "topk" and k is not None:
+        raise InvalidInputError(
+            f"{where} has k={k} and the architecture 'standard', which keeps all: one of them is wrong",
+            code="invalid-sae",
         )
     if name not in (architecture, "relu", "topk"):
         raise InvalidInputError(

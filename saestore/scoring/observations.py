@@ -75,9 +75,7 @@ class ScoredObservations:
         unknown
             Observations x concepts, true where a label is not known; None where all are.
         """
-        kept = np.ones(n_samples, bool) if where is None else np.zeros(n_samples, bool)
-        if where is not None:
-            kept[where.samples(n_samples)] = True
+        kept = np.ones(n_samples, bool) if where is None else where.over_samples(n_samples).copy()
         sizes, counted, labelled = None, kept, _labelled(labels.shape, unknown)
         if index is None:
             kept[: len(labelled)] &= labelled[:n_samples]

@@ -18,9 +18,8 @@ _WORD = re.compile(r"[\w.-]+")
 
 def samples_of(acts: SetReader, where: Any) -> Array:
     """The samples that fulfil a condition, bool (n_samples,)."""
-    mask, condition = np.zeros(acts.shape[0], bool), acts.condition(where)
-    mask[slice(None) if condition is None else condition.samples(acts.shape[0])] = True
-    return mask
+    condition = acts.condition(where)
+    return np.ones(acts.shape[0], bool) if condition is None else condition.over_samples(acts.shape[0]).copy()
 
 
 def samples_on(acts: SetReader, on: Any) -> Array:

@@ -21,8 +21,7 @@ Array = np.ndarray[Any, Any]
 # A first question reads the tails of the lists of segments up to this many shards (268 million non-zeros); of larger
 # ones those that it needs.
 _WARM_SHARDS = 64
-# Segments whose sums are read at the same time: of 65,536 features 2.6 MB each.
-_MOMENTS_AT_ONCE = 64
+_SUMS_AT_ONCE = 1 << 22  # features whose sums are read at the same time, of 64 segments of 65,536: 40 bytes each
 _LISTS = f"{BY_FEATURE}/indices", f"{BY_FEATURE}/data"
 _ROWS = tuple(f"{BY_SAMPLE}/{name}" for name in ("indptr", "indices", "data"))
 
@@ -156,12 +155,13 @@ def read_rows(parts: Sequence[tuple[Segment, Array, Array]], *, values: bool = T
 def read_moments(segments: Sequence[Segment], features: Array | None = None) -> Moments:
     """The stored sums of one segment or of several together, of all features or of ascending distinct ones.
 
-    Memory: the sums of 64 segments.
+    Memory: the sums of 4 million features, 168 MB, or of one segment.
     """
     total: Moments | None = None
     names = Moments.names()
-    for first in range(0, len(segments), _MOMENTS_AT_ONCE):
-        some = segments[first : first + _MOMENTS_AT_ONCE]
+    step = max(1, _SUMS_AT_ONCE // segments[0].n_features) if segments else 1
+    for first in range(0, len(segments), step):
+        some = segments[first : first + step]
         arrays = read_of_features(some, names, features)
         for i, segment in enumerate(some):
             moments = Moments(segment.info.n_rows, *arrays[i * len(names) : (i + 1) * len(names)])
@@ -179,6 +179,14 @@ def read_of_features(segments: Sequence[Segment], names: Sequence[str], features
         values = read_all([(reader, 0, reader.length) for reader in readers])
         return values if features is None else [each[features] for each in values]
     return read_many([(reader, *runs_of(features)) for reader in readers])
+
+
+def active_features(segments: Sequence[Segment], n_features: int) -> Array:
+    """Which features are active in a sample of one of the segments, bool (n_features,)."""
+    active = np.zeros(n_features, bool)
+    for counts in read_of_features(segments, ["n_active"]):
+        active |= counts > 0
+    return active
 
 
 def open_lists(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from saestore.format import CHUNK, SHARD, ArrayInfo, document_digest, shard_digest
+from saestore.format import CHUNK, MOST_DIGESTS, SHARD, ArrayInfo, document_digest, shard_digest
 from saestore.storage.batch import DOCUMENT, WriteBatch
 from saestore.storage.shards import Layout, crc, tail_of
 from saestore.storage.threads import at_once, n_threads
@@ -218,8 +218,11 @@ class ArrayWriter:
         return tuple(self._shards), self._n_bytes
 
     def close(self) -> ArrayInfo:
-        """Write what is left."""
-        return array_info(self._array, self.finish())
+        """Write what is left; returns what a set's attributes will hold."""
+        info, array = described(self._array, self.finish())
+        if array is not self._array:
+            self._batch.put(f"{self._path}/{DOCUMENT}", array.document())
+        return info
 
     def _encode(self, count: int) -> None:
         if not count:
@@ -253,6 +256,17 @@ def array_info(array: NewArray, written: Written) -> ArrayInfo:
     shard = layout.shard if layout.sharded else None
     sizes = layout.length, array.dtype_name, layout.chunk, shard, n_bytes + len(document)
     return ArrayInfo(*sizes, document_digest(document), shards)
+
+
+def described(array: NewArray, written: Written) -> tuple[ArrayInfo, NewArray]:
+    """What a set's attributes hold of an array, and the array with its last document.
+
+    The digests of many shards are in that document, so that the attributes do not grow with the number of samples.
+    """
+    if len(written[0]) <= MOST_DIGESTS:
+        return array_info(array, written), array
+    array = replace(array, attributes={**array.attributes, "shards": written[0]})
+    return replace(array_info(array, written), shards=None), array
 
 
 def write_array(batch: WriteBatch, path: str, values: Array, dim: str, codec: str, **options: Any) -> ArrayInfo:

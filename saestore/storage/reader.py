@@ -10,16 +10,19 @@ general machinery takes 1.2 ms for a chunk that the disk and the codec hand over
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from saestore.errors import CorruptStoreError
-from saestore.format import ArrayInfo, shard_digest
+from saestore.format import ArrayInfo, document_digest, shard_digest
 from saestore.progress import check_deadline
+from saestore.storage.batch import DOCUMENT
 from saestore.storage.open import missing_as_error
 from saestore.storage.places import Request
 from saestore.storage.shards import EMPTY, Layout, Tail, body_of, checksum_of, decoder, parse_tail
@@ -73,6 +76,15 @@ class Digests:
         return (self._shards or {})[name][shard]
 
 
+def _shards_in(info: ArrayInfo, document: bytes) -> Mapping[str, Sequence[str]]:
+    """The digests of the shards of an array from its own document, which must be the one that was committed."""
+    if document_digest(document) != info.document:
+        raise CorruptStoreError(f"The {DOCUMENT} of an array does not agree with its digest. Run `saestore verify`.")
+    shards = json.loads(document)["attributes"]["shards"]
+    info.check_number(shards)
+    return {"": shards}
+
+
 class ArrayReader:
     """Slices of one immutable array.
 
@@ -104,7 +116,11 @@ class ArrayReader:
     @classmethod
     def described(cls, store: SnapshotStore, path: str, info: ArrayInfo, codec: str) -> ArrayReader:
         """Of an array that the set's attributes describe."""
-        return cls(store, path, Layout.described(info, codec), Digests.known({"": info.shards}))
+        if info.shards is not None:
+            digests = Digests.known({"": info.shards})
+        else:
+            digests = Digests(f"{path.strip('/')}/{DOCUMENT}", partial(_shards_in, info))
+        return cls(store, path, Layout.described(info, codec), digests)
 
     @property
     def is_local(self) -> bool:

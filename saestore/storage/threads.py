@@ -15,8 +15,9 @@ MAX_THREADS = 16
 
 
 def n_threads() -> int:
-    """How many threads compute at the same time: one per processor, 16 at most."""
-    return min(MAX_THREADS, os.cpu_count() or 1)
+    """How many threads compute at the same time: one per processor that this process may use, 16 at most."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(MAX_THREADS, usable or 1)
 
 
 def at_once(work: Callable[[T], R], parts: Sequence[T]) -> list[R]:

@@ -52,7 +52,7 @@ def recognise(path: Path) -> str | None:
 def open_sparse(source: Source) -> Opened:
     """Open rows of (indices, values), in one file or in chunks."""
     chunks = find_chunks(source.path)
-    opened, n_rows = open_topk("superactivators-sparse", source.path, chunks.files, _KEYS)
+    opened, n_rows = open_topk("superactivators-sparse", source.path, chunks.files, _KEYS, source.others)
     width = (chunks.facts or {}).get("n_features")
     opened = replace(opened, n_features=width if type(width) is int else opened.n_features)
     return _named(replace(opened, issues=chunks.check([(n,) for n in n_rows])), source)

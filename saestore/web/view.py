@@ -200,7 +200,7 @@ class SetView:
         """The splits that a condition leaves something of."""
         names, place = self._split_of_items
         if condition is not None and len(names):
-            items = self.reader.item_index.locate(condition.samples(self.reader.shape[0]))[0]
+            items = self.reader.item_index.locate(np.flatnonzero(condition.over_samples(self.reader.shape[0])))[0]
             names = names[np.unique(place[items])]
         return [str(name) for name in names[:20]]
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import zarr
 
 from saestore.errors import CorruptStoreError, InvalidInputError, LockedError, StoreConflictError, StoreFormatError
@@ -23,7 +24,16 @@ from saestore.format import (
     digest,
     segment_name,
 )
-from saestore.segment import Engine, Segment, last_level, limit_fan_in, merge_segments, plan_merges, write_segment
+from saestore.segment import (
+    Engine,
+    Segment,
+    active_features,
+    last_level,
+    limit_fan_in,
+    merge_segments,
+    plan_merges,
+    write_segment,
+)
 from saestore.sparse_rows import SparseRows
 from saestore.storage import SnapshotStore, WriteBatch, local_folder, read_attributes
 from saestore.storage.conditional import get_tagged, remove
@@ -34,6 +44,7 @@ from saestore.writing.commits import SetCommits, count_deletion, n_deleted
 from saestore.writing.derived import DERIVED, write_derived
 from saestore.writing.lock import LOCK
 
+Array = np.ndarray[Any, Any]
 Progress = Callable[[str], None]
 
 # Writes the tables of a set and returns its attributes with them.
@@ -61,6 +72,7 @@ class SetWriter(SetCommits):
     def __init__(self, root: zarr.Group, path: str, *, resumes: Callable[[SetAttributes], bool] | None = None) -> None:
         super().__init__(root, path)
         self._resumes = resumes
+        self._active: Array | None = None  # which features are active in a committed sample, once that is counted
 
     def __enter__(self) -> Self:
         self._lock.acquire()
@@ -202,8 +214,17 @@ class SetWriter(SetCommits):
                 name=segment_name(a.n_samples, a.n_samples + len(rows), a.generation),
                 quick=quick,
             )
+            changes |= {"dead_features": self._count_dead(rows)}
             self.commit(replace(a.with_segments([*a.segments, info]), **changes))
         return info
+
+    def _count_dead(self, rows: SparseRows) -> int:
+        """Features that are active neither in what is committed nor in these rows."""
+        a = self.require()
+        if self._active is None:
+            self._active = active_features(self._segments(a.segments), a.n_features)
+        self._active[rows.indices] = True
+        return a.n_features - int(np.count_nonzero(self._active))
 
     def merge_level(self, first: int, memory: int) -> None:
         """Merge as many of the last segments as keep a set of any size at 16 segments or fewer while it is written.

@@ -1,0 +1,87 @@
+"""What readers of SAEs of other libraries share: weights and facts that were read, and checks of both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saestore.errors import InvalidInputError
+from saestore.files import existing_file, load_pt, read_json
+from saestore.sae.linear import Rule
+
+__all__ = ["PLAIN", "Read", "claimed", "need", "read_object", "read_tensors"]
+
+PLAIN = {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}  # names of weights
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a reader found: weights, rule, and facts to record."""
+
+    weights: dict[str, torch.Tensor]
+    rule: Rule
+    architecture: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    transcodes: bool = False
+    name: str | None = None
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a ``.safetensors`` or ``.pt`` file."""
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return dict(load_file(existing_file(path)))
+        except (SafetensorError, OSError) as error:
+            raise InvalidInputError(
+                f"{path} is truncated or not a safetensors file ({error})", code="unreadable-weights"
+            ) from error
+    loaded = load_pt(path)
+    if not isinstance(loaded, dict):
+        raise InvalidInputError(f"{path} contains a {type(loaded).__name__}, not a dict of weights", code="not-an-sae")
+    return {str(name): value for name, value in loaded.items()}
+
+
+def need(state: Mapping[str, Any], path: Path, *names: str) -> list[Any]:
+    """The weights of these names, each of which must be there."""
+    missing = [name for name in names if name not in state]
+    if missing:
+        raise InvalidInputError(
+            f"{path} lacks {', '.join(missing)}; it holds {', '.join(sorted(state)) or 'nothing'}", code="not-an-sae"
+        )
+    return [state[name] for name in names]
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The content of a JSON file that holds an object."""
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise InvalidInputError(f"{path} contains a JSON {type(config).__name__}, not an object", code="invalid-sae")
+    return config
+
+
+def claimed(
+    claims: Mapping[str, Any],
+    weights: Mapping[str, torch.Tensor],
+    path: Path,
+    *,
+    streams: int | None = None,
+    k: int | None = None,
+) -> None:
+    """Refuse a configuration that contradicts the weights: ``d_in``, ``d_sae``, ``d_model``, ``streams``, ``k``."""
+    d_in, d_sae = weights["W_enc"].shape
+    true = {"d_in": d_in, "d_sae": d_sae, "streams": streams, "d_model": d_in // (streams or 1), "k": k}
+    for name, size in true.items():
+        if claims.get(name) not in (None, 0, size) and size is not None:
+            raise InvalidInputError(
+                f"{path} states that {name} is {claims[name]!r}, and the weights are {d_in:,} x {d_sae:,}, with {name} "
+                f"{size:,}",
+                code="invalid-sae",
+            )
