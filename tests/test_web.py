@@ -18,7 +18,7 @@ import saestore
 from saestore.cli import main
 from saestore.errors import TooLargeError
 from saestore.progress import deadline
-from saestore.web import compare, drawing
+from saestore.web import compare, concepts, drawing, feature_table
 from saestore.web.keys import KEYS, markdown
 from saestore.web.request import as_json
 
@@ -172,7 +172,7 @@ def test_a_question_ends_at_its_deadline(explorer):
 
 def test_what_takes_long_is_computed_beside_the_pages(path):
     view, event = explorer_of(path).store.open(IMAGES), threading.Event()
-    with deadline(0.01), raises(TooLargeError, "too-slow", "again"):
+    with deadline(0.01), raises(TooLargeError, "being-computed", "again"):
         view.remember("slow", event.wait)
     event.set()
     assert view.remember("slow", pytest.fail) is True
@@ -330,6 +330,20 @@ def test_the_best_concept_of_every_feature(explorer, path):
         of_feature = {name: values[row["feature"]] for name, values in scores.items()}
         if row["roc_auc"] is not None:
             assert row["roc_auc"] == max(of_feature.values()) == of_feature[row["best concept"]]
+
+
+def test_scores_that_take_long_come_later(path, monkeypatch):
+    explorer, ready = explorer_of(path), threading.Event()
+    found = concepts._best_of
+    monkeypatch.setattr(concepts, "_best_of", lambda *given: ready.wait() and found(*given))
+    monkeypatch.setattr(feature_table, "_PATIENCE", 0)
+    with deadline(30):
+        waiting = data(explorer, f"{X}/features?concept=*&sort=-roc_auc&limit=3")
+        assert (waiting["waiting"], len(waiting["rows"])) == (True, 3)
+        assert "data-moves" in get(explorer, f"{X}/features?concept=*&sort=-roc_auc").body.decode()
+    ready.set()
+    done = data(explorer, f"{X}/features?concept=*&sort=-roc_auc&limit=3")
+    assert (done["waiting"], done["columns"][-1]) == (False, "roc_auc")
 
 
 def test_neighbours_by_the_decoder(tmp_path):

@@ -234,6 +234,15 @@ def test_a_single_file_has_everything_in_it(path, tmp_path):
     assert "images/" not in re.sub(r"base64,[\w+/=]+", "", pictures).split("</style>")[1]
 
 
+def test_a_folder_names_images_that_cannot_be_read(tmp_path):
+    path = make_store(tmp_path / "w")
+    broken = tmp_path / "w/pictures/scene 1.png"
+    broken.write_bytes(broken.read_bytes()[:60])  # its head says how large it is
+    write_folder(saestore.open(path)[IMAGES], [2], tmp_path / "out")
+    assert "no image: scene 1.png" in (tmp_path / "out/features/2.html").read_text()
+    assert {p.name for p in (tmp_path / "out/images").iterdir()} & {"0.jpg", "1.jpg"} == {"0.jpg"}
+
+
 def test_site_chooses_features(path, tmp_path):
     from click.testing import CliRunner
 

@@ -33,6 +33,7 @@ FITTING = {
     "other": [OTHER, IMAGES, TOKENS], "set": [IMAGES, TOKENS], "metric": ["jaccard", "cosine", "npmi"],
     "where": ["split == 'test'", "position > 2", "frac_nonzero > 0.1", "feature[1] > 0.5"], "seed": ["5"],
     "from": ["top", "random", "near", "silent", "quantile:0.3", "range:0,1"], "sort": ["-max", "name", "feature"],
+    "match": ["best", "one-to-one"],
     "concept": ["middle", "color::red", "*"], "q": ["five", "2*3 + 1", "7"], "like": ["item:3", "sample:4"],
 }  # fmt: skip
 

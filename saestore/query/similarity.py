@@ -209,12 +209,13 @@ def best_matches(
 
 def _keep_best(best: Sequence[Array], others: Array, scores: Array, counts: Array) -> None:
     """Merge matches of one feature into its best so far, in place; parts ascend, so that ties stay in order."""
-    n, scores = len(best[0]), np.where(np.isnan(scores), -np.inf, scores)
-    if len(scores) > n:
-        good = np.flatnonzero(scores >= np.partition(scores, len(scores) - n)[len(scores) - n])
-        others, scores, counts = others[good], scores[good], counts[good]
-    order = np.lexsort((others, -scores))
-    order = order[scores[order] > -np.inf][:n]
+    n, good = len(best[0]), np.flatnonzero(scores > best[1][-1])  # not NaN, and better than the last
+    if not len(good):
+        return
+    if len(good) > n:
+        some = scores[good]
+        good = good[some >= np.partition(some, len(some) - n)[len(some) - n]]
+    order = good[np.lexsort((others[good], -scores[good]))][:n]
     merged = [np.append(kept, new[order]) for kept, new in zip(best, (others, scores, counts), strict=True)]
     first = np.argsort(-merged[1], kind="stable")[:n]
     for kept, values in zip(best, merged, strict=True):

@@ -24,7 +24,7 @@ MATCH = ("best", "one-to-one")
 BY = ("correlation", "cosine", "jaccard")  # metrics of `acts.match`
 _LIVE_PAIRS = 1 << 26  # features of two sets whose pairs a page waits for
 _MOST_PRODUCTS = 1 << 33  # of non-zeros of two sets that are compared, beside the pages
-_HELD = 1 << 21  # non-zeros of the other set that are held meanwhile
+_HELD = 1 << 22  # non-zeros of the other set that are held meanwhile
 _PATIENCE = 0.2  # seconds that a page waits for more pairs
 _MOST_ONE_BY_ONE = 100  # rows of a page meanwhile
 _MOST_SAMPLES = 1 << 18  # of all features of such a page
@@ -85,7 +85,7 @@ def _compared(view: SetView, theirs: SetView, metric: Any, match: str, window: t
             found = view.remember(key, lambda: _matches(view, theirs, metric), patience)[MATCH.index(match)]
             return {"n_pairs": n_pairs, **_all(view, theirs, found, window)}
         except TooLargeError as error:
-            if error.code != "too-slow":
+            if error.code != "being-computed":
                 raise
     return {"n_pairs": n_pairs, "waiting": not too_many, **_one_by_one(view, theirs, metric, window)}
 

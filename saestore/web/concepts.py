@@ -25,14 +25,14 @@ _LEVELS: tuple[Level, ...] = ("item", "sample")
 _BY = ("roc_auc", "average_precision", "f1")
 
 
-def scores_of(view: SetView, concept: str) -> dict[str, Array]:
+def scores_of(view: SetView, concept: str, seconds: float) -> dict[str, Array]:
     """ROC AUC of every feature with one concept; with ``*`` with its best one, and which that is. NaN where none is."""
     if concept != BEST:
         level = level_of(view, concept)
-        found = view.remember(("scores", concept), lambda: _best_of(view, [(level, [concept])]))
+        found = view.remember(("scores", concept), lambda: _best_of(view, [(level, [concept])]), seconds)
         return {f"roc_auc of {concept}": found["roc_auc"]}
     known = [(level, view.reader.concept_names(level)) for level in _LEVELS]
-    return view.remember(("scores", BEST), lambda: _best_of(view, known))  # type: ignore[no-any-return]
+    return view.remember(("scores", BEST), lambda: _best_of(view, known), seconds)  # type: ignore[no-any-return]
 
 
 def _best_of(view: SetView, concepts: Sequence[tuple[Level, list[str]]]) -> dict[str, Array]:

@@ -33,6 +33,7 @@ _LONGEST_FIELD = 20_000  # characters of a name, a note or an explanation
 _STATUS: dict[str, int] = {
     "unknown-column": 400,
     "too-slow": 503,
+    "being-computed": 503,
     "too-many": 503,
     "bad-token": 403,
     "read-only": 403,
@@ -243,7 +244,7 @@ class Explorer:
             "path": "/" + path.lstrip("/"),
             "query": dict(query or {}),
         }
-        page = Page("error.html", heading, {**data, **more})
+        page = Page("error.html", heading, {**data, **more}, moves=code == "being-computed")
         return Answer(status, "text/html", self.render(page, address=("", {})).encode("utf-8", "replace"))
 
     def _write(self, request: Request, path: str) -> Answer:

@@ -225,7 +225,7 @@ def _similar(view: SetView, feature: int, metric: Any) -> dict[str, Any]:
     """The features that are most like one, over all samples, or by their directions in the decoder."""
     n_active = int(view.moments.n_active[feature])
     if metric == DECODER:
-        patience = math.inf if math.isinf(time_left()) else _PATIENCE
+        patience = _PATIENCE if math.isfinite(time_left()) else math.inf
         try:
             decoder = view.remember(DECODER, lambda: decoder_of(view.reader, None), patience)
         except SaestoreError as error:

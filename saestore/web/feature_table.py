@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, did_you_mean
+from saestore.errors import InvalidInputError, TooLargeError, did_you_mean
+from saestore.progress import time_left
 from saestore.tables.column import Column
 from saestore.web.concepts import BEST, scores_of
 from saestore.web.request import Parameters
@@ -18,6 +20,7 @@ __all__ = ["FEATURES", "SHOWN_STATISTICS", "density_of", "feature_row", "feature
 Array = np.ndarray[Any, Any]
 
 FEATURES = ("sort", "where", "limit", "offset", "concept")
+_PATIENCE = 5.0  # seconds that a page waits for the scores of all features
 SHOWN_STATISTICS = ("n_active", "frac_nonzero", "mean_active", "max")
 
 
@@ -43,7 +46,8 @@ def features_page(store: StoreView, view: SetView, asked: Parameters) -> Page:
     concept = asked.text("concept")
     if not concept and sort.removeprefix("-") in ("roc_auc", "best concept") and view.reader.concept_names():
         concept = BEST  # the columns that are sorted by
-    extra = scores_of(view, concept) if concept else {}
+    extra, waiting = _scores(view, concept)
+    sort = "-n_active" if waiting and sort.removeprefix("-") not in (*view.columns, *view.statistics) else sort
     ids = view.reader.features.where(where) if where else np.arange(view.reader.shape[1])
     ids = _sorted(view, ids, sort, extra)
     rows = []
@@ -59,6 +63,7 @@ def features_page(store: StoreView, view: SetView, asked: Parameters) -> Page:
         "limit": limit,
         "offset": offset,
         "concept": concept or None,
+        "waiting": waiting,
         "concepts": view.reader.concept_names()[:200],
         "n_features": view.reader.shape[1],
         "n_matching": len(ids),
@@ -69,7 +74,19 @@ def features_page(store: StoreView, view: SetView, asked: Parameters) -> Page:
         "known": [*view.columns, *view.statistics],
         **store.copies(view.path, question, "stats", view.path, *(["--feature", where] if where and len(ids) else [])),
     }
-    return Page("features.html", f"features · {view.path}", data)
+    return Page("features.html", f"features · {view.path}", data, moves=waiting)
+
+
+def _scores(view: SetView, concept: str) -> tuple[dict[str, Array], bool]:
+    """The columns of a concept, and whether they are still being computed."""
+    if not concept:
+        return {}, False
+    try:
+        return scores_of(view, concept, _PATIENCE if math.isfinite(time_left()) else math.inf), False
+    except TooLargeError as error:
+        if error.code != "being-computed":
+            raise
+        return {}, True
 
 
 def _is_number(view: SetView, name: str, extra: dict[str, Array]) -> bool:

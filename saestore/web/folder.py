@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from saestore.errors import StoreConflictError
+from saestore.errors import SaestoreError, StoreConflictError
 from saestore.query.reader import SetReader
 from saestore.web.explorer import STATIC, Explorer
 from saestore.web.request import Links, as_json
-from saestore.web.view import Page, StoreView
+from saestore.web.view import Page, SetView, StoreView
 
 __all__ = ["write_folder"]
 
@@ -90,8 +90,7 @@ def write_folder(
     view = explorer.store.open(reader.path)
     links.depth = "" if single else "../"
     made = {f: explorer.page(f"/{reader.path}/features/{f}", {"n": str(n)}) for f in features}
-    used = {e["item"] for page in made.values() for e in page.data["examples"] if "image" in e and e["image"]["url"]}
-    thumbnails = {f"images/{item}.jpg": explorer.thumbnail(view, item, _PIXELS) for item in sorted(used)}
+    thumbnails = _thumbnails(explorer, view, [e for page in made.values() for e in page.data["examples"]])
     index = [
         {"text": " · ".join([str(f), *(str(v) for v in page.data["known"].values() if isinstance(v, str))]),
          "href": f"#feature-{f}" if single else f"features/{f}.html"}
@@ -120,6 +119,18 @@ def write_folder(
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(body)
     return folder / "index.html"
+
+
+def _thumbnails(explorer: Explorer, view: SetView, examples: Sequence[Any]) -> dict[str, bytes]:
+    """The images of examples by their names; one that cannot be read is missing on its pages."""
+    thumbnails: dict[str, bytes] = {}
+    for picture, item in [(e["image"], e["item"]) for e in examples if e.get("image", {}).get("url")]:
+        try:
+            if f"images/{item}.jpg" not in thumbnails:
+                thumbnails[f"images/{item}.jpg"] = explorer.thumbnail(view, item, _PIXELS)
+        except SaestoreError as error:
+            picture |= {"url": None, "missing": str(error)}
+    return thumbnails
 
 
 def _text(name: str) -> str:

@@ -66,6 +66,7 @@ KEYS: dict[str, tuple[str, dict[str, str]]] = {
         {
             **_SET,
             "where, sort, concept": "the question",
+            "waiting": "whether the scores with `concept` are still being computed, so that it is worth asking again",
             **_ROWS,
             "n_features, n_matching": "all features, and those that fulfil `where`",
             "columns, numeric": "names of the columns, and of those with numbers",

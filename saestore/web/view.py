@@ -176,7 +176,7 @@ class SetView:
             return work.result(None if math.isinf(left) else max(0.0, left))
         except TimeoutError:
             message = "The answer is still being computed. Load the page again in some seconds."
-            raise TooLargeError(message, code="too-slow") from None
+            raise TooLargeError(message, code="being-computed") from None
 
     @cached_property
     def scorers(self) -> dict[Level, FeatureScorer]:

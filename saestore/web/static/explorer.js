@@ -99,12 +99,13 @@ globalThis.saestore = (() => {
   }
 
   // A page that is not done yet is loaded again, unless someone is reading elsewhere or filling in a form.
+  let timer = 0;
+  const still = () => clearTimeout(timer); // someone goes elsewhere
   function moving(root, again) {
+    still();
     if (!root.querySelector("[data-moves]")) return;
-    const later = () => setTimeout(() => {
-      if (document.hidden || typing(root.activeElement) || root.querySelector(":checked")) later(); else again();
-    }, 5000);
-    later();
+    const busy = () => document.hidden || typing(root.activeElement) || root.querySelector("input:checked");
+    timer = setTimeout(() => { if (busy()) moving(root, again); else again(); }, 5000);
   }
 
   function enhance(root, go) {
@@ -119,8 +120,9 @@ globalThis.saestore = (() => {
     document.documentElement.classList.add("scripted");
     enhance(document, go);
     moving(document, () => location.reload());
+    addEventListener("beforeunload", still);
     document.addEventListener("keydown", (event) => keys(document, event, go));
   }
-  return { enhance, keys, moving, page };
+  return { enhance, keys, moving, page, still };
 })();
 if (typeof document !== "undefined" && !globalThis.saestoreInWidget && document.querySelector("main#main")) saestore.page();

@@ -31,6 +31,7 @@ export default {
     }
 
     async function go(address, form) {
+      saestore.still();
       const answer = await ask(address, form);
       if (answer.location) return go(answer.location);
       if (answer.type !== "text/html") return;
