@@ -118,8 +118,9 @@ class ActivationSet(SetReader):
         ----------
         path
             Delphi's results folder (``explanations/`` and ``scores/``, whose balanced accuracy becomes
-            ``detection_score``, ``fuzz_score``, …), Neuronpedia's explanation export (``.json``, ``.jsonl``), or a
-            ``.csv``, ``.json`` or ``.parquet`` table with a column ``feature``, ``item``, ``key`` or ``sample``.
+            ``detection_score``, ``fuzz_score``, …), Neuronpedia's explanation export (``.json``, ``.jsonl``, or a
+            folder of ``batch-0.jsonl.gz`` and so on), or a ``.csv``, ``.json`` or ``.parquet`` table with a column
+            ``feature``, ``item``, ``key`` or ``sample``.
         source
             The hookpoint or layer to take, where the file has several.
         overwrite
@@ -137,10 +138,9 @@ class ActivationSet(SetReader):
         StoreConflictError
             A feature has another value already.
         """
-        from saestore.formats.explanations import check_sae, read_annotations
+        from saestore.formats.explanations import read_annotations
 
-        annotations = read_annotations(path, source)
-        check_sae(annotations, self, str(path))
+        annotations = read_annotations(self, path, source)
         getattr(self, annotations.table).annotate(annotations.columns, overwrite=overwrite)
         return list(annotations.columns)
 

@@ -3,6 +3,7 @@
 import cli_stores
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import scipy.stats
 from raising import raises
 from strategies import make_case, memory_store, write_segments
@@ -130,7 +131,20 @@ def test_permutations_are_counted(acts):
     np.testing.assert_allclose(found.p_max, [(1 + (largest >= observed[i] - 1e-12).sum()) / 61 for i in at])
 
 
+def test_a_column_without_spread_has_no_correlation_and_a_narrow_one_the_right_one():
+    rng = np.random.default_rng(0)
+    values = np.stack([np.full(500, 0.1), 1000 + 1e-3 * rng.random(500)], axis=1)
+    target, acts = rng.random(500), memory_store().write("T/token/x", sp.csr_array(values), 1)
+    found = acts.select(target, fdr=1)
+    assert found.feature.tolist() == [1]
+    assert found.effect[0] == pytest.approx(scipy.stats.pearsonr(values[:, 1], target).statistic)
+
+
 def test_targets_that_do_not_fit_are_refused(acts):
+    with raises(InvalidInputError, "not-finite", "infinite"):
+        acts.select(np.where(np.arange(CASE.n_items) == 1, np.inf, np.arange(CASE.n_items)))
+    with raises(InvalidInputError, "too-small", "seed"):
+        acts.select("weight", method="permutation", seed=-1)
     with raises(NotFoundError, "unknown-column", "wieght", "weight"):
         acts.select("wieght")
     with raises(InvalidInputError, "wrong-length", 3):

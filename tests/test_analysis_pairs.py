@@ -39,7 +39,7 @@ def acts(store):
 
 
 def monosemanticity_of_pairs(a, embeddings):
-    e = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    e = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-300)
     top = bottom = 0.0
     for i, j in itertools.combinations(np.flatnonzero(a), 2):
         top += a[i] * a[j] * (e[i] @ e[j])
@@ -53,6 +53,7 @@ def test_monosemanticity_is_the_mean_over_pairs(acts, level):
         [X[a:b].max(axis=0, initial=0) for a, b in itertools.pairwise(CASE.item_ptr)]
     )  # fmt: skip
     embeddings = np.random.default_rng(1).normal(size=(len(x), 5))
+    embeddings[np.flatnonzero(x[:, ALIVE[1]])[:2]] = 0  # whose cosines count as 0
     found = acts.monosemanticity(embeddings)
     for f in range(12):
         a = x[:, f] / max(X[:, f].max(), 1e-9)
@@ -120,6 +121,7 @@ def test_absorption_is_sought_where_directions_agree(acts):
         rows = found[found.child == child]
         np.testing.assert_array_equal(rows.parent, best)
         np.testing.assert_array_equal(rows.n_both, [(on[:, child] & on[:, p]).sum() for p in best])
+        assert (rows.npmi[rows.n_both == 0] == -1).all()
         np.testing.assert_array_equal(rows.n_child_alone, [(on[:, child] & ~on[:, p]).sum() for p in best])
     silent = found.absorbed(0.2, 0.3)
     assert len(silent)
@@ -147,6 +149,8 @@ def test_matches_have_the_largest_sum_of_correlations(store, acts):
     same = acts.match(acts)
     assert (same.feature == same.other_feature).all()
     assert same.share(0.999) == 1
+    nothing = acts.match(acts, where=X.any(axis=1) & (np.arange(len(X)) == 0))  # every column is constant
+    assert (len(nothing), nothing.share(), nothing.mean_score) == (0, 0, 0)
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["few", "ties", "planted"]))
@@ -236,6 +240,12 @@ def test_probes_are_saebenchs_with_scikit_learn(labelled, pooling):
         assert row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"]
         assert (row["n_train"], row["n_test"]) == (train.sum(), test.sum())
     assert acts.probe("s", k=2, level="sample", n_resamples=20).n_test[0] == 120
+    # Items consist of the samples that fulfil `where`; labels may be given; there are no more than all features.
+    first = getattr(dense.reshape(120, 3, 9)[:, :2], pooling)(axis=1)
+    part = acts.probe(mask.astype(int), k=np.int64(99), pooling=pooling, where="position < 2", n_resamples=9)
+    model = LogisticRegression(max_iter=1000).fit(first[train], y[train])
+    assert part.k.tolist() == [9]
+    assert part.roc_auc[0] == pytest.approx(roc_auc_score(y[test], model.decision_function(first[test])))
 
 
 def test_probes_without_what_they_need_are_refused(labelled, acts):
@@ -245,6 +255,12 @@ def test_probes_without_what_they_need_are_refused(labelled, acts):
         labelled[0].probe("d")
     with raises(InvalidInputError, "too-small", "k", 0):
         labelled[0].probe("c", k=[0, 1])
+    with raises(InvalidInputError, "missing-argument", "k is empty"):
+        labelled[0].probe("c", k=[])
+    with raises(InvalidInputError, "target-type", "0 and 1"):
+        labelled[0].probe(np.arange(120))
+    with raises(InvalidInputError, "groups-overlap", "item 0"):
+        labelled[0].probe("c", choose_on="position == 0", report_on="position == 1")
     labelled[0].concepts.add({"never": np.zeros(120, bool)})
     with raises(InvalidInputError, "one-class", "never"):
         labelled[0].probe("never")
@@ -256,7 +272,7 @@ def test_effects_are_saebenchs(labelled, variant, level):
     acts, dense, mask, _ = labelled
     rng = np.random.default_rng(4)
     decoder, weights = rng.normal(size=(9, 5)), rng.normal(size=5)
-    x = dense if level == "sample" else dense.reshape(120, 3, 9).mean(axis=1)
+    x = dense if level == "sample" else dense.reshape(120, 3, 9)[:, 1:].mean(axis=1)
     y = np.repeat(mask.data, 3) if level == "sample" else mask.data
     known = np.ones(360, bool) if level == "sample" else ~mask.mask
     difference = x[y & known].mean(axis=0) - x[~y & known].mean(axis=0)
@@ -264,11 +280,17 @@ def test_effects_are_saebenchs(labelled, variant, level):
     expected = {
         "signed": difference * product, "tpp": np.maximum(difference, 0) * product, "scr": abs(difference * product)
     }[variant]  # fmt: skip
-    found = acts.attribute(weights, "s" if level == "sample" else "c", decoder, variant=variant, level=level)
+    where = None if level == "sample" else "position > 0"
+    concept = "s" if level == "sample" else "c"
+    found = acts.attribute(weights, concept, decoder, variant=variant, level=level, where=where)
     np.testing.assert_allclose(found.effect, np.sort(expected)[::-1], atol=1e-12)
     np.testing.assert_allclose(found.effect, expected[found.feature], atol=1e-12)
     with raises(InvalidInputError, "wrong-probe", 2, 5):
         acts.attribute(weights[:2], "c", decoder)
+    with raises(InvalidInputError, "not-finite", "probe"):
+        acts.attribute(weights * np.nan, "c", decoder, level="item")
+    with raises(InvalidInputError, "not-finite", "decoder"):
+        acts.attribute(weights, "c", decoder * np.inf, level="item")
     with raises(InvalidInputError, "unknown-choice", "ravel"):
         acts.attribute(weights, "c", decoder, variant="ravel")
 
@@ -319,6 +341,10 @@ def test_purity_is_the_share_of_the_dominant_class(acts, level):
             continue
         assert found["purity"][f] == pytest.approx(counts.max() / counts.sum())
         assert counts[names == found["top_class"][f].item()] == counts.max()
+    acts.items.set(
+        "year", np.where(np.array(CASE.items["split"]) == "test", np.nan, 0.5)
+    )  # an unknown number is not a class
+    assert set(acts.stats(level=level, classes="year")["top_class"].values) <= {0.5, None}
     by_concept = acts.stats(ALIVE[0], level=level, classes=["color::red"])
     assert by_concept["purity"].item() in (1.0, pytest.approx(np.nan, nan_ok=True))
 

@@ -83,9 +83,9 @@ def test_bad_queries_are_refused(stored):
         acts.search({1: 1.0}, sample=3)
     with raises(InvalidInputError, "empty-query"):
         acts.search({1: 0.0})
-    with raises(InvalidInputError, "bad-query"):
+    with raises(InvalidInputError, "not-finite"):
         acts.search({1: np.nan})
-    with raises(InvalidInputError, "bad-query"):
+    with raises(InvalidInputError, "not-numbers"):
         acts.search({1: "much"})
     with raises(InvalidInputError, "wrong-length", 10):
         acts.search([1.0, 2.0])

@@ -128,6 +128,10 @@ def test_neuronpedia_comes_in(acts, tmp_path, name):
         acts.import_explanations(path, source="gemini")
     acts.import_explanations(path, source="gemini", overwrite=True)
     assert known(acts, "explanation") == {3: "lime", 7: "blue"}
+    for i, rows in enumerate(([row_of(1, None), row_of(2, "sea")], [row_of(4, "sky")])):  # as they are downloaded
+        neuronpedia(tmp_path / f"batch-{i}.jsonl.gz", rows)
+    acts.import_explanations(tmp_path)
+    assert known(acts, "explanation") == {2: "sea", 3: "lime", 4: "sky", 7: "blue"}
 
 
 @pytest.mark.parametrize("kind", ["json", "csv", "parquet"])
@@ -155,7 +159,13 @@ def test_explanations_go_to_other_programs_and_come_back(acts, tmp_path, kind):
     texts = {3: "green", 5: "naïve\n日本", 7: "7"}
     acts.features.set("explanation", texts)
     path = tmp_path / ("out" if kind == "delphi" else "out.json")
+    acts.features.set("explanation_source", {3: "annotate"})
     assert acts.export_explanations(path, kind) == 3
+    acts.import_explanations(path)  # the same again is no conflict, and keeps its source
+    assert known(acts, "explanation_source") == {3: "annotate"}
+    (tmp_path / "new.csv").write_text("feature,explanation\n3,red\n")
+    acts.import_explanations(tmp_path / "new.csv", overwrite=True)  # a new one has not the old one's source
+    assert known(acts, "explanation_source") == {}
     acts.features.remove("explanation")
     acts.import_explanations(path)
     assert known(acts, "explanation") == texts
@@ -173,11 +183,35 @@ def test_columns_of_items_come_from_a_table(acts, tmp_path):
     assert acts.items["place"].tolist() == ["f", None, "d", "NA", None, "a"]
 
 
+def test_a_csv_file_gives_back_what_was_written(images, acts, tmp_path):
+    acts.features.update({
+        "name": {1: "1884", 2: "true", 3: "a\r\nb, \"c\"", 4: "x\ry", 5: " lead "}, "code": {1: "007", 2: "1"},
+        "share": np.linspace(0, 1, 12, dtype=np.float32), "n": {3: 5}, "ok": {1: True, 4: False},
+    })  # fmt: skip
+    before = acts.features.to_pandas(acts.features.names())
+    acts.export_explanations(tmp_path / "a.csv")
+    acts.import_explanations(tmp_path / "a.csv")  # the same again is no conflict
+    for name in acts.features.names():
+        acts.features.remove(name)
+    acts.features.set("code", {0: "text"})  # a column of text takes texts
+    acts.features.annotate({"code": {0: None}})
+    acts.import_explanations(tmp_path / "a.csv")
+    after = acts.features.to_pandas(list(before))
+    pd.testing.assert_frame_equal(after, before.astype({"share": float}))
+
+
 @pytest.mark.parametrize(("name", "text", "code"), [
     ("a.txt", "x", "unknown-format"), ("a.json", "{", "unreadable-file"), ("a.json", "[1]", "unreadable-file"),
     ("a.csv", "x,name\n1,a\n", "unknown-column"), ("a.csv", "feature,name\n1,a\n1,b\n", "duplicate-name"),
     ("a.csv", "feature,name\n-1,a\n", "not-an-index"), ("a.csv", "feature,name\nb,a\n", "not-an-index"),
     ("a.csv", "feature,max\n1,2\n", "reserved-name"), ("a.parquet", "x", "unreadable-file"),
+    ("a.csv", "feature,name,name\n1,a,b\n", "duplicate-name"), ("a.csv", "feature,name\n1,a,b\n", "unreadable-file"),
+    ("a.csv", "feature,name\n,a\n", "not-an-index"), ("a.csv", "feature,name\ninf,a\n", "not-an-index"),
+    ("a.json", '{"3": "a", "3": "b"}', "duplicate-name"), ("a.json", '{"sae": 5, "features": []}', "unreadable-file"),
+    ("a.json", '[{"feature": true, "name": "a"}]', "not-an-index"), ("a.json", '[{"key": null}]', "not-an-index"),
+    ("a.json", '{"sae": {"d_sae": "x"}, "features": {"3": "a"}}', "other-sae"),
+    ("a.json", "[" * 9**5, "unreadable-file"),
+    ("a.json", '[{"index": 3, "description": "a"}, {"description": "b"}]', "not-an-index"),
 ])  # fmt: skip
 def test_a_bad_file_changes_nothing(acts, tmp_path, name, text, code):
     if name.endswith("parquet"):

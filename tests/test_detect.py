@@ -343,6 +343,13 @@ def test_any_values_of_split_and_conditions_are_chosen_on_and_reported_on(level)
         found = acts.detect(level, **on, **few)
         np.testing.assert_equal(found.rows, usual.rows)
         assert found.settings["choose_on"] in ("fold 0", "split fold 0")
+    on = {"choose_on": 'split == "fold 0" and position > 0', "report_on": 'split == "2" and position > 0'}
+    part = acts.detect(level, choose_on="fold 0", report_on="2", where="position > 0", fit_on="train", **few)
+    np.testing.assert_equal(part.rows, acts.detect(level, **on, **few).rows)
+    assert part.settings["where"] == "position > 0"
+    grids = [acts.detection_grid(level, **each).to_dict() for each in
+             (on, {"choose_on": "fold 0", "report_on": "2", "where": "position > 0"})]  # fmt: skip
+    np.testing.assert_equal(*grids)
     for wrong, code in (({}, "unknown-split"), ({"choose_on": "2", "report_on": "2"}, "groups-overlap")):
         with raises((NotFoundError, InvalidInputError), code):
             acts.detect(level, **wrong)

@@ -158,6 +158,9 @@ def test_objects_of_torch():
         assert np.array_equal(imported(given).dense(), DENSE)
     half = imported(tensor.half().to_sparse())
     assert np.array_equal(half.dense(), DENSE.astype(np.float16))
+    for sequences in (tensor.view(N, CTX, D).to_sparse(), tensor.view(N, CTX, D).to_sparse(1)):
+        acts = imported(sequences)
+        assert (np.array_equal(acts.dense(), DENSE), acts.attributes.item_size) == (True, CTX)
     twice = torch.sparse_coo_tensor([[0, 0], [1, 1]], [1.0, 2.0], (2, 3))
     assert imported(twice).dense()[0].tolist() == [0, 3, 0]
 
@@ -222,6 +225,8 @@ def test_anndata_in_memory(tmp_path):
         assert np.array_equal(acts.dense(), DENSE)
         assert acts.items["split"].tolist() == obs["split"].tolist()
         assert acts.items["key"][3] == "i3"
+    with raises(InvalidInputError, "not-a-matrix", "no X"):
+        imported(anndata.AnnData(obs=obs))
     adata.write_h5ad(tmp_path / "x.h5ad")
     backed = anndata.read_h5ad(tmp_path / "x.h5ad", backed="r")
     assert np.array_equal(imported(backed).dense(), DENSE)

@@ -56,6 +56,12 @@ def parquet(folder):
     return folder / "x.parquet"
 
 
+def nested(folder):
+    arrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet").write_table(arrow.table({"sequence": X.tolist()}), folder / "n.parquet")
+    return folder / "n.parquet"
+
+
 def cached(folder):
     """As SAELens caches activations."""
     datasets = pytest.importorskip("datasets")
@@ -84,11 +90,13 @@ def batches(_):
     return (lambda: iter([FLAT[:7], torch.from_numpy(FLAT[7:])]), len(FLAT))
 
 
-@pytest.mark.parametrize("make", [lambda _: X, lambda _: torch.from_numpy(X), npz, h5, parquet, cached, saev, batches])
+@pytest.mark.parametrize(
+    "make", [lambda _: X, lambda _: torch.from_numpy(X), npz, h5, parquet, nested, cached, saev, batches]
+)
 def test_every_layout_gives_the_same_set(make, tmp_path):
     how = {} if make in {parquet, batches} else {"sample_type": "token"}
     acts = build(make(tmp_path), **how)
-    np.testing.assert_allclose(acts.dense(), np.maximum(FLAT, 0))
+    np.testing.assert_allclose(acts.dense(), np.maximum(FLAT, 0), rtol=1e-6)
     assert acts.n_items == (len(FLAT) if make in {parquet, batches} else N)
 
 
@@ -134,10 +142,17 @@ def test_masks_and_tokens_beside_embeddings_of_every_layout(tmp_path):
             build(given, mask="mask", tokens="nope", sample_type="token")
 
 
-@pytest.mark.parametrize("mask", [np.full(30, 2), np.ones(29), np.zeros(30, bool)], ids=["values", "length", "nothing"])
+@pytest.mark.parametrize(
+    "mask", [np.full(30, 2), np.ones(29), np.zeros(30, bool), MASK.T], ids=["values", "length", "nothing", "turned"]
+)
 def test_a_mask_that_cannot_be(mask):
     with raises(InvalidInputError, "bad-mask"):
-        build(FLAT, mask=mask)
+        build(X, mask=mask, sample_type="token")
+    if mask.ndim > 1:
+        with raises(InvalidInputError, "bad-mask", N, CTX):
+            saestore.check_import("A/token/s", np.maximum(X, 0), mask=mask)
+        with raises(InvalidInputError, "bad-tokens", N, CTX):
+            build(X, tokens=mask.astype(int), sample_type="token")
 
 
 def test_lists_of_lists_and_batches_of_any_byte_order():
@@ -146,6 +161,8 @@ def test_lists_of_lists_and_batches_of_any_byte_order():
     assert np.array_equal(acts.dense(), np.maximum(FLAT, 0).astype(acts.dense().dtype))
     assert acts.attributes.item_size == CTX
     assert np.array_equal(build((lambda: iter([FLAT.astype(">f4")]), N * CTX)).dense(), np.maximum(FLAT, 0))
+    with raises(InvalidInputError, "bad-embeddings", "IterableDataset", "once"):
+        build(datasets.Dataset.from_dict({"x": X.tolist()}).to_iterable_dataset())
     ragged = datasets.Dataset.from_dict({"x": [*X[:-1].tolist(), X[0, 1:].tolist()]})
     with raises(InvalidInputError, "bad-shape", "differ in length"):
         build(ragged)

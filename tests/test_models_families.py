@@ -34,11 +34,19 @@ MODULES = {
     "t5": ("layer.1.layer_norm", "layer.0.SelfAttention.o", "layer.0.SelfAttention", "layer.1.DenseReluDense"),
     "qwen3.5": ("post_attention_layernorm", "linear_attn.out_proj", "linear_attn", "mlp"),
     "jamba": ("pre_ff_layernorm", "mamba.out_proj", "mamba", "feed_forward"),
+    "bamba": ("pre_ff_layernorm", "mamba.out_proj", "mamba", "feed_forward"),
+    "recurrent-gemma": ("channel_pre_norm", "temporal_block.o_proj", "temporal_block", "mlp_block"),
+    "lfm2": ("ffn_norm", "conv.out_proj", "conv", "feed_forward"),
+    "granite-hybrid": ("post_attention_layernorm", "mamba.out_proj", "mamba", "shared_mlp"),
+    "olmo-hybrid": ("post_attention_layernorm", "linear_attn.o_proj", "linear_attn", "mlp"),
+    "qwen3-next": ("post_attention_layernorm", "linear_attn.out_proj", "linear_attn", "mlp"),
     "clip-vision": ("layer_norm2", "self_attn.out_proj", "self_attn", "mlp"),
     "siglip": ("layer_norm2", "self_attn.out_proj", "self_attn", "mlp"),
     "dinov2": ("norm2", "attention.o_proj|attention.output.dense", "layer_scale1", "layer_scale2"),
     "dinov3": ("norm2", "attention.o_proj", "layer_scale1", "layer_scale2"),
+    "dinov2-registers": ("norm2", "attention.o_proj|attention.output.dense", "layer_scale1", "layer_scale2"),
     "vit": ("layernorm_after", "attention.o_proj|attention.output.dense", "attention", "mlp|output.dense"),
+    "mae": ("layernorm_after", "attention.o_proj|attention.output.dense", "attention", "mlp|output.dense"),
 }
 NO_INPUT = ("mamba", "mamba2")  # transformers' list of hidden states begins with the output of the first block
 LENS = [
@@ -150,7 +158,9 @@ def test_hooks_by_their_modules(kind, tmp_path):
     if kind in VISION:
         whole = getattr(whole, "vision_model", whole)
         inputs = {"pixel_values": torch.randn(2, 3, SIZE, SIZE)}
-        probe = {"pixel_values": inputs["pixel_values"][:1]}
+        if kind == "mae":  # else which patches it keeps is random
+            inputs["noise"] = torch.arange((SIZE // 8) ** 2).expand(2, -1).float()
+        probe = {name: value[:1] for name, value in inputs.items()}
     else:
         inputs, probe = INPUTS, {"input_ids": IDS[:1], "attention_mask": MASK[:1]}
     block = dict(blocks_of(whole)[-1].named_modules())

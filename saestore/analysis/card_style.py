@@ -26,6 +26,7 @@ STYLE = """
 .saestore-card table { border-collapse: collapse; width: 100%; background: none; color: inherit; font-size: .9em }
 .saestore-card th, .saestore-card td { border: 0; border-bottom: 1px solid var(--line); padding: .2em .5em .2em 0;
   text-align: right; background: none; color: inherit } .saestore-card th { font-weight: 600 }
+.saestore-card th, .saestore-card td + td { overflow-wrap: normal }
 .saestore-card .bars { width: 100%; height: 120px; display: block; border-bottom: 1px solid var(--soft) }
 .saestore-card .axis { display: flex; justify-content: space-between; gap: 1em }
 .saestore-card .images

@@ -18,9 +18,11 @@ from saestore.query.posting_lists import PostingLists
 from saestore.query.reader import Level, SetReader
 from saestore.query.results import ResultTable
 from saestore.query.selection import Condition, check_at_least
+from saestore.query.similarity import Sizes
 from saestore.query.view import View
 from saestore.scoring.fisher import fisher_p
-from saestore.scoring.splits import samples_of
+from saestore.scoring.splits import items_of, samples_of
+from saestore.stats import Moments
 from saestore.tables.label_matrix import check_level
 
 Array = np.ndarray[Any, Any]
@@ -174,11 +176,12 @@ def _differences(
     return FeatureDifferences(*(column[order] for column in columns), _details=partial(details_of, acts))
 
 
-def items_of(acts: SetReader, samples: Array) -> Array:
-    """The items that have one of the samples of a mask."""
-    counts = segment_sums(samples, np.minimum(acts.item_index.pointers(), len(samples)))
-    has_sample: Array = counts > 0
-    return has_sample
+def counted_rows(acts: SetReader, known: Array, kept: Array, level: Level) -> tuple[Array, Array]:
+    """The samples of a mask whose row is known, and the items or samples that have one of them."""
+    if level == "sample":
+        return kept & known, kept & known
+    kept = kept & known[acts.item_index.locate(np.arange(acts.shape[0]))[0]]
+    return kept, items_of(acts, kept)
 
 
 def lists_over(acts: SetReader, features: Array, level: Level, kept: Array) -> Iterator[PostingLists]:
@@ -228,7 +231,7 @@ def select_features(
     NotFoundError
         There is no such concept or column.
     InvalidInputError
-        The target has another length or type, only one value, or does not fit the method.
+        The target has another length or type, only one value, one that is infinite, or does not fit the method.
 
     Notes
     -----
@@ -239,9 +242,7 @@ def select_features(
     values, known = known_target(acts, target, level)
     method = method or ("fisher" if values.dtype == bool else "correlation")
     _check_method(method, values, level, fdr)
-    kept = samples_of(acts, where)
-    kept &= known if level == "sample" else known[acts.item_index.locate(np.arange(acts.shape[0]))[0]]
-    counted = kept if level == "sample" else items_of(acts, kept)
+    kept, counted = counted_rows(acts, known, samples_of(acts, where), level)
     if len(np.unique(values[counted])) < 2:
         message = f"the target has one value on all {np.count_nonzero(counted):,} known {level}s that are asked for."
         raise InvalidInputError(message, code="constant-target")
@@ -252,6 +253,7 @@ def select_features(
     else:
         ids = np.unique(acts.select_features(features).ids)
         draws = check_at_least("n_permutations", n_permutations, 1) if method == "permutation" else 0
+        check_at_least("seed", seed, 0)
         found = _correlations(lists_over(acts, ids, level, kept), values.astype(np.float64), counted, draws, seed)
     return replace(found[found.q <= fdr], _details=partial(details_of, acts))
 
@@ -277,10 +279,12 @@ def known_target(acts: SetReader, target: Any, level: Level) -> tuple[Array, Arr
         raise InvalidInputError(message, code="target-type")
     if values.dtype.kind == "f":
         unknown = unknown | np.isnan(values)
+        if np.isinf(values[~unknown]).any():
+            raise InvalidInputError("the target holds an infinite value; give finite numbers.", code="not-finite")
     return (values if values.dtype == bool else np.where(unknown, 0, values).astype(np.float64)), ~unknown
 
 
-def _check_method(method: str, values: Array, level: Level, fdr: float) -> None:
+def _check_method(method: str, values: Array, level: Level, fdr: Any) -> None:
     if method not in ("fisher", "correlation", "permutation"):
         message = f"method={method!r}: use 'fisher', 'correlation' or 'permutation'."
         raise InvalidInputError(message, code="unknown-choice")
@@ -289,7 +293,7 @@ def _check_method(method: str, values: Array, level: Level, fdr: float) -> None:
     if method == "permutation" and level == "sample":
         message = "method='permutation' permutes items, whose samples resemble each other: use level='item'."
         raise InvalidInputError(message, code="permutation-level")
-    if not 0 < fdr <= 1:
+    if not isinstance(fdr, int | float) or not 0 < fdr <= 1:
         raise InvalidInputError(f"fdr={fdr!r}: use a share above 0 and at most 1.", code="bad-option")
 
 
@@ -310,10 +314,8 @@ def _correlations(
     for lists in blocks:
         lengths = np.diff(lists.indptr)
         x = lists.data.astype(np.float64)
-        total, squares = segment_sums(x, lists.indptr), segment_sums(x**2, lists.indptr)
         with np.errstate(invalid="ignore", divide="ignore"):
-            spread = np.sqrt(squares - total**2 / n)
-            spread[spread < 1e-9 * np.sqrt(squares)] = np.nan  # a constant column
+            spread = Sizes.of(Moments.of_lists(lists.indptr, x, n)).spread
             matrix = sp.csr_array((x, np.searchsorted(rows, lists.samples), lists.indptr), shape=(len(lengths), n))
             found = (matrix @ y) / spread
             usable = np.flatnonzero(np.isfinite(found))

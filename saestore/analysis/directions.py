@@ -36,7 +36,7 @@ def decoder_of(acts: SetReader, decoder: Any) -> Array:
     Raises
     ------
     InvalidInputError
-        The matrix has another shape, or the SAE is not the one that the set was made with.
+        The matrix has another shape or is not finite, or the SAE is not the one that the set was made with.
     MissingDependencyError
         torch is not installed, which an SAE needs.
     """
@@ -52,16 +52,31 @@ def decoder_of(acts: SetReader, decoder: Any) -> Array:
                 "this SAE has no matrix of directions; give one, features x d_in.", code="cannot-decode"
             )
         decoder = decode.weight if decode.scale is None else decode.weight * decode.scale[:, None]
-    if hasattr(decoder, "detach"):
-        decoder = decoder.detach().cpu().float().numpy()
-    matrix = np.asarray(decoder)
+    matrix = np.asarray(_as_numpy(decoder))
     if matrix.ndim != 2 or len(matrix) != acts.shape[1] or matrix.dtype.kind not in "fiu":
         raise InvalidInputError(
             f"the decoder is {matrix.dtype} {' x '.join(map(str, matrix.shape))}; {acts.path} needs one row of numbers "
             f"for each of its {acts.shape[1]:,} features.",
             code="wrong-decoder",
         )
+    if not np.isfinite(matrix).all():
+        raise InvalidInputError("the decoder holds a value that is not finite; give finite numbers.", code="not-finite")
     return matrix if matrix.dtype in (np.float32, np.float64) else matrix.astype(np.float32)
+
+
+def numbers_of(values: Any, what: str) -> Array:
+    """Finite float64 numbers, of numpy, torch or a list."""
+    try:
+        numbers = np.asarray(_as_numpy(values), np.float64)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as e:
+        raise InvalidInputError(f"{what} holds what is not a number: {e}.", code="not-numbers") from e
+    if not np.isfinite(numbers).all():
+        raise InvalidInputError(f"{what} holds a number that is not finite; give finite numbers.", code="not-finite")
+    return numbers
+
+
+def _as_numpy(values: Any) -> Any:
+    return values.detach().cpu().float().numpy() if hasattr(values, "detach") else values
 
 
 def unit_rows(matrix: Array) -> Array:
@@ -97,7 +112,7 @@ def logits(decoder: Array, feature: int, unembedding: Any, n: int) -> tuple[Arra
         ``(matrix, tokens)``: d_in x vocabulary, and the text of each token.
     """
     matrix, tokens = unembedding
-    matrix = np.asarray(matrix.detach().cpu().float().numpy() if hasattr(matrix, "detach") else matrix)
+    matrix = np.asarray(_as_numpy(matrix))
     if matrix.shape != (decoder.shape[1], len(tokens)):
         raise InvalidInputError(
             f"the unembedding is {' x '.join(map(str, matrix.shape))}; it needs d_in {decoder.shape[1]:,} x "
@@ -116,7 +131,8 @@ def monosemanticity(acts: SetReader, embeddings: Any, *, where: Any = None) -> x
     """How alike the samples are on which each feature fires, weighted by its activations (Pach et al. 2025).
 
     ``sum over i < j of a_i a_j cos(e_i, e_j) / sum over i < j of a_i a_j``, where a is the activation as a share of the
-    feature's maximum, and e are embeddings of another model; negative activations count as 0.
+    feature's maximum, and e are embeddings of another model; negative activations count as 0, and so does the cosine
+    of an embedding of zeros.
 
     Parameters
     ----------
@@ -155,13 +171,15 @@ def monosemanticity(acts: SetReader, embeddings: Any, *, where: Any = None) -> x
         )
     largest = acts.stats()["max"].to_numpy()
     scale = np.divide(1.0, largest, out=np.zeros(n_features), where=largest > 0)
-    vectors, total, squares = np.zeros((n_features, width)), np.zeros(n_features), np.zeros(n_features)
+    vectors, (total, squares, own) = np.zeros((n_features, width)), np.zeros((3, n_features))
     used = samples_of(acts, where)
     if n_rows == n_samples:
         for rows, block in iterate_rows(acts.segments, np.flatnonzero(used), _BLOCK):
             a = np.maximum(block.data, 0) * scale[block.indices]
             matrix = sp.csr_array((a, block.indices.astype(np.int64), block.indptr), shape=(len(rows), n_features))
-            vectors += matrix.T @ _unit(read(int(rows[0]), int(rows[-1]) + 1)[rows - rows[0]])
+            unit = _unit(read(int(rows[0]), int(rows[-1]) + 1)[rows - rows[0]])
+            vectors += matrix.T @ unit
+            own += matrix.power(2).T @ unit.any(axis=1)
             total += np.bincount(block.indices, a, n_features)
             squares += np.bincount(block.indices, a**2, n_features)
     else:
@@ -170,10 +188,11 @@ def monosemanticity(acts: SetReader, embeddings: Any, *, where: Any = None) -> x
             a = np.maximum(lists.data, 0) * scale[lists.feature_of_entry]
             matrix = sp.csr_array((a, lists.samples, lists.indptr), shape=(len(lists.features), n_rows))
             vectors[lists.features] = matrix @ unit
+            own[lists.features] = matrix.power(2) @ unit.any(axis=1)
             total[lists.features] = segment_sums(a, lists.indptr)
             squares[lists.features] = segment_sums(a**2, lists.indptr)
     pairs = total**2 - squares
-    alike = np.einsum("ij,ij->i", vectors, vectors) - squares
+    alike = np.einsum("ij,ij->i", vectors, vectors) - own
     scores = np.divide(alike, pairs, out=np.full(n_features, np.nan), where=pairs > 1e-12 * total**2)
     return xr.DataArray(scores, dims="feature", coords={"feature": np.arange(n_features)}, name="monosemanticity")
 
@@ -181,7 +200,7 @@ def monosemanticity(acts: SetReader, embeddings: Any, *, where: Any = None) -> x
 def _embedding_rows(embeddings: Any) -> tuple[Any, int, int]:
     """A function that reads rows as numpy, and the shape."""
     if isinstance(embeddings, np.ndarray):
-        if embeddings.ndim != 2 or embeddings.dtype.kind not in "fiu":
+        if embeddings.ndim != 2 or not embeddings.shape[1] or embeddings.dtype.kind not in "fiu":
             message = f"the embeddings are {embeddings.dtype} {embeddings.shape}; give numbers, rows x width."
             raise InvalidInputError(message, code="bad-shape")
         return (lambda start, stop: embeddings[start:stop]), *embeddings.shape

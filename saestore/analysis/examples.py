@@ -166,15 +166,14 @@ def examples(
     about 1 MB more for each of 256 features.
     """
     numbers = {"quantiles": quantiles, "n": n, "random": random, "near_misses": near_misses, "context": context}
-    for name, value in numbers.items():
+    for name, value in {**numbers, "seed": seed}.items():
         check_at_least(name, value, 0)
     check_level(level)
     ids = acts.select_features(feature).ids
     of_one = names_activation(where)  # another condition for each feature
     if of_one and len(ids) > 1:
         same = {**numbers, "level": level, "where": where, "seed": seed}
-        table = _concat([examples(acts, int(each), **same) for each in ids])
-        return replace(table, _details=partial(names_of, acts))
+        return ExampleTable.concat([examples(acts, int(each), **same) for each in ids])
     distinct, back = np.unique(ids, return_inverse=True)
     picker = _Picker(acts, level, acts.condition(where, int(ids[0]) if of_one and len(ids) else None), seed)
     parts = [_table(acts, None, [], context)]
@@ -185,14 +184,10 @@ def examples(
             near = picker.near_misses(lists, near_misses)
             picked = [picker.pick(lists, i, (quantiles, n, random), near[i]) for i in range(len(lists.features))]
             parts.append(_table(acts, whole, picked, context))
-    table = replace(_concat(parts), _details=partial(names_of, acts))
+    table = replace(ExampleTable.concat(parts), _details=partial(names_of, acts))
     if np.array_equal(distinct, ids):
         return table
     return table[np.concatenate([np.flatnonzero(table.feature == distinct[i]) for i in back])]
-
-
-def _concat(parts: Sequence[ExampleTable]) -> ExampleTable:
-    return ExampleTable(*(np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns))
 
 
 class _Picker:

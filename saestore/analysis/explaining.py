@@ -212,7 +212,8 @@ def explanation_sets(
     active ones of a test example, and as many at random of a silent one as are active in the mean test example, as
     Delphi's scorers do. Memory: as `examples`.
     """
-    for name, value in {"train": train, "test": test}.items():
+    counts = {"train": train, "test": test, "non_activating": non_activating, "near_misses": near_misses, "seed": seed}
+    for name, value in counts.items():
         check_at_least(name, value, 0)
     check_at_least("quantiles", quantiles, 1)
     each = -(-train // quantiles), -(-test // quantiles)
@@ -234,7 +235,7 @@ def explanation_sets(
     for f in dict.fromkeys(table.feature.tolist()):
         of = table.feature == f
         trials.append(_trials_of(table[of & in_test], table[of & silent], np.random.default_rng([seed, f, 1])))
-    joined = _concat(trials) if trials else Trials(*(np.empty(0, object) for _ in range(8)))
+    joined = Trials.concat(trials) if trials else Trials(*(np.empty(0, object) for _ in range(8)))
     return ExplanationSets(shown, replace(joined, trial=np.arange(len(joined))))
 
 
@@ -281,18 +282,17 @@ def _trials_of(active: ExampleTable, silent: ExampleTable, rng: np.random.Genera
     return Trials(np.zeros(len(rows), np.int64), *arrays)
 
 
-def _concat(parts: Sequence[Trials]) -> Trials:
-    return Trials(*(np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns))
-
-
-def score_answers(trials: Trials, answers: Mapping[int, bool] | Sequence[bool]) -> ExplanationScores:
+def score_answers(trials: Trials, answers: Any) -> ExplanationScores:
     """See `ExplanationSets.score`."""
+    if not isinstance(answers, Mapping | Sequence | np.ndarray):
+        message = f"the answers are a {type(answers).__name__}; give True or False for each trial, or a mapping."
+        raise InvalidInputError(message, code="bad-answer")
     given = dict(answers) if isinstance(answers, Mapping) else dict(enumerate(answers))
     if not isinstance(answers, Mapping) and len(given) != len(trials):
         message = f"there are {len(given):,} answers and {len(trials):,} trials; give one each, or a mapping."
         raise InvalidInputError(message, code="wrong-length")
     for number, answer in given.items():
-        if number not in range(len(trials)) or answer not in (True, False):
+        if number not in range(len(trials)) or not (isinstance(answer, bool | np.bool_ | int) and answer in {0, 1}):
             message = f"answer {number!r}: {answer!r}; give True or False by the number of a trial ({len(trials):,})."
             raise InvalidInputError(message, code="bad-answer")
     answered = np.array([number in given for number in range(len(trials))], bool)

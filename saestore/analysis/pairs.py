@@ -91,14 +91,13 @@ class OneToOne(ResultTable):
     n_features: Array
 
     def share(self, threshold: float = 0.7) -> float:
-        """The share of the smaller set's active features that have a partner of at least this score."""
-        n = int(self.n_features[0]) if len(self) else 0
-        return float(np.count_nonzero(self.score >= threshold) / n) if n else float("nan")
+        """The share of the smaller set's active features that have a partner of this score or more; 0 without pairs."""
+        return float(np.count_nonzero(self.score >= threshold) / self.n_features[0]) if len(self) else 0.0
 
     @property
     def mean_score(self) -> float:
         """The mean score over the smaller set's active features, without a partner 0: PW-MCC (arXiv 2505.20254)."""
-        return float(self.score.sum() / self.n_features[0]) if len(self) else float("nan")
+        return float(self.score.sum() / self.n_features[0]) if len(self) else 0.0
 
 
 @retry_on_stale_snapshot

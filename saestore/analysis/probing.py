@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from saestore.analysis.contrast import items_of, known_target, lists_over
-from saestore.analysis.directions import decoder_of
+from saestore.analysis.contrast import counted_rows, known_target, lists_over
+from saestore.analysis.directions import decoder_of, numbers_of
 from saestore.errors import InvalidInputError, require
 from saestore.kernels import segment_sums
 from saestore.query.details import names_of
@@ -22,7 +22,7 @@ from saestore.query.selection import check_at_least
 from saestore.scoring.bootstrap import BootstrapSampler, check_bootstrap
 from saestore.scoring.metrics import BootstrapCounts, evaluate
 from saestore.scoring.splits import described, disjoint, samples_of
-from saestore.tables.label_matrix import check_level
+from saestore.tables.label_matrix import check_level, position_of
 
 Array = np.ndarray[Any, Any]
 
@@ -89,7 +89,7 @@ class FeatureEffects(ResultTable):
 @retry_on_stale_snapshot
 def probe(
     acts: SetReader,
-    concept: str,
+    concept: Any,
     k: Sequence[int] | int = (1, 2, 5),
     *,
     level: Level = "item",
@@ -109,9 +109,9 @@ def probe(
     Parameters
     ----------
     concept
-        A concept of the level.
+        A concept of the level, or true and false for each item or sample, where what is masked is unknown.
     k
-        Numbers of features.
+        Numbers of features, at most as many as the set has.
     level
         ``"item"`` or ``"sample"``.
     pooling
@@ -119,7 +119,7 @@ def probe(
     choose_on, report_on
         Values of the items' column ``split``, or conditions as in every query.
     where
-        Only samples that fulfil this, too; an item counts where one of its samples does.
+        Only samples that fulfil this, too; an item consists of its samples that do.
     confidence_level, n_resamples, seed
         Of the intervals, by the bootstrap over items.
 
@@ -128,35 +128,43 @@ def probe(
     NotFoundError
         There is no such concept or split.
     InvalidInputError
-        A split has no known positive or no known negative.
+        A split has no known positive or no known negative, or an item is in both.
     MissingDependencyError
         scikit-learn is not installed.
 
     Notes
     -----
-    Every list is read once, and the lists of the k best features twice. Memory: 16 bytes per sample, and a block.
+    Every list is read once, and the lists of the k best features twice more. Memory: 16 bytes per sample, and a block.
     """
     linear = require("sklearn", "detect", "probe()") and require("sklearn.linear_model", "detect", "probe()")
     check_level(level)
     check_bootstrap(confidence_level, n_resamples, seed)
-    sizes = sorted({check_at_least("k", each, 1) for each in ([k] if isinstance(k, int) else k)})
+    if pooling not in ("mean", "max"):
+        raise InvalidInputError(f"pooling={pooling!r}: use 'mean' or 'max'.", code="unknown-choice")
+    sizes = sorted({min(check_at_least("k", each, 1), acts.shape[1]) for each in np.atleast_1d(k).tolist()})
+    if not sizes:
+        raise InvalidInputError("k is empty; give numbers of features, such as [1, 2, 5].", code="missing-argument")
     truth, known = _labels_of(acts, concept, level)
-    parts = disjoint(acts, choose_on, report_on, where)
-    train, test = (known & (part if level == "sample" else items_of(acts, part)) for part in parts)
+    parts = disjoint(acts, choose_on, report_on, level, where)
+    (on_train, train), (on_test, test) = (counted_rows(acts, known, part, level) for part in parts)
     for on, mask in ((choose_on, train), (report_on, test)):
         if len(np.unique(truth[mask])) < 2:
-            message = f"{described(on)} has {level}s of known {concept!r} of one class only; a probe needs both."
+            name = concept if isinstance(concept, str) else "label"
+            message = f"{described(on)} has {level}s of known {name!r} of one class only; a probe needs both."
             raise InvalidInputError(message, code="one-class")
-    difference = _mean_differences(acts, truth, train, level, pooling)
+    difference = _mean_differences(acts, truth, (on_train, train), level, pooling)
     best = np.argsort(-np.abs(difference), kind="stable")[: sizes[-1]]
-    columns = _columns(acts, best, level, pooling)
+    x, x_test = (
+        acts.dense(None, best, level=level, pooling=pooling, where=kept).astype(np.float64)
+        for kept in (on_train, on_test)
+    )
     items = acts.item_index.locate(np.flatnonzero(test))[0] if level == "sample" else np.flatnonzero(test)
     present, items = np.unique(items, return_inverse=True)
     sampler = BootstrapSampler(len(present), n_resamples, confidence_level, seed)
     rows: list[tuple[Any, ...]] = []
     for each in sizes:
-        fitted = linear.LogisticRegression(max_iter=1000).fit(columns[train, :each], truth[train])
-        scores = fitted.decision_function(columns[test, :each])
+        fitted = linear.LogisticRegression(max_iter=1000).fit(x[:, :each], truth[train])
+        scores = fitted.decision_function(x_test[:, :each])
         values = evaluate(scores, truth[test], 0.0)
         counts = BootstrapCounts.of_column(scores, truth[test], items, len(present), 0.0)
         ends = sampler.intervals([counts.metrics])[0]
@@ -168,52 +176,31 @@ def probe(
 
 
 def _column(values: Sequence[Any]) -> Array:
-    if not isinstance(values[0], list):
-        return np.array(values)
-    out = np.empty(len(values), object)
+    out = np.empty(len(values), object if isinstance(values[0], list) else type(values[0]))
     out[:] = values
     return out
 
 
 def _labels_of(acts: SetReader, concept: Any, level: Level) -> tuple[Array, Array]:
-    if not isinstance(concept, str):
-        return known_target(acts, concept, level)
-    if concept not in acts.concept_names(level):
-        acts.concept_mask(concept, level)  # which raises the error that names what there is
-    return known_target(acts, concept, level)
+    """Whether each row has a concept, and where that is known."""
+    if isinstance(concept, str):
+        position_of(concept, acts.concept_names(level), f"concept of {level}s")
+    truth, known = known_target(acts, concept, level)
+    if not np.isin(truth[known], (0, 1)).all():
+        raise InvalidInputError("the concept holds numbers; give true and false, or 0 and 1.", code="target-type")
+    return truth.astype(bool), known
 
 
-def _mean_differences(acts: SetReader, truth: Array, used: Array, level: Level, pooling: str) -> Array:
+def _mean_differences(acts: SetReader, truth: Array, counted: tuple[Array, Array], level: Level, pooling: str) -> Array:
     """Mean where true minus mean where false, of every feature, over the used items or samples."""
-    if pooling not in ("mean", "max"):
-        raise InvalidInputError(f"pooling={pooling!r}: use 'mean' or 'max'.", code="unknown-choice")
+    (kept, used), ids = counted, np.arange(acts.shape[1])
     weights = np.where(truth, 1 / max(1, (truth & used).sum()), -1 / max(1, (~truth & used).sum())) * used
-    lists_of = iterate_lists(acts.segments, np.arange(acts.shape[1]), acts.dtype)
-    if level == "item" and pooling == "max":
-        lists_of = lists_over(acts, np.arange(acts.shape[1]), "item", np.ones(acts.shape[0], bool))
-    elif level == "item":
-        sizes = np.diff(np.minimum(acts.item_index.pointers(), acts.shape[0]))
-        weights = np.repeat(weights / np.maximum(sizes, 1), sizes)
-    parts = [segment_sums(lists.data * weights[lists.samples], lists.indptr) for lists in lists_of]
-    return np.concatenate(parts)
-
-
-def _columns(acts: SetReader, features: Array, level: Level, pooling: str) -> Array:
-    """Columns of features over all items or samples, float64."""
-    n_rows, ids = (acts.n_items if level == "item" else acts.shape[0]), np.sort(features)
-    out = np.zeros((n_rows, len(ids)))
-    blocks = iterate_lists(acts.segments, ids, acts.dtype)
-    if level == "item" and pooling == "max":
-        blocks = lists_over(acts, ids, "item", np.ones(acts.shape[0], bool))
-    for lists in blocks:
-        rows, at = lists.samples, np.searchsorted(ids, lists.feature_of_entry)
-        if level == "item" and pooling == "mean":
-            np.add.at(out, (acts.item_index.locate(rows)[0], at), lists.data.astype(np.float64))
-        else:
-            out[rows, at] = lists.data
     if level == "item" and pooling == "mean":
-        out /= np.maximum(1, np.diff(np.minimum(acts.item_index.pointers(), acts.shape[0])))[:, None]
-    return out[:, np.searchsorted(ids, features)]
+        bounds = np.minimum(acts.item_index.pointers(), acts.shape[0])
+        weights = np.repeat(weights / np.maximum(segment_sums(kept, bounds), 1), np.diff(bounds)) * kept
+    pooled = level == "item" and pooling == "max"
+    lists_of = lists_over(acts, ids, "item", kept) if pooled else iterate_lists(acts.segments, ids, acts.dtype)
+    return np.concatenate([segment_sums(lists.data * weights[lists.samples], lists.indptr) for lists in lists_of])
 
 
 @retry_on_stale_snapshot
@@ -243,7 +230,7 @@ def attribute(
     level
         Means over samples, or over items, whose activation is the mean over their samples.
     where
-        Only these samples; an item counts where one of its samples does.
+        Only these samples; an item consists of its samples that fulfil it.
 
     Returns
     -------
@@ -258,18 +245,15 @@ def attribute(
     if variant not in ("signed", "tpp", "scr"):
         raise InvalidInputError(f"variant={variant!r}: use 'signed', 'tpp' or 'scr'.", code="unknown-choice")
     directions = decoder_of(acts, decoder)
-    weights = np.asarray(getattr(probe, "coef_", probe), np.float64).reshape(-1)
+    weights = numbers_of(getattr(probe, "coef_", probe), "the probe").reshape(-1)
     if weights.shape != (directions.shape[1],):
         message = f"the probe has {len(weights):,} weights; the decoder has d_in {directions.shape[1]:,}."
         raise InvalidInputError(message, code="wrong-probe")
     truth, known = _labels_of(acts, concept, level)
-    used = samples_of(acts, where)
-    if level == "item":
-        used = items_of(acts, used)
-    used = used & known
+    kept, used = counted_rows(acts, known, samples_of(acts, where), level)
     if len(np.unique(truth[used])) < 2:
         raise InvalidInputError("the concept has one class only on what is asked for.", code="one-class")
-    difference, alignment = _mean_differences(acts, truth.astype(bool), used, level, "mean"), directions @ weights
+    difference, alignment = _mean_differences(acts, truth, (kept, used), level, "mean"), directions @ weights
     effect = (np.maximum(difference, 0) if variant == "tpp" else difference) * alignment
     effect = np.abs(effect) if variant == "scr" else effect
     order = np.argsort(-effect, kind="stable")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from saestore.analysis.directions import numbers_of
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.query.details import details_of
 from saestore.query.open_set import retry_on_stale_snapshot
@@ -118,29 +119,19 @@ def _weights(acts: SetReader, query: Any, sample: Any, item: Any, pooling: Pooli
         weights[hits] = 1
     elif isinstance(query, Mapping):
         ids = select(list(query), n_features, "feature").ids
-        given = _numbers(list(query.values()))
-        if given.shape != ids.shape:
-            message = f"the weights of the query have the shape {given.shape}; give a number for each feature."
-            raise InvalidInputError(message, code="bad-query")
+        given = numbers_of(list(query.values()), "the query")
+        if given.ndim != 1:
+            message = f"the query has weights of the shape {given.shape[1:]}; give one number for each feature."
+            raise InvalidInputError(message, code="wrong-length")
         np.add.at(weights, ids, given)
     else:
-        weights = _numbers(query)
+        weights = numbers_of(query, "the query")
         if weights.shape != (n_features,):
             message = f"the query has the shape {weights.shape}; give {n_features:,} weights, or a mapping of features."
             raise InvalidInputError(message, code="wrong-length")
     if not weights.any():
         raise InvalidInputError("every weight of the query is 0; give one that is not.", code="empty-query")
     return weights
-
-
-def _numbers(values: Any) -> Array:
-    try:
-        numbers = np.asarray(values, np.float64)
-    except (TypeError, ValueError, RuntimeError) as e:
-        raise InvalidInputError(f"the query holds what is not a number: {e}.", code="bad-query") from e
-    if not np.isfinite(numbers).all():
-        raise InvalidInputError("a weight of the query is not finite; give finite numbers.", code="bad-query")
-    return numbers
 
 
 @dataclass

@@ -52,8 +52,8 @@ _OF_ONE_DATASET = (
 )
 @option(
     "--sae SAE",
-    "Folder in sae_lens format, RELEASE:SAE_ID, a CLIP-Scope checkpoint, or clip-scope-22 or "
-    "gemma-scope-9b-34-16k.  [default: the dataset's SAE]",
+    "Folder or file of sae_lens, sparsify, dictionary_learning, Gemma Scope, CLIP-Scope, OpenMOSS, saev or Qwen Scope; "
+    "RELEASE:SAE_ID, see `saestore saes`; clip-scope-22; gemma-scope-9b-34-16k.  [default: the dataset's SAE]",
 )
 @rows_options("the samples divide evenly among the items")
 @model_options

@@ -14,6 +14,7 @@ from saestore.cli.group import command, note
 from saestore.cli.options import option
 from saestore.cli.table import Column, decimals, numbers
 from saestore.cli.target import Target, json_option, with_target
+from saestore.cli.where import where_option
 from saestore.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ _SHOWN = ("threshold", "cal_f1", "f1", "precision", "recall", "roc_auc")
 )
 @option("--report-on SPLIT", "Measure on this split, or on what fulfils a condition.", default="test")
 @option("--fit-on SPLIT", "Fit the probe and the methods without an SAE on this split.", default="train")
+@where_option
 @option("--grid", "Instead, print every threshold of every feature as CSV.")
 @option(
     "--score [max|mean|top-N]",
@@ -113,13 +115,16 @@ def detect(
     level, concepts = target.level, list(concept) or None
     options = DetectionOptions(n=target.n, **{k: v for k, v in given.items() if v != ()})
     if grid:
-        _print_grid(target.activations(), level, concepts, feature, options=options, on=on)
+        acts = target.activations()
+        on["where"] = target.condition(acts)
+        _print_grid(acts, level, concepts, feature, options=options, on=on)
         return
     results: list[Detection] = []
     with output.Status() as status:
         for acts in _every(target, level, on) if every else [target.activations()]:
             status(f"{acts.path}: looking for detectors among {acts.shape[1]:,} features")
             features = features_of(acts, feature) or None
+            on["where"] = target.condition(acts)
             result = acts.detect(
                 level,
                 concepts=concepts,
@@ -129,6 +134,7 @@ def detect(
                 cls_embeddings=cls_embeddings,
                 **on,
             )
+            result.settings["where"] = list(target.asked["where"]) or None
             results.append(result)
     _print(results, next((form for form, chosen in forms.items() if chosen), None), every)
     for result in results:
@@ -143,7 +149,7 @@ def _print_grid(
     acts: ActivationSet, level: Any, concepts: list[str] | None, given: tuple[str, ...], *, options: Any, on: Any
 ) -> None:
     """Print `detection_grid` as CSV."""
-    on = {name: on[name] for name in ("choose_on", "report_on")}
+    on = {name: on[name] for name in ("choose_on", "report_on", "where")}
     features = features_of(acts, given) or None
     found = acts.detection_grid(level, concepts=concepts, features=features, options=options, **on)
     output.line(found.to_pandas().to_csv(index=False), nl=False)

@@ -68,6 +68,7 @@ def detection_grid(
     features: Any = None,
     choose_on: Any = "cal",
     report_on: Any = "test",
+    where: Any = None,
     options: DetectionOptions | None = None,
 ) -> DetectionGrid:
     """Every threshold of every feature and concept, measured: one row for each target recall.
@@ -80,6 +81,8 @@ def detection_grid(
         The split, or the condition, whose activations set the thresholds.
     report_on
         The split, or the condition, that is measured, which may be the same.
+    where
+        As for `detect`.
     options
         ``score`` and ``target_recalls`` count.
 
@@ -99,8 +102,11 @@ def detection_grid(
     -----
     Memory: 130 bytes per row, and as `detect`.
     """
-    options, on = options or DetectionOptions(), {CHOOSE: choose_on, REPORT: report_on}
-    inputs, recalls = inputs_of(reader, level, concepts, options.score, on), np.array(options.target_recalls)
+    options, on = DetectionOptions.of(options, {}), {CHOOSE: choose_on, REPORT: report_on}
+    inputs, recalls = (
+        inputs_of(reader, level, concepts, options.score, on, where=where),
+        np.array(options.target_recalls),
+    )
     inputs.need(CHOOSE, REPORT)
     ids = np.unique(reader.select_features(features).ids)
     check_size((len(ids), len(inputs.names), len(recalls)), 160, DENSE_LIMIT, "Choose concepts= or features=.")

@@ -14,7 +14,7 @@ from saestore.query.posting_lists import PostingLists, iterate_lists
 from saestore.query.reader import Level, SetReader
 from saestore.scoring.concept_scores import read_labels
 from saestore.scoring.pooling import Pooling
-from saestore.scoring.splits import described, samples_on
+from saestore.scoring.splits import described, samples_of, samples_on
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -97,6 +97,7 @@ class Inputs:
     from_samples: Array
     # For ``fit_on``, ``choose_on`` and ``report_on`` a split or a condition, as `samples_on` takes them.
     on: dict[str, Any]
+    where: Any  # the samples that count at all
     _splits: dict[str, Split] = field(default_factory=dict, repr=False)
 
     @property
@@ -115,7 +116,8 @@ class Inputs:
             n_rows = self.labels.shape[0]
             if self.level == "item":
                 n_rows = min(int(self.reader.item_index.pointers()[n_rows]), self.shape[0])
-            rows = np.flatnonzero(samples_on(self.reader, self.on[name])[:n_rows])
+            kept = samples_on(self.reader, self.on[name]) & samples_of(self.reader, self.where)
+            rows = np.flatnonzero(kept[:n_rows])
             items, starts = np.unique(self.reader.item_index.locate(rows)[0], return_index=True)
             units = items if self.level == "item" else rows
             labels, unknown = self.labels[units].tocsc(), self.unknown[units].tocsc()
@@ -193,7 +195,13 @@ def _column(matrix: scipy.sparse.csc_array, column: int) -> Array:
 
 
 def inputs_of(
-    reader: SetReader, level: Level, concepts: Sequence[str] | str | None, score: str, on: dict[str, Any]
+    reader: SetReader,
+    level: Level,
+    concepts: Sequence[str] | str | None,
+    score: str,
+    on: dict[str, Any],
+    *,
+    where: Any = None,
 ) -> Inputs:
     """What detection needs of a set, read once; a `NotFoundError` where it has no such concepts."""
     labels = read_labels(reader, level, concepts)
@@ -213,6 +221,7 @@ def inputs_of(
         sample_unknown=of_samples[1],
         from_samples=np.array([level == "sample" or name in known for name in labels.names]),
         on=on,
+        where=where,
     )
 
 

@@ -91,6 +91,8 @@ class DetectionOptions:
                     f"detect() has no option {name!r}. {did_you_mean(name, known)}There are {', '.join(known)}.",
                     code="unknown-option",
                 )
+        if not isinstance(options, DetectionOptions | None):
+            raise InvalidInputError(f"options={options!r}: give DetectionOptions(…).", code="bad-option")
         return replace(options or cls(), **settings)
 
     def to_dict(self) -> dict[str, Any]:

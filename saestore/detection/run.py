@@ -34,6 +34,7 @@ def detect(
     choose_on: Any = "cal",
     report_on: Any = "test",
     fit_on: Any = "train",
+    where: Any = None,
     options: DetectionOptions | None = None,
     embeddings: Any = None,
     cls_embeddings: Any = None,
@@ -54,6 +55,8 @@ def detect(
     choose_on, report_on, fit_on
         Values of the items' column ``split``, or conditions as in every query; the first two share no sample.
         Probes and vectors are fitted on the third.
+    where
+        Only samples that fulfil this are in any of them; an item consists of its samples that do.
     options
         Scores, target recalls, pruning, other methods and intervals, for more than one detection.
     embeddings
@@ -88,8 +91,8 @@ def detect(
     on = {CHOOSE: choose_on, REPORT: report_on, FIT: fit_on}
     if cls_embeddings is not None and level != "item":
         raise InvalidInputError("cls_embeddings= has one embedding per item; use level='item'.", code="wrong-level")
-    inputs = inputs_of(reader, level, concepts, options.score, on)
-    disjoint(reader, on[CHOOSE], on[REPORT])
+    inputs = inputs_of(reader, level, concepts, options.score, on, where=where)
+    disjoint(reader, on[CHOOSE], on[REPORT], level)
     inputs.need(CHOOSE, REPORT)
     about = provenance(reader)
     of_samples, of_items = (
@@ -187,6 +190,7 @@ def _settings(inputs: Inputs, options: DetectionOptions) -> dict[str, Any]:
             for name, known in zip(inputs.names, inputs.from_samples.tolist(), strict=True)
         },
         **{name: described(part) for name, part in inputs.on.items()},
+        "where": None if inputs.where is None else described(inputs.where),
         "n_cal": len(inputs.of(CHOOSE).units),
         "n_test": len(inputs.of(REPORT).units),
         **options.to_dict(),

@@ -138,7 +138,10 @@ def open_h5(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
 
 
 def open_parquet(path: Path, key: str | None = None, _others: Names = ()) -> Matrix:
-    """Open a column of equally long lists of floats of a Parquet file: `key`, or the only one. It is read whole."""
+    """Open a column of equally long lists of floats, or of lists of them, of a Parquet file: `key`, or the only one.
+
+    It is read whole.
+    """
     arrow = _require("pyarrow", "arrow", f"reading {path}")
     parquet = _require("pyarrow.parquet", "arrow", f"reading {path}")
     try:
@@ -148,18 +151,24 @@ def open_parquet(path: Path, key: str | None = None, _others: Names = ()) -> Mat
         table = parquet.read_table(path, columns=None if key is None else [key])
     except (arrow.ArrowInvalid, OSError) as error:
         raise InvalidInputError(f"{path} is damaged or not a Parquet file ({error})", code="damaged-file") from error
-    lists = [field.name for field in table.schema if arrow.types.is_nested(field.type)]
+    kinds = (arrow.types.is_list, arrow.types.is_large_list, arrow.types.is_fixed_size_list)
+    lists = [field.name for field in table.schema if any(kind(field.type) for kind in kinds)]
     if len(lists) != 1:
         raise InvalidInputError(
             f"{path} has {', '.join(lists) or 'no column of lists'}; choose one as {path.name}:COLUMN",
             code="no-embeddings",
         )
-    column = table[lists[0]].combine_chunks()
-    sizes = {len(row) for row in column} if not column.null_count else {0}
-    if len(sizes) != 1 or column.null_count:
-        raise InvalidInputError(f"{path}: the lists of {lists[0]} differ in length or are missing", code="bad-shape")
-    values = column.flatten().to_numpy(zero_copy_only=False)
-    return numpy_matrix(values.reshape(len(column), sizes.pop()))
+    values = table[lists[0]].combine_chunks()
+    shape = [len(values)]
+    while any(kind(values.type) for kind in kinds):
+        lengths = values.value_lengths().unique()
+        if len(lengths) != 1 or values.null_count:
+            raise InvalidInputError(
+                f"{path}: the lists of {lists[0]} differ in length or are missing", code="bad-shape"
+            )
+        shape.append(lengths[0].as_py())
+        values = values.flatten()
+    return numpy_matrix(values.to_numpy(zero_copy_only=False).reshape(shape))
 
 
 def open_dataset(data: Any, where: str) -> Matrix:

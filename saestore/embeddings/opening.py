@@ -95,11 +95,11 @@ def open_embeddings(spec: Any, *, width: int | None = None, others: Names = ()) 
 def _open_object(spec: Any, width: int | None) -> EmbeddingSource:
     if isinstance(spec, tuple) and len(spec) == 2 and callable(spec[0]) and isinstance(spec[1], int):
         return BatchSource(*spec)
-    if hasattr(spec, "features") and hasattr(spec, "select_columns"):
+    if hasattr(spec, "features") and hasattr(spec, "select_columns") and hasattr(spec, "__len__"):
         return _at_hand("datasets.Dataset", "arrow", open_dataset(spec, "the Dataset"), width)
     raise InvalidInputError(
         f"embeddings cannot be a {type(spec).__name__}; give a path, a numpy or zarr array, a torch tensor, a "
-        "datasets.Dataset, or (function that returns batches, number of rows)",
+        "datasets.Dataset, or (function that returns batches, number of rows): what can be read once only will not do",
         code="bad-embeddings",
     )
 

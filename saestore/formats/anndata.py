@@ -105,6 +105,8 @@ def open_adata(adata: anndata.AnnData, source: Source) -> Opened:
     """Activations of an AnnData in memory, or of the file that a backed one is read from."""
     if adata.isbacked:
         return open_anndata(replace(source, path=Path(str(adata.filename))))
+    if adata.X is None:
+        raise InvalidInputError("the AnnData has no X; activations are samples by features, in X.", code="not-a-matrix")
     opened = open_object(adata.X, source)
     items, item_ptr = _items(adata.obs, adata.uns.get("items"))
     return replace(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError, require
 from saestore.formats.atomic_output import write_atomically
@@ -65,7 +68,9 @@ def _write_json(reader: SetReader, frame: Any, path: Path) -> Written:
 
 
 def _write_csv(_: SetReader, frame: Any, path: Path) -> Written:
-    frame.to_csv(path, index=True)
+    # Of a narrow float all digits, and in quotes what would end a line.
+    wide = frame.astype({name: np.float64 for name, dtype in frame.dtypes.items() if dtype.kind == "f"})
+    wide.to_csv(path, index=True, quoting=csv.QUOTE_NONNUMERIC)
     return Written((path.name,))
 
 

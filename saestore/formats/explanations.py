@@ -12,8 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saestore.errors import InvalidInputError, NotFoundError, require
+from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, require
 from saestore.files import check_inflation, existing_file
+from saestore.tables.column import TEXT, as_objects
+from saestore.tables.items import read_csv
 from saestore.tables.label_matrix import listed
 
 if TYPE_CHECKING:
@@ -24,6 +26,12 @@ if TYPE_CHECKING:
 EXPLANATION, SOURCE, DATE = "explanation", "explanation_source", "explanation_date"
 _LATENT = re.compile(r"(?P<hookpoint>.+)_latent(?P<feature>\d+)\.txt")
 _ROW = ("feature", "index", "item", "key", "sample")
+_TEXTS = ("name", "note", EXPLANATION, SOURCE, DATE)  # columns of text, whatever a CSV file has in them
+_KINDS: list[tuple[re.Pattern[str], Callable[[str], Any]]] = [
+    (re.compile("true|false", re.IGNORECASE), lambda text: text.lower() == "true"),
+    (re.compile(r"[-+]?(0|[1-9]\d*)", re.ASCII), int),
+    (re.compile(r"[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)(e[-+]?\d+)?|[-+]?(inf|nan)", re.ASCII | re.IGNORECASE), float),
+]
 _TABLES = {"feature": "features", "index": "features", "item": "items", "key": "items", "sample": "samples"}
 
 
@@ -36,6 +44,7 @@ class Annotations:
     columns: dict[str, dict[Any, Any]] = field(default_factory=dict)
     # What the file records of its SAE: ``d_sae`` and ``fingerprint``, where it does.
     sae: dict[str, Any] = field(default_factory=dict)
+    dated: bool = False  # whether source and date follow from the file, instead of being values of it
 
     def add(self, row: Any, values: Mapping[str, Any], where: str) -> None:
         """Add the known values of a row; a row that has another value already is an error."""
@@ -51,14 +60,44 @@ class Annotations:
                 )
 
 
-def read_annotations(path: str | os.PathLike[str], source: str | None = None) -> Annotations:
-    """Read what a file or folder knows of features, items or samples.
+def read_annotations(reader: SetReader, path: str | os.PathLike[str], source: str | None = None) -> Annotations:
+    """Read what a file or folder knows of features, items or samples of a set.
 
     `ActivationSet.import_explanations` explains `path` and `source`; explanations may also be in a folder alone.
     """
     path = Path(path)
+    try:
+        annotations = _read(reader, path, source)
+    except SaestoreError:
+        raise
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError, OSError) as e:
+        raise InvalidInputError(f"{path} cannot be read: {e}.", code="unreadable-file") from e
+    _check_sae(annotations, reader, str(path))
+    _match_provenance(annotations, reader)
+    return annotations
+
+
+def _match_provenance(annotations: Annotations, reader: SetReader) -> None:
+    """An explanation that the set has keeps its source and date; one that is replaced loses them."""
+    given, stored = annotations.columns.get(EXPLANATION, {}), reader.features.names()
+    if annotations.table != "features" or EXPLANATION not in stored:
+        return
+    before = as_objects(reader.features.column(EXPLANATION, list(given))).tolist()
+    for (row, text), known in zip(given.items(), before, strict=True):
+        for name in (SOURCE, DATE):
+            if text == known and annotations.dated:
+                annotations.columns.get(name, {}).pop(row, None)
+            elif text != known and known is not None and name in stored:
+                annotations.columns.setdefault(name, {}).setdefault(row, None)
+    if annotations.dated:
+        annotations.columns = {name: values for name, values in annotations.columns.items() if values}
+
+
+def _read(reader: SetReader, path: Path, source: str | None) -> Annotations:
     if path.is_dir():
-        return _delphi(path, source)
+        batches = sorted(path.glob("batch-*.jsonl*"))
+        rows = [row for batch in batches for row in _read_jsonl(batch)[0]]
+        return _neuronpedia(rows, source, path) if batches else _delphi(path, source)
     suffixes = [s for s in existing_file(path).suffixes if s != ".gz"]
     read = _READERS.get(suffixes[-1] if suffixes else "")
     if read is None:
@@ -66,18 +105,18 @@ def read_annotations(path: str | os.PathLike[str], source: str | None = None) ->
             f"{path} is not a file of annotations; give a .csv, .json, .jsonl or .parquet file, or a folder of Delphi.",
             code="unknown-format",
         )
-    try:
-        rows, sae = read(path)
-    except (ValueError, OSError, RecursionError) as e:
-        if isinstance(e, InvalidInputError):
-            raise
-        raise InvalidInputError(f"{path} cannot be read: {e}.", code="unreadable-file") from e
+    rows, sae = read(path)
     if rows and {"index", "description"} <= set(rows[0]):
         return _neuronpedia(rows, source, path)
-    return _table(rows, sae, path)
+    result = _table(rows, sae, path)
+    if read is _read_csv:
+        stored = reader.table(result.table)
+        texts = {*_TEXTS, *(name for name in stored.info.columns if stored.dtype(name) == TEXT)}
+        result.columns = {n: v if n in texts else _typed(v) for n, v in result.columns.items()}
+    return result
 
 
-def check_sae(annotations: Annotations, reader: SetReader, where: str) -> None:
+def _check_sae(annotations: Annotations, reader: SetReader, where: str) -> None:
     """Refuse annotations of another SAE: of another width, fingerprint, or with a feature that the set lacks."""
     if annotations.table != "features":
         return
@@ -85,12 +124,12 @@ def check_sae(annotations: Annotations, reader: SetReader, where: str) -> None:
     largest = max((int(row) for rows in annotations.columns.values() for row in rows), default=-1)
     width, fingerprint = annotations.sae.get("d_sae"), annotations.sae.get("fingerprint")
     problem = ""
-    if width is not None and int(width) != n_features:
-        problem = f"it is of an SAE with {int(width):,} features"
+    if width is not None and width != n_features:
+        problem = f"it is of an SAE with {width} features"
     elif largest >= n_features:
         problem = f"it explains feature {largest}"
     elif fingerprint and recorded and fingerprint != recorded:
-        problem = f"its SAE has the fingerprint {fingerprint[:12]}, the set's has {recorded[:12]}"
+        problem = f"its SAE has the fingerprint {str(fingerprint)[:12]}, the set's has {recorded[:12]}"
     if problem:
         raise InvalidInputError(
             f"{where} is not of the SAE of {reader.path}: {problem}; the set has {n_features:,} features. Nothing was "
@@ -104,7 +143,7 @@ def _delphi(folder: Path, source: str | None) -> Annotations:
     files = {match: file for file in sorted(inner.iterdir()) if (match := _LATENT.fullmatch(file.name))}
     scored = [(file, match) for file in sorted(folder.glob("scores/*/*")) if (match := _LATENT.fullmatch(file.name))]
     hookpoint = _one_source({match["hookpoint"] for match in [*files] or [m for _, m in scored]}, source, folder)
-    result = Annotations()
+    result = Annotations(dated=True)
     for match, file in files.items():
         if match["hookpoint"] != hookpoint:
             continue
@@ -131,7 +170,7 @@ def _balanced_accuracy(file: Path) -> float | None:
     try:
         examples = json.loads(file.read_text("utf-8"))
         judged = [(bool(e["activating"]), e["prediction"] >= 0.5) for e in examples if e.get("prediction") is not None]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise InvalidInputError(f"{file} is not a file of a Delphi scorer: {e!r}.", code="unreadable-file") from e
     rates = []
     for truth in (True, False):
@@ -145,14 +184,17 @@ def _neuronpedia(rows: Sequence[Mapping[str, Any]], source: str | None, path: Pa
     if source in {row.get("explanationModelName") for row in rows}:
         rows, source = [row for row in rows if row.get("explanationModelName") == source], None
     chosen = _one_source({str(row.get("layer", "")) for row in rows}, source, path)
-    result = Annotations()
+    result = Annotations(dated=True)
     for row in rows:
-        if str(row.get("layer", "")) != chosen:
+        if str(row.get("layer", "")) != chosen or row.get("description") is None:
             continue
-        by = ": ".join(filter(None, ("neuronpedia", row.get("explanationModelName") or row.get("typeName"))))
+        by = row.get("explanationModelName") or row.get("typeName")
         date = str(row["createdAt"])[:10] if row.get("createdAt") else None
-        values = {EXPLANATION: str(row["description"]).strip(), SOURCE: by, DATE: date}
-        result.add(_number(row["index"], "index", path), values, str(path))
+        values = {
+            EXPLANATION: str(row["description"]).strip(), SOURCE: f"neuronpedia: {by}" if by else "neuronpedia",
+            DATE: date,
+        }  # fmt: skip
+        result.add(_number(row.get("index"), "index", path), values, str(path))
     return result
 
 
@@ -185,7 +227,8 @@ def _table(rows: list[dict[str, Any]], sae: dict[str, Any], path: Path) -> Annot
     result = Annotations(_TABLES[row_name], {name: {} for name in names if name != row_name}, sae)
     seen: set[Any] = set()
     for row in rows:
-        number = str(row[row_name]) if row_name == "key" else _number(row.get(row_name), row_name, path)
+        given = row.get(row_name)
+        number = str(given) if row_name == "key" and given is not None else _number(given, row_name, path)
         if number in seen:
             raise InvalidInputError(f"{path} has {row_name} {number!r} twice; keep one row.", code="duplicate-name")
         seen.add(number)
@@ -195,16 +238,16 @@ def _table(rows: list[dict[str, Any]], sae: dict[str, Any], path: Path) -> Annot
 
 def _number(value: Any, name: str, path: Path) -> int:
     try:
-        number = int(value)
-        if number < 0 or number != float(value):
+        number = int(float(value))
+        if number < 0 or number != float(value) or isinstance(value, bool):
             raise ValueError(value)
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, OverflowError) as e:
         raise InvalidInputError(f"{path}: {name} {value!r} is not the number of a row.", code="not-an-index") from e
     return number
 
 
 def _read_json(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    document = json.loads(_text_of(path))
+    document = json.loads(_text_of(path), object_pairs_hook=_once)
     sae = document.get("sae", {}) if isinstance(document, dict) else {}
     rows = document["features"] if isinstance(document, dict) and "features" in document else document
     if isinstance(rows, dict):  # {"1884": "green object"}, or a mapping of columns for each feature
@@ -215,7 +258,17 @@ def _read_json(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def _read_jsonl(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    return [json.loads(line) for line in _text_of(path).split("\n") if line.strip()], {}
+    return [json.loads(line, object_pairs_hook=_once) for line in _text_of(path).split("\n") if line.strip()], {}
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a JSON file; refuses a name that it has twice."""
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidInputError(f"an object of the file has {twice!r} twice; keep one.", code="duplicate-name")
+    return result
 
 
 def _text_of(path: Path) -> str:
@@ -230,11 +283,20 @@ def _text_of(path: Path) -> str:
 
 
 def _read_csv(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    import pandas as pd
+    names, columns = read_csv(path)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InvalidInputError(f"{path} has the column {twice!r} twice; keep one.", code="duplicate-name")
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return [{name: text or None for name, text in zip(names, row, strict=True)} for row in rows], {}
 
-    # Texts stay as they are; only an empty cell is unknown.
-    how: dict[str, Any] = {"keep_default_na": False, "na_values": [""], "encoding": "utf-8-sig", "dtype": {"key": str}}
-    return records(pd.read_csv(path, dtype_backend="numpy_nullable", **how)), {}
+
+def _typed(values: dict[Any, str]) -> dict[Any, Any]:
+    """The texts of a column of a CSV file as true and false, ints or floats where all of them are."""
+    for kind, parse in _KINDS:
+        if all(map(kind.fullmatch, values.values())):
+            return {row: parse(text) for row, text in values.items()}
+    return values
 
 
 def _read_parquet(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -246,6 +308,9 @@ def _read_parquet(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 def records(frame: Any) -> list[dict[str, Any]]:
     """The rows of a DataFrame, with None where a value is unknown."""
+    if not frame.columns.is_unique:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise InvalidInputError(f"there is more than one column {twice!r}; keep one.", code="duplicate-name")
     columns = {str(name): frame[name].astype(object).where(frame[name].notna(), None).tolist() for name in frame}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 

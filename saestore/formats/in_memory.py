@@ -71,6 +71,7 @@ class _Parts(NamedTuple):
     kind: str
     shape: tuple[int, ...]
     arrays: dict[str, Array]
+    item_ptr: int | None = None
 
     def open(self, where: str, resources: ExitStack) -> Matrix:
         arrays = {name: MemoryArray(array, where) for name, array in self.arrays.items()}
@@ -100,9 +101,17 @@ def _parts(matrix: Any) -> _Parts:
 def _tensors(tensor: Any) -> _Parts:
     """Of a sparse tensor; repeated entries are not summed yet."""
     layout, shape = str(tensor.layout).removeprefix("torch.sparse_"), tuple(tensor.shape)
+    if layout == "coo" and tensor.dense_dim():
+        return _tensors(tensor.to_dense().to_sparse())
     if layout == "coo":
-        ids = _array(tensor._indices())  # noqa: SLF001 (the public method refuses entries that repeat)
-        return _Parts("coo", shape, {"rows": ids[0], "columns": ids[-1], "values": _array(tensor._values())})  # noqa: SLF001
+        ids, several = _array(tensor._indices()), len(shape) == 3  # noqa: SLF001 (the public method refuses repetitions)
+        rows = ids[0] * shape[1] + ids[1] if several else ids[0]  # items of rows
+        arrays = {"rows": rows, "columns": ids[-1], "values": _array(tensor._values())}  # noqa: SLF001
+        return (
+            _Parts("coo", (shape[0] * shape[1], shape[2]), arrays, shape[1])
+            if several
+            else _Parts("coo", shape, arrays)
+        )
     if layout not in ("csr", "csc"):
         return _tensors(tensor.to_sparse_coo())
     ids, pointers = (
@@ -119,7 +128,8 @@ def _matrix(name: str, where: str, parts: _Parts, source: Source) -> Opened:
             f"{where} has the shape {shape}; it needs at least one sample and one feature.", code="bad-shape"
         )
     matrix = parts.open(where, source.resources)
-    return opened_matrix(matrix, name, where, shape[1], sum_duplicates=True, digest=_digest(parts.arrays))
+    facts = {"item_ptr": parts.item_ptr, "sum_duplicates": True, "digest": _digest(parts.arrays)}
+    return opened_matrix(matrix, name, where, shape[1], **facts)
 
 
 def _named(given: Any, source: Source) -> Opened:

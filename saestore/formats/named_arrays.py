@@ -145,6 +145,7 @@ def open_named(
     n_features : int or None
         None where no array states it.
     """
+    arrays = {name: array for name, array in arrays.items() if name not in others}
     roles = _roles(arrays)
     if not is_named(arrays):
         raise InvalidInputError(
@@ -163,7 +164,7 @@ def open_named(
             check_ids(np.empty(0, found[role].dtype), found[role].where)
     shape = stated_shape(arrays, where)
     matrix = _matrix(found, shape, where, resources, arrays.get("tokens"))
-    shapes = {name: tuple(array.shape) for name, array in arrays.items() if name not in ("shape", "item_ptr", *others)}
+    shapes = {name: tuple(array.shape) for name, array in arrays.items() if name not in ("shape", "item_ptr")}
     first = next(used[role] for role in ("values", *used))
     refuse_unused(
         shapes, [first, *used.values(), *_WIDTHS, *(["tokens"] * ("locations" in used))], matrix.n_rows, where

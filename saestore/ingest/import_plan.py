@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from saestore import layouts
 from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
-from saestore.files import nearby
+from saestore.files import nearby, split_member
 from saestore.formats.base import Opened, Source, load_format
 from saestore.formats.in_memory import open_object
 from saestore.formats.issues import IssueCollector, refusal
@@ -92,8 +92,9 @@ def plan_import(options: ImportOptions, resources: ExitStack, progress: Progress
         items = None if options.items is None else as_items(options.items)
         ptr = known_item_ptr(dataset, options.sample_type, options.data, items, opened.n_rows, by_name=by_name)
         options = replace(options, item_ptr=ptr)
-    mask = None if options.mask is None else open_mask(options.mask, options.path, opened.n_rows)
-    tokens = None if options.tokens is None else token_ids(options.tokens, options.path, opened.n_rows)
+    beside = options.path, opened.n_rows, opened.item_ptr
+    mask = None if options.mask is None else open_mask(options.mask, *beside)
+    tokens = None if options.tokens is None else token_ids(options.tokens, *beside)
     table = _table(options, opened, {} if tokens is None else {"token": tokens})
     of_items = opened.check_items(table.items, table.index) if opened.check_items else ()
     choice = chosen_rows(options, table, mask, _norms(given.get("embeddings"), opened))
@@ -210,7 +211,7 @@ def _opened(options: ImportOptions, resources: ExitStack, progress: Progress) ->
         )
     _, sample_type, *sae = options.parts
     given = (resources, sample_type, sae[0] if sae else None, options.n_features, options.sparse, options.pad_token)
-    others = tuple(name for name in (options.mask, options.tokens) if isinstance(name, str))
+    others = tuple(split_member(name)[1] or name for name in (options.mask, options.tokens) if isinstance(name, str))
     if not isinstance(options.path, str | os.PathLike):
         return _of_object(options, Source(Path(), *given, progress.line, others))
     path = Path(options.path).expanduser()

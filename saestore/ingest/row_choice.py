@@ -113,7 +113,7 @@ def of_rows(opened: Opened, keep: Array | None) -> Opened:
     return replace(opened, n_rows=len(ids), read=read)
 
 
-def open_mask(spec: Any, beside: Any, n_rows: int) -> Array:
+def open_mask(spec: Any, beside: Any, n_rows: int, per_item: Any = None) -> Array:
     """Which rows count: bool (n_rows,), or (n_items, rows of an item).
 
     Parameters
@@ -123,13 +123,15 @@ def open_mask(spec: Any, beside: Any, n_rows: int) -> Array:
         of one in the file `beside`.
     beside
         The input whose rows are meant.
+    per_item
+        Rows of an item, where the input states one number: then (n_items, rows of an item) must have it.
 
     Raises
     ------
     NotFoundError, InvalidInputError
         It is not there, has other values, or other rows.
     """
-    where, values = _per_row(spec, beside, "mask")
+    where, values = _per_row(spec, beside, "mask", per_item)
     if values.dtype.kind not in "biuf" or not np.isin(values, (0, 1)).all():
         raise InvalidInputError(f"{where} is {values.dtype}; a mask is bool, or 0 and 1", code="bad-mask")
     if values.size != n_rows or values.ndim not in (1, 2):
@@ -142,15 +144,15 @@ def open_mask(spec: Any, beside: Any, n_rows: int) -> Array:
     return values.astype(bool)
 
 
-def token_ids(spec: Any, beside: Any, n_rows: int) -> Array:
-    """The token id of each row, int64 (n_rows,); `spec` as in `open_mask`.
+def token_ids(spec: Any, beside: Any, n_rows: int, per_item: Any = None) -> Array:
+    """The token id of each row, int64 (n_rows,); arguments as in `open_mask`.
 
     Raises
     ------
     NotFoundError, InvalidInputError
         They are not there, are not integers, or not one per row.
     """
-    where, values = _per_row(spec, beside, "tokens")
+    where, values = _per_row(spec, beside, "tokens", per_item)
     if values.dtype.kind not in "iu" or values.size != n_rows:
         raise InvalidInputError(
             f"{where} is {values.dtype} {values.shape}; token ids are integers, one per row: ({n_rows},).",
@@ -245,7 +247,7 @@ def _kept(table: ItemTable, keep: Array) -> ItemTable:
     )
 
 
-def _per_row(spec: Any, beside: Any, what: str) -> tuple[str, Array]:
+def _per_row(spec: Any, beside: Any, what: str, per_item: Any) -> tuple[str, Array]:
     """Where an array with values per row is, for messages, and the array."""
     where = what
     if isinstance(spec, str | os.PathLike):
@@ -254,9 +256,15 @@ def _per_row(spec: Any, beside: Any, what: str) -> tuple[str, Array]:
         tensor = plain_tensor(spec, where).cpu()
         spec = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor  # which numpy does not know
     try:
-        return where, np.asarray(spec)
+        values = np.asarray(spec)
     except ValueError as error:
         raise InvalidInputError(f"{where} is not an array ({error})", code=f"bad-{what}") from error
+    if values.ndim > 1 and isinstance(per_item, int) and values.shape[1] not in (1, per_item):
+        raise InvalidInputError(
+            f"{where} has the shape {values.shape}, and an item has {per_item} rows; give (items, {per_item}).",
+            code=f"bad-{what}",
+        )
+    return where, values
 
 
 def _load(spec: str, beside: Any, what: str) -> tuple[str, Any]:

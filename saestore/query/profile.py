@@ -68,10 +68,9 @@ def purity(acts: SetReader, view: View, features: Array, classes: Any) -> dict[s
 def _classes(acts: SetReader, classes: Any) -> tuple[Array, Array]:
     """Names of the classes, and the class of each item, -1 where unknown."""
     if isinstance(classes, str):
-        column = acts.items[classes]
-        values, number = np.unique(np.ma.getdata(column).astype(object), return_inverse=True)
-        unknown = np.ma.getmaskarray(np.ma.asarray(column)) if isinstance(column, np.ma.MaskedArray) else False
-        return values, np.where(unknown, -1, number)
+        column = acts.read_column("items", classes)
+        values, number = np.unique(column.values, return_inverse=True)
+        return values.astype(object), number if column.known is None else np.where(column.known, number, -1)
     if not isinstance(classes, Sequence) or not classes:
         message = f"classes={classes!r}: give a column of the items, or a list of their concepts."
         raise InvalidInputError(message, code="bad-classes")

@@ -100,8 +100,7 @@ class SetReader(OpenSet):
         features = self._features(feature)
         if len(features) > 1 and names_activation(where):
             each = [self.top_samples(int(f), n, level=level, where=where, unique=unique) for f in features]
-            columns = zip(*(one.columns.values() for one in each), strict=True)
-            return TopSamples(*map(np.concatenate, columns), _details=partial(details_of, self))
+            return TopSamples.concat(each)
         condition = self.condition(where, _only(features), lists=True)
         same = alike(self.items, unique)
         options: dict[str, Any] = {"per_item": level == "item", "where": condition, "alike": same}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -51,6 +51,12 @@ class ResultTable:
             if NAMES.get(name) in details:
                 result[NAMES[name]] = details.pop(NAMES[name])
         return result | details
+
+    @classmethod
+    def concat(cls, parts: Sequence[Self]) -> Self:
+        """The rows of one or more tables, one table after the other, with the details of the first."""
+        columns: dict[str, Any] = {name: np.concatenate([p.columns[name] for p in parts]) for name in parts[0].columns}
+        return replace(parts[0], **columns)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))

@@ -120,6 +120,7 @@ class SetTable:
 
     def update(self, columns: Mapping[str, Any], *, unknown: Any = None) -> None:
         """Add or replace several columns in one commit: all of them or none; values and errors as of `set`."""
+        _check_mapping(columns, "columns", "{name: values}")
         self._check_writable(columns)
         given = {
             name: as_column(
@@ -151,6 +152,9 @@ class SetTable:
         """
         from saestore.writing.columns import set_columns
 
+        _check_mapping(columns, "columns", "{name: {row: value}}")
+        for name, values in columns.items():
+            _check_mapping(values, f"column {name!r}", "{row: value}")
         self._check_writable(columns)
         with changing(self._reader) as writer:  # before the values are read that stay
             merged = {name: self._merged(name, values, overwrite=overwrite) for name, values in columns.items()}
@@ -348,6 +352,11 @@ def _rows_where(reader: OpenSet, table: str, condition: Any) -> Array:
     else:
         names = TableNames(reader.table(table), lambda name: item_maximum(reader, name))
     return rows_where(tree, names)
+
+
+def _check_mapping(given: Any, what: str, example: str) -> None:
+    if not isinstance(given, Mapping):
+        raise InvalidInputError(f"{what} cannot be a {type(given).__name__}; give {example}.", code="not-a-mapping")
 
 
 def _series(column: Column) -> Any:

@@ -85,7 +85,8 @@ def pair_score(metric: str, n: int, n_one: Array, n_other: Array, n_both: Array)
     """A metric of the numbers of samples on which features are active, alone and both, of `n` samples.
 
     ``jaccard``; ``conditional``, the share of the first feature's samples on which the other is active; or ``npmi``,
-    normalised pointwise mutual information, ``log(P(xy) / P(x) P(y)) / -log P(xy)``, 1 where both are always active.
+    normalised pointwise mutual information, ``log(P(xy) / P(x) P(y)) / -log P(xy)``, in the limit 1 where both are
+    always active, and -1 where they never are together.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         if metric == "conditional":
@@ -95,7 +96,7 @@ def pair_score(metric: str, n: int, n_one: Array, n_other: Array, n_both: Array)
         else:
             log_both = np.log(n_both / n)
             mutual = log_both - np.log(n_one / n) - np.log(n_other / n)
-            values = np.where(n_both == n, 1.0, mutual / -log_both)
+            values = np.where(n_both == n, 1.0, np.where(n_both == 0, -1.0, mutual / -log_both))
     return np.asarray(values)
 
 

@@ -26,7 +26,7 @@ from saestore.sae.linear import Rule, checked
 from saestore.sae.loaded import LoadedSAE, name_from_path
 from saestore.sae.reading import PLAIN, Read, claimed, need, read_object, read_tensors
 
-__all__ = ["FAMILIES", "load_checkpoint", "load_clip_scope", "missing_family", "of_family", "recognise"]
+__all__ = ["FAMILIES", "load_checkpoint", "missing_family", "of_family", "recognise"]
 
 _CLIP_MODEL = "laion/CLIP-ViT-L-14-laion2B-s32B-b82K"
 _CLIP_TRANSFORM = {"resize": {"shortest_edge": 224}, "crop": [224, 224]}
@@ -98,11 +98,6 @@ def of_family(place: Path, family: str) -> Iterator[None]:
             f"{place} looks like an SAE of {family}, but its configuration is incomplete: {one_line(error)}",
             code="invalid-sae",
         ) from error
-
-
-def load_clip_scope(path: str | Path, device: str = "cpu") -> LoadedSAE:
-    """Load a CLIP-Scope checkpoint, memory-mapped."""
-    return load_checkpoint(Path(path), "CLIP-Scope", device)
 
 
 def _sparsify(folder: Path) -> Read:

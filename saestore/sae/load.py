@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
-from saestore.sae.checkpoints import FAMILIES, load_checkpoint, load_clip_scope, missing_family, of_family, recognise
+from saestore.sae.checkpoints import FAMILIES, load_checkpoint, missing_family, of_family, recognise
 from saestore.sae.hub import hub_file
 from saestore.sae.lens_folder import CONFIG, WEIGHTS
 from saestore.sae.loaded import LoadedSAE
@@ -123,6 +123,6 @@ def _load_registered(name: str, where: Registered, device: str) -> LoadedSAE:
         f"on a connected machine run `hf download {where.repo} {where.file} --local-dir .` and pass that file as the "
         f"SAE (--sae {where.file}), or copy its hub cache here and set HF_HOME"
     )
-    sae = load_clip_scope(hub_file(where.repo, where.file, advice), device)
+    sae = load_checkpoint(Path(hub_file(where.repo, where.file, advice)), "CLIP-Scope", device)
     info = {**sae.info, "release": where.repo, "sae_id": where.file}
     return replace(sae, name=name, info=info)

@@ -64,7 +64,7 @@ def concept_scores(
     check_size((parts * len(SCORES), len(labels.names), len(ids)), 8, max_bytes, "Choose concepts= or features=.")
     if parts == 1:
         return _scores(reader, level, where, labels, ids)
-    chosen_on, reported_on = disjoint(reader, choose_on, report_on, where)
+    chosen_on, reported_on = disjoint(reader, choose_on, report_on, level, where)
     chosen = _scores(reader, level, chosen_on, labels, ids)
     found = _scores(reader, level, reported_on, labels, ids, thresholds=chosen["threshold"].to_numpy())
     names = {name: f"chosen_{name}" for name in (*SCORES, "n_positive", "n_negative") if name != "threshold"}
@@ -135,7 +135,7 @@ def score_intervals(
     on = {"choose_on": choose_on, "report_on": report_on}
     scores = concept_scores(reader, level, where=where, concepts=known, features=unique, **on)
     if report_on is not None:
-        where = disjoint(reader, choose_on, report_on, where)[1]
+        where = disjoint(reader, choose_on, report_on, level, where)[1]
     on_pair = {"concept": ("pair", columns), "feature": ("pair", at)}
     chosen = scores.isel(on_pair).reset_coords(["concept", "feature", *({"name"} & set(scores.coords))])
     observations = read_observations(reader, level, read_labels(reader, level, known), where)

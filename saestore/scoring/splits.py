@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
+from saestore.kernels import segment_sums
 from saestore.query.reader import SetReader
 
 Array = np.ndarray[Any, Any]
@@ -20,6 +21,13 @@ def samples_of(acts: SetReader, where: Any) -> Array:
     """The samples that fulfil a condition, bool (n_samples,)."""
     condition = acts.condition(where)
     return np.ones(acts.shape[0], bool) if condition is None else condition.over_samples(acts.shape[0]).copy()
+
+
+def items_of(acts: SetReader, samples: Array) -> Array:
+    """The items that have one of the samples of a mask, bool (n_items,)."""
+    counts = segment_sums(samples, np.minimum(acts.item_index.pointers(), len(samples)))
+    has_sample: Array = counts > 0
+    return has_sample
 
 
 def samples_on(acts: SetReader, on: Any) -> Array:
@@ -68,13 +76,13 @@ def described(on: Any) -> str:
     return str(on) if isinstance(on, str | int) else "a mask"
 
 
-def disjoint(acts: SetReader, choose_on: Any, report_on: Any, where: Any = None) -> tuple[Array, Array]:
+def disjoint(acts: SetReader, choose_on: Any, report_on: Any, level: str, where: Any = None) -> tuple[Array, Array]:
     """The samples to choose on and to report on, of those that fulfil `where`.
 
     Raises
     ------
     InvalidInputError
-        Only one of them is given, or they share samples.
+        Only one of them is given, or they share samples or, at the level of items, items.
     """
     if choose_on is None or report_on is None:
         raise InvalidInputError("choose_on= and report_on= belong together; give both.", code="missing-argument")
@@ -83,6 +91,12 @@ def disjoint(acts: SetReader, choose_on: Any, report_on: Any, where: Any = None)
     if len(shared):
         raise InvalidInputError(
             f"choose_on= and report_on= share {len(shared):,} samples, such as {shared[0]}; choose others.",
+            code="groups-overlap",
+        )
+    shared = np.flatnonzero(items_of(acts, chosen) & items_of(acts, reported)) if level == "item" else shared
+    if len(shared):
+        raise InvalidInputError(
+            f"item {shared[0]} has samples in choose_on= and in report_on=; choose items by one of both.",
             code="groups-overlap",
         )
     allowed = samples_of(acts, where)

@@ -84,7 +84,7 @@ class Items:
             If it is not a CSV, is empty, lacks a needed column, has one twice, a label other than 0 and 1, or an
             unknown split; the message names column, value and row (from 0).
         """
-        names, columns = _read_csv(existing_file(path))
+        names, columns = read_csv(existing_file(path))
         return _items(names, columns, str(path))
 
     @classmethod
@@ -120,7 +120,8 @@ def as_items(obj: Items | str | os.PathLike[str] | pd.DataFrame | Mapping[str, S
     )
 
 
-def _read_csv(path: Path) -> tuple[list[str], list[np.ndarray]]:
+def read_csv(path: Path) -> tuple[list[str], list[np.ndarray]]:
+    """The header of a CSV file, and its columns as texts."""
     import pandas as pd
 
     try:
@@ -134,7 +135,7 @@ def _read_csv(path: Path) -> tuple[list[str], list[np.ndarray]]:
             keep_default_na=False,
             na_filter=False,
             encoding="utf-8-sig",
-            compression=None,
+            compression="gzip" if path.suffix == ".gz" else None,
         )
         frame = read()
         # A file that is written by hand may have spaces beside its commas, which are not part of the values then.
