@@ -39,6 +39,12 @@ def activations() -> sp.csr_array:
     return sp.csr_array((values.ravel(), ids.ravel(), np.arange(0, ids.size + 1, L0)), shape=(N, FEATURES))
 
 
+@pytest.fixture(autouse=True)
+def blocks_as_they_are(request):
+    if request.config.getoption("--tiny-blocks"):
+        pytest.skip("costs are pinned for the blocks that users have")
+
+
 @pytest.fixture(scope="module", params=[0, 1], ids=["segments", "merged"])
 def counted(request) -> tuple[int, CountingStore]:
     """The set in three segments, or merged, in a store that counts."""

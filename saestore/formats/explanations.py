@@ -169,7 +169,7 @@ def _balanced_accuracy(file: Path) -> float | None:
     try:
         examples = json.loads(file.read_text("utf-8"))
         judged = [(bool(e["activating"]), e["prediction"] >= 0.5) for e in examples if e.get("prediction") is not None]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise InvalidInputError(f"{file} is not a file of a Delphi scorer: {e!r}.", code="unreadable-file") from e
     rates = []
     for truth in (True, False):
