@@ -519,6 +519,7 @@ def test_what_cannot_be_detected_is_one_error():
     acts = one_per_item([column], HALVES, {"a": [1, 0] * 6})
     for options in [
         {"score": "median"}, {"score": "top-0"}, {"target_recalls": [1.5]}, {"target_recalls": []}, {"min_active": 0},
+        {"min_active": "a"}, {"max_fraction": "a"}, {"n": 2.5}, {"max_features": True},
         {"max_fraction": 0}, {"min_p99_percentile": 101}, {"n": 0}, {"n_resamples": 0}, {"max_features": 0},
     ]:  # fmt: skip
         ((name, value),) = options.items()

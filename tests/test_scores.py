@@ -383,6 +383,8 @@ def test_what_has_no_score_has_no_interval():
         ([("some", 1)], {"confidence_level": 95}, "bad-option", "confidence_level=95"),
         ([("some", 1)], {"n_resamples": 0}, "bad-option", "n_resamples=0"),
         ([("some", 1)], {"seed": -1}, "bad-option", "seed=-1"),
+        ([("some", 1)], {"seed": "a"}, "bad-option", "seed='a'"),
+        ([("some", 1)], {"n_resamples": 2.5}, "bad-option", "n_resamples=2.5"),
         ([], {}, "bad-pairs", "pairs=[]"),
         ([(1, "some")], {}, "bad-pairs", "pairs=[(1, 'some')]"),
         ("some", {}, "bad-pairs", "pairs='some'"),

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from saestore.errors import InvalidInputError, did_you_mean
-from saestore.scoring.bootstrap import check_bootstrap
+from saestore.scoring.bootstrap import check_bootstrap, is_number
 from saestore.scoring.pooling import Pooling
 from saestore.scoring.thresholds import TARGET_RECALLS, check_recalls
 
@@ -71,11 +71,14 @@ class DetectionOptions:
         object.__setattr__(self, "target_recalls", tuple(check_recalls(self.target_recalls).tolist()))
         check_bootstrap(self.confidence_level, self.n_resamples, self.seed)
         allowed = {
-            "min_active": (self.min_active is None or self.min_active >= 1, "1 or more"),
-            "max_fraction": (self.max_fraction is None or 0 < self.max_fraction <= 1, "a share above 0, up to 1"),
-            "min_p99_percentile": (0 <= self.min_p99_percentile <= 100, "a percentile from 0 to 100"),
-            "n": (self.n >= 1, "1 or more"),
-            "max_features": (self.max_features >= 1, "1 for single features, or more to combine them"),
+            "min_active": (self.min_active is None or _is_count(self.min_active), "a whole number, 1 or more"),
+            "max_fraction": (
+                self.max_fraction is None or (_is_within(self.max_fraction, 1) and self.max_fraction > 0),
+                "a share above 0, up to 1",
+            ),
+            "min_p99_percentile": (_is_within(self.min_p99_percentile, 100), "a percentile from 0 to 100"),
+            "n": (_is_count(self.n), "a whole number, 1 or more"),
+            "max_features": (_is_count(self.max_features), "1 for single features, or more to combine them"),
         }
         for name, (valid, what) in allowed.items():
             if not valid:
@@ -98,3 +101,11 @@ class DetectionOptions:
     def to_dict(self) -> dict[str, Any]:
         """The options as JSON takes them."""
         return {**asdict(self), "target_recalls": list(self.target_recalls)}
+
+
+def _is_count(value: Any) -> bool:
+    return is_number(value, whole=True) and value >= 1
+
+
+def _is_within(value: Any, most: float) -> bool:
+    return is_number(value) and 0 <= value <= most

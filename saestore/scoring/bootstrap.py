@@ -6,6 +6,7 @@ number of copies per item, and a score in all draws comes from sparse counts tim
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -82,11 +83,16 @@ def check_bootstrap(confidence_level: float, n_resamples: int, seed: int) -> Non
     InvalidInputError
         The confidence level is not between 0 and 1, there is no resample, or the seed is negative.
     """
-    if not 0 < confidence_level < 1:
+    if not (is_number(confidence_level) and 0 < confidence_level < 1):
         raise InvalidInputError(
             f"confidence_level={confidence_level!r}: use a share between 0 and 1, such as 0.95.", code="bad-option"
         )
-    if n_resamples < 1:
-        raise InvalidInputError(f"n_resamples={n_resamples!r}: use 1 or more.", code="bad-option")
-    if seed < 0:
-        raise InvalidInputError(f"seed={seed!r}: use 0 or more.", code="bad-option")
+    if not (is_number(n_resamples, whole=True) and n_resamples >= 1):
+        raise InvalidInputError(f"n_resamples={n_resamples!r}: use a whole number, 1 or more.", code="bad-option")
+    if not (is_number(seed, whole=True) and seed >= 0):
+        raise InvalidInputError(f"seed={seed!r}: use a whole number, 0 or more.", code="bad-option")
+
+
+def is_number(value: Any, *, whole: bool = False) -> bool:
+    """Whether a value is a number, Python's or numpy's; true and false are none."""
+    return isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
