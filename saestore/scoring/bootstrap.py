@@ -94,5 +94,5 @@ def check_bootstrap(confidence_level: float, n_resamples: int, seed: int) -> Non
 
 
 def is_number(value: Any, *, whole: bool = False) -> bool:
-    """Whether a value is a number, Python's or numpy's; true and false are none."""
+    """Whether a value is a number of Python or numpy; a boolean is not one."""
     return isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
