@@ -17,6 +17,7 @@ import threading
 import warnings
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -96,6 +97,14 @@ def in_batches(encode, x, segment_rows=None, batch_rows=4096):
             for part in torch.split(segment, batch_rows)
         ]
     return np.concatenate([np.asarray(part) for part in parts])
+
+
+def run_apart(plan, store, name):
+    """Run the tasks of a plan backwards, each as a process that begins would, and commit."""
+    for task in reversed(range(len(plan))):
+        with mock.patch("saestore.distributed.plan._OPEN", {}):
+            saestore.open_plan(store, name).run(task)
+    plan.commit()
 
 
 def assert_holds(acts, dense):

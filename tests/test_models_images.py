@@ -10,7 +10,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("PIL")
 
 import torch
-from build_helpers import assert_holds, clip_scope, clip_scope_dense, hashes, sae_lens_folder, unexplained
+from build_helpers import assert_holds, clip_scope, clip_scope_dense, hashes, run_apart, sae_lens_folder, unexplained
 from click.testing import CliRunner
 from PIL import Image
 from raising import raises
@@ -113,17 +113,14 @@ def test_images_are_read_as_the_encoder_was_trained(tmp_path, models, sae):
         build(tmp_path / "wrong", texts=["a"], model=models("clip"), layer=1, sae=sae, exif=False)
 
 
-def test_a_plan_of_images_makes_the_set_that_a_build_makes(tmp_path, models, images, sae, monkeypatch):
+def test_a_plan_of_images_makes_the_set_that_a_build_makes(tmp_path, models, images, sae):
     """Tasks cut through images and batches of images; another process opens the model anew."""
     how = {"images": images, "model": models("clip"), "layer": 1, "sae": sae, "batch_size": 2, "segment_rows": 7}
     with unexplained():
         saestore.build("Mine", store=tmp_path / "a.zarr", progress=False, **how)
         plan = saestore.plan_build("Mine", store=tmp_path / "b.zarr", progress=False, **how)
     assert len(plan) > 2
-    for task in reversed(range(len(plan))):
-        monkeypatch.setattr("saestore.distributed.plan._OPEN", {})  # as in a process that begins
-        saestore.open_plan(tmp_path / "b.zarr", "Mine").run(task)
-    plan.commit()
+    run_apart(plan, tmp_path / "b.zarr", "Mine")
     assert hashes(tmp_path / "a.zarr") == hashes(tmp_path / "b.zarr")
 
 

@@ -10,7 +10,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("PIL")
 
 import torch
-from build_helpers import assert_holds, clip_scope, clip_scope_dense, hashes, sae_lens_folder, unexplained
+from build_helpers import assert_holds, clip_scope, clip_scope_dense, hashes, run_apart, sae_lens_folder, unexplained
 from raising import raises
 from tiny_models import TEXTS, WIDTH, text_model, text_states, whole_text_model
 from transformers import AutoTokenizer
@@ -191,7 +191,7 @@ def test_facts_of_the_training_are_warned_of_and_recorded(tmp_path, models):
     assert sae["exclude_special_tokens"] is True
 
 
-def test_a_plan_of_texts_makes_the_set_that_a_build_makes(tmp_path, models, sae, monkeypatch):
+def test_a_plan_of_texts_makes_the_set_that_a_build_makes(tmp_path, models, sae):
     """Tasks cut through texts and groups of texts; another process opens the model anew."""
     folder = models("gemma3")
     (tmp_path / "texts.txt").write_text("\n".join(text for text in TEXTS if text.strip()))
@@ -201,8 +201,5 @@ def test_a_plan_of_texts_makes_the_set_that_a_build_makes(tmp_path, models, sae,
         saestore.build("Mine", store=tmp_path / "a.zarr", **how)
         plan = saestore.plan_build("Mine", store=tmp_path / "b.zarr", **how)
     assert len(plan) > 2
-    for task in reversed(range(len(plan))):
-        monkeypatch.setattr("saestore.distributed.plan._OPEN", {})  # as in a process that begins
-        saestore.open_plan(tmp_path / "b.zarr", "Mine").run(task)
-    plan.commit()
+    run_apart(plan, tmp_path / "b.zarr", "Mine")
     assert hashes(tmp_path / "a.zarr") == hashes(tmp_path / "b.zarr")

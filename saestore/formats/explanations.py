@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 EXPLANATION, SOURCE, DATE = "explanation", "explanation_source", "explanation_date"
 _LATENT = re.compile(r"(?P<hookpoint>.+)_latent(?P<feature>\d+)\.txt")
 _ROW = ("feature", "index", "item", "key", "sample")
-_TEXTS = ("name", "note", EXPLANATION, SOURCE, DATE)  # columns of text, whatever a CSV file has in them
+_TEXTS = ("name", "note", EXPLANATION, SOURCE, DATE)  # columns of text, also where a CSV file has numbers
 _KINDS: list[tuple[re.Pattern[str], Callable[[str], Any]]] = [
     (re.compile("true|false", re.IGNORECASE), lambda text: text.lower() == "true"),
     (re.compile(r"[-+]?(0|[1-9]\d*)", re.ASCII), int),
