@@ -28,25 +28,23 @@ def executed(folder: Path, *paths: Path) -> list[Any]:
     They run in one kernel, which forgets between them all but what it has imported.
     """
     import nbformat
-    from jupyter_client import KernelManager
     from nbclient import NotebookClient
 
     new = nbformat.v4
     forget = new.new_notebook(cells=[new.new_code_cell("get_ipython().reset(new_session=True)")])
-    kernel = KernelManager(kernel_name="python3")
-    kernel.start_kernel(cwd=str(folder))
+    notebooks = [nbformat.read(path, as_version=4) for path in paths]
+    client = NotebookClient(forget, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}})
     try:
-        notebooks = []
-        for path in paths:
-            notebook = nbformat.read(path, as_version=4)
-            NotebookClient(notebook, timeout=300, km=kernel).execute()
-            NotebookClient(forget, timeout=300, km=kernel).execute()
-            for cell in notebook.cells:
-                cell.metadata.pop("execution", None)  # when each cell ran: another in every run
-            notebooks.append(notebook)
-        return notebooks
+        for notebook in notebooks:
+            client.execute(cleanup_kc=False)
+            client.nb = notebook
+            client.execute(cleanup_kc=False)
+            client.nb = forget
     finally:
-        kernel.shutdown_kernel()
+        client.execute()
+    for cell in (cell for notebook in notebooks for cell in notebook.cells):
+        cell.metadata.pop("execution", None)  # when each cell ran: another in every run
+    return notebooks
 
 
 def pictures(notebook: Any) -> dict[str, bytes]:
