@@ -78,8 +78,13 @@ class SetLock:
                     raise LockedError(self._refusal(holder))
                 before = {} if found is None else _owner(found, self._path)
                 self.may_have_rival = bool(before) and (_RIVAL in before or not _is_gone(before))
-                if self._put(found):
-                    break
+                try:
+                    if self._put(found):
+                        break
+                except BaseException:
+                    with suppress(Exception):  # it may be there, and only its name not yet on the disk
+                        self.release()
+                    raise
         if is_shared(self._store):
             self._stop = threading.Event()
             threading.Thread(target=self._renew, args=(self._stop,), daemon=True).start()
@@ -112,10 +117,11 @@ class SetLock:
         if is_shared(self._store) and self._left() < LEASE / _HEARTBEATS:
             return  # another may have it by the time that it is removed
         try:
-            found = self._found()
-            holder = {} if found is None else _owner(found, self._path)
-            if found is not None and holder.get("token") == self._token:
-                self._remove(found, holder if self.may_have_rival else None)
+            with write_errors(f"{self._store}"):
+                found = self._found()
+                holder = {} if found is None else _owner(found, self._path)
+                if found is not None and holder.get("token") == self._token:
+                    self._remove(found, holder if self.may_have_rival else None)
         except BaseException:
             _stuck.add(self._token)  # a later writer of this process takes it
             raise
