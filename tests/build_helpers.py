@@ -247,7 +247,7 @@ def _serve():
     # What every build imports. Frozen, so that no collection in a child copies the pages that it shares with us.
     import tomllib  # noqa: F401
 
-    import pandas  # noqa: F401
+    import pandas as pd  # noqa: F401
     import scipy.sparse  # noqa: F401
     import tqdm.auto  # noqa: F401
     import zarr.codecs.numcodecs  # noqa: F401
