@@ -249,7 +249,7 @@ def score_pieces(
     ranked, concepts = group.rank(lists), group.concepts
     whole = len(concepts) == observations.labels.shape[1]
     labels = observations.labels if whole else observations.labels[:, concepts]
-    n_labels = np.diff(labels.indptr)[ranked.rows]
+    n_labels = labels.indptr[ranked.rows + 1] - labels.indptr[ranked.rows]  # not of all samples
     costs = np.bincount(np.repeat(np.arange(len(ranked)), ranked.n_active), n_labels, len(ranked)).astype(np.int64)
     costs += len(concepts)
     for first, last in split_by_cost(costs, _PIECE):
