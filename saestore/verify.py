@@ -23,6 +23,7 @@ from saestore.format import (
     KEY,
     MATRIX,
     SEGMENTS,
+    SET_LEVELS,
     TABLES,
     ArrayInfo,
     SetAttributes,
@@ -219,8 +220,10 @@ def _check_strays(root: zarr.Group, known: Iterable[str]) -> Iterator[Finding]:
     parents = {"", *("/".join(p.split("/")[:n]) for p in known for n in (1, 2))}
     folder = local_folder(root)
     if folder is None:
-        nodes = (f"{a}/{b}/{c}" for a, d in root.groups() for b, s in d.groups() for c in s.group_keys())
-        strays = [n for n in nodes if n not in known]
+        nodes = [""]  # by their names: what lacks the document of its group is no group
+        for _ in SET_LEVELS:
+            nodes = [f"{node}/{name}".lstrip("/") for node in nodes for name in _below(root, node)]
+        strays = [n for n in nodes if n not in known and holder_of(root, n) is None]
     else:
         # Groups of a dataset whose sets were deleted stay: another writer may just have found them there.
         empty = (f.parent.relative_to(folder).as_posix() for n in ("*", "*/*") for f in folder.glob(f"{n}/{DOCUMENT}"))
@@ -231,6 +234,11 @@ def _check_strays(root: zarr.Group, known: Iterable[str]) -> Iterator[Finding]:
         strays = [n for n in names if n not in documents and not any(n.startswith(f"{s}/") for s in known)]
     for name in strays:
         yield name, "belongs to no activation set of the store"
+
+
+def _below(root: zarr.Group, path: str) -> list[str]:
+    store = SnapshotStore(root.store)
+    return sorted(name for name in store.names(f"{root.path}/{path}".strip("/")) if name != DOCUMENT)
 
 
 def _check_table(store: SnapshotStore, base: str, path: str, name: str, attributes: SetAttributes) -> Iterator[Finding]:

@@ -115,22 +115,6 @@ def test_two_appends_answer_as_one_build(tmp_path, inputs):
         np.testing.assert_allclose(plain[name], expected[name], rtol=1e-5)
 
 
-def test_a_set_that_is_appended_often_has_few_segments(tmp_path, inputs, monkeypatch):
-    from saestore.writing import pipeline
-
-    monkeypatch.setattr(pipeline, "_MAX_APPENDED", 2)
-    x, sae = np.load(inputs[0]["embeddings"]), inputs[0]["sae"]
-    how = {"dataset": "Mine", "sample_type": "token", "sae": sae, "item_ptr": 8, "append": True}
-    starts = []
-    for n in range(1, 9):  # items of 8 samples, of which one more is there each time
-        acts = build(tmp_path / "a", how, embeddings=x[: 8 * n])
-        starts.append([segment.start // 8 for segment in acts.attributes.segments])
-    # What it began with is not written again, nor, of what was appended, more than the last level.
-    assert starts == [[0], [0, 1], [0, 1, 2], [0, 1], [0, 1, 4], [0, 1, 4], [0, 1], [0, 1, 7]]
-    assert_sound(tmp_path / "a")
-    np.testing.assert_array_equal(acts.sparse().data, build(tmp_path / "b", how, embeddings=x[:64]).sparse().data)
-
-
 def test_compacted_it_is_the_segment_of_one_build(tmp_path, inputs):
     whole, store = tmp_path / "whole", tmp_path / "store"
     build(whole, inputs[1])

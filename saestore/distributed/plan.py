@@ -29,7 +29,7 @@ from saestore.storage.conditional import put_if_absent
 from saestore.writing import SetWriter
 from saestore.writing.compare import refuse_other
 from saestore.writing.leftovers import remove_group
-from saestore.writing.pipeline import MERGE_MEMORY, first_to_merge
+from saestore.writing.pipeline import MERGE_MEMORY, first_of_last_append
 from saestore.writing.plan import WritePlan, add_dropped
 
 __all__ = ["Plan", "Recipe", "keep_open", "planned_attributes"]
@@ -189,7 +189,7 @@ class Plan:
             if attributes.n_samples != self.n_samples:
                 writer.commit(self._with_receipts(attributes))
             writer.finish(
-                first=first_to_merge(writer.require()),
+                first=first_of_last_append(writer.require()),
                 memory=MERGE_MEMORY,
                 progress=report.line,
                 plan=None,

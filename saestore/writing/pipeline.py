@@ -19,7 +19,6 @@ import zarr
 from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError
 from saestore.format import MAX_ROWS_PER_SEGMENT, TASKS, SetAttributes
 from saestore.progress import Progress
-from saestore.segment import last_level
 from saestore.sparse_rows import SparseRows
 from saestore.storage import WriteBatch, open_root, read_attributes
 from saestore.tables import Items
@@ -34,7 +33,7 @@ from saestore.writing.writer import SetWriter
 __all__ = [
     "Destination",
     "check_storage_options",
-    "first_to_merge",
+    "first_of_last_append",
     "path_of",
     "plan_set",
     "start_set",
@@ -45,7 +44,6 @@ Array = np.ndarray[Any, Any]
 
 # The merge at the end uses at most this much, so that the peak does not depend on the number of samples.
 MERGE_MEMORY = 256 << 20
-_MAX_APPENDED = 15  # segments of what was appended, so that a set has some 16
 
 
 def path_of(items: Any) -> str | None:
@@ -155,7 +153,7 @@ def write_set(
         _refuse_planned(writer.require(), plan.path)
         memory = memory or MERGE_MEMORY
         _append_segments(plan, writer, progress, memory)
-        writer.finish(first=first_to_merge(writer.require()), memory=memory, progress=progress.line)
+        writer.finish(first=first_of_last_append(writer.require()), memory=memory, progress=progress.line)
     return root
 
 
@@ -228,21 +226,10 @@ def _begin(plan: WritePlan, writer: SetWriter, *, append: bool) -> bool:
     return True
 
 
-def first_to_merge(attributes: SetAttributes) -> int:
-    """The first sample that is merged when all are there: of as many of the last appends as keep 15 segments of them.
-
-    What was appended first stays as it is, and so does what the set began with.
-    """
-    appends = _appends(attributes)
-    return int(appends[-last_level(len(appends), _MAX_APPENDED)]["n_samples"]) if appends else 0
-
-
-def _appends(attributes: SetAttributes) -> Any:
-    return attributes.source.get("appended", [])
-
-
-def _first_of_last_append(attributes: SetAttributes) -> int:
-    return int(_appends(attributes)[-1]["n_samples"]) if _appends(attributes) else 0
+def first_of_last_append(attributes: SetAttributes) -> int:
+    """The first sample that was added last; what comes before is not merged again."""
+    appends: Any = attributes.source.get("appended", [])
+    return int(appends[-1]["n_samples"]) if appends else 0
 
 
 def _is_done(plan: WritePlan, root: zarr.Group, existing: SetAttributes, *, append: bool) -> bool:
@@ -269,7 +256,7 @@ def _append_segments(plan: WritePlan, writer: SetWriter, progress: Progress, mem
     done, n, step, dropped = attributes.n_samples, plan.rows.n_rows, attributes.segment_rows, attributes.dropped
     if done:
         progress.line(f"{plan.path}: going on after {done:,} of {n:,} samples.")
-    first = _first_of_last_append(attributes)
+    first = first_of_last_append(attributes)
     quick = n - first > step  # then they are merged
     pending: Future[None] | None = None
     with progress.bar(plan.path, plan.verb, n, done) as bar, ThreadPoolExecutor(1) as sink:
@@ -295,6 +282,7 @@ def _write_segment(
 def _plan_more(plan: WritePlan, writer: SetWriter, existing: SetAttributes) -> None:
     """Write the table of all items beside the one that is there, and plan the samples that are to come."""
     plan.measure(existing.n_samples)  # for its warning
+    appends: Any = existing.source.get("appended", [])
     step = {"n_samples": existing.n_samples, "n_items": existing.n_items}
     table = plan.table
     attributes = replace(
@@ -302,7 +290,7 @@ def _plan_more(plan: WritePlan, writer: SetWriter, existing: SetAttributes) -> N
         planned_samples=plan.rows.n_rows,
         n_items=table.index.n_items,
         item_size=table.index.item_size,
-        source={**plan.provenance, "appended": [*_appends(existing), step]},
+        source={**plan.provenance, "appended": [*appends, step]},
     )
     start_set(writer, attributes, table.items, table.index, table.spans, columns=table.columns)
 
