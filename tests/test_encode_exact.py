@@ -20,7 +20,7 @@ from saestore.sae.bf16.self_test import find_violation, is_profitable  # noqa: E
 from saestore.sae.encode import make_encoder  # noqa: E402
 from saestore.sae.forward import AboveThreshold, Affine, TopK, forward_of  # noqa: E402
 
-D_IN, D_SAE, K, ROWS = 48, 2048, 4, 64
+D_IN, D_SAE, K, ROWS = 48, 1152, 4, 64
 KINDS = ("topk", "topk rescaled", "jumprelu", "standard", "clip_scope")
 
 
@@ -262,7 +262,7 @@ def test_auto_leaves_off_where_rows_keep_falling_back(exact, monkeypatch):
     monkeypatch.setattr("saestore.sae.bf16.is_profitable", lambda _: True)  # as it would of a larger SAE
     encoder = make_encoder(spread_out(), matmul_precision=exact)
     encoder.batch_rows = ROWS
-    x = torch.zeros(ROWS * 80, D_IN)
+    x = torch.zeros(ROWS * 40, D_IN)
     assert_equal(encoder.encode(x), make_encoder(spread_out(), matmul_precision="float32").encode(x))
     rows = encoder.encoding["rows"]
     assert encoder.encoding["rows_fallback"] == rows
