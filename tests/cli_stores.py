@@ -127,10 +127,13 @@ def ask_json(*args, store):
 
 
 def refused(*args, store=None, status=1):
-    """The one line that a command says on stderr when it fails; nothing on stdout."""
+    """The one line that a command says on stderr when it fails; on stdout nothing, or with --json its document."""
     result = invoke(*args, store=store)
     assert result.exit_code == status, result.output
-    assert result.stdout == ""
+    if "--json" in args:
+        assert json.loads(result.stdout)["error"]["message"] in result.stderr
+    else:
+        assert result.stdout == ""
     assert "Traceback" not in result.stderr
     if status == 1:
         assert result.stderr.startswith("saestore: error: ")
