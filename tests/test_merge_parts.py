@@ -10,16 +10,22 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 from strategies import PATH, append_segments, layout, make_case, write_segments
+from zarr.storage import MemoryStore
 
 import saestore
 from saestore.format import SegmentInfo, SetAttributes, TableInfo, segment_name
-from saestore.segment import Segment, last_level, merge
+from saestore.progress import Progress
+from saestore.segment import Segment, last_level, level_start, merge
 from saestore.stats import RunningMoments
 from saestore.storage import NewArray, SnapshotStore, group_document
 from saestore.storage.arrays import described
 from saestore.writing import SetWriter
 from saestore.writing.derived import DERIVED, PER_SAMPLE
+from saestore.writing.matrix_rows import MatrixRows
+from saestore.writing.pipeline import Destination, write_set
+from saestore.writing.plan import ItemTable, WritePlan
 
 pytestmark = pytest.mark.once
 
@@ -92,7 +98,7 @@ def test_the_end_of_a_part_in_a_feature_is_found_exactly(tmp_path):
 
 
 def test_levels_hold_few_segments_and_rewrite_rarely():
-    """At most 16 segments; each sample is rewritten at most d times below ``comb(17 + d, 16)`` segments."""
+    """At most 15 segments; each sample is rewritten at most d times below ``comb(16 + d, 15)`` segments."""
     sizes: list[int] = []
     rewritten = np.zeros(3000, int)
     for n in range(1, len(rewritten) + 1):
@@ -103,9 +109,46 @@ def test_levels_hold_few_segments_and_rewrite_rarely():
         assert sizes[-1] == last
         if last > 1:
             rewritten[n - last : n] += 1
-        assert len(sizes) <= 16
-        assert n >= comb(16 + rewritten.max(), 16)
+        assert len(sizes) <= 15
+        assert n >= comb(15 + rewritten.max(), 15)
     assert rewritten.max() == 3
+
+
+@pytest.mark.parametrize("most", [15, 8])
+def test_appends_of_any_size_leave_few_segments_and_rewrite_rarely(most):
+    """Each sample is rewritten once, and once more for each time that its segment doubles."""
+    segments, rng = [], random.Random(most)  # of each the appends in it: (size, how often rewritten)
+    for n in range(400):
+        segments.append([(rng.choice([1, 1, 1, 3, 40, 2000]) if n % 100 else 5000, 0)])
+        start = level_start([sum(size for size, _ in each) for each in segments], most)
+        merged = [(size, rewritten + 1) for each in segments[start:] for size, rewritten in each]
+        segments[start:] = [merged] if merged else []
+        assert len(segments) <= most
+    assert sum(map(len, segments)) == 400
+    for each in segments:
+        total = sum(size for size, _ in each)
+        assert all(rewritten <= 1 + np.log2(total / size) for size, rewritten in each)
+
+
+def test_appends_keep_a_set_at_16_segments():
+    """One by one, and then as many segments as make levels of their own; counted at every commit."""
+    case = make_case(5, 8 * 38, 20, density=0.3, segment_rows=8)
+    store, counts, commit = MemoryStore(), [], SetWriter._commit
+
+    def counting(writer, batch, attributes):
+        counts.append(len(attributes.segments))
+        commit(writer, batch, attributes)
+
+    with mock.patch.object(SetWriter, "_commit", counting):
+        for n in (*range(1, 19), 38):
+            rows = MatrixRows.of(csr_array(case.dense[: 8 * n]), None, {})
+            table = ItemTable.of(rows.n_rows, {"key": [f"{i}" for i in range(8 * n)]}, None, None)
+            plan = WritePlan(path=PATH, rows=rows, table=table, dtype=rows.dtype, segment_rows=8, sae={})
+            write_set(plan, Destination(saestore.open(store, "a").root), Progress(False), append=True)
+    acts = saestore.open(store)[PATH]
+    assert 14 < max(counts) <= 16
+    np.testing.assert_array_equal(acts.sparse().toarray(), case.dense)
+    assert saestore.open(store).verify().ok
 
 
 def test_the_attributes_of_a_billion_samples_are_small_and_ten_billion_need_no_more():
@@ -140,7 +183,7 @@ def test_the_attributes_of_a_billion_samples_are_small_and_ten_billion_need_no_m
         while sizes[-1] < last:
             sizes[-2:] = [sum(sizes[-2:])]
         assert len(sizes) <= 16
-    assert 5_000 < largest < 10_000
+    assert 4_000 < largest < 10_000
     derived = {name: array(10 * n if name in PER_SAMPLE else 65536, "int64") for name in DERIVED}
     assert document([n_segments], arrays=derived) < 10_000
     assert n_commits * largest < 0.01 * per_sample * n
@@ -164,6 +207,6 @@ def test_a_set_that_is_written_has_few_segments_and_small_attributes(tmp_path):
             append_segments(writer, case)
             writer.finish()
     assert len(counts) == 40
-    assert max(counts) == 16
+    assert max(counts) == 15
     assert max(sizes) < 20_000
     assert files_of(tmp_path / "one") == files_of(tmp_path / "levels")

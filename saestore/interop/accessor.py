@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from saestore.errors import InvalidInputError, OutOfRangeError
@@ -79,8 +80,8 @@ class SAEAccessor:
         InvalidInputError
             The Dataset has a sample more than once.
         """
-        n_samples, samples = self.acts.shape[0], self._ids("sample")
-        if len(samples) == n_samples and np.array_equal(samples, np.arange(n_samples)):
+        n_samples, samples = self.acts.shape[0], self._samples()
+        if _same(samples, range(n_samples)):
             return None
         mask = np.zeros(n_samples, bool)
         mask[samples] = True
@@ -111,11 +112,11 @@ class SAEAccessor:
         Activations that were not read yet are recognised by their rows and columns. Others are compared with the set:
         reads as much as the answer. Memory: blocks of about 4 million entries.
         """
-        acts, samples, own = self.acts, self._ids("sample"), self._ids("feature")
+        acts, samples, own = self.acts, self._samples(), self._ids("feature")
         variable = self._dataset.variables["activation"]
         unread = unread_ids(variable)
         if unread is not None:
-            same = np.array_equal(unread[0], samples) and np.array_equal(unread[1], own)
+            same = _same(unread[0], samples) and np.array_equal(unread[1], own)
         else:
             sizes = {name: variable.sizes.get(name, 1) for name in ("sample", "feature")}
             values = variable.set_dims(sizes)  # type: ignore[no-untyped-call]
@@ -134,6 +135,13 @@ class SAEAccessor:
                 f"{_SELECT}",
                 code="not-a-selection",
             )
+
+    def _samples(self) -> range | Array:
+        """The values of the coordinate ``sample``; a range has no number for each."""
+        index = self._dataset.indexes.get("sample")
+        if isinstance(index, pd.RangeIndex) and index.equals(pd.RangeIndex(self.acts.shape[0])):
+            return range(len(index))
+        return self._ids("sample")
 
     def _ids(self, name: str) -> Array:
         """The values of the coordinate ``sample`` or ``feature``, int64 (n,)."""
@@ -182,6 +190,11 @@ class SAEAccessor:
                 f"{variable.dims} and `activation` along {dims}. {_SELECT}",
                 code="not-a-selection",
             )
+
+
+def _same(a: range | Array, b: range | Array) -> bool:
+    both = isinstance(a, range) and isinstance(b, range)
+    return a == b if both else len(a) == len(b) and np.array_equal(a, b)
 
 
 class Plots:

@@ -48,6 +48,8 @@ class LazyActivation(BackendArray):
         TooLargeError
             The answer is larger than `max_bytes`; nothing was read.
         """
+        if isinstance(key.tuple[0], slice) and not isinstance(key, indexing.VectorizedIndexer):
+            return self._rows(key)
         rows, columns = (_ids(k, n) for k, n in zip(key.tuple, self.shape, strict=True))
         if not isinstance(key, indexing.VectorizedIndexer):
             self._check(rows.shape + columns.shape)
@@ -62,6 +64,14 @@ class LazyActivation(BackendArray):
             grid = self._grid(row_grid, column_grid)
             return grid if grid.shape == shape else np.broadcast_to(grid, shape).copy()
         return self.acts.vindex(rows.reshape(-1), columns.reshape(-1)).reshape(shape)
+
+    def _rows(self, key: indexing.ExplicitIndexer) -> Array:
+        """A run of rows, of which no number is made for each."""
+        rows, columns = range(*key.tuple[0].indices(self.shape[0])), _ids(key.tuple[1], self.shape[1])
+        self._check((len(rows), *columns.shape))
+        run = slice(rows.start, rows.stop) if rows.step == 1 else np.asarray(rows)
+        dense = self.acts.dense(run, columns.reshape(-1), max_bytes=self.max_bytes)
+        return dense.reshape(len(rows), *columns.shape)
 
     def _dense(self, rows: Array, columns: Array) -> Array:
         return self.acts.dense(rows.reshape(-1), columns.reshape(-1), max_bytes=self.max_bytes)
@@ -83,15 +93,16 @@ class LazyActivation(BackendArray):
         return self.acts.__dask_tokenize__(), self.shape, self.max_bytes
 
 
-def unread_ids(variable: xr.Variable) -> tuple[Array, Array] | None:
+def unread_ids(variable: xr.Variable) -> tuple[range | Array, Array] | None:
     """Samples and features that a variable of activations reads when it is asked; None where it holds values."""
     data: Any = variable._data  # noqa: SLF001 (the public `data` would read them)
     while isinstance(data, indexing.MemoryCachedArray | indexing.CopyOnWriteArray):
         data = data.array
     if not isinstance(data, indexing.LazilyIndexedArray) or not isinstance(data.array, LazyActivation):
         return None
-    rows, columns = (np.atleast_1d(_ids(k, n)) for k, n in zip(data.key.tuple, data.array.shape, strict=True))
-    return rows, columns
+    (rows, columns), (n_rows, n_columns) = data.key.tuple, data.array.shape
+    run = range(*rows.indices(n_rows)) if isinstance(rows, slice) else np.atleast_1d(_ids(rows, n_rows))
+    return run, np.atleast_1d(_ids(columns, n_columns))
 
 
 class LazyCoordinate(BackendArray):

@@ -1,6 +1,15 @@
 """One segment: written once, read by slices, merged with its neighbours."""
 
-from saestore.segment.merge import Engine, InThisProcess, last_level, limit_fan_in, merge_segments, plan_merges
+from saestore.segment.merge import (
+    MOST_SEGMENTS,
+    Engine,
+    InThisProcess,
+    last_level,
+    level_start,
+    limit_fan_in,
+    merge_segments,
+    plan_merges,
+)
 from saestore.segment.read import (
     Segment,
     active_features,
@@ -13,11 +22,13 @@ from saestore.segment.read import (
 from saestore.segment.write import write_segment
 
 __all__ = [
+    "MOST_SEGMENTS",
     "Engine",
     "InThisProcess",
     "Segment",
     "active_features",
     "last_level",
+    "level_start",
     "limit_fan_in",
     "merge_segments",
     "open_lists",

@@ -77,7 +77,10 @@ def plan_merges(infos: Sequence[SegmentInfo], max_rows: int = MAX_ROWS_PER_SEGME
     return runs
 
 
-def last_level(n_segments: int, most: int = 16) -> int:
+MOST_SEGMENTS = 16  # of a set, also while it is written
+
+
+def last_level(n_segments: int, most: int = MOST_SEGMENTS - 1) -> int:
     """How many of the last of `n_segments` equal segments to merge, so that at most `most` are there.
 
     Each sample is rewritten as rarely as that allows: at most d times below ``comb(most + d + 1, most)`` segments.
@@ -92,6 +95,18 @@ def last_level(n_segments: int, most: int = 16) -> int:
         size = comb(i, j) or size
         n_segments -= comb(i, j)
     return size
+
+
+def level_start(sizes: Sequence[int], most: int) -> int:
+    """From which of some consecutive segments to merge all, so that at most `most` are left; 0 < most.
+
+    The first that is at most as large as all after it together: what is merged again is then in a segment of at least
+    twice the size. So each sample is rewritten once, and log2(set / append) times more at most.
+    """
+    if len(sizes) <= most:
+        return len(sizes)
+    doubled = (i for i in range(most) if sizes[i] <= sum(sizes[i + 1 :]))
+    return next(doubled, most - 1)
 
 
 def limit_fan_in(run: Sequence[SegmentInfo], fan_in: int) -> list[list[SegmentInfo]]:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from saestore.format import ArrayInfo, SetAttributes
+from saestore.format import BY_SAMPLE, ArrayInfo, SetAttributes
 from saestore.segment import Segment, read_moments
 from saestore.stats import STATISTICS, Moments
-from saestore.storage import NewArray, WriteBatch, begin_array, write_array
+from saestore.storage import NewArray, WriteBatch, begin_array, prefetch, write_array
 from saestore.tables.item_index import ItemIndex
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -35,6 +35,7 @@ def write_derived(
     """
     n, codec, written = attributes.n_samples, attributes.codec, dict[str, ArrayInfo]()
     writers = {name: begin_array(batch, name, NewArray(n, dtype, "sample", codec)) for name, dtype in _DTYPES.items()}
+    prefetch(s.reader(f"{BY_SAMPLE}/indptr") for s in segments if s.info.n_rows < _ROWS)
     for segment in segments:
         for start in range(segment.info.start, segment.info.stop, _ROWS):
             for name, values in per_sample(segment, index, start, min(start + _ROWS, segment.info.stop)).items():

@@ -19,6 +19,7 @@ import zarr
 from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError
 from saestore.format import MAX_ROWS_PER_SEGMENT, TASKS, SetAttributes
 from saestore.progress import Progress
+from saestore.segment import MOST_SEGMENTS
 from saestore.sparse_rows import SparseRows
 from saestore.storage import WriteBatch, open_root, read_attributes
 from saestore.tables import Items
@@ -258,6 +259,8 @@ def _append_segments(plan: WritePlan, writer: SetWriter, progress: Progress, mem
         progress.line(f"{plan.path}: going on after {done:,} of {n:,} samples.")
     first = first_of_last_append(attributes)
     quick = n - first > step  # then they are merged
+    if quick:
+        writer.make_room(memory, most=MOST_SEGMENTS // 2, before=first)
     pending: Future[None] | None = None
     with progress.bar(plan.path, plan.verb, n, done) as bar, ThreadPoolExecutor(1) as sink:
         for start in range(done, n, step):

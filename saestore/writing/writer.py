@@ -25,10 +25,12 @@ from saestore.format import (
     segment_name,
 )
 from saestore.segment import (
+    MOST_SEGMENTS,
     Engine,
     Segment,
     active_features,
     last_level,
+    level_start,
     limit_fan_in,
     merge_segments,
     plan_merges,
@@ -227,18 +229,25 @@ class SetWriter(SetCommits):
         return a.n_features - int(np.count_nonzero(self._active))
 
     def merge_level(self, first: int, memory: int) -> None:
-        """Merge as many of the last segments as keep a set of any size at 16 segments or fewer while it is written.
+        """Merge as many of the last segments as leave room for one more among 16, while a set of any size is written.
 
         Parameters
         ----------
         first
-            Segments of samples before this one are left as they are.
+            Segments of samples before this one, of which `make_room` left a few, stay as they are.
         """
         a = self.require()
         n = -(-(a.n_samples - first) // a.segment_rows)
-        n_last = last_level(n)
+        n_last = last_level(n, MOST_SEGMENTS - 1 - sum(s.start < first for s in a.segments))
         if n_last > 1:
             self._merge_all(first + (n - n_last) * a.segment_rows, memory)
+
+    def make_room(self, memory: int, *, most: int = MOST_SEGMENTS - 1, before: int | None = None) -> None:
+        """Merge the last of the segments, of samples `before` this one, where there are more than `most`."""
+        infos = [s for s in self.require().segments if before is None or s.start < before]
+        start = level_start([s.n_rows for s in infos], most)
+        if start < len(infos):
+            self._merge_all(infos[start].start, memory)
 
     def finish(
         self,
@@ -265,6 +274,7 @@ class SetWriter(SetCommits):
                 code="incomplete-set",
             )
         self._merge_all(first, memory, progress, engine)
+        self.make_room(memory)
         self._replace()
         self._refresh(planned_samples=None, **changes)
         with self._errors():
