@@ -31,7 +31,7 @@ _COMMANDS = {
     "examples": ("showing", "Show examples from any part of a feature's range."),
     "card": ("showing", "Write a page about a feature."),
     "plot": ("showing", "Draw images, texts, activations or densities."),
-    "diff": ("relations", "Show the features that tell two groups apart."),
+    "diff": ("relations", "Show the features that differ between two groups."),
     "diagnose": ("upkeep", "Compare a set with its SAE and its embeddings."),
     "verify": ("upkeep", "Re-read everything and check it."),
     "compact": ("upkeep", "Merge the segments of a set, or of every set."),
