@@ -63,19 +63,25 @@ def test_help_imports_nothing_heavy(project_dir):
         "import contextlib, sys\nfrom saestore.cli import main\n"
         f"for name in {['', *main.commands]}:\n"
         "    with contextlib.suppress(SystemExit): main([*name.split(), '--help'])\n"
-        "    print(name, sorted({'numpy', 'zarr', 'xarray', 'scipy', 'torch', 'numcodecs'} & set(sys.modules)))"
+        "    print(name, sorted({'numpy', 'zarr', 'xarray', 'scipy', 'torch', 'numcodecs'} & set(sys.modules)))\n"
+        "    if not name: print(sorted(each for each in sys.modules if each.startswith('saestore.cli.')))"
     )
     result = subprocess.run([sys.executable, "-c", script], cwd=project_dir, capture_output=True, text=True, check=True)
     for name in ("", *main.commands):
         shown, _, result.stdout = result.stdout.partition(f"\n{name} []\n")
         assert "--help" in shown, name
+        if not name:  # a line for each command, none of which is imported
+            lines = shown[shown.index("Commands:") :].splitlines()[1:]
+            assert [line.split()[0] for line in lines] == list(main.commands)
+            imported, _, result.stdout = result.stdout.partition("\n")
+            assert imported == "['saestore.cli.app', 'saestore.cli.group']"
 
 
 def test_top_samples_of_a_local_folder_imports_no_zarr_and_nothing_that_others_need(project_dir, images):
     script = (
         "import contextlib, sys\nfrom saestore.cli import main\n"
         f"with contextlib.suppress(SystemExit): main(['top-samples', '--feature=1', '--store', {str(images.path)!r}])\n"
-        "heavy = {'torch', 'sae_lens', 'pandas', 'xarray', 'scipy', 'zarr', 'asyncio', 'matplotlib'}\n"
+        "heavy = {'torch', 'sae_lens', 'pandas', 'xarray', 'scipy', 'zarr', 'asyncio', 'matplotlib', 'ssl', 'http'}\n"
         "print(sorted((heavy | {'saestore.activation_set', 'saestore.cli.build'}) & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", script], cwd=project_dir, capture_output=True, text=True, check=True)
@@ -87,7 +93,7 @@ def test_a_question_to_a_local_folder_imports_neither_zarr_nor_numcodecs(project
     script = (
         f"import saestore, sys\nstore = saestore.open({str(images.path)!r})\nacts = store[next(iter(store))]\n"
         "print(len(acts.top_samples(1)), acts.dense([0]).shape, acts.location)\n"
-        "print(sorted({'zarr', 'numcodecs', 'scipy', 'pandas', 'xarray', 'asyncio'} & set(sys.modules)))\n"
+        "print(sorted({'zarr', 'numcodecs', 'scipy', 'pandas', 'xarray', 'asyncio', 'ssl'} & set(sys.modules)))\n"
         "print(acts.root.store, acts.group.path == acts.path, store.root == acts.root)"
     )
     result = subprocess.run([sys.executable, "-c", script], cwd=project_dir, capture_output=True, text=True, check=True)

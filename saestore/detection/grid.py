@@ -103,10 +103,8 @@ def detection_grid(
     Memory: 130 bytes per row, and as `detect`.
     """
     options, on = DetectionOptions.of(options, {}), {CHOOSE: choose_on, REPORT: report_on}
-    inputs, recalls = (
-        inputs_of(reader, level, concepts, options.score, on, where=where),
-        np.array(options.target_recalls),
-    )
+    inputs = inputs_of(reader, level, concepts, options.score, on, where=where)
+    recalls = np.array(options.target_recalls)
     inputs.need(CHOOSE, REPORT)
     ids = np.unique(reader.select_features(features).ids)
     check_size((len(ids), len(inputs.names), len(recalls)), 160, DENSE_LIMIT, "Choose concepts= or features=.")

@@ -10,7 +10,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from saestore.errors import InvalidInputError, MissingDependencyError, StoreWriteError, first_line
 
@@ -173,6 +172,8 @@ def local_path(location: Any) -> Path | None:
     if not isinstance(location, str):
         return None
     if location.lower().startswith("file://"):
+        from urllib.request import url2pathname  # imports http and ssl, which a path does not need
+
         return Path(url2pathname(urlsplit(location).path))
     if not _scheme(location) and not location.startswith("memory:"):
         return Path(location).expanduser().absolute()
