@@ -313,7 +313,7 @@ def load_npy(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def load_npz(path: str | os.PathLike[str], name: str | None, ndim: int) -> tuple[str, np.ndarray]:
-    """Read the array called `name` from a ``.npz`` file, or, without a name, its only array of `ndim` dimensions.
+    """Read the array called `name` from a ``.npz`` file, or, without a name, its only array (of `ndim` dimensions).
 
     Returns
     -------
@@ -325,7 +325,7 @@ def load_npz(path: str | os.PathLike[str], name: str | None, ndim: int) -> tuple
         archive = NpzFile(path, resources)
         names = archive.names
         arrays = [archive[each] for each in names if name in (None, each)]
-        arrays = [array for array in arrays if name is not None or len(array.shape) == ndim]
+        arrays = [array for array in arrays if name is not None or len(names) == 1 or len(array.shape) == ndim]
         if len(arrays) != 1:
             n = f"no array {name!r}" if name is not None else f"{len(arrays) or 'no'} arrays of {ndim} dimension(s)"
             file = archive.path

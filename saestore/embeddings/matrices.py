@@ -134,7 +134,7 @@ def open_h5(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
     return Matrix(tuple(dataset.shape), dataset.dtype.name, fill)
 
 
-def open_parquet(path: Path, key: str | None = None, _others: Names = ()) -> Matrix:
+def open_parquet(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
     """Open a column of equally long lists of floats, or of lists of them, of a Parquet file: `key`, or the only one.
 
     It is read whole.
@@ -148,13 +148,20 @@ def open_parquet(path: Path, key: str | None = None, _others: Names = ()) -> Mat
             raise InvalidInputError(f"{path} has no column {key!r}; it has {', '.join(columns)}", code="no-such-tensor")
         table = parquet.read_table(path, columns=None if key is None else [key])
     kinds = (arrow.types.is_list, arrow.types.is_large_list, arrow.types.is_fixed_size_list)
-    lists = [field.name for field in table.schema if any(kind(field.type) for kind in kinds)]
+
+    def leaf(of: Any) -> Any:
+        of = getattr(of, "storage_type", of)  # of a type that another package adds, such as datasets' Array2D
+        return leaf(of.value_type) if any(kind(of) for kind in kinds) else of
+
+    own = [field for field in table.schema if field.name not in others and leaf(field.type) != field.type]
+    lists = [field.name for field in own if key is not None or arrow.types.is_floating(leaf(field.type))]
     if len(lists) != 1:
         raise InvalidInputError(
             f"{path} has {', '.join(lists) or 'no column of lists'}; choose one as {path.name}:COLUMN",
             code="no-embeddings",
         )
     values = table[lists[0]].combine_chunks()
+    values = getattr(values, "storage", values)
     shape = [len(values)]
     while any(kind(values.type) for kind in kinds):
         lengths = values.value_lengths().unique()

@@ -54,7 +54,8 @@ def open_anndata(source: Source) -> Opened:
     """Open an AnnData file or zarr group, backed.
 
     A CSR or dense ``X`` is read in slices; a CSC one goes through a `Spool`. ``obs`` becomes the items: one per row,
-    or, where it has a column ``item``, one per run of equal numbers in it. ``var``, layers and the rest are not read.
+    or, where it has a column ``item``, one per run of equal values in it, whose texts are the keys. ``var``, layers and
+    the rest are not read.
     """
     path, where = source.path, str(source.path)
     package = require("anndata", "anndata", f"reading {path}")
@@ -149,17 +150,26 @@ def _rows(matrix: Any, kind: str, shape: tuple[int, int], dtype: str, source: So
 
 def _items(obs: pd.DataFrame, table: pd.DataFrame | None) -> tuple[Items, Any]:
     """Items, and which rows belong to them; `table` is the one in ``uns["items"]``, where there is one."""
-    if "item" not in obs or obs["item"].dtype.kind not in "iu":
+    import pandas as pd
+
+    if "item" not in obs or obs["item"].dtype == bool:
         return _table(obs), 1
-    runs = obs["item"].to_numpy()
+    names = obs["item"].to_numpy()
+    runs = pd.factorize(names)[0] if names.dtype.kind not in "iu" else names
     starts = np.flatnonzero(np.r_[True, runs[1:] != runs[:-1]])
+    if (runs < 0).any() and names is not runs:
+        raise InvalidInputError(
+            f"obs['item'] is missing in row {int(np.argmin(runs))}; give every row its item, or drop the column.",
+            code="missing-item",
+        )
     if len(np.unique(runs[starts])) != len(starts):
         raise InvalidInputError(
-            "obs['item'] returns to an item after another one; the rows of an item must follow each other.",
+            f"obs['item'] returns to item {names[_returning(runs, starts)]} after another one; the rows of an item "
+            "must follow each other.",
             code="scattered-items",
         )
     sizes = np.diff(np.append(starts, len(runs)))
-    if table is not None:
+    if table is not None and names is runs:
         if len(table) == len(starts):
             return _table(table), pointers(sizes)
         if len(table) > int(runs.max()) and (np.diff(runs[starts]) > 0).all():  # some of them have no sample
@@ -167,7 +177,14 @@ def _items(obs: pd.DataFrame, table: pd.DataFrame | None) -> tuple[Items, Any]:
     first = np.repeat(starts, sizes)
     # SampleCoordinates that differ within an item belong to samples.
     columns = [name for name in obs.columns.drop("item") if (obs[name].to_numpy() == obs[name].to_numpy()[first]).all()]
-    return _table(obs.iloc[starts][columns]), pointers(sizes)
+    of_items = obs.iloc[starts][columns]
+    return _table(of_items if names is runs else of_items.set_axis(names[starts].astype(str))), pointers(sizes)
+
+
+def _returning(runs: Array, starts: Array) -> int:
+    """The first row at which an item comes again."""
+    known = np.unique(runs[starts], return_index=True)[1]
+    return int(np.delete(starts, known)[0])
 
 
 def _table(frame: pd.DataFrame) -> Items:
