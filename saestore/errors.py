@@ -194,7 +194,7 @@ def first_line(error: BaseException) -> str:
 
 @contextmanager
 def reached(what: str) -> Iterator[None]:
-    """Turn an error of the system that is about a place into one that says so; `what` names the place."""
+    """Turn an error of the system that is about a place into one that states so; `what` names the place."""
     try:
         yield
     except OSError as error:
