@@ -8,7 +8,8 @@ A message is one sentence or two: the value that was given, what was allowed, wh
 import errno
 import importlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "escape",
     "first_line",
     "raise_unreachable",
+    "reached",
     "require",
 ]
 
@@ -188,6 +190,16 @@ def require(package: str, extra: str, what: str) -> Any:
 def first_line(error: BaseException) -> str:
     """First line of the message of an error, without the reports that follow it."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+@contextmanager
+def reached(what: str) -> Iterator[None]:
+    """Turn an error of the system that is about a place into one that states so; `what` names the place."""
+    try:
+        yield
+    except OSError as error:
+        raise_unreachable(what, error)
+        raise
 
 
 def raise_unreachable(what: str, error: BaseException, verb: str = "read") -> None:

@@ -112,7 +112,7 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def damage(where: object, what: str, *kinds: type[Exception], code: str = "damaged-file") -> Iterator[None]:
-    """Say what is the matter with a file on which a library raises one of these kinds, or an `OSError` for its bytes.
+    """State what is the matter with a file on which a library raises one of these kinds, or an `OSError` for its bytes.
 
     Raises
     ------

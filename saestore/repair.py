@@ -22,7 +22,7 @@ from saestore.format import (
 )
 from saestore.segment import Segment, write_segment
 from saestore.sparse_rows import SparseRows, pointers
-from saestore.storage import DOCUMENT, SnapshotStore, WriteBatch, group_document
+from saestore.storage import DOCUMENT, SnapshotStore, WriteBatch, group_document, write_errors
 from saestore.tables.stored_table import StoredTable
 from saestore.tables.table_writer import TableWriter
 from saestore.verify import Problem, Progress, Report, verify_set
@@ -67,7 +67,7 @@ def repair_set(root: zarr.Group, path: str, progress: Progress | None = None) ->
     if found.ok:
         return Repair(found, (), ())
     nodes, mended = [problem.node for problem in found.problems], list[str]()
-    with SetWriter(root, path) as writer:
+    with SetWriter(root, path) as writer, write_errors(f"{root.store}"):
         _mend_groups(writer)
         mended += _mend_segments(writer, nodes)
         for table in list(writer.require().tables):

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, did_you_mean, raise_unreachable
+from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, did_you_mean, reached
 from saestore.format import SET_LEVELS, canonical_json, split_set_path
 from saestore.progress import Progress, ProgressOption
 from saestore.query import html
@@ -312,11 +312,8 @@ class Store(Mapping[str, "ActivationSet"]):
         from saestore.verify import verify_set, verify_store
 
         report = Progress(progress).line
-        try:
+        with reached(path or "the store"):
             return verify_store(self.root, report) if path is None else verify_set(self.root, self._named(path), report)
-        except OSError as error:
-            raise_unreachable(path or "the store", error)
-            raise
 
     def unlock(self, path: str, *, force: bool = False) -> dict[str, Any] | None:
         """Remove the lock that a writer left which cannot be seen from here, such as one of another host.

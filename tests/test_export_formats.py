@@ -2,18 +2,22 @@
 
 import errno
 import json
+import resource
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
+from faults import Faults
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from raising import raises
 from strategies import cases, make_case, scratch_store, write_case
 
 import saestore
-from saestore.errors import InvalidInputError, StoreConflictError, StoreWriteError
+from saestore.errors import InvalidInputError, StoreConflictError, StoreWriteError, UnreachableError
 from saestore.storage import durable
+from saestore.web.folder import write_folder
 
 BACK = "Back/patch/sae"
 
@@ -250,6 +254,40 @@ def test_anndata_has_what_is_unknown_of_items(suffix, tmp_path):
     if suffix == "h5ad":
         with raises(InvalidInputError, "not-in-format", "items"):
             saestore.export(acts, tmp_path / "y.h5ad", progress=False)
+
+
+def test_a_file_of_hdf5_that_cannot_be_written_to_its_end_is_no_file(tmp_path):
+    """HDF5 writes much when an object goes, where Python drops errors."""
+    acts = write_case(scratch_store(), make_case(3, 6, 4, density=0.5, ragged=False))
+    saestore.export(acts, tmp_path / "whole.h5ad", progress=False)
+    size, before = (tmp_path / "whole.h5ad").stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (size // 2, size - 1):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with raises(UnreachableError, "unreachable", "x.h5ad"):
+                saestore.export(acts, tmp_path / "x.h5ad", progress=False)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert [file.name for file in tmp_path.iterdir()] == ["whole.h5ad"]
+
+
+def test_what_is_saved_is_whole_or_not_there_and_the_disk_is_named(tmp_path):
+    acts = write_case(scratch_store(), make_case(3, 6, 4, density=0.5, ragged=False))
+    jobs = {
+        "card.html": acts.card(1).save,
+        "examples.jsonl": acts.examples(1).save,
+        "site": lambda path: write_folder(acts, [1], path),
+    }
+    for name, save in jobs.items():
+        counted = Faults(tmp_path / "counted", errno.ENOSPC, 10**9)
+        with counted.active():
+            save(tmp_path / "counted" / name)
+        for at in (1, counted.count):
+            with Faults(tmp_path / f"{at}", errno.ENOSPC, at).active(), raises(StoreWriteError, "disk-full"):
+                save(tmp_path / f"{at}" / name)
+            for file in filter(Path.is_file, (tmp_path / f"{at}").rglob("*")):
+                whole = tmp_path / "counted" / file.relative_to(tmp_path / f"{at}")
+                assert file.read_bytes() == whole.read_bytes(), (name, at)
 
 
 @pytest.mark.parametrize("name", ["a.npz", "a.zarr"])

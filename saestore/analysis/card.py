@@ -28,6 +28,7 @@ from saestore.query.reader import Level, SetReader, one_feature
 from saestore.query.results import Histogram, TopSamples
 from saestore.query.selection import check_at_least
 from saestore.scoring.concept_scores import concept_scores, score_intervals
+from saestore.storage import save_file
 
 Array = np.ndarray[Any, Any]
 
@@ -60,8 +61,7 @@ class Card:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the page as one HTML file that needs nothing else, and return its path."""
         page = PAGE.format(title=escape(self.title), body=self._repr_html_())
-        Path(path).write_bytes(page.encode("utf-8", "xmlcharrefreplace"))
-        return Path(path)
+        return save_file(path, page.encode("utf-8", "xmlcharrefreplace"))
 
 
 @retry_on_stale_snapshot

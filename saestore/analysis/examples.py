@@ -24,6 +24,7 @@ from saestore.query.selection import Condition, check_at_least
 from saestore.query.topk import top_of_lists
 from saestore.query.where import names_activation
 from saestore.sparse_rows import pointers
+from saestore.storage import save_file
 from saestore.tables.label_matrix import check_level
 
 Array = np.ndarray[Any, Any]
@@ -82,8 +83,7 @@ class ExampleTable(ResultTable):
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write one JSON object per example and line, with all columns, and return the path."""
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self]
-        Path(path).write_bytes("".join(lines).encode("utf-8", "replace"))
-        return Path(path)
+        return save_file(path, "".join(lines).encode("utf-8", "replace"))
 
     def _repr_html_(self) -> str:
         rows = [

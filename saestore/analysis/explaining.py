@@ -18,6 +18,7 @@ from saestore.query.reader import Level, SetReader
 from saestore.query.results import ResultTable
 from saestore.query.selection import check_at_least
 from saestore.scoring.metrics import evaluate
+from saestore.storage import save_file, write_errors
 
 Array = np.ndarray[Any, Any]
 
@@ -117,8 +118,7 @@ class ExplanationSets:
                 shown.append({name: value for name, value in row.items() if name != "text"})
             trials = list(self.trials[self.trials.feature == feature])
             lines.append(json.dumps({"feature": feature, "train": shown, "trials": trials}, ensure_ascii=False) + "\n")
-        Path(path).write_bytes("".join(lines).encode("utf-8", "replace"))
-        return Path(path)
+        return save_file(path, "".join(lines).encode("utf-8", "replace"))
 
     def score(self, answers: Mapping[int, bool] | Sequence[bool]) -> ExplanationScores:
         """Score the answers to the trials.
@@ -162,7 +162,8 @@ class ExplanationSets:
                 )
         from saestore.formats.explanation_files import delphi_hookpoint, write_delphi  # its package imports xarray
 
-        write_delphi(Path(folder), delphi_hookpoint(acts), explanations, judged)
+        with write_errors(str(folder)):
+            write_delphi(Path(folder), delphi_hookpoint(acts), explanations, judged)
         return Path(folder)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from saestore.query import html
 from saestore.records import plain, to_csv
+from saestore.storage import save_file, write_errors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,19 +130,16 @@ class Detection:
 
     def save(self, folder: str | os.PathLike[str]) -> list[str]:
         """Write the report into a folder as Markdown, CSV (one file for localisation) and JSON; returns the paths."""
-        into, written = Path(folder), []
-        into.mkdir(parents=True, exist_ok=True)
+        into = Path(folder)
+        with write_errors(str(into)):
+            into.mkdir(parents=True, exist_ok=True)
         texts = {
             "detection.md": self.to_markdown(),
             "detection.csv": self.to_csv(),
             "localisation.csv": to_csv(self.localisation),
             "detection.json": self.to_json(),
         }
-        for name, text in texts.items():
-            if text:
-                (into / name).write_text(text, encoding="utf-8")
-                written.append(str(into / name))
-        return written
+        return [str(save_file(into / name, text.encode())) for name, text in texts.items() if text]
 
     def __repr__(self) -> str:
         head = f"Detection in {self.provenance['set']}: {len(self.concepts)} concepts, {', '.join(self.methods)}"

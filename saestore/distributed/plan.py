@@ -19,7 +19,7 @@ import zarr
 from zarr.storage import MemoryStore
 
 from saestore.distributed.engines import engine_of
-from saestore.errors import InvalidInputError, OutOfRangeError, StoreConflictError
+from saestore.errors import InvalidInputError, OutOfRangeError, StoreConflictError, reached
 from saestore.format import ATTEMPT, NEXT, TASKS, SegmentInfo, SetAttributes, segment_name
 from saestore.progress import Progress, ProgressOption
 from saestore.segment import write_segment
@@ -134,6 +134,7 @@ class Plan:
         start = self.first + task * self.segment_rows
         return start, min(start + self.segment_rows, self.n_samples)
 
+    @reached("the input")
     def run(self, task: int) -> None:
         """Encode and write the samples of a task, if that is not done yet.
 

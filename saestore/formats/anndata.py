@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -117,13 +118,45 @@ def open_adata(adata: anndata.AnnData, source: Source) -> Opened:
     )
 
 
+class _Noting(FileIO):
+    """A file that keeps its first error, and only seems to be written from then on.
+
+    h5py loses errors of what it writes while an object of its own goes, and its library then ends the interpreter.
+    """
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of it."""
+        left = memoryview(data).cast("B")
+        try:
+            while left and self.failure is None:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.failure = error
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Same."""
+        return 0 if self.failure is not None else super().truncate(size)
+
+
 @contextmanager
 def _group(path: Path, mode: str) -> Iterator[Any]:
     """The root group of a file or folder, to read (``r``) or to create (``w``)."""
     if path.suffix == ".h5ad" and not path.is_dir():
         h5py = require("h5py", "anndata", f"opening {path.name}")
-        with h5py.File(path, mode) as file:
-            yield file
+        if mode == "r":
+            with h5py.File(path) as file:
+                yield file
+            return
+        with _Noting(path, "w+") as raw:
+            try:
+                with h5py.File(raw, "w") as file:
+                    yield file
+            finally:
+                if raw.failure is not None:
+                    raise raw.failure
     else:
         import zarr
 

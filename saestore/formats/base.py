@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.files import existing_file
+from saestore.files import damage, existing_file
 from saestore.format import feature_dtype
 from saestore.formats.issues import Issue, IssueCollector
 from saestore.sparse_rows import SparseRows, pointers
@@ -247,7 +247,7 @@ def fingerprint(files: Iterable[Path]) -> str:
         for part in parts:
             size = part.stat().st_size
             digest.update(f"{size}\n".encode())
-            with part.open("rb") as stream:
+            with damage(part, "cannot be read"), part.open("rb") as stream:
                 for start in np.unique(np.linspace(0, max(0, size - _BYTES), _SAMPLES).astype(np.int64)).tolist():
                     stream.seek(start)
                     digest.update(stream.read(_BYTES))

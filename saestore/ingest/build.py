@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from saestore.activation_set import ActivationSet
-from saestore.errors import require
+from saestore.errors import reached, require
 from saestore.ingest.known import add_found_truth
 from saestore.ingest.options import BuildOptions
 from saestore.ingest.recipes import BuildRecipe, make_plan, run_everywhere
@@ -20,6 +20,7 @@ from saestore.writing.pipeline import write_set
 __all__ = ["build"]
 
 
+@reached("the input")
 def build(
     dataset: str,
     *,

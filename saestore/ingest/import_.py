@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from saestore.activation_set import ActivationSet
+from saestore.errors import reached
 from saestore.formats.issues import Issue, refusal
 from saestore.ingest.import_plan import plan_import
 from saestore.ingest.known import add_found_truth
@@ -58,6 +59,7 @@ class ImportReport:
         return {**known, "ok": self.ok, "faults": [fault.to_json() for fault in self.faults]}
 
 
+@reached("the input")
 def import_activations(
     set_path: str,
     path: Any = None,

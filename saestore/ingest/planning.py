@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any, ParamSpec, TypeVar
 
 from saestore.distributed.plan import Plan
-from saestore.errors import require
+from saestore.errors import reached, require
 from saestore.ingest.build import build
 from saestore.ingest.options import BuildOptions
 from saestore.ingest.recipes import BuildRecipe, make_plan, planned
@@ -33,6 +33,7 @@ def _with_arguments_of(function: Callable[P, Any]) -> Callable[[Callable[..., R]
 
 
 @_with_arguments_of(build)
+@reached("the input")
 def plan_build(dataset: str, **arguments: Any) -> Plan:
     """Check the input of a build, and write its plan into the set; other processes then run the tasks.
 

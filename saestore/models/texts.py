@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError
-from saestore.files import existing_file
+from saestore.files import damage, existing_file
 from saestore.sae.hub import one_line
 from saestore.tables import Items, as_items
 
@@ -126,7 +126,9 @@ def _with_texts(items: Items, path: Path) -> Items:
 
 def _decoded(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        with damage(path, "cannot be read"):
+            content = path.read_bytes()
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidInputError(f"{path} is not in UTF-8 (byte {error.start}); convert it", code="not-utf-8") from error
 

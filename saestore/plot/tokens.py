@@ -24,6 +24,7 @@ from saestore.plot.style import (
     summary,
     value_range,
 )  # fmt: skip
+from saestore.storage import save_file
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
@@ -68,8 +69,7 @@ class TokenPage:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the page as one HTML file that needs nothing else, and return its path."""
         page = _PAGE.format(title=escape(self.title), body=self.html)
-        Path(path).write_bytes(page.encode("utf-8", "xmlcharrefreplace"))
-        return Path(path)
+        return save_file(path, page.encode("utf-8", "xmlcharrefreplace"))
 
 
 def token_page(acts: SetReader, feature: int, top: TopSamples, *, where: Any, context: int) -> TokenPage:

@@ -235,8 +235,8 @@ class SetTable:
         hits = np.zeros((len(words), len(self)), bool)
         for name in self.names():
             if self._reader.table(self._name).dtype(name) == TEXT:
-                values = self._read(name).values
-                hits |= np.stack([contains(values, word) for word in words])
+                texts = self._read(name)
+                hits |= np.stack([contains(texts, word) for word in words])
         return np.flatnonzero(hits.all(axis=0))
 
     def to_pandas(self, columns: Sequence[str] | str | None = None, where: Any = None) -> pd.DataFrame:

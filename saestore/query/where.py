@@ -29,14 +29,14 @@ _BLOCK = 1 << 20  # samples at a time
 _Mask: TypeAlias = Array | Callable[[Block], Array]
 
 
-def contains(values: Array, text: Any) -> Array:
+def contains(texts: Column, text: Any) -> Array:
     """Whether texts hold a text, upper or lower case."""
-    return np.asarray(np.strings.find(np.strings.lower(values), np.array(str(text).lower(), TEXT)) >= 0)
+    sought = str(text).lower()
+    return np.fromiter((sought in each for each in texts.lowered), bool, len(texts))
 
 
 _OPERATORS = {
     "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
-    "contains": contains,
 }  # fmt: skip
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
@@ -207,7 +207,7 @@ def _bound(node: Node, names: NameSource, negated: bool = False) -> _Mask:
             column = names.column(node)
             if column.kind != "true and false":
                 _refuse(f"{column.name!r} holds {column.kind}; compare it with a value", node.mark)
-            return _applied(lambda values: values, [column], negated)
+            return _applied(lambda column: column.values, [column], negated)
         case Unknown(name):
             return _unknown(names.column(name), negated)
         case _:
@@ -216,16 +216,17 @@ def _bound(node: Node, names: NameSource, negated: bool = False) -> _Mask:
 
 def _compared(node: Compare, names: NameSource, negated: bool) -> _Mask:
     """The mask of a comparison."""
-    column, compare = names.column(node.left), _OPERATORS[node.operator]
+    column = names.column(node.left)
     if isinstance(node.right, Name):
         other = names.column(node.right, perhaps_text=True)
         if column.kind != other.kind:
             mark, end = node.left.mark, node.right.mark
             what = f"{column.name!r} holds {column.kind}, and {other.name!r} holds {other.kind}"
             _refuse(f"{what}; they cannot be compared", mark and end and replace(mark, stop=end.stop))
-        return _applied(compare, [column, other], negated)
+        compare = _OPERATORS[node.operator]
+        return _applied(lambda one, another: compare(one.values, another.values), [column, other], negated)
     options = [_fitting(column, node.operator, value) for value in node.right]
-    return _applied(lambda values: _any_of(compare, values, options), [column], negated)
+    return _applied(lambda values: _any_of(node.operator, values, options), [column], negated)
 
 
 def _unknown(column: NamedValues, negated: bool) -> _Mask:
@@ -253,8 +254,11 @@ def names_activation(where: Any) -> bool:
     return False
 
 
-def _any_of(compare: Callable[[Any, Any], Array], values: Array, options: Sequence[Any]) -> Array:
+def _any_of(comparison: str, column: Column, options: Sequence[Any]) -> Array:
     check_deadline()
+    if comparison == "contains":
+        return contains(column, options[0])
+    compare, values = _OPERATORS[comparison], column.values
     kind, mask = values.dtype.kind, np.zeros(len(values), bool)
     with np.errstate(over="ignore"):  # a number beyond the column's dtype is infinite there
         if len(options) > _MANY and compare is operator.eq:
@@ -292,7 +296,7 @@ def _applied(function: Callable[..., Array], columns: Sequence[NamedValues], neg
     """A function of columns, false where one is unknown; over items where all columns are per item."""
 
     def mask(parts: Sequence[Column]) -> Array:
-        result = function(*(part.values for part in parts))
+        result = function(*parts)
         result = ~result if negated else result
         for known in (part.known for part in parts):
             result = result if known is None else result & known

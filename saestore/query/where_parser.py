@@ -27,6 +27,7 @@ from saestore.errors import InvalidInputError, escape
 _OPERATORS = ("==", "!=", "<=", ">=", "<", ">")
 _TURNED = {"==": "==", "!=": "!=", "<": ">", ">": "<", "<=": ">=", ">=": "<="}
 _LENGTH = 1 << 18  # characters of an expression
+_MOST_CONTAINS = 1000  # each reads all the texts of its column
 _DEPTH = 50  # of nested parentheses and nots
 _SHOWN = 70  # characters of the text around a mark
 
@@ -206,7 +207,7 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self._tokens = _tokens(text)
         self._next = next(self._tokens)
-        self._depth = 0
+        self._depth = self._n_contains = 0
 
     def whole(self) -> Node:
         if not self._next.text:
@@ -267,6 +268,9 @@ class _Parser:
             node = Compare(_named(left), "==", self._list())
             return Not(node) if negated else node
         if self._takes_word("contains"):
+            self._n_contains += 1
+            if self._n_contains > _MOST_CONTAINS:
+                _fail(f"more than {_MOST_CONTAINS:,} times 'contains'; give a mask", None, code="condition-too-long")
             node = Compare(_named(left), "contains", (self._literal(),))
             return Not(node) if negated else node
         if negated:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from saestore.errors import InvalidInputError, NotFoundError
-from saestore.files import NpzFile, existing_file, load_pt
+from saestore.files import NpzFile, damage, existing_file, load_pt
 from saestore.sae.dictionaries import STREAMS_NDIM, read_crosscoder, read_dictionary
 from saestore.sae.hub import one_line
 from saestore.sae.linear import Rule, checked
@@ -39,7 +39,7 @@ def recognise(path: Path) -> str | None:
         return next((name for name, family in FAMILIES.items() if family.is_in(path)), None)
     if path.suffix not in (".pt", ".pth") or path.name == "ae.pt":
         return {".npz": "Gemma Scope", ".pt": "dictionary_learning"}.get(path.suffix)
-    with existing_file(path).open("rb") as file:
+    with damage(path, "cannot be read"), existing_file(path).open("rb") as file:
         if file.read(1) == b"{":
             return "saev"
     loaded = load_pt(path)
@@ -252,7 +252,8 @@ def _of_openmoss(config: Mapping[str, Any], weights: dict[str, torch.Tensor], fi
 
 def _saev(file: Path) -> Read:
     """saev: a line of JSON, then a ``.pt``; ReLU, or the top k with what is negative among them."""
-    content = existing_file(file).read_bytes()
+    with damage(file, "cannot be read"):
+        content = existing_file(file).read_bytes()
     line, _, body = content.partition(b"\n")
     try:
         header = json.loads(line)

@@ -21,6 +21,7 @@ from saestore.storage.open import (
     missing_as_error,
     open_root,
     place_name,
+    save_file,
     write_errors,
 )
 from saestore.storage.reader import ArrayReader, Digests, prefetch, read_all, read_many, read_ranges
@@ -61,6 +62,7 @@ __all__ = [
     "read_attributes",
     "read_many",
     "read_ranges",
+    "save_file",
     "write_array",
     "write_errors",
 ]

@@ -245,6 +245,15 @@ def write_errors(label: str) -> Iterator[None]:
         raise StoreWriteError(f"Cannot write {label}: {reason}", code=code) from e
 
 
+def save_file(path: str | os.PathLike[str], content: bytes) -> Path:
+    """Write a file that a user asked for, whole or not at all, and return its path."""
+    target = Path(path)
+    with write_errors(str(path)):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        durable.replace_file(target, content)
+    return target
+
+
 _WRITE_REASONS = (
     (
         (errno.ENOSPC, errno.EDQUOT),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,12 @@ class Column:
             known = ~np.isnan(self.values)
             return None if known.all() else known
         return None if self.unknown is None else ~self.unknown
+
+    @cached_property
+    def lowered(self) -> list[str]:
+        """The texts in lower case."""
+        texts: list[str] = np.strings.lower(self.values).tolist()
+        return texts
 
     def array(self) -> Array:
         """As users see it: a masked array where some values are unknown that are not floats."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from saestore.errors import SaestoreError, StoreConflictError
+from saestore.formats.atomic_output import write_atomically
+from saestore.formats.base import Written
 from saestore.query.reader import SetReader
 from saestore.web.explorer import STATIC, Explorer
 from saestore.web.request import Links, as_json
@@ -99,15 +101,13 @@ def write_folder(
     script = b"globalThis.saestoreIndex = " + as_json(index).replace(b"<", b"\\u003c") + b";\n"
     rows = [{"feature": f, "name": page.data["name"], "stats": page.data["stats"]} for f, page in made.items()]
     listed = Page("index.html", reader.path, {"set": reader.path, "rows": rows, "made": made})
-    folder.mkdir(parents=True, exist_ok=True)
     links.depth = ""
     if single:
         html = explorer.render(listed, "single.html", address=("", {}), style=_text("explorer.css"),
                                script=script.decode() + _text("explorer.js"))  # fmt: skip
         for name, body in thumbnails.items():
             html = html.replace(f'"{name}"', f'"data:image/jpeg;base64,{base64.b64encode(body).decode()}"')
-        (folder / "index.html").write_text(html, "utf-8", "xmlcharrefreplace")
-        return folder / "index.html"
+        return _written(folder, {"index.html": html.encode("utf-8", "xmlcharrefreplace")})
     files = {**thumbnails, "index.js": script}
     files |= {name: (STATIC / name).read_bytes() for name in ("explorer.css", "explorer.js", "icon.svg")}
     files["index.html"] = explorer.render(listed, address=("", {})).encode("utf-8", "replace")
@@ -115,9 +115,17 @@ def write_folder(
     for f, page in made.items():
         files[f"features/{f}.html"] = explorer.render(page, address=("", {})).encode("utf-8", "replace")
         files[f"features/{f}.json"] = as_json(page.data)
-    for name, body in files.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(body)
+    return _written(folder, files)
+
+
+def _written(folder: Path, files: Mapping[str, bytes]) -> Path:
+    def write(into: Path) -> Written:
+        for name, body in files.items():
+            (into / name).parent.mkdir(parents=True, exist_ok=True)
+            (into / name).write_bytes(body)
+        return Written((into.name,))
+
+    write_atomically(folder, [], write, overwrite=False)
     return folder / "index.html"
 
 
