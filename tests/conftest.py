@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import effort
 import pytest
@@ -15,6 +16,9 @@ import tiny_blocks
 from hypothesis import settings
 
 import saestore
+
+if TYPE_CHECKING:
+    from build_helpers import Server
 
 # Hypothesis' own profile for shared machines: the same examples in every run, and no deadline, because a test that
 # fails when the machine is busy says nothing of the code. `pytest --hypothesis-profile=default` looks for new ones.
@@ -77,6 +81,17 @@ def checkout_after_demo(tmp_path_factory: pytest.TempPathFactory, project_dir: P
     folder = _shared(tmp_path_factory, "demo")
     _once(folder, lambda: _run_demo(folder / "checkout", project_dir, folder / "printed"))
     return folder / "checkout", (folder / "printed").read_text()
+
+
+@pytest.fixture(scope="session")
+def processes() -> Iterator["Server"]:
+    """Builds in processes of their own, which die where a test says; see `build_helpers`."""
+    pytest.importorskip("torch", reason="building needs torch")
+    from build_helpers import Server
+
+    running = Server()
+    yield running
+    running.close()
 
 
 def _shared(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:

@@ -24,7 +24,6 @@ from build_helpers import (  # noqa: E402 (what follows needs torch)
     hashes,
     near,
     sae_lens_folder,
-    server,
     unexplained,
 )
 from embedding_files import change, save_npy, save_pt, save_safetensors, save_zarr, write_chunks  # noqa: E402
@@ -125,13 +124,12 @@ def test_not_finite_where_the_sae_would_be_silent(tmp_path, refused, x):
     refused(InvalidInputError, "not-finite", "row 20 ", "nan", embeddings=x, sae=tmp_path / "mysae")
 
 
-def test_not_finite_in_what_is_still_to_be_done(tmp_path, build, sae):
+def test_not_finite_in_what_is_still_to_be_done(tmp_path, build, sae, processes):
     """Of a build that goes on, the rows after the committed ones are looked at before anything is written."""
     x, path = near(sae, 600), tmp_path / "x.npy"
     np.save(path, x.numpy())
-    with server() as processes:
-        job = {"dataset": "Mine", "store": tmp_path / "store", "sae": sae, "embeddings": path, "segment_rows": 100}
-        assert processes.run(job, kill_at=300)["exit"] == -9
+    job = {"dataset": "Mine", "store": tmp_path / "store", "sae": sae, "embeddings": path, "segment_rows": 100}
+    assert processes.run(job, kill_at=300)["exit"] == -9
     assert 0 < len(saestore.open(tmp_path / "store")["Mine"]) < 590
     looked_at = set(np.linspace(0, 599, 256).astype(int).tolist())  # by the fingerprint: other rows are another build
     row = max(set(range(600)) - looked_at)

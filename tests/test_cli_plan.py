@@ -19,7 +19,7 @@ from saestore.writing import SetLock
 
 torch = pytest.importorskip("torch")
 
-from build_helpers import PROJECT, clip_scope, hashes, near, server  # noqa: E402 (what follows needs torch)
+from build_helpers import PROJECT, clip_scope, hashes, near  # noqa: E402 (what follows needs torch)
 
 PATH = "Mine/token/tiny"
 KILLS = 5
@@ -71,13 +71,12 @@ def test_a_plan_from_the_shell(tmp_path, call, options, built):
     assert json.loads(call("plan", "Mine", *options, "--segment-rows", "20", "--json").stdout)["n_tasks"] == 0
 
 
-def test_each_worker_has_a_device(tmp_path, call, options, built):
+def test_each_worker_has_a_device(tmp_path, call, options, built, processes):
     call("plan", "Mine", *options, "--segment-rows", "20")
     assert "'cuda:7' cannot be used" in call("run", "Mine", "--device", "cuda:7", status=1).stderr
-    with server() as processes:
-        words = ["run", "Mine", "--store", str(tmp_path / "s.zarr")]
-        for k, device in enumerate(("cpu", "cpu:0")):
-            assert not processes.run(command=[*words, "--worker", f"{k}/2", "--device", device])["exit"]
+    words = ["run", "Mine", "--store", str(tmp_path / "s.zarr")]
+    for k, device in enumerate(("cpu", "cpu:0")):
+        assert not processes.run(command=[*words, "--worker", f"{k}/2", "--device", device])["exit"]
     plan = saestore.open_plan(tmp_path / "s.zarr", "Mine").on("cpu:0")
     assert (plan.recipe.device, plan.missing()) == ("cpu:0", [])
     plan.commit()
@@ -102,20 +101,19 @@ def test_a_plan_is_of_one_set(call, options):
     assert "leave DATASET out" in call("plan", "Mine", "--status", "Mine", status=2).stderr
 
 
-def test_runs_and_commits_killed_anywhere_end_with_the_bytes_of_a_build(tmp_path, call, options, built):
+def test_runs_and_commits_killed_anywhere_end_with_the_bytes_of_a_build(tmp_path, call, options, built, processes):
     store = tmp_path / "s.zarr"
     call("plan", "Mine", *options, "--segment-rows", "20")
     rng = random.Random(0)
-    with server() as processes:
-        for command in ("run", "commit"):
-            words, kills = [command, PATH, "--store", str(store)], 0
-            ended = {"exit": -9}
-            while ended["exit"]:
-                when = {"kill_at": rng.randint(1, 80)} if kills < KILLS else {}
-                ended = processes.run(command=words, **when)
-                assert ended["exit"] in (0, -9), ended
-                kills += ended["exit"] == -9
-            assert kills
+    for command in ("run", "commit"):
+        words, kills = [command, PATH, "--store", str(store)], 0
+        ended = {"exit": -9}
+        while ended["exit"]:
+            when = {"kill_at": rng.randint(1, 80)} if kills < KILLS else {}
+            ended = processes.run(command=words, **when)
+            assert ended["exit"] in (0, -9), ended
+            kills += ended["exit"] == -9
+        assert kills
     assert hashes(store) == built
 
 

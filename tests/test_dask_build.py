@@ -1,10 +1,12 @@
 """Builds, imports and merges on Dask workers, which are processes: the bytes of one process, with a killed one too."""
 
+import multiprocessing.util
 import os
 import re
 import signal
 import threading
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from saestore.errors import StoreConflictError
 torch = pytest.importorskip("torch")
 distributed = pytest.importorskip("distributed")
 
+import dask  # noqa: E402
 from build_helpers import PROJECT, clip_scope, hashes, near  # noqa: E402 (what follows needs torch)
 
 PATH = "Mine/token/tiny"
@@ -28,12 +31,18 @@ pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark
 
 @pytest.fixture(scope="module")
 def client():
+    """Of two workers, which are forked from a process that has imported all that they need."""
     os.environ["PYTHONPATH"] = str(PROJECT)
-    with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        yield client
+    with mock.patch("tempfile.tempdir", None):
+        multiprocessing.util.get_temp_dir()  # of the whole process: it outlives the tests' folder
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        context = distributed.utils.get_mp_context()  # the first time it sets a list of its own
+        context.set_forkserver_preload(["distributed", "pandas", "torch", "zarr", "saestore.ingest.build_plan"])
+        with (
+            distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+            distributed.Client(cluster) as client,
+        ):
+            yield client
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +137,6 @@ def test_the_command_line_builds_on_a_cluster(tmp_path, client, job, built):
 
 def test_the_script_of_the_page(tmp_path, client, job, monkeypatch, capsys):
     """Its `Client()` finds the scheduler as on a cluster, by the address in the configuration."""
-    import dask
-
     page = (PROJECT / "docs/cluster.md").read_text()
     pattern = r"^```python\n(import saestore\nfrom distributed import Client\n.*?)^```$"
     (script,) = re.findall(pattern, page, re.MULTILINE | re.DOTALL)

@@ -1,14 +1,18 @@
 """Embeddings as other programs leave them, and masks of what is padding."""
 
+import errno
 import json
+from functools import partial
 
 import numpy as np
 import pytest
+from faults import Faults
 from raising import raises
 from strategies import memory_store
 
 import saestore
-from saestore.errors import InvalidInputError, NotFoundError
+from saestore import files
+from saestore.errors import InvalidInputError, NotFoundError, UnreachableError
 
 torch = pytest.importorskip("torch")
 
@@ -262,3 +266,17 @@ def test_what_cannot_be_is_refused(tmp_path):
         build(f"{tmp_path / 'saev'}:7")
     with raises(InvalidInputError, "wrong-width", 4, 3):
         build(np.zeros((6, 3), np.float32))
+
+
+def test_a_file_that_cannot_be_reached_is_not_called_damaged(tmp_path):
+    """The same of every reader: the place fails, and nothing is known of the file."""
+    np.save(tmp_path / "x.npy", np.eye(3))
+    np.savez(tmp_path / "x.npz", x=np.eye(3))
+    torch.save(torch.eye(3), tmp_path / "x.pt")
+    (tmp_path / "x.json").write_text("{}")
+    for name, read in {"npy": files.load_npy, "npz": partial(files.load_npz, name=None, ndim=2), "pt": files.load_pt,
+                       "json": files.read_json}.items():  # fmt: skip
+        read(tmp_path / f"x.{name}")
+        for error in (errno.EIO, errno.EMFILE):
+            with Faults(tmp_path, error, 1).active(), raises(UnreachableError, "unreachable", f"x.{name}"):
+                read(tmp_path / f"x.{name}")

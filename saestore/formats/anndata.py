@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from saestore.errors import InvalidInputError, require
+from saestore.files import damage
 from saestore.format import BY_SAMPLE
 from saestore.formats.base import Format, Opened, Source, Written, as_floats, nonzeros, stored_dtype
 from saestore.formats.in_memory import open_object
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-_DAMAGE = (OSError, KeyError, ValueError, RuntimeError, TypeError)
+_DAMAGE = (KeyError, ValueError, RuntimeError, TypeError)
 _KEYS = ("image_path", "text_path", "text")
 _DENSE = 1 << 23  # values of a dense block
 _CHUNK = 1 << 16
@@ -59,16 +60,11 @@ def open_anndata(source: Source) -> Opened:
     """
     path, where = source.path, str(source.path)
     package = require("anndata", "anndata", f"reading {path}")
-    try:
+    with damage(path, "is damaged, or not an AnnData file with an X", *_DAMAGE):
         root = source.resources.enter_context(_group(path, "r"))
         matrix = root["X"]
         obs = package.io.read_elem(root["obs"])
         names = package.io.read_elem(root["var"]).index
-    except _DAMAGE as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InvalidInputError(
-            f"{path} is damaged, or not an AnnData file with an X ({reason}).", code="damaged-file"
-        ) from error
     kind = str(matrix.attrs.get("encoding-type", "array"))
     if kind not in ("array", "csr_matrix", "csc_matrix"):
         raise InvalidInputError(
@@ -343,7 +339,8 @@ def write_anndata(selected: Selected, path: Path) -> Written:
         io.write_elem(root, "var", pd.DataFrame(index=names) if features is None else features)
         io.write_elem(root, "uns", {"saestore": origin})
         if acts.items.names():
-            io.write_elem(root["uns"], "items", _item_table(acts))
+            with damage(path.name, "cannot hold the table of items", ValueError, TypeError, code="not-in-format"):
+                io.write_elem(root["uns"], "items", _item_table(acts))
         _write_blocks(selected, root)
     return Written((path.name,))
 
@@ -351,13 +348,12 @@ def write_anndata(selected: Selected, path: Path) -> Written:
 def _item_table(acts: SetReader) -> pd.DataFrame:
     import pandas as pd
 
-    items = acts.items
-    table: dict[str, Any] = {}
-    for name in items.names():
-        values = items.column(name)
-        table["image_path" if name == "key" else name] = values.astype(object) if values.dtype.kind == "T" else values
-    table |= {name: items.column(name) for name in items.concept_names}
-    return pd.DataFrame(table, index=np.arange(acts.n_items).astype(str).astype(object))
+    # A name with a slash would be a path, and anndata keeps the name of the index for itself.
+    names = {"key": "image_path", "_index": "index"}
+    items = acts.items.to_pandas().rename(columns=lambda name: names.get(name, name.replace("/", "|")))
+    for name in [name for name in items if items[name].dtype.kind == "O" and items[name].hasnans]:
+        items[name] = pd.Categorical(items[name])  # of the kinds of text the one that has unknown values
+    return items.set_index(np.arange(acts.n_items).astype(str).astype(object))
 
 
 def _write_blocks(selected: Selected, root: Any) -> None:

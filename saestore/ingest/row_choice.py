@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, NotFoundError, require
+from saestore.errors import InvalidInputError, NotFoundError, raise_unreachable, require
 from saestore.files import existing_file, load_array, plain_tensor, split_member
 from saestore.format import SOURCE_ROW
 from saestore.formats.base import Opened
@@ -346,6 +346,7 @@ def _member(path: Path, name: str) -> Array:
         with require("h5py", "anndata", f"reading {path}").File(path, "r") as file:
             return np.asarray(file[name])
     except (KeyError, ValueError, OSError) as error:
+        raise_unreachable(str(path), error)
         raise NotFoundError(
             f"{path} has no array {name!r} that can be read ({' '.join(str(error).split())[:100]})",
             code="no-such-array",
