@@ -29,8 +29,7 @@ _SCIPY = {"ids": "indices", "values": "data", "indptr": "indptr"}
 def open_npz(source: Source) -> Opened:
     """Open a ``.npz`` of `scipy.sparse.save_npz`, or of arrays with the usual names, without unpickling anything.
 
-    Rows of a CSR matrix and of indices and values are read in the order of the file, CSC and COO go through a temporary
-    file (see `Spool`), and the rare BSR and DIA are read into memory.
+    CSC and COO go through a `Spool`, and the rare BSR and DIA are read into memory.
     """
     path = source.path
     archive = NpzFile(path, source.resources)
@@ -79,11 +78,8 @@ def _of_scipy(archive: NpzFile, kind: str, resources: ExitStack) -> tuple[Matrix
 def write_scipy(selected: Selected, path: Path) -> Written:
     """Write the selected rows and columns as a CSR array.
 
-    Beside the arrays that scipy reads it has ``sample`` and ``feature``, the numbers of rows and columns in the set,
-    and ``item`` and ``item_ptr``: which rows belong to which item.
-
-    Memory: a block, and about 40 bytes per sample. The uncompressed ids and values are in unnamed files beside it while
-    it is written.
+    ``sample`` and ``feature`` are the numbers of rows and columns in the set, ``item`` and ``item_ptr`` the items of
+    the rows. Memory: a block, and about 40 bytes per sample; ids and values go through unnamed temporary files.
     """
     index = np.dtype(np.int32 if max(selected.acts.nnz, selected.n_features) < 1 << 31 else np.int64)
     with tempfile.TemporaryFile(dir=path.parent) as ids, tempfile.TemporaryFile(dir=path.parent) as values:

@@ -105,11 +105,8 @@ class SAEAccessor:
         """Refuse a Dataset whose activations of some features differ from its samples in the set.
 
         Encoding and coordinates survive `roll`, `shift`, `concat`, ``copy(data=)`` and values that are set in place.
-
-        Notes
-        -----
-        Activations that were not read yet are recognised by their rows and columns. Others are compared with the set:
-        reads as much as the answer. Memory: blocks of about 4 million entries.
+        Activations that were not read yet are recognised by their rows and columns; others are compared with the set,
+        in blocks of about 4 million entries.
         """
         acts, samples, own = self.acts, self._ids("sample"), self._ids("feature")
         variable = self._dataset.variables["activation"]
