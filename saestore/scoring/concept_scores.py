@@ -245,12 +245,10 @@ def score_pieces(
     lists: PostingLists, observations: ScoredObservations, group: KnownGroup, thresholds: Array | None
 ) -> Iterator[tuple[slice, Array, dict[str, Array]]]:
     """Score a block in pieces of bounded memory: a slice of its features, columns of the labels, and their scores."""
-    ranked, concepts = group.rank(lists), group.concepts
-    whole = len(concepts) == observations.labels.shape[1]
-    labels = observations.labels if whole else observations.labels[:, concepts]
-    n_labels = labels.indptr[ranked.rows + 1] - labels.indptr[ranked.rows]  # not of all samples
-    costs = np.bincount(np.repeat(np.arange(len(ranked)), ranked.n_active), n_labels, len(ranked)).astype(np.int64)
-    costs += len(concepts)
+    ranked, concepts, labels = group.rank(lists), group.concepts, observations.labels
+    n_labels = labels.indptr[ranked.rows + 1] - labels.indptr[ranked.rows]  # not of all observations
+    hits = np.bincount(np.repeat(np.arange(len(ranked)), ranked.n_active), n_labels, len(ranked))
+    costs = (hits * (len(concepts) / max(1, labels.shape[1]))).astype(np.int64) + len(concepts)
     for first, last in split_by_cost(costs, _PIECE):
         part = ranked.part(first, last)
         # For one long list, some concepts at a time.
@@ -258,10 +256,9 @@ def score_pieces(
         step = -(-len(concepts) // max(1, n_pieces)) or 1
         for start in range(0, len(concepts), step):
             chosen = concepts[start : start + step]
-            some = labels if step >= len(concepts) else labels[:, start : start + step]
             given = None if thresholds is None else thresholds[first:last, chosen]
             counts = observations.n_positive[chosen]
-            yield slice(first, last), chosen, score_all(part, find_hits(part, some), counts, given)
+            yield slice(first, last), chosen, score_all(part, find_hits(part, labels, chosen), counts, given)
 
 
 def _dataset(
