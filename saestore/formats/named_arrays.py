@@ -233,6 +233,13 @@ def _by_column(
     return compressed(found, "csc", (n_rows, n_features), where, resources)
 
 
+def of_parts(kind: str, shape: tuple[int, int], arrays: Mapping[str, Any], where: str, resources: ExitStack) -> Matrix:
+    """A matrix of rows, columns and values (``coo``), or one that is compressed."""
+    if kind == "coo":
+        return coordinates(arrays, shape[0], where, resources)
+    return compressed(arrays, kind, shape, where, resources)
+
+
 def compressed(
     arrays: Mapping[str, Any], by: str, shape: tuple[int, int | None], where: str, resources: ExitStack
 ) -> Matrix:

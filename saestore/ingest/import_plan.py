@@ -208,9 +208,8 @@ def _opened(options: ImportOptions, resources: ExitStack, progress: Progress) ->
 
 
 def _of_object(options: ImportOptions, source: Source) -> Opened:
-    given = {"format": options.format != "auto", "sparse": options.sparse is not None}
-    given["pad_token"] = options.pad_token is not None
-    wrong = next((name for name, is_given in given.items() if is_given), None)
+    wrong = next((name for name in ("sparse", "pad_token") if getattr(options, name) is not None), None)
+    wrong = "format" if options.format != "auto" else wrong
     if wrong is not None:
         raise InvalidInputError(
             f"{wrong} applies to files, not to a {type(options.path).__name__} in memory; leave it out.",
