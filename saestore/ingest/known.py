@@ -26,11 +26,7 @@ _ADVICE = (
 def one_sample_type(dataset: Dataset, given: str | None, default: str | None = None) -> str:
     """The sample type of a known data set: as given, where ``patch`` means the tokens of texts, else its default."""
     chosen = dataset.sample_type(given or default or dataset.sample_types[0])
-    if chosen not in dataset.sample_types:
-        raise InvalidInputError(
-            f"{dataset.name} has {' and '.join(dataset.sample_types)} samples, not {chosen!r}.",
-            code="unknown-sample-type",
-        )
+    dataset.check_sample_type(chosen)
     return chosen
 
 
