@@ -172,9 +172,9 @@ class Server:
     def start(self, build=None, **when):
         """Begin a build; returns its process id.
 
-        `build` are the arguments of `saestore.build`; ``command`` in its place are words for the command line. `when`
-        says what befalls it: ``kill_at``, ``stop_at``, ``interrupt_at``, ``full_at`` (no space from then on) the n-th
-        change of the file system, or ``kill_after`` so many seconds.
+        `build` are the arguments of `saestore.build`; ``command`` in its place are words for the command line,
+        ``environment`` more variables. `when` says what befalls it: ``kill_at``, ``stop_at``, ``interrupt_at``,
+        ``full_at`` (no space from then on) the n-th change of the file system, or ``kill_after`` so many seconds.
         """
         print(json.dumps({"build": build, **when}, default=str), file=self._process.stdin, flush=True)
         return json.loads(self._process.stdout.readline())["pid"]
@@ -221,6 +221,7 @@ def _befall(job, changes):
 
 def _child(job, report):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background
+    os.environ.update(job.get("environment", {}))
     changes = []
     if "kill_after" in job:
         threading.Timer(job["kill_after"], os.kill, (os.getpid(), signal.SIGKILL)).start()

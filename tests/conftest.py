@@ -1,5 +1,7 @@
 """What every test shares."""
 
+import multiprocessing.forkserver
+import multiprocessing.util
 import os
 import shutil
 import subprocess
@@ -7,8 +9,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import effort
 import pytest
@@ -81,6 +85,25 @@ def checkout_after_demo(tmp_path_factory: pytest.TempPathFactory, project_dir: P
     folder = _shared(tmp_path_factory, "demo")
     _once(folder, lambda: _run_demo(folder / "checkout", project_dir, folder / "printed"))
     return folder / "checkout", (folder / "printed").read_text()
+
+
+@pytest.fixture(scope="session")
+def forkserver() -> str:
+    """How to start a process that gets all by pickles, as a spawned one, but has imported what such processes need."""
+    with mock.patch("tempfile.tempdir", None):
+        multiprocessing.util.get_temp_dir()  # of the whole process: it outlives the tests' folder
+    modules = [
+        "distributed",
+        "pandas",
+        "torch",
+        "xarray",
+        "zarr",
+        "saestore.ingest.build_plan",
+        "saestore.xarray_engine",
+    ]
+    multiprocessing.forkserver.set_forkserver_preload([name for name in modules if find_spec(name.partition(".")[0])])
+    multiprocessing.forkserver.ensure_running()
+    return "forkserver"
 
 
 @pytest.fixture(scope="session")

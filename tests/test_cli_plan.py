@@ -5,7 +5,9 @@ import os
 import random
 import re
 import subprocess
-import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,7 +131,33 @@ def test_a_commit_waits_for_another_writer(tmp_path, call, options):
     plan.commit()
 
 
-def test_the_slurm_scripts_of_the_page(tmp_path, inputs, built):
+@contextmanager
+def program(path, processes):
+    """Put a program there that hands its words to the server of processes, and ends as the command does."""
+    asked, answer = f"{path}.asked", f"{path}.answer"
+    os.mkfifo(asked)
+    os.mkfifo(answer)
+    path.write_text(
+        f'#!/bin/bash\nprintf "%s\\n" "SAESTORE_PATH=$SAESTORE_PATH" "$@" >{asked}\n'
+        f"read -r status <{answer}\nexit $status\n"
+    )
+    path.chmod(0o755)
+
+    def serve():
+        while words := Path(asked).read_text().splitlines():
+            ended = processes.run(command=words[1:], environment=dict([words[0].split("=", 1)]))
+            Path(answer).write_text(f"{ended['exit']}\n")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        Path(asked).write_text("")
+        thread.join()
+
+
+def test_the_slurm_scripts_of_the_page(tmp_path, inputs, built, processes):
     """In a shell: `sbatch` runs the array as a loop of two jobs, and then what depends on it."""
     run, submit = re.findall(
         r"^```bash\n(.*?)^```$", (PROJECT / "docs/cluster.md").read_text(), re.MULTILINE | re.DOTALL
@@ -143,14 +171,13 @@ def test_the_slurm_scripts_of_the_page(tmp_path, inputs, built):
         'else [ "$1" = --dependency=afterok:17 ]; bash -c "$3" >&2; fi\n'
     )
     sbatch.chmod(0o755)
-    (tmp_path / "saestore").write_text(f'#!/bin/bash\nexec {sys.executable} -m saestore "$@"\n')
-    (tmp_path / "saestore").chmod(0o755)
     script = "set -e\n" + submit.replace("--sae ", "--segment-rows 20 --sae ")
     for name, folder in (("x.npy", inputs), ("tiny.pt", inputs), ("activations.zarr", tmp_path)):
         script = script.replace(f"/scratch/me/{name}", str(folder / name))
-    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    variables = os.environ | {"PATH": path, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    how = {"cwd": tmp_path, "env": variables, "capture_output": True, "text": True}
-    ended = subprocess.run(["bash", "-c", script], check=False, **how)
+    variables = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    with program(tmp_path / "saestore", processes):
+        ended = subprocess.run(
+            ["bash", "-c", script], cwd=tmp_path, env=variables, capture_output=True, text=True, check=False
+        )
     assert ended.returncode == 0, ended.stderr
     assert hashes(tmp_path / "activations.zarr") == built

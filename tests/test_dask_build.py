@@ -1,12 +1,10 @@
 """Builds, imports and merges on Dask workers, which are processes: the bytes of one process, with a killed one too."""
 
-import multiprocessing.util
 import os
 import re
 import signal
 import threading
 import time
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -30,19 +28,14 @@ pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark
 
 
 @pytest.fixture(scope="module")
-def client():
-    """Of two workers, which are forked from a process that has imported all that they need."""
+def client(forkserver):
     os.environ["PYTHONPATH"] = str(PROJECT)
-    with mock.patch("tempfile.tempdir", None):
-        multiprocessing.util.get_temp_dir()  # of the whole process: it outlives the tests' folder
-    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
-        context = distributed.utils.get_mp_context()  # the first time it sets a list of its own
-        context.set_forkserver_preload(["distributed", "pandas", "torch", "zarr", "saestore.ingest.build_plan"])
-        with (
-            distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
-            distributed.Client(cluster) as client,
-        ):
-            yield client
+    with (
+        dask.config.set({"distributed.worker.multiprocessing-method": forkserver}),
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
 
 
 @pytest.fixture(scope="module")
