@@ -27,7 +27,13 @@ _INSTEAD = (
 
 
 class LazyActivation(BackendArray):
-    """The activations as a dense array, samples x features; an index may make an array of `max_bytes`."""
+    """The activations as a dense array, samples x features.
+
+    Parameters
+    ----------
+    max_bytes
+        The largest array that indexing may make.
+    """
 
     def __init__(self, acts: SetReader, max_bytes: int) -> None:
         self.acts, self.max_bytes = acts, max_bytes
@@ -35,7 +41,13 @@ class LazyActivation(BackendArray):
         self.shape, self.dtype = acts.shape, acts.dtype
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Array:
-        """Read; an answer larger than `max_bytes` is refused before."""
+        """Read.
+
+        Raises
+        ------
+        TooLargeError
+            The answer is larger than `max_bytes`; nothing was read.
+        """
         rows, columns = (_ids(k, n) for k, n in zip(key.tuple, self.shape, strict=True))
         if not isinstance(key, indexing.VectorizedIndexer):
             self._check(rows.shape + columns.shape)
