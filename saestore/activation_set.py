@@ -297,14 +297,14 @@ class ActivationSet(SetReader):
     def to_anndata(self, *, backed: bool = False, max_bytes: int = DENSE_LIMIT) -> anndata.AnnData:
         """An `anndata.AnnData`, samples x features: labels in ``obs``, statistics in ``var``, provenance in ``uns``.
 
-        Concepts are categories, ``"true"`` and ``"false"``, as ``scanpy.tl.rank_genes_groups`` takes them. ``X`` is a
-        `scipy.sparse.csr_matrix`.
+        ``obs`` has the columns and concepts of items and samples. Texts are categories, and so are concepts, ``"true"``
+        and ``"false"``, as ``scanpy.tl.rank_genes_groups`` takes them. ``X`` is a `scipy.sparse.csr_matrix`.
 
         Parameters
         ----------
         backed
-            ``X`` is the stored matrix: slices are read when they are taken. Their ids are uint16 or uint32, which some
-            of scipy's operations refuse.
+            ``X`` is the stored matrix: slices are read when they are taken. scanpy ranks a slice, or all in memory:
+            ``adata.to_memory()``.
         max_bytes
             Bound on ``X`` in memory.
 
@@ -319,7 +319,7 @@ class ActivationSet(SetReader):
 
         Notes
         -----
-        Memory: ``X``, and ``obs``: about 40 bytes per sample and one per concept.
+        Memory: ``X``, and ``obs``: about 40 bytes per sample, and 4 to 8 per column and concept.
         """
         from saestore.formats.anndata import to_anndata
 

@@ -67,7 +67,7 @@ def test_embeddings_that_are_not_there(tmp_path, monkeypatch):
     clevr = find_dataset("CLEVR")
     with raises(NotFoundError, "no-embeddings", "CLEVR", "CLIP_SAE_patch", "_92", "--embeddings"):
         find_embeddings(clevr, "patch", tmp_path)
-    with raises(InvalidInputError, "wrong-sample-type", "CLEVR", "token"):
+    with raises(InvalidInputError, "unknown-sample-type", "CLEVR", "token"):
         find_embeddings(clevr, "token", tmp_path)
     monkeypatch.delenv("SAESTORE_SCRATCH", raising=False)
     with raises(NotFoundError, "no-embeddings", "--embeddings", "SAESTORE_SCRATCH"):

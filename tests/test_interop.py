@@ -108,6 +108,14 @@ def test_anndata_has_activations_labels_and_statistics(acts):
     bright = whole.to_anndata().obs["bright"]
     assert bright.cat.categories.tolist() == ["false", "true"]
     assert (bright == "true").tolist() == (np.arange(60) % 7 == 0).tolist()
+    ages = [None, *range(1, whole.n_items)]
+    whole.items.set("made/by", [f"cam {i % 2}" for i in range(whole.n_items)])
+    whole.items.set("age", ages, unknown=[True] + [False] * (whole.n_items - 1))
+    whole.samples.set("age", np.arange(60) * 2)
+    obs = whole.to_anndata().obs
+    assert obs["made|by"].astype(str).tolist() == [f"cam {i % 2}" for i in CASE.item_of_sample]
+    assert obs["age"].fillna(-1).tolist() == [ages[i] or -1 for i in CASE.item_of_sample]
+    assert obs["sample.age"].tolist() == list(range(0, 120, 2))
     whole.concepts.add({"half": np.ma.array(np.arange(60) < 30, mask=np.arange(60) == 3)}, level="sample")
     assert np.flatnonzero(whole.to_anndata().obs["half"].isna()).tolist() == [3]
 
@@ -149,6 +157,9 @@ def test_anndata_of_one_segment_reads_what_is_sliced():
     selected = adata[adata.obs["split"] == "test"]
     mask = (np.array(case.items["split"]) == "test")[case.item_of_sample]
     assert np.array_equal(selected.to_memory().X.toarray(), case.dense[mask])
+    whole = adata.to_memory().X
+    assert whole.indices.dtype == np.int32  # which scanpy needs; on disk they are uint16
+    assert np.array_equal(whole.tocsc().toarray(), case.dense)
 
 
 def test_anndata_of_float16_and_within_the_limit(acts):

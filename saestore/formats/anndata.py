@@ -24,6 +24,7 @@ from saestore.formats.selection import Selected
 from saestore.formats.spool import Compressed, Read
 from saestore.sparse_rows import SparseRows, pointers
 from saestore.tables import Items, as_items
+from saestore.vocabulary import LEVELS
 
 if TYPE_CHECKING:
     import anndata
@@ -253,24 +254,43 @@ class _Column(NamedTuple):
 
 
 def _columns(acts: SetReader) -> Iterator[_Column]:
-    """The columns of a set's samples. Texts of items, and concepts, are categorical."""
+    """The columns of a set's samples. Texts, booleans and concepts are categorical; the whole texts are left out."""
     from saestore.query.sample_coords import OF_ITEMS, SampleCoordinates
 
     concepts = [("item", name) for name in acts.concept_names("item")]
     concepts += [("sample", name) for name in acts.concept_names("sample")]
-    for name, column in SampleCoordinates(acts).by_name.items():
-        label = name.replace("/", "|")  # a name with a slash would be a path
-        if column.dtype == bool:  # a concept; they come in this order
-            level, concept = concepts.pop(0)
-            known = acts.read_column(f"{level}s", concept)
-            codes = np.where(False if known.unknown is None else known.unknown, -1, known.values).astype(np.int8)
-            values = partial(_of_items, acts, codes) if level == "item" else codes.__getitem__
-            yield _Column(label, np.dtype(np.int8), values, _TRUTH)
+    stored = [(level, name) for level in LEVELS for name in acts.table(f"{level}s").info.columns]
+    named: dict[str, Any] = {}
+    for name, coordinate in SampleCoordinates(acts).by_name.items():
+        if coordinate.dtype == bool:  # a concept; they come in this order
+            named[name] = concepts.pop(0)
         elif name in OF_ITEMS:
-            texts, places = np.unique(acts.items.column(name), return_inverse=True)
-            yield _Column(label, np.dtype(np.int32), partial(_of_items, acts, places.astype(np.int32)), texts)
+            named[name] = ("item", name)
         else:
-            yield _Column(label, column.dtype, column.at)
+            named[name] = coordinate
+    for level, name in stored:
+        if (level, name) not in {("item", each) for each in ("text", *OF_ITEMS)}:
+            named[name if name not in named else f"{level}.{name}"] = (level, name)
+    for name, each in named.items():
+        label = name.replace("/", "|")  # a name with a slash would be a path
+        yield _stored(acts, label, *each) if isinstance(each, tuple) else _Column(label, each.dtype, each.at)
+
+
+def _stored(acts: SetReader, label: str, level: str, name: str) -> _Column:
+    """A column of the items or samples as values of samples."""
+    column = acts.read_column(f"{level}s", name)
+    values, known, categories = column.values, column.known, None
+    if values.dtype.kind == "T":
+        categories, values = np.unique(values, return_inverse=True)
+    elif values.dtype == bool:
+        categories = _TRUTH
+    if categories is not None:
+        values = np.where(True if known is None else known, values, -1).astype(np.int32)
+    elif known is not None:
+        values = np.where(known, values, np.nan)
+    return _Column(
+        label, values.dtype, partial(_of_items, acts, values) if level == "item" else values.__getitem__, categories
+    )
 
 
 def _of_items(acts: SetReader, values: Array, samples: Array) -> Array:
@@ -292,6 +312,7 @@ def to_anndata(acts: SetReader, max_bytes: int, *, backed: bool) -> anndata.AnnD
         matrix = scipy.sparse.csr_matrix(acts.sparse(max_bytes=max_bytes))
     elif len(segments) == 1 and acts.dtype != np.float16:  # the stored matrix itself, in a dtype that scipy has
         matrix = package.io.sparse_dataset(acts.group[f"segments/{segments[0].name}/{BY_SAMPLE}"])
+        matrix.to_memory = partial(_in_memory, matrix)
     else:
         reason = f"it has {len(segments)} segments; compact it" if len(segments) != 1 else "scipy has no float16"
         raise InvalidInputError(
@@ -307,6 +328,14 @@ def to_anndata(acts: SetReader, max_bytes: int, *, backed: bool) -> anndata.AnnD
     adata = package.AnnData(X=matrix, obs=pd.DataFrame(obs, index=samples.astype(str)), var=_statistics(acts, None))
     adata.uns["saestore"] = attributes_of(acts)
     return adata
+
+
+def _in_memory(stored: Any) -> Any:
+    """A stored matrix with ids of a dtype that scipy computes with; they are stored as uint16 or uint32."""
+    import scipy.sparse
+
+    read = type(stored).to_memory(stored)
+    return scipy.sparse.csr_matrix((read.data, read.indices.astype(np.int32), read.indptr), read.shape)
 
 
 def _statistics(acts: SetReader, features: Array | None) -> pd.DataFrame:

@@ -19,23 +19,9 @@ def write_atomically(
 ) -> Written:
     """Write a file or folder, or several files beside it, in a folder of its own until all of it is complete.
 
-    A killed export leaves that folder, ``.<name>.partial``, which the next export to the same target removes.
-
-    Parameters
-    ----------
-    target
-        The file or folder that is asked for.
-    existing
-        Paths that the output replaces or that would be taken for a part of it.
-    write
-        Called with the target's path in that folder; it may write other files there.
-    overwrite
-        Replace existing files.
-
-    Returns
-    -------
-    Written
-        The answer of `write`. Its files get their names in this order.
+    `existing` are the paths that the output replaces or that would be taken for a part of it. `write` gets the target's
+    path in that folder, ``.<name>.partial``, which a killed export leaves and the next export to the same target
+    removes. Its files get their names in the order of its answer.
     """
     old = [path for path in existing if path.exists()]
     if old and not overwrite:

@@ -238,8 +238,7 @@ _BYTES = 4096
 def fingerprint(files: Iterable[Path]) -> str:
     """SHA-256 (hex) over the sizes of files, in their order, and 256 evenly spaced pieces of 4 KiB of each.
 
-    Names are not part of it, so that files may move before an import is resumed. Of a folder (a zarr group) every file
-    in it counts, in the order of the names.
+    Files may move before an import is resumed. Of a folder every file in it counts, in the order of the names.
     """
     digest = hashlib.sha256()
     for path in files:

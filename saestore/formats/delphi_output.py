@@ -32,16 +32,10 @@ _NEIGHBOURS = 10  # as Delphi writes
 
 
 def write_delphi(selected: Selected, path: Path, tokens: Any = None, pad_token: int = 0, *, clip: bool) -> Written:
-    """Write ``<path>/<hookpoint>/<start>_<end>.safetensors`` and ``config.json``.
+    """Write ``<path>/<hookpoint>/<start>_<end>.safetensors`` and ``config.json``; options as in `saestore.export`.
 
-    Every item is a sequence, padded to the longest one. Latents keep their numbers and the files tile the width,
-    also where only some features are written.
-
-    `tokens` and `clip` are as `saestore.export` takes them. Without `tokens` the column ``token`` of the samples is
-    written, and `pad_token` everywhere where there is none.
-
-    Memory: a block. Entries and tokens go through unnamed temporary files beside the target, as large as what is
-    written.
+    Every item is a sequence, padded to the longest one. Latents keep their numbers and the files tile the width, also
+    where only some features are written. Memory: a block; entries and tokens go through unnamed temporary files.
     """
     acts = selected.acts
     if tokens is None and IDS in acts.samples:

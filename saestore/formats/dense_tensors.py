@@ -31,15 +31,7 @@ def is_dense(path: Path) -> bool:
 
 
 def open_dense(name: str, rows: EmbeddingSource, files: tuple[Path, ...]) -> Opened:
-    """Activations from a source of dense rows.
-
-    Parameters
-    ----------
-    name
-        Of the format.
-    rows
-        Dense rows, opened like embeddings.
-    """
+    """Activations of the format `name` from dense rows, opened like embeddings."""
 
     def read(start: int, stop: int) -> SparseRows:
         block: Any = rows.read(start, stop)

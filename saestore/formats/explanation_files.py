@@ -88,13 +88,7 @@ def delphi_hookpoint(reader: SetReader) -> str:
 def write_delphi(
     folder: Path, hookpoint: str, explanations: Mapping[int, str], judged: Mapping[tuple[str, int], Any] | None = None
 ) -> None:
-    """Write a folder of Delphi's results: ``explanations/`` and ``scores/<scorer>/``, one file for each feature.
-
-    Parameters
-    ----------
-    judged
-        Of a scorer and a feature: its judged examples.
-    """
+    """Write a folder of Delphi's results: ``explanations/``, and ``scores/<scorer>/`` of what is `judged`."""
     files: dict[Path, dict[int, Any]] = {folder / "explanations": dict(explanations)}
     for (scorer, feature), examples in (judged or {}).items():
         files.setdefault(folder / "scores" / scorer, {})[feature] = examples

@@ -13,7 +13,7 @@ import numpy as np
 from saestore.errors import InvalidInputError
 from saestore.files import plain_tensor, unmasked
 from saestore.formats.base import BLOCK, Opened, Source, as_floats, nonzeros, stored_dtype
-from saestore.formats.named_arrays import Matrix, MemoryArray, compressed, coordinates, open_named
+from saestore.formats.named_arrays import Matrix, MemoryArray, of_parts, open_named
 
 __all__ = ["of_scipy", "open_mapping", "open_object", "opened_matrix"]
 
@@ -75,9 +75,7 @@ class _Parts(NamedTuple):
 
     def open(self, where: str, resources: ExitStack) -> Matrix:
         arrays = {name: MemoryArray(array, where) for name, array in self.arrays.items()}
-        if self.kind == "coo":
-            return coordinates(arrays, self.shape[0], where, resources)
-        return compressed(arrays, self.kind, (self.shape[0], self.shape[1]), where, resources)
+        return of_parts(self.kind, (self.shape[0], self.shape[1]), arrays, where, resources)
 
 
 def of_scipy(given: Any, where: str, resources: ExitStack) -> Matrix:

@@ -72,22 +72,7 @@ _KINDS: dict[str, tuple[Severity, Callable[[int, tuple[Any, ...]], str]]] = {
 
 
 class IssueCollector:
-    """Counts issues while rows are read.
-
-    Parameters
-    ----------
-    n_features
-        Width of the SAE.
-    row_capacity
-        Entries that every row has room for, of files where zeros fill the rest; else None.
-    sum_duplicates
-        Whether a feature that comes twice in a row means the sum.
-
-    Attributes
-    ----------
-    n_rows, nnz, n_full
-        Cleaned rows so far, their entries, and the rows that fill their `row_capacity`.
-    """
+    """Counts issues, cleaned rows, their entries and the rows that are full, while rows are read; see `Opened`."""
 
     def __init__(self, n_features: int, row_capacity: int | None = None, *, sum_duplicates: bool = False) -> None:
         self.n_features, self.row_capacity, self.sum_duplicates = n_features, row_capacity, sum_duplicates

@@ -131,22 +131,10 @@ def _numbers(array: Any, where: str, name: str, lengths: tuple[int, ...]) -> tup
 def open_named(
     arrays: Mapping[str, Any], where: str, resources: ExitStack, others: Sequence[str] = ()
 ) -> tuple[Matrix, int | None]:
-    """Open a matrix of named arrays, each of `MemoryArray` or `saestore.files.NpzArray`.
+    """Open a matrix of named arrays, each a `MemoryArray` or an `NpzArray`; and its width, where an array states it.
 
-    Parameters
-    ----------
-    where
-        The file or object, for messages.
-    resources
-        Closes a temporary file in the end: entries that are not stored by row go through a `Spool`.
-    others
-        Names of arrays that are read besides, such as a mask.
-
-    Returns
-    -------
-    matrix : Matrix
-    n_features : int or None
-        None where no array states it.
+    `others` are names of arrays that are read besides, such as a mask. Entries that are not stored by row go through a
+    `Spool`.
     """
     arrays = {name: array for name, array in arrays.items() if name not in others}
     roles = _roles(arrays)
@@ -243,6 +231,13 @@ def _by_column(
             code="not-a-matrix",
         )
     return compressed(found, "csc", (n_rows, n_features), where, resources)
+
+
+def of_parts(kind: str, shape: tuple[int, int], arrays: Mapping[str, Any], where: str, resources: ExitStack) -> Matrix:
+    """A matrix of rows, columns and values (``coo``), or one that is compressed."""
+    if kind == "coo":
+        return coordinates(arrays, shape[0], where, resources)
+    return compressed(arrays, kind, shape, where, resources)
 
 
 def compressed(

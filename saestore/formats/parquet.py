@@ -25,10 +25,8 @@ Array = np.ndarray[Any, Any]
 def write_parquet(selected: Selected, path: Path, columns: Sequence[str] | str = ()) -> Written:
     """Write the columns sample, feature, activation, item and position, by ascending sample and feature.
 
-    Samples without an active feature have no row; the file's metadata has the number of samples and features, under
-    ``saestore``.
-
-    Memory: a block, and the joined columns.
+    Samples without an active feature have no row; the file's metadata has their number. Memory: a block, and the joined
+    columns.
     """
     arrow = require("pyarrow", "arrow", f"writing {path.name}")
     parquet = require("pyarrow.parquet", "arrow", f"writing {path.name}")

@@ -16,21 +16,21 @@ from saestore.errors import InvalidInputError
 from saestore.files import NpzFile
 from saestore.formats.base import Format, Opened, Source, Written
 from saestore.formats.in_memory import of_scipy, opened_matrix
-from saestore.formats.named_arrays import Matrix, compressed, coordinates, is_named, open_named, stated_shape
+from saestore.formats.named_arrays import Matrix, is_named, of_parts, open_named, stated_shape
 from saestore.formats.selection import Selected
 from saestore.sparse_rows import pointers
 
 Array = np.ndarray[Any, Any]
 
 _KINDS = ("csr", "csc", "coo", "bsr", "dia")
-_SCIPY = {"ids": "indices", "values": "data", "indptr": "indptr"}
+_COMPRESSED = {"ids": "indices", "values": "data", "indptr": "indptr"}
+_SCIPY = {"csr": _COMPRESSED, "csc": _COMPRESSED, "coo": {"rows": "row", "columns": "col", "values": "data"}}
 
 
 def open_npz(source: Source) -> Opened:
     """Open a ``.npz`` of `scipy.sparse.save_npz`, or of arrays with the usual names, without unpickling anything.
 
-    Rows of a CSR matrix and of indices and values are read in the order of the file, CSC and COO go through a temporary
-    file (see `Spool`), and the rare BSR and DIA are read into memory.
+    CSC and COO go through a `Spool`, and the rare BSR and DIA are read into memory.
     """
     path = source.path
     archive = NpzFile(path, source.resources)
@@ -63,12 +63,9 @@ def _of_scipy(archive: NpzFile, kind: str, resources: ExitStack) -> tuple[Matrix
         raise InvalidInputError(f"{where} has no array 'shape'; it is damaged.", code="not-a-matrix")
     n_rows, width = stated_shape({"shape": archive["shape"]}, where, (2,))
     assert n_rows is not None and width is not None  # noqa: S101, PT018  (where there is a shape it has numbers)
-    if kind in ("csr", "csc"):
-        arrays = {role: archive[name] for role, name in _SCIPY.items()}
-        return compressed(arrays, kind, (n_rows, width), where, resources), width
-    if kind == "coo":
-        arrays = {"rows": archive["row"], "columns": archive["col"], "values": archive["data"]}
-        return coordinates(arrays, n_rows, where, resources), width
+    if kind in _SCIPY:
+        arrays = {role: archive[name] for role, name in _SCIPY[kind].items()}
+        return of_parts(kind, (n_rows, width), arrays, where, resources), width
     import scipy.sparse
 
     archive.check_size(*archive.names)
@@ -79,11 +76,8 @@ def _of_scipy(archive: NpzFile, kind: str, resources: ExitStack) -> tuple[Matrix
 def write_scipy(selected: Selected, path: Path) -> Written:
     """Write the selected rows and columns as a CSR array.
 
-    Beside the arrays that scipy reads it has ``sample`` and ``feature``, the numbers of rows and columns in the set,
-    and ``item`` and ``item_ptr``: which rows belong to which item.
-
-    Memory: a block, and about 40 bytes per sample. The uncompressed ids and values are in unnamed files beside it while
-    it is written.
+    ``sample`` and ``feature`` are the numbers of rows and columns in the set, ``item`` and ``item_ptr`` the items of
+    the rows. Memory: a block, and about 40 bytes per sample; ids and values go through unnamed temporary files.
     """
     index = np.dtype(np.int32 if max(selected.acts.nnz, selected.n_features) < 1 << 31 else np.int64)
     with tempfile.TemporaryFile(dir=path.parent) as ids, tempfile.TemporaryFile(dir=path.parent) as values:

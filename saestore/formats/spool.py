@@ -25,26 +25,11 @@ _BUCKET = 1 << 12  # rows that are stored together
 
 
 class Spool:
-    """A temporary file of entries, from which rows can be read.
+    """A temporary file of entries, (rows, features, activations) in blocks of any order, from which rows can be read.
 
-    The file is where the system keeps temporary files (``$TMPDIR``), takes 16 bytes per entry (20 of float64), and has
-    no name: it is gone when this process ends, however it ends.
-
-    Parameters
-    ----------
-    n_rows
-        Number of rows.
-    entries
-        Blocks of rows, features and activations, in any order. Rows must be within `n_rows`.
-    dtype
-        Of the activations.
-    resources
-        Closes the file in the end.
-
-    Notes
-    -----
-    Memory: a block, and 8 bytes per block and 4,096 rows. A read takes the memory of its rows, and of the 4,096 rows
-    at each end of it.
+    The file is in ``$TMPDIR``, takes 16 bytes per entry (20 of float64), and has no name: it is gone when this process
+    ends. Rows must be within `n_rows`. Memory: a block, and 8 bytes per block and 4,096 rows; of a read its rows, and
+    4,096 more at each end.
     """
 
     def __init__(self, n_rows: int, entries: Entries, dtype: str, resources: ExitStack) -> None:
@@ -99,13 +84,7 @@ class Compressed:
     where: str  # the matrix, for messages
 
     def open(self, dtype: str, resources: ExitStack) -> tuple[Read, int]:
-        """The `read` and `step` of `Opened`: rows in place, columns through a `Spool`.
-
-        Raises
-        ------
-        InvalidInputError
-            Pointers or rows are out of range.
-        """
+        """The `read` and `step` of `Opened`: rows in place, columns through a `Spool`."""
         check_ids(self.indptr, f"{self.where}: indptr")
         indptr, n = self.indptr.astype(np.int64), self.n_entries
         n_major = self.shape[0] if self.by == "csr" else self.shape[1]

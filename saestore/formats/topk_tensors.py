@@ -50,22 +50,9 @@ def load_tensors(path: Path) -> dict[str, Any]:
 def open_topk(
     name: str, path: Path, files: Sequence[Path], keys: tuple[str, str], others: Sequence[str] = ()
 ) -> tuple[Opened, list[int]]:
-    """Open rows of (indices, values) in one file, or in several that follow each other.
+    """Open rows of (indices, values) in one file, or in several that follow each other; and the rows of each file.
 
-    Parameters
-    ----------
-    name
-        Of the format.
-    keys
-        Names of the tensors of ids and values.
-    others
-        Names of tensors that are read besides, such as a mask.
-
-    Returns
-    -------
-    opened : Opened
-    n_rows : list of int
-        Rows of each file.
+    `keys` are the names of the tensors of ids and values, `others` of tensors that are read besides, such as a mask.
     """
     parts = [_part(file, keys, others) for file in files]
     first = parts[0]

@@ -17,7 +17,7 @@ from saestore.ingest.encoded_rows import EncodedRows
 from saestore.ingest.known import find_truth, one_sample_type
 from saestore.ingest.options import BuildOptions
 from saestore.progress import Progress
-from saestore.sae import LoadedSAE, load_sae
+from saestore.sae import load_sae
 from saestore.sae.encode import make_encoder
 from saestore.store import sae_record
 from saestore.writing.plan import WritePlan, add_dropped
@@ -47,30 +47,17 @@ _SETTINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class BuildPlan(WritePlan):
-    """Everything a build needs, opened and checked.
-
-    Attributes
-    ----------
-    inputs
-        What is encoded.
-    name
-        Name of the SAE.
-    truth
-        Concepts that the set gets when it is complete.
-    """
+    """Everything a build needs, opened and checked."""
 
     rows: EncodedRows
-    inputs: Inputs
-    name: str
-    truth: GroundTruth | None
+    inputs: Inputs  # what is encoded
+    name: str  # of the SAE
+    truth: GroundTruth | None  # concepts that the set gets when it is complete
 
     verb: ClassVar[str] = "encoded"
 
     def check(self, first: int, progress: Progress) -> None:
-        """Refuse NaN and infinity in embeddings on disk; a model's output is checked when it is computed.
-
-        Warns if many rows are identical.
-        """
+        """Refuse NaN and infinity in embeddings that no model computes; warns if many rows are identical."""
         if not self.inputs.computed:
             with progress.bar(self.path, "checked", self.rows.n_rows, first) as bar:
                 self.rows.check(first, lambda count, _: bar.advance(count))
@@ -110,17 +97,16 @@ def open_build(
 ) -> BuildPlan:
     """Resolve names, open embeddings or load a model, load the SAE and check that all fits together.
 
-    Parameters
-    ----------
-    looking
-        Of the set's path makes a function that receives the number of images or texts that were looked at.
-    known
-        Of the set's path gives the keys of the items that the store has there.
+    Of the set's path `looking` makes a function that receives the number of items that were looked at, and `known`
+    gives the keys of the items that the store has there.
     """
     options.check()
     dataset = _known(options)
     name = options.dataset if dataset is None else dataset.name
-    sample_type = _sample_type(options, dataset)
+    first = "token" if options.texts is not None else "patch"
+    sample_type = options.sample_type or first
+    if dataset is not None:
+        sample_type = one_sample_type(dataset, options.sample_type, first if options.runs_model else None)
     split_set_path(f"{name}/{sample_type}/sae")  # a bad name is refused before the SAE is loaded, which takes seconds
     inputs = None if options.runs_model else embeddings_on_disk(options, dataset, sample_type)
     if options.sae is None and dataset is None:
@@ -141,7 +127,8 @@ def open_build(
             code="wrong-width",
         )
     by_name = None if options.embeddings is not None or options.runs_model else dataset
-    lossless = _lossless_dtype(sae)
+    # The dtype that holds the SAE's activations exactly, at least float32.
+    lossless = "float64" if str(sae.info.get("dtype")).endswith("float64") else "float32"
     dtype = options.dtype or lossless
     encoder = make_encoder(sae, options.device, options.matmul_precision)
     return BuildPlan(
@@ -160,11 +147,6 @@ def open_build(
     )
 
 
-def _lossless_dtype(sae: LoadedSAE) -> str:
-    """The dtype that holds the SAE's activations exactly, at least float32."""
-    return "float64" if str(sae.info.get("dtype")).endswith("float64") else "float32"
-
-
 def _known(options: BuildOptions) -> Dataset | None:
     """The known dataset of that name; None for a dataset of the user's own, whose samples are given."""
     in_memory = options.embeddings is not None and not isinstance(options.embeddings, str | os.PathLike)
@@ -178,11 +160,3 @@ def _known(options: BuildOptions) -> Dataset | None:
         if options.embeddings is None and not options.runs_model:
             raise
         return None
-
-
-def _sample_type(options: BuildOptions, dataset: Dataset | None) -> str:
-    """As asked, else patches of images and tokens of texts."""
-    first = "token" if options.texts is not None else "patch"
-    if dataset is None:
-        return options.sample_type or first
-    return one_sample_type(dataset, options.sample_type, first if options.runs_model else None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from saestore.embeddings.base import EmbeddingSource, MaskedSource
@@ -26,27 +26,13 @@ __all__ = ["Inputs", "embeddings_on_disk", "from_model"]
 
 @dataclass(frozen=True)
 class Inputs:
-    """Rows to encode, and the items that they belong to.
-
-    Attributes
-    ----------
-    source
-        The rows.
-    table
-        The items.
-    record
-        Where the rows come from, for the set's attributes.
-    computed
-        True where reading runs a model: then nothing should be read twice.
-    notes
-        What the caller should learn at the end.
-    """
+    """Rows to encode, and the items that they belong to."""
 
     source: EmbeddingSource
     table: ItemTable
-    record: dict[str, Any] = field(default_factory=lambda: {"kind": "embeddings"})
-    computed: bool = False
-    notes: tuple[str, ...] = ()
+    record: dict[str, Any]  # where the rows come from, for the set's attributes
+    computed: bool = False  # whether reading runs a model: then nothing should be read twice
+    notes: tuple[str, ...] = ()  # what the caller should learn at the end
 
 
 def embeddings_on_disk(
@@ -81,27 +67,8 @@ def from_model(
     options: BuildOptions, sample_type: str, sae: LoadedSAE, advance: Callable[[int], None], known: Sequence[str]
 ) -> Inputs:
     """Load the model that makes the embeddings, and look at every image or text; `known` are the first images."""
-    request = ModelRequest(
-        images=options.images,
-        texts=options.texts,
-        items=options.items,
-        model=options.model,
-        layer=options.layer,
-        hook=options.hook,
-        sample_type=sample_type,
-        device=options.device,
-        dtype=options.model_dtype,
-        batch_size=options.batch_size,
-        max_tokens=options.max_tokens,
-        window=options.window,
-        stride=options.stride,
-        chat=options.chat,
-        bos=options.bos,
-        exif=options.exif,
-        transparency=options.transparency,
-        skip_bad=options.skip_bad,
-        known=known,
-    )
+    shared = {each.name: getattr(options, each.name) for each in fields(ModelRequest) if hasattr(options, each.name)}
+    request = ModelRequest(**shared | {"sample_type": sample_type, "dtype": options.model_dtype, "known": known})
     ready = open_model_source(request, SAETrainingSpec.of(sae), advance)
     table = ItemTable(index=ItemIndex.of(ready.ptr), items=ready.items, path=path_of(options.items), spans=ready.spans)
     source = ready.source

@@ -20,25 +20,9 @@ _CHECK_BYTES = 64 << 20
 
 
 class EncodedRows:
-    """A `RowSource`: the activations that an SAE gives to embeddings.
+    """A `RowSource`: the activations that an SAE gives to embeddings, in `dtype`, at most `top_k` per row.
 
-    Parameters
-    ----------
-    source
-        The embeddings.
-    encoder
-        Encodes them.
-    dtype, top_k
-        Of the activations; how many each row keeps, None for all.
-    record
-        Where the embeddings come from, besides what every source of embeddings records.
-
-    Attributes
-    ----------
-    dropped
-        What `top_k` and `dtype` took away from the rows of the last `read`.
-    n_identical
-        How many of the rows that `check` read are equal to another of them.
+    `record` is where the embeddings come from, besides what every source of embeddings records.
     """
 
     def __init__(
@@ -73,11 +57,6 @@ class EncodedRows:
         """Read the embeddings from row `first` on and refuse NaN and infinity.
 
         Reading costs a hundredth of encoding. Memory: 64 MiB of embeddings, and 8 bytes per row.
-
-        Raises
-        ------
-        InvalidInputError
-            Names the first such row.
         """
         source, hashes = self.source, []
         step = max(1, _CHECK_BYTES // (4 * source.d_in))

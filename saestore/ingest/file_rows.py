@@ -17,26 +17,13 @@ __all__ = ["FileRows"]
 
 @dataclass
 class FileRows:
-    """A `RowSource` over a file that another program wrote.
-
-    Attributes
-    ----------
-    opened
-        The file.
-    n_features
-        Width of the SAE.
-    faults
-        Known before a row was read.
-    record
-        Where the activations come from, by the caller's word.
-    reported, density
-        The faults and the activations per row that the last `check` found.
-    """
+    """A `RowSource` over a file that another program wrote."""
 
     opened: Opened
-    n_features: int
-    faults: Sequence[Issue]
-    record: Mapping[str, Any] = field(default_factory=dict)
+    n_features: int  # width of the SAE
+    faults: Sequence[Issue]  # known before a row was read
+    record: Mapping[str, Any] = field(default_factory=dict)  # where the activations come from, by the caller's word
+    # The faults and the activations per row that the last `check` found.
     reported: Sequence[Issue] = ()
     density: float = 0.0
 
@@ -64,13 +51,7 @@ class FileRows:
         return collector
 
     def read(self, start: int, stop: int, advance: Advance | None = None) -> SparseRows:
-        """Rows `start` to `stop`.
-
-        Raises
-        ------
-        InvalidInputError
-            They have faults that `check` did not find.
-        """
+        """Rows `start` to `stop`; refuses faults that `check` did not find."""
         parts = []
         for first in range(start, stop, self.opened.step):
             parts.append(self._block(first, min(first + self.opened.step, stop), self._collector))

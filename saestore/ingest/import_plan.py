@@ -50,16 +50,10 @@ _SETTINGS = {"mask_fingerprint": "the rows that include, exclude and mask leave"
 
 @dataclass(frozen=True, kw_only=True)
 class ImportPlan(WritePlan):
-    """An import whose files are open and fit each other.
-
-    Attributes
-    ----------
-    truth
-        Concepts that the set gets when it is complete.
-    """
+    """An import whose files are open and fit each other."""
 
     rows: FileRows
-    truth: GroundTruth | None = None
+    truth: GroundTruth | None = None  # concepts that the set gets when it is complete
 
     def look(self, first: int, progress: Progress) -> IssueCollector:
         """Read all rows from `first` on; the faults are in ``rows.reported``."""
@@ -79,18 +73,7 @@ class ImportPlan(WritePlan):
 
 
 def plan_import(options: ImportOptions, resources: ExitStack, progress: Progress) -> ImportPlan:
-    """Open the files and match them with the items.
-
-    Parameters
-    ----------
-    resources
-        Closes the files in the end.
-
-    Raises
-    ------
-    NotFoundError, InvalidInputError, MissingDependencyError
-        A file is missing, damaged, of an unknown layout, or does not fit the others.
-    """
+    """Open the files, which `resources` close in the end, and match them with the items."""
     by_name = options.path is None
     options, dataset = _by_name(options)
     options.check()
@@ -203,15 +186,7 @@ def _table(options: ImportOptions, opened: Opened, mask: Array | None, tokens: A
 
 
 def _opened(options: ImportOptions, resources: ExitStack, progress: Progress) -> Opened:
-    """Open the path of the options, in the format that they name or that the file shows.
-
-    Raises
-    ------
-    NotFoundError
-        Nothing is there.
-    InvalidInputError
-        The format is not known, the file is not of it, or an option belongs to another format.
-    """
+    """Open the path of the options, in the format that they name or that the file shows."""
     name = options.format
     if name not in ("auto", *IMPORT_FORMATS):
         raise InvalidInputError(
@@ -233,9 +208,8 @@ def _opened(options: ImportOptions, resources: ExitStack, progress: Progress) ->
 
 
 def _of_object(options: ImportOptions, source: Source) -> Opened:
-    given = {"format": options.format != "auto", "sparse": options.sparse is not None}
-    given["pad_token"] = options.pad_token is not None
-    wrong = next((name for name, is_given in given.items() if is_given), None)
+    wrong = next((name for name in ("sparse", "pad_token") if getattr(options, name) is not None), None)
+    wrong = "format" if options.format != "auto" else wrong
     if wrong is not None:
         raise InvalidInputError(
             f"{wrong} applies to files, not to a {type(options.path).__name__} in memory; leave it out.",
@@ -245,15 +219,7 @@ def _of_object(options: ImportOptions, source: Source) -> Opened:
 
 
 def recognise(path: Path) -> str:
-    """The format of a file or folder, by its name and its content; an array of a file, ``file:name``, is dense.
-
-    Raises
-    ------
-    NotFoundError
-        Nothing is there.
-    InvalidInputError
-        No format recognises it.
-    """
+    """The format of a file or folder, by its name and its content; an array of a file, ``file:name``, is dense."""
     for name in GENERAL_FORMATS:
         if load_format(name).recognise(path):
             return name

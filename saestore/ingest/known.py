@@ -24,19 +24,9 @@ _ADVICE = (
 
 
 def one_sample_type(dataset: Dataset, given: str | None, default: str | None = None) -> str:
-    """The sample type of a known data set: as given, where ``patch`` means the tokens of texts, else its default.
-
-    Raises
-    ------
-    InvalidInputError
-        The data set has no such samples.
-    """
+    """The sample type of a known data set: as given, where ``patch`` means the tokens of texts, else its default."""
     chosen = dataset.sample_type(given or default or dataset.sample_types[0])
-    if chosen not in dataset.sample_types:
-        raise InvalidInputError(
-            f"{dataset.name} has {' and '.join(dataset.sample_types)} samples, not {chosen!r}.",
-            code="unknown-sample-type",
-        )
+    dataset.check_sample_type(chosen)
     return chosen
 
 
@@ -55,13 +45,7 @@ def found_items(dataset: Dataset | None, data: str | None) -> Path | None:
 def known_item_ptr(
     dataset: Dataset, sample_type: str, data: str | None, items: Items | None, n_rows: int, *, by_name: bool
 ) -> Any:
-    """How the rows of a known data set belong to its items, None where that is not known.
-
-    Parameters
-    ----------
-    by_name
-        Whether the rows themselves were found by the data set's name.
-    """
+    """How the rows of a known data set belong to its items, None where it is unknown; `by_name`: so were they found."""
     if sample_type == "cls":
         return None
     if dataset.item_ptr is not None:
@@ -78,19 +62,9 @@ def known_item_ptr(
 def find_truth(
     given: str | bool | None, dataset: Dataset | None, data: str | None, sample_type: str, table: ItemTable
 ) -> GroundTruth | None:
-    """Read and check the given ground truth, or the ground truth of a data set whose rows were found by name.
+    """Read and check ground truth: of the given folder, or of the folder of `dataset`, whose rows were found by name.
 
-    Parameters
-    ----------
-    given
-        Its folder, False for none, or None for the folder of `dataset`.
-    dataset
-        None where the rows were not found by its name: the ground truth numbers those rows.
-
-    Raises
-    ------
-    NotFoundError, InvalidInputError
-        The given folder is not there, or its content does not fit, or contradicts the metadata.
+    `given` is False for none. Ground truth numbers rows, so `dataset` is None where they were not found by name.
     """
     folder = _truth_folder(given, dataset, data)
     if folder is None:

@@ -10,7 +10,7 @@ from saestore.format import split_set_path
 from saestore.vocabulary import BUILD_DTYPES, SAMPLE_TYPES
 from saestore.writing.pipeline import check_storage_options
 
-__all__ = ["BuildOptions", "ImportOptions", "default_item_ptr"]
+__all__ = ["BuildOptions", "ImportOptions", "RowOptions", "default_item_ptr"]
 
 _OF_MODELS = (
     "model", "layer", "hook", "batch_size", "max_tokens", "window", "stride", "chat", "bos", "exif", "transparency",
@@ -20,12 +20,9 @@ _OF_EMBEDDINGS = ("embeddings", "item_ptr", "token_spans", "tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildOptions:
-    """The arguments of `saestore.build`; None where the caller gave nothing."""
+class RowOptions:
+    """What `saestore.build` and `saestore.import_activations` share; None where the caller gave nothing."""
 
-    dataset: str
-    sample_type: str | None = None
-    embeddings: Any = None
     sae: Any = None
     items: Any = None
     item_ptr: Any = None
@@ -35,6 +32,19 @@ class BuildOptions:
     include: Any = None
     exclude: Any = None
     images: Any = None
+    data: str | None = None
+    ground_truth: str | bool | None = None
+    segment_rows: int | None = None
+    codec: str = "pcodec"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions(RowOptions):
+    """The arguments of `saestore.build`."""
+
+    dataset: str
+    sample_type: str | None = None
+    embeddings: Any = None
     texts: Any = None
     model: Any = None
     layer: int | None = None
@@ -52,11 +62,7 @@ class BuildOptions:
     device: str = "cpu"
     dtype: str | None = None
     top_k: int | None = None
-    segment_rows: int | None = None
-    codec: str = "pcodec"
     matmul_precision: str = "auto"
-    data: str | None = None
-    ground_truth: str | bool | None = None
 
     @property
     def runs_model(self) -> bool:
@@ -64,13 +70,7 @@ class BuildOptions:
         return self.images is not None or self.texts is not None
 
     def check(self) -> None:
-        """Refuse what no input could make right.
-
-        Raises
-        ------
-        InvalidInputError
-            Names the argument, the given value and what is allowed.
-        """
+        """Refuse what no input could make right."""
         from saestore.sae.encode import usable_device
 
         if self.sample_type is not None and self.sample_type not in SAMPLE_TYPES:
@@ -104,29 +104,16 @@ class BuildOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportOptions:
-    """The arguments of `saestore.import_activations`; None where the caller gave nothing."""
+class ImportOptions(RowOptions):
+    """The arguments of `saestore.import_activations`."""
 
     set_path: str
     path: Any = None
     format: str = "auto"
-    items: Any = None
-    item_ptr: Any = None
-    token_spans: Any = None
-    tokens: Any = None
-    mask: Any = None
-    include: Any = None
-    exclude: Any = None
     n_features: int | None = None
     sparse: Any = None
     pad_token: int | None = None
-    sae: Any = None
     source: Any = None
-    images: Any = None
-    data: str | None = None
-    ground_truth: str | bool | None = None
-    segment_rows: int | None = None
-    codec: str = "pcodec"
 
     @property
     def parts(self) -> list[str]:
@@ -139,13 +126,7 @@ class ImportOptions:
         return self.parts[1] if len(self.parts) > 1 else ""
 
     def check(self) -> None:
-        """Refuse what no file could make right.
-
-        Raises
-        ------
-        InvalidInputError
-            Names the argument, the given value and what is allowed.
-        """
+        """Refuse what no file could make right."""
         check_storage_options(self.codec, self.segment_rows)
         split_set_path("/".join([*self.parts, "sae"] if len(self.parts) == 2 else self.parts))
         if self.sample_type not in SAMPLE_TYPES:
@@ -156,13 +137,7 @@ class ImportOptions:
 
 
 def default_item_ptr(item_ptr: Any, sample_type: str, n_items: int | None, n_rows: int) -> Any:
-    """How rows belong to items: as given, else as the sample type implies; None where they divide evenly.
-
-    Raises
-    ------
-    InvalidInputError
-        Tokens of several texts, and nothing states which tokens belong to which text.
-    """
+    """How rows belong to items: as given, else as the sample type implies; None where they divide evenly."""
     if item_ptr is None and sample_type == "cls":
         return 1
     if item_ptr is None and sample_type == "token" and n_items is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, ParamSpec, TypeVar
@@ -22,7 +23,6 @@ R = TypeVar("R")
 
 def _with_arguments_of(function: Callable[P, Any]) -> Callable[[Callable[..., R]], Callable[P, R]]:
     """Give a function the arguments of another one, for people and type checkers."""
-    import inspect
 
     def give(own: Callable[..., R]) -> Callable[P, R]:
         signature = inspect.signature(function)
@@ -56,7 +56,8 @@ def plan_build(dataset: str, **arguments: Any) -> Plan:
     The committed set is byte-identical to the set that `saestore.build` makes, for any number of processes. Nothing is
     locked between this call and the commit. Memory: the SAE, and 64 MiB of embeddings.
     """
-    given = {name: each.default for name, each in _parameters().items()} | arguments | {"dataset": dataset}
+    parameters = inspect.signature(build).parameters
+    given = {name: each.default for name, each in parameters.items()} | arguments | {"dataset": dataset}
     if given["client"] is not None:
         raise TypeError("plan_build takes no client: run the tasks with it, or call saestore.build(client=)")
     require("torch", "sae", "building")
@@ -65,12 +66,6 @@ def plan_build(dataset: str, **arguments: Any) -> Plan:
     report, destination = Progress(given["progress"]), destination_of(given["store"])
     inputs = recipe.resolve(destination, report)
     return make_plan(recipe, inputs, destination, report, append=given["append"])
-
-
-def _parameters() -> Any:
-    import inspect
-
-    return inspect.signature(build).parameters
 
 
 def open_plan(store: Any, path: str) -> Plan:

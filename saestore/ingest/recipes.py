@@ -19,7 +19,7 @@ from saestore.errors import InvalidInputError, NotFoundError
 from saestore.format import KEY, canonical_json
 from saestore.ingest.import_plan import ImportPlan, plan_import
 from saestore.ingest.known import add_found_truth
-from saestore.ingest.options import BuildOptions, ImportOptions
+from saestore.ingest.options import BuildOptions, ImportOptions, RowOptions
 from saestore.progress import Progress
 from saestore.writing.compare import stored_items
 from saestore.writing.pipeline import Destination, plan_set
@@ -33,22 +33,25 @@ _LONGEST_RECORD = 8192  # bytes in the attributes of a set, which every reader r
 
 
 @dataclass(frozen=True)
-class BuildRecipe:
-    """The arguments of a build.
+class _Recipe:
+    options: Any
+    overwrite: bool = False  # whether it replaces a set, whose items then do not matter
+    has_truth: bool = False  # whether the complete set gets ground truth
 
-    Attributes
-    ----------
-    options
-        What to encode, and how.
-    overwrite
-        Whether it replaces a set, whose items then do not matter.
-    has_truth
-        Whether the complete set gets ground truth.
-    """
+    def open(self, root: zarr.Group) -> Any:
+        raise NotImplementedError
+
+    def complete(self, root: zarr.Group, path: str, progress: Progress) -> None:
+        """Give the committed set the ground truth that belongs to it."""
+        if self.has_truth:
+            add_found_truth(ActivationSet(root, path), self.open(root).truth, progress)
+
+
+@dataclass(frozen=True)
+class BuildRecipe(_Recipe):
+    """The arguments of a build."""
 
     options: BuildOptions
-    overwrite: bool = False
-    has_truth: bool = False
 
     @property
     def device(self) -> str:
@@ -80,19 +83,12 @@ class BuildRecipe:
         """Open everything, in a process that runs tasks."""
         return self.resolve(Destination(root), Progress(False), locked=True)
 
-    def complete(self, root: zarr.Group, path: str, progress: Progress) -> None:
-        """Give the committed set the ground truth that belongs to it."""
-        if self.has_truth:
-            add_found_truth(ActivationSet(root, path), self.open(root).truth, progress)
-
 
 @dataclass(frozen=True)
-class ImportRecipe:
+class ImportRecipe(_Recipe):
     """The arguments of an import."""
 
     options: ImportOptions
-    overwrite: bool = False
-    has_truth: bool = False
     device: str = "cpu"
 
     def on(self, device: str) -> ImportRecipe:  # noqa: ARG002
@@ -104,11 +100,6 @@ class ImportRecipe:
         resources = ExitStack()
         atexit.register(resources.close)
         return plan_import(self.options, resources, Progress(False))
-
-    def complete(self, root: zarr.Group, path: str, progress: Progress) -> None:
-        """Give the committed set the ground truth that belongs to it."""
-        if self.has_truth:
-            add_found_truth(ActivationSet(root, path), self.open(root).truth, progress)
 
 
 _KINDS: dict[str, tuple[type[Any], type[Any]]] = {
@@ -127,13 +118,11 @@ def make_plan(
 ) -> Plan:
     """Write the plan of a set into it, or find the one that is there."""
     kind = next(name for name, (of, _) in _KINDS.items() if isinstance(recipe, of))
-    recipe = replace(recipe, options=_anywhere(recipe.options), has_truth=inputs.truth is not None)
-    record = {
-        "kind": kind,
-        "options": _record(recipe.options),
-        "overwrite": recipe.overwrite,
-        "has_truth": recipe.has_truth,
-    }
+    here: Any = recipe.options
+    options: Any = replace(here, **{each.name: _absolute(getattr(here, each.name)) for each in fields(here)})
+    recipe = replace(recipe, options=options, has_truth=inputs.truth is not None)
+    record = {"kind": kind, "options": _record(recipe.options), "overwrite": recipe.overwrite}
+    record["has_truth"] = recipe.has_truth
     root, attributes = plan_set(inputs, destination, report, record=record, append=append, overwrite=recipe.overwrite)
     plan = Plan.of(inputs.path, recipe, root, attributes)
     if plan.token is not None:
@@ -149,15 +138,7 @@ def run_everywhere(plan: Plan, client: Any, report: Progress) -> ActivationSet:
 
 
 def planned(root: zarr.Group, path: str) -> Plan:
-    """The plan that the set at `path` records.
-
-    Raises
-    ------
-    NotFoundError
-        The set has no plan.
-    InvalidInputError
-        It was planned from objects in memory, which the store does not have.
-    """
+    """The plan that the set at `path` records."""
     attributes = planned_attributes(root, path)
     if attributes is None or attributes.plan is None:
         raise NotFoundError(f"{path} has no plan; make one with `saestore plan`.", code="no-plan")
@@ -173,12 +154,7 @@ def planned(root: zarr.Group, path: str) -> Plan:
     return Plan.of(path, made, root, attributes)
 
 
-def _anywhere(options: Any) -> Any:
-    """The same options with paths that are right in every working folder."""
-    return replace(options, **{each.name: _absolute(getattr(options, each.name)) for each in fields(options)})
-
-
-def _record(options: BuildOptions | ImportOptions) -> dict[str, Any] | None:
+def _record(options: RowOptions) -> dict[str, Any] | None:
     """The options as JSON, for a process that knows only the store; None where some are objects, or long lists."""
     given = {each.name: getattr(options, each.name) for each in fields(options)}
     try:

@@ -27,7 +27,7 @@ from saestore.writing.plan import ItemTable
 
 if TYPE_CHECKING:
     from saestore.embeddings.base import EmbeddingSource
-    from saestore.ingest.options import BuildOptions, ImportOptions
+    from saestore.ingest.options import RowOptions
 
 __all__ = [
     "RowChoice",
@@ -51,41 +51,17 @@ _NUMBERS = ("item", "position", "sample")
 
 @dataclass(frozen=True)
 class RowChoice:
-    """The rows that become samples.
+    """The rows that become samples."""
 
-    Attributes
-    ----------
-    table
-        The items of these rows, with their columns.
-    keep
-        bool, for each row of the input; None where all become samples.
-    record
-        What the set records of the choice.
-    """
-
-    table: ItemTable
-    keep: Array | None = None
-    record: Mapping[str, Any] = field(default_factory=dict)
+    table: ItemTable  # the items of these rows, with their columns
+    keep: Array | None = None  # bool, for each row of the input; None where all become samples
+    record: Mapping[str, Any] = field(default_factory=dict)  # what the set records of the choice
 
 
-def chosen_rows(
-    options: BuildOptions | ImportOptions, table: ItemTable, mask: Array | None, computed: Computed
-) -> RowChoice:
-    """The rows that a mask, ``include`` and ``exclude`` leave.
+def chosen_rows(options: RowOptions, table: ItemTable, mask: Array | None, computed: Computed) -> RowChoice:
+    """The rows that a mask (bool, one per row in any shape), ``include`` and ``exclude`` leave.
 
-    Parameters
-    ----------
-    table
-        The items of all rows.
-    mask
-        bool, one per row in any shape, or None.
-    computed
-        What conditions may name besides the columns of the table, item, position and sample.
-
-    Raises
-    ------
-    NotFoundError, InvalidInputError
-        A condition names what is not known, or no row is left.
+    Conditions may name what is `computed`, the columns of the table, item, position and sample.
     """
     given = {"include": _texts(options.include), "exclude": _texts(options.exclude)}
     if mask is None and not any(given.values()):
@@ -124,22 +100,11 @@ def of_rows(opened: Opened, keep: Array | None) -> Opened:
 
 
 def open_mask(spec: Any, beside: Any, n_rows: int, per_item: Any = None) -> Array:
-    """Which rows count: bool (n_rows,), or (n_items, rows of an item).
+    """Which rows count: bool, (n_rows,) or (n_items, rows of an item).
 
-    Parameters
-    ----------
-    spec
-        An array or tensor of bool or of 0 and 1; a file of one (``.npy``, ``.npz``, ``.pt``, ``file:key``); or the name
-        of one in the file `beside`.
-    beside
-        The input whose rows are meant.
-    per_item
-        Rows of an item, where the input states one number: then (n_items, rows of an item) must have it.
-
-    Raises
-    ------
-    NotFoundError, InvalidInputError
-        It is not there, has other values, or other rows.
+    `spec` is an array or tensor of bool or of 0 and 1, a file of one (``.npy``, ``.npz``, ``.pt``, ``file:key``), or
+    the name of one in the input `beside` or of a file next to it. (n_items, rows) must have `per_item` rows, where it
+    is known.
     """
     where, values = _per_row(spec, beside, "mask", per_item)
     if values.dtype.kind not in "biuf" or not np.isin(values, (0, 1)).all():
@@ -154,9 +119,7 @@ def open_mask(spec: Any, beside: Any, n_rows: int, per_item: Any = None) -> Arra
     return values.astype(bool)
 
 
-def mask_and_tokens(
-    options: BuildOptions | ImportOptions, beside: Any, n_rows: int, per_item: Any
-) -> tuple[Array | None, Array | None]:
+def mask_and_tokens(options: RowOptions, beside: Any, n_rows: int, per_item: Any) -> tuple[Array | None, Array | None]:
     """The mask and the token ids of an input's rows, None where they are not given; arguments as in `open_mask`."""
     mask = None if options.mask is None else open_mask(options.mask, beside, n_rows, per_item)
     per_item = rows_per_item(mask) if per_item is None else per_item
@@ -169,13 +132,7 @@ def rows_per_item(*given: Array | None) -> int | None:
 
 
 def token_ids(spec: Any, beside: Any, n_rows: int, per_item: Any = None) -> Array:
-    """The token id of each row, int64, in the shape that is given; arguments as in `open_mask`.
-
-    Raises
-    ------
-    NotFoundError, InvalidInputError
-        They are not there, are not integers, or not one per row.
-    """
+    """The token id of each row, int64, in the shape that is given; arguments as in `open_mask`."""
     where, values = _per_row(spec, beside, "tokens", per_item)
     if values.dtype.kind not in "iu" or values.size != n_rows:
         raise InvalidInputError(

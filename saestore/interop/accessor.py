@@ -106,11 +106,8 @@ class SAEAccessor:
         """Refuse a Dataset whose activations of some features differ from its samples in the set.
 
         Encoding and coordinates survive `roll`, `shift`, `concat`, ``copy(data=)`` and values that are set in place.
-
-        Notes
-        -----
-        Activations that were not read yet are recognised by their rows and columns. Others are compared with the set:
-        reads as much as the answer. Memory: blocks of about 4 million entries.
+        Activations that were not read yet are recognised by their rows and columns; others are compared with the set,
+        in blocks of about 4 million entries.
         """
         acts, samples, own = self.acts, self._samples(), self._ids("feature")
         variable = self._dataset.variables["activation"]
@@ -205,30 +202,28 @@ class Plots:
 
     def histogram(self, feature: int, **options: Any) -> Axes:
         """How strong a feature is where it is active; options as for `ActivationSet.plot.histogram`."""
-        self._sae._check_features(feature)  # noqa: SLF001 (the other half of the accessor)
-        return self._plots().histogram(feature, **self._with_where(options))
+        return self._plots(feature).histogram(feature, **self._with_where(options))
 
     def top(self, feature: int, **options: Any) -> Axes:
         """The images on which a feature is strongest; options as for `ActivationSet.plot.top`."""
-        self._sae._check_features(feature)  # noqa: SLF001
-        return self._plots().top(feature, **self._with_where(options))
+        return self._plots(feature).top(feature, **self._with_where(options))
 
     def tokens(self, feature: int, **options: Any) -> TokenPage:
         """The texts on which a feature is strongest; options as for `ActivationSet.plot.tokens`."""
-        self._sae._check_features(feature)  # noqa: SLF001
-        return self._plots().tokens(feature, **self._with_where(options))
+        return self._plots(feature).tokens(feature, **self._with_where(options))
 
     def density(self, **options: Any) -> Axes:
         """The share of samples on which features are active; options as for `ActivationSet.plot.density`."""
-        if self._sae._ids("feature").size != self._sae.acts.shape[1]:  # noqa: SLF001
+        features = self._sae._ids("feature")  # noqa: SLF001
+        if features.size != self._sae.acts.shape[1]:
             message = "density() is a picture of all features: ask a Dataset that has all of them."
             raise InvalidInputError(message, code="missing-features")
-        self._sae._check_values(self._sae._ids("feature"))  # noqa: SLF001
-        return self._plots().density(**self._with_where(options))
+        return self._plots(features).density(**self._with_where(options))
 
-    def _plots(self) -> SetPlots:
+    def _plots(self, features: Any) -> SetPlots:
         from saestore.plot import Plots as SetPlots
 
+        self._sae._check_features(features)  # noqa: SLF001 (the other half of the accessor)
         return SetPlots(self._sae.acts)
 
     def _with_where(self, options: dict[str, Any]) -> dict[str, Any]:

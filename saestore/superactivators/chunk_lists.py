@@ -163,22 +163,7 @@ def open_listed_embeddings(path: Path) -> PartedSource | None:
 
 
 class ChunkWriter:
-    """Cuts rows into files of about 256 MiB, and lists them.
-
-    Parameters
-    ----------
-    path
-        ``BASE`` or ``BASE.pt``: the single file, where one is enough.
-    n_rows, row_bytes
-        Number of rows, and bytes of each.
-    facts
-        Further facts of the list.
-
-    Attributes
-    ----------
-    chunk_rows
-        Rows of a file, the last one excepted.
-    """
+    """Cuts rows into files of about 256 MiB, ``BASE.pt`` where one is enough, and lists them with further `facts`."""
 
     def __init__(self, path: Path, n_rows: int, row_bytes: int, facts: dict[str, Any]) -> None:
         self._folder, self._base, self._n_rows, self._facts = path.parent, base_name(path), n_rows, facts

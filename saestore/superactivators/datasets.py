@@ -52,8 +52,8 @@ class Dataset:
         """Refuse samples that it does not have."""
         if sample_type not in self.sample_types:
             raise InvalidInputError(
-                f"{self.name} has no samples of type {sample_type!r}; allowed are {', '.join(self.sample_types)}",
-                code="wrong-sample-type",
+                f"{self.name} has {' and '.join(self.sample_types)} samples, not {sample_type!r}.",
+                code="unknown-sample-type",
             )
 
 

@@ -91,17 +91,8 @@ class _File:
 def read_ground_truth(folder: str | os.PathLike[str], expected: Expected) -> GroundTruth:
     """Read ``gt_samples_per_concept…pt`` (items) and ``gt_patch_per_concept…pt`` (samples) and check them.
 
-    Parameters
-    ----------
-    folder
-        ``GT_Samples/<dataset>``. Patches use its files of images, tokens its files of texts, and ``cls`` its files of
-        items, of either kind.
-    expected
-        What is known of the set.
-
-    Notes
-    -----
-    Memory: the dictionaries, which are lists of Python integers, and 8 bytes per label.
+    `folder` is ``GT_Samples/<dataset>``. Patches use its files of images, tokens its files of texts, and ``cls`` its
+    files of items, of either kind. Memory: the dictionaries, which are lists of Python integers, and 8 bytes per label.
     """
     where = Path(folder)
     suffix = _suffix(where, expected.sample_type)
@@ -295,12 +286,7 @@ def expected_of(acts: SetReader) -> Expected:
 def add_ground_truth(acts: SetReader, truth: GroundTruth, *, overwrite: bool = False, keep: bool = False) -> list[str]:
     """Add the concepts of the ground truth that a set does not have yet; returns their names.
 
-    Parameters
-    ----------
-    overwrite
-        Replace concepts of the set that differ.
-    keep
-        Leave these as they are, instead of refusing.
+    `overwrite` replaces concepts of the set that differ, and `keep` leaves them; without either they are refused.
     """
     added: dict[str, None] = {}
     for level, size in (("item", acts.n_items), ("sample", acts.shape[0])):

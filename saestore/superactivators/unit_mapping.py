@@ -60,22 +60,10 @@ def read_mapping(path: Path) -> Mapping:
 
 
 def recover_feature_ids(raw: Opened, sparse: Opened, claimed: Mapping | None, *, positive: bool) -> Opened:
-    """The same activations under the features that they are of.
+    """The same activations under their true features: `raw` has the file's columns, `sparse` is what it was made from.
 
-    Parameters
-    ----------
-    raw
-        Opened with the columns of the file as its features.
-    sparse
-        What it was made from, with the true features.
-    claimed
-        Facts of the mapping beside it.
-    positive
-        Negative values were dropped on the way to `raw`, so only positive ones can be matched.
-
-    Notes
-    -----
-    Reads both once. Memory: a block, and 24 bytes a column and feature.
+    `claimed` is the mapping beside it. With `positive` negative values were dropped on the way, and only positive ones
+    are matched. Reads both once. Memory: a block, and 24 bytes per column and feature.
     """
     n_features = sparse.n_features or (claimed.n_original if claimed else None)
     if n_features is None or raw.n_features is None:
@@ -104,16 +92,12 @@ def recover_feature_ids(raw: Opened, sparse: Opened, claimed: Mapping | None, *,
 
     dropped = int(features.negative[units[columns.count > 0]].sum()) if positive else 0
     active = columns.count > 0
-    issues = [*raw.issues, _filtered(len(units), n_features), *_mapping_issues(units, active, claimed, mapped)]
+    kept = f"only {len(units):,} of {n_features:,} features were kept; all others have no activations here"
+    issues = [*raw.issues, Issue("filtered", "info", kept, n_features - len(units))]
+    issues += _mapping_issues(units, active, claimed, mapped)
     if dropped:
-        issues.append(
-            Issue(
-                "negatives_dropped",
-                "info",
-                f"{dropped:,} negative activations of these features are in the sparse file and not here",
-                dropped,
-            )
-        )
+        lost = f"{dropped:,} negative activations of these features are in the sparse file and not here"
+        issues.append(Issue("negatives_dropped", "info", lost, dropped))
     return replace(
         raw,
         n_features=n_features,
@@ -183,15 +167,6 @@ def _matched(columns: _Signatures, features: _Signatures, mapped: Array | None, 
     return units
 
 
-def _filtered(n_kept: int, n_features: int) -> Issue:
-    return Issue(
-        "filtered",
-        "info",
-        f"only {n_kept:,} of {n_features:,} features were kept; all others have no activations here",
-        n_features - n_kept,
-    )
-
-
 def _mapping_issues(units: Array, active: Array, claimed: Mapping | None, mapped: Array | None) -> list[Issue]:
     """What is wrong in the mapping, of columns that have values."""
     if claimed is None:
@@ -203,13 +178,9 @@ def _mapping_issues(units: Array, active: Array, claimed: Mapping | None, mapped
     if not len(wrong):
         return []
     j = int(wrong[0])
-    return [
-        Issue(
-            "wrong_unit_mapping",
-            "fixed",
-            f"the unit mapping is wrong for {len(wrong):,} of {int(active.sum()):,} columns that have values: column "
-            f"{j} is feature {units[j]}, not {mapped[j]}; corrected by their values",
-            len(wrong),
-            {"columns": [[int(c), int(mapped[c]), int(units[c])] for c in wrong]},
-        )
-    ]
+    message = (
+        f"the unit mapping is wrong for {len(wrong):,} of {int(active.sum()):,} columns that have values: column {j} "
+        f"is feature {units[j]}, not {mapped[j]}; corrected by their values"
+    )
+    columns = [[int(c), int(mapped[c]), int(units[c])] for c in wrong]
+    return [Issue("wrong_unit_mapping", "fixed", message, len(wrong), {"columns": columns})]
