@@ -125,7 +125,7 @@ def read_entries(slices: Sequence[tuple[Segment, int, int]]) -> list[tuple[Array
     wanted += [(data, a, b) for (_, data), (_, a, b) in zip(readers, slices, strict=True)]
     blocks, half = read_all(wanted), len(slices)
     return [
-        (rows.astype(np.int64) + segment.info.start, data)
+        (rows + np.int64(segment.info.start), data)
         for (segment, _, _), rows, data in zip(slices, blocks[:half], blocks[half:], strict=True)
     ]
 
