@@ -146,6 +146,24 @@ def test_a_negative_feature_counts_from_the_end(images):
     assert result.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("arguments", "status", "code"),
+    [
+        (["top-samples", "--feature", 10**6], 1, "out-of-range"),
+        (["stats", "--where", "colour=red"], 2, "unknown-column"),
+        (["info", "Elsewhere/patch"], 1, "unknown-set"),
+        (["concepts", "--choose-on", "split=cal"], 2, "usage"),
+        (["delete", "--yes", "Elsewhere/patch"], 1, "unknown-set"),
+    ],
+)
+def test_an_error_is_json_where_the_answer_would_be(images, arguments, status, code):
+    result = invoke(*arguments, "--json", store=images)
+    error = json.loads(result.stdout)["error"]
+    assert (result.exit_code, error["code"]) == (status, code)
+    assert " ".join(error["message"].split()) in " ".join(result.stderr.split())
+    assert invoke(*arguments, store=images).stdout == ""
+
+
 # Texts
 
 

@@ -20,7 +20,8 @@ given SET, any part of its path that fits one set only (`CLEVR`, `CLEVR/patch`),
 `--sae`; where a store has one set, it need not be named.
 
 Answers go to stdout, progress and messages to stderr. A table fits the terminal, or 100 columns where there is none.
-With `--json` a query prints one JSON document with the keys listed below; NaN is null there.
+With `--json` a query prints one JSON document with the keys listed below; NaN is null there. An error prints
+`{"error": {"code": …, "message": …}}`, with the codes of [saestore.errors](api/errors.md).
 
 The exit status is 0 where all went well; 1 for an error, printed in one line; 2 for wrong usage; 130 after Ctrl-C. To
 see where in the code an error comes from, add `--debug`.

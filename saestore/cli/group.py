@@ -13,7 +13,7 @@ import click
 from saestore.errors import SaestoreError, escape
 
 INTERRUPTED = 130  # what a shell reports of a process that Ctrl-C ended
-_DEBUG = "saestore.debug"
+_DEBUG, _JSON = "saestore.debug", "saestore.json"
 _OPTIONAL = ("torch", "sae_lens", "safetensors", "tqdm")  # of the extra `sae`
 
 
@@ -43,6 +43,11 @@ class Command(click.Command):
         self.example = example
         self.keys = keys or {}
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, and remember for an error whether its answer is JSON."""
+        ctx.meta[_JSON] = ctx.params.get("as_json", False)
+        return super().invoke(ctx)
+
 
 def command(
     name: str, *, example: str, keys: Mapping[str, str] | None = None
@@ -52,7 +57,7 @@ def command(
 
 
 class ErrorGroup(click.Group):
-    """A group that prints every error in one line on stderr and exits with status 1."""
+    """A group that prints every error in one line on stderr, with ``--json`` a document too, and exits with 1."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Commands in the order in which a user needs them, not in alphabetical order."""
@@ -70,6 +75,7 @@ class ErrorGroup(click.Group):
             return super().invoke(ctx)
         except click.ClickException as e:
             e.__dict__["message"] = escape(e.message)  # typed as final
+            _as_json(ctx, getattr(e.__cause__, "code", "usage"), e.message)
             raise
         except (click.exceptions.Exit, click.Abort):
             raise
@@ -92,8 +98,17 @@ def _fail(ctx: click.Context, e: BaseException) -> NoReturn:
         text = f"this needs {e.name}, which is not installed: pip install 'saestore[sae]'."
     elif not isinstance(e, SaestoreError | OSError):
         text = f"unexpected {type(e).__name__}: {text}; run with --debug for the traceback."
-    note(f"error: {text or type(e).__name__}")
+    text = text or type(e).__name__
+    _as_json(ctx, e.code if isinstance(e, SaestoreError) else "internal", text)
+    note(f"error: {text}")
     ctx.exit(1)
+
+
+def _as_json(ctx: click.Context, code: str, message: str) -> None:
+    if ctx.meta.get(_JSON):
+        from saestore.cli.output import document  # what `--help` does not need
+
+        document({"error": {"code": code, "message": message}})
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

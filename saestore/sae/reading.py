@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from saestore.errors import InvalidInputError
-from saestore.files import existing_file, load_pt, read_json
+from saestore.files import damage, existing_file, load_pt, read_json
 from saestore.sae.linear import Rule
 
 __all__ = ["PLAIN", "Read", "claimed", "need", "read_object", "read_tensors"]
@@ -37,12 +37,9 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        try:
-            return dict(load_file(existing_file(path)))
-        except (SafetensorError, OSError) as error:
-            raise InvalidInputError(
-                f"{path} is truncated or not a safetensors file ({error})", code="unreadable-weights"
-            ) from error
+        existing_file(path)
+        with damage(path, "is truncated or not a safetensors file", SafetensorError, code="unreadable-weights"):
+            return dict(load_file(path))
     loaded = load_pt(path)
     if not isinstance(loaded, dict):
         raise InvalidInputError(f"{path} contains a {type(loaded).__name__}, not a dict of weights", code="not-an-sae")
