@@ -264,3 +264,8 @@ def test_a_local_folder_takes_as_few_reads(tmp_path, monkeypatch):
         found = acts.top_samples(feature)
         requests = Counter(str(path).split("/segments/")[1].split("/")[0] for path in reads)
         assert (len(found) > 0) <= max(requests.values(), default=0) <= 4
+    acts.sparse([2, len(case.dense) - 1])
+    reads.clear()
+    acts.sparse([2, len(case.dense) - 1])
+    assert reads
+    assert not any("by_sample/indptr" in path for path in reads)  # it is known where rows begin

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from saestore.kernels import merge_impact
+from saestore.kernels import merge_impact, runs_of
 from saestore.segment import Segment, open_lists, read_entries
 from saestore.sparse_rows import pointers
 
@@ -67,24 +67,19 @@ def one_list(segments: Sequence[Segment], feature: int, dtype: Any) -> PostingLi
 
 
 def _read(segments: Sequence[Segment], features: Array, indptr: Array, dtype: Any) -> PostingLists:
-    list_of_entry, segment_of_entry = [], []
-    slices: list[tuple[Segment, int, int]] = []
-    for i, segment in enumerate(segments):
-        starts, stops = segment.feature_ptr[features], segment.feature_ptr[features + 1]
-        slices += [(segment, a, b) for a, b in _runs(features, starts, stops)]
-        list_of_entry.append(np.repeat(np.arange(len(features)), stops - starts))
-        segment_of_entry.append(np.full(len(list_of_entry[-1]), i, np.uint32))
+    firsts, ends = runs_of(features)
+    slices = [
+        (segment, a, b)
+        for segment in segments
+        for a, b in zip(segment.feature_ptr[firsts].tolist(), segment.feature_ptr[ends].tolist(), strict=True)
+    ]
     if not slices:
         return PostingLists(features, indptr, np.empty(0, np.int64), np.empty(0, dtype))
     entries = read_entries(slices)
-    samples, data = np.concatenate([s for s, _ in entries]), np.concatenate([d for _, d in entries])
+    samples, data = entries[0] if len(entries) == 1 else map(np.concatenate, zip(*entries, strict=True))
     if len(segments) > 1:
-        samples, data = merge_impact(np.concatenate(list_of_entry), data, samples, np.concatenate(segment_of_entry))
+        lengths = [segment.feature_ptr[features + 1] - segment.feature_ptr[features] for segment in segments]
+        list_of_entry = np.concatenate([np.repeat(np.arange(len(features)), each) for each in lengths])
+        segment_of_entry = np.repeat(np.arange(len(segments), dtype=np.uint32), [each.sum() for each in lengths])
+        samples, data = merge_impact(list_of_entry, data, samples, segment_of_entry)
     return PostingLists(features, indptr, samples, data)
-
-
-def _runs(features: Array, starts: Array, stops: Array) -> list[tuple[int, int]]:
-    """Slices of the concatenated lists; neighbouring features make one."""
-    breaks = np.flatnonzero(np.diff(features) != 1)
-    firsts, lasts = np.append(0, breaks + 1), np.append(breaks, len(features) - 1)
-    return list(zip(starts[firsts].tolist(), stops[lasts].tolist(), strict=True)) if len(features) else []

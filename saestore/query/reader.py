@@ -97,11 +97,12 @@ class SetReader(OpenSet):
         """
         n = check_at_least("n", n, 0)
         check_level(level)
-        features = self._features(feature)
+        selected = self.select_features(feature)
+        features = selected.ids
         if len(features) > 1 and names_activation(where):
             each = [self.top_samples(int(f), n, level=level, where=where, unique=unique) for f in features]
             return TopSamples.concat(each)
-        condition = self.condition(where, _only(features), lists=True)
+        condition = self.condition(where, _only(selected), lists=True)
         same = alike(self.items, unique)
         options: dict[str, Any] = {"per_item": level == "item", "where": condition, "alike": same}
         found = top_of_lists(self.segments, features, n, self.item_index, dtype=self.dtype, **options)
@@ -204,7 +205,7 @@ class SetReader(OpenSet):
         """
         check_pooling(pooling)
         columns = self.select_features(features)
-        view = self.view(level, where, feature=_only(columns.ids))
+        view = self.view(level, where, feature=_only(columns))
         rows = self._rows(view, samples)
         advice = f"Ask for fewer {level}s or features, use sparse(), or pass max_bytes."
         check_size((len(rows), len(columns)), view.dtype_of(pooling).itemsize, max_bytes, advice)
@@ -250,7 +251,7 @@ class SetReader(OpenSet):
         """
         check_pooling(pooling)
         columns = self.select_features(features)
-        view = self.view(level, where, feature=_only(columns.ids))
+        view = self.view(level, where, feature=_only(columns))
         rows = self._rows(view, samples)
         n_samples = view.n_samples_of(rows)
         expected = min(int(self.nnz * n_samples / max(1, self.shape[0])), len(rows) * self.shape[1])
@@ -315,8 +316,8 @@ class SetReader(OpenSet):
         positions
             Also give ``n_active_at`` (feature, position): samples at each position of their items where it is active.
         """
-        ids = self._features(features)
-        view = self.view(level, where, feature=_only(ids))
+        selected = self.select_features(features)
+        ids, view = selected.ids, self.view(level, where, feature=_only(selected))
         table = statistics_table(self._moments(view, ids), ids)
         if classes is not None:
             table = table.assign(profile.purity(self, view, ids, classes))
@@ -360,8 +361,8 @@ class SetReader(OpenSet):
         """
         import xarray as xr
 
-        ids = self._features(features)
-        view = self.view(level, where, feature=_only(ids))
+        selected = self.select_features(features)
+        ids, view = selected.ids, self.view(level, where, feature=_only(selected))
         probabilities, values = distribution.quantiles(view.lists, q, ids, view.n, active_only=active_only)
         coords = {"quantile": probabilities, "feature": ids}
         return xr.DataArray(values, dims=("quantile", "feature"), coords=coords)
@@ -556,6 +557,6 @@ def one_feature(reader: SetReader, feature: Any, method: str) -> int:
     return int(ids[0])
 
 
-def _only(features: Array) -> int | None:
+def _only(features: Selection) -> int | None:
     """The one feature that a question is about, None where there are several or none."""
-    return int(features[0]) if len(features) == 1 else None
+    return int(features.ids[0]) if len(features) == 1 else None

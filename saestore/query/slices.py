@@ -34,7 +34,7 @@ def check_size(shape: tuple[int, ...], itemsize: int, limit: int, instead: str) 
         )
 
 
-def prefers_features(segments: Sequence[Segment], n_samples: int, features: Array) -> bool:
+def prefers_features(segments: Sequence[Segment], n_samples: int, features: Array | range) -> bool:
     """Whether the lists of these distinct features are shorter than the rows of this many samples."""
     nnz, total_rows = sum(s.info.nnz for s in segments), sum(s.info.n_rows for s in segments)
     if not len(features) or not n_samples or not nnz:
@@ -42,7 +42,7 @@ def prefers_features(segments: Sequence[Segment], n_samples: int, features: Arra
     if len(features) == segments[0].n_features:  # no pointer is needed to know that
         return n_samples > total_rows
     open_lists(segments)
-    starts, stops = runs_of(features)
+    starts, stops = runs_of(_array(features))
     lists = sum(int((s.feature_ptr[stops] - s.feature_ptr[starts]).sum()) for s in segments)
     return lists < n_samples * nnz / max(1, total_rows)
 
@@ -62,7 +62,7 @@ def dense(view: View, rows: Selection, features: Selection, pooling: Pooling = "
     row_ids, row_back = _distinct(rows)
     feature_ids, feature_back = _distinct(features)
     out = np.zeros((len(row_ids), len(feature_ids)), view.dtype_of(pooling))
-    if pooling == "max" and prefers_features(view.segments, view.n_samples_of(rows), _array(feature_ids)):
+    if pooling == "max" and prefers_features(view.segments, view.n_samples_of(rows), feature_ids):
         for lists in view.lists(_array(feature_ids)):
             row, requested = _locate(row_ids, lists.samples)
             column, inside = _locate(feature_ids, lists.feature_of_entry)
@@ -117,7 +117,7 @@ def sparse(view: View, rows: Selection, features: Selection, pooling: Pooling = 
     dtype, n_features = np.result_type(view.dtype_of(pooling), np.float32), view.n_features
     row_ids, row_back = _distinct(rows)
     feature_ids, feature_back = _distinct(features)
-    if pooling == "max" and prefers_features(view.segments, view.n_samples_of(rows), _array(feature_ids)):
+    if pooling == "max" and prefers_features(view.segments, view.n_samples_of(rows), feature_ids):
         whole = _of_lists(view, row_ids, feature_ids, dtype)
         whole = whole if feature_back is None else sp.csr_array(whole[:, feature_back])
         whole.sort_indices()
@@ -160,7 +160,8 @@ def _of_lists(view: View, rows: Array | range, features: Array | range, dtype: A
 def _columns(block: Any, features: Selection, n_features: int) -> Any:
     import scipy.sparse as sp
 
-    if len(features) == n_features and np.array_equal(features.ids, np.arange(n_features)):
+    given = features.given
+    if given == range(n_features) if isinstance(given, range) else np.array_equal(given, np.arange(n_features)):
         return block
     chosen = sp.csr_array(block[:, features.ids])
     chosen.sort_indices()

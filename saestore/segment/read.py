@@ -14,7 +14,7 @@ from saestore.kernels import runs_of
 from saestore.segment.arrays import arrays_of
 from saestore.sparse_rows import SparseRows, pointers
 from saestore.stats import Moments
-from saestore.storage import DOCUMENT, ArrayReader, Digests, SnapshotStore, prefetch, read_all, read_many
+from saestore.storage import DOCUMENT, ArrayReader, Digests, SnapshotStore, hold_small, prefetch, read_all, read_many
 
 Array = np.ndarray[Any, Any]
 
@@ -125,7 +125,7 @@ def read_entries(slices: Sequence[tuple[Segment, int, int]]) -> list[tuple[Array
     wanted += [(data, a, b) for (_, data), (_, a, b) in zip(readers, slices, strict=True)]
     blocks, half = read_all(wanted), len(slices)
     return [
-        (rows.astype(np.int64) + segment.info.start, data)
+        (rows + np.int64(segment.info.start), data)
         for (segment, _, _), rows, data in zip(slices, blocks[:half], blocks[half:], strict=True)
     ]
 
@@ -203,7 +203,8 @@ def open_lists(
 
 
 def open_rows(segments: Sequence[Segment]) -> None:
-    """Read what questions about samples need to know of segments, in one step; in a local folder nothing."""
+    """Read what questions about samples need to know of segments, in one step: where their rows begin."""
+    hold_small([s.reader(_ROWS[0]) for s in segments])
     readers = [s.reader(name) for s in segments if not s.is_local for name in _ROWS]
     prefetch([reader for reader in readers[:: len(_ROWS)] if reader.is_small], _few_shards(readers))
 

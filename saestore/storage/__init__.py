@@ -24,7 +24,7 @@ from saestore.storage.open import (
     save_file,
     write_errors,
 )
-from saestore.storage.reader import ArrayReader, Digests, prefetch, read_all, read_many, read_ranges
+from saestore.storage.reader import ArrayReader, Digests, hold_small, prefetch, read_all, read_many, read_ranges
 from saestore.storage.sets import find_sets, is_set_at, read_attributes
 from saestore.storage.snapshot import SnapshotStore
 from saestore.storage.threads import at_once, in_order, n_threads
@@ -48,6 +48,7 @@ __all__ = [
     "find_sets",
     "group_document",
     "group_of",
+    "hold_small",
     "in_order",
     "is_set_at",
     "local_folder",

@@ -12,16 +12,16 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from saestore.errors import CorruptStoreError
 from saestore.format import ArrayInfo, document_digest, shard_digest
 from saestore.progress import check_deadline
+from saestore.sparse_rows import pointers
 from saestore.storage.batch import DOCUMENT
 from saestore.storage.open import missing_as_error
 from saestore.storage.places import Request
@@ -35,7 +35,7 @@ Array = np.ndarray[Any, Any]
 _WORTH_THREADS = 1 << 20
 _CHUNKS_A_PIECE = 32  # a megabyte or two of what is read at once
 _GAP = 1 << 15  # bytes between two ranges that one request brings rather than a second: 0.5 ms at 64 MB/s
-_SMALL = 1 << 17  # values of an array that is kept once it was read whole: a megabyte
+_SMALL = 1 << 18  # values of an array that is kept once it was read whole: two megabytes
 # From so many ranges on, of so many values or fewer, one index of all their values is quicker than slicing each.
 _MANY, _SHORT = 64, 256
 
@@ -137,6 +137,11 @@ class ArrayReader:
         """Whether the array is kept once it was read whole by `prefetch`."""
         return self.length <= _SMALL
 
+    @property
+    def is_held(self) -> bool:
+        """Whether its values are kept."""
+        return self._held is not None
+
     def read(self, start: int, stop: int) -> Array:
         """Values ``start`` to ``stop``."""
         return _read_runs([(self, start, stop)])[0]
@@ -161,24 +166,25 @@ class ArrayReader:
 
     def fill_locally(self, pieces: Iterable[Piece], file: OneFile) -> None:
         """Read pieces from a local folder."""
+        decode, pread, shard, path = self._decode, file.pread, -1, ""
         with missing_as_error(self.path):
             for piece in pieces:
-                path = f"{self._folder}{piece.shard}"
-                if not self.layout.sharded:
-                    self.fill_whole(piece, Path(path).read_bytes())
-                    continue
-                tail = self._tails.get(piece.shard)
-                if tail is None:
-                    tail = self._learn_locally(piece.shard, path, file)
-                if piece.count > 1:
+                if piece.shard != shard:
+                    shard, path = piece.shard, f"{self._folder}{piece.shard}"
+                    if not self.layout.sharded:
+                        self.fill_whole(piece, Path(path).read_bytes())
+                        continue
+                    tail = self._tails.get(shard) or self._learn_locally(shard, path, file)
+                    places, checksums = tail.places, tail.checksums
+                if piece.n_chunks > 1:
                     begin, end = self.bytes_of(piece)
-                    self.fill(piece, file.pread(path, begin, end - begin), begin)
+                    self.fill(piece, pread(path, begin, end - begin), begin)
                     continue
                 # The head of a list or a few rows, mostly: here microseconds are the answer's time.
-                offset, size = tail.places[piece.first].tolist()
+                offset, size = places[piece.first].tolist()
                 if size == EMPTY:
                     raise CorruptStoreError(f"{path} lacks a chunk.")
-                self._decode(body_of(file.pread(path, offset, size), int(tail.checksums[piece.first])), piece.out)
+                decode(body_of(pread(path, offset, size), checksums.item(piece.first)), piece.out)
 
     def _learn_locally(self, shard: int, path: str, file: OneFile) -> Tail:
         if not self.digests.is_known:
@@ -189,7 +195,7 @@ class ArrayReader:
 
     def bytes_of(self, piece: Piece) -> tuple[int, int]:
         """Where the bytes of a piece begin and end in its shard."""
-        places = self._tails[piece.shard].places[piece.first : piece.first + piece.count].tolist()
+        places = self._tails[piece.shard].places[piece.first : piece.first + piece.n_chunks].tolist()
         if any(size == EMPTY for _, size in places):
             raise CorruptStoreError(f"{self.key(piece.shard)} lacks a chunk.")
         return min(offset for offset, _ in places), max(offset + size for offset, size in places)
@@ -197,7 +203,7 @@ class ArrayReader:
     def fill(self, piece: Piece, block: bytes, begin: int) -> None:
         """Decode a piece from its bytes, which begin at `begin` in the shard."""
         tail, size = self._tails[piece.shard], self.chunk
-        chosen = slice(piece.first, piece.first + piece.count)
+        chosen = slice(piece.first, piece.first + piece.n_chunks)
         with missing_as_error(self.path):
             parts = zip(tail.places[chosen].tolist(), tail.checksums[chosen].tolist(), strict=True)
             for i, ((offset, length), checksum) in enumerate(parts):
@@ -223,31 +229,52 @@ class ArrayReader:
         if self._held is not None:
             held, self._held = self._held, self._held if self.is_small else None
             return held[start:stop], []
-        chunk, per_shard = self.chunk, self._per_shard
-        first, last = start // chunk, (stop - 1) // chunk + 1
-        before = (last - 1) * chunk
+        chunk = self.chunk
+        first, before = start // chunk, (stop - 1) // chunk * chunk
         values = np.empty(before - first * chunk + self.layout.decoded(stop - before), self.dtype)
-        answer = values[start - first * chunk : stop - first * chunk]
+        return values[start - first * chunk : stop - first * chunk], self._pieces(values, first, before // chunk + 1)
+
+    def plan_ranges(self, starts: Array, stops: Array) -> tuple[Array, list[Piece], Array]:
+        """Memory for ascending ranges with a value or more, the pieces that fill it, and where each range begins in it.
+
+        Ranges in touching chunks make a run, so that no chunk is decoded twice.
+        """
+        if self._held is not None:
+            return *self.plan(0, self.length), starts
+        if len(starts) == 1:
+            return *self.plan(int(starts[0]), int(stops[0])), starts - starts
+        chunk = self.chunk
+        firsts, lasts = starts // chunk, (stops - 1) // chunk + 1
+        heads = np.flatnonzero(np.append(True, firsts[1:] > lasts[:-1]))
+        ends = np.append(heads[1:], len(starts))
+        firsts, before, lasts = firsts[heads], (lasts[ends - 1] - 1) * chunk, lasts[ends - 1]
+        places = pointers(before - firsts * chunk + self.layout.decoded(stops[ends - 1] - before))
+        values, pieces, cuts = np.empty(places[-1], self.dtype), list[Piece](), itertools.pairwise(places.tolist())
+        for first, last, (a, b) in zip(firsts.tolist(), lasts.tolist(), cuts, strict=True):
+            pieces += self._pieces(values[a:b], first, last)
+        return values, pieces, starts + np.repeat(places[:-1] - firsts * chunk, ends - heads)
+
+    def _pieces(self, values: Array, first: int, last: int) -> list[Piece]:
+        """The pieces that fill `values` from the chunks `first` to `last`."""
+        per_shard, chunk = self._per_shard, self.chunk
         if last - first == 1:
-            return answer, [Piece(self, first // per_shard, first % per_shard, 1, values)]
-        pieces: list[Piece] = []
-        at = first
+            return [Piece(self, first // per_shard, first % per_shard, 1, values)]
+        pieces, at = list[Piece](), first
         while at < last:
             end = min(last, (at // per_shard + 1) * per_shard, at + _CHUNKS_A_PIECE)
             part = values[(at - first) * chunk : (end - first) * chunk]
             pieces.append(Piece(self, at // per_shard, at % per_shard, end - at, part))
             at = end
-        return answer, pieces
+        return pieces
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """Neighbouring chunks of one shard, and the memory for their values."""
 
     reader: ArrayReader
     shard: int
     first: int
-    count: int
+    n_chunks: int
     out: Array
 
     @property
@@ -305,35 +332,29 @@ def read_many(wanted: Sequence[tuple[ArrayReader, Array, Array]]) -> list[Array]
     wanted
         Of each array the starts and stops of ascending ranges that do not overlap; they may be empty.
     """
-    runs, places, owners = [], [], []
-    for i, (reader, starts, stops) in enumerate(wanted):
+    plans = []
+    for reader, starts, stops in wanted:
         filled = stops > starts
-        starts, stops = starts[filled], stops[filled]  # noqa: PLW2901
-        if not len(starts):
-            continue
-        # Ranges in touching chunks make a run.
-        breaks = np.flatnonzero(starts[1:] // reader.chunk > (stops[:-1] - 1) // reader.chunk + 1) + 1
-        for a, b in itertools.pairwise([0, *breaks.tolist(), len(starts)]):
-            runs.append((reader, int(starts[a]), int(stops[b - 1])))
-            places.append((starts[a:b], stops[a:b]))
-            owners.append(i)
-    pieces: list[list[Array]] = [[] for _ in wanted]
-    for i, block, (begins, ends) in zip(owners, _read_runs(runs), places, strict=True):
-        pieces[i] += [block] if len(begins) == 1 else _cut(block, begins - begins[0], ends - begins[0])
-    empty = (np.empty(0, reader.dtype) for reader, _, _ in wanted)
-    return [
-        none if not parts else parts[0] if len(parts) == 1 else np.concatenate(parts)
-        for parts, none in zip(pieces, empty, strict=True)
-    ]
+        starts, stops = (starts, stops) if filled.all() else (starts[filled], stops[filled])  # noqa: PLW2901
+        empty = np.empty(0, reader.dtype), list[Piece](), starts
+        plans.append((*(reader.plan_ranges(starts, stops) if len(starts) else empty), stops - starts))
+    _fill([piece for _, pieces, *_ in plans for piece in pieces])
+    return [_cut(block, begins, lengths) for block, _, begins, lengths in plans]
 
 
-def _cut(block: Array, begins: Array, ends: Array) -> list[Array]:
-    """Ranges of a block, as pieces to be joined: one by one, or together where they are many and short."""
-    total = int((ends - begins).sum())
-    if len(begins) < _MANY or total > _SHORT * len(begins):
-        return [block[a:b] for a, b in zip(begins.tolist(), ends.tolist(), strict=True)]
-    lengths = ends - begins
-    return [block[np.arange(total) + np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)]]
+def _cut(block: Array, begins: Array, lengths: Array) -> Array:
+    """Ranges of a block, one after the other: by slices, or by one index where they are many and short."""
+    if len(begins) >= _MANY and (total := int(lengths.sum())) <= _SHORT * len(begins):
+        return np.asarray(block[np.arange(total) + np.repeat(begins - pointers(lengths)[:-1], lengths)])
+    parts = [block[a : a + n] for a, n in zip(begins.tolist(), lengths.tolist(), strict=True)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else block
+
+
+def hold_small(readers: Sequence[ArrayReader]) -> None:
+    """Read small arrays of a local folder whole, once, and keep them."""
+    fresh = [reader for reader in readers if reader.is_local and reader.is_small and not reader.is_held]
+    for reader, values in zip(fresh, read_all([(reader, 0, reader.length) for reader in fresh]), strict=True):
+        reader.hold(values)
 
 
 def prefetch(wholes: Iterable[ArrayReader], tails: Iterable[ArrayReader] = ()) -> None:
@@ -352,15 +373,19 @@ def prefetch(wholes: Iterable[ArrayReader], tails: Iterable[ArrayReader] = ()) -
 
 
 def _read_runs(runs: Sequence[tuple[ArrayReader, int, int]]) -> list[Array]:
-    """Read slices, all at once where they have to be waited for, in threads where there is much to decode."""
-    check_deadline()
+    """Read slices, all at once."""
     plans = [reader.plan(start, stop) for reader, start, stop in runs]
-    pieces = [piece for _, part in plans for piece in part]
+    _fill([piece for _, part in plans for piece in part])
+    return [values for values, _ in plans]
+
+
+def _fill(pieces: Sequence[Piece]) -> None:
+    """Read pieces, all at once where they have to be waited for, in threads where there is much to decode."""
+    check_deadline()
     if pieces and not pieces[0].reader.is_local:
         _fetch_and_fill(pieces)
     else:
         _in_threads(_fill_locally, pieces)
-    return [values for values, _ in plans]
 
 
 def _fill_locally(pieces: Sequence[Piece]) -> None:
@@ -388,7 +413,7 @@ def _fetch_and_fill(pieces: Sequence[Piece], known: Sequence[tuple[ArrayReader, 
     wanted: dict[tuple[int, int], int] = {}  # chunks by shard
     for piece in pieces:
         shard = id(piece.reader), piece.shard
-        wanted[shard] = wanted.get(shard, 0) + piece.count
+        wanted[shard] = wanted.get(shard, 0) + piece.n_chunks
     for reader, number in known:
         wanted.setdefault((id(reader), number), 0)
     first: dict[tuple[int, int], Request] = {}

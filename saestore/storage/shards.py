@@ -86,11 +86,12 @@ class Layout:
         """Bytes at the end of a shard: a checksum of each chunk, offset and length of each, and a checksum."""
         return (_CRC + 16) * self.per_shard + _CRC
 
-    def decoded(self, n: int) -> int:
-        """How many values of a chunk are decoded where its first `n` are wanted."""
+    def decoded(self, n: Any) -> Any:
+        """How many values of a chunk are decoded where its first `n` are wanted, of one number or of several."""
         if self.codec != "pcodec" or self.dtype.kind == "T" or self.dtype.itemsize == 1:
             return self.chunk
-        return min(self.chunk, -(-n // _BATCH) * _BATCH)
+        n = -(-n // _BATCH) * _BATCH
+        return np.minimum(self.chunk, n) if isinstance(n, np.ndarray) else min(self.chunk, n)
 
     def n_chunks(self, shard: int) -> int:
         """Chunks of one shard that hold values."""
