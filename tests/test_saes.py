@@ -604,6 +604,24 @@ def test_the_list_of_registered_saes():
     assert compared > 300
     assert everything["gemma-scope-9b-pt-res:layer_34/width_16k/average_l0_114"]["l0"] == 114
     assert everything["gpt2-small-resid-mid-v5-32k:blocks.8.hook_resid_mid"]["width"] == 1 << 15
+    widths = {"gpt2-small-hook-z-kk:blocks.0.hook_z": 24576, "gemma-2b-res-jb:blocks.0.hook_resid_post": 16384,
+              "goodfire-llama-3.1-8b-instruct:layer_19": 65536, "gpt2-small-res-jb:blocks.0.hook_resid_pre": None,
+              "gemma-3-1b-res-matryoshka-dc:blocks.0.hook_resid_post": 1 << 15}  # fmt: skip
+    assert {name: everything[name]["width"] for name in widths} == widths
+
+
+def test_a_width_that_no_name_has_is_in_the_configuration_in_the_cache(tmp_path, monkeypatch):
+    """As huggingface_hub lays out its cache; nothing is downloaded."""
+    repo = tmp_path / "models--jbloom--GPT2-Small-SAEs-Reformatted"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("0" * 40)
+    folder = repo / "snapshots" / ("0" * 40) / "blocks.3.hook_resid_pre"
+    folder.mkdir(parents=True)
+    (folder / "cfg.json").write_text(json.dumps({"d_in": 768, "d_sae": 24576, "hook_point": "blocks.3.hook_resid_pre"}))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    widths = {each.name.partition(":")[2]: each.width for each in find_releases(["gpt2-small-res-jb:"])}
+    assert {block for block, width in widths.items() if width} == {"blocks.3.hook_resid_pre"}
+    assert widths["blocks.3.hook_resid_pre"] == 24576
 
 
 @pytest.mark.once
