@@ -24,7 +24,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, did_you_mean
+from saestore.errors import InvalidInputError, NotFoundError, did_you_mean, require
 
 __all__ = [
     "NpzArray",
@@ -36,6 +36,8 @@ __all__ = [
     "load_npy",
     "load_npz",
     "load_pt",
+    "load_tensors",
+    "map_safetensors",
     "nearby",
     "plain_tensor",
     "read_gzip",
@@ -113,10 +115,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 def load_pt(path: str | os.PathLike[str]) -> object:
     """Load a file of ``torch.save``, memory-mapped and with ``weights_only``: tensors stay on disk until read."""
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingDependencyError(f"reading {path} needs torch; pip install 'saestore[sae]'") from error
+    torch = require("torch", "sae", f"reading {path}")
     file = existing_file(path)
     with file.open("rb") as stream:
         start = stream.read(2)
@@ -155,6 +154,27 @@ def load_pt(path: str | os.PathLike[str]) -> object:
         raise
     except _TORCH_DAMAGE as error:
         raise damaged from error
+
+
+def map_safetensors(path: str | os.PathLike[str]) -> Any:
+    """Open a ``.safetensors`` file by its own package; it is mapped as long as the result lives."""
+    library = require("safetensors", "sae", f"reading {path}")
+    file = existing_file(path)
+    try:
+        return library.safe_open(file, framework="pt")
+    except (library.SafetensorError, OSError) as error:
+        raise InvalidInputError(
+            f"{file} is truncated or not a .safetensors file ({error}); fetch or write it again", code="damaged-file"
+        ) from error
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """The named tensors of a ``.pt`` or ``.safetensors`` file, mapped from disk; what has no name is called ``""``."""
+    if path.suffix == ".safetensors":
+        opened = map_safetensors(path)
+        return {name: plain_tensor(opened.get_tensor(name), f"{path}:{name}") for name in opened.keys()}  # noqa: SIM118
+    loaded = load_pt(path)
+    return {str(name): value for name, value in loaded.items()} if isinstance(loaded, dict) else {"": loaded}
 
 
 def _plain_tensors(loaded: Any, where: str, *, sparse: bool = True) -> Any:

@@ -223,7 +223,7 @@ def test_config_that_is_no_object(folder):
 def test_truncated_weights(folder, keep):
     weights = folder / "sae_weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:keep])
-    with raises(InvalidInputError, "unreadable-weights", "mine"):
+    with raises(InvalidInputError, "damaged-file", "mine"):
         load_sae(folder)
 
 

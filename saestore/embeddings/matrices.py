@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import torch
 import zarr
 
 from saestore.embeddings.base import Matrix, Names, pick
-from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
-from saestore.files import NpzFile, existing_file, load_npy, load_pt, plain_tensor, read_json, unmasked
+from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, require
+from saestore.files import NpzFile, existing_file, load_npy, load_pt, map_safetensors, plain_tensor, read_json, unmasked
 
 __all__ = [
     "is_zarr",
@@ -33,13 +32,6 @@ __all__ = [
 ]
 
 _SAFETENSORS_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-
-
-def _require(package: str, extra: str, what: str) -> Any:
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise MissingDependencyError(f"{what} needs {package}; pip install 'saestore[{extra}]'") from error
 
 
 def torch_matrix(tensor: torch.Tensor, where: str) -> Matrix:
@@ -119,7 +111,7 @@ def open_npz(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
 
 def open_h5(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
     """Open a dataset of an HDF5 file: `key`, a path in it, or the one that `pick` finds."""
-    h5py = _require("h5py", "anndata", f"reading {path}")
+    h5py = require("h5py", "anndata", f"reading {path}")
     try:
         file = h5py.File(existing_file(path), "r")
         shapes: dict[str, tuple[int, ...]] = {}
@@ -142,8 +134,8 @@ def open_parquet(path: Path, key: str | None = None, _others: Names = ()) -> Mat
 
     It is read whole.
     """
-    arrow = _require("pyarrow", "arrow", f"reading {path}")
-    parquet = _require("pyarrow.parquet", "arrow", f"reading {path}")
+    arrow = require("pyarrow", "arrow", f"reading {path}")
+    parquet = require("pyarrow.parquet", "arrow", f"reading {path}")
     try:
         columns = parquet.read_schema(existing_file(path)).names
         if key is not None and key not in columns:
@@ -201,7 +193,7 @@ def open_dataset(data: Any, where: str) -> Matrix:
 
 def open_arrow_folder(path: Path) -> Matrix:
     """Open a folder of ``Dataset.save_to_disk``."""
-    library = _require("datasets", "sae", f"reading {path}")
+    library = require("datasets", "sae", f"reading {path}")
     try:
         return open_dataset(library.load_from_disk(str(path)), str(path))
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -259,20 +251,9 @@ def saev_parts(path: Path, layer: int | None) -> tuple[list[Matrix], tuple[int, 
 
 def open_safetensors(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
     """Open a tensor of a ``.safetensors`` file: `key`, or the one that `pick` finds."""
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise MissingDependencyError(f"reading {path} needs safetensors; pip install 'saestore[sae]'") from error
-    file = existing_file(path)
-    try:
-        # Not closed here: the mapping lives as long as the table and goes with it.
-        opened: Any = safe_open(file, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise InvalidInputError(
-            f"{file} is truncated or not a .safetensors file ({error})", code="damaged-file"
-        ) from error
+    opened = map_safetensors(path)
     shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 (no mapping)
-    name = pick(shapes, key, str(file), f"choose one as {file.name}:KEY", others)
+    name = pick(shapes, key, str(path), f"choose one as {path.name}:KEY", others)
     rows = opened.get_slice(name)
 
     def fill(out: torch.Tensor, start: int, stop: int) -> None:

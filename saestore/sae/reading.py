@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from saestore.errors import InvalidInputError
-from saestore.files import existing_file, load_pt, read_json
+from saestore.files import load_tensors, read_json
 from saestore.sae.linear import Rule
 
 __all__ = ["PLAIN", "Read", "claimed", "need", "read_object", "read_tensors"]
@@ -32,21 +32,12 @@ class Read:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a ``.safetensors`` or ``.pt`` file."""
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return dict(load_file(existing_file(path)))
-        except (SafetensorError, OSError) as error:
-            raise InvalidInputError(
-                f"{path} is truncated or not a safetensors file ({error})", code="unreadable-weights"
-            ) from error
-    loaded = load_pt(path)
-    if not isinstance(loaded, dict):
-        raise InvalidInputError(f"{path} contains a {type(loaded).__name__}, not a dict of weights", code="not-an-sae")
-    return {str(name): value for name, value in loaded.items()}
+    """The tensors of a ``.safetensors`` or ``.pt`` file, each of which has a name."""
+    loaded = load_tensors(path)
+    if "" in loaded:
+        kind = type(loaded[""]).__name__
+        raise InvalidInputError(f"{path} contains a {kind}, not a dict of weights", code="not-an-sae")
+    return loaded
 
 
 def need(state: Mapping[str, Any], path: Path, *names: str) -> list[Any]:

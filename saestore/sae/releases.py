@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,8 @@ from saestore.sae.sae_lens import import_sae_lens
 __all__ = ["Release", "find_releases"]
 
 _WIDTH = re.compile(
-    r"width[_-](?P<n>\d+)(?P<unit>[km]?)|2pow(?P<power>\d+)|(?:^|[-_])w-?(?P<capital>\d+)k|_ds(?P<d_sae>\d+)_"
-    r"|hook_\w+_(?P<exact>\d{3,})(?![\dA-Za-z])",
+    r"width[_-](?P<n>\d+)(?P<unit>[km]?)|2pow(?P<power>\d+)|(?:^|[-_])w-?(?P<thousands>\d+)k"
+    r"|(?:hook_[a-z_]+_|_ds)(?P<exact>\d{3,})(?![\dA-Za-z])",
     re.IGNORECASE,
 )
 _WIDTH_AT_END = re.compile(r"[-_](?P<n>\d+)(?P<unit>[km])(?:__|$)", re.IGNORECASE)  # of Neuronpedia's ids and releases
@@ -69,7 +69,7 @@ def find_releases(words: Sequence[str] = ()) -> Iterator[Release]:
                     f"{release}:{sae_id}",
                     str(about.model),
                     None if layer is None else int(layer[1]),
-                    _configured(release, sae_id) if width is None else _width(**width.groupdict()),
+                    _configured(release, sae_id) if width is None else _width(width.groupdict()),
                     expected or (None if named is None else float(named[1])),
                 )
 
@@ -82,18 +82,16 @@ def _configured(release: str, sae_id: str) -> int | None:
     online, hub.HF_HUB_OFFLINE = hub.HF_HUB_OFFLINE, True
     try:
         return int(load_sae_config_from_huggingface(release, sae_id)["d_sae"])
-    except Exception:  # not in the cache; each loader raises what it likes
+    except (OSError, ValueError, KeyError, TypeError):  # not in the cache, or of no known form
         return None
     finally:
         hub.HF_HUB_OFFLINE = online
 
 
-def _width(n: str | None, unit: str | None, power: str | None = None, capital: str | None = None,
-           d_sae: str | None = None, exact: str | None = None) -> int:  # fmt: skip
-    if d_sae or exact:
-        return int(d_sae or exact or 0)
-    if power or capital:
-        return 1 << int(power) if power else int(capital or 0) << 10
-    size = int(n or 0) * {"": 1, "k": 1000, "m": 1_000_000}[(unit or "").lower()]
+def _width(sizes: Mapping[str, str | None]) -> int:
+    exact, thousands = sizes.get("exact"), sizes.get("thousands")
+    if exact or thousands or sizes.get("power"):
+        return int(exact or 0) or int(thousands or 0) << 10 or 1 << int(sizes["power"] or 0)
+    size = int(sizes["n"] or 0) * {"": 1, "k": 1000, "m": 1_000_000}[(sizes["unit"] or "").lower()]
     # Gemma Scope's 16k, 131k and 1m are powers of two, rounded.
-    return 1 << round(math.log2(size)) if unit else size
+    return 1 << round(math.log2(size)) if sizes["unit"] else size
