@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -26,6 +26,7 @@ __all__ = [
     "checked",
     "pick",
     "rows_fingerprint",
+    "stated_in",
 ]
 
 Names = Sequence[str]
@@ -95,6 +96,20 @@ class Matrix:
     shape: tuple[int, ...]
     dtype: str
     fill: Callable[[torch.Tensor, int, int], None]
+    stated: Mapping[str, str] = field(default_factory=dict)  # ``model`` and ``hook``, where the file has them
+
+
+def stated_in(facts: Mapping[Any, Any] | None) -> dict[str, str]:
+    """The model and the hook that the attributes or metadata of a file state."""
+    text = {_text(name): _text(value) for name, value in (facts or {}).items()}
+    names = {"model": ("model_name", "model"), "hook": ("hook_name", "hook_point", "hook")}
+    each = {name: next((text[key] for key in keys if text.get(key)), None) for name, keys in names.items()}
+    return {name: value for name, value in each.items() if value}
+
+
+def _text(value: Any) -> str:
+    value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return value if isinstance(value, str) else ""
 
 
 @dataclass(frozen=True)
@@ -124,9 +139,17 @@ class PartedSource:
     """
 
     def __init__(
-        self, path: str, layout: str, d_in: int, dtype: str, parts: Sequence[Part], *, item_size: int | None = None
+        self,
+        path: str,
+        layout: str,
+        d_in: int,
+        dtype: str,
+        parts: Sequence[Part],
+        *,
+        item_size: int | None = None,
+        stated: Mapping[str, str] | None = None,
     ) -> None:
-        self.item_size = item_size
+        self.item_size, self.stated = item_size, stated or {}
         self.path = path
         self.layout = layout
         self.n_rows = parts[-1].stop
@@ -147,18 +170,16 @@ class PartedSource:
             Of a row, where known. An array of more than two dimensions is taken for rows of this width, or else of its
             last dimension: (n_items, rows, d_in), or (n, heads, d_head) of attention heads.
         """
-        shape = opener().shape
-        inner = _inner(shape, width)
-        if len(shape) <= 2:
-            matrix = checked(opener(), path)
-            return cls(path, layout, matrix.shape[1], matrix.dtype, [Part(0, matrix.shape[0], opener)])
+        given = opener()
+        shape, inner = given.shape, _inner(given.shape, width)
 
         def flat() -> Matrix:
-            return flattened(opener(), inner)
+            return opener() if len(shape) <= 2 else flattened(opener(), inner)
 
         matrix = checked(flat(), path)
         item_size = int(shape[1]) if len(shape) - inner == 2 else None
-        return cls(path, layout, matrix.shape[1], matrix.dtype, [Part(0, matrix.shape[0], flat)], item_size=item_size)
+        parts = [Part(0, matrix.shape[0], flat)]
+        return cls(path, layout, matrix.shape[1], matrix.dtype, parts, item_size=item_size, stated=given.stated)
 
     def __repr__(self) -> str:
         return f"<embeddings {self.n_rows:,} x {self.d_in:,} {self.dtype}, {self.layout}: {self.path}>"
@@ -233,89 +254,6 @@ def flattened(matrix: Matrix, inner: int) -> Matrix:
     return Matrix((int(np.prod(outer)), width), matrix.dtype, fill)
 
 
-class BatchSource:
-    """Embeddings that a function makes, in order, in batches of any size; from the start again for earlier rows.
-
-    A build calls `batches` several times; it must give the same rows each time. Memory: the batches of a read.
-
-    Parameters
-    ----------
-    batches
-        Returns an iterator over tensors or arrays (n, d_in), each in row order.
-    n_rows
-        Rows of all batches.
-    """
-
-    path, layout = "a function", "batches"
-    item_size: int | None = None
-
-    def __init__(self, batches: Callable[[], Iterable[Any]], n_rows: int) -> None:
-        self._batches, self.n_rows = batches, n_rows
-        self._iterator: Iterator[Any] = iter(())
-        self._held, self._start = torch.empty(0, 0), 0
-        self._rewind()
-        first = self._held
-        checked(Matrix(tuple(first.shape), str(first.dtype).removeprefix("torch."), lambda *_: None), "a batch")
-        self.d_in, self.dtype = int(first.shape[1]), str(first.dtype).removeprefix("torch.")
-
-    def read(self, start: int, stop: int) -> torch.Tensor:
-        """Return rows ``start`` to ``stop`` on the CPU; refuses batches that end before them or differ in width."""
-        if start < self._start:
-            self._rewind()
-        parts = []
-        while start < stop:
-            end = self._start + len(self._held)
-            if start < end:
-                parts.append(self._held[start - self._start : stop - self._start])
-                start += len(parts[-1])
-            elif not self._advance():
-                raise InvalidInputError(
-                    f"the batches end after {end:,} rows, and {self.n_rows:,} were declared", code="wrong-row-count"
-                )
-        if stop == self.n_rows and (self._start + len(self._held) > stop or next(self._iterator, None) is not None):
-            raise InvalidInputError(
-                f"the batches go on after the {self.n_rows:,} rows that were declared", code="wrong-row-count"
-            )
-        return torch.cat(parts) if parts else self._held[:0]
-
-    def fingerprint(self, n_rows: int | None = None) -> str:
-        """Return a SHA-256 (hex), as of a file with these rows."""
-        return rows_fingerprint(self, n_rows)
-
-    def _rewind(self) -> None:
-        batches = self._batches()
-        if not isinstance(batches, Iterable):
-            raise InvalidInputError(
-                f"the function returns {type(batches).__name__}, not an iterator over batches", code="bad-embeddings"
-            )
-        self._iterator, self._start = iter(batches), 0
-        self._held = self._held[:0]
-        if not self._advance():
-            raise InvalidInputError("the function gives no batch of embeddings", code="wrong-row-count")
-
-    def _advance(self) -> bool:
-        batch = next(self._iterator, None)
-        if batch is None:
-            return False
-        if isinstance(batch, np.ndarray):
-            batch = batch.astype(batch.dtype.newbyteorder("="), copy=False)  # which torch asks for
-        try:
-            rows = torch.as_tensor(batch).detach().cpu()
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InvalidInputError(
-                f"a batch is not an array of numbers but {type(batch).__name__} ({error})", code="bad-embeddings"
-            ) from error
-        if hasattr(self, "d_in") and (rows.ndim != 2 or rows.shape[1] != self.d_in or rows.dtype != self._held.dtype):
-            raise InvalidInputError(
-                f"a batch is {rows.dtype} of shape {tuple(rows.shape)}; the first was {self._held.dtype}, {self.d_in} "
-                "wide",
-                code="unequal-chunks",
-            )
-        self._start += len(self._held)
-        self._held = rows
-        return True
-
-
 class MaskedSource:
     """The rows of another source that a mask keeps.
 
@@ -332,7 +270,7 @@ class MaskedSource:
         self._source, self._keep, self._ptr = source, keep, ptr
         self._rows = np.flatnonzero(keep)
         self.path, self.layout, self.d_in, self.dtype = source.path, source.layout, source.d_in, source.dtype
-        self.n_rows = len(self._rows)
+        self.n_rows, self.stated = len(self._rows), getattr(source, "stated", {})
         self.item_size: int | None = None
 
     def read(self, start: int, stop: int) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 import zarr
 
-from saestore.embeddings.base import Matrix, Names, pick
+from saestore.embeddings.base import Matrix, Names, pick, stated_in
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, require
 from saestore.files import NpzFile, existing_file, load_npy, load_pt, map_safetensors, plain_tensor, read_json, unmasked
 
@@ -78,7 +79,7 @@ def zarr_matrix(array: zarr.Array[Any], where: str) -> Matrix:
                 f"{where}: rows {start} to {stop} cannot be decoded ({error})", code="damaged-file"
             ) from error
 
-    return Matrix(tuple(array.shape), np.dtype(array.dtype).name, fill)
+    return Matrix(tuple(array.shape), np.dtype(array.dtype).name, fill, stated_in(array.attrs.asdict()))
 
 
 def open_pt(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
@@ -126,7 +127,7 @@ def open_h5(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
     def fill(out: torch.Tensor, start: int, stop: int) -> None:
         np.copyto(out.numpy(), dataset[start:stop])
 
-    return Matrix(tuple(dataset.shape), dataset.dtype.name, fill)
+    return Matrix(tuple(dataset.shape), dataset.dtype.name, fill, stated_in({**file.attrs, **dataset.attrs}))
 
 
 def open_parquet(path: Path, key: str | None = None, _others: Names = ()) -> Matrix:
@@ -160,7 +161,8 @@ def open_parquet(path: Path, key: str | None = None, _others: Names = ()) -> Mat
             )
         shape.append(lengths[0].as_py())
         values = values.flatten()
-    return numpy_matrix(values.to_numpy(zero_copy_only=False).reshape(shape))
+    matrix = numpy_matrix(values.to_numpy(zero_copy_only=False).reshape(shape))
+    return replace(matrix, stated=stated_in(table.schema.metadata))
 
 
 def open_dataset(data: Any, where: str) -> Matrix:
@@ -188,7 +190,8 @@ def open_dataset(data: Any, where: str) -> Matrix:
             )
         np.copyto(out.numpy(), values)
 
-    return Matrix(shapes[name], dtype, fill)
+    hook = {"hook": name} if "hook_" in name else {}  # SAELens names the column after the hook
+    return Matrix(shapes[name], dtype, fill, hook)
 
 
 def open_arrow_folder(path: Path) -> Matrix:
@@ -240,7 +243,8 @@ def saev_parts(path: Path, layer: int | None) -> tuple[list[Matrix], tuple[int, 
                 f"tokens, and {file.name} holds more; one of them is wrong",
                 code="damaged-file",
             )
-        parts.append(numpy_matrix(shard[:, layers.index(layer), cls:]))
+        matrix = numpy_matrix(shard[:, layers.index(layer), cls:])
+        parts.append(replace(matrix, stated=stated_in({"model": facts.get("vit_ckpt", facts.get("ckpt"))})))
         found += len(shard)
     if found != n_images:
         raise InvalidInputError(
@@ -260,7 +264,8 @@ def open_safetensors(path: Path, key: str | None = None, others: Names = ()) -> 
         out.copy_(rows[start:stop])
 
     dtype = rows.get_dtype()
-    return Matrix(tuple(rows.get_shape()), _SAFETENSORS_DTYPES.get(dtype, dtype), fill)
+    shape, name = tuple(rows.get_shape()), _SAFETENSORS_DTYPES.get(dtype, dtype)
+    return Matrix(shape, name, fill, stated_in(opened.metadata()))
 
 
 def is_zarr(folder: Path) -> bool:
@@ -284,5 +289,6 @@ def open_zarr(location: str) -> Matrix:
         arrays = dict(sorted(node.arrays()))
         shapes = {name: tuple(array.shape) for name, array in arrays.items()}
         name = pick(shapes, None, location, f"choose one as {location.rstrip('/')}/NAME")
-        return zarr_matrix(arrays[name], f"{location.rstrip('/')}/{name}")
+        matrix = zarr_matrix(arrays[name], f"{location.rstrip('/')}/{name}")
+        return replace(matrix, stated={**stated_in(node.attrs.asdict()), **matrix.stated})
     return zarr_matrix(node, location)

@@ -13,7 +13,8 @@ import torch
 import zarr
 
 from saestore import layouts
-from saestore.embeddings.base import BatchSource, EmbeddingSource, Matrix, Names, Part, PartedSource, flattened
+from saestore.embeddings.base import EmbeddingSource, Matrix, Names, Part, PartedSource, flattened
+from saestore.embeddings.batches import BatchSource
 from saestore.embeddings.matrices import (
     is_zarr,
     numpy_matrix,
@@ -190,7 +191,8 @@ def _saev(path: Path, layer: int | None) -> PartedSource:
         rows = flattened(matrix, 1)
         parts.append(Part(start, start + rows.shape[0], lambda rows=rows: rows))  # type: ignore[misc]
         start += rows.shape[0]
-    return PartedSource(str(path), "saev", width, "float32", parts, item_size=per_item)
+    stated = matrices[0].stated
+    return PartedSource(str(path), "saev", width, "float32", parts, item_size=per_item, stated=stated)
 
 
 def _bases(folder: Path) -> dict[str, set[Path]]:

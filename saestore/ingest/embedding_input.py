@@ -101,6 +101,7 @@ def from_model(
         exif=options.exif,
         transparency=options.transparency,
         skip_bad=options.skip_bad,
+        other_model=options.other_model,
         known=known,
     )
     ready = open_model_source(request, SAETrainingSpec.of(sae), advance)
