@@ -22,16 +22,29 @@ STORE = ROOT / "demo" / "activations.zarr"
 _TAG = "picture:"
 
 
-def executed(folder: Path, path: Path = NOTEBOOK) -> Any:
-    """A notebook with the outputs of a run in `folder`, which has the project's `examples` and will have `demo`."""
+def executed(folder: Path, *paths: Path) -> list[Any]:
+    """Notebooks with the outputs of a run in `folder`, which has the project's `examples` and will have `demo`.
+
+    They run in one kernel, which forgets between them all but what it has imported.
+    """
     import nbformat
     from nbclient import NotebookClient
 
-    notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
-    for cell in notebook.cells:
+    new = nbformat.v4
+    forget = new.new_notebook(cells=[new.new_code_cell("get_ipython().reset(new_session=True)")])
+    notebooks = [nbformat.read(path, as_version=4) for path in paths]
+    client = NotebookClient(forget, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}})
+    try:
+        for notebook in notebooks:
+            client.execute(cleanup_kc=False)
+            client.nb = notebook
+            client.execute(cleanup_kc=False)
+            client.nb = forget
+    finally:
+        client.execute()
+    for cell in (cell for notebook in notebooks for cell in notebook.cells):
         cell.metadata.pop("execution", None)  # when each cell ran: another in every run
-    return notebook
+    return notebooks
 
 
 def pictures(notebook: Any) -> dict[str, bytes]:
@@ -68,8 +81,8 @@ def main() -> None:
     """Do all of it."""
     import nbformat
 
-    for path in (NOTEBOOK, DISCOVERY):
-        notebook = executed(ROOT, path)
+    paths = (NOTEBOOK, DISCOVERY)
+    for path, notebook in zip(paths, executed(ROOT, *paths), strict=True):
         nbformat.write(notebook, path)
         for name, png in pictures(notebook).items():
             (IMAGES / f"{name}.png").write_bytes(png)

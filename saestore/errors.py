@@ -5,6 +5,7 @@ One small tree. Each error is also the builtin that a caller would expect (``Key
 A message is one sentence or two: the value that was given, what was allowed, what to do.
 """
 
+import errno
 import importlib
 import re
 from collections.abc import Iterable
@@ -26,6 +27,9 @@ __all__ = [
     "UnreachableError",
     "did_you_mean",
     "escape",
+    "first_line",
+    "raise_unreachable",
+    "require",
 ]
 
 
@@ -40,6 +44,28 @@ def escape(text: str, *, one_line: bool = False) -> str:
     if one_line:
         text = " ".join(re.split(r"[\t\r\n]+", text))
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+# What a place answers that tells nothing of the stored bytes: numbers of errors, of HTTP, and names of classes, because
+# the packages of remote places are optional.
+_NOT_ALLOWED: tuple[int | str, ...] = (
+    errno.EACCES, errno.EPERM, errno.ENOKEY, errno.EKEYEXPIRED, errno.EKEYREVOKED, errno.EKEYREJECTED, 401, 403,
+    "PermissionError", "NoCredentialsError", "PermissionDeniedError", "UnauthenticatedError",
+)  # fmt: skip
+_UNREACHABLE: tuple[tuple[tuple[int | str, ...], str], ...] = (
+    ((errno.EMFILE, errno.ENFILE), "The process has used its file handles: close files, or raise `ulimit -n`."),
+    ((errno.EIO, errno.ESTALE), "The device or the network folder does not answer well: check it, then ask again."),
+    (
+        (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, 408, 429, *range(500, 600), "ConnectionError",
+         "TimeoutError", "aiohttp.ClientError", "EndpointConnectionError", "gaierror", "obstore.GenericError",
+         "obstore.JoinError"),
+        "The place does not answer: check the address and the network, then ask again.",
+    ),
+)  # fmt: skip
+# Errors of the system that damage can cause: what is there is missing, or of another kind or size.
+_ABOUT_NODES = (
+    None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EINVAL,
+)  # fmt: skip
 
 
 class SaestoreError(Exception):
@@ -157,3 +183,42 @@ def require(package: str, extra: str, what: str) -> Any:
         return importlib.import_module(package)
     except ImportError as e:
         raise MissingDependencyError(f"{what} needs {package} ({e}); pip install 'saestore[{extra}]'") from e
+
+
+def first_line(error: BaseException) -> str:
+    """First line of the message of an error, without the reports that follow it."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def raise_unreachable(what: str, error: BaseException, verb: str = "read") -> None:
+    """Raise the error that fits where one, or one of its causes, is about the place, not about the stored bytes.
+
+    Raises
+    ------
+    NotAllowedError
+        The place refuses this user.
+    UnreachableError
+        The place does not answer.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, SaestoreError):
+            return
+        said = f"{what} cannot be {verb} now: {first_line(cause)}."
+        if _is_any(cause, _NOT_ALLOWED):
+            raise NotAllowedError(
+                f"{said} This user is not allowed to: change its mode, or renew the credentials."
+            ) from error
+        reason = next((reason for kinds, reason in _UNREACHABLE if _is_any(cause, kinds)), None)
+        if reason is not None:
+            raise UnreachableError(f"{said} {reason}") from error
+        if isinstance(cause, OSError) and cause.errno not in _ABOUT_NODES:
+            raise UnreachableError(f"{said} Check the place, then ask again.") from error
+        cause = cause.__cause__ or cause.__context__
+
+
+def _is_any(error: BaseException, kinds: tuple[int | str, ...]) -> bool:
+    status = getattr(error, "status", None) or getattr(error, "status_code", None)
+    names = {base.__name__ for base in type(error).__mro__}
+    names |= {f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in type(error).__mro__}
+    return bool(names & set(kinds)) or getattr(error, "errno", None) in kinds or status in kinds

@@ -18,19 +18,27 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, NotFoundError, did_you_mean, require
+from saestore.errors import (
+    InvalidInputError,
+    NotFoundError,
+    SaestoreError,
+    did_you_mean,
+    raise_unreachable,
+    require,
+)
 
 __all__ = [
     "NpzArray",
     "NpzFile",
     "as_numpy",
     "check_inflation",
+    "damage",
     "existing_file",
     "load_array",
     "load_npy",
@@ -56,12 +64,12 @@ _SKIP = 1 << 24  # bytes that are decompressed at once to get past them
 
 # numpy has no error of its own for a damaged file; its header is Python source, which has errors of its own.
 _NUMPY_DAMAGE = (
-    ValueError, EOFError, OSError, OverflowError, MemoryError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile,
+    ValueError, EOFError, OverflowError, MemoryError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile,
     zlib.error, KeyError, RuntimeError, TypeError,
 )  # fmt: skip
 # Nor has torch: what comes depends on the place of the damage.
 _TORCH_DAMAGE = (
-    RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError,
+    RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError,
     struct.error,
 )  # fmt: skip
 _PICKLED = "which are not unpickled because that could run code"
@@ -104,20 +112,38 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
     return file
 
 
+@contextmanager
+def damage(where: object, what: str, *kinds: type[Exception], code: str = "damaged-file") -> Iterator[None]:
+    """Say what is the matter with a file on which a library raises one of these kinds, or an `OSError` for its bytes.
+
+    Raises
+    ------
+    UnreachableError
+        The place of the file does not answer, or the process has no file handle left: nothing is known of the file.
+    """
+    expected: tuple[type[Exception], ...] = (*kinds, OSError)
+    try:
+        yield
+    except SaestoreError:
+        raise
+    except expected as error:
+        raise_unreachable(str(where), error)
+        raise InvalidInputError(f"{where} {what} ({' '.join(str(error).split())[:200]})", code=code) from error
+
+
 def read_json(path: str | os.PathLike[str]) -> Any:
     """The content of a JSON file."""
     file = existing_file(path)
-    try:
+    with damage(file, "is damaged or not JSON", ValueError, RecursionError):
         return json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
-        raise InvalidInputError(f"{file} is damaged or not JSON ({error}).", code="damaged-file") from error
 
 
 def load_pt(path: str | os.PathLike[str]) -> object:
     """Load a file of ``torch.save``, memory-mapped and with ``weights_only``: tensors stay on disk until read."""
     torch = require("torch", "sae", f"reading {path}")
     file = existing_file(path)
-    with file.open("rb") as stream:
+    damaged = "is truncated or not a .pt file of torch.save; write it again"
+    with damage(file, damaged), file.open("rb") as stream:
         start = stream.read(2)
     if start[:1] == b"\x80":
         raise InvalidInputError(
@@ -125,23 +151,19 @@ def load_pt(path: str | os.PathLike[str]) -> object:
             f"code; write the tensor again with torch.save(tensor, path)",
             code="pickled",
         )
-    damaged = InvalidInputError(
-        f"{file} is truncated or not a .pt file of torch.save; write it again", code="damaged-file"
-    )
-    if start != b"PK":
-        raise damaged
-    try:
+    with damage(file, damaged, *_NUMPY_DAMAGE, NotImplementedError):
+        if start != b"PK":
+            raise ValueError("it does not start like one")
         with zipfile.ZipFile(file) as archive:
             compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
-    except (*_NUMPY_DAMAGE, NotImplementedError) as error:
-        raise damaged from error
     if compressed:  # torch would map the compressed bytes as numbers
         raise InvalidInputError(
             f"{file} was compressed after it was saved; write it again with torch.save(tensor, path)",
             code="compressed-file",
         )
     try:
-        return _plain_tensors(torch.load(file, map_location="cpu", weights_only=True, mmap=True), str(file))
+        with damage(file, damaged, *_TORCH_DAMAGE):
+            return _plain_tensors(torch.load(file, map_location="cpu", weights_only=True, mmap=True), str(file))
     except pickle.UnpicklingError as error:
         # torch's message is a page of advice (to turn the safety off, among others); its one fact is the name.
         match = re.search(r"GLOBAL (\S+)", str(error))
@@ -150,22 +172,14 @@ def load_pt(path: str | os.PathLike[str]) -> object:
             "dict of tensors (of an encoder's output: top_acts and top_indices), with torch.save",
             code="pickled",
         ) from error
-    except InvalidInputError:
-        raise
-    except _TORCH_DAMAGE as error:
-        raise damaged from error
 
 
-def map_safetensors(path: str | os.PathLike[str]) -> Any:
+def map_safetensors(path: Path) -> Any:
     """Open a ``.safetensors`` file by its own package; it is mapped as long as the result lives."""
     library = require("safetensors", "sae", f"reading {path}")
     file = existing_file(path)
-    try:
+    with damage(file, "is truncated or not a .safetensors file", library.SafetensorError):
         return library.safe_open(file, framework="pt")
-    except (library.SafetensorError, OSError) as error:
-        raise InvalidInputError(
-            f"{file} is truncated or not a .safetensors file ({error}); fetch or write it again", code="damaged-file"
-        ) from error
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
@@ -298,25 +312,24 @@ def refuse_unused(
 def load_npy(path: str | os.PathLike[str]) -> np.ndarray:
     """Open a ``.npy`` file memory-mapped."""
     file = existing_file(path)
-    with file.open("rb") as stream:
-        start = stream.read(6)
-    try:
+    with damage(file, "is truncated or not a .npy file of numpy.save; write it again", *_NUMPY_DAMAGE):
+        with file.open("rb") as stream:
+            start = stream.read(6)
         if start != b"\x93NUMPY":
             raise ValueError("it does not start like one")
-        array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
-    except _NUMPY_DAMAGE as error:
-        if "object" in str(error).lower():
+        try:
+            array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            if "object" not in str(error).lower():
+                raise
             raise InvalidInputError(
                 f"{file} holds pickled Python objects, {_PICKLED}; save a plain numeric array", code="pickled"
             ) from error
-        raise InvalidInputError(
-            f"{file} is truncated or not a .npy file of numpy.save ({error}); write it again", code="damaged-file"
-        ) from error
     return array
 
 
 def load_npz(path: str | os.PathLike[str], name: str | None, ndim: int) -> tuple[str, np.ndarray]:
-    """Read the array called `name` from a ``.npz`` file, or, without a name, its only array of `ndim` dimensions.
+    """Read the array called `name` from a ``.npz`` file, or, without a name, its only array (of `ndim` dimensions).
 
     Returns
     -------
@@ -328,7 +341,7 @@ def load_npz(path: str | os.PathLike[str], name: str | None, ndim: int) -> tuple
         archive = NpzFile(path, resources)
         names = archive.names
         arrays = [archive[each] for each in names if name in (None, each)]
-        arrays = [array for array in arrays if name is not None or len(array.shape) == ndim]
+        arrays = [array for array in arrays if name is not None or len(names) == 1 or len(array.shape) == ndim]
         if len(arrays) != 1:
             n = f"no array {name!r}" if name is not None else f"{len(arrays) or 'no'} arrays of {ndim} dimension(s)"
             file = archive.path
@@ -391,18 +404,9 @@ class NpzFile:
         """The bytes of one array's file, decompressed."""
         return self._resources.enter_context(self._zip.open(f"{name}.npy"))
 
-    @contextmanager
-    def errors(self) -> Iterator[None]:
+    def errors(self) -> AbstractContextManager[None]:
         """Turn errors of numpy and zip into one that names the file."""
-        try:
-            yield
-        except InvalidInputError:
-            raise
-        except _NUMPY_DAMAGE as error:
-            raise InvalidInputError(
-                f"{self.path} is truncated, or not a .npz file of plain arrays ({' '.join(str(error).split())[:160]})",
-                code="damaged-file",
-            ) from error
+        return damage(self.path, "is truncated, or not a .npz file of plain arrays", *_NUMPY_DAMAGE)
 
 
 class NpzArray:

@@ -174,7 +174,7 @@ def _mend_table(writer: SetWriter, table: str, nodes: Sequence[str]) -> list[str
     base, prefix = f"{writer.root.path}/{writer.path}".strip("/"), f"{writer.path}/{table}/"
     stored = StoredTable(SnapshotStore(writer.root.store), base, table, writer.require())
     damaged = {node.removeprefix(prefix) for node in nodes if node.startswith(prefix)}
-    info, labels, read = stored.info, None, {}
+    info, labels, ptr, read = stored.info, None, None, {}
     for name, arrays in info.columns.items():
         if damaged & set(arrays):
             with suppress(CorruptStoreError):
@@ -183,7 +183,10 @@ def _mend_table(writer: SetWriter, table: str, nodes: Sequence[str]) -> list[str
     if any(node.split("/")[0] in matrices for node in damaged):
         with suppress(CorruptStoreError):
             labels = stored.labels()
-    if not read and labels is None:
+    if info.pointers in damaged:
+        with suppress(CorruptStoreError):
+            ptr = stored.reader(info.pointers).read(0, writer.require().n_items + 1)
+    if not read and labels is None and ptr is None:
         return []
 
     def fill(batch: WriteBatch, a: SetAttributes) -> SetAttributes:
@@ -192,7 +195,10 @@ def _mend_table(writer: SetWriter, table: str, nodes: Sequence[str]) -> list[str
             changed.set_column(name, column)
         if labels is not None:
             changed.set_concepts(labels)
+        if ptr is not None:
+            changed.set_pointers(ptr)
         return a.with_table(table, changed.info)
 
     writer.change(fill)
-    return [f"{writer.path}/{table}: {what} written again" for what in (*read, *(["concepts"] if labels else []))]
+    written = [*read, *(["concepts"] if labels is not None else []), *(["pointers"] if ptr is not None else [])]
+    return [f"{writer.path}/{table}: {what} written again" for what in written]

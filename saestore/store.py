@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, did_you_mean
+from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, did_you_mean, raise_unreachable
 from saestore.format import SET_LEVELS, canonical_json, split_set_path
 from saestore.progress import Progress, ProgressOption
 from saestore.query import html
@@ -27,7 +27,6 @@ from saestore.storage import (
     place_name,
     read_attributes,
 )
-from saestore.storage.open import raise_unreachable
 from saestore.vocabulary import DEFAULT_MEMORY
 
 if TYPE_CHECKING:

@@ -152,25 +152,29 @@ def committed(store, path):
 
 
 class Server:
-    """Builds in processes of their own, forked from one that has torch and `modules` imported, on one thread."""
+    """Builds in processes of their own, forked from one that has torch imported, on one thread."""
 
-    def __init__(self, *modules):
+    def __init__(self):
         variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
         variables.pop("SAESTORE_SCRATCH", None)
         self._process = subprocess.Popen(
-            [sys.executable, __file__, *modules],
+            [sys.executable, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=variables,
         )
 
+    def have(self, *modules):
+        """Import these once, for all processes that begin from now on."""
+        print(json.dumps({"modules": modules}), file=self._process.stdin, flush=True)
+
     def start(self, build=None, **when):
         """Begin a build; returns its process id.
 
-        `build` are the arguments of `saestore.build`; ``command`` in its place are words for the command line. `when`
-        says what befalls it: ``kill_at``, ``stop_at``, ``interrupt_at``, ``full_at`` (no space from then on) the n-th
-        change of the file system, or ``kill_after`` so many seconds.
+        `build` are the arguments of `saestore.build`; ``command`` in its place are words for the command line,
+        ``environment`` more variables. `when` says what befalls it: ``kill_at``, ``stop_at``, ``interrupt_at``,
+        ``full_at`` (no space from then on) the n-th change of the file system, or ``kill_after`` so many seconds.
         """
         print(json.dumps({"build": build, **when}, default=str), file=self._process.stdin, flush=True)
         return json.loads(self._process.stdout.readline())["pid"]
@@ -187,15 +191,6 @@ class Server:
         self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
-
-
-@contextmanager
-def server(*modules):
-    running = Server(*modules)
-    try:
-        yield running
-    finally:
-        running.close()
 
 
 def _befall(job, changes):
@@ -226,6 +221,7 @@ def _befall(job, changes):
 
 def _child(job, report):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background
+    os.environ.update(job.get("environment", {}))
     changes = []
     if "kill_after" in job:
         threading.Timer(job["kill_after"], os.kill, (os.getpid(), signal.SIGKILL)).start()
@@ -252,6 +248,7 @@ def _serve():
     # What every build imports. Frozen, so that no collection in a child copies the pages that it shares with us.
     import tomllib  # noqa: F401
 
+    import pandas as pd  # noqa: F401
     import scipy.sparse  # noqa: F401
     import tqdm.auto  # noqa: F401
     import zarr.codecs.numcodecs  # noqa: F401
@@ -260,15 +257,20 @@ def _serve():
     import saestore.ingest.build_plan
     import saestore.ingest.planning  # noqa: F401
 
-    for module in sys.argv[1:]:
-        importlib.import_module(module)
     gc.collect()
     gc.freeze()
     for line in sys.stdin:
+        job = json.loads(line)
+        if "modules" in job:
+            for module in job["modules"]:
+                importlib.import_module(module)
+            gc.collect()
+            gc.freeze()
+            continue
         read, write = os.pipe()
         pid = os.fork()
         if pid == 0:
-            _child(json.loads(line), write)
+            _child(job, write)
         os.close(write)
         print(json.dumps({"pid": pid}), flush=True)
         _, status = os.waitpid(pid, 0)

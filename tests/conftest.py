@@ -1,5 +1,7 @@
 """What every test shares."""
 
+import multiprocessing.forkserver
+import multiprocessing.util
 import os
 import shutil
 import subprocess
@@ -7,7 +9,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest import mock
 
 import effort
 import pytest
@@ -15,6 +20,9 @@ import tiny_blocks
 from hypothesis import settings
 
 import saestore
+
+if TYPE_CHECKING:
+    from build_helpers import Server
 
 # Hypothesis' own profile for shared machines: the same examples in every run, and no deadline, because a test that
 # fails when the machine is busy says nothing of the code. `pytest --hypothesis-profile=default` looks for new ones.
@@ -77,6 +85,36 @@ def checkout_after_demo(tmp_path_factory: pytest.TempPathFactory, project_dir: P
     folder = _shared(tmp_path_factory, "demo")
     _once(folder, lambda: _run_demo(folder / "checkout", project_dir, folder / "printed"))
     return folder / "checkout", (folder / "printed").read_text()
+
+
+@pytest.fixture(scope="session")
+def forkserver() -> str:
+    """How to start a process that gets all by pickles, as a spawned one, but has imported what such processes need."""
+    with mock.patch("tempfile.tempdir", None):
+        multiprocessing.util.get_temp_dir()  # of the whole process: it outlives the tests' folder
+    modules = [
+        "distributed",
+        "pandas",
+        "torch",
+        "xarray",
+        "zarr",
+        "saestore.ingest.build_plan",
+        "saestore.xarray_engine",
+    ]
+    multiprocessing.forkserver.set_forkserver_preload([name for name in modules if find_spec(name.partition(".")[0])])
+    multiprocessing.forkserver.ensure_running()
+    return "forkserver"
+
+
+@pytest.fixture(scope="session")
+def processes() -> Iterator["Server"]:
+    """Builds in processes of their own, which die where a test says; see `build_helpers`."""
+    pytest.importorskip("torch", reason="building needs torch")
+    from build_helpers import Server
+
+    running = Server()
+    yield running
+    running.close()
 
 
 def _shared(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:

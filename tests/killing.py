@@ -1,6 +1,6 @@
 """Kill a writer at its writes and start it again: run as a program, by the tests of writing and of compaction.
 
-    python killing.py JOB FOLDER
+    python killing.py FOLDER
 
 A process of its own without threads, so that it can fork: a child has everything imported already and starts at
 once. It exits 0 when every store that was killed and taken up again ended with the bytes of one that never was.
@@ -230,6 +230,7 @@ def fresh(folder: Path, template: Path) -> Path:
 
 def main(name: str, base: Path) -> None:
     job = JOBS[name]
+    base.mkdir(exist_ok=True)
     template, undisturbed = base / "template", base / "undisturbed"
     if job.prepare is not None:
         succeed(job.prepare, template)
@@ -276,4 +277,6 @@ def kill_at_random(job: Callable, folder: Path, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    for each in JOBS:
+        print(each, file=sys.stderr)
+        main(each, Path(sys.argv[1]) / each)

@@ -1,6 +1,6 @@
 """Kill an import at its writes and give the same command again: run as a program, by `test_import_resume.py`.
 
-    python killing_imports.py JOB FOLDER
+    python killing_imports.py FOLDER
 
 As `killing.py`, whose jobs these are besides: what is stored must end with the bytes of an import that nothing befell.
 """
@@ -30,8 +30,9 @@ def importer(path: Path):
 
 
 if __name__ == "__main__":
-    name, base = sys.argv[1], Path(sys.argv[2])
-    source = base / f"{name}.npz"
-    sp.save_npz(source, CASE.csr.asformat(name))
-    killing.JOBS[name] = Job(importer(source), choose(4, 40), goes_on=False)
-    killing.main(name, base)
+    for name in FORMATS:
+        print(name, file=sys.stderr)
+        source = Path(sys.argv[1]) / f"{name}.npz"
+        sp.save_npz(source, CASE.csr.asformat(name))
+        killing.JOBS[name] = Job(importer(source), choose(4, 40), goes_on=False)
+        killing.main(name, source.with_suffix(""))

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
-from build_helpers import clip_scope, clip_scope_dense, hashes, near, server, unexplained
+from build_helpers import clip_scope, clip_scope_dense, hashes, near, unexplained
 from effort import choose
 from raising import raises
 
@@ -236,32 +236,31 @@ def test_what_top_k_drops_is_added_up(tmp_path, inputs):
 
 
 @pytest.mark.once
-def test_killed_anywhere_it_goes_on_and_readers_see_old_or_new(tmp_path, inputs):
+def test_killed_anywhere_it_goes_on_and_readers_see_old_or_new(tmp_path, inputs, processes):
     """At every state that a kill leaves, the set opens and says of the samples that it has what a whole build says."""
     expected = clip_scope_dense(inputs[1]["sae"], torch.from_numpy(np.load(inputs[1]["embeddings"])))
     base, undisturbed = tmp_path / "base", tmp_path / "undisturbed"
     n_old = len(build(base, inputs[0]))
-    with server() as processes:
-        shutil.copytree(base, undisturbed)
-        done = processes.run({**inputs[1], "store": str(undisturbed), "append": True})
-        assert done["exit"] == 0, done
-        seen, exits = set(), []
-        for n in np.linspace(3, done["changes"] - 1, choose(6, 40), dtype=int).tolist():
-            store = tmp_path / f"killed-{n}"
-            shutil.copytree(base, store)
-            opened = saestore.open(store)[PATH]
-            exits.append(processes.run({**inputs[1], "store": str(store), "append": True}, kill_at=n)["exit"])
-            acts = saestore.open(store)[PATH]
-            seen.add((acts.attributes.table("items").version, len(acts) > n_old, acts.attributes.complete))
-            np.testing.assert_allclose(acts.sparse().toarray(), expected[: len(acts)], rtol=1e-5, atol=1e-6)
-            texts = acts.items.column("text")[acts.item_index.locate(np.arange(len(acts)))[0]]
-            assert len(texts) == len(acts.spans()) == len(acts)
-            assert opened.top_samples(5, n=9, where={"split": "cal"}).sample.max(initial=0) < len(acts)
-            ended = processes.run({**inputs[1], "store": str(store), "append": True})
-            assert ended["exit"] == 0, ended
-            assert hashes(store) == hashes(undisturbed)
-            assert_sound(store)
-            shutil.rmtree(store)
+    shutil.copytree(base, undisturbed)
+    done = processes.run({**inputs[1], "store": str(undisturbed), "append": True})
+    assert done["exit"] == 0, done
+    seen, exits = set(), []
+    for n in np.linspace(3, done["changes"] - 1, choose(6, 40), dtype=int).tolist():
+        store = tmp_path / f"killed-{n}"
+        shutil.copytree(base, store)
+        opened = saestore.open(store)[PATH]
+        exits.append(processes.run({**inputs[1], "store": str(store), "append": True}, kill_at=n)["exit"])
+        acts = saestore.open(store)[PATH]
+        seen.add((acts.attributes.table("items").version, len(acts) > n_old, acts.attributes.complete))
+        np.testing.assert_allclose(acts.sparse().toarray(), expected[: len(acts)], rtol=1e-5, atol=1e-6)
+        texts = acts.items.column("text")[acts.item_index.locate(np.arange(len(acts)))[0]]
+        assert len(texts) == len(acts.spans()) == len(acts)
+        assert opened.top_samples(5, n=9, where={"split": "cal"}).sample.max(initial=0) < len(acts)
+        ended = processes.run({**inputs[1], "store": str(store), "append": True})
+        assert ended["exit"] == 0, ended
+        assert hashes(store) == hashes(undisturbed)
+        assert_sound(store)
+        shutil.rmtree(store)
     assert set(exits) <= {-9, 0}
     assert (
         exits.count(-9) >= len(exits) - 1

@@ -26,7 +26,6 @@ from build_helpers import (  # noqa: E402 (what follows needs torch)
     in_batches,
     near,
     sae_lens_folder,
-    server,
     unexplained,
 )
 from embedding_files import LAYOUTS, rows, write_chunks  # noqa: E402
@@ -535,21 +534,18 @@ def test_the_store_is_opened_once(there, tmp_path, build, saes, monkeypatch):
     assert len(opened) == 2 * there + 1
 
 
-def test_a_second_builder_is_refused_while_the_first_lives(tmp_path, build, saes):
+def test_a_second_builder_is_refused_while_the_first_lives(tmp_path, build, saes, processes):
     np.save(tmp_path / "x.npy", near(saes["tiny"], 200).numpy())
     how = {"embeddings": tmp_path / "x.npy", "segment_rows": 64}
-    with server() as processes:
-        first = processes.start(
-            {"dataset": "Mine", "store": tmp_path / "store", "sae": saes["tiny"]} | how, stop_at=400
-        )
-        _wait_until_stopped(first)
-        with raises(LockedError, "locked", "Mine/patch/tiny", f"process {first}", "since"):
-            build(**how)
-        with raises(LockedError, "locked", f"process {first}"):
-            build(**how, overwrite=True)
-        build("Other", **how)  # another set is not locked
-        os.kill(first, signal.SIGKILL)
-        assert processes.result()["exit"] == -signal.SIGKILL
+    first = processes.start({"dataset": "Mine", "store": tmp_path / "store", "sae": saes["tiny"]} | how, stop_at=400)
+    _wait_until_stopped(first)
+    with raises(LockedError, "locked", "Mine/patch/tiny", f"process {first}", "since"):
+        build(**how)
+    with raises(LockedError, "locked", f"process {first}"):
+        build(**how, overwrite=True)
+    build("Other", **how)  # another set is not locked
+    os.kill(first, signal.SIGKILL)
+    assert processes.result()["exit"] == -signal.SIGKILL
     acts = build(**how)  # the lock of a dead process is taken over
     assert acts.attributes.complete
     assert not (tmp_path / "store" / acts.path / "lock").exists()

@@ -24,7 +24,6 @@ from build_helpers import (  # noqa: E402 (what follows needs torch)
     hashes,
     near,
     sae_lens_folder,
-    server,
     unexplained,
 )
 from embedding_files import change, save_npy, save_pt, save_safetensors, save_zarr, write_chunks  # noqa: E402
@@ -125,13 +124,12 @@ def test_not_finite_where_the_sae_would_be_silent(tmp_path, refused, x):
     refused(InvalidInputError, "not-finite", "row 20 ", "nan", embeddings=x, sae=tmp_path / "mysae")
 
 
-def test_not_finite_in_what_is_still_to_be_done(tmp_path, build, sae):
+def test_not_finite_in_what_is_still_to_be_done(tmp_path, build, sae, processes):
     """Of a build that goes on, the rows after the committed ones are looked at before anything is written."""
     x, path = near(sae, 600), tmp_path / "x.npy"
     np.save(path, x.numpy())
-    with server() as processes:
-        job = {"dataset": "Mine", "store": tmp_path / "store", "sae": sae, "embeddings": path, "segment_rows": 100}
-        assert processes.run(job, kill_at=300)["exit"] == -9
+    job = {"dataset": "Mine", "store": tmp_path / "store", "sae": sae, "embeddings": path, "segment_rows": 100}
+    assert processes.run(job, kill_at=300)["exit"] == -9
     assert 0 < len(saestore.open(tmp_path / "store")["Mine"]) < 590
     looked_at = set(np.linspace(0, 599, 256).astype(int).tolist())  # by the fingerprint: other rows are another build
     row = max(set(range(600)) - looked_at)
@@ -441,12 +439,13 @@ saestore.writing.pipeline.MERGE_MEMORY = 8 << 20
 saestore.ingest.encoded_rows._CHECK_BYTES = saestore.sae.encode._BATCH_BYTES = 1 << 20
 saestore.embeddings.base._REMAP_BYTES = 1 << 20
 saestore.storage.arrays.SHARD = 1 << 17
-folder, n = sys.argv[1], sys.argv[2]
-saestore.build(
-    "Mine", store=f"{folder}/{n}", embeddings=f"{folder}/{n}.npy", sae=f"{folder}/sae.pt", progress=False,
-    segment_rows=8192,
-)
-print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+folder, *numbers = sys.argv[1:]
+for n in numbers:
+    saestore.build(
+        "Mine", store=f"{folder}/{n}", embeddings=f"{folder}/{n}.npy", sae=f"{folder}/sae.pt", progress=False,
+        segment_rows=8192,
+    )
+    print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 """
 
 
@@ -457,12 +456,12 @@ def test_peak_memory_does_not_grow_with_the_samples(tmp_path):
     1.6 million non-zeros more would be 77 MB in one segment, and 150 MB in one step of a merge.
     """
     sae = clip_scope(tmp_path / "sae.pt", d_in=16, d_sae=512, k=8)
-    peaks, x = {}, near(sae, 20_000).numpy()
-    for n in (20_000, 200_000):
+    x, numbers = near(sae, 20_000).numpy(), (20_000, 200_000)
+    for n in numbers:
         np.save(tmp_path / f"{n}.npy", np.tile(x, (n // len(x), 1)))
-        run = subprocess.run(
-            [sys.executable, "-c", PEAK, tmp_path, str(n)],
-            cwd=PROJECT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        peaks[n] = int(run.stdout) / 1024
-    assert peaks[200_000] - peaks[20_000] < 50, peaks
+    run = subprocess.run(
+        [sys.executable, "-c", PEAK, tmp_path, *map(str, numbers)],
+        cwd=PROJECT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    few, many = (int(peak) / 1024 for peak in run.stdout.split())
+    assert many - few < 50, (few, many)

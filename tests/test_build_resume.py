@@ -23,7 +23,6 @@ from build_helpers import (  # noqa: E402 (what follows needs torch)
     hashes,
     in_batches,
     near,
-    server,
 )
 from effort import choose  # noqa: E402
 from raising import raises  # noqa: E402
@@ -61,12 +60,6 @@ def job(inputs):
         } | how
 
     return arguments
-
-
-@pytest.fixture(scope="module")
-def processes():
-    with server() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

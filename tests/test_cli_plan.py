@@ -5,7 +5,9 @@ import os
 import random
 import re
 import subprocess
-import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from saestore.writing import SetLock
 
 torch = pytest.importorskip("torch")
 
-from build_helpers import PROJECT, clip_scope, hashes, near, server  # noqa: E402 (what follows needs torch)
+from build_helpers import PROJECT, clip_scope, hashes, near  # noqa: E402 (what follows needs torch)
 
 PATH = "Mine/token/tiny"
 KILLS = 5
@@ -71,13 +73,12 @@ def test_a_plan_from_the_shell(tmp_path, call, options, built):
     assert json.loads(call("plan", "Mine", *options, "--segment-rows", "20", "--json").stdout)["n_tasks"] == 0
 
 
-def test_each_worker_has_a_device(tmp_path, call, options, built):
+def test_each_worker_has_a_device(tmp_path, call, options, built, processes):
     call("plan", "Mine", *options, "--segment-rows", "20")
     assert "'cuda:7' cannot be used" in call("run", "Mine", "--device", "cuda:7", status=1).stderr
-    with server() as processes:
-        words = ["run", "Mine", "--store", str(tmp_path / "s.zarr")]
-        for k, device in enumerate(("cpu", "cpu:0")):
-            assert not processes.run(command=[*words, "--worker", f"{k}/2", "--device", device])["exit"]
+    words = ["run", "Mine", "--store", str(tmp_path / "s.zarr")]
+    for k, device in enumerate(("cpu", "cpu:0")):
+        assert not processes.run(command=[*words, "--worker", f"{k}/2", "--device", device])["exit"]
     plan = saestore.open_plan(tmp_path / "s.zarr", "Mine").on("cpu:0")
     assert (plan.recipe.device, plan.missing()) == ("cpu:0", [])
     plan.commit()
@@ -102,20 +103,19 @@ def test_a_plan_is_of_one_set(call, options):
     assert "leave DATASET out" in call("plan", "Mine", "--status", "Mine", status=2).stderr
 
 
-def test_runs_and_commits_killed_anywhere_end_with_the_bytes_of_a_build(tmp_path, call, options, built):
+def test_runs_and_commits_killed_anywhere_end_with_the_bytes_of_a_build(tmp_path, call, options, built, processes):
     store = tmp_path / "s.zarr"
     call("plan", "Mine", *options, "--segment-rows", "20")
     rng = random.Random(0)
-    with server() as processes:
-        for command in ("run", "commit"):
-            words, kills = [command, PATH, "--store", str(store)], 0
-            ended = {"exit": -9}
-            while ended["exit"]:
-                when = {"kill_at": rng.randint(1, 80)} if kills < KILLS else {}
-                ended = processes.run(command=words, **when)
-                assert ended["exit"] in (0, -9), ended
-                kills += ended["exit"] == -9
-            assert kills
+    for command in ("run", "commit"):
+        words, kills = [command, PATH, "--store", str(store)], 0
+        ended = {"exit": -9}
+        while ended["exit"]:
+            when = {"kill_at": rng.randint(1, 80)} if kills < KILLS else {}
+            ended = processes.run(command=words, **when)
+            assert ended["exit"] in (0, -9), ended
+            kills += ended["exit"] == -9
+        assert kills
     assert hashes(store) == built
 
 
@@ -131,7 +131,33 @@ def test_a_commit_waits_for_another_writer(tmp_path, call, options):
     plan.commit()
 
 
-def test_the_slurm_scripts_of_the_page(tmp_path, inputs, built):
+@contextmanager
+def program(path, processes):
+    """Put a program there that hands its words to the server of processes, and ends as the command does."""
+    asked, answer = f"{path}.asked", f"{path}.answer"
+    os.mkfifo(asked)
+    os.mkfifo(answer)
+    path.write_text(
+        f'#!/bin/bash\nprintf "%s\\n" "SAESTORE_PATH=$SAESTORE_PATH" "$@" >{asked}\n'
+        f"read -r status <{answer}\nexit $status\n"
+    )
+    path.chmod(0o755)
+
+    def serve():
+        while words := Path(asked).read_text().splitlines():
+            ended = processes.run(command=words[1:], environment=dict([words[0].split("=", 1)]))
+            Path(answer).write_text(f"{ended['exit']}\n")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        Path(asked).write_text("")
+        thread.join()
+
+
+def test_the_slurm_scripts_of_the_page(tmp_path, inputs, built, processes):
     """In a shell: `sbatch` runs the array as a loop of two jobs, and then what depends on it."""
     run, submit = re.findall(
         r"^```bash\n(.*?)^```$", (PROJECT / "docs/cluster.md").read_text(), re.MULTILINE | re.DOTALL
@@ -145,14 +171,13 @@ def test_the_slurm_scripts_of_the_page(tmp_path, inputs, built):
         'else [ "$1" = --dependency=afterok:17 ]; bash -c "$3" >&2; fi\n'
     )
     sbatch.chmod(0o755)
-    (tmp_path / "saestore").write_text(f'#!/bin/bash\nexec {sys.executable} -m saestore "$@"\n')
-    (tmp_path / "saestore").chmod(0o755)
     script = "set -e\n" + submit.replace("--sae ", "--segment-rows 20 --sae ")
     for name, folder in (("x.npy", inputs), ("tiny.pt", inputs), ("activations.zarr", tmp_path)):
         script = script.replace(f"/scratch/me/{name}", str(folder / name))
-    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    variables = os.environ | {"PATH": path, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    how = {"cwd": tmp_path, "env": variables, "capture_output": True, "text": True}
-    ended = subprocess.run(["bash", "-c", script], check=False, **how)
+    variables = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    with program(tmp_path / "saestore", processes):
+        ended = subprocess.run(
+            ["bash", "-c", script], cwd=tmp_path, env=variables, capture_output=True, text=True, check=False
+        )
     assert ended.returncode == 0, ended.stderr
     assert hashes(tmp_path / "activations.zarr") == built

@@ -1,8 +1,5 @@
 """Merging segments: the same answers before, during and after, in bounded memory, wherever it is cut."""
 
-import os
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 from unittest import mock
@@ -208,13 +205,6 @@ def test_memory_is_bounded_and_does_not_grow_with_the_data(tmp_path):
     # The bound, the shards that wait to be written, and the running sums.
     assert small < 4 * MIB
     assert large < 4 * MIB
-
-
-@pytest.mark.once
-def test_killed_anywhere_in_a_compaction_it_ends_with_the_same_bytes(tmp_path, project_dir):
-    environment = {**os.environ, "PYTHONPATH": f"{project_dir}{os.pathsep}{Path(__file__).parent}"}
-    program = Path(__file__).parent / "killing.py"
-    subprocess.run([sys.executable, program, "compact", tmp_path], env=environment, check=True, timeout=600)
 
 
 def test_segments_are_named_by_their_rows():

@@ -19,6 +19,7 @@ from saestore.errors import StoreConflictError
 torch = pytest.importorskip("torch")
 distributed = pytest.importorskip("distributed")
 
+import dask  # noqa: E402
 from build_helpers import PROJECT, clip_scope, hashes, near  # noqa: E402 (what follows needs torch)
 
 PATH = "Mine/token/tiny"
@@ -27,9 +28,10 @@ pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark
 
 
 @pytest.fixture(scope="module")
-def client():
+def client(forkserver):
     os.environ["PYTHONPATH"] = str(PROJECT)
     with (
+        dask.config.set({"distributed.worker.multiprocessing-method": forkserver}),
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         distributed.Client(cluster) as client,
     ):
@@ -128,8 +130,6 @@ def test_the_command_line_builds_on_a_cluster(tmp_path, client, job, built):
 
 def test_the_script_of_the_page(tmp_path, client, job, monkeypatch, capsys):
     """Its `Client()` finds the scheduler as on a cluster, by the address in the configuration."""
-    import dask
-
     page = (PROJECT / "docs/cluster.md").read_text()
     pattern = r"^```python\n(import saestore\nfrom distributed import Client\n.*?)^```$"
     (script,) = re.findall(pattern, page, re.MULTILINE | re.DOTALL)

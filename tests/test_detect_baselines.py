@@ -1,6 +1,5 @@
 """The ways before SAEs: vectors equal to numpy's and scikit-learn's, scored and chosen as features are."""
 
-import shutil
 from dataclasses import replace
 
 import brute_detect
@@ -221,7 +220,7 @@ def test_more_rows_than_are_held_are_drawn(world, monkeypatch):
     np.testing.assert_array_equal(drawn.rows, sample_of(embeddings, inputs).rows)
 
 
-def test_wrong_embeddings_are_refused(world, example_store, project_dir, tmp_path):
+def test_wrong_embeddings_are_refused(world, example_store, project_dir):
     import saestore
 
     _, acts, embeddings, _ = world
@@ -233,33 +232,3 @@ def test_wrong_embeddings_are_refused(world, example_store, project_dir, tmp_pat
     right = np.load(project_dir / "examples" / "clevr" / "embeddings.npy")
     with raises(InvalidInputError, "other-embeddings", built.attributes.source["fingerprint"][:12]):
         detect(built, embeddings=right[::-1].copy())
-
-
-def tables_of(page):
-    """The tables of a page that start with a concept and the method `feature`: {concept: {method: F1}}."""
-    found = []
-    for block in page.split("\n\n"):
-        if block.startswith("| concept | feature |"):
-            head, _, *body = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in block.splitlines()]
-            found.append({row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in body})
-    return found
-
-
-def test_documentation_has_the_numbers_of_the_examples(example_store, project_dir, tmp_path):
-    """All methods are there; those that need no solver, whose versions differ, have these very numbers."""
-    import saestore
-
-    shutil.copytree(example_store, tmp_path / "activations.zarr")
-    store = saestore.open(tmp_path / "activations.zarr", mode="a")
-    store["CLEVR"].concepts.add_masks(project_dir / "examples" / "clevr" / "masks", within=True)
-    tables = tables_of((project_dir / "docs" / "detection.md").read_text(encoding="utf-8"))
-    assert len(tables) == 2
-    for table, name in zip(tables, ("CLEVR", "iSarcasm"), strict=True):
-        found = detect(store[name], baselines=True, probe=True, max_features=5, n_resamples=1)
-        rows = {(row["concept"], row["method"]): row["f1"] for row in found.rows}
-        for concept in found.concepts:
-            assert list(table[concept]) == found.methods
-            for method, told in table[concept].items():
-                if method.startswith(("feature", "or", "mean", "difference")):
-                    f1 = rows.get((concept, method), np.nan)
-                    assert told == ("-" if np.isnan(f1) else f"{f1:.3f}"), (concept, method)

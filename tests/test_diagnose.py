@@ -45,9 +45,15 @@ def embeddings(example):
     return np.load(example / "embeddings.npy").astype(np.float32)
 
 
-def text_ptr():
+def few_embeddings(example):
+    """Of the first images or texts, some 500."""
+    return embeddings(example)[: 2 * PATCHES if example == CLEVR else text_ptr()[50]]
+
+
+def text_ptr(n_rows=None):
     with np.load(ISARCASM / "tokens.npz", allow_pickle=False) as tokens:
-        return tokens["text_ptr"].astype(np.int64)
+        ptr = tokens["text_ptr"].astype(np.int64)
+    return ptr if n_rows is None else ptr[: int(np.searchsorted(ptr, n_rows)) + 1]
 
 
 @pytest.fixture
@@ -58,7 +64,7 @@ def build(tmp_path):
     def built(example, x, item_ptr=None, sae=None):
         np.save(tmp_path / "x.npy", x)
         if item_ptr is None:
-            item_ptr = np.arange(0, len(x) + 1, PATCHES) if example == CLEVR else text_ptr()
+            item_ptr = np.arange(0, len(x) + 1, PATCHES) if example == CLEVR else text_ptr(len(x))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".* of the variance of the first")
             return saestore.build(
@@ -83,9 +89,14 @@ def healthy(example_store):
     return {path.split("/")[0]: store[path] for path in store}
 
 
+@pytest.fixture(scope="module")
+def diagnoses(healthy):
+    return {name: acts.diagnose() for name, acts in healthy.items()}
+
+
 @pytest.mark.parametrize("name", ["CLEVR", "iSarcasm"])
-def test_the_shipped_examples_give_no_finding(healthy, name):
-    found = healthy[name].diagnose()
+def test_the_shipped_examples_give_no_finding(diagnoses, name):
+    found = diagnoses[name]
     assert found.findings == ()
     assert found.left_out == ()
     assert found.ok
@@ -96,7 +107,7 @@ def test_the_shipped_examples_give_no_finding(healthy, name):
 
 
 @pytest.mark.parametrize(("name", "example"), [("CLEVR", CLEVR), ("iSarcasm", ISARCASM)])
-def test_reconstruction_is_that_of_sae_lens(healthy, name, example):
+def test_reconstruction_is_that_of_sae_lens(healthy, diagnoses, name, example):
     torch = pytest.importorskip("torch")
     sae_lens = pytest.importorskip("sae_lens")
     x = torch.from_numpy(embeddings(example))[:2500]
@@ -112,15 +123,15 @@ def test_reconstruction_is_that_of_sae_lens(healthy, name, example):
         assert found["mse"] == pytest.approx(((x - back) ** 2).mean(), rel=1e-5)
         cosine = (x * back).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(back, axis=1)
         assert found["cosine"] == pytest.approx(cosine.mean(), abs=1e-6)
-    part = acts.diagnose().reconstruction
+    part = diagnoses[name].reconstruction
     assert part["n_rows"] == 2048
     assert part["explained_variance"] == pytest.approx(found["explained_variance"], abs=0.01)
 
 
 @pytest.mark.parametrize("name", ["CLEVR", "iSarcasm"])
-def test_counts_are_those_of_the_matrix(healthy, name):
-    acts = healthy[name]
-    matrix, found = acts.sparse(), acts.diagnose()
+def test_counts_are_those_of_the_matrix(healthy, diagnoses, name):
+    acts, found = healthy[name], diagnoses[name]
+    matrix = acts.sparse()
     counts, often = np.diff(matrix.indptr), np.bincount(matrix.indices, minlength=acts.shape[1])
     low = found.l0
     assert [low["min"], low["p25"], low["median"], low["p75"], low["max"]] == np.quantile(
@@ -143,11 +154,11 @@ def test_counts_are_those_of_the_matrix(healthy, name):
         assert exact <= found.samples[f"{which}_identical"] <= exact + 0.1  # to within 0.1 % of the activations
 
 
-def test_expectations_come_from_the_sae(healthy):
-    assert healthy["CLEVR"].diagnose().expected == {
+def test_expectations_come_from_the_sae(diagnoses):
+    assert diagnoses["CLEVR"].expected == {
         "architecture": "topk", "d_in": 384, "k": 32, "l0": None, "negative": False,
     }  # fmt: skip
-    assert healthy["iSarcasm"].diagnose().expected["l0"] == pytest.approx(32, abs=1e-3)
+    assert diagnoses["iSarcasm"].expected["l0"] == pytest.approx(32, abs=1e-3)
 
 
 # A wrong layer
@@ -155,7 +166,7 @@ def test_expectations_come_from_the_sae(healthy):
 
 @pytest.mark.parametrize("example", [CLEVR, ISARCASM], ids=["clevr", "isarcasm"])
 def test_columns_in_another_order_explain_nothing(build, example):
-    x = embeddings(example)[: 10 * PATCHES]
+    x = few_embeddings(example)
     found = build(example, x[:, np.random.default_rng(0).permutation(x.shape[1])]).diagnose()
     assert "explains-nothing" in codes(found)
     assert not {"identical-first-rows", "not-reproduced"} & set(codes(found))
@@ -193,7 +204,7 @@ SPOILT = {
 @pytest.mark.parametrize("how", SPOILT)
 @pytest.mark.parametrize("example", [CLEVR, ISARCASM], ids=["clevr", "isarcasm"])
 def test_another_scale_is_found_with_the_factor_that_mends_it(build, example, how):
-    found = build(example, SPOILT[how](embeddings(example)[: 10 * PATCHES])).diagnose()
+    found = build(example, SPOILT[how](few_embeddings(example))).diagnose()
     (finding,) = (f for f in found.findings if f.code == "scale")
     assert finding.evidence["rescaled"] > found.reconstruction["explained_variance"]
     wanted = {"twice": 1 / 2, "a tenth": 10, "ten times": 1 / 10, "0.65": 1 / 0.65, "1.5": 1 / 1.5}.get(how)
@@ -387,12 +398,12 @@ def test_a_set_without_activations_is_refused(tmp_path):
 # The command line and the notebook
 
 
-def test_the_command_prints_the_report(example_store):
+def test_the_command_prints_the_report(example_store, diagnoses):
     out = invoke("diagnose", "CLEVR", "--store", example_store).stdout
     assert out.startswith("CLEVR/patch/clevr-sae: diagnosis\n  explained variance")
     assert out.splitlines()[-1].split() == ["findings", "none"]
     document = json.loads(invoke("diagnose", "CLEVR", "--json", "--store", example_store).stdout)
-    assert document == json.loads(json.dumps(saestore.open(example_store)["CLEVR"].diagnose().to_dict()))
+    assert document == json.loads(json.dumps(diagnoses["CLEVR"].to_dict()))
     assert set(document) == {key for key in keys.DIAGNOSE if not key.startswith("findings[")}
 
 

@@ -18,6 +18,7 @@ What needs an optional package names it, and runs where it is installed: `<!-- n
 
 import doctest
 import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -126,11 +127,50 @@ def run_page(page: Path) -> None:
                     run_command(command, f"{page.relative_to(PROJECT)}:{block.line}", patch)
 
 
-def test_every_block_runs_where_a_reader_stands(checkout_after_demo, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def after_the_pages(checkout_after_demo, tmp_path_factory):
+    """The folder of a reader who has run every block of every page."""
     assert sorted(path.name for path in checkout_after_demo[0].iterdir()) == ["demo", "examples"]
-    monkeypatch.chdir(shutil.copytree(checkout_after_demo[0], tmp_path / "checkout"))
-    for page in pages():
-        run_page(page)
+    folder = shutil.copytree(checkout_after_demo[0], tmp_path_factory.mktemp("reader") / "checkout")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for page in pages():
+            run_page(page)
+    return folder
+
+
+def test_every_block_runs_where_a_reader_stands(after_the_pages):
+    assert {"demo", "examples"} < {path.name for path in after_the_pages.iterdir()}
+
+
+def tables_of(page):
+    """The tables of a page that start with a concept and the method `feature`: {concept: {method: F1}}."""
+    found = []
+    for block in page.split("\n\n"):
+        if block.startswith("| concept | feature |"):
+            head, _, *body = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in block.splitlines()]
+            found.append({row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in body})
+    return found
+
+
+def test_the_page_of_detection_has_the_numbers_of_its_reports(after_the_pages):
+    """All methods are there; those that need no solver, whose versions differ, have these very numbers."""
+    pytest.importorskip("sklearn")
+    tables = tables_of((DOCS / "detection.md").read_text(encoding="utf-8"))
+    assert len(tables) == 2
+    for table, name in zip(tables, ("CLEVR", "iSarcasm"), strict=True):
+        (report,) = (after_the_pages / "detection" / name).glob("**/detection.json")
+        rows = json.loads(report.read_text())["rows"]
+        f1 = {(row["concept"], row["method"]): row["f1"] for row in rows}
+        assert {row["concept"] for row in rows} <= set(table)
+        for concept, told in table.items():
+            if concept.startswith(("mean of", "best of")):
+                continue
+            assert list(told) == list(dict.fromkeys(row["method"] for row in rows))
+            for method, shown in told.items():
+                if method.startswith(("feature", "or", "mean", "difference")):
+                    value = f1.get((concept, method))
+                    assert shown == ("-" if value is None else f"{value:.3f}"), (concept, method)
 
 
 def test_every_page_is_in_the_navigation():

@@ -1,5 +1,6 @@
 """Exports that other programs' own readers open: AnnData, Parquet, `.pt`; and back again."""
 
+import errno
 import json
 import warnings
 
@@ -12,6 +13,7 @@ from strategies import cases, make_case, scratch_store, write_case
 
 import saestore
 from saestore.errors import InvalidInputError, StoreConflictError, StoreWriteError
+from saestore.storage import durable
 
 BACK = "Back/patch/sae"
 
@@ -231,6 +233,39 @@ def test_dense_that_does_not_fit_the_disk(tmp_path, monkeypatch):
 def test_options_of_another_format(tmp_path):
     with raises(InvalidInputError, "option-of-another-format"):
         saestore.export(stored(make_case(8, 6, 5)), tmp_path / "x.npz", clip=True)
+
+
+@pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
+def test_anndata_has_what_is_unknown_of_items(suffix, tmp_path):
+    acts = write_case(scratch_store(), make_case(3, 6, 4, density=0.5, ragged=False))
+    unknown, columns = np.arange(6) == 3, {"word": list("abcdef"), "number": np.arange(6), "a/b": np.arange(6) % 2 == 1}
+    acts.items.update(columns, unknown=unknown)
+    saestore.export(acts, tmp_path / f"x.{suffix}", progress=False)
+    table = read_anndata(tmp_path / f"x.{suffix}").uns["items"]
+    for name, values in columns.items():
+        found = table[name.replace("/", "|")]
+        assert found.isna().tolist() == unknown.tolist(), name
+        assert found[~unknown].tolist() == np.asarray(values)[~unknown].tolist(), name
+    acts.items.set("word", ["a\0b"] * 6)
+    if suffix == "h5ad":
+        with raises(InvalidInputError, "not-in-format", "items"):
+            saestore.export(acts, tmp_path / "y.h5ad", progress=False)
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.zarr"])
+def test_an_export_whose_name_is_not_on_the_disk_leaves_nothing(name, tmp_path, monkeypatch):
+    acts = write_case(scratch_store(), make_case(3, 6, 4, density=0.5, ragged=False))
+    flush = durable.flush_folder
+
+    def fail_at_the_end(folder):
+        if folder == tmp_path:
+            raise OSError(errno.EIO, "Input/output error")
+        flush(folder)
+
+    monkeypatch.setattr(durable, "flush_folder", fail_at_the_end)
+    with raises(StoreWriteError, "device-error"):
+        saestore.export(acts, tmp_path / name, progress=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

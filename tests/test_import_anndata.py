@@ -77,8 +77,24 @@ def test_samples_of_an_item_follow_each_other(tmp_path):
     assert acts.items.column("color").tolist() == ["a", "b", "c"]
     assert "row" not in acts.items.names()  # not of the item: it differs between its samples
     path = save(tmp_path, matrix, item=[4, 4, 2, 2, 4, 4])
-    with raises(InvalidInputError, "scattered-items"):
+    with raises(InvalidInputError, "scattered-items", "item 4"):
         imported(path)
+
+
+@pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
+def test_items_may_be_named_by_texts(suffix, tmp_path):
+    matrix, texts = sp.csr_matrix(make_case(3, 6, 7).csr), ["b", "b", "b", "c", "c", "a"]
+    for items in (texts, pd.Categorical(texts)):
+        acts = imported(save(tmp_path, matrix, suffix, item=items, color=list("aaabbc")))
+        assert acts.item_index.pointers().tolist() == [0, 3, 5, 6]
+        assert acts.items.column("key").tolist() == ["b", "c", "a"]
+        assert acts.items.column("color").tolist() == ["a", "b", "c"]
+    numbers = save(tmp_path, matrix, suffix, item=[2.0, 2.0, 2.0, 1.0, 1.0, 7.0])
+    assert imported(numbers).item_index.pointers().tolist() == [0, 3, 5, 6]
+    with raises(InvalidInputError, "scattered-items", "item a"):
+        imported(save(tmp_path, matrix, suffix, item=list("bbacab")))
+    with raises(InvalidInputError, "missing-item", "row 2"):
+        imported(save(tmp_path, matrix, suffix, item=[1, 1, np.nan, 2, 2, 2]))
 
 
 def test_what_to_anndata_gave_comes_back(tmp_path):

@@ -89,6 +89,17 @@ def test_a_mask_beside_them_is_not_passed_over(tmp_path):
         assert np.array_equal(imported(given, n_features=D, mask="attention_mask").dense(), DENSE[keep.reshape(-1)])
 
 
+def test_the_shape_of_a_mask_gives_the_items(tmp_path):
+    keep = np.arange(CTX) < np.arange(1, N + 1)[:, None].clip(max=CTX)
+    for given in in_files({**TOP, "attention_mask": keep}, tmp_path):
+        acts = imported(given, n_features=D, mask="attention_mask")
+        assert np.array_equal(acts.dense(), DENSE[keep.reshape(-1)])
+        assert np.array_equal(np.diff(acts.item_index.pointers()), keep.sum(1))
+    assert imported(CSR, mask=keep, item_ptr=2).n_items == len(DENSE) // 2
+    assert imported(CSR, "A/cls/s", mask=keep).n_items == len(DENSE)
+    assert imported(CSR, mask=keep.reshape(-1, 1)).n_items == len(DENSE)
+
+
 def test_the_width_may_be_in_the_file(tmp_path):
     for given in in_files({**TOP, "d_sae": np.array(D + 3)}, tmp_path):
         assert imported(given).shape == (len(DENSE), D + 3)
@@ -158,7 +169,12 @@ def test_objects_of_torch():
         assert np.array_equal(imported(given).dense(), DENSE)
     half = imported(tensor.half().to_sparse())
     assert np.array_equal(half.dense(), DENSE.astype(np.float16))
-    for sequences in (tensor.view(N, CTX, D).to_sparse(), tensor.view(N, CTX, D).to_sparse(1)):
+    several = tensor.view(N, CTX, D)
+    full = torch.sparse_csr_tensor(  # a batch of CSR matrices, which have as many entries each
+        torch.arange(0, CTX * D + 1, D).expand(N, -1), torch.arange(D).expand(N, CTX, D).reshape(N, -1),
+        several.reshape(N, -1), several.shape,
+    )  # fmt: skip
+    for sequences in (several.to_sparse(), several.to_sparse(1), full):
         acts = imported(sequences)
         assert (np.array_equal(acts.dense(), DENSE), acts.attributes.item_size) == (True, CTX)
     twice = torch.sparse_coo_tensor([[0, 0], [1, 1]], [1.0, 2.0], (2, 3))
@@ -167,12 +183,14 @@ def test_objects_of_torch():
 
 def test_dense_arrays_of_any_order_and_dtype(monkeypatch):
     """Without torch, which may not be installed."""
+    xarray = pytest.importorskip("xarray")
     monkeypatch.setitem(sys.modules, "torch", None)
     whole = np.round(DENSE * 10)
     for given in (np.asfortranarray(DENSE), DENSE.astype(">f8"), DENSE.astype(np.float16), whole.astype(np.int16),
-                  DENSE[:, ::-1], DENSE > 0, np.asfortranarray(DENSE.reshape(N, CTX, D))):  # fmt: skip
+                  DENSE[:, ::-1], DENSE > 0, np.asfortranarray(DENSE.reshape(N, CTX, D)),
+                  xarray.DataArray(DENSE)):  # fmt: skip
         acts = imported(given)
-        assert np.array_equal(acts.dense(), given.reshape(-1, D)), given.dtype
+        assert np.array_equal(acts.dense(), np.asarray(given).reshape(-1, D)), given.dtype
     with raises(InvalidInputError, "masked-array", "filled"):
         imported(np.ma.masked_greater(DENSE, 1))
     for shape in ((0, 3), (3, 0), (3,), (1, 2, 3, 4)):
@@ -187,11 +205,18 @@ def test_the_shape_of_dense_activations_gives_the_items(tmp_path):
     torch.save(three.view(-1, D).to_sparse(), tmp_path / "sparse.pt")
     np.savez(tmp_path / "x.npz", acts=three)
     np.save(tmp_path / "x.npy", three)
-    for given in (three, three.numpy(), tmp_path / "x.pt", tmp_path / "x.npz", tmp_path / "x.npy"):
+    np.savez(tmp_path / "two.npz", acts=three, other=np.zeros((3, 3)))
+    files = [tmp_path / "x.pt", tmp_path / "x.npz", tmp_path / "x.npy", f"{tmp_path / 'two.npz'}:acts"]
+    with pytest.importorskip("h5py").File(tmp_path / "x.h5", "w") as file:
+        file["layer/acts"] = three
+    files += [tmp_path / "x.h5", f"{tmp_path / 'x.h5'}:layer/acts"]
+    for given in (three, three.numpy(), {"acts": three.to_sparse()}, *files):
         acts = imported(given)
         assert np.array_equal(acts.dense(), DENSE)
         assert acts.attributes.item_size == CTX
     assert np.array_equal(imported(tmp_path / "sparse.pt").dense(), DENSE)
+    with raises(InvalidInputError, "not-a-matrix", "acts", "other", "FILE:NAME"):
+        imported(tmp_path / "two.npz")
     with raises(InvalidInputError, "rows-per-item", 24):
         imported(three, items={"text": ["a"]})
 

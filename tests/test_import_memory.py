@@ -45,24 +45,22 @@ def peak(work):
 
 def assert_bounded(peaks):
     """Peaks of 10,000 and 60,000 rows: 8 MB of entries lie between them, and 2 MB of what is kept of each row."""
-    assert peaks[1] - peaks[0] < 4 * MIB, peaks
+    assert peaks[2] - peaks[1] < 4 * MIB, peaks
 
 
 @pytest.mark.parametrize("kind", ["csr", "csc"])
 def test_reading(tmp_path, kind):
     peaks = []
-    for n_rows in (10_000, 60_000):
+    for n_rows in (100, 10_000, 60_000):  # the first imports what it needs
         path = tmp_path / f"{n_rows}.npz"
         sp.save_npz(path, matrix(n_rows).asformat(kind), compressed=False)
-        saestore.check_import("Shapes/patch/sae", path)  # imports what it needs
         peaks.append(peak(lambda path=path: saestore.check_import("Shapes/patch/sae", path)))
     assert_bounded(peaks)
 
 
 def test_writing(tmp_path):
     store, peaks = saestore.open(tmp_path / "s.zarr", "a"), []
-    for n_rows in (10_000, 60_000):
+    for n_rows in (100, 10_000, 60_000):
         acts = store.write(f"Shapes/patch/of-{n_rows}", matrix(n_rows))
-        saestore.export(acts, tmp_path / "first.npz", overwrite=True)
         peaks.append(peak(lambda acts=acts, n=n_rows: saestore.export(acts, tmp_path / f"{n}.npz")))
     assert_bounded(peaks)

@@ -1,14 +1,18 @@
 """Embeddings as other programs leave them, and masks of what is padding."""
 
+import errno
 import json
+from functools import partial
 
 import numpy as np
 import pytest
+from faults import Faults
 from raising import raises
 from strategies import memory_store
 
 import saestore
-from saestore.errors import InvalidInputError, NotFoundError
+from saestore import files
+from saestore.errors import InvalidInputError, NotFoundError, UnreachableError
 
 torch = pytest.importorskip("torch")
 
@@ -113,7 +117,11 @@ MASK = np.arange(CTX) < np.array([5, 3, 4, 1, 2, 5])[:, None]
 def masks(folder):
     torch.save({"embeddings": torch.from_numpy(X), "attention_mask": torch.from_numpy(MASK).long()}, folder / "x.pt")
     np.save(folder / "mask.npy", MASK)
-    return [(folder / "x.pt", "attention_mask"), (X, folder / "mask.npy"), (X, MASK), (FLAT, torch.from_numpy(MASK))]
+    np.savez(folder / "masks.npz", MASK)
+    np.save(folder / "x.npy", X)
+    beside = [(folder / "x.npy", "mask"), (folder / "x.npy", "masks")]
+    given = [(folder / "x.pt", "attention_mask"), (X, folder / "mask.npy"), (X, MASK), (FLAT, torch.from_numpy(MASK))]
+    return [*given, *beside]
 
 
 def test_a_mask_leaves_padding_out(tmp_path):
@@ -122,6 +130,16 @@ def test_a_mask_leaves_padding_out(tmp_path):
         np.testing.assert_array_equal(acts.dense(), np.maximum(X[MASK], 0))
         np.testing.assert_array_equal(np.diff(acts.item_index.pointers()), MASK.sum(1))
         assert acts.attributes.source["n_masked"] == (~MASK).sum()
+
+
+def test_the_shape_of_token_ids_gives_the_items_too():
+    ids = np.arange(len(FLAT)).reshape(N, CTX)
+    for acts in (
+        build(FLAT, tokens=ids),
+        saestore.import_activations("A/token/s", np.maximum(FLAT, 0), store=memory_store(), tokens=ids, progress=False),
+    ):
+        assert acts.attributes.item_size == CTX
+        assert np.array_equal(acts.samples["token"], ids.reshape(-1))
 
 
 def test_masks_and_tokens_beside_embeddings_of_every_layout(tmp_path):
@@ -133,8 +151,17 @@ def test_masks_and_tokens_beside_embeddings_of_every_layout(tmp_path):
     pytest.importorskip("pyarrow.parquet").write_table(
         arrow.table({"e": FLAT.tolist(), "mask": MASK.reshape(-1), "ids": ids}), tmp_path / "x.parquet"
     )
+    pytest.importorskip("pyarrow.parquet").write_table(  # lists that are a mask, and lists that are no embeddings
+        arrow.table({"e": X.tolist(), "mask": MASK.astype(float).tolist(), "ids": ids.reshape(N, CTX).tolist()}),
+        tmp_path / "y.parquet",
+    )
     columns = {"blocks.0": X.tolist(), "mask": MASK.tolist(), "ids": ids.reshape(N, CTX).tolist()}
-    for given in (f"{tmp_path / 'x.h5'}:acts", tmp_path / "x.parquet", datasets.Dataset.from_dict(columns)):
+    for given in (
+        f"{tmp_path / 'x.h5'}:acts",
+        tmp_path / "x.parquet",
+        tmp_path / "y.parquet",
+        datasets.Dataset.from_dict(columns),
+    ):
         acts = build(given, mask="mask", tokens="ids", sample_type="token")
         np.testing.assert_array_equal(acts.dense(), np.maximum(X[MASK], 0))
         assert np.array_equal(acts.samples["token"], ids[MASK.reshape(-1)])
@@ -161,11 +188,43 @@ def test_lists_of_lists_and_batches_of_any_byte_order():
     assert np.array_equal(acts.dense(), np.maximum(FLAT, 0).astype(acts.dense().dtype))
     assert acts.attributes.item_size == CTX
     assert np.array_equal(build((lambda: iter([FLAT.astype(">f4")]), N * CTX)).dense(), np.maximum(FLAT, 0))
-    with raises(InvalidInputError, "bad-embeddings", "IterableDataset", "once"):
+    with raises(InvalidInputError, "bad-embeddings", "IterableDataset", "(batches, n_rows)"):
         build(datasets.Dataset.from_dict({"x": X.tolist()}).to_iterable_dataset())
     ragged = datasets.Dataset.from_dict({"x": [*X[:-1].tolist(), X[0, 1:].tolist()]})
     with raises(InvalidInputError, "bad-shape", "differ in length"):
         build(ragged)
+
+
+def test_batches_that_are_read_again_and_batches_that_are_read_once(monkeypatch):
+    monkeypatch.setattr("saestore.embeddings.base._REMAP_BYTES", 4 * D * 7)  # several blocks of a temporary file
+    loader = torch.utils.data.DataLoader(torch.from_numpy(FLAT), batch_size=7)
+    rows, of_items = [FLAT[:7], FLAT[7:]], [X[i : i + 2] for i in range(0, N, 2)]
+    for given, size in ((rows, 1), (iter(rows), 1), (loader, 1), (of_items, CTX), ((each for each in of_items), CTX)):
+        acts = build((given, np.int64(len(FLAT))))
+        assert np.array_equal(acts.dense(), np.maximum(FLAT, 0))
+        assert acts.attributes.item_size == size
+    with raises(InvalidInputError, "wrong-row-count", 30, 31):
+        build((iter([FLAT]), 31))
+    with raises(InvalidInputError, "wrong-width", 4, 3):
+        build((iter([FLAT[:, :3]]), len(FLAT)))
+    with raises(InvalidInputError, "unequal-chunks", "(5, 4, 4)"):
+        build(([X, X[:5, 1:]], 50))
+    for count in (0, -1, True, 24.0, None):
+        with raises(InvalidInputError, "wrong-row-count", count):
+            build(([FLAT], count))
+    with raises(InvalidInputError, "bad-embeddings", "generator", "(batches, n_rows)"):
+        build(batch for batch in [FLAT])
+
+
+def test_arrays_of_other_libraries_and_mappings():
+    pandas, xarray = pytest.importorskip("pandas"), pytest.importorskip("xarray")
+    named = {"hidden": X, "attention_mask": np.ones((N, CTX), int)}
+    for given in (pandas.DataFrame(FLAT), xarray.DataArray(X), X.reshape(N, 1, CTX, D), named):
+        acts = build(given, mask="attention_mask" if given is named else None)
+        assert np.array_equal(acts.dense(), np.maximum(FLAT, 0))
+        assert acts.n_items == (N * CTX if isinstance(given, pandas.DataFrame) else N)
+    with raises(InvalidInputError, "no-embeddings", "hidden", "other"):
+        build({"hidden": X, "other": X})
 
 
 @pytest.mark.parametrize(
@@ -207,3 +266,17 @@ def test_what_cannot_be_is_refused(tmp_path):
         build(f"{tmp_path / 'saev'}:7")
     with raises(InvalidInputError, "wrong-width", 4, 3):
         build(np.zeros((6, 3), np.float32))
+
+
+def test_a_file_that_cannot_be_reached_is_not_called_damaged(tmp_path):
+    """The same of every reader: the place fails, and nothing is known of the file."""
+    np.save(tmp_path / "x.npy", np.eye(3))
+    np.savez(tmp_path / "x.npz", x=np.eye(3))
+    torch.save(torch.eye(3), tmp_path / "x.pt")
+    (tmp_path / "x.json").write_text("{}")
+    for name, read in {"npy": files.load_npy, "npz": partial(files.load_npz, name=None, ndim=2), "pt": files.load_pt,
+                       "json": files.read_json}.items():  # fmt: skip
+        read(tmp_path / f"x.{name}")
+        for error in (errno.EIO, errno.EMFILE):
+            with Faults(tmp_path, error, 1).active(), raises(UnreachableError, "unreachable", f"x.{name}"):
+                read(tmp_path / f"x.{name}")

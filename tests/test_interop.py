@@ -301,10 +301,10 @@ def test_the_mixing_of_batches_is_the_entropy_of_their_items():
     assert in_order == pytest.approx(1)  # two whole items in each batch
 
 
-def test_batches_go_to_spawned_workers(tmp_path):
+def test_batches_go_to_workers_that_share_no_memory(tmp_path, forkserver):
     pytest.importorskip("torch")
     acts = write_case(saestore.open(tmp_path / "a.zarr", "a"), CASE)
-    batches = epoch(acts.torch_dataset(16, shuffle=True), num_workers=1, multiprocessing_context="spawn")
+    batches = epoch(acts.torch_dataset(16, shuffle=True), num_workers=1, multiprocessing_context=forkserver)
     assert_batches(batches, CASE.dense, 16, range(60))
 
 

@@ -92,6 +92,35 @@ def test_a_lock_is_given_back_also_after_an_error(any_store):
         pass
 
 
+def test_a_lock_that_could_not_be_given_back_does_not_hold_up_its_process(tmp_path, store):
+    lock = SetLock(store.root, PATH)
+    lock.acquire()
+    with (
+        mock.patch.object(lock_module, "remove", side_effect=OSError(5, "Input/output error")),
+        pytest.raises(OSError, match="output"),
+    ):
+        lock.release()
+    write_case(store, CASE)
+    assert not lock_file(tmp_path).exists()
+
+
+def test_who_may_have_a_rival_says_so_until_he_is_fenced_off(store):
+    """A writer that is alive lost its lock; the next one loses his before his first commit."""
+    first, second, third = (SetLock(store.root, PATH) for _ in range(3))
+    first.acquire()
+    store.unlock(PATH, force=True)
+    second.acquire()
+    store.unlock(PATH, force=True)
+    second.release()
+    third.acquire()
+    assert (first.may_have_rival, second.may_have_rival, third.may_have_rival) == (False, True, True)
+    third.may_have_rival = False  # as his first commit has it
+    third.release()
+    first.release()
+    first.acquire()
+    assert not first.may_have_rival
+
+
 def test_nothing_of_the_lock_is_left(tmp_path, store):
     write_case(store, CASE)
     assert not lock_file(tmp_path).parent.exists()

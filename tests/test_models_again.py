@@ -8,7 +8,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("PIL")
 
 import torch
-from build_helpers import clip_scope, hashes, server, unexplained
+from build_helpers import clip_scope, hashes, unexplained
 from PIL import Image
 from raising import raises
 from tiny_models import TEXTS, WIDTH, image_states, pictures, text_model, vision_model
@@ -54,17 +54,15 @@ def test_rows_do_not_depend_on_how_they_are_asked_for(files):
         assert torch.equal(ready.source.read(start, stop), whole[start:stop])
 
 
-def test_killed_and_started_again(files, tmp_path):
-    with server(
-        "transformers.models.clip.modeling_clip", "transformers.models.clip.image_processing_clip"
-    ) as processes:
-        done = processes.run(job(files, str(tmp_path / "whole")))
-        assert done["exit"] == 0, done
-        store = tmp_path / "killed"
-        assert processes.run(job(files, str(store)), kill_at=int(done["changes"] * PART))["exit"] == -9
-        assert 0 < len(saestore.open(store)[PATH]) < 160
-        assert processes.run(job(files, str(store)))["exit"] == 0
-        assert hashes(store) == hashes(tmp_path / "whole")
+def test_killed_and_started_again(files, tmp_path, processes):
+    processes.have("transformers.models.clip.modeling_clip", "transformers.models.clip.image_processing_clip")
+    done = processes.run(job(files, str(tmp_path / "whole")))
+    assert done["exit"] == 0, done
+    store = tmp_path / "killed"
+    assert processes.run(job(files, str(store)), kill_at=int(done["changes"] * PART))["exit"] == -9
+    assert 0 < len(saestore.open(store)[PATH]) < 160
+    assert processes.run(job(files, str(store)))["exit"] == 0
+    assert hashes(store) == hashes(tmp_path / "whole")
 
 
 def test_nothing_dense_is_left_anywhere(files, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The notebook runs as it is, says what scikit-learn says, and its stored outputs are those of a run."""
+"""The notebooks run as they are, what is stored is what a run shows, and numpy and scikit-learn say the same."""
 
 import importlib
 import json
@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
 import saestore
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 IMAGES = EXAMPLES.parent / "docs" / "images"
 CLEVR = EXAMPLES / "clevr"
+
+NOTEBOOKS = ("concepts", "discovery")
 
 nbformat = pytest.importorskip("nbformat")
 
@@ -37,7 +40,7 @@ def choosing(example_module):
 
 @pytest.fixture(scope="module")
 def stored(pictures):
-    return nbformat.read(pictures.NOTEBOOK, as_version=4)
+    return {path.stem: nbformat.read(path, as_version=4) for path in (pictures.NOTEBOOK, pictures.DISCOVERY)}
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +53,10 @@ def checkout(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(pictures, checkout):
-    """The notebook after a run in the folder."""
+    """The notebooks after a run in the folder."""
     for package in ("torch", "sae_lens", "matplotlib", "sklearn", "nbclient", "ipykernel"):
         pytest.importorskip(package)
-    return pictures.executed(checkout)
+    return dict(zip(NOTEBOOKS, pictures.executed(checkout, pictures.NOTEBOOK, pictures.DISCOVERY), strict=True))
 
 
 def code_cells(notebook):
@@ -76,31 +79,42 @@ def table(text):
     return {row[0]: [float(value) for value in row[1:]] for row in rows}
 
 
-def test_it_is_stored_as_it_was_run(stored):
-    cells = code_cells(stored)
+def complaints(cells, streams):
+    """Errors, and what was written to these streams."""
+    outputs = [output for cell in cells for output in cell.outputs]
+    return [o for o in outputs if o.output_type == "error" or o.get("name") in streams]
+
+
+@pytest.mark.parametrize(
+    ("name", "streams", "size"), [("concepts", ("stdout", "stderr"), 1_500_000), ("discovery", ("stderr",), 500_000)]
+)
+def test_it_is_stored_as_it_was_run(stored, name, streams, size):
+    cells = code_cells(stored[name])
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    assert not [output for cell in cells for output in cell.outputs if output.output_type in ("error", "stream")]
-    text = json.dumps(stored)
+    assert not complaints(cells, streams)
+    text = json.dumps(stored[name])
     assert not re.search(r"/(home|root|tmp|work|Users)/", text)
-    assert len(text) < 1_500_000
+    assert len(text) < size
 
 
 def test_pictures_of_the_docs_are_its_own(pictures, stored):
-    found = pictures.pictures(stored)
+    found = pictures.pictures(stored["concepts"])
     assert {"green", "density", "histogram", "compare"} <= set(found)
     for name, png in found.items():
         assert (IMAGES / f"{name}.png").read_bytes() == png
 
 
-def test_it_runs_without_a_word_of_warning(run):
-    outputs = [output for cell in code_cells(run) for output in cell.outputs]
-    assert not [output for output in outputs if output.output_type in ("error", "stream")]
+@pytest.mark.parametrize(("name", "streams"), [("concepts", ("stdout", "stderr")), ("discovery", ("stderr",))])
+def test_it_runs_without_a_word_of_warning(run, name, streams):
+    assert not complaints(code_cells(run[name]), streams)
 
 
-def test_a_run_shows_what_is_stored(run, stored):
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_run_shows_what_is_stored(run, stored, name):
     """Cell by cell: the numbers in the text of the notebook are about these. Pictures are as many."""
-    for now, then in zip(code_cells(run), code_cells(stored), strict=True):
+    for now, then in zip(code_cells(run[name]), code_cells(stored[name]), strict=True):
         assert now.source == then.source
+        assert now.execution_count == then.execution_count
         if "key" in now.metadata.get("tags", []):
             assert text_of(now) == text_of(then)
         assert [o.output_type for o in now.outputs] == [o.output_type for o in then.outputs]
@@ -118,7 +132,7 @@ def test_image_scores_are_scikit_learns(run, images, choosing):
     items, dense = images
     held_out = items["split"] == "test"
     strongest = dense.max(axis=1)
-    for name, (feature, chosen_on, test) in table(shown(run, "held_out = ")).items():
+    for name, (feature, chosen_on, test) in table(shown(run["concepts"], "held_out = ")).items():
         true = items[name] == 1
         assert chosen_on == round(score(true[~held_out], strongest[~held_out, int(feature)]), 2)
         assert test == round(score(true[held_out], strongest[held_out, int(feature)]), 2)
@@ -132,7 +146,7 @@ def test_patch_scores_are_those_of_the_masks(run, images):
     items, dense = images
     covered = np.load(CLEVR / "patch_object_fraction.npy") > 0.25
     held_out = (items["split"] == "test").to_numpy()
-    found = table(shown(run, "found = "))
+    found = table(shown(run["concepts"], "found = "))
     for name, (feature, threshold, chosen_on, test, _) in found.items():
         true = covered & (items[name] == 1).to_numpy()[:, None]
         predicted = dense[:, :, int(feature)] >= threshold - 0.005  # it is shown with two digits
@@ -147,7 +161,7 @@ def test_patch_scores_are_those_of_the_masks(run, images):
 def test_matches_are_correlations_by_numpy(run, checkout, images):
     _, dense = images
     smaller = saestore.open(checkout / "demo/concepts.zarr")["CLEVR/patch/clevr-sae-512"].dense()
-    rows = [line.split()[2:] for line in shown(run, "matches = ").splitlines() if "::" in line]
+    rows = [line.split()[2:] for line in shown(run["concepts"], "matches = ").splitlines() if "::" in line]
     assert len(rows) == 6
     for feature, other, shown_score, n_both in rows:
         column = dense.reshape(9216, -1)[:, int(feature)]
@@ -157,3 +171,28 @@ def test_matches_are_correlations_by_numpy(run, checkout, images):
         assert np.flatnonzero(alive)[correlations.argmax()] == int(other)
         assert round(correlations.max(), 2) == float(shown_score)
         assert np.count_nonzero((column != 0) & (smaller[:, int(other)] != 0)) == int(n_both)
+
+
+def test_the_contrast_is_scipys_and_what_was_learnt_is_in_the_store(run, checkout):
+    store = saestore.open(checkout / "demo/discovery.zarr")
+    acts = store["CLEVR/patch/clevr-sae"]
+    items = pd.read_csv(EXAMPLES / "clevr" / "metadata.csv")
+    on = acts.dense().reshape(36, 256, -1).max(axis=1) > 0
+    green = (items["color::green"] == 1).to_numpy()
+    text = next(text_of(cell) for cell in code_cells(run["discovery"]) if cell.source.startswith("contrast ="))
+    for line in text.splitlines()[1:]:
+        feature, rate_a, rate_b, _, p, _ = map(float, line.split()[1:])
+        k = [int(on[group, int(feature)].sum()) for group in (green, ~green)]
+        assert (rate_a, rate_b) == (pytest.approx(k[0] / 12, abs=0.005), pytest.approx(k[1] / 24, abs=0.005))
+        table = [k, [12 - k[0], 24 - k[1]]]
+        assert p == pytest.approx(scipy.stats.fisher_exact(table)[1], rel=0.01)
+    assert acts.features.column("name", [1884])[0] == "green object"
+    tweets = store["iSarcasm/token/isarcasm-sae"]
+    assert "degree" in tweets.features.column("explanation", [500])[0]
+    assert float(tweets.features.column("detection", [500])[0]) > 0.7
+    lines = (checkout / "demo/explanation-sets.jsonl").read_text().splitlines()
+    (written,) = map(json.loads, lines)
+    assert len(written["train"]) == 10
+    column = tweets.dense(features=500)
+    for row in written["train"]:
+        np.testing.assert_allclose(row["activation"], column[row["sample"]], rtol=1e-6)

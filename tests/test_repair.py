@@ -54,6 +54,7 @@ def mended(stored, *damage: str) -> tuple[saestore.store.Store, object]:
         (["segments/0-24/zarr.json"], "its document was made again"),
         (["items/split/zarr.json"], "split written again"),
         (["items/concepts/data/zarr.json"], "concepts written again"),
+        (["items/ptr/zarr.json"], "pointers written again"),
     ],
 )
 def test_what_follows_from_the_rest_is_made_anew(stored, damage, what):
@@ -92,6 +93,18 @@ def test_documents_of_groups_and_strays_are_put_right(stored):
     store = saestore.open(memory, "a")
     assert store.repair(PATH).ok
     assert store.verify().ok
+
+
+@pytest.mark.filterwarnings("ignore:Object at")  # of zarr
+@pytest.mark.parametrize("parent", ["Shapes", "Shapes/patch", PATH])
+def test_a_set_that_is_not_found_any_more_is_noticed(stored, parent):
+    memory, before, _ = stored
+    restore(memory, before)
+    put(memory, f"{parent}/zarr.json", None)
+    assert [problem.node for problem in saestore.open(memory).verify().problems] == [PATH]
+    if parent != PATH:
+        assert saestore.open(memory, "a").repair(PATH).ok
+        assert saestore.open(memory).verify().ok
 
 
 def test_a_sound_set_is_left_as_it_is(stored):

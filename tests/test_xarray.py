@@ -436,10 +436,10 @@ def in_other_process(dataset):
     return dataset["activation"][3:40:5].values, dataset["split"].values.tolist(), list(dataset.sae.top(3, n=4))
 
 
-def test_a_dataset_goes_to_a_spawned_process_and_is_opened_there(folder):
+def test_a_dataset_goes_to_another_process_and_is_opened_there(folder, forkserver):
     dataset = xr.open_dataset(folder, engine="saestore")
     part = dataset.isel(sample=slice(2, 50))
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with multiprocessing.get_context(forkserver).Pool(1) as pool:
         values, split, top = pool.apply(in_other_process, (part,))
     assert np.array_equal(values, CASE.dense[2:50][3:40:5])
     assert split == part["split"].values.tolist()

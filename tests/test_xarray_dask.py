@@ -91,9 +91,9 @@ def test_a_reduction_streams_where_one_array_would_be_refused(acts):
         acts.to_xarray(chunks={"sample": -1}, max_bytes=limit)["activation"].mean().compute()
 
 
-def test_processes_open_the_store_themselves(folder):
+def test_processes_open_the_store_themselves(folder, forkserver):
     dataset = xr.open_dataset(folder, engine="saestore").chunk(sample=25)
-    with dask.config.set({"multiprocessing.context": "spawn"}):
+    with dask.config.set({"multiprocessing.context": forkserver}):
         sums = dataset["activation"].sum("sample")
         found, split = dask.compute(sums, dataset["split"], scheduler="processes", num_workers=1)
     assert np.allclose(found, CASE.dense.sum(axis=0), atol=1e-5)

@@ -13,7 +13,17 @@ import zarr
 
 from saestore.embeddings.base import Matrix, Names, pick, stated_in
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, require
-from saestore.files import NpzFile, existing_file, load_npy, load_pt, map_safetensors, plain_tensor, read_json, unmasked
+from saestore.files import (
+    NpzFile,
+    damage,
+    existing_file,
+    load_npy,
+    load_pt,
+    map_safetensors,
+    plain_tensor,
+    read_json,
+    unmasked,
+)
 
 __all__ = [
     "is_zarr",
@@ -71,13 +81,10 @@ def zarr_matrix(array: zarr.Array[Any], where: str) -> Matrix:
         )
 
     def fill(out: torch.Tensor, start: int, stop: int) -> None:
-        try:
-            np.copyto(out.numpy(), np.asarray(array[start:stop]))
         # Each codec has its own way to say that bytes are damaged.
-        except (RuntimeError, ValueError, TypeError, OSError, KeyError) as error:
-            raise InvalidInputError(
-                f"{where}: rows {start} to {stop} cannot be decoded ({error})", code="damaged-file"
-            ) from error
+        broken = (RuntimeError, ValueError, TypeError, KeyError)
+        with damage(where, f"cannot be decoded at rows {start} to {stop}", *broken):
+            np.copyto(out.numpy(), np.asarray(array[start:stop]))
 
     return Matrix(tuple(array.shape), np.dtype(array.dtype).name, fill, stated_in(array.attrs.asdict()))
 
@@ -113,45 +120,51 @@ def open_npz(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
 def open_h5(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
     """Open a dataset of an HDF5 file: `key`, a path in it, or the one that `pick` finds."""
     h5py = require("h5py", "anndata", f"reading {path}")
-    try:
-        file = h5py.File(existing_file(path), "r")
+    existing_file(path)
+    with damage(path, "is damaged or not an HDF5 file", RuntimeError):
+        file = h5py.File(path, "r")
         shapes: dict[str, tuple[int, ...]] = {}
         file.visititems(
             lambda name, node: shapes.update({name: node.shape} if getattr(node, "shape", None) is not None else {})
         )
-    except OSError as error:
-        raise InvalidInputError(f"{path} is damaged or not an HDF5 file ({error})", code="damaged-file") from error
     name = pick(shapes, None if key is None else key.strip("/"), str(path), f"choose one as {path.name}:KEY", others)
     dataset = file[name]
 
     def fill(out: torch.Tensor, start: int, stop: int) -> None:
-        np.copyto(out.numpy(), dataset[start:stop])
+        with damage(path, f"cannot be decoded at rows {start} to {stop}", RuntimeError):
+            np.copyto(out.numpy(), dataset[start:stop])
 
     return Matrix(tuple(dataset.shape), dataset.dtype.name, fill, stated_in({**file.attrs, **dataset.attrs}))
 
 
-def open_parquet(path: Path, key: str | None = None, _others: Names = ()) -> Matrix:
+def open_parquet(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
     """Open a column of equally long lists of floats, or of lists of them, of a Parquet file: `key`, or the only one.
 
     It is read whole.
     """
     arrow = require("pyarrow", "arrow", f"reading {path}")
     parquet = require("pyarrow.parquet", "arrow", f"reading {path}")
-    try:
-        columns = parquet.read_schema(existing_file(path)).names
+    existing_file(path)
+    with damage(path, "is damaged or not a Parquet file", arrow.ArrowInvalid):
+        columns = parquet.read_schema(path).names
         if key is not None and key not in columns:
             raise InvalidInputError(f"{path} has no column {key!r}; it has {', '.join(columns)}", code="no-such-tensor")
         table = parquet.read_table(path, columns=None if key is None else [key])
-    except (arrow.ArrowInvalid, OSError) as error:
-        raise InvalidInputError(f"{path} is damaged or not a Parquet file ({error})", code="damaged-file") from error
     kinds = (arrow.types.is_list, arrow.types.is_large_list, arrow.types.is_fixed_size_list)
-    lists = [field.name for field in table.schema if any(kind(field.type) for kind in kinds)]
+
+    def leaf(of: Any) -> Any:
+        of = getattr(of, "storage_type", of)  # of a type that another package adds, such as datasets' Array2D
+        return leaf(of.value_type) if any(kind(of) for kind in kinds) else of
+
+    own = [field for field in table.schema if field.name not in others and leaf(field.type) != field.type]
+    lists = [field.name for field in own if key is not None or arrow.types.is_floating(leaf(field.type))]
     if len(lists) != 1:
         raise InvalidInputError(
             f"{path} has {', '.join(lists) or 'no column of lists'}; choose one as {path.name}:COLUMN",
             code="no-embeddings",
         )
     values = table[lists[0]].combine_chunks()
+    values = getattr(values, "storage", values)
     shape = [len(values)]
     while any(kind(values.type) for kind in kinds):
         lengths = values.value_lengths().unique()
@@ -197,12 +210,8 @@ def open_dataset(data: Any, where: str) -> Matrix:
 def open_arrow_folder(path: Path) -> Matrix:
     """Open a folder of ``Dataset.save_to_disk``."""
     library = require("datasets", "sae", f"reading {path}")
-    try:
+    with damage(path, "is damaged", ValueError, KeyError, TypeError):
         return open_dataset(library.load_from_disk(str(path)), str(path))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, InvalidInputError):
-            raise
-        raise InvalidInputError(f"{path} is damaged ({' '.join(str(error).split())})", code="damaged-file") from error
 
 
 def saev_parts(path: Path, layer: int | None) -> tuple[list[Matrix], tuple[int, int]]:
@@ -276,15 +285,14 @@ def is_zarr(folder: Path) -> bool:
 def open_zarr(location: str) -> Matrix:
     """Open a zarr array, or a group's array that `pick` finds, at a path or URL."""
     try:
-        node = zarr.open(location, mode="r")
-    except FileNotFoundError as error:
-        raise NotFoundError(f"no zarr array or group at {location}", code="no-such-file") from error
+        with damage(location, "is not a zarr array or group that can be read", ValueError, KeyError):
+            node = zarr.open(location, mode="r")
+    except InvalidInputError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise NotFoundError(f"no zarr array or group at {location}", code="no-such-file") from error
+        raise
     except ImportError as error:
         raise MissingDependencyError(f"reading {location} needs a package for this kind of URL: {error}") from error
-    except (ValueError, KeyError, OSError) as error:
-        raise InvalidInputError(
-            f"{location} is not a zarr array or group that can be read ({error})", code="damaged-file"
-        ) from error
     if isinstance(node, zarr.Group):
         arrays = dict(sorted(node.arrays()))
         shapes = {name: tuple(array.shape) for name, array in arrays.items()}

@@ -35,7 +35,7 @@ def embeddings_of(reader: SetReader, embeddings: Any = None) -> EmbeddingSource:
     if embeddings is None:
         embeddings = source.get("embeddings") if source.get("kind") in ("import", "matrix") else None
     if embeddings is None:
-        embeddings = recorded.get("path") if recorded.get("layout") != "array" else None
+        embeddings = recorded.get("path") if recorded.get("layout") not in ("array", "batches") else None
         if embeddings is None:
             raise NotFoundError(
                 f"{reader.path} does not record where its embeddings are; name them with embeddings= (--embeddings).",

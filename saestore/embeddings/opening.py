@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,17 @@ import torch
 import zarr
 
 from saestore import layouts
-from saestore.embeddings.base import EmbeddingSource, Matrix, Names, Part, PartedSource, flattened
-from saestore.embeddings.batches import BatchSource
+from saestore.embeddings.base import (
+    BatchSource,
+    EmbeddingSource,
+    Matrix,
+    Names,
+    Part,
+    PartedSource,
+    flattened,
+    pick,
+    spooled,
+)
 from saestore.embeddings.matrices import (
     is_zarr,
     numpy_matrix,
@@ -59,8 +69,9 @@ def open_embeddings(spec: Any, *, width: int | None = None, others: Names = ()) 
         (``file:key`` chooses a tensor, array, dataset or column); a list of chunks that a layout knows (see
         `saestore.layouts`); the name of one of these without its suffix; a folder with one of these, of
         ``Dataset.save_to_disk`` or of saev's shards (``folder:layer``); a zarr array or group (a path or URL); an
-        array, a tensor or a `datasets.Dataset`; or a pair: a function without arguments that returns an iterator over
-        batches, and the number of rows.
+        array, a tensor, a mapping of them or a `datasets.Dataset`; or a pair: batches, and the number of their rows.
+        Batches are a list, a loader, a function without arguments that returns an iterator, or an iterator, which goes
+        through a temporary file.
     width
         Of a row. An array of three or more dimensions is taken for rows of this width, by default of its last
         dimension; its second dimension then counts the rows of an item.
@@ -90,19 +101,35 @@ def open_embeddings(spec: Any, *, width: int | None = None, others: Names = ()) 
         return _at_hand(where, "zarr", zarr_matrix(spec, where), width)
     if isinstance(spec, EmbeddingSource):
         return spec
-    return _open_object(spec, width)
+    return _open_object(spec, width, others)
 
 
-def _open_object(spec: Any, width: int | None) -> EmbeddingSource:
-    if isinstance(spec, tuple) and len(spec) == 2 and callable(spec[0]) and isinstance(spec[1], int):
-        return BatchSource(*spec)
+def _open_object(spec: Any, width: int | None, others: Names) -> EmbeddingSource:
+    if isinstance(spec, tuple) and len(spec) == 2 and (callable(spec[0]) or isinstance(spec[0], Iterable)):
+        return _of_batches(*spec)
+    if isinstance(spec, Mapping):
+        shapes = {str(name): tuple(value.shape) for name, value in spec.items() if hasattr(value, "shape")}
+        return open_embeddings(spec[pick(shapes, None, "the mapping", "leave the others out", others)], width=width)
     if hasattr(spec, "features") and hasattr(spec, "select_columns") and hasattr(spec, "__len__"):
         return _at_hand("datasets.Dataset", "arrow", open_dataset(spec, "the Dataset"), width)
+    if hasattr(spec, "__array__"):
+        return _at_hand(f"the {type(spec).__name__}", "array", numpy_matrix(np.asarray(spec)), width)
     raise InvalidInputError(
-        f"embeddings cannot be a {type(spec).__name__}; give a path, a numpy or zarr array, a torch tensor, a "
-        "datasets.Dataset, or (function that returns batches, number of rows): what can be read once only will not do",
+        f"embeddings cannot be a {type(spec).__name__}; give a path, an array, a tensor, a datasets.Dataset, or "
+        "batches and the number of their rows, as a pair: embeddings=(batches, n_rows)",
         code="bad-embeddings",
     )
+
+
+def _of_batches(batches: Any, n_rows: Any) -> EmbeddingSource:
+    if isinstance(n_rows, bool) or not isinstance(n_rows, Integral) or n_rows < 1:
+        raise InvalidInputError(
+            f"embeddings=(batches, {n_rows!r}): the second is the number of rows of all batches, at least 1",
+            code="wrong-row-count",
+        )
+    if isinstance(batches, Iterator):
+        return spooled(batches, int(n_rows))
+    return BatchSource(batches if callable(batches) else lambda: batches, int(n_rows))
 
 
 def locate(path: Path) -> Path:

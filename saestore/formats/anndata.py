@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from saestore.errors import InvalidInputError, require
+from saestore.files import damage
 from saestore.format import BY_SAMPLE
 from saestore.formats.base import Format, Opened, Source, Written, as_floats, nonzeros, stored_dtype
 from saestore.formats.in_memory import open_object
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-_DAMAGE = (OSError, KeyError, ValueError, RuntimeError, TypeError)
+_DAMAGE = (KeyError, ValueError, RuntimeError, TypeError)
 _KEYS = ("image_path", "text_path", "text")
 _DENSE = 1 << 23  # values of a dense block
 _CHUNK = 1 << 16
@@ -53,20 +54,16 @@ def open_anndata(source: Source) -> Opened:
     """Open an AnnData file or zarr group, backed.
 
     A CSR or dense ``X`` is read in slices; a CSC one goes through a `Spool`. ``obs`` becomes the items: one per row,
-    or, where it has a column ``item``, one per run of equal numbers in it. ``var``, layers and the rest are not read.
+    or, where it has a column ``item``, one per run of equal values in it, whose texts are the keys. ``var``, layers and
+    the rest are not read.
     """
     path, where = source.path, str(source.path)
     package = require("anndata", "anndata", f"reading {path}")
-    try:
+    with damage(path, "is damaged, or not an AnnData file with an X", *_DAMAGE):
         root = source.resources.enter_context(_group(path, "r"))
         matrix = root["X"]
         obs = package.io.read_elem(root["obs"])
         names = package.io.read_elem(root["var"]).index
-    except _DAMAGE as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InvalidInputError(
-            f"{path} is damaged, or not an AnnData file with an X ({reason}).", code="damaged-file"
-        ) from error
     kind = str(matrix.attrs.get("encoding-type", "array"))
     if kind not in ("array", "csr_matrix", "csc_matrix"):
         raise InvalidInputError(
@@ -153,17 +150,26 @@ def _rows(matrix: Any, kind: str, shape: tuple[int, int], dtype: str, source: So
 
 def _items(obs: pd.DataFrame, table: pd.DataFrame | None) -> tuple[Items, Any]:
     """Items, and which rows belong to them; `table` is the one in ``uns["items"]``, where there is one."""
-    if "item" not in obs or obs["item"].dtype.kind not in "iu":
+    import pandas as pd
+
+    if "item" not in obs or obs["item"].dtype == bool:
         return _table(obs), 1
-    runs = obs["item"].to_numpy()
+    names = obs["item"].to_numpy()
+    runs = pd.factorize(names)[0] if names.dtype.kind not in "iu" else names
     starts = np.flatnonzero(np.r_[True, runs[1:] != runs[:-1]])
+    if (runs < 0).any() and names is not runs:
+        raise InvalidInputError(
+            f"obs['item'] is missing in row {int(np.argmin(runs))}; give every row its item, or drop the column.",
+            code="missing-item",
+        )
     if len(np.unique(runs[starts])) != len(starts):
         raise InvalidInputError(
-            "obs['item'] returns to an item after another one; the rows of an item must follow each other.",
+            f"obs['item'] returns to item {names[_returning(runs, starts)]} after another one; the rows of an item "
+            "must follow each other.",
             code="scattered-items",
         )
     sizes = np.diff(np.append(starts, len(runs)))
-    if table is not None:
+    if table is not None and names is runs:
         if len(table) == len(starts):
             return _table(table), pointers(sizes)
         if len(table) > int(runs.max()) and (np.diff(runs[starts]) > 0).all():  # some of them have no sample
@@ -171,7 +177,14 @@ def _items(obs: pd.DataFrame, table: pd.DataFrame | None) -> tuple[Items, Any]:
     first = np.repeat(starts, sizes)
     # SampleCoordinates that differ within an item belong to samples.
     columns = [name for name in obs.columns.drop("item") if (obs[name].to_numpy() == obs[name].to_numpy()[first]).all()]
-    return _table(obs.iloc[starts][columns]), pointers(sizes)
+    of_items = obs.iloc[starts][columns]
+    return _table(of_items if names is runs else of_items.set_axis(names[starts].astype(str))), pointers(sizes)
+
+
+def _returning(runs: Array, starts: Array) -> int:
+    """The first row at which an item comes again."""
+    known = np.unique(runs[starts], return_index=True)[1]
+    return int(np.delete(starts, known)[0])
 
 
 def _table(frame: pd.DataFrame) -> Items:
@@ -297,7 +310,8 @@ def write_anndata(selected: Selected, path: Path) -> Written:
         io.write_elem(root, "var", pd.DataFrame(index=names) if features is None else features)
         io.write_elem(root, "uns", {"saestore": origin})
         if acts.items.names():
-            io.write_elem(root["uns"], "items", _item_table(acts))
+            with damage(path.name, "cannot hold the table of items", ValueError, TypeError, code="not-in-format"):
+                io.write_elem(root["uns"], "items", _item_table(acts))
         _write_blocks(selected, root)
     return Written((path.name,))
 
@@ -305,13 +319,12 @@ def write_anndata(selected: Selected, path: Path) -> Written:
 def _item_table(acts: SetReader) -> pd.DataFrame:
     import pandas as pd
 
-    items = acts.items
-    table: dict[str, Any] = {}
-    for name in items.names():
-        values = items.column(name)
-        table["image_path" if name == "key" else name] = values.astype(object) if values.dtype.kind == "T" else values
-    table |= {name: items.column(name) for name in items.concept_names}
-    return pd.DataFrame(table, index=np.arange(acts.n_items).astype(str).astype(object))
+    # A name with a slash would be a path, and anndata keeps the name of the index for itself.
+    names = {"key": "image_path", "_index": "index"}
+    items = acts.items.to_pandas().rename(columns=lambda name: names.get(name, name.replace("/", "|")))
+    for name in [name for name in items if items[name].dtype.kind == "O" and items[name].hasnans]:
+        items[name] = pd.Categorical(items[name])  # of the kinds of text the one that has unknown values
+    return items.set_index(np.arange(acts.n_items).astype(str).astype(object))
 
 
 def _write_blocks(selected: Selected, root: Any) -> None:

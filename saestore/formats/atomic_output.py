@@ -54,15 +54,29 @@ def write_atomically(
             durable.flush((file for file in folder.rglob("*") if file.is_file()), folder)
             # One file replaces another at once. Of folders and several files the old ones go first, so that old and
             # new are never seen together.
-            if not (len(written.files) == 1 and old == [target] and target.is_file()):
+            moves = [(folder / name, target.with_name(name)) for name in written.files]
+            if not (len(moves) == 1 and old == [target] and target.is_file()):
                 aside = folder / "replaced"
                 aside.mkdir()
-                for path in old:
-                    path.rename(aside / path.name)
-            for name in written.files:
-                (folder / name).replace(target.with_name(name))
-            for parent in (target.parent, *(new.parent for new in made)):
-                durable.flush_folder(parent)  # before the old ones go
+                moves = [*((path, aside / path.name) for path in old), *moves]
+            _move(moves, (target.parent, *(new.parent for new in made)))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     return written
+
+
+def _move(moves: list[tuple[Path, Path]], folders: Iterable[Path]) -> None:
+    """Give files their names for good, before the old ones go; all of them, or none where there is none yet."""
+    done = []
+    try:
+        for path, name in moves:
+            done.append((path, name, name.exists()))
+            path.replace(name)
+        for folder in folders:
+            durable.flush_folder(folder)
+    except BaseException:
+        for path, name, is_replaced in reversed(done):
+            with suppress(OSError):
+                if not is_replaced:
+                    name.replace(path)
+        raise

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError, require
-from saestore.files import read_json
+from saestore.files import damage, read_json
 from saestore.formats.base import Format, Opened, Source, check_ids, stored_dtype
 from saestore.formats.delphi_output import IDS, SOURCE, write_delphi, write_neighbours
 from saestore.formats.issues import Issue
@@ -142,11 +142,8 @@ def _config(folder: Path) -> dict[str, Any]:
 def _tensor(path: Path, name: str) -> Any:
     """A tensor of a file, not read yet."""
     safetensors = require("safetensors", "sae", f"reading {path}")
-    try:
+    with damage(path, "is truncated or not a .safetensors file", safetensors.SafetensorError):
         opened = safetensors.safe_open(path, framework="np")
-    except (safetensors.SafetensorError, OSError) as error:
-        message = f"{path} is truncated or not a .safetensors file ({error})"
-        raise InvalidInputError(message, code="damaged-file") from error
     names = list(opened.keys())
     if name not in names:
         message = f"{path} has no tensor {name!r}; it has {', '.join(names) or 'none'}."

@@ -1,4 +1,4 @@
-"""Dense activations in ``.pt``, ``.npy``, ``.npz``, ``.safetensors`` or zarr, whose non-zeros are kept."""
+"""Dense activations in files that embeddings may be in, whose non-zeros are kept."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saestore.errors import InvalidInputError, require
-from saestore.files import load_tensors
+from saestore.files import load_tensors, split_member
 from saestore.formats.base import Format, Opened, Source, nonzeros
 from saestore.formats.in_memory import open_object
 from saestore.formats.named_arrays import KNOWN, is_named
@@ -24,7 +24,7 @@ def is_dense(path: Path) -> bool:
     if path.suffix == ".safetensors" and path.is_file():
         tensors = load_tensors(path)
         return not is_named(tensors) and all(tensor.is_floating_point() for tensor in tensors.values())
-    return path.suffix in (".npy", ".npz") or any(
+    return path.suffix in (".npy", ".npz", ".h5", ".hdf5", ".parquet") or any(
         (path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray")
     )
 
@@ -76,7 +76,7 @@ def _open(source: Source) -> Opened:
             )
     from saestore.embeddings.opening import open_embeddings
 
-    return open_dense("dense", open_embeddings(path), (path,))
+    return open_dense("dense", open_embeddings(path, others=source.others), (split_member(path)[0],))
 
 
 FORMATS = (Format("dense", is_dense, _open),)

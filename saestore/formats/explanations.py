@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, require
-from saestore.files import existing_file, read_gzip
+from saestore.errors import InvalidInputError, NotFoundError, require
+from saestore.files import damage, existing_file, read_gzip
 from saestore.tables.column import TEXT, as_objects
 from saestore.tables.items import read_csv
 from saestore.tables.label_matrix import listed
@@ -65,12 +65,9 @@ def read_annotations(reader: SetReader, path: str | os.PathLike[str], source: st
     `ActivationSet.import_explanations` explains `path` and `source`; explanations may also be in a folder alone.
     """
     path = Path(path)
-    try:
+    kinds = (ValueError, TypeError, AttributeError, KeyError, RecursionError)
+    with damage(path, "cannot be read", *kinds, code="unreadable-file"):
         annotations = _read(reader, path, source)
-    except SaestoreError:
-        raise
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError, OSError) as e:
-        raise InvalidInputError(f"{path} cannot be read: {e}.", code="unreadable-file") from e
     _check_sae(annotations, reader, str(path))
     _match_provenance(annotations, reader)
     return annotations

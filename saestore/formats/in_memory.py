@@ -40,7 +40,7 @@ def open_object(given: Any, source: Source) -> Opened:
         return _named(given, source)
     if hasattr(given, "layout") and "sparse" in str(given.layout):
         return _matrix("torch", f"the {str(given.layout).removeprefix('torch.')} tensor", _tensors(given), source)
-    if isinstance(given, np.ndarray) or hasattr(given, "layout"):
+    if hasattr(given, "__array__") or hasattr(given, "layout"):
         return _dense(given)
     raise InvalidInputError(
         f"activations to import cannot be a {type(given).__name__}; give {_TAKEN}.", code="unsupported-activations"
@@ -112,6 +112,8 @@ def _tensors(tensor: Any) -> _Parts:
             if several
             else _Parts("coo", shape, arrays)
         )
+    if len(shape) != 2:
+        return _tensors(tensor.to_dense().to_sparse())
     if layout not in ("csr", "csc"):
         return _tensors(tensor.to_sparse_coo())
     ids, pointers = (
@@ -137,8 +139,8 @@ def _named(given: Any, source: Source) -> Opened:
     if not isinstance(given, Mapping):
         names = (*_ENCODER_OUTPUT, "pre_acts")
         return open_mapping("encoder-output", {name: getattr(given, name, None) for name in names}, where, source)
-    if len(given) == 1:
-        return _dense(next(iter(given.values())))
+    if len(set(given) - set(source.others)) == 1:
+        return open_object(next(value for name, value in given.items() if name not in source.others), source)
     return open_mapping("npz", given, where, source)
 
 

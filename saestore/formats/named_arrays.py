@@ -40,7 +40,10 @@ _NAMES = {
 }  # fmt: skip
 _WIDTHS = ("d_sae", "n_features", "dict_size", "num_latents", "n_latents", "width")
 _ROWS = 1 << 24  # that a matrix of coordinates may have with hardly any entry
-KNOWN = "indices and values; indptr, indices and data; rows, cols and vals; or locations and activations"
+KNOWN = (
+    "indices and values; indptr, indices and data; rows, cols and vals; or locations and activations; a dense array of "
+    "several is named as FILE:NAME"
+)
 
 
 @dataclass(frozen=True)

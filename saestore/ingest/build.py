@@ -79,8 +79,9 @@ def build(
     embeddings
         A file or folder (``.pt`` alone or in chunks, ``.npy``, ``.npz``, ``.safetensors``, HDF5, Parquet, SAELens's
         cached activations, saev's shards, a zarr array), an array or tensor, samples x d_in or items x samples x d_in,
-        a `datasets.Dataset`, or ``(function, n_rows)`` of a function that returns batches. By default
-        found by name under `data`, then ``$SAESTORE_SCRATCH``, in ``Embeddings/<dataset>/``.
+        a mapping of them, a `datasets.Dataset`, or ``(batches, n_rows)``: a list, a function that returns an iterator,
+        or a generator, which goes through a temporary file. By default found by name under `data`, then
+        ``$SAESTORE_SCRATCH``, in ``Embeddings/<dataset>/``.
     sae
         A folder or file of an SAE, ``release:sae_id``, a registered name, a loaded sae_lens SAE, or any object with
         ``encode(x)``, ``d_in`` and ``d_sae``.
@@ -92,9 +93,9 @@ def build(
     token_spans
         First and last character (exclusive) of every token in its text, (n_samples, 2): an array or ``file.npz:name``.
     mask
-        Which embeddings are samples, such as an attention mask: bool or 0 and 1, (n_rows,) or (n_items, rows): an
-        array, a file, or the name of a tensor in the file of embeddings. `item_ptr`, `token_spans` and `tokens` count
-        all rows.
+        Which embeddings are samples, such as an attention mask: bool or 0 and 1, (n_rows,) or (n_items, rows), which
+        gives the items: an array, a file, or the name of a tensor in the file of embeddings or of a file beside it.
+        `item_ptr`, `token_spans` and `tokens` count all rows.
     tokens
         The token id of each embedding, which becomes the column ``token`` of the samples: integers, given as `mask` is.
     include, exclude

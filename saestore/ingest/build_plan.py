@@ -132,7 +132,8 @@ def open_build(
     path = f"{name}/{sample_type}/{sae.name}"
     if inputs is None:
         inputs = from_model(options, sample_type, sae, looking(path), known(path))
-    if sae.d_in != inputs.source.d_in and not inputs.computed:  # such as heads of attention, each beside the others
+    again = not inputs.computed and inputs.source.layout != "batches"  # which may be there only once
+    if sae.d_in != inputs.source.d_in and again:  # such as heads of attention, each beside the others
         inputs = embeddings_on_disk(options, dataset, sample_type, sae.d_in)
     if sae.d_in != inputs.source.d_in:
         raise InvalidInputError(

@@ -10,7 +10,7 @@ from saestore.embeddings.base import EmbeddingSource, MaskedSource
 from saestore.embeddings.opening import open_embeddings
 from saestore.ingest.known import found_items, known_item_ptr
 from saestore.ingest.options import BuildOptions, default_item_ptr
-from saestore.ingest.row_choice import chosen_rows, norms, open_mask, token_ids, tokens_record
+from saestore.ingest.row_choice import chosen_rows, mask_and_tokens, norms, open_mask, rows_per_item, tokens_record
 from saestore.models import ModelRequest, SAETrainingSpec, open_model_source
 from saestore.sae import LoadedSAE
 from saestore.tables import as_items
@@ -66,13 +66,12 @@ def embeddings_on_disk(
     if item_ptr is None and dataset is not None:
         by_name = options.embeddings is None
         item_ptr = known_item_ptr(dataset, sample_type, options.data, items, source.n_rows, by_name=by_name)
-    mask = None if options.mask is None else open_mask(options.mask, spec, source.n_rows, source.item_size)
+    mask, tokens = mask_and_tokens(options, spec, source.n_rows, source.item_size)
     if item_ptr is None and sample_type != "cls":
-        item_ptr = source.item_size or (mask.shape[1] if mask is not None and mask.ndim == 2 else None)
+        item_ptr = source.item_size or rows_per_item(mask, tokens)
     item_ptr = default_item_ptr(item_ptr, sample_type, None if items is None else len(items), source.n_rows)
     table = ItemTable.of(source.n_rows, items, item_ptr, options.token_spans, path_of(items_from))
-    tokens = None if options.tokens is None else token_ids(options.tokens, spec, source.n_rows, source.item_size)
-    table = replace(table, columns={} if tokens is None else {"token": tokens})
+    table = replace(table, columns={} if tokens is None else {"token": tokens.reshape(-1)})
     choice = chosen_rows(options, table, mask, norms(lambda: source))
     rows = source if choice.keep is None else MaskedSource(source, choice.keep)
     return Inputs(rows, choice.table, {"kind": "embeddings", **choice.record, **tokens_record(tokens)})

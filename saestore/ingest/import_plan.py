@@ -19,7 +19,16 @@ from saestore.formats.issues import IssueCollector, refusal
 from saestore.ingest.file_rows import FileRows
 from saestore.ingest.known import find_truth, found_items, known_item_ptr, one_sample_type
 from saestore.ingest.options import ImportOptions, default_item_ptr
-from saestore.ingest.row_choice import Computed, chosen_rows, norms, of_rows, open_mask, token_ids, tokens_record
+from saestore.ingest.row_choice import (
+    Array,
+    Computed,
+    chosen_rows,
+    mask_and_tokens,
+    norms,
+    of_rows,
+    rows_per_item,
+    tokens_record,
+)
 from saestore.progress import Progress
 from saestore.store import given_sae_record, source_record
 from saestore.tables import as_items
@@ -92,10 +101,8 @@ def plan_import(options: ImportOptions, resources: ExitStack, progress: Progress
         items = None if options.items is None else as_items(options.items)
         ptr = known_item_ptr(dataset, options.sample_type, options.data, items, opened.n_rows, by_name=by_name)
         options = replace(options, item_ptr=ptr)
-    beside = options.path, opened.n_rows, opened.item_ptr
-    mask = None if options.mask is None else open_mask(options.mask, *beside)
-    tokens = None if options.tokens is None else token_ids(options.tokens, *beside)
-    table = _table(options, opened, {} if tokens is None else {"token": tokens})
+    mask, tokens = mask_and_tokens(options, options.path, opened.n_rows, opened.item_ptr)
+    table = _table(options, opened, mask, tokens)
     of_items = opened.check_items(table.items, table.index) if opened.check_items else ()
     choice = chosen_rows(options, table, mask, _norms(given.get("embeddings"), opened))
     given = {**given, **choice.record, **tokens_record(tokens)}
@@ -181,16 +188,18 @@ def _width(options: ImportOptions, opened: Opened) -> int:
     return width
 
 
-def _table(options: ImportOptions, opened: Opened, columns: Mapping[str, Any]) -> ItemTable:
+def _table(options: ImportOptions, opened: Opened, mask: Array | None, tokens: Array | None) -> ItemTable:
     """The items, and how the rows belong to them: as given, else as the file has it, else by the sample type."""
     items = opened.items if options.items is None else as_items(options.items)
     n_items, n_rows, sample_type = None if items is None else len(items), opened.n_rows, options.sample_type
     spec = options.item_ptr if options.item_ptr is not None else opened.item_ptr
+    if spec is None and sample_type != "cls":
+        spec = rows_per_item(mask, tokens)
     spec = default_item_ptr(spec, sample_type, n_items, n_rows)
     if spec is None and n_items is None:
         spec = opened.default_item_size
     table = ItemTable.of(n_rows, items, spec, options.token_spans, path_of(options.items))
-    return replace(table, columns={**opened.columns, **columns})
+    return replace(table, columns={**opened.columns, **({} if tokens is None else {"token": tokens.reshape(-1)})})
 
 
 def _opened(options: ImportOptions, resources: ExitStack, progress: Progress) -> Opened:
@@ -236,7 +245,7 @@ def _of_object(options: ImportOptions, source: Source) -> Opened:
 
 
 def recognise(path: Path) -> str:
-    """The format of a file or folder, by its name and its content.
+    """The format of a file or folder, by its name and its content; an array of a file, ``file:name``, is dense.
 
     Raises
     ------
@@ -248,6 +257,8 @@ def recognise(path: Path) -> str:
     for name in GENERAL_FORMATS:
         if load_format(name).recognise(path):
             return name
+    if split_member(path)[1] is not None:  # an array of a file, by its name
+        return "dense"
     known: str | None = layouts.ask("activation_format", path)
     if known is not None:
         return known

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, NotFoundError, require
+from saestore.errors import InvalidInputError, NotFoundError, raise_unreachable, require
 from saestore.files import existing_file, load_array, load_tensors, plain_tensor, split_member
 from saestore.format import SOURCE_ROW
 from saestore.formats.base import Opened
@@ -28,7 +28,17 @@ if TYPE_CHECKING:
     from saestore.embeddings.base import EmbeddingSource
     from saestore.ingest.options import BuildOptions, ImportOptions
 
-__all__ = ["RowChoice", "chosen_rows", "norms", "of_rows", "open_mask", "token_ids", "tokens_record"]
+__all__ = [
+    "RowChoice",
+    "chosen_rows",
+    "mask_and_tokens",
+    "norms",
+    "of_rows",
+    "open_mask",
+    "rows_per_item",
+    "token_ids",
+    "tokens_record",
+]
 
 Array = np.ndarray[Any, Any]
 Computed = Mapping[str, Callable[[], Array]]
@@ -143,8 +153,22 @@ def open_mask(spec: Any, beside: Any, n_rows: int, per_item: Any = None) -> Arra
     return values.astype(bool)
 
 
+def mask_and_tokens(
+    options: BuildOptions | ImportOptions, beside: Any, n_rows: int, per_item: Any
+) -> tuple[Array | None, Array | None]:
+    """The mask and the token ids of an input's rows, None where they are not given; arguments as in `open_mask`."""
+    mask = None if options.mask is None else open_mask(options.mask, beside, n_rows, per_item)
+    per_item = rows_per_item(mask) if per_item is None else per_item
+    return mask, None if options.tokens is None else token_ids(options.tokens, beside, n_rows, per_item)
+
+
+def rows_per_item(*given: Array | None) -> int | None:
+    """Rows of an item, as the shape (n_items, rows) of a mask or of token ids states it."""
+    return next((each.shape[1] for each in given if each is not None and each.ndim == 2 and each.shape[1] > 1), None)
+
+
 def token_ids(spec: Any, beside: Any, n_rows: int, per_item: Any = None) -> Array:
-    """The token id of each row, int64 (n_rows,); arguments as in `open_mask`.
+    """The token id of each row, int64, in the shape that is given; arguments as in `open_mask`.
 
     Raises
     ------
@@ -157,7 +181,7 @@ def token_ids(spec: Any, beside: Any, n_rows: int, per_item: Any = None) -> Arra
             f"{where} is {values.dtype} {values.shape}; token ids are integers, one per row: ({n_rows},).",
             code="bad-tokens",
         )
-    return values.reshape(-1).astype(np.int64)
+    return values.astype(np.int64)
 
 
 def norms(opened: Callable[[], EmbeddingSource]) -> Computed:
@@ -273,11 +297,11 @@ def _load(spec: str, beside: Any, what: str) -> tuple[str, Any]:
     if key is None and not path.exists() and hasattr(beside, "select_columns"):  # a Dataset in memory
         return spec, _column(beside, spec, "the Dataset")
     if key is None and not path.exists() and isinstance(beside, str | os.PathLike):
-        path, key = split_member(beside)[0], spec
+        path, key = _beside(split_member(beside)[0], spec)
     where = str(path) if key is None else f"{path}:{key}"
-    if path.suffix in (".npy", ".npz"):
-        loaded = load_array(where, 1)
-        return loaded if loaded is not None else (where, None)
+    loaded = load_array(where, 1) if path.suffix in (".npy", ".npz") else None
+    if loaded is not None:
+        return loaded
     if (path / "dataset_info.json").is_file() and key is not None:
         data = require("datasets", "sae", f"reading {path}").load_from_disk(str(path))
         return where, _column(data, key, str(path))
@@ -290,10 +314,16 @@ def _load(spec: str, beside: Any, what: str) -> tuple[str, Any]:
     if not hasattr(value, "numpy"):
         raise InvalidInputError(
             f"the {what} {spec} is neither a file (.npy, .npz:NAME, .pt, .safetensors:NAME, .h5:NAME, .parquet:NAME) "
-            "nor an array beside the input",
+            "nor an array in the input or beside it",
             code=f"bad-{what}",
         )
     return where, value
+
+
+def _beside(path: Path, name: str) -> tuple[Path, str | None]:
+    """The file of this name beside an input; where there is none, the input and the name of an array in it."""
+    files = [path.with_name(f"{name}{suffix}") for suffix in (".npy", ".npz", ".pt")]
+    return next(((file, None) for file in files if file.is_file() and file != path), (path, name))
 
 
 def _column(data: Any, name: str, where: str) -> Array:
@@ -315,6 +345,7 @@ def _member(path: Path, name: str) -> Array:
         with require("h5py", "anndata", f"reading {path}").File(path, "r") as file:
             return np.asarray(file[name])
     except (KeyError, ValueError, OSError) as error:
+        raise_unreachable(str(path), error)
         raise NotFoundError(
             f"{path} has no array {name!r} that can be read ({' '.join(str(error).split())[:100]})",
             code="no-such-array",

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
+from saestore.files import damage
 from saestore.format import KEY
 from saestore.labels.as_labels import check_names
 from saestore.labels.item_keys import OnUnmatched, check_on_unmatched, first_of, match_keys, unmatched
@@ -83,14 +84,12 @@ def read_mask(path: Path) -> Array:
         from PIL import Image
     except ModuleNotFoundError as e:
         raise MissingDependencyError("reading masks needs pillow: pip install 'saestore[plot]'.") from e
-    try:
-        with Image.open(path) as image:
-            if image.mode in ("RGBA", "LA", "PA"):
-                alpha = np.asarray(image.getchannel("A")) > 0
-                return _any_channel(np.asarray(image.convert("RGB"))) & alpha
-            return _any_channel(np.asarray(image))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
-        raise InvalidInputError(f"{path} is not a readable image ({e}).", code="unreadable-image") from e
+    kinds = (ValueError, SyntaxError, Image.DecompressionBombError)
+    with damage(path, "is not a readable image", *kinds, code="unreadable-image"), Image.open(path) as image:
+        if image.mode in ("RGBA", "LA", "PA"):
+            alpha = np.asarray(image.getchannel("A")) > 0
+            return _any_channel(np.asarray(image.convert("RGB"))) & alpha
+        return _any_channel(np.asarray(image))
 
 
 def _any_channel(pixels: Array) -> Array:

@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from saestore.errors import InvalidInputError, NotFoundError
+from saestore.errors import InvalidInputError, NotFoundError, UnreachableError, raise_unreachable
 from saestore.files import nearby
 from saestore.models.request import first_few, select_items
 from saestore.sae.hub import one_line
@@ -175,7 +175,10 @@ def _look(path: Path, key: str, *, exif: bool) -> tuple[tuple[int, int], bytes, 
         size = check_image(path, exif=exif)
     except InvalidInputError as error:
         return (0, 0), bytes(16), str(error).removeprefix(f"{path}: ")
+    except UnreachableError:
+        raise
     except OSError as error:
+        raise_unreachable(str(path), error)
         return (0, 0), bytes(16), str(error.strerror)
     return size, sha.digest()[:16], None
 
@@ -234,6 +237,7 @@ def _opened(path: Path) -> Iterator[Any]:
         OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, MemoryError,
         Image.DecompressionBombError,
     ) as error:  # fmt: skip
+        raise_unreachable(str(path), error)
         raise InvalidInputError(f"{path}: {_reason(error)}", code="unreadable-image") from error
 
 

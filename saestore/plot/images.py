@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
+from saestore.files import damage
 from saestore.labels.patch_grid import Fit, Patches
 
 if TYPE_CHECKING:
@@ -119,18 +120,15 @@ def is_turned(acts: SetReader) -> bool:
 def read_image(acts: SetReader, key: str, images: str | os.PathLike[str] | None) -> Array:
     """Read an image as the model saw it: RGB, uint8 (height, width, 3), at most 640 pixels on its longer side."""
     try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
+        from PIL import Image, ImageOps
     except ModuleNotFoundError as error:
         raise MissingDependencyError("Drawing images needs pillow: `pip install 'saestore[plot]'`.") from error
     path = find_image(acts, key, images)
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", (_MAX_PIXELS, _MAX_PIXELS))  # decodes no more than that of a JPEG
-            small = (ImageOps.exif_transpose(image) if is_turned(acts) else image).convert("RGB")
-            small.thumbnail((_MAX_PIXELS, _MAX_PIXELS))
-            return np.asarray(small)
-    except (UnidentifiedImageError, OSError) as error:
-        raise InvalidInputError(f"{path} cannot be read as an image: {error}", code="unreadable-image") from error
+    with damage(path, "cannot be read as an image", code="unreadable-image"), Image.open(path) as image:
+        image.draft("RGB", (_MAX_PIXELS, _MAX_PIXELS))  # decodes no more than that of a JPEG
+        small = (ImageOps.exif_transpose(image) if is_turned(acts) else image).convert("RGB")
+        small.thumbnail((_MAX_PIXELS, _MAX_PIXELS))
+        return np.asarray(small)
 
 
 @dataclass(frozen=True)

@@ -131,9 +131,10 @@ def inches_of(ax: Axes) -> tuple[float, float]:
 
 def width(text: str, size: float) -> float:
     """Inches that a text takes at `size` points."""
-    from matplotlib.textpath import TextPath
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
 
-    return float(TextPath((0, 0), text.replace("$", r"\$"), size=size).get_extents().width) / 72 if text.strip() else 0
+    return float(text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)[0]) / 72
 
 
 def clip(text: str, size: float, room: float, *, start: bool = False) -> str:

@@ -177,17 +177,18 @@ def best_matches(
     Notes
     -----
     Reads the lists of `of` once for every `limit` non-zeros of `among`, which are held as rows. Memory: 8 bytes for
-    each of them (5 for ``jaccard``, ``conditional`` and ``npmi``), twice while they are read, 40 bytes for each of 4
-    million products or of the products of one feature, a block of lists, and the answer.
+    each of them (5 for ``jaccard``, ``conditional`` and ``npmi``) and 4 for each row, 40 bytes for each of 4 million
+    products or of the products of one feature, a block of lists, and the answer.
     """
     (view, sizes), (other_view, other_sizes) = of, among
     with_dot, limit = metric in WITH_DOT, _HELD if limit is None else limit
     best = [np.full((len(sizes.n_active), n), empty) for empty in (-1, -np.inf, 0)]
     for first, last in _parts(other_sizes.n_active, limit):
-        held, n_others = _held(other_view, first, last, with_dot), last - first
-        lengths = np.diff(held.indptr).astype(np.int64)
+        nnz, n_others = int(other_sizes.n_active[first:last].sum()), last - first
+        held = _held(other_view, first, last, nnz, with_dot)
         for lists in view.lists(np.flatnonzero(sizes.n_active)):
-            for a, b in _parts(segment_sums(lengths[lists.samples], lists.indptr), min(_PAIRS, limit)):
+            lengths = held.indptr[lists.samples + 1] - held.indptr[lists.samples]
+            for a, b in _parts(segment_sums(lengths, lists.indptr), min(_PAIRS, limit)):
                 part = lists.part(a, b)
                 rows = held[part.samples]
                 ends, dot = rows.indptr[part.indptr], None
@@ -231,21 +232,24 @@ def _parts(costs: Array, limit: int) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def _held(view: View, first: int, last: int, with_data: bool) -> scipy.sparse.csr_array:
-    """Some features of all rows, rows x these features: the activations, or True for each."""
+def _held(view: View, first: int, last: int, nnz: int, with_data: bool) -> scipy.sparse.csr_array:
+    """Some features of all rows, rows x these features, `nnz` in all: the activations, or True for each."""
     import scipy.sparse as sp
 
     dtype = np.result_type(view.dtype, np.float32) if with_data else bool  # scipy has no float16
-    counts, parts, values = np.zeros(view.n_rows, np.int64), [np.empty(0, np.int32)], [np.empty(0, dtype)]
+    # scipy widens the ids to the type of the pointers.
+    ends = np.zeros(view.n_rows + 1, np.int32 if nnz < 1 << 31 else np.int64)
+    ids, values, done = np.empty(nnz, ends.dtype), np.ones(nnz, dtype), 0
     for rows, block in view.all_rows(values=with_data):
         kept = (block.indices >= first) & (block.indices < last)
-        counts[rows] = np.diff(pointers(kept)[block.indptr])
-        parts.append((block.indices[kept].astype(np.int64) - first).astype(np.int32))
-        values.append(block.data[kept].astype(dtype))
-    ends = pointers(counts)
-    # scipy widens the ids to the type of the pointers.
-    entries = np.concatenate(values), np.concatenate(parts), ends.astype(np.int32) if ends[-1] < 1 << 31 else ends
-    return sp.csr_array(entries, shape=(view.n_rows, last - first))
+        ends[rows + 1] = np.diff(pointers(kept)[block.indptr])
+        found = block.indices[kept]
+        part = slice(done, done := done + len(found))
+        ids[part] = found
+        if with_data:
+            values[part] = block.data[kept]
+    ids -= first
+    return sp.csr_array((values, ids, np.cumsum(ends, out=ends)), shape=(view.n_rows, last - first))
 
 
 def _blocks(view: View, features: Array) -> Iterator[PostingLists]:

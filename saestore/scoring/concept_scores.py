@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError
+from saestore.kernels import segment_sums
 from saestore.query.details import feature_names
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import PostingLists
@@ -170,17 +171,16 @@ def _count_pairs(
 ) -> tuple[list[BootstrapCounts], int]:
     """Counts for each (column of the labels, feature, threshold), and the number of items to draw from.
 
-    Memory: about 24 bytes per entry of the features' lists and per item, for each pair.
+    Memory: about 24 bytes per entry of the features' lists and per item, for each pair; 3 bytes per observation.
     """
     index, of_samples = reader.item_index, observations.sizes is None
     counting = observations.kept if observations.sizes is None else observations.sizes > 0
+    pointers = np.minimum(index.pointers(), len(counting)) if of_samples else np.arange(len(counting) + 1)
     groups = {concept: group for group in observations.groups for concept in group.concepts.tolist()}
     known_of = {concept: groups[concept].known for concept, _, _ in pairs}
     if known_of and all(known is not None for known in known_of.values()):
         counting = counting & np.any([known for known in known_of.values() if known is not None], axis=0)
-    rows = np.flatnonzero(counting)
-    item_of_row = index.locate(rows)[0] if of_samples else rows
-    present, item_of_row = np.unique(item_of_row, return_inverse=True)
+    present = np.flatnonzero(segment_sums(counting, pointers))
     labels, counts = observations.labels.tocsc(), {}
     features = np.unique(np.array([feature for _, feature, _ in pairs], np.int64))
     for lists in observations.lists(reader.segments, features, reader.dtype):
@@ -188,17 +188,16 @@ def _count_pairs(
             at = np.flatnonzero(lists.features == feature)
             if not len(at):
                 continue
+            known = known_of[concept]
+            scored = counting if known is None else counting & known
             true = np.zeros(len(counting), bool)
             true[labels.indices[labels.indptr[concept] : labels.indptr[concept + 1]]] = True
-            known = known_of[concept]
-            known = np.ones(len(counting), bool) if known is None else known
             part = slice(lists.indptr[at[0]], lists.indptr[at[0] + 1])
             entries, values = lists.samples[part], lists.data[part]
-            entries, values = entries[known[entries]], values[known[entries]]
+            entries, values = entries[scored[entries]], values[scored[entries]]
             items = np.searchsorted(present, index.locate(entries)[0] if of_samples else entries)
-            scored = known[rows], known[rows] & true[rows]
-            totals = [np.bincount(item_of_row[mask], minlength=len(present)) for mask in scored]
-            counts[i] = BootstrapCounts.of(values, items, true[entries], (totals[0], totals[1]), threshold)
+            of_items = [segment_sums(mask, pointers)[present].astype(np.int64) for mask in (scored, scored & true)]
+            counts[i] = BootstrapCounts.of(values, items, true[entries], (of_items[0], of_items[1]), threshold)
     return [counts[i] for i in range(len(pairs))], len(present)
 
 
@@ -246,12 +245,10 @@ def score_pieces(
     lists: PostingLists, observations: ScoredObservations, group: KnownGroup, thresholds: Array | None
 ) -> Iterator[tuple[slice, Array, dict[str, Array]]]:
     """Score a block in pieces of bounded memory: a slice of its features, columns of the labels, and their scores."""
-    ranked, concepts = group.rank(lists), group.concepts
-    whole = len(concepts) == observations.labels.shape[1]
-    labels = observations.labels if whole else observations.labels[:, concepts]
-    n_labels = np.diff(labels.indptr)[ranked.rows]
-    costs = np.bincount(np.repeat(np.arange(len(ranked)), ranked.n_active), n_labels, len(ranked)).astype(np.int64)
-    costs += len(concepts)
+    ranked, concepts, labels = group.rank(lists), group.concepts, observations.labels
+    n_labels = labels.indptr[ranked.rows + 1] - labels.indptr[ranked.rows]  # not of all observations
+    hits = np.bincount(np.repeat(np.arange(len(ranked)), ranked.n_active), n_labels, len(ranked))
+    costs = (hits * (len(concepts) / max(1, labels.shape[1]))).astype(np.int64) + len(concepts)
     for first, last in split_by_cost(costs, _PIECE):
         part = ranked.part(first, last)
         # For one long list, some concepts at a time.
@@ -259,10 +256,9 @@ def score_pieces(
         step = -(-len(concepts) // max(1, n_pieces)) or 1
         for start in range(0, len(concepts), step):
             chosen = concepts[start : start + step]
-            some = labels if step >= len(concepts) else labels[:, start : start + step]
             given = None if thresholds is None else thresholds[first:last, chosen]
             counts = observations.n_positive[chosen]
-            yield slice(first, last), chosen, score_all(part, find_hits(part, some), counts, given)
+            yield slice(first, last), chosen, score_all(part, find_hits(part, labels, chosen), counts, given)
 
 
 def _dataset(

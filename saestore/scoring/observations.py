@@ -129,5 +129,5 @@ def _groups(unknown: scipy.sparse.csc_array | None, counted: Array, n_concepts: 
 
 
 def _count(labels: scipy.sparse.csr_array, counted: Array) -> Array:
-    of_rows = np.repeat(counted[: labels.shape[0]], np.diff(labels.indptr))
-    return np.bincount(labels.indices[of_rows], minlength=labels.shape[1])
+    columns = labels.tocsc()  # whose pointers are few
+    return segment_sums(counted[columns.indices], columns.indptr).astype(np.int64)

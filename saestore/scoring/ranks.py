@@ -83,13 +83,15 @@ def rank(indptr: Array, rows: Array, values: Array, n: int) -> Ranked:
     )
 
 
-def find_hits(ranked: Ranked, labels: scipy.sparse.csr_array) -> Hits:
-    """Find the entries that concepts are true of.
+def find_hits(ranked: Ranked, labels: scipy.sparse.csr_array, concepts: Array | None = None) -> Hits:
+    """Find the entries that some concepts are true of.
 
     Parameters
     ----------
     labels
-        Rows x concepts, bool, without stored False.
+        Rows x all concepts, bool, without stored False.
+    concepts
+        Columns of the labels, ascending; by default all.
 
     Notes
     -----
@@ -97,8 +99,10 @@ def find_hits(ranked: Ranked, labels: scipy.sparse.csr_array) -> Hits:
     """
     import scipy.sparse as sp
 
-    n_concepts = labels.shape[1]
     of_entry = labels[ranked.rows]
+    if concepts is not None and len(concepts) < labels.shape[1]:
+        of_entry = of_entry[:, concepts]
+    n_concepts = of_entry.shape[1]
     per_feature = np.diff(of_entry.indptr[ranked.indptr])
     pair = np.repeat(np.arange(len(ranked)) * n_concepts, per_feature)
     pair += of_entry.indices

@@ -14,42 +14,22 @@ from saestore.errors import (
     CorruptStoreError,
     InvalidInputError,
     MissingDependencyError,
-    NotAllowedError,
     NotFoundError,
     SaestoreError,
     StoreFormatError,
     StoreWriteError,
-    UnreachableError,
+    first_line,
+    raise_unreachable,
 )
 from saestore.format import DELETED, FORMAT_VERSION, check_version, digest
 from saestore.storage import durable
 from saestore.storage.batch import DOCUMENT, group_document
 from saestore.storage.durable import PARTIAL
-from saestore.storage.places import describe, first_line, local_path, place_of
+from saestore.storage.places import describe, local_path, place_of
 
 if TYPE_CHECKING:
     import zarr
 
-# What a place answers that tells nothing of the stored bytes: numbers of errors, of HTTP, and names of classes, because
-# the packages of remote places are optional.
-_NOT_ALLOWED: tuple[int | str, ...] = (
-    errno.EACCES, errno.EPERM, errno.ENOKEY, errno.EKEYEXPIRED, errno.EKEYREVOKED, errno.EKEYREJECTED, 401, 403,
-    "PermissionError", "NoCredentialsError", "PermissionDeniedError", "UnauthenticatedError",
-)  # fmt: skip
-_UNREACHABLE: tuple[tuple[tuple[int | str, ...], str], ...] = (
-    ((errno.EMFILE, errno.ENFILE), "The process has used its file handles: close files, or raise `ulimit -n`."),
-    ((errno.EIO, errno.ESTALE), "The device or the network folder does not answer well: check it, then ask again."),
-    (
-        (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, 408, 429, *range(500, 600), "ConnectionError",
-         "TimeoutError", "aiohttp.ClientError", "EndpointConnectionError", "gaierror", "obstore.GenericError",
-         "obstore.JoinError"),
-        "The place does not answer: check the address and the network, then ask again.",
-    ),
-)  # fmt: skip
-# Errors of the system that damage can cause: what is there is missing, or of another kind or size.
-_ABOUT_NODES = (
-    None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EINVAL,
-)  # fmt: skip
 _BAD_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
 
 _GROUP = {"attributes", "node_type", "zarr_format"}
@@ -301,45 +281,14 @@ def _write_reason(error: Exception) -> tuple[str | None, str]:
     """The code and the advice for an error of a place that cannot be written, (None, "") for any other."""
     if isinstance(error, ValueError) and "read-only" in str(error):
         return "read-only", "it was opened read-only. Open it with mode='a'."
-    if isinstance(error, OSError):
-        for numbers, code, advice in _WRITE_REASONS:
-            if error.errno in numbers:
-                return code, advice.format(error=error, where=error.filename or error.strerror)
-    return None, ""
-
-
-def raise_unreachable(what: str, error: BaseException, verb: str = "read") -> None:
-    """Raise the error that fits where one, or one of its causes, is about the place, not about the stored bytes.
-
-    Raises
-    ------
-    NotAllowedError
-        The place refuses this user.
-    UnreachableError
-        The place does not answer.
-    """
     cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, SaestoreError):
-            return
-        said = f"{what} cannot be {verb} now: {first_line(cause)}."
-        if _is_any(cause, _NOT_ALLOWED):
-            raise NotAllowedError(
-                f"{said} This user is not allowed to: change its mode, or renew the credentials."
-            ) from error
-        reason = next((reason for kinds, reason in _UNREACHABLE if _is_any(cause, kinds)), None)
-        if reason is not None:
-            raise UnreachableError(f"{said} {reason}") from error
-        if isinstance(cause, OSError) and cause.errno not in _ABOUT_NODES:
-            raise UnreachableError(f"{said} Check the place, then ask again.") from error
+    while cause is not None and not isinstance(cause, OSError):  # under what a library makes of it
         cause = cause.__cause__ or cause.__context__
-
-
-def _is_any(error: BaseException, kinds: tuple[int | str, ...]) -> bool:
-    status = getattr(error, "status", None) or getattr(error, "status_code", None)
-    names = {base.__name__ for base in type(error).__mro__}
-    names |= {f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in type(error).__mro__}
-    return bool(names & set(kinds)) or getattr(error, "errno", None) in kinds or status in kinds
+    if cause is not None:
+        for numbers, code, advice in _WRITE_REASONS:
+            if cause.errno in numbers:
+                return code, advice.format(error=cause, where=cause.filename or cause.strerror)
+    return None, ""
 
 
 @contextmanager

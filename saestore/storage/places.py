@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from saestore.errors import InvalidInputError, MissingDependencyError, StoreWriteError
+from saestore.errors import InvalidInputError, MissingDependencyError, StoreWriteError, first_line
 
 if TYPE_CHECKING:
     from zarr.storage import MemoryStore, ObjectStore, ZipStore
 
-__all__ = ["Location", "Request", "Span", "describe", "first_line", "local_path", "place_of"]
+__all__ = ["Location", "Request", "Span", "describe", "local_path", "place_of"]
 
 # Which bytes of a key: from the first to the one after the last, or the last n as (-n, None).
 Span = tuple[int, int | None]
@@ -159,11 +159,6 @@ def _icechunk(location: Any, mode: str) -> Any:
     if hasattr(location, "store"):
         return location.store if mode != "r" or location.read_only else location.store.with_read_only(True)
     return location
-
-
-def first_line(error: BaseException) -> str:
-    """First line of the message of an error, without the reports that follow it."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _scheme(location: Any) -> str:

@@ -153,7 +153,7 @@ def write_sparse(selected: Selected, path: Path) -> Written:
             if full is not None:
                 tensors = [torch.from_numpy(array[:full].copy()) for array in (indices, values)]
                 content = {**dict(zip(_KEYS, tensors, strict=True)), "format": "sparse_topk", "topk": k}
-                torch.save(content, writer.next_file(full))
+                _save(content, writer.next_file(full))
                 indices[:], values[:] = 0, 0
     return Written(writer.close())
 
@@ -180,7 +180,7 @@ def write_dense(selected: Selected, path: Path) -> Written:
             inside = (row >= part.start) & (row < part.stop)
             dense[row[inside] - part.start + into, columns[inside]] = activations[inside]
             if full is not None:
-                torch.save(torch.from_numpy(dense[:full].copy()), writer.next_file(full))
+                _save(torch.from_numpy(dense[:full].copy()), writer.next_file(full))
                 dense[:] = 0
     mapping = {
         "kept_units": units.tolist(),
@@ -191,6 +191,14 @@ def write_dense(selected: Selected, path: Path) -> Written:
     name = mapping_name(base_name(path))
     path.with_name(name).write_text(json.dumps(mapping))
     return Written((name, *writer.close()))
+
+
+def _save(content: Any, path: Path) -> None:
+    """`torch.save` through a file of Python: torch's own does not say why it cannot be written."""
+    import torch
+
+    with path.open("wb") as file:
+        torch.save(content, file)
 
 
 def _existing(target: Path) -> list[Path]:

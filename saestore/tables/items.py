@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, raise_unreachable
 from saestore.files import existing_file, plain_tensor, read_gzip
 
 if TYPE_CHECKING:
@@ -148,6 +148,7 @@ def read_csv(path: Path) -> tuple[list[str], list[np.ndarray]]:
             f"{path} is empty; it needs a header and one row per item", code="empty-file"
         ) from error
     except (ValueError, OSError) as error:
+        raise_unreachable(str(path), error)
         reason = str(error).strip().removeprefix("Error tokenizing data. C error: ")
         raise InvalidInputError(f"{path} is not a CSV file in UTF-8: {reason}", code="unreadable-file") from error
     table = frame.to_numpy(dtype=object, copy=True)  # which pandas 3 would give read-only

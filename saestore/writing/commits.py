@@ -94,6 +94,7 @@ class SetCommits:
         """One commit after which a last owner that is alive commits nothing, and names nothing as this writer does."""
         if self.attributes is None:
             count_deletion(self._root)
+            self._lock.may_have_rival = False
             return
         batch, before = self._batch(), self.attributes
         for name in TABLES:  # also those that the other one may be about to begin
@@ -101,6 +102,7 @@ class SetCommits:
         step = 2 + secrets.randbelow(_STEP)  # the rival may be writing the next generation beside this set
         tables = {name: replace(before.table(name), version=before.table(name).version + step) for name in TABLES}
         self._commit(batch, replace(before, generation=before.generation + step, tables=tables))
+        self._lock.may_have_rival = False
 
     def _flush_document(self) -> None:
         """Have the attributes on the disk that were read: a writer that was killed may have left that to be done."""

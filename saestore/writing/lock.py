@@ -31,6 +31,8 @@ from saestore.storage.durable import PARTIAL
 LOCK = "lock"
 LEASE = 120.0  # seconds that a lock of an object store holds after the last sign of its owner
 _HEARTBEATS = 5  # in a lease
+_RIVAL = "rival"  # in a lock that was taken from such an owner
+_stuck: set[str] = set()  # tokens of locks of this process that could not be given back
 _BROKEN = "broken"  # in a lock that a person took from an owner that may be alive
 
 
@@ -49,7 +51,9 @@ class SetLock:
         self._token = uuid.uuid4().hex
         self._renewed = 0.0  # when the lease began, by this process's clock
         self._stop = threading.Event()
-        self.may_have_rival = False  # it was taken from an owner that may still be alive
+        self.may_have_rival = (
+            False  # it was taken from an owner that may still be alive, and nothing fences that one off
+        )
 
     def acquire(self) -> None:
         """Take the lock, from a dead owner if need be.
@@ -72,9 +76,15 @@ class SetLock:
                 holder = None if found is None else self._living(found)
                 if holder is not None:
                     raise LockedError(self._refusal(holder))
-                if self._put(found):
-                    break
-        self.may_have_rival = found is not None and not _is_gone(_owner(found, self._path))
+                before = {} if found is None else _owner(found, self._path)
+                self.may_have_rival = bool(before) and (_RIVAL in before or not _is_gone(before))
+                try:
+                    if self._put(found):
+                        break
+                except BaseException:
+                    with suppress(Exception):  # it may be there, and only its name not yet on the disk
+                        self.release()
+                    raise
         if is_shared(self._store):
             self._stop = threading.Event()
             threading.Thread(target=self._renew, args=(self._stop,), daemon=True).start()
@@ -106,9 +116,15 @@ class SetLock:
         self._stop.set()
         if is_shared(self._store) and self._left() < LEASE / _HEARTBEATS:
             return  # another may have it by the time that it is removed
-        found = self._found()
-        if found is not None and _owner(found, self._path).get("token") == self._token:
-            self._remove(found)
+        try:
+            with write_errors(f"{self._store}"):
+                found = self._found()
+                holder = {} if found is None else _owner(found, self._path)
+                if found is not None and holder.get("token") == self._token:
+                    self._remove(found, holder if self.may_have_rival else None)
+        except BaseException:
+            _stuck.add(self._token)  # a later writer of this process takes it
+            raise
 
     def break_(self, *, force: bool) -> dict[str, Any] | None:
         """Break the lock on a person's word; returns its owner, None where there is no lock.
@@ -135,13 +151,14 @@ class SetLock:
                 code="owner-alive",
             )
         with write_errors(f"{self._store}"):
-            if _is_gone(holder):
-                self._remove(found)
-            else:
-                put_if_match(self._store, self._key, group_document({**holder, _BROKEN: True}), found)
+            self._remove(found, None if _is_gone(holder) and _RIVAL not in holder else holder)
         return holder
 
-    def _remove(self, found: Tagged) -> None:
+    def _remove(self, found: Tagged, rival: dict[str, Any] | None) -> None:
+        """Remove the lock, or leave a mark for the next one where an owner may be alive that nothing fences off."""
+        if rival is not None:
+            put_if_match(self._store, self._key, group_document({**rival, _BROKEN: True}), found)
+            return
         folder = local_folder(self._root)
         if folder is not None:
             for draft in (folder / self._path).glob(f"*{PARTIAL}"):  # of processes killed while they asked for it
@@ -170,6 +187,8 @@ class SetLock:
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "token": self._token,
         }
+        if self.may_have_rival:
+            owner[_RIVAL] = True
         if is_shared(self._store):
             owner["expires"] = time.time() + LEASE
         try:
@@ -258,6 +277,8 @@ def _is_gone(holder: dict[str, Any]) -> bool:
     except (PermissionError, OverflowError):
         return False
     started = holder.get("started")
+    if holder.get("token") in _stuck:
+        return True
     return started is not None and started != _process_start(holder["pid"])
 
 
