@@ -26,11 +26,11 @@ import numpy as np
 
 from saestore.errors import (
     InvalidInputError,
-    MissingDependencyError,
     NotFoundError,
     SaestoreError,
     did_you_mean,
     raise_unreachable,
+    require,
 )
 
 __all__ = [
@@ -44,6 +44,8 @@ __all__ = [
     "load_npy",
     "load_npz",
     "load_pt",
+    "load_tensors",
+    "map_safetensors",
     "nearby",
     "plain_tensor",
     "read_gzip",
@@ -138,10 +140,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 def load_pt(path: str | os.PathLike[str]) -> object:
     """Load a file of ``torch.save``, memory-mapped and with ``weights_only``: tensors stay on disk until read."""
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingDependencyError(f"reading {path} needs torch; pip install 'saestore[sae]'") from error
+    torch = require("torch", "sae", f"reading {path}")
     file = existing_file(path)
     damaged = "is truncated or not a .pt file of torch.save; write it again"
     with damage(file, damaged), file.open("rb") as stream:
@@ -173,6 +172,23 @@ def load_pt(path: str | os.PathLike[str]) -> object:
             "dict of tensors (of an encoder's output: top_acts and top_indices), with torch.save",
             code="pickled",
         ) from error
+
+
+def map_safetensors(path: Path) -> Any:
+    """Open a ``.safetensors`` file by its own package; it is mapped as long as the result lives."""
+    library = require("safetensors", "sae", f"reading {path}")
+    file = existing_file(path)
+    with damage(file, "is truncated or not a .safetensors file", library.SafetensorError):
+        return library.safe_open(file, framework="pt")
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """The named tensors of a ``.pt`` or ``.safetensors`` file, mapped from disk; what has no name is called ``""``."""
+    if path.suffix == ".safetensors":
+        opened = map_safetensors(path)
+        return {name: plain_tensor(opened.get_tensor(name), f"{path}:{name}") for name in opened.keys()}  # noqa: SIM118
+    loaded = load_pt(path)
+    return {str(name): value for name, value in loaded.items()} if isinstance(loaded, dict) else {"": loaded}
 
 
 def _plain_tensors(loaded: Any, where: str, *, sparse: bool = True) -> Any:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from raising import raises
 
+import saestore
 from saestore.cli import main
 from saestore.errors import InvalidInputError, NotFoundError
 
@@ -223,7 +225,7 @@ def test_config_that_is_no_object(folder):
 def test_truncated_weights(folder, keep):
     weights = folder / "sae_weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:keep])
-    with raises(InvalidInputError, "unreadable-weights", "mine"):
+    with raises(InvalidInputError, "damaged-file", "mine"):
         load_sae(folder)
 
 
@@ -604,6 +606,24 @@ def test_the_list_of_registered_saes():
     assert compared > 300
     assert everything["gemma-scope-9b-pt-res:layer_34/width_16k/average_l0_114"]["l0"] == 114
     assert everything["gpt2-small-resid-mid-v5-32k:blocks.8.hook_resid_mid"]["width"] == 1 << 15
+    widths = {"gpt2-small-hook-z-kk:blocks.0.hook_z": 24576, "gemma-2b-res-jb:blocks.0.hook_resid_post": 16384,
+              "goodfire-llama-3.1-8b-instruct:layer_19": 65536, "gpt2-small-res-jb:blocks.0.hook_resid_pre": None,
+              "gemma-3-1b-res-matryoshka-dc:blocks.0.hook_resid_post": 1 << 15}  # fmt: skip
+    assert {name: everything[name]["width"] for name in widths} == widths
+
+
+def test_a_width_that_no_name_has_is_in_the_configuration_in_the_cache(tmp_path, monkeypatch):
+    """As huggingface_hub lays out its cache; nothing is downloaded."""
+    repo = tmp_path / "models--jbloom--GPT2-Small-SAEs-Reformatted"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("0" * 40)
+    folder = repo / "snapshots" / ("0" * 40) / "blocks.3.hook_resid_pre"
+    folder.mkdir(parents=True)
+    (folder / "cfg.json").write_text(json.dumps({"d_in": 768, "d_sae": 24576, "hook_point": "blocks.3.hook_resid_pre"}))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    widths = {each.name.partition(":")[2]: each.width for each in find_releases(["gpt2-small-res-jb:"])}
+    assert {block for block, width in widths.items() if width} == {"blocks.3.hook_resid_pre"}
+    assert widths["blocks.3.hook_resid_pre"] == 24576
 
 
 @pytest.mark.once
@@ -614,3 +634,39 @@ def test_the_table_of_registered_saes():
     assert head.split() == ["SAE", "model", "layer", "width", "L0"]
     assert all(row.split()[-3:-1] == ["34", "16,384"] for row in rows)
     assert CliRunner().invoke(main, ["saes", "no-such-model"]).exit_code != 0
+
+
+def test_embeddings_that_state_another_model_or_hook_are_refused(tmp_path):
+    """Where both sides state one; where one is silent, or other_model=True, they are encoded."""
+    from build_helpers import sae_lens_folder
+
+    from saestore.models.training_spec import SAETrainingSpec
+
+    folder = tmp_path / "sae"
+    sae_lens_folder("standard", folder, d_in=16)
+    cfg = json.loads((folder / "cfg.json").read_text())
+    cfg["metadata"] = {**cfg.get("metadata", {}), "model_name": "gpt2-small", "hook_name": "blocks.3.hook_resid_post"}
+    (folder / "cfg.json").write_text(json.dumps(cfg))
+    rows, store = torch.randn(8, 16), tmp_path / "store"
+
+    def built(other_model=False, **stated):
+        save_file({"embeddings": rows}, tmp_path / "x.safetensors", metadata=stated or None)
+        how = {"sample_type": "cls", "sae": folder, "store": store, "progress": False, "other_model": other_model}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return saestore.build("Mine", embeddings=tmp_path / "x.safetensors", **how)
+
+    with raises(InvalidInputError, "other-model", "gpt2-small", "pythia-70m", "--other-model"):
+        built(model_name="EleutherAI/pythia-70m")
+    with raises(InvalidInputError, "layer-mismatch", "blocks.3", "blocks.5", "--other-model"):
+        built(model_name="gpt2-small", hook_name="blocks.5.hook_resid_post")
+    assert not store.exists()
+    assert built(other_model=True, model_name="EleutherAI/pythia-70m").shape[0] == 8
+    assert built(hook_name="blocks.4.hook_resid_pre").shape[0] == 8  # the same place
+    assert built(model_name="openai-community/gpt2").shape[0] == 8  # the same model by another name
+    assert built().shape[0] == 8
+    spec = SAETrainingSpec("mine", 16, model="google/gemma-2-2b")
+    with raises(InvalidInputError, "other-model", "gemma-2-2b-it"):
+        spec.check_model("google/gemma-2-2b-it", 16)
+    spec.check_model("google/gemma-2-2b-it", 16, other=True)
+    spec.check_model("unsloth/gemma-2-2b", 16)

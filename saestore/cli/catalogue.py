@@ -140,7 +140,7 @@ SAES_KEYS = {
     "saes[].name": "what `--sae` takes",
     "saes[].model": "the model that it was trained on",
     "saes[].layer": "number of the block, null where the names do not say it",
-    "saes[].width": "number of features, null where the names do not say it",
+    "saes[].width": "number of features, null where neither names nor a configuration in the hub's cache say it",
     "saes[].l0": "mean number of active features, null where it is not known",
     "left_out": "how many more fit",
 }
@@ -170,7 +170,7 @@ def saes(words: tuple[str, ...], limit: int, as_json: bool) -> None:
             Column("SAE", [each.name for each in shown], cut="start"),
             Column("model", [each.model for each in shown], cut="end"),
             Column("layer", ["-" if each.layer is None else str(each.layer) for each in shown], right=True),
-            Column("width", ["-" if each.width is None else f"{each.width:,}" for each in shown], right=True),
+            Column("width", ["unknown" if each.width is None else f"{each.width:,}" for each in shown], right=True),
             Column("L0", ["-" if each.l0 is None else f"{each.l0:g}" for each in shown], right=True),
         ]
     )

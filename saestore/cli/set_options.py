@@ -184,6 +184,7 @@ model_options = all_of(
         "What transparent pixels of images show: white, black, or stored (the file's own colours).  [default: white]",
         choices=TRANSPARENCIES,
     ),
+    option("--other-model", "Encode although the embeddings or the model state another model or hook than the SAE."),
     option(
         "--skip-bad",
         "Leave out images that cannot be read and texts without tokens; the set records which.",

@@ -6,8 +6,8 @@ import hashlib
 import tempfile
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -28,6 +28,7 @@ __all__ = [
     "pick",
     "rows_fingerprint",
     "spooled",
+    "stated_in",
 ]
 
 Names = Sequence[str]
@@ -97,6 +98,20 @@ class Matrix:
     shape: tuple[int, ...]
     dtype: str
     fill: Callable[[torch.Tensor, int, int], None]
+    stated: Mapping[str, str] = field(default_factory=dict)  # ``model`` and ``hook``, where the file has them
+
+
+def stated_in(facts: Mapping[Any, Any] | None) -> dict[str, str]:
+    """The model and the hook that the attributes or metadata of a file state."""
+    text = {_text(name): _text(value) for name, value in (facts or {}).items()}
+    names = {"model": ("model_name", "model"), "hook": ("hook_name", "hook_point", "hook")}
+    each = {name: next((text[key] for key in keys if text.get(key)), None) for name, keys in names.items()}
+    return {name: value for name, value in each.items() if value}
+
+
+def _text(value: Any) -> str:
+    value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return value if isinstance(value, str) else ""
 
 
 @dataclass(frozen=True)
@@ -126,9 +141,17 @@ class PartedSource:
     """
 
     def __init__(
-        self, path: str, layout: str, d_in: int, dtype: str, parts: Sequence[Part], *, item_size: int | None = None
+        self,
+        path: str,
+        layout: str,
+        d_in: int,
+        dtype: str,
+        parts: Sequence[Part],
+        *,
+        item_size: int | None = None,
+        stated: Mapping[str, str] | None = None,
     ) -> None:
-        self.item_size = item_size
+        self.item_size, self.stated = item_size, stated or {}
         self.path = path
         self.layout = layout
         self.n_rows = parts[-1].stop
@@ -149,18 +172,16 @@ class PartedSource:
             Of a row, where known. An array of more than two dimensions is taken for rows of this width, or else of its
             last dimension: (n_items, rows, d_in), or (n, heads, d_head) of attention heads.
         """
-        shape = opener().shape
-        inner = _inner(shape, width)
-        if len(shape) <= 2:
-            matrix = checked(opener(), path)
-            return cls(path, layout, matrix.shape[1], matrix.dtype, [Part(0, matrix.shape[0], opener)])
+        given = opener()
+        shape, inner = given.shape, _inner(given.shape, width)
 
         def flat() -> Matrix:
-            return flattened(opener(), inner)
+            return opener() if len(shape) <= 2 else flattened(opener(), inner)
 
         matrix = checked(flat(), path)
         item_size = int(np.prod(shape[1:-inner])) if len(shape) - inner >= 2 else None
-        return cls(path, layout, matrix.shape[1], matrix.dtype, [Part(0, matrix.shape[0], flat)], item_size=item_size)
+        parts = [Part(0, matrix.shape[0], flat)]
+        return cls(path, layout, matrix.shape[1], matrix.dtype, parts, item_size=item_size, stated=given.stated)
 
     def __repr__(self) -> str:
         return f"<embeddings {self.n_rows:,} x {self.d_in:,} {self.dtype}, {self.layout}: {self.path}>"
@@ -362,7 +383,7 @@ class MaskedSource:
         self._source, self._keep, self._ptr = source, keep, ptr
         self._rows = np.flatnonzero(keep)
         self.path, self.layout, self.d_in, self.dtype = source.path, source.layout, source.d_in, source.dtype
-        self.n_rows = len(self._rows)
+        self.n_rows, self.stated = len(self._rows), getattr(source, "stated", {})
         self.item_size: int | None = None
 
     def read(self, start: int, stop: int) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from importlib import import_module
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,19 @@ import numpy as np
 import torch
 import zarr
 
-from saestore.embeddings.base import Matrix, Names, pick
-from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
-from saestore.files import NpzFile, damage, existing_file, load_npy, load_pt, plain_tensor, read_json, unmasked
+from saestore.embeddings.base import Matrix, Names, pick, stated_in
+from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, require
+from saestore.files import (
+    NpzFile,
+    damage,
+    existing_file,
+    load_npy,
+    load_pt,
+    map_safetensors,
+    plain_tensor,
+    read_json,
+    unmasked,
+)
 
 __all__ = [
     "is_zarr",
@@ -33,13 +43,6 @@ __all__ = [
 ]
 
 _SAFETENSORS_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-
-
-def _require(package: str, extra: str, what: str) -> Any:
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise MissingDependencyError(f"{what} needs {package}; pip install 'saestore[{extra}]'") from error
 
 
 def torch_matrix(tensor: torch.Tensor, where: str) -> Matrix:
@@ -83,7 +86,7 @@ def zarr_matrix(array: zarr.Array[Any], where: str) -> Matrix:
         with damage(where, f"cannot be decoded at rows {start} to {stop}", *broken):
             np.copyto(out.numpy(), np.asarray(array[start:stop]))
 
-    return Matrix(tuple(array.shape), np.dtype(array.dtype).name, fill)
+    return Matrix(tuple(array.shape), np.dtype(array.dtype).name, fill, stated_in(array.attrs.asdict()))
 
 
 def open_pt(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
@@ -116,7 +119,7 @@ def open_npz(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
 
 def open_h5(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
     """Open a dataset of an HDF5 file: `key`, a path in it, or the one that `pick` finds."""
-    h5py = _require("h5py", "anndata", f"reading {path}")
+    h5py = require("h5py", "anndata", f"reading {path}")
     existing_file(path)
     with damage(path, "is damaged or not an HDF5 file", RuntimeError):
         file = h5py.File(path, "r")
@@ -131,7 +134,7 @@ def open_h5(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
         with damage(path, f"cannot be decoded at rows {start} to {stop}", RuntimeError):
             np.copyto(out.numpy(), dataset[start:stop])
 
-    return Matrix(tuple(dataset.shape), dataset.dtype.name, fill)
+    return Matrix(tuple(dataset.shape), dataset.dtype.name, fill, stated_in({**file.attrs, **dataset.attrs}))
 
 
 def open_parquet(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
@@ -139,8 +142,8 @@ def open_parquet(path: Path, key: str | None = None, others: Names = ()) -> Matr
 
     It is read whole.
     """
-    arrow = _require("pyarrow", "arrow", f"reading {path}")
-    parquet = _require("pyarrow.parquet", "arrow", f"reading {path}")
+    arrow = require("pyarrow", "arrow", f"reading {path}")
+    parquet = require("pyarrow.parquet", "arrow", f"reading {path}")
     existing_file(path)
     with damage(path, "is damaged or not a Parquet file", arrow.ArrowInvalid):
         columns = parquet.read_schema(path).names
@@ -171,7 +174,8 @@ def open_parquet(path: Path, key: str | None = None, others: Names = ()) -> Matr
             )
         shape.append(lengths[0].as_py())
         values = values.flatten()
-    return numpy_matrix(values.to_numpy(zero_copy_only=False).reshape(shape))
+    matrix = numpy_matrix(values.to_numpy(zero_copy_only=False).reshape(shape))
+    return replace(matrix, stated=stated_in(table.schema.metadata))
 
 
 def open_dataset(data: Any, where: str) -> Matrix:
@@ -199,12 +203,13 @@ def open_dataset(data: Any, where: str) -> Matrix:
             )
         np.copyto(out.numpy(), values)
 
-    return Matrix(shapes[name], dtype, fill)
+    hook = {"hook": name} if "hook_" in name else {}  # SAELens names the column after the hook
+    return Matrix(shapes[name], dtype, fill, hook)
 
 
 def open_arrow_folder(path: Path) -> Matrix:
     """Open a folder of ``Dataset.save_to_disk``."""
-    library = _require("datasets", "sae", f"reading {path}")
+    library = require("datasets", "sae", f"reading {path}")
     with damage(path, "is damaged", ValueError, KeyError, TypeError):
         return open_dataset(library.load_from_disk(str(path)), str(path))
 
@@ -247,7 +252,8 @@ def saev_parts(path: Path, layer: int | None) -> tuple[list[Matrix], tuple[int, 
                 f"tokens, and {file.name} holds more; one of them is wrong",
                 code="damaged-file",
             )
-        parts.append(numpy_matrix(shard[:, layers.index(layer), cls:]))
+        matrix = numpy_matrix(shard[:, layers.index(layer), cls:])
+        parts.append(replace(matrix, stated=stated_in({"model": facts.get("vit_ckpt", facts.get("ckpt"))})))
         found += len(shard)
     if found != n_images:
         raise InvalidInputError(
@@ -258,23 +264,17 @@ def saev_parts(path: Path, layer: int | None) -> tuple[list[Matrix], tuple[int, 
 
 def open_safetensors(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
     """Open a tensor of a ``.safetensors`` file: `key`, or the one that `pick` finds."""
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise MissingDependencyError(f"reading {path} needs safetensors; pip install 'saestore[sae]'") from error
-    file = existing_file(path)
-    with damage(file, "is truncated or not a .safetensors file", SafetensorError):
-        # Not closed here: the mapping lives as long as the table and goes with it.
-        opened: Any = safe_open(file, framework="pt")
+    opened = map_safetensors(path)
     shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 (no mapping)
-    name = pick(shapes, key, str(file), f"choose one as {file.name}:KEY", others)
+    name = pick(shapes, key, str(path), f"choose one as {path.name}:KEY", others)
     rows = opened.get_slice(name)
 
     def fill(out: torch.Tensor, start: int, stop: int) -> None:
         out.copy_(rows[start:stop])
 
     dtype = rows.get_dtype()
-    return Matrix(tuple(rows.get_shape()), _SAFETENSORS_DTYPES.get(dtype, dtype), fill)
+    shape, name = tuple(rows.get_shape()), _SAFETENSORS_DTYPES.get(dtype, dtype)
+    return Matrix(shape, name, fill, stated_in(opened.metadata()))
 
 
 def is_zarr(folder: Path) -> bool:
@@ -297,5 +297,6 @@ def open_zarr(location: str) -> Matrix:
         arrays = dict(sorted(node.arrays()))
         shapes = {name: tuple(array.shape) for name, array in arrays.items()}
         name = pick(shapes, None, location, f"choose one as {location.rstrip('/')}/NAME")
-        return zarr_matrix(arrays[name], f"{location.rstrip('/')}/{name}")
+        matrix = zarr_matrix(arrays[name], f"{location.rstrip('/')}/{name}")
+        return replace(matrix, stated={**stated_in(node.attrs.asdict()), **matrix.stated})
     return zarr_matrix(node, location)

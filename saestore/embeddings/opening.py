@@ -218,7 +218,8 @@ def _saev(path: Path, layer: int | None) -> PartedSource:
         rows = flattened(matrix, 1)
         parts.append(Part(start, start + rows.shape[0], lambda rows=rows: rows))  # type: ignore[misc]
         start += rows.shape[0]
-    return PartedSource(str(path), "saev", width, "float32", parts, item_size=per_item)
+    stated = matrices[0].stated
+    return PartedSource(str(path), "saev", width, "float32", parts, item_size=per_item, stated=stated)
 
 
 def _bases(folder: Path) -> dict[str, set[Path]]:

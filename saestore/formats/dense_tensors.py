@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saestore.errors import InvalidInputError, require
-from saestore.files import split_member
+from saestore.files import load_tensors, split_member
 from saestore.formats.base import Format, Opened, Source, nonzeros
 from saestore.formats.in_memory import open_object
 from saestore.formats.named_arrays import KNOWN, is_named
-from saestore.formats.topk_tensors import load_tensors
 from saestore.sparse_rows import SparseRows
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, require
-from saestore.files import damage, existing_file, load_pt, plain_tensor, refuse_unused
+from saestore.errors import InvalidInputError
+from saestore.files import load_tensors, refuse_unused
 from saestore.formats.base import BLOCK, Format, Opened, Source
 from saestore.formats.in_memory import open_mapping
 from saestore.formats.named_arrays import is_named, pair_of, stated_shape
@@ -33,18 +33,6 @@ class _Part:
     @property
     def n_rows(self) -> int:
         return int(np.prod(self.values.shape[:-1]))
-
-
-def load_tensors(path: Path) -> dict[str, Any]:
-    """The named tensors (and numbers, and words) of a ``.pt`` or ``.safetensors`` file, mapped from disk."""
-    if path.suffix == ".safetensors":
-        library = require("safetensors.torch", "sae", f"reading {path}")
-        file, broken = existing_file(path), require("safetensors", "sae", f"reading {path}").SafetensorError
-        with damage(path, "is truncated or not a .safetensors file", broken):
-            loaded = library.load_file(file)
-        return {name: plain_tensor(tensor, f"{path}:{name}") for name, tensor in loaded.items()}
-    loaded = load_pt(path)
-    return {str(name): value for name, value in loaded.items()} if isinstance(loaded, dict) else {"": loaded}
 
 
 def open_topk(

@@ -50,6 +50,7 @@ def build(
     exif: bool | None = None,
     transparency: str | None = None,
     skip_bad: bool = False,
+    other_model: bool = False,
     device: str = "cpu",
     dtype: str | None = None,
     top_k: int | None = None,
@@ -140,6 +141,8 @@ def build(
         file has below them, as Pillow's ``convert("RGB")`` gives them.
     skip_bad
         Leave out images that cannot be read and texts without tokens instead of refusing them; the set records them.
+    other_model
+        Encode although the embeddings (their file or folder) or the model state another model or hook than the SAE.
     device
         Where to encode, and to run the model: ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
     dtype

@@ -16,6 +16,7 @@ from saestore.ingest.embedding_input import Inputs, embeddings_on_disk, from_mod
 from saestore.ingest.encoded_rows import EncodedRows
 from saestore.ingest.known import find_truth, one_sample_type
 from saestore.ingest.options import BuildOptions
+from saestore.models import SAETrainingSpec
 from saestore.progress import Progress
 from saestore.sae import load_sae
 from saestore.sae.encode import make_encoder
@@ -126,6 +127,8 @@ def open_build(
             f"{sae.d_in}; check that they come from the model and layer that it was trained on. Nothing was written.",
             code="wrong-width",
         )
+    stated = getattr(inputs.source, "stated", {})
+    SAETrainingSpec.of(sae).check_stated(inputs.source.path, stated, other=options.other_model)
     by_name = None if options.embeddings is not None or options.runs_model else dataset
     # The dtype that holds the SAE's activations exactly, at least float32.
     lossless = "float64" if str(sae.info.get("dtype")).endswith("float64") else "float32"

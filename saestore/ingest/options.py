@@ -59,6 +59,7 @@ class BuildOptions(RowOptions):
     exif: bool | None = None
     transparency: str | None = None
     skip_bad: bool = False
+    other_model: bool = False
     device: str = "cpu"
     dtype: str | None = None
     top_k: int | None = None

@@ -85,7 +85,7 @@ def _images(
     request: ModelRequest, spec: SAETrainingSpec, found: ImageModel, hook: Hook, advance: Callable[[int], None]
 ) -> ModelInputs:
     model, transform = found.model, found.transform
-    spec.check_model(found.name, model.width)
+    spec.check_model(found.name, model.width, other=request.other_model)
     cls = request.sample_type == "cls"
     if cls and not found.has_cls:
         raise InvalidInputError(
@@ -121,7 +121,7 @@ def _texts(
     request: ModelRequest, spec: SAETrainingSpec, pretrained: Pretrained, hook: Hook, advance: Callable[[int], None]
 ) -> ModelInputs:
     model, config = load_text_model(pretrained, hook, request.dtype, request.device)
-    spec.check_model(pretrained.name, model.width)
+    spec.check_model(pretrained.name, model.width, other=request.other_model)
     loaded = pretrained.tokenizer()
     longest = _longest(request, spec, config, loaded.model_max_length)
     tokenizer = Tokenizer.of(loaded, spec.prepend_bos, longest, config.vocab_size, bos=request.bos, chat=request.chat)

@@ -53,6 +53,8 @@ class ModelRequest:
         Whether images are turned by their EXIF orientation, and what transparent pixels show.
     skip_bad
         Leave out images that cannot be read and texts without tokens.
+    other_model
+        Run another model than the one that the SAE was trained on.
     known
         Keys of images that a store has already: they come first, in this order.
     """
@@ -75,6 +77,7 @@ class ModelRequest:
     exif: bool | None = None
     transparency: str | None = None
     skip_bad: bool = False
+    other_model: bool = False
     known: Sequence[str] = ()
 
     @property

@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -98,8 +99,8 @@ class SAETrainingSpec:
             )
         return self.model
 
-    def check_model(self, name: str, width: int) -> None:
-        """Refuse a model whose hidden state does not fit; warn if nothing shows that it is the SAE's model."""
+    def check_model(self, name: str, width: int, *, other: bool = False) -> None:
+        """Refuse a model that does not fit, or that states another name than the SAE's; warn if it states none."""
         if self.streams is not None:
             raise InvalidInputError(
                 f"the SAE {self.sae} is a crosscoder of {self.streams} streams, and {name} gives one: give its "
@@ -112,11 +113,39 @@ class SAETrainingSpec:
                 f"on {self.model or 'another model'}",
                 code="width-mismatch",
             )
-        if self.model is not None and _tail(self.model) not in {_tail(name), *_names_in(Path(name))}:
+        stated = _names_in(Path(name)) if Path(name).is_dir() or ":" in name else {name}
+        if stated:
+            self.check_stated(name, {"model": " or ".join(sorted(stated))}, other=other)
+        elif self.model is not None and _tail(self.model) != _tail(name):
             warnings.warn(
                 f"the SAE {self.sae} was trained on {self.model}, and nothing shows that {name} is that model; on "
                 "another one its features mean nothing.",
                 stacklevel=2,
+            )
+
+    def check_stated(self, path: str, stated: Mapping[str, str], *, other: bool = False) -> None:
+        """Refuse embeddings whose model or hook differs from the SAE's, where both state one, unless `other`.
+
+        Raises
+        ------
+        InvalidInputError
+            They differ (``other-model``, ``layer-mismatch``).
+        """
+        model, hook = stated.get("model"), stated.get("hook")
+        if other:
+            return
+        if model and self.model and not any(_same_model(self.model, name) for name in model.split(" or ")):
+            raise InvalidInputError(
+                f"the SAE {self.sae} was trained on {self.model}, and {path} states the model {model}: on another "
+                "one its features mean nothing. Nothing was written. To encode it all the same, pass --other-model "
+                "(other_model=True)",
+                code="other-model",
+            )
+        if hook and self.hook and _hook(hook) != _hook(self.hook):
+            raise InvalidInputError(
+                f"the SAE {self.sae} was trained at {self.hook}, and {path} states the hook {hook}. Nothing was "
+                "written. To encode it all the same, pass --other-model (other_model=True)",
+                code="layer-mismatch",
             )
 
     def warn_of_other_transform(self, record: Mapping[str, Any]) -> None:
@@ -132,6 +161,25 @@ class SAETrainingSpec:
 
 def _tail(name: str) -> str:
     return name.rstrip("/").rsplit("/", 1)[-1].casefold()
+
+
+def _same_model(ours: str, theirs: str) -> bool:
+    """Whether two names are of one model: of the hub, or TransformerLens's own, such as gpt2-small."""
+    if _tail(ours) == _tail(theirs):
+        return True
+    try:
+        known = import_module("transformer_lens.loading_from_pretrained").MODEL_ALIASES
+    except ImportError:
+        return False
+    official = {_tail(alias): _tail(name) for name, aliases in known.items() for alias in (*aliases, name)}
+    return official.get(_tail(ours), _tail(ours)) == official.get(_tail(theirs), _tail(theirs))
+
+
+def _hook(name: str) -> Hook | str:
+    try:
+        return Hook.of(name)
+    except InvalidInputError:
+        return name
 
 
 def _names_in(folder: Path) -> set[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from saestore.errors import InvalidInputError
-from saestore.files import damage, existing_file, load_pt, read_json
+from saestore.files import load_tensors, read_json
 from saestore.sae.linear import Rule
 
 __all__ = ["PLAIN", "Read", "claimed", "need", "read_object", "read_tensors"]
@@ -32,18 +32,12 @@ class Read:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a ``.safetensors`` or ``.pt`` file."""
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        existing_file(path)
-        with damage(path, "is truncated or not a safetensors file", SafetensorError, code="unreadable-weights"):
-            return dict(load_file(path))
-    loaded = load_pt(path)
-    if not isinstance(loaded, dict):
-        raise InvalidInputError(f"{path} contains a {type(loaded).__name__}, not a dict of weights", code="not-an-sae")
-    return {str(name): value for name, value in loaded.items()}
+    """The tensors of a ``.safetensors`` or ``.pt`` file, each of which has a name."""
+    loaded = load_tensors(path)
+    if "" in loaded:
+        kind = type(loaded[""]).__name__
+        raise InvalidInputError(f"{path} contains a {kind}, not a dict of weights", code="not-an-sae")
+    return loaded
 
 
 def need(state: Mapping[str, Any], path: Path, *names: str) -> list[Any]:

@@ -194,7 +194,7 @@ def _load(load: Any, where: str) -> Any:
     except SafetensorError as error:
         raise InvalidInputError(
             f"the weights of {where} are truncated or not a safetensors file ({error}); fetch them again",
-            code="unreadable-weights",
+            code="damaged-file",
         ) from error
     # Wrong shapes and names come as RuntimeError, a bad configuration as any of the others.
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:

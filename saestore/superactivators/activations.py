@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, StoreWriteError, require
+from saestore.files import load_tensors
 from saestore.formats.base import Format, Opened, Source, Written
 from saestore.formats.dense_tensors import open_dense
 from saestore.formats.issues import Issue
 from saestore.formats.selection import Block, Selected
-from saestore.formats.topk_tensors import load_tensors, open_topk
+from saestore.formats.topk_tensors import open_topk
 from saestore.superactivators import chunk_lists
 from saestore.superactivators.chunk_lists import ChunkWriter, base_name, find_chunks, list_of
 from saestore.superactivators.file_names import GRID, PipelineName
