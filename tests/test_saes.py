@@ -670,3 +670,8 @@ def test_embeddings_that_state_another_model_or_hook_are_refused(tmp_path):
         spec.check_model("google/gemma-2-2b-it", 16)
     spec.check_model("google/gemma-2-2b-it", 16, other=True)
     spec.check_model("unsloth/gemma-2-2b", 16)
+    for name, refused in {"google/gemma-2-9b": True, "/data/run-7/last": False, "../runs/last": False}.items():
+        (tmp_path / "config.json").write_text(json.dumps({"_name_or_path": name}))
+        warned = pytest.warns(UserWarning, match="gemma-2-2b")
+        with raises(InvalidInputError, "other-model", "gemma-2-9b") if refused else warned:
+            spec.check_model(str(tmp_path), 16)

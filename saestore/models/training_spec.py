@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -190,4 +191,6 @@ def _names_in(folder: Path) -> set[str]:
         return set()
     # A snapshot in the hub's cache is …/models--owner--name/snapshots/<commit>.
     cached = [part.rsplit("--", 1)[-1] for part in folder.parts if part.startswith("models--")]
-    return {_tail(str(name)) for name in (config.get("_name_or_path"), *cached) if name}
+    # A folder that the model was once loaded from, unlike a name on the hub, states nothing.
+    names = [*re.findall(r"\A[\w.-]+(?:/[\w.-]+)?\Z", str(config.get("_name_or_path") or "")), *cached]
+    return {_tail(name) for name in names}
