@@ -229,7 +229,7 @@ def test_without_a_name_and_any_embeddings(monkeypatch):
     [
         (["CLEVER"], ["'CLEVER'", "CLEVR"]),
         (["CLEVR"], [PATCHES]),
-        (["CLEVR", "--sample-type", "token"], ["token", "patch, cls"]),
+        (["CLEVR", "--sample-type", "token"], ["token", "patch and cls"]),
         (["Mine", "--embeddings", "none.npy", "--sae", "s"], ["none.npy"]),
     ],
     ids=" ".join,

@@ -67,7 +67,7 @@ class BuildPlan(WritePlan):
                 warnings.warn(
                     f"{same:,} of {n:,} embeddings are identical to another one: padding that was not left out would "
                     "look like this. Each is stored as a sample.",
-                    stacklevel=5,
+                    stacklevel=6,
                 )
 
     def measure(self, first: int) -> tuple[float, dict[str, Any]]:
@@ -78,7 +78,7 @@ class BuildPlan(WritePlan):
                 f"{self.name} explains {explained:.2f} of the variance of the first {count}{' new' if first else ''} "
                 "embeddings; trained SAEs explain 0.6 or more. A wrong layer or hook, or embeddings normalised "
                 "otherwise than the SAE expects, would look like this.",
-                stacklevel=6,
+                stacklevel=7,
             )
         variance = explained if np.isfinite(explained) else None
         summary = {"explained_variance": variance, "encoding": self.rows.encoder.encoding["mode"]}
