@@ -437,7 +437,7 @@ import saestore.storage.arrays
 warnings.simplefilter("ignore")
 saestore.writing.pipeline.MERGE_MEMORY = 8 << 20
 saestore.ingest.encoded_rows._CHECK_BYTES = saestore.sae.encode._BATCH_BYTES = 1 << 20
-saestore.embeddings.base._REMAP_BYTES = 1 << 20
+saestore.embeddings.base.REMAP_BYTES = 1 << 20
 saestore.storage.arrays.SHARD = 1 << 17
 folder, *numbers = sys.argv[1:]
 for n in numbers:

@@ -196,7 +196,7 @@ def test_lists_of_lists_and_batches_of_any_byte_order():
 
 
 def test_batches_that_are_read_again_and_batches_that_are_read_once(monkeypatch):
-    monkeypatch.setattr("saestore.embeddings.base._REMAP_BYTES", 4 * D * 7)  # several blocks of a temporary file
+    monkeypatch.setattr("saestore.embeddings.batches.REMAP_BYTES", 4 * D * 7)  # several blocks of a temporary file
     loader = torch.utils.data.DataLoader(torch.from_numpy(FLAT), batch_size=7)
     rows, of_items = [FLAT[:7], FLAT[7:]], [X[i : i + 2] for i in range(0, N, 2)]
     for given, size in ((rows, 1), (iter(rows), 1), (loader, 1), (of_items, CTX), ((each for each in of_items), CTX)):

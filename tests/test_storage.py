@@ -33,7 +33,7 @@ from saestore.storage import (
     WriteBatch,
     begin_array,
     read_all,
-    read_ranges,
+    read_many,
 )
 
 CODECS = ["pcodec", "blosc"]
@@ -161,7 +161,7 @@ def test_of_a_chunk_no_more_is_decoded_than_is_needed(tmp_path, monkeypatch, cod
         assert_array_equal(reader.read(start, stop), values[start:stop])
     opened.clear()
     starts = np.array([5, 17_000, 39_000])
-    assert_array_equal(read_ranges([reader], starts, starts + 9)[0], values[(starts[:, None] + np.arange(9)).ravel()])
+    assert_array_equal(read_many([(reader, starts, starts + 9)])[0], values[(starts[:, None] + np.arange(9)).ravel()])
     # A file is opened once, however many of its chunks are read.
     assert [path.endswith("x/c/0") for path in opened] == ([] if in_memory else [True])
 
@@ -198,7 +198,7 @@ def test_ranges_of_several_arrays_are_those_that_were_asked_for(two_arrays, boun
     starts, stops = bounds[::2], bounds[1::2]
     expected = np.concatenate([np.arange(a, b) for a, b in zip(starts, stops, strict=True)] or [[]]).astype(np.int64)
     with mock.patch("saestore.storage.reader._MANY", many):
-        found = read_ranges(readers, starts, stops)
+        found = read_many([(reader, starts, stops) for reader in readers])
     for block, whole in zip(found, values, strict=True):
         assert block.dtype == whole.dtype
         assert np.array_equal(block, whole[expected])

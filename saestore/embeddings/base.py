@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -27,7 +26,6 @@ __all__ = [
     "checked",
     "pick",
     "rows_fingerprint",
-    "spooled",
     "stated_in",
 ]
 
@@ -41,7 +39,7 @@ _KEYS = ("embeddings", "normalized_embeddings")
 _FINGERPRINT_ROWS = 256
 _MOST_OPEN = 4
 # Pages read through a mapping count as memory of the process until it is unmapped, so it is, after this many bytes.
-_REMAP_BYTES = 64 << 20
+REMAP_BYTES = 64 << 20
 
 
 @runtime_checkable
@@ -225,7 +223,7 @@ class PartedSource:
         with self._lock:
             matrix, n_read = self._open.pop(index, (None, 0))
             n_read += out.nbytes
-            if matrix is None or n_read > _REMAP_BYTES:
+            if matrix is None or n_read > REMAP_BYTES:
                 matrix, n_read = self._parts[index].open(), out.nbytes
             # The order of the dict is the order of use: the first is the one to close.
             self._open[index] = (matrix, n_read)
@@ -256,117 +254,6 @@ def flattened(matrix: Matrix, inner: int) -> Matrix:
     return Matrix((int(np.prod(outer)), width), matrix.dtype, fill)
 
 
-class BatchSource:
-    """Embeddings in batches of any size, in order; from the start again for earlier rows.
-
-    A build goes through the batches several times; they must have the same rows each time. Memory: the batches of a
-    read.
-
-    Parameters
-    ----------
-    batches
-        Returns an iterator over tensors or arrays, (n, d_in) or (n_items, rows, d_in), each in row order.
-    n_rows
-        Rows of all batches.
-    """
-
-    path, layout = "batches", "batches"
-
-    def __init__(self, batches: Callable[[], Iterable[Any]], n_rows: int) -> None:
-        self._batches, self.n_rows = batches, n_rows
-        self._iterator: Iterator[Any] = iter(())
-        self._shape: tuple[int, ...] | None = None  # of a row in a batch, or of an item
-        self._held, self._start = torch.empty(0, 0), 0
-        self._rewind()
-        self.dtype = str(self._held.dtype).removeprefix("torch.")
-        self.d_in = checked(Matrix(tuple(self._held.shape), self.dtype, lambda *_: None), "a batch").shape[1]
-        self.item_size = self._rows_per_item()
-
-    def read(self, start: int, stop: int) -> torch.Tensor:
-        """Return rows ``start`` to ``stop`` on the CPU; refuses batches that end before them or differ in width."""
-        if start < self._start:
-            self._rewind()
-        parts = []
-        while start < stop:
-            end = self._start + len(self._held)
-            if start < end:
-                parts.append(self._held[start - self._start : stop - self._start])
-                start += len(parts[-1])
-            elif not self._advance():
-                raise InvalidInputError(
-                    f"the batches end after {end:,} rows, and {self.n_rows:,} were declared", code="wrong-row-count"
-                )
-        if stop == self.n_rows and (self._start + len(self._held) > stop or next(self._iterator, None) is not None):
-            raise InvalidInputError(
-                f"the batches go on after the {self.n_rows:,} rows that were declared", code="wrong-row-count"
-            )
-        return torch.cat(parts) if parts else self._held[:0]
-
-    def fingerprint(self, n_rows: int | None = None) -> str:
-        """Return a SHA-256 (hex), as of a file with these rows."""
-        return rows_fingerprint(self, n_rows)
-
-    def _rows_per_item(self) -> int | None:
-        return None if self._shape is None or len(self._shape) < 2 else int(np.prod(self._shape[:-1]))
-
-    def _rewind(self) -> None:
-        batches = self._batches()
-        if not isinstance(batches, Iterable):
-            raise InvalidInputError(
-                f"the function returns {type(batches).__name__}, not an iterator over batches", code="bad-embeddings"
-            )
-        self._iterator, self._start = iter(batches), 0
-        self._held = self._held[:0]
-        if not self._advance():
-            raise InvalidInputError(
-                "there is no batch of embeddings; batches are read several times, so a function must return a new "
-                "iterator each time",
-                code="wrong-row-count",
-            )
-
-    def _advance(self) -> bool:
-        batch = next(self._iterator, None)
-        if batch is None:
-            return False
-        if isinstance(batch, np.ndarray):
-            batch = batch.astype(batch.dtype.newbyteorder("="), copy=False)  # which torch asks for
-        try:
-            rows = torch.as_tensor(batch).detach().cpu()
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InvalidInputError(
-                f"a batch is not an array of numbers but {type(batch).__name__} ({error})", code="bad-embeddings"
-            ) from error
-        shape = tuple(rows.shape[1:])
-        if self._shape is not None and (shape != self._shape or rows.dtype != self._held.dtype):
-            raise InvalidInputError(
-                f"a batch is {rows.dtype} of shape {tuple(rows.shape)}; the first was {self._held.dtype}, and "
-                f"{' x '.join(map(str, self._shape))} in each row",
-                code="unequal-chunks",
-            )
-        self._shape = shape
-        self._start += len(self._held)
-        self._held = rows.flatten(0, -2) if rows.ndim > 2 else rows
-        return True
-
-
-def spooled(batches: Iterator[Any], n_rows: int) -> PartedSource:
-    """Embeddings in batches that can be read only once, through an unnamed temporary file in ``$TMPDIR``."""
-    source = BatchSource(lambda: batches, n_rows)
-    step = max(1, _REMAP_BYTES // (4 * source.d_in))
-    with tempfile.TemporaryFile(prefix="saestore-") as file:
-        for start in range(0, n_rows, step):
-            file.write(source.read(start, min(start + step, n_rows)).contiguous().view(torch.uint8).numpy().data)
-        file.flush()
-        stored = np.memmap(file, np.uint8, "c", shape=(n_rows, file.tell() // n_rows))
-    rows = torch.from_numpy(stored).view(getattr(torch, source.dtype))
-
-    def fill(out: torch.Tensor, start: int, stop: int) -> None:
-        out.copy_(rows[start:stop])
-
-    parts = [Part(0, n_rows, lambda: Matrix(tuple(rows.shape), source.dtype, fill))]
-    return PartedSource("batches", "batches", source.d_in, source.dtype, parts, item_size=source.item_size)
-
-
 class MaskedSource:
     """The rows of another source that a mask keeps.
 
@@ -391,7 +278,7 @@ class MaskedSource:
         rows = self._rows[start:stop]
         if not len(rows):
             return self._source.read(0, 0)
-        step, end, parts = max(1, _REMAP_BYTES // (4 * self.d_in)), int(rows[-1]) + 1, []
+        step, end, parts = max(1, REMAP_BYTES // (4 * self.d_in)), int(rows[-1]) + 1, []
         for first in range(int(rows[0]), end, step):
             block = self._source.read(first, min(first + step, end))
             parts.append(block[torch.from_numpy(rows[(rows >= first) & (rows < first + step)] - first)])

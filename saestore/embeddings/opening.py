@@ -15,7 +15,6 @@ import zarr
 
 from saestore import layouts
 from saestore.embeddings.base import (
-    BatchSource,
     EmbeddingSource,
     Matrix,
     Names,
@@ -23,8 +22,8 @@ from saestore.embeddings.base import (
     PartedSource,
     flattened,
     pick,
-    spooled,
 )
+from saestore.embeddings.batches import BatchSource, spooled
 from saestore.embeddings.matrices import (
     is_zarr,
     numpy_matrix,

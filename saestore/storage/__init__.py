@@ -24,7 +24,7 @@ from saestore.storage.open import (
     save_file,
     write_errors,
 )
-from saestore.storage.reader import ArrayReader, Digests, hold_small, prefetch, read_all, read_many, read_ranges
+from saestore.storage.reader import ArrayReader, Digests, hold_small, prefetch, read_all, read_many
 from saestore.storage.sets import find_sets, is_set_at, read_attributes
 from saestore.storage.snapshot import SnapshotStore
 from saestore.storage.threads import at_once, in_order, n_threads
@@ -62,7 +62,6 @@ __all__ = [
     "read_all",
     "read_attributes",
     "read_many",
-    "read_ranges",
     "save_file",
     "write_array",
     "write_errors",

@@ -317,11 +317,6 @@ def _plan_runs(wanted: Sequence[tuple[ArrayReader, int, int]]) -> list[tuple[Arr
     return runs
 
 
-def read_ranges(readers: Sequence[ArrayReader], starts: Array, stops: Array) -> list[Array]:
-    """Read the same ranges of several arrays: of each array all ranges, one after the other."""
-    return read_many([(reader, starts, stops) for reader in readers])
-
-
 def read_many(wanted: Sequence[tuple[ArrayReader, Array, Array]]) -> list[Array]:
     """Read ranges of several arrays, all at once: of each array all ranges, one after the other.
 

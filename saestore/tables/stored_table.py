@@ -10,7 +10,7 @@ import numpy as np
 from saestore.errors import CorruptStoreError, NotFoundError, did_you_mean
 from saestore.format import SetAttributes, TableInfo
 from saestore.kernels import runs_of
-from saestore.storage import ArrayReader, SnapshotStore, read_all, read_ranges
+from saestore.storage import ArrayReader, SnapshotStore, read_all, read_many
 from saestore.tables.column import Column
 from saestore.tables.label_matrix import LabelMatrix, listed
 
@@ -81,7 +81,8 @@ class StoredTable:
             return Column(*parts).resized(rows.stop - rows.start)
         unique, back = np.unique(rows, return_inverse=True)
         inside = unique[unique < arrays[0].length]
-        return Column(*read_ranges(arrays, *runs_of(inside))).resized(len(unique)).at(back)
+        runs = runs_of(inside)
+        return Column(*read_many([(array, *runs) for array in arrays])).resized(len(unique)).at(back)
 
     def _arrays(self, name: str) -> tuple[str, ...]:
         if name not in self.info.columns:

@@ -31,9 +31,9 @@ from saestore.storage.durable import PARTIAL
 LOCK = "lock"
 LEASE = 120.0  # seconds that a lock of an object store holds after the last sign of its owner
 _HEARTBEATS = 5  # in a lease
-_RIVAL = "rival"  # in a lock that was taken from such an owner
-_stuck: set[str] = set()  # tokens of locks of this process that could not be given back
 _BROKEN = "broken"  # in a lock that a person took from an owner that may be alive
+_RIVAL = "rival"  # in a lock whose owner has a rival: one that lost it and may be alive
+_stuck: set[str] = set()  # tokens of locks of this process that could not be given back
 
 
 class SetLock:
@@ -51,9 +51,8 @@ class SetLock:
         self._token = uuid.uuid4().hex
         self._renewed = 0.0  # when the lease began, by this process's clock
         self._stop = threading.Event()
-        self.may_have_rival = (
-            False  # it was taken from an owner that may still be alive, and nothing fences that one off
-        )
+        # It was taken from an owner that may still be alive, and nothing fences that one off.
+        self.may_have_rival = False
 
     def acquire(self) -> None:
         """Take the lock, from a dead owner if need be.
