@@ -215,3 +215,8 @@ def test_pictures_are_files(images, tmp_path):
     ask("plot", *words, store=texts)
     assert "<html" in (tmp_path / "a.html").read_text()
     assert "--feature" in invoke("plot", "--kind", "top", "--output", "x.png", store=images).stderr
+    for kind, name, allowed in (("tokens", "x.png", ".html"), ("top", "x.html", ".png"), ("histogram", "x", ".svg")):
+        result = invoke("plot", "--kind", kind, "--feature", 2, "--output", tmp_path / name, store=images)
+        assert result.exit_code == 2
+        assert allowed in result.stderr
+        assert not (tmp_path / name).exists()

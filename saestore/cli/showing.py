@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -127,6 +128,7 @@ def plot(target: Target, *, kind: str, feature: str | None, output: str, images:
     """Draw the strongest images or texts of a feature, its activations, or how often features fire."""
     if (feature is None) != (kind == "density"):
         raise click.UsageError("--kind density is of all features; the others need --feature.")
+    _check_suffix(output, kind)
     acts = target.activations()
     number = None if feature is None else one_feature(acts, feature)
     given: dict[str, Any] = {"where": target.condition(acts, [] if number is None else [number])}
@@ -136,8 +138,20 @@ def plot(target: Target, *, kind: str, feature: str | None, output: str, images:
     if kind == "tokens":
         plots.tokens(number, **given).save(output)
     else:
-        require("matplotlib", "plot", "plot").use("Agg")
         given |= {"images": images} if kind == "top" else {}
         ax = plots.density(**given) if kind == "density" else getattr(plots, kind)(number, **given)
         ax.figure.savefig(output, bbox_inches="tight", dpi=150)
     note(f"wrote {output}.")
+
+
+def _check_suffix(output: str, kind: str) -> None:
+    """Refuse a file whose name promises another kind of content than is written."""
+    allowed = ["html", "htm"]
+    if kind != "tokens":
+        require("matplotlib", "plot", "plot").use("Agg")
+        from matplotlib.backend_bases import FigureCanvasBase
+
+        allowed = sorted(FigureCanvasBase.get_supported_filetypes())
+    if Path(output).suffix.lower().removeprefix(".") not in allowed:
+        message = f"{output!r}: --kind {kind} writes {', '.join(f'.{suffix}' for suffix in allowed)}."
+        raise click.BadParameter(message, param_hint="'--output'")
