@@ -67,6 +67,7 @@ def load_checkpoint(path: Path, family: str, device: str = "cpu") -> LoadedSAE:
     with of_family(place, family):
         read = FAMILIES[family].read(place)
         sae = checked(read.rule, read.weights, str(place), transcodes=read.transcodes)
+        sae.fused = read.fused
     rule, (d_in, d_sae) = read.rule, sae.W_enc.shape
     config = {"architecture": read.architecture, "d_in": d_in, "d_sae": d_sae, **rule.facts}
     if family == "CLIP-Scope":  # as sets have it that were built before there were others
@@ -124,7 +125,7 @@ def _sparsify(folder: Path) -> Read:
     layer = _HOOK_OF_FOLDER.search(folder.absolute().name)
     hook = f"blocks.{layer[1]}.hook_resid_post" if layer and folder.absolute().name.endswith(layer[0]) else None
     rule = Rule(kind, config["k"], shift=not config.get("transcode"))
-    return Read(weights, rule, f"sparsify_{kind}", {"hook_name": hook}, transcodes=transcodes)
+    return Read(weights, rule, f"sparsify_{kind}", {"hook_name": hook}, transcodes=transcodes, fused=True)
 
 
 def _gemma_scope(path: Path) -> Read:
