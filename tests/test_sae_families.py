@@ -345,6 +345,9 @@ def test_nothing_and_half_of_it(tmp_path):
     (folder / "cfg.json").write_text(json.dumps({"activation": "topk"}))
     with raises(InvalidInputError, "invalid-sae", "sparsify", "'k'"):
         load_sae(folder)
+    (folder / "cfg.json").write_text(json.dumps({"activation": "topk", "k": None}))
+    with raises(InvalidInputError, "invalid-sae", "k=None", "sparsify"):
+        load_sae(folder)
     content = (folder / "sae.safetensors").read_bytes()
     (folder / "sae.safetensors").write_bytes(content[: len(content) // 2])
     with raises(InvalidInputError, "damaged-file", "truncated", "sparsify"):

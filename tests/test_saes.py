@@ -212,7 +212,7 @@ def test_folder_without_a_file(folder, file):
 @pytest.mark.parametrize("text", ["{", "", "\x00"])
 def test_config_that_is_not_json(folder, text):
     (folder / "cfg.json").write_text(text)
-    with raises(InvalidInputError, "invalid-sae", "cfg.json", "JSON"):
+    with raises(InvalidInputError, "damaged-file", "cfg.json", "JSON", "sae_lens"):
         load_sae(folder)
 
 

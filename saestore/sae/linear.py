@@ -11,6 +11,7 @@ from saestore.errors import InvalidInputError
 
 __all__ = ["LinearSAE", "Rule", "checked"]
 
+_OF_K = ("topk", "abstopk", "groupmax")
 _SHAPES = {"W_enc": ("d_in", "d_sae"), "W_dec": ("d_sae", "d_out"), "b_dec": ("d_out",), "W_skip": ("d_out", "d_in")}
 
 
@@ -28,8 +29,9 @@ class Rule:
     shift: bool = False  # whether ``b_dec`` is subtracted from embeddings first
 
     def __post_init__(self) -> None:
-        if isinstance(self.k, float) and self.k.is_integer():  # as some write it
-            object.__setattr__(self, "k", int(self.k))
+        k: Any = self.k
+        if isinstance(k, float) and k.is_integer():  # as some write it
+            object.__setattr__(self, "k", int(k))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -104,7 +106,7 @@ def checked(rule: Rule, weights: dict[str, Any], where: str, *, transcodes: bool
             raise InvalidInputError(f"{where}: {name} holds NaN or infinity", code="invalid-sae")
     if len({tensor.dtype for tensor in weights.values()}) > 1:
         raise InvalidInputError(f"{where}: all weights must have one dtype", code="invalid-sae")
-    if rule.k is not None and not (type(rule.k) is int and 1 <= rule.k <= d_sae):
+    if rule.kind in _OF_K and not (type(rule.k) is int and 1 <= rule.k <= d_sae):
         raise InvalidInputError(f"{where} has k={rule.k!r}; it must be 1 to d_sae={d_sae:,}", code="invalid-sae")
     if rule.kind == "groupmax" and d_sae % (rule.k or 1):
         raise InvalidInputError(f"{where} has k={rule.k} groups of {d_sae:,} features, which are not of one size",
