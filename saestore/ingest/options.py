@@ -34,6 +34,7 @@ class RowOptions:
     images: Any = None
     data: str | None = None
     ground_truth: str | bool | None = None
+    other_model: bool = False
     segment_rows: int | None = None
     codec: str = "pcodec"
 
@@ -59,7 +60,6 @@ class BuildOptions(RowOptions):
     exif: bool | None = None
     transparency: str | None = None
     skip_bad: bool = False
-    other_model: bool = False
     device: str = "cpu"
     dtype: str | None = None
     top_k: int | None = None
