@@ -38,6 +38,7 @@ __all__ = [
     "NpzFile",
     "as_numpy",
     "check_inflation",
+    "check_written",
     "damage",
     "existing_file",
     "load_array",
@@ -258,6 +259,23 @@ def check_inflation(size: int, packed: int, where: str) -> None:
             f"{where} inflates to {size:,} bytes or more, and {limit:,} are read; store it without compression if that "
             "is meant.",
             code="too-large",
+        )
+
+
+def check_written(array: Any, where: str) -> None:
+    """Refuse an array of zarr or HDF5 with chunks that were never written, which would read as zeros."""
+    if hasattr(array, "nchunks_initialized"):  # shards count whole, the last one too, so that more is no error
+        n_chunks, n_written = array.nchunks, array.nchunks_initialized
+    elif array.chunks is None:
+        n_chunks, n_written = 1, int(not array.size or array.id.get_storage_size() > 0)
+    else:
+        sizes = zip(array.shape, array.chunks, strict=True)
+        n_chunks, n_written = math.prod(-(-n // size) for n, size in sizes), array.id.get_num_chunks()
+    if n_written < n_chunks:
+        raise InvalidInputError(
+            f"{where}: {n_chunks - n_written:,} of {n_chunks:,} chunks are missing and would read as zeros; write them "
+            "(where zeros are meant, with zarr's setting write_empty_chunks)",
+            code="missing-chunk",
         )
 
 

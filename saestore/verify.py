@@ -233,7 +233,7 @@ def _check_strays(root: zarr.Group, known: Iterable[str]) -> Iterator[Finding]:
         names = (f.relative_to(folder).as_posix() for f in sorted(folder.rglob("*")) if f.is_file())
         strays = [n for n in names if n not in documents and not any(n.startswith(f"{s}/") for s in known)]
     for name in strays:
-        yield name, "belongs to no activation set of the store"
+        yield name, "belongs to no activation set of the store; `saestore delete` removes what is left of one"
 
 
 def _below(root: zarr.Group, path: str) -> list[str]:
