@@ -14,7 +14,6 @@ import zarr
 from saestore.embeddings.base import Matrix, Names, pick, stated_in
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, require
 from saestore.files import (
-    NpzFile,
     check_written,
     damage,
     existing_file,
@@ -25,6 +24,7 @@ from saestore.files import (
     read_json,
     unmasked,
 )
+from saestore.npz import NpzFile
 
 __all__ = [
     "is_zarr",

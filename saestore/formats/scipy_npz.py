@@ -13,11 +13,11 @@ from typing import IO, Any
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.files import NpzFile
 from saestore.formats.base import Format, Opened, Source, Written
 from saestore.formats.in_memory import of_scipy, opened_matrix
 from saestore.formats.named_arrays import Matrix, is_named, of_parts, open_named, stated_shape
 from saestore.formats.selection import Selected
+from saestore.npz import NpzFile
 from saestore.sparse_rows import pointers
 
 Array = np.ndarray[Any, Any]

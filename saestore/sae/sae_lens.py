@@ -160,8 +160,8 @@ def _warn_of_unknown(given: Mapping[str, Any], path: Path) -> None:
     known = {"architecture", "sae_lens_version", *(each.name for config in classes for each in fields(config))}
     if "metadata" in given and set(given) - known:
         warnings.warn(
-            f"{path / CONFIG} has {', '.join(sorted(set(given) - known))}, which sae_lens does not know and leaves out; "
-            "where that changes the encoding, the activations are wrong.",
+            f"{path / CONFIG} has {', '.join(sorted(set(given) - known))}, which sae_lens does not know; where that "
+            "changes the encoding, the activations are wrong.",
             stacklevel=2,
         )
 
