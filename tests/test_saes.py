@@ -174,6 +174,13 @@ def test_old_config_with_an_activation_that_sae_lens_would_drop(tmp_path):
     assert load_sae(tmp_path / "old").info["k"] == 4
 
 
+def test_a_key_that_sae_lens_leaves_out_is_warned_of(folder):
+    edit_config(folder, top_k=4, decoder_init_norm=0.1)
+    with pytest.warns(UserWarning, match=r"cfg.json has top_k, which") as caught:
+        load_sae(folder)
+    assert len(caught) == 1
+
+
 def test_a_scale_that_is_not_folded_is_folded_or_warned_of(folder):
     plain = make_encoder(load_sae(folder))
     edit_config(folder, normalize_activations="expected_average_only_in")

@@ -40,8 +40,8 @@ def rows_options(otherwise: str) -> Decorator:
         option("--tokens FILE", "Token id of each row, to keep with it; given as --mask is."),
         option(
             "--mask MASK",
-            "Which rows are samples, such as an attention mask: FILE.npy, FILE:NAME, or the name of an array in "
-            "the file of the input.",
+            "Which rows are samples, such as an attention mask: FILE.npy, FILE:NAME, or a NAME: of an array in the "
+            "input, or of NAME.npy, NAME.npz or NAME.pt beside it.",
         ),
         option(
             "--include WHERE",

@@ -47,9 +47,8 @@ class NaflexTransform(ImageTransform):
         """Rows and columns of patches of images, int64 (n, 2), by the rule of transformers."""
         patch, most = (self.record["resize"][name] for name in ("patch", "max_patches"))
         size_of = sys.modules[type(self.processor).__module__].get_image_size_for_max_num_patches
-        sizes = np.array([size_of(*each, patch, most) for each in zip(heights, widths, strict=True)], np.int64)
-        found: Array = sizes.reshape(-1, 2) // patch
-        return found
+        sizes: Array = np.array([size_of(*each, patch, most) for each in zip(heights, widths, strict=True)], np.int64)
+        return np.asarray(sizes.reshape(-1, 2) // patch)
 
     def inputs(self, image: Any) -> dict[str, torch.Tensor]:
         """The model's inputs for an RGB image of Pillow: patches with padding, mask, and grid."""

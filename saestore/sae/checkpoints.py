@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from saestore.errors import InvalidInputError, NotFoundError
-from saestore.files import NpzFile, damage, existing_file, load_pt
+from saestore.files import damage, existing_file, load_pt
+from saestore.npz import NpzFile
 from saestore.sae.dictionaries import STREAMS_NDIM, read_crosscoder, read_dictionary
 from saestore.sae.hub import one_line
 from saestore.sae.linear import Rule, checked
