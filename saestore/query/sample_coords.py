@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -72,7 +72,7 @@ class SampleCoordinates:
         return coordinates | concepts
 
     def _positions(self) -> dict[str, SampleCoordinate]:
-        ints, side = np.dtype(np.int64), grid_side(self.acts)
+        ints, side = np.dtype(np.int64), grid_width(self.acts)
         coordinates = {
             "item": SampleCoordinate(ints, "image or text that the sample belongs to", self.item),
             "position": SampleCoordinate(ints, "index of the patch or token in its item", self._position),
@@ -134,10 +134,13 @@ def _label(name: str, columns: Container[str]) -> str:
     return f"concept::{name}" if name in columns or name in _RESERVED else name
 
 
-def grid_side(acts: SetReader) -> int | None:
-    """Patches per row of an image, where the samples are patches and every item has a square of them."""
-    size = acts.attributes.item_size
+def grid_width(acts: SetReader) -> int | None:
+    """Patches per row of an image, where all images have one grid: the recorded one, else a square."""
+    size, transform = acts.attributes.item_size, acts.attributes.source.get("transform")
     if acts.path.split("/")[-2] != "patch" or size is None or size == 1:
         return None
-    side = math.isqrt(size)
-    return side if side * side == size else None
+    grid: Any = [math.isqrt(size)] * 2
+    match transform.get("grid", grid) if isinstance(transform, Mapping) else grid:
+        case [int(rows), int(columns)] if rows * columns == size:
+            return columns
+    return None
