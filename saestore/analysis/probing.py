@@ -144,8 +144,9 @@ def probe(
     if not sizes:
         raise InvalidInputError("k is empty; give numbers of features, such as [1, 2, 5].", code="missing-argument")
     truth, known = _labels_of(acts, concept, level)
-    parts = disjoint(acts, choose_on, report_on, level, where)
-    (on_train, train), (on_test, test) = (counted_rows(acts, known, part, level) for part in parts)
+    (on_train, train), (on_test, test) = [
+        counted_rows(acts, known, part, level) for part in disjoint(acts, choose_on, report_on, level, where)
+    ]
     for on, mask in ((choose_on, train), (report_on, test)):
         if len(np.unique(truth[mask])) < 2:
             name = concept if isinstance(concept, str) else "label"
