@@ -129,14 +129,18 @@ def histogram(
         raise InvalidInputError(message, code="wrong-bins")
     number = one_feature(reader, feature, "histogram")
     view = reader.view(level, where, feature=number)
-    values = next(view.lists(np.array([number]))).data.astype(np.float64)
-    zeros = 0 if active_only else view.n - len(values)
-    try:
-        if zeros and np.ndim(bins) == 0 and range is None:
-            range = (min(0.0, float(values.min(initial=0))), max(0.0, float(values.max(initial=0))))
-        counts, edges = np.histogram(values, bins, range)
-        if zeros:
-            counts = counts + zeros * np.histogram([0.0], edges)[0]
-    except (ValueError, TypeError) as e:
-        raise InvalidInputError(f"bins={bins!r}, range={range!r}: {e}.", code="wrong-bins") from e
+    values = next(view.lists(np.array([number]))).data
+    counts, edges = counts_of(values, 0 if active_only else view.n - len(values), bins, range)
     return Histogram(edges[:-1], edges[1:], counts.astype(np.int64))
+
+
+def counts_of(values: Array, zeros: int, bins: Any, limits: tuple[float, float] | None) -> tuple[Array, Array]:
+    """Counts and edges as `numpy.histogram` gives them for `values` and this many zeros."""
+    values = values.astype(np.float64)
+    try:
+        if zeros and np.ndim(bins) == 0 and limits is None:
+            limits = (min(0.0, float(values.min(initial=0))), max(0.0, float(values.max(initial=0))))
+        counts, edges = np.histogram(values, bins, limits)
+        return counts + zeros * np.histogram([0.0], edges)[0] if zeros else counts, edges
+    except (ValueError, TypeError) as e:
+        raise InvalidInputError(f"bins={bins!r}, range={limits!r}: {e}.", code="wrong-bins") from e
