@@ -22,7 +22,7 @@ from raising import raises
 import saestore
 from saestore.cli import keys
 from saestore.diagnostics import stream
-from saestore.diagnostics.stream import quantile_of_counts
+from saestore.diagnostics.measure import quantile_of_counts
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
 from saestore.format import SetAttributes
 from saestore.sparse_rows import SparseRows

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import click
 
-from saestore.cli.app import main
-from saestore.cli.group import Command
+from saestore.cli.app import Command, main
 
 _HEAD = """\
 # The command line
