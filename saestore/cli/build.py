@@ -172,6 +172,7 @@ def _find_jobs(
     if chooses in MODEL_TYPES:
         how["model"] = None
     jobs: list[_Job] = []
+    others: list[Dataset] = []
     for name in names or [dataset.name for dataset in known_datasets()]:
         try:
             dataset = find_dataset(name)
@@ -180,14 +181,30 @@ def _find_jobs(
             continue
         if dataset.modality == MODEL_TYPES.get(chooses, dataset.modality):
             jobs += _jobs_of(dataset, sample_type, data, named=bool(names))
-        elif names:
-            note(f"skipping {dataset.name}: {chooses} does not take {dataset.modality}s.")
+        else:
+            others.append(dataset)
+    if names and others and not jobs:
+        raise _other_modality(others[0], chooses)
+    for dataset in others if names else ():
+        note(f"skipping {dataset.name}: {chooses} does not take {dataset.modality}s.")
     if not jobs:
         raise NotFoundError(
             "no embeddings of any known dataset were found: set SAESTORE_SCRATCH or --data to the folder that "
             "holds Embeddings/<dataset>/, or name a dataset and give its --embeddings."
         )
     return jobs
+
+
+def _other_modality(dataset: Dataset, model_type: str) -> InvalidInputError:
+    from saestore.superactivators.datasets import MODEL_TYPES, known_datasets
+
+    fits = ", ".join(each.name for each in known_datasets() if each.modality == MODEL_TYPES[model_type])
+    other = next(name for name, modality in MODEL_TYPES.items() if modality == dataset.modality)
+    return InvalidInputError(
+        f"{dataset.name} is a data set of {dataset.modality}s, and --model {model_type} chooses data sets of "
+        f"{MODEL_TYPES[model_type]}s: {fits}. Name one of these, or use --model {other}.",
+        code="other-modality",
+    )
 
 
 def _jobs_of(dataset: Dataset, sample_type: str | None, data: str | None, *, named: bool) -> Iterator[_Job]:

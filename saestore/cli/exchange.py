@@ -18,8 +18,6 @@ from saestore.vocabulary import EXPORT_FORMATS, IMPORT_FORMATS
 if TYPE_CHECKING:
     from saestore.ingest.import_ import ImportReport
 
-_WRITING = ("segment_rows", "codec", "overwrite", "client")  # options that a check has no use for
-
 
 @command("import", example="saestore import CLEVR/patch/copy clevr.npz --check", keys=keys.IMPORT)
 @click.argument("set_path", metavar="SET")
@@ -79,8 +77,7 @@ def _one(set_path: str, path: str | None, location: str, *, check: bool, show: b
 
     with nullcontext() if check else resumable(), output.Status() as status:
         if check:
-            reading = {name: value for name, value in how.items() if name not in _WRITING}
-            report = saestore.check_import(set_path, path, progress=status, **reading)
+            report = saestore.check_import(set_path, path, progress=status, **how)
         else:
             found = saestore.import_activations(set_path, path, progress=status, store=location, **how).info()
     if check:

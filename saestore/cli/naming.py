@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -58,21 +57,22 @@ def with_names(
 def places(acts: SetReader, samples: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
     """The place of every sample, with the keys that `saestore.cli.keys.PLACE` explains."""
     from saestore.format import KEY
+    from saestore.query.sample_coords import grid_width
 
     items, positions = acts.item_index.locate(samples)
     known, nothing = acts.items.names(), [None] * len(samples)
     keys, texts = (acts.items.column(name, items).tolist() if name in known else nothing for name in (KEY, "text"))
     spans = acts.spans(samples) if "text" in known else None
     ends = [(None, None)] * len(samples) if spans is None else spans.tolist()
-    side = _grid_side(acts)
+    wide = grid_width(acts)
     return [
         {
             "sample": sample,
             "item": item,
             "key": key,
             "position": position,
-            "row": None if side is None else position // side,
-            "column": None if side is None else position % side,
+            "row": None if wide is None else position // wide,
+            "column": None if wide is None else position % wide,
             "text": text,
             "token": None if start is None else text[start:stop],
             "char_start": start,
@@ -82,15 +82,6 @@ def places(acts: SetReader, samples: np.ndarray[Any, Any]) -> list[dict[str, Any
             samples.tolist(), items.tolist(), keys, positions.tolist(), texts, ends, strict=True
         )
     ]
-
-
-def _grid_side(acts: SetReader) -> int | None:
-    """Patches in a row of the grid, where samples are the patches of a square one."""
-    per_item = acts.attributes.item_size
-    if acts.path.split("/")[1] != "patch" or per_item is None or per_item == 1:
-        return None
-    side = math.isqrt(per_item)
-    return side if side * side == per_item else None
 
 
 def place_columns(acts: SetReader, rows: Sequence[dict[str, Any]]) -> list[Column]:

@@ -130,7 +130,7 @@ def picture(store: StoreView, view: SetView, item: int, key: str) -> dict[str, A
     result |= {"url": store.links.image(view.path, item, 320), "width": wide, "height": high}
     if seen.patches is not None:
         box = seen.box(wide, high)
-        result |= {"box": [box.left, box.top, box.right, box.bottom], "grid": list(seen.patches.grid)}
+        result |= {"box": [box.left, box.top, box.right, box.bottom], "grid": list(seen.patches.at(item).grid)}
         result["assumed_squashed"] = seen.assumed and wide != high
     return result
 
