@@ -93,13 +93,16 @@ def card(
     decoder = None if sae is None else decoder_of(acts, sae)
     table = examples(acts, feature, quantiles=quantiles, n=n, random=n, near_misses=n, context=context,
                      level=level, where=where, seed=seed)  # fmt: skip
+    (near,) = companions(acts, one_list(acts.segments, feature, acts.dtype), None, seed, _LISTED)
+    similar, counts = acts.similar(feature, _LISTED), acts.histogram(feature, 40, where=where)
+    histogram = _section("Histogram", histogram_svg(counts)) if counts.count.sum() else ""
     parts = [
         heading(acts, feature),
-        _grid([statistics(acts, feature, where), _histogram(acts, feature, where), concepts(acts, feature)]),
+        _grid([statistics(acts, feature, where), histogram, concepts(acts, feature)]),
         example_groups(acts, feature, table, context, images),
         _grid([
-            _features(acts, "Companions", "P(active | feature active) - P(active)", *_companions(acts, feature, seed)),
-            _similar(acts, feature),
+            _features(acts, "Companions", "P(active | feature active) - P(active)", *near),
+            _features(acts, "Similar features", "Jaccard", similar.feature, similar.score),
             "" if decoder is None else
             _features(acts, "Decoder neighbours", "cosine", *neighbours(decoder, feature, _LISTED)),
             "" if unembedding is None or decoder is None else _logits(decoder, feature, unembedding),
@@ -142,11 +145,6 @@ def statistics(acts: SetReader, feature: int, where: Any) -> str:
     return _section("Activations", html.pairs(values))
 
 
-def _histogram(acts: SetReader, feature: int, where: Any) -> str:
-    table = acts.histogram(feature, 40, where=where)
-    return _section("Histogram", histogram_svg(table)) if table.count.sum() else ""
-
-
 def histogram_svg(table: Histogram) -> str:
     """Counts as bars, on a logarithmic scale where they differ by more than a factor of 30."""
     counts, width = table.count.astype(float), 400 / len(table.count)
@@ -187,8 +185,9 @@ def concepts(acts: SetReader, feature: int) -> str:
         pairs, on = [(names[i], feature) for i in order], {"choose_on": chosen_on, "report_on": report_on}
         found = score_intervals(acts, pairs, level, n_resamples=_DRAWS, **on)
         for i, one in enumerate(order):
-            values = {name: float(found[name][i]) for name in ("roc_auc", "roc_auc_low", "roc_auc_high", "f1")}
-            rows.append([names[one], level, f"{f1[one]:.2f}", _interval(values), f"{int(found['n_positive'][i]):,}"])
+            auc, low, high = (float(found[name][i]) for name in ("roc_auc", "roc_auc_low", "roc_auc_high"))
+            measured = "-" if np.isnan(auc) else f"{auc:.2f} [{low:.2f}, {high:.2f}]"
+            rows.append([names[one], level, f"{f1[one]:.2f}", measured, f"{int(found['n_positive'][i]):,}"])
     if not rows:
         return ""
     same = report_on is None
@@ -196,12 +195,6 @@ def concepts(acts: SetReader, feature: int) -> str:
             "ROC AUC" if same else "ROC AUC on test", "positives"]  # fmt: skip
     note = "<p class=note>Chosen and measured on the same samples.</p>" if same else ""
     return _section("Concepts", html.table(head, rows, left=(0, 1)) + note)
-
-
-def _interval(values: dict[str, float]) -> str:
-    if np.isnan(values["roc_auc"]):
-        return "-"
-    return f"{values['roc_auc']:.2f} [{values['roc_auc_low']:.2f}, {values['roc_auc_high']:.2f}]"
 
 
 def _splits(acts: SetReader) -> tuple[Any, Any]:
@@ -316,16 +309,6 @@ def _data_url(pixels: Array) -> str:
     image.thumbnail((_PIXELS, _PIXELS))
     image.save(out, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
-
-
-def _companions(acts: SetReader, feature: int, seed: int) -> tuple[Array, Array]:
-    lists = one_list(acts.segments, feature, acts.dtype)
-    return companions(acts, lists, None, seed, _LISTED)[0] if len(lists.data) else (np.empty(0, np.int64), np.empty(0))
-
-
-def _similar(acts: SetReader, feature: int) -> str:
-    found = acts.similar(feature, _LISTED)
-    return _features(acts, "Similar features", "Jaccard", found.feature, found.score)
 
 
 def _features(acts: SetReader, title: str, measure: str, features: Array, values: Array) -> str:

@@ -79,8 +79,7 @@ _WORKER = re.compile(r"(\d+)/(\d+)\Z")
     default="auto",
 )
 @option(
-    "--append",
-    "Add what is new to a complete set: further images or texts, or rows of embeddings with their items.",
+    "--append", "Add what is new to a complete set: further images or texts, or rows of embeddings with their items."
 )
 @writing_options("another build made")
 def build(

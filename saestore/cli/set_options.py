@@ -180,8 +180,5 @@ model_options = all_of(
         "What transparent pixels of images show: white, black, or stored (the file's own colours).  [default: white]",
         choices=TRANSPARENCIES,
     ),
-    option(
-        "--skip-bad",
-        "Leave out images that cannot be read and texts without tokens; the set records which.",
-    ),
+    option("--skip-bad", "Leave out images that cannot be read and texts without tokens; the set records which."),
 )

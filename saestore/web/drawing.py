@@ -112,27 +112,20 @@ def image(example: Mapping[str, Any], strongest: float, links: Mapping[int, str 
     """
     picture = example["image"]
     wide, high = 320.0, 320.0 * picture["height"] / picture["width"]
+    value = "" if example.get("activation") is None else f", activation {number(example['activation'])}"
     head = Markup('<svg class="picture" viewBox="0 0 {:.0f} {:.1f}" role="{}" aria-label="{}">').format(
-        wide, high, "group" if links else "img", _description(example)
+        wide, high, "group" if links else "img", f"{example['key']}: item {example['item']}{value}"
     )
     if picture["url"] is None:
+        key = str(example["key"])
         body = Markup('<rect class="gone" width="{:.0f}" height="{:.1f}"/><text x="12" y="28">{}</text>').format(
-            wide, high, f"no image: {_end_of(str(example['key']), 34)}"
+            wide, high, f"no image: {key if len(key) <= 34 else '…' + key[-33:]}"
         )
         return head + body + Markup("</svg>")
     parts = [head, Markup('<image href="{}" width="{:.0f}" height="{:.1f}"/>').format(picture["url"], wide, high)]
     if picture["grid"] is not None:
         parts += _patches(example, picture, (wide, high), strongest, links or {})
     return Markup("").join([*parts, Markup("</svg>")])
-
-
-def _end_of(text: str, room: int) -> str:
-    return text if len(text) <= room else "…" + text[1 - room :]
-
-
-def _description(example: Mapping[str, Any]) -> str:
-    value = "" if example.get("activation") is None else f", activation {number(example['activation'])}"
-    return f"{example['key']}: item {example['item']}{value}"
 
 
 def _patches(

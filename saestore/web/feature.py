@@ -77,12 +77,11 @@ def feature_page(store: StoreView, view: SetView, feature: int, asked: Parameter
     check_number("feature", feature, reader.shape[1])
     condition = reader.condition(where or None)
     whole = reader.feature(feature, where=where or None)
-    candidates = whole if level == "sample" else _first_of_items(whole)
+    candidates = whole if level == "sample" else whole[np.sort(np.unique(whole.item, return_index=True)[1])]
     histogram = candidates.activation.astype(np.float64)
     before, candidates = _part(candidates, origin)
     if origin.kind in _DRAWN:
-        numbers = {"n": n, "level": level, "where": where, "seed": seed}
-        chosen = _drawn(view, feature, origin.kind, numbers)
+        chosen = _drawn(view, feature, origin.kind, n, {"level": level, "where": where or None, "seed": seed})
     else:
         first = _start(len(candidates), origin, n, offset)
         before, chosen = before + first, candidates[first : first + n]
@@ -111,12 +110,6 @@ def feature_page(store: StoreView, view: SetView, feature: int, asked: Parameter
     return Page("feature.html", f"{name}feature {feature} · {view.path}", data)
 
 
-def _first_of_items(top: TopSamples) -> TopSamples:
-    """The strongest sample of each item."""
-    _, first = np.unique(top.item, return_index=True)
-    return top[np.sort(first)]
-
-
 def _part(top: TopSamples, origin: Origin) -> tuple[int, TopSamples]:
     """The rows of a range, and how many are before them."""
     if origin.kind != "range":
@@ -134,14 +127,10 @@ def _start(length: int, origin: Origin, n: int, offset: int) -> int:
     return min(offset, length)
 
 
-def _drawn(view: SetView, feature: int, kind: str, asked: Mapping[str, Any]) -> TopSamples:
+def _drawn(view: SetView, feature: int, kind: str, n: int, how: dict[str, Any]) -> TopSamples:
     """Samples, or items, that are drawn: active ones, silent ones, or silent ones whose companions are active."""
-    n = asked["n"]
-    found = examples(
-        view.reader, feature, quantiles=0, n=0, random=0 if kind == "near" else n,
-        near_misses=n if kind == "near" else 0, context=0,
-        level=asked["level"], where=asked["where"] or None, seed=asked["seed"],
-    )  # fmt: skip
+    counts: dict[str, Any] = {"random": 0, "near_misses": n} if kind == "near" else {"random": n, "near_misses": 0}
+    found = examples(view.reader, feature, quantiles=0, n=0, context=0, **counts, **how)
     found = found[np.flatnonzero(found.kind == ("near-miss" if kind == "near" else kind))]
     return TopSamples(found.feature, found.sample, found.item, found.position, found.activation)
 

@@ -71,11 +71,7 @@ def concepts_page(store: StoreView, view: SetView, asked: Parameters) -> Page:  
         for name, yes, open_ in zip(labels.names, positive.tolist(), unknown.tolist(), strict=True):
             counts = {"n_positive": yes, "n_negative": labels.n_rows - yes - open_, "n_unknown": open_}
             rows.append({"concept": name, "level": level, **counts})
-    data = {
-        "set": view.path,
-        "rows": rows,
-        **store.copies(view.path, "acts.concepts.names()", "concepts", view.path),
-    }
+    data = {"set": view.path, "rows": rows, **store.copies(view.path, "acts.concepts.names()", "concepts", view.path)}
     return Page("concepts.html", f"concepts · {view.path}", data)
 
 
@@ -89,8 +85,7 @@ def concept_page(store: StoreView, view: SetView, name: str, asked: Parameters) 
     choose = asked.text("choose", 'split != "test"' if split else "")
     show = asked.text("show", 'split == "test"' if split else "")
     chosen = view.remember(
-        ("concept", name, choose),
-        lambda: concept_scores(view.reader, level, where=choose or None, concepts=[name]),
+        ("concept", name, choose), lambda: concept_scores(view.reader, level, where=choose or None, concepts=[name])
     )
     values = chosen[by].to_numpy()[0]
     order = np.argsort(np.where(np.isnan(values), np.inf, -values), kind="stable")
