@@ -74,7 +74,7 @@ def test_help_imports_nothing_heavy(project_dir):
             lines = shown[shown.index("Commands:") :].splitlines()[1:]
             assert [line.split()[0] for line in lines] == list(main.commands)
             imported, _, result.stdout = result.stdout.partition("\n")
-            assert imported == "['saestore.cli.app', 'saestore.cli.group']"
+            assert imported == "['saestore.cli.app']"
 
 
 def test_top_samples_of_a_local_folder_imports_no_zarr_and_nothing_that_others_need(project_dir, images):
