@@ -1,5 +1,6 @@
 """What every test shares."""
 
+import gc
 import multiprocessing.forkserver
 import multiprocessing.util
 import os
@@ -39,6 +40,15 @@ IN_MEMORY = Path("/dev/shm")
 ENOUGH = 4 << 30
 
 
+# Importing makes millions of objects that stay. The collector is off until all are there, and then leaves them alone.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ENOUGH:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
@@ -46,6 +56,13 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[effort.VARIABLE] = "1"
     if config.getoption("--tiny-blocks", default=False):
         assert len(tiny_blocks.shrink()) > 10, "where have the block constants gone?"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import a module none of whose tests is asked for."""
+    if config.option.markexpr != "not once" or not collection_path.name.startswith("test_"):
+        return None
+    return "\npytestmark = pytest.mark.once\n" in collection_path.read_text("utf-8") or None
 
 
 @pytest.fixture(scope="session", autouse=True)

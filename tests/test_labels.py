@@ -330,6 +330,7 @@ def test_anndata_and_xarray_read_labels(tmp_path, case):
     xr.open_datatree(tmp_path / "a.zarr", engine="zarr", group="Shapes", consolidated=False)
 
 
+@pytest.mark.once
 def test_a_damaged_label_is_found_and_named(tmp_path, case):
     store = saestore.open(tmp_path / "a.zarr", "a")
     acts = write_case(store, case)
