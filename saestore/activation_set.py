@@ -321,7 +321,7 @@ class ActivationSet(SetReader):
         -----
         Memory: ``X``, and ``obs``: about 40 bytes per sample, and 4 to 8 per column and concept.
         """
-        from saestore.formats.anndata import to_anndata
+        from saestore.formats.anndata_output import to_anndata
 
         return to_anndata(self, max_bytes, backed=backed)
 

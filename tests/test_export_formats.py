@@ -38,7 +38,7 @@ def dense_of(case):
 @pytest.fixture
 def small_blocks(monkeypatch):
     monkeypatch.setattr("saestore.formats.selection.BLOCK", 23)
-    monkeypatch.setattr("saestore.formats.anndata._CHUNK", 10)
+    monkeypatch.setattr("saestore.formats.anndata_output._CHUNK", 10)
 
 
 # AnnData

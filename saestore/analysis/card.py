@@ -314,7 +314,7 @@ def _image(acts: SetReader, row: Row, view: ImageView, strongest: float, images:
         box = visible.left, visible.top, visible.right - visible.left, visible.bottom - visible.top
         picture = f'<img src="{_data_url(pixels)}" alt="{escape(row.key)}">'
     place = "left:{:.2%};top:{:.2%};width:{:.2%};height:{:.2%}".format(*box)
-    overlay = "" if view.patches is None else _heat_map(row, view.patches.grid, strongest, place)
+    overlay = "" if view.patches is None else _heat_map(row, view.patches.at(row.item).grid, strongest, place)
     return f'<div class="image{"" if picture else " missing"}">{picture}{overlay}</div>'
 
 

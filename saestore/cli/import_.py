@@ -46,7 +46,6 @@ KEYS = {
     "imports[].set": "the set as it is now, with the keys of `saestore info`; null with `--check`",
     **{f"imports[].set.{key}": text for key, text in keys.SET_INFO.items()},
 }
-_WRITING = ("segment_rows", "codec", "overwrite", "client")  # options that a check has no use for
 
 
 @command("import", example="saestore import CLEVR/patch/copy clevr.npz --check", keys=KEYS)
@@ -107,8 +106,7 @@ def _one(set_path: str, path: str | None, location: str, *, check: bool, show: b
 
     with nullcontext() if check else resumable(), output.Status() as status:
         if check:
-            reading = {name: value for name, value in how.items() if name not in _WRITING}
-            report = saestore.check_import(set_path, path, progress=status, **reading)
+            report = saestore.check_import(set_path, path, progress=status, **how)
         else:
             found = saestore.import_activations(set_path, path, progress=status, store=location, **how).info()
     if check:

@@ -23,8 +23,9 @@ _PLACES = {
     "mlp_out": "hook_mlp_out",
 }
 _BY_NAME = {name: place for place, name in _PLACES.items()}
+_BY_NAME |= {"hook_in": "resid_pre", "hook_out": "resid_post", "attn.o.hook_in": "z"}  # of its TransformerBridge
 _HOOK = re.compile(r"blocks\.(?P<layer>\d+)\.(?P<name>[\w.]+)")
-_MODULE = re.compile(r"(?:\w+\.)*(?:layers|layer|h|blocks|resblocks)\.(?P<layer>\d+)")
+_MODULE = re.compile(r"(?:\w+\.)*(?:layers|layer|h|blocks|resblocks)\.(?P<layer>\d+)(?:\.output)?")
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ class Hook:
         if match is None or place is None:
             raise InvalidInputError(
                 f"{by} {name!r}, where saestore cannot read a model; it can at "
-                f"{', '.join(f'blocks.N.{each}' for each in _BY_NAME)} and …layers.N. Store the activations of that "
-                "hook yourself and give them as --embeddings",
+                f"{', '.join(f'blocks.N.{each}' for each in _PLACES.values())} and …layers.N. Store the activations of "
+                "that hook yourself and give them as --embeddings",
                 code="unsupported-hook",
             )
         layer = int(match["layer"])

@@ -167,7 +167,7 @@ def best_matches(
     of, among
         Either set, over the same rows, and the sizes of its features.
     limit
-        Non-zeros of `among` that are held at a time, by default 64 million.
+        Non-zeros of `among` that are held at a time, by default 64 million, and fewer from ten million rows on.
 
     Returns
     -------
@@ -181,13 +181,15 @@ def best_matches(
     products or of the products of one feature, a block of lists, and the answer.
     """
     (view, sizes), (other_view, other_sizes) = of, among
-    with_dot, limit = metric in WITH_DOT, _HELD if limit is None else limit
+    with_dot = metric in WITH_DOT
+    if limit is None:  # the pointer of a row takes as much as half a non-zero
+        limit = max(_HELD // 4, _HELD - view.n_rows // 2)
     best = [np.full((len(sizes.n_active), n), empty) for empty in (-1, -np.inf, 0)]
     for first, last in _parts(other_sizes.n_active, limit):
         nnz, n_others = int(other_sizes.n_active[first:last].sum()), last - first
         held = _held(other_view, first, last, nnz, with_dot)
         for lists in view.lists(np.flatnonzero(sizes.n_active)):
-            lengths = held.indptr[lists.samples + 1] - held.indptr[lists.samples]
+            lengths = held.indptr[1:][lists.samples] - held.indptr[lists.samples]
             for a, b in _parts(segment_sums(lengths, lists.indptr), min(_PAIRS, limit)):
                 part = lists.part(a, b)
                 rows = held[part.samples]

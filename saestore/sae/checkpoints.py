@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from saestore.errors import InvalidInputError, NotFoundError
-from saestore.files import NpzFile, damage, existing_file, load_pt
+from saestore.files import damage, existing_file, load_pt
+from saestore.npz import NpzFile
 from saestore.sae.dictionaries import STREAMS_NDIM, read_crosscoder, read_dictionary
 from saestore.sae.hub import one_line
 from saestore.sae.linear import Rule, checked
@@ -31,6 +32,11 @@ __all__ = ["FAMILIES", "load_checkpoint", "missing_family", "of_family", "recogn
 _CLIP_MODEL = "laion/CLIP-ViT-L-14-laion2B-s32B-b82K"
 _CLIP_TRANSFORM = {"resize": {"shortest_edge": 224}, "crop": [224, 224]}
 _HOOK_OF_FOLDER = re.compile(r"layers[._](\d+)")
+# What the paths of Gemma Scope contain, and the place in a block.
+_GEMMA_PLACES = (
+    ("transcoder", "hook_mlp_in"), ("resid_post", "hook_resid_post"), ("attn_out", "attn.hook_z"),
+    ("mlp_out", "hook_mlp_out"), ("t-res/", "hook_resid_post"), ("t-att/", "attn.hook_z"), ("t-mlp/", "hook_mlp_out"),
+)  # fmt: skip
 
 
 def recognise(path: Path) -> str | None:
@@ -124,7 +130,7 @@ def _sparsify(folder: Path) -> Read:
 
 def _gemma_scope(path: Path) -> Read:
     """Gemma Scope: ``params.npz`` with the names of `LinearSAE`; JumpReLU, and no shift."""
-    file = path
+    file, config = path, dict[str, Any]()
     if path.is_dir():
         file = path / ("params.npz" if (path / "params.npz").is_file() else "params.safetensors")
     if file.suffix == ".npz":
@@ -133,10 +139,16 @@ def _gemma_scope(path: Path) -> Read:
             state = {name: torch.from_numpy(archive.read(name).copy()) for name in archive.names}
     else:  # Gemma Scope 2
         state = {name.replace("w_", "W_"): tensor for name, tensor in read_tensors(file).items()}
-    weights = dict(zip(PLAIN, need(state, file, *PLAIN), strict=True))
-    layer = re.search(r"layer_(\d+)", str(file.absolute()))
-    hook = f"blocks.{layer[1]}.hook_resid_post" if layer and "resid_post" in str(file.absolute()) else None
-    transcodes = bool({"W_skip", "affine_skip_connection"} & set(state)) or "transcoder" in str(file.absolute())
+        config = read_object(file.with_name("config.json"))
+    weights, where = dict(zip(PLAIN, need(state, file, *PLAIN), strict=True)), str(file.absolute())
+    if config.get("architecture", "jump_relu") != "jump_relu":
+        raise InvalidInputError(
+            f"{path} is of architecture {config['architecture']!r}; use jump_relu", code="unsupported-sae"
+        )
+    claimed({"d_sae": config.get("width")}, weights, file.with_name("config.json"))
+    layer, place = re.search(r"layer_(\d+)", where), next((p for word, p in _GEMMA_PLACES if word in where), None)
+    hook = f"blocks.{layer[1]}.{place}" if layer and place else None
+    transcodes = bool({"W_skip", "affine_skip_connection"} & set(state)) or "transcoder" in where
     return Read(weights, Rule("jumprelu"), "jumprelu", {"hook_name": hook}, transcodes=transcodes,
                  name=name_from_path(file.parent))  # fmt: skip
 

@@ -106,7 +106,7 @@ def _load_file(path: Path, device: str) -> LoadedSAE:
         if error.code not in ("not-an-sae", "pickled", "no-such-file") or not path.exists():
             raise
         raise type(error)(f"{error}. {_FORMS}", code=error.code) from error
-    if path.name in (CONFIG, WEIGHTS, "sae.safetensors", "hyperparams.json"):
+    if path.name in (CONFIG, WEIGHTS, "sae.safetensors", "params.safetensors", "hyperparams.json"):
         raise InvalidInputError(
             f"{path} is one of the files of an SAE; give the folder {path.parent}",
             code="not-an-sae",

@@ -61,6 +61,7 @@ def load_folder(path: Path, device: str = "cpu") -> LoadedSAE:
     if read is None:
         lens = import_sae_lens()
         loader = _loader(lens, architecture, str(path))
+        _warn_of_unknown(given, path)
         read = _taken_apart(lens, _load(lambda: loader.load_from_disk(path, device=device), str(path)))
     module, config, notes = read
     if config["normalize_activations"] == "expected_average_only_in" and (path / _SCALER).is_file():
@@ -149,6 +150,20 @@ def _loader(lens: ModuleType, architecture: str, where: str) -> Any:
         f"(it has {known}); upgrade sae_lens",
         code="unsupported-sae",
     )
+
+
+def _warn_of_unknown(given: Mapping[str, Any], path: Path) -> None:
+    """Warn of keys that sae_lens would leave out; before version 6, notes had any names beside the settings."""
+    from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
+
+    classes = [config for _, config in (*SAE_CLASS_REGISTRY.values(), *SAE_TRAINING_CLASS_REGISTRY.values())]
+    known = {"architecture", "sae_lens_version", *(each.name for config in classes for each in fields(config))}
+    if "metadata" in given and set(given) - known:
+        warnings.warn(
+            f"{path / CONFIG} has {', '.join(sorted(set(given) - known))}, which sae_lens does not know; where that "
+            "changes the encoding, the activations are wrong.",
+            stacklevel=2,
+        )
 
 
 def _read_config(path: Path) -> dict[str, Any]:

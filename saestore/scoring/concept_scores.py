@@ -269,14 +269,12 @@ def _dataset(
     variables: dict[str, Any] = {
         name: (("concept", "feature"), grid, {"description": SCORES[name]}) for name, grid in grids.items()
     }
-    known = {"n_positive": (observations.n_positive, "true"), "n_negative": (observations.n_negative, "false")}
-    for name, (counts, value) in known.items():
-        variables[name] = ("concept", counts, {"description": f"{level}s that the concept is known to be {value} of"})
-    unknown = observations.n - observations.n_positive - observations.n_negative
-    variables["n_unknown"] = (
-        "concept",
-        unknown,
-        {"description": f"{level}s whose label is unknown, which do not count"},
-    )
+    counts = {
+        "n_positive": "that the concept is known to be true of",
+        "n_negative": "that the concept is known to be false of",
+        "n_unknown": "whose label is unknown, which do not count",
+    }
+    for name, which in counts.items():
+        variables[name] = ("concept", getattr(observations, name), {"description": f"{level}s {which}"})
     variables["n_active"] = ("feature", n_active, {"description": f"{level}s whose score is not 0"})
     return xr.Dataset(variables, coords, {"level": level, "n": observations.n})

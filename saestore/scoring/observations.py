@@ -54,9 +54,11 @@ class ScoredObservations:
     sizes: Array | None
     n: int  # how many observations count: samples, or items with a sample that does
     groups: list[KnownGroup]  # the concepts, grouped by what is known
-    # How many counting observations each concept is known to be true of, and false of, int64 (n_concepts,).
+    # How many observations that fulfil the condition each concept is known to be true of, false of, and not known of,
+    # int64 (n_concepts,).
     n_positive: Array
     n_negative: Array
+    n_unknown: Array
 
     @classmethod
     def of(
@@ -78,10 +80,12 @@ class ScoredObservations:
         kept = np.ones(n_samples, bool) if where is None else where.over_samples(n_samples).copy()
         sizes, counted, labelled = None, kept, _labelled(labels.shape, unknown)
         if index is None:
+            n_all = np.count_nonzero(kept)
             kept[: len(labelled)] &= labelled[:n_samples]
             kept[len(labelled) :] = False
         else:
             pointers = np.minimum(index.pointers(), n_samples)
+            n_all = np.count_nonzero(segment_sums(kept, pointers))
             kept[: pointers[len(labelled)]] &= np.repeat(labelled, np.diff(pointers[: len(labelled) + 1]))
             kept[pointers[len(labelled)] :] = False
             sizes = segment_sums(kept, pointers).astype(np.int64)
@@ -93,7 +97,7 @@ class ScoredObservations:
             n_positive[group.concepts] = _count(labels, known)[group.concepts]
             n_known[group.concepts] = group.n
         n = int(np.count_nonzero(counted))
-        return cls(kept, labels, index, sizes, n, groups, n_positive, n_known - n_positive)
+        return cls(kept, labels, index, sizes, n, groups, n_positive, n_known - n_positive, n_all - n_known)
 
     def lists(
         self, segments: Sequence[Segment], features: Array, dtype: Any, block: int = _BLOCK

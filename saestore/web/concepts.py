@@ -80,6 +80,8 @@ def concepts_page(store: StoreView, view: SetView, asked: Parameters) -> Page:  
 
 def concept_page(store: StoreView, view: SetView, name: str, asked: Parameters) -> Page:
     """The best features of a concept, chosen on one part of the items and shown on another."""
+    if name not in view.reader.concept_names():  # its dots may be escaped, see `with_query`
+        name = name.replace("%2E", ".")
     level = level_of(view, name)
     by, n = asked.choice("by", _BY, "roc_auc"), asked.whole("n", 20, 1, 200)
     split = "test" in view.splits and len(view.splits) > 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from saestore.errors import InvalidInputError, did_you_mean
 __all__ = ["Answer", "Links", "Parameters", "Request", "as_json", "number_in", "with_query"]
 
 LONGEST = 4000  # characters of one parameter
+_DOTS = re.compile(r"(?<=/)\.{1,2}(?=/|$)")  # browsers walk up at these parts, also where they are escaped once
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,8 @@ class Links:
 def with_query(path: str, query: Mapping[str, Any], *, quoted: bool = True) -> str:
     """A path with the parameters that are not empty; `quoted` where the path is ready for an address."""
     given = {name: str(value) for name, value in query.items() if value not in (None, "")}
-    path = path if quoted else quote(path, safe="/", errors="replace")
+    if not quoted:
+        path = _DOTS.sub(lambda dots: dots[0].replace(".", "%252E"), quote(path, safe="/", errors="replace"))
     return path + "?" * bool(given) + urlencode(given, errors="replace")
 
 
