@@ -17,6 +17,9 @@ CONSTRAINED := -c constraints.txt
 # what their module sets up, and takes over tests of another one in the end. `WORKERS=` tests in one process.
 WORKERS := -n logical --maxprocesses=4 --dist worksteal
 PYTEST = -m pytest --benchmark-disable $(WORKERS)
+# Workers fill the processors: more threads of torch would only wait for one another, which takes processor time too.
+# The tests of threads set their number themselves.
+tests tiny-blocks test-newest: export OMP_NUM_THREADS := 1
 
 # The tests that compare every answer with brute force, once more with blocks of 3; the widest sets prove nothing then.
 BRUTE_FORCE := $(addprefix tests/,test_queries.py test_neighbours.py test_selection.py test_named_mutants.py) -k "not 65 and not great"
