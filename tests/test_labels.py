@@ -16,7 +16,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from raising import raises
-from strategies import PATH, cases, layout, make_case, scratch_store, write_case, write_segments
+from strategies import PATH, cases, layout, make_case, scratch_store, write_case, write_segments, written
 
 import saestore
 from saestore.errors import CorruptStoreError, InvalidInputError, NotFoundError, StoreConflictError, StoreWriteError
@@ -37,7 +37,7 @@ def case():
 @pytest.fixture
 def acts(case):
     """40 samples of 32 items, with a concept from the start."""
-    return write_case(scratch_store(), case)
+    return written(case)
 
 
 def assert_labels(acts, level, masks):
