@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, check_choice
 from saestore.models.source import ModelSource
 from saestore.tables import Items
 from saestore.vocabulary import MODEL_DTYPES, TRANSPARENCIES
@@ -70,16 +70,11 @@ class ModelRequest:
             raise InvalidInputError(
                 f"sample_type {self.sample_type!r}: for {self.kind} use {' or '.join(allowed)}.", code="unknown-choice"
             )
-        if self.dtype not in MODEL_DTYPES:
-            raise InvalidInputError(
-                f"model_dtype {self.dtype!r}: use one of {', '.join(MODEL_DTYPES)}.", code="unknown-choice"
-            )
+        check_choice("model_dtype", self.dtype, MODEL_DTYPES)
         if self.batch_size is not None and self.batch_size < 1:
             raise InvalidInputError(f"batch_size {self.batch_size}: use 1 or more.", code="invalid-count")
-        if self.transparency not in (None, *TRANSPARENCIES):
-            raise InvalidInputError(
-                f"transparency {self.transparency!r}: use one of {', '.join(TRANSPARENCIES)}.", code="unknown-choice"
-            )
+        if self.transparency is not None:
+            check_choice("transparency", self.transparency, TRANSPARENCIES)
         self._check_lengths()
 
     def _check_lengths(self) -> None:

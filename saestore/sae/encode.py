@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, check_choice
 from saestore.format import feature_dtype
 from saestore.sae.bf16 import MULTIPLE, Bf16Candidates
 from saestore.sae.forward import Affine, CannotDecode, Entries, explained_variance, forward_of
@@ -67,11 +67,7 @@ class Encoder:
     """
 
     def __init__(self, sae: LoadedSAE, device: str = "cpu", matmul_precision: str = "auto") -> None:
-        if matmul_precision not in MATMUL_PRECISIONS:
-            raise InvalidInputError(
-                f"matmul_precision is {matmul_precision!r}; use one of {', '.join(MATMUL_PRECISIONS)}",
-                code="unknown-choice",
-            )
+        check_choice("matmul_precision", matmul_precision, MATMUL_PRECISIONS)
         self._sae, self._device = sae, usable_device(device)
         self.d_in, self.d_sae = sae.d_in, sae.d_sae
         with torch.inference_mode():
