@@ -81,7 +81,7 @@ def select(spec: Any, size: int, what: str) -> Selection:
 
 def _as_array(spec: Any, size: int, what: str) -> Array:
     """The ids as an array of the same number of dimensions; what numpy would guess at is refused."""
-    if isinstance(spec, np.ma.MaskedArray) and np.ma.getmaskarray(spec).any():
+    if hasattr(spec, "mask") and isinstance(spec, np.ma.MaskedArray) and np.ma.getmaskarray(spec).any():
         raise _not_an_index(spec, what, "a masked value")
     if isinstance(spec, list | tuple) and 0 < sum(map(_is_bool, spec)) < len(spec):
         raise _not_an_index(spec, what, "a boolean among numbers")
@@ -129,7 +129,7 @@ def select_one(spec: Any, size: int, what: str, method: str) -> int:
 def check_at_least(name: str, value: Any, least: int) -> int:
     """Return a whole number as an int; refuse anything else, and a smaller one."""
     try:
-        if _is_bool(value):
+        if type(value) is not int and _is_bool(value):
             raise TypeError("a boolean is not a number")
         number = operator.index(value)
     except (TypeError, ValueError, RuntimeError) as e:
