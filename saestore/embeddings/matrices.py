@@ -14,7 +14,7 @@ import zarr
 from saestore.embeddings.base import Matrix, Names, pick, stated_in
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, require
 from saestore.files import (
-    NpzFile,
+    check_written,
     damage,
     existing_file,
     load_npy,
@@ -24,6 +24,7 @@ from saestore.files import (
     read_json,
     unmasked,
 )
+from saestore.npz import NpzFile
 
 __all__ = [
     "is_zarr",
@@ -42,7 +43,7 @@ __all__ = [
     "zarr_matrix",
 ]
 
-_SAFETENSORS_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+_SAFETENSORS_DTYPES = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint"}
 
 
 def torch_matrix(tensor: torch.Tensor, where: str) -> Matrix:
@@ -71,14 +72,7 @@ def numpy_matrix(array: np.ndarray) -> Matrix:
 
 def zarr_matrix(array: zarr.Array[Any], where: str) -> Matrix:
     """Wrap a zarr array; one with missing chunks is refused, because zarr would read them as zeros."""
-    # Shards count whole here, the last one too: more than all is not an error.
-    missing = array.nchunks - array.nchunks_initialized
-    if missing > 0:
-        raise InvalidInputError(
-            f"{where}: {missing:,} of {array.nchunks:,} chunks are missing and would read as zeros; write them "
-            f"(where zeros are meant, with zarr's setting write_empty_chunks)",
-            code="missing-chunk",
-        )
+    check_written(array, where)
 
     def fill(out: torch.Tensor, start: int, stop: int) -> None:
         # Each codec has its own way to say that bytes are damaged.
@@ -91,7 +85,7 @@ def zarr_matrix(array: zarr.Array[Any], where: str) -> Matrix:
 
 def open_pt(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
     """Open a ``.pt`` file that holds a tensor, or a dict with `key` or the one that `pick` finds."""
-    loaded = load_pt(path)
+    loaded = load_pt(path, sparse=True)
     if isinstance(loaded, dict):
         tensors = {str(name): value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -129,6 +123,7 @@ def open_h5(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
         )
     name = pick(shapes, None if key is None else key.strip("/"), str(path), f"choose one as {path.name}:KEY", others)
     dataset = file[name]
+    check_written(dataset, f"{path}:{name}")
 
     def fill(out: torch.Tensor, start: int, stop: int) -> None:
         with damage(path, f"cannot be decoded at rows {start} to {stop}", RuntimeError):
@@ -157,7 +152,8 @@ def open_parquet(path: Path, key: str | None = None, others: Names = ()) -> Matr
         return leaf(of.value_type) if any(kind(of) for kind in kinds) else of
 
     own = [field for field in table.schema if field.name not in others and leaf(field.type) != field.type]
-    lists = [field.name for field in own if key is not None or arrow.types.is_floating(leaf(field.type))]
+    floats = [field.name for field in own if key is not None or arrow.types.is_floating(leaf(field.type))]
+    lists = floats or [field.name for field in own]  # of whole numbers, which may be activations
     if len(lists) != 1:
         raise InvalidInputError(
             f"{path} has {', '.join(lists) or 'no column of lists'}; choose one as {path.name}:COLUMN",
@@ -272,9 +268,10 @@ def open_safetensors(path: Path, key: str | None = None, others: Names = ()) -> 
     def fill(out: torch.Tensor, start: int, stop: int) -> None:
         out.copy_(rows[start:stop])
 
-    dtype = rows.get_dtype()
-    shape, name = tuple(rows.get_shape()), _SAFETENSORS_DTYPES.get(dtype, dtype)
-    return Matrix(shape, name, fill, stated_in(opened.metadata()))
+    dtype = rows.get_dtype()  # such as BF16
+    kind = dtype.rstrip("0123456789")
+    name = _SAFETENSORS_DTYPES.get(kind, kind.lower()) + dtype.removeprefix(kind)
+    return Matrix(tuple(rows.get_shape()), name, fill, stated_in(opened.metadata()))
 
 
 def is_zarr(folder: Path) -> bool:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError, raise_unreachable, require
-from saestore.files import existing_file, load_array, load_tensors, plain_tensor, split_member
+from saestore.files import existing_file, load_tensors, plain_tensor, split_member
 from saestore.format import SOURCE_ROW
 from saestore.formats.base import Opened
+from saestore.npz import load_array
 from saestore.query.where import bind
 from saestore.query.where_names import NamedValues, Names, NameSource
 from saestore.query.where_parser import parse
@@ -264,7 +265,7 @@ def _load(spec: str, beside: Any, what: str) -> tuple[str, Any]:
         return where, _column(data, key, str(path))
     if path.suffix in (".h5", ".hdf5", ".parquet") and key is not None:
         return where, _member(path, key)
-    tensors = load_tensors(path) if path.suffix in (".pt", ".safetensors") else {}
+    tensors = load_tensors(path, sparse=True) if path.suffix in (".pt", ".safetensors") else {}
     value = tensors.get(key or "")
     if key is not None and tensors and value is None:
         raise NotFoundError(f"{path} has no tensor {key!r}; it has {', '.join(tensors)}", code="no-such-array")

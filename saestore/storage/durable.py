@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saestore.errors import InvalidInputError
+from saestore.errors import check_choice
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -51,8 +51,7 @@ def at_durability(folder: Path | None, durability: str | None) -> Iterator[None]
 
 def check_durability(durability: str) -> None:
     """Refuse anything but ``full`` and ``fast``."""
-    if durability not in ("full", "fast"):
-        raise InvalidInputError(f"durability {durability!r}: use 'full' or 'fast'.", code="unknown-durability")
+    check_choice("durability", durability, ("full", "fast"), "unknown-durability")
 
 
 def flush(files: Iterable[Path], top: Path) -> None:
