@@ -13,7 +13,6 @@ import threading
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,6 +219,8 @@ class _Repository(_Memory):
 def _in_thread(answer: Coroutine[Any, Any, Any]) -> Any:
     async def whole() -> Any:
         return await answer
+
+    from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(1) as thread:  # this one may have an event loop that runs, as in a notebook
         return thread.submit(asyncio.run, whole()).result()
