@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from saestore.analysis.examples import ExampleTable, examples, mark_tokens
-from saestore.errors import InvalidInputError, NotFoundError, StoreWriteError
+from saestore.errors import InvalidInputError, NotFoundError, StoreWriteError, check_at_least
 from saestore.formats.explanations import EXPLANATION
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.reader import Level, SetReader
 from saestore.query.results import ResultTable
-from saestore.query.selection import check_at_least
 from saestore.query.set_table import SetTable
 from saestore.scoring.metrics import evaluate
 from saestore.storage import save_file, write_errors

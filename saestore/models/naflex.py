@@ -48,7 +48,7 @@ class NaflexTransform(ImageTransform):
         patch, most = (self.record["resize"][name] for name in ("patch", "max_patches"))
         size_of = sys.modules[type(self.processor).__module__].get_image_size_for_max_num_patches
         sizes: Array = np.array([size_of(*each, patch, most) for each in zip(heights, widths, strict=True)], np.int64)
-        return sizes.reshape(-1, 2) // patch
+        return np.asarray(sizes.reshape(-1, 2) // patch)
 
     def inputs(self, image: Any) -> dict[str, torch.Tensor]:
         """The model's inputs for an RGB image of Pillow: patches with padding, mask, and grid."""

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, check_at_least, check_choice
 from saestore.kernels import segment_sums
 from saestore.query.open_set import OpenSet
 from saestore.query.posting_lists import PostingLists
 from saestore.query.results import FeatureMatches, SimilarFeatures
-from saestore.query.selection import check_at_least
 from saestore.query.view import View
 from saestore.sparse_rows import pointers
 from saestore.stats import Moments
@@ -278,9 +277,7 @@ def _matrix(lists: PostingLists, n_rows: int, dtype: Any) -> scipy.sparse.csr_ar
 def check_request(n: int, metric: str) -> int:
     """Return the number of rows; refuse too few or an unknown metric."""
     n = check_at_least("n", n, 1)
-    if metric not in METRICS:
-        known = ", ".join(map(repr, METRICS))
-        raise InvalidInputError(f"metric={metric!r}: use one of {known}.", code="unknown-metric")
+    check_choice("metric", metric, METRICS, "unknown-metric")
     return n
 
 
