@@ -10,12 +10,12 @@ from typing import Any, Literal
 import numpy as np
 
 from saestore.analysis.directions import numbers_of
-from saestore.errors import InvalidInputError, NotFoundError
+from saestore.errors import InvalidInputError, NotFoundError, check_at_least, check_choice
 from saestore.query.details import details_of
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.reader import Level, SetReader
 from saestore.query.results import ResultTable
-from saestore.query.selection import check_at_least, select, select_one
+from saestore.query.selection import select, select_one
 from saestore.query.view import View, pool
 from saestore.segment import Segment, read_entries
 from saestore.sparse_rows import SparseRows
@@ -95,8 +95,7 @@ def search(
     """
     n = check_at_least("n", n, 0)
     check_level(level)
-    if pooling not in ("max", "mean"):
-        raise InvalidInputError(f"pooling={pooling!r}: use 'max' or 'mean'.", code="unknown-choice")
+    check_choice("pooling", pooling, ("max", "mean"))
     if sum(value is not None for value in (query, sample, item)) != 1:
         raise InvalidInputError("search() takes one of query, sample= and item=.", code="missing-argument")
     weights = _weights(acts, query, sample, item, pooling)
@@ -206,15 +205,13 @@ class _Search:
             samples = samples[self.view.kept[samples]]
         if self.view.level == "sample":
             fresh = np.setdiff1d(samples, self.candidates)
-            scores, rows = self._of_samples(fresh), fresh
+            blocks = (self._products(block) for _, block in self.view.rows(fresh))
+            scores, rows = np.concatenate([np.empty(0), *blocks]), fresh
         else:
             fresh = np.setdiff1d(self.view.index.locate(samples)[0], self.candidates)
             scores, rows = self._of_items(fresh)
         self.candidates = np.append(self.candidates, fresh)
         self.scores, self.samples = np.append(self.scores, scores), np.append(self.samples, rows)
-
-    def _of_samples(self, samples: Array) -> Array:
-        return np.concatenate([np.empty(0), *(self._products(block) for _, block in self.view.rows(samples))])
 
     def _products(self, block: SparseRows) -> Array:
         return np.bincount(block.rows(), self.weights[block.indices] * block.data, len(block))

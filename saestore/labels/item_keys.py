@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Literal
 
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, check_choice
 
 OnUnmatched = Literal["error", "ignore"]
 
@@ -29,9 +29,8 @@ def match_keys(given: Sequence[str], stored: Sequence[str], where: str) -> list[
     taken: dict[int, str] = {}
     for key, item in zip(given, found, strict=True):
         if item is not None and item in taken:
-            raise InvalidInputError(
-                f"{where}: both {taken[item]!r} and {key!r} are item {stored[item]!r}; keep one.", code="duplicate-key"
-            )
+            message = f"{where}: both {taken[item]!r} and {key!r} are item {stored[item]!r}; keep one."
+            raise InvalidInputError(message, code="duplicate-key")
         if item is not None:
             taken[item] = key
     return found
@@ -51,8 +50,7 @@ def _places(keys: Sequence[str]) -> dict[str, list[int]]:
 
 def check_on_unmatched(on_unmatched: str) -> None:
     """Refuse anything but "error" and "ignore"."""
-    if on_unmatched not in ("error", "ignore"):
-        raise InvalidInputError(f"on_unmatched={on_unmatched!r}: use 'error' or 'ignore'.", code="unknown-choice")
+    check_choice("on_unmatched", on_unmatched, ("error", "ignore"))
 
 
 def unmatched(keys: Sequence[str], what: str, example: str, where: str) -> None:

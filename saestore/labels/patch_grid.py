@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, check_choice
 from saestore.query.set_table import SetTable
 from saestore.tables.item_index import ItemIndex
 
@@ -40,8 +40,8 @@ class Patches:
     @classmethod
     def of(cls, index: ItemIndex, source: Mapping[str, Any], fit: Fit | None, items: SetTable | None = None) -> Patches:
         """From `fit`, else the set's attribute ``source``, else as if images had been squashed to squares."""
-        if fit not in (None, *_FITS):
-            raise InvalidInputError(f"fit={fit!r}: use 'squash' or 'crop'.", code="unknown-choice")
+        if fit is not None:
+            check_choice("fit", fit, _FITS)
         said = source.get("transform")
         said = said if isinstance(said, Mapping) else {}
         if fit is None and not said and Path(str(source.get("path", ""))).name.startswith(_CROPPED):
@@ -80,13 +80,7 @@ class Patches:
         )
 
     def covered(self, mask: Array) -> Array:
-        """Share of every patch that a mask covers, float64 (rows, columns).
-
-        Parameters
-        ----------
-        mask
-            bool (height, width), as large as the image or in its proportions.
-        """
+        """Share of each patch that a mask in the image's proportions covers, float64 (rows, columns)."""
         height, width = mask.shape
         down, across = self.edges(height, width)
         # The sum over all pixels above and left of a place; between pixels it is bilinear: interpolation is exact.
