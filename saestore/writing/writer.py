@@ -220,9 +220,11 @@ class SetWriter(SetCommits):
             self.commit(replace(a.with_segments([*a.segments, info]), **changes))
         return info
 
-    def _count_dead(self, rows: SparseRows) -> int:
-        """Features that are active neither in what is committed nor in these rows."""
+    def _count_dead(self, rows: SparseRows) -> int | None:
+        """Features that are active neither in what is committed nor in these rows; None where `finish` counts anyway."""
         a = self.require()
+        if self._active is None and a.segments and a.n_samples + len(rows) == a.planned_samples:
+            return None
         if self._active is None:
             self._active = active_features(self._segments(a.segments), a.n_features)
         self._active[rows.indices] = True
@@ -277,8 +279,6 @@ class SetWriter(SetCommits):
         self.make_room(memory)
         self._replace()
         self._refresh(planned_samples=None, **changes)
-        with self._errors():
-            self._remove_leftovers()  # such as the items before an append
 
     def compact(
         self,
@@ -353,11 +353,12 @@ class SetWriter(SetCommits):
                 # From here until they are written anew the arrays at the root cover nothing.
                 self.commit(replace(attributes, derived=(), arrays={}))
             with self._errors():
-                self._remove_leftovers()
                 index = ItemIndex.read(SnapshotStore(self._root.store), self._base, attributes)
                 changes |= write_derived(self._batch(), attributes, index, self._segments(attributes.segments))
         if changes:
             self.commit(replace(attributes, **changes))
+        with self._errors():
+            self._remove_leftovers()  # such as the items before an append
 
     def _remove_leftovers(self) -> None:
         """Remove what the attributes do not name, and half files; where there is no set, everything.
