@@ -219,7 +219,7 @@ def test_folder_without_a_file(folder, file):
 @pytest.mark.parametrize("text", ["{", "", "\x00"])
 def test_config_that_is_not_json(folder, text):
     (folder / "cfg.json").write_text(text)
-    with raises(InvalidInputError, "invalid-sae", "cfg.json", "JSON"):
+    with raises(InvalidInputError, "damaged-file", "cfg.json", "JSON", "sae_lens"):
         load_sae(folder)
 
 
@@ -295,6 +295,15 @@ def test_transcoders_encode_and_do_not_decode(name, tmp_path):
         dense[np.repeat(np.arange(20), np.diff(rows.indptr)), rows.indices] = rows.data
         np.testing.assert_array_equal(dense, sae.encode(x).detach().numpy())
         assert np.isnan(encoder.explained_variance(x, rows))
+
+
+def test_a_transcoder_whose_config_lies(tmp_path):
+    cfg = sae_lens.TranscoderConfig(d_in=D_IN, d_sae=D_SAE, d_out=5, apply_b_dec_to_input=False)
+    sae_lens.Transcoder(cfg).save_model(tmp_path / "t")
+    assert load_sae(tmp_path / "t").info["transcodes"]
+    edit_config(tmp_path / "t", d_out=6)
+    with raises(InvalidInputError, "invalid-sae", "d_out is 6", "sae_lens"):
+        load_sae(tmp_path / "t")
 
 
 def test_temporal_saes_are_refused(tmp_path):

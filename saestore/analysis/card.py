@@ -16,7 +16,7 @@ import numpy as np
 from saestore.analysis.card_style import PAGE, STYLE
 from saestore.analysis.directions import decoder_of, logits, neighbours
 from saestore.analysis.examples import ExampleTable, companions, examples
-from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
+from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, check_at_least
 from saestore.plot.images import ImageView, is_image, read_image
 from saestore.plot.style import NEGATIVE, POSITIVE, Row, named, number, opacity, percent, rows_of
 from saestore.plot.tokens import Paint
@@ -24,9 +24,9 @@ from saestore.query import html
 from saestore.query.details import feature_names
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import one_list
-from saestore.query.reader import Level, SetReader, one_feature
+from saestore.query.reader import Level, SetReader
 from saestore.query.results import Histogram, TopSamples
-from saestore.query.selection import check_at_least
+from saestore.query.where import one_feature
 from saestore.scoring.concept_scores import concept_scores, score_intervals
 from saestore.storage import save_file
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
+from saestore.errors import InvalidInputError, NotFoundError, check_at_least, check_choice, did_you_mean
 from saestore.format import LEVEL_TABLES
 from saestore.kernels import segment_sums
 from saestore.query.details import details_of
@@ -17,7 +17,7 @@ from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import PostingLists
 from saestore.query.reader import Level, SetReader
 from saestore.query.results import ResultTable
-from saestore.query.selection import Condition, check_at_least
+from saestore.query.selection import Condition
 from saestore.query.similarity import Sizes
 from saestore.query.view import View
 from saestore.scoring.fisher import fisher_p
@@ -241,7 +241,7 @@ def select_features(
     """
     check_level(level)
     values, known = known_target(acts, target, level)
-    method = method or ("fisher" if values.dtype == bool else "correlation")
+    method = method if method is not None else ("fisher" if values.dtype == bool else "correlation")
     _check_method(method, values, level, fdr)
     kept, counted = counted_rows(acts, known, samples_of(acts, where), level)
     asked = values[counted]
@@ -287,9 +287,7 @@ def known_target(acts: SetReader, target: Any, level: Level) -> tuple[Array, Arr
 
 
 def _check_method(method: str, values: Array, level: Level, fdr: Any) -> None:
-    if method not in ("fisher", "correlation", "permutation"):
-        message = f"method={method!r}: use 'fisher', 'correlation' or 'permutation'."
-        raise InvalidInputError(message, code="unknown-choice")
+    check_choice("method", method, ("fisher", "correlation", "permutation"))
     if method == "fisher" and values.dtype != bool:
         raise InvalidInputError("method='fisher' needs a label; the target holds numbers.", code="target-type")
     if method == "permutation" and level == "sample":

@@ -11,14 +11,13 @@ import numpy as np
 
 from saestore.analysis.contrast import counted_rows, known_target, lists_over
 from saestore.analysis.directions import decoder_of, numbers_of
-from saestore.errors import InvalidInputError, require
+from saestore.errors import InvalidInputError, check_at_least, check_choice, require
 from saestore.kernels import segment_sums
 from saestore.query.details import names_of
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import PostingLists, iterate_lists
 from saestore.query.reader import Level, SetReader
 from saestore.query.results import ResultTable
-from saestore.query.selection import check_at_least
 from saestore.scoring.bootstrap import BootstrapSampler, check_bootstrap
 from saestore.scoring.metrics import BootstrapCounts, evaluate
 from saestore.scoring.splits import described, disjoint, samples_of
@@ -140,8 +139,7 @@ def probe(
     linear = require("sklearn", "detect", "probe()") and require("sklearn.linear_model", "detect", "probe()")
     check_level(level)
     check_bootstrap(confidence_level, n_resamples, seed)
-    if pooling not in ("mean", "max"):
-        raise InvalidInputError(f"pooling={pooling!r}: use 'mean' or 'max'.", code="unknown-choice")
+    check_choice("pooling", pooling, ("mean", "max"))
     sizes = sorted({min(check_at_least("k", each, 1), acts.shape[1]) for each in np.atleast_1d(k).tolist()})
     if not sizes:
         raise InvalidInputError("k is empty; give numbers of features, such as [1, 2, 5].", code="missing-argument")
@@ -258,8 +256,7 @@ def attribute(
     Every list is read once. Memory: the decoder, 24 bytes per sample and a block of lists.
     """
     check_level(level)
-    if variant not in ("signed", "tpp", "scr"):
-        raise InvalidInputError(f"variant={variant!r}: use 'signed', 'tpp' or 'scr'.", code="unknown-choice")
+    check_choice("variant", variant, ("signed", "tpp", "scr"))
     directions = decoder_of(acts, decoder)
     weights = numbers_of(getattr(probe, "coef_", probe), "the probe").reshape(-1)
     if weights.shape != (directions.shape[1],):

@@ -112,8 +112,9 @@ def open_adata(adata: anndata.AnnData, source: Source) -> Opened:
 
 def _check_sizes(group: Any, where: str) -> None:
     """Refuse arrays that claim far more than is stored, before they are read whole."""
-    for name, node in group.items():
-        if hasattr(node, "items"):
+    for name in group:
+        node = group[name]
+        if not hasattr(node, "ndim"):
             _check_sizes(node, f"{where}/{name}")
         elif node.ndim:
             stored = node.id.get_storage_size() if hasattr(node, "id") else node.nbytes_stored()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
+from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, check_choice
 from saestore.files import damage
 from saestore.format import KEY
 from saestore.labels.as_labels import check_names
@@ -100,8 +100,7 @@ def _check_options(options: MaskOptions) -> None:
         raise InvalidInputError(
             f"threshold={options.threshold}: use a share of the patch, 0 <= threshold < 1.", code="invalid-threshold"
         )
-    if options.missing not in ("error", "negative"):
-        raise InvalidInputError(f"missing={options.missing!r}: use 'error' or 'negative'.", code="unknown-choice")
+    check_choice("missing", options.missing, ("error", "negative"))
     check_on_unmatched(options.on_unmatched)
 
 

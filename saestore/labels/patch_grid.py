@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, check_choice
 from saestore.query.set_table import SetTable
 from saestore.tables.item_index import ItemIndex
 
@@ -40,8 +40,8 @@ class Patches:
     @classmethod
     def of(cls, index: ItemIndex, source: Mapping[str, Any], fit: Fit | None, items: SetTable | None = None) -> Patches:
         """From `fit`, else the set's attribute ``source``, else as if images had been squashed to squares."""
-        if fit not in (None, *_FITS):
-            raise InvalidInputError(f"fit={fit!r}: use 'squash' or 'crop'.", code="unknown-choice")
+        if fit is not None:
+            check_choice("fit", fit, _FITS)
         said = source.get("transform")
         said = said if isinstance(said, Mapping) else {}
         if fit is None and not said and Path(str(source.get("path", ""))).name.startswith(_CROPPED):

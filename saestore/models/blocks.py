@@ -23,27 +23,13 @@ _BLOCK_LISTS = ("layers", "layer", "h", "blocks", "block", "resblocks")
 
 @dataclass(frozen=True)
 class Tower:
-    """Facts about a kind of vision model of transformers.
+    """Facts about a kind of vision model of transformers."""
 
-    Attributes
-    ----------
-    class_name
-        Its class.
-    n_before
-        Rows of its hidden states before the patches: CLS, and registers.
-    has_cls
-        Whether the first of these rows is a CLS token.
-    any_size
-        Whether it takes images of another size than in its training.
-    naflex
-        Whether its images keep their proportions, each with a grid of its own.
-    """
-
-    class_name: str
-    n_before: int
-    has_cls: bool
-    any_size: bool = False
-    naflex: bool = False
+    class_name: str  # its class
+    n_before: int  # rows of its hidden states before the patches: CLS, and registers
+    has_cls: bool  # whether the first of these rows is a CLS token
+    any_size: bool = False  # whether it takes images of another size than in its training
+    naflex: bool = False  # whether its images keep their proportions, each with a grid of its own
 
 
 _TOWERS = {

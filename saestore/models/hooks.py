@@ -30,19 +30,12 @@ _MODULE = re.compile(r"(?:\w+\.)*(?:layers|layer|h|blocks|resblocks)\.(?P<layer>
 
 @dataclass(frozen=True)
 class Hook:
-    """A place in a model.
+    """A place in a model."""
 
-    Attributes
-    ----------
-    layer
-        Number of the block, counted from 0.
-    place
-        ``resid_post`` (the block's output), ``resid_pre`` (its input; of block 0 only), ``resid_mid`` (between
-        attention and MLP), ``z`` (heads of attention before the output projection, side by side), ``attn_out`` and
-        ``mlp_out`` (what attention and MLP add to the residual stream).
-    """
-
-    layer: int
+    layer: int  # number of the block, counted from 0
+    # ``resid_post`` (the block's output), ``resid_pre`` (its input; of block 0 only), ``resid_mid`` (between attention
+    # and MLP), ``z`` (heads of attention before the output projection, side by side), ``attn_out`` and ``mlp_out``
+    # (what attention and MLP add to the residual stream)
     place: str = "resid_post"
 
     @classmethod

@@ -34,25 +34,14 @@ THREADS = min(8, os.cpu_count() or 1)
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """The images of a dataset, in their order; each was decoded once.
+    """The images of a dataset, in their order; each was decoded once."""
 
-    Attributes
-    ----------
-    paths
-        Path of every image.
-    items
-        Key (path below the folder, or as in the table), columns ``width`` and ``height`` in pixels after the EXIF
-        orientation, and the table's columns.
-    digests
-        uint8 (n, 16): digest of each file's name, size, and first and last 16 KiB.
-    skipped
-        Names of the images that cannot be read, with the reason.
-    """
-
-    paths: list[Path]
+    paths: list[Path]  # path of every image
+    # Key (path below the folder, or as in the table), columns ``width`` and ``height`` in pixels after the EXIF
+    # orientation, and the table's columns
     items: Items
-    digests: np.ndarray
-    skipped: dict[str, str]
+    digests: np.ndarray  # uint8 (n, 16): digest of each file's name, size, and first and last 16 KiB
+    skipped: dict[str, str]  # names of the images that cannot be read, with the reason
 
 
 def find_images(
@@ -268,19 +257,12 @@ def _reason(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """An image processor of transformers, and the grid of patches of its images.
+    """An image processor of transformers, and the grid of patches of its images."""
 
-    Attributes
-    ----------
-    processor
-        Of transformers, on Pillow.
-    record
-        The set's attribute ``source.transform``: ``resize`` ({"shortest_edge": n}, {"height": h, "width": w} or None),
-        ``crop`` ([height, width] from the middle, or None), ``size`` ([height, width] that the model sees), ``grid``
-        ([rows, columns] of patches), ``resample``, ``rescale``, ``mean``, ``std``, ``exif``, ``transparency``.
-    """
-
-    processor: Any
+    processor: Any  # of transformers, on Pillow
+    # The set's attribute ``source.transform``: ``resize`` ({"shortest_edge": n}, {"height": h, "width": w} or None),
+    # ``crop`` ([height, width] from the middle, or None), ``size`` ([height, width] that the model sees), ``grid``
+    # ([rows, columns] of patches), ``resample``, ``rescale``, ``mean``, ``std``, ``exif``, ``transparency``
     record: dict[str, Any]
 
     @classmethod

@@ -25,26 +25,16 @@ _NO_CHANGE = {"ToTensor", "MaybeToTensor", "MaybeConvertMode", "_convert_to_rgb"
 
 @dataclass(frozen=True)
 class ImageModel:
-    """A model of images up to a hook.
+    """A model of images up to a hook."""
 
-    Attributes
-    ----------
-    name, kind
-        Its name, and what kind of model it is.
-    model, transform
-        The model, and the preparation of its input.
-    n_before
-        Rows of its hidden states before the patches: CLS, and registers.
-    has_cls
-        Whether the first of these rows is a CLS token.
-    """
-
+    # Its name, and what kind of model it is
     name: str
     kind: str
+    # The model, and the preparation of its input
     model: BlockModel
     transform: ImageTransform
-    n_before: int
-    has_cls: bool
+    n_before: int  # rows of its hidden states before the patches: CLS, and registers
+    has_cls: bool  # whether the first of these rows is a CLS token
 
 
 def package_of(name: str) -> str | None:

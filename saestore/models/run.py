@@ -22,21 +22,13 @@ class RunImages:
     """Rows of images: their patches in row-major order, or their CLS tokens.
 
     The images of the next batch are read while the model runs on this one.
-
-    Attributes
-    ----------
-    model, transform
-        The model, and the preparation of its input.
-    paths
-        Paths of all images.
-    rows
-        Which of the model's rows are stored.
     """
 
+    # The model, and the preparation of its input
     model: BlockModel
     transform: ImageTransform
-    paths: Sequence[Path]
-    rows: slice
+    paths: Sequence[Path]  # paths of all images
+    rows: slice  # which of the model's rows are stored
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS), init=False)
     _ahead: dict[tuple[int, int], list[Future[dict[str, torch.Tensor]]]] = field(default_factory=dict, init=False)
 
@@ -63,25 +55,14 @@ class RunImages:
 
 @dataclass
 class RunTexts:
-    """Rows of texts: their tokens without special ones, or the mean over these tokens.
+    """Rows of texts: their tokens without special ones, or the mean over these tokens."""
 
-    Attributes
-    ----------
-    model, tokenizer
-        The model, and the preparation of its input.
-    texts
-        All texts.
-    windows
-        int64 (n_windows, 2): text and number of each row of tokens.
-    mean
-        One row per text instead of one per token.
-    """
-
+    # The model, and the preparation of its input
     model: BlockModel
     tokenizer: Tokenizer
-    texts: Sequence[str]
-    windows: np.ndarray
-    mean: bool
+    texts: Sequence[str]  # all texts
+    windows: np.ndarray  # int64 (n_windows, 2): text and number of each row of tokens
+    mean: bool  # one row per text instead of one per token
 
     def __call__(self, first: int, stop: int) -> torch.Tensor:
         """Return the stored rows of windows ``first`` to ``stop``, on the CPU."""

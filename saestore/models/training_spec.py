@@ -29,36 +29,16 @@ _INNER = re.compile(r"(?:\w+\.)*(?:layers|layer|h|blocks|resblocks)\.(?P<layer>\
 
 @dataclass(frozen=True)
 class SAETrainingSpec:
-    """The activations that an SAE was trained on, as it records them; None where it has no record.
+    """The activations that an SAE was trained on, as it records them; None where it has no record."""
 
-    Attributes
-    ----------
-    sae
-        Its name, for messages.
-    d_in
-        Width of the embeddings that it takes.
-    model
-        Name of the model.
-    hook
-        Where in the model.
-    prepend_bos
-        Whether each text had the model's first token, BOS, in front.
-    context_size
-        Tokens of a text, BOS included.
-    transform
-        For images: ``resize`` and ``crop`` as in `ImageTransform.record`.
-    streams
-        Of a crosscoder: how many hidden states it reads at once.
-    """
-
-    sae: str
-    d_in: int
-    model: str | None = None
-    hook: str | None = None
-    prepend_bos: bool | None = None
-    context_size: int | None = None
-    transform: Mapping[str, Any] | None = None
-    streams: int | None = None
+    sae: str  # its name, for messages
+    d_in: int  # width of the embeddings that it takes
+    model: str | None = None  # name of the model
+    hook: str | None = None  # where in the model
+    prepend_bos: bool | None = None  # whether each text had the model's first token, BOS, in front
+    context_size: int | None = None  # tokens of a text, BOS included
+    transform: Mapping[str, Any] | None = None  # for images: ``resize`` and ``crop`` as in `ImageTransform.record`
+    streams: int | None = None  # of a crosscoder: how many hidden states it reads at once
 
     @classmethod
     def of(cls, sae: LoadedSAE) -> Self:

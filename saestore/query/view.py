@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from saestore.errors import InvalidInputError
+from saestore.errors import check_choice
 from saestore.kernels import segment_sums
 from saestore.query import distribution
 from saestore.query.posting_lists import BLOCK, PostingLists, iterate_lists
@@ -183,8 +183,7 @@ class View:
 
 def check_pooling(pooling: str) -> None:
     """Refuse a pooling that does not exist."""
-    if pooling not in POOLINGS:
-        raise InvalidInputError(f"pooling={pooling!r}: use 'max', 'mean' or 'sum'.", code="unknown-pooling")
+    check_choice("pooling", pooling, POOLINGS, "unknown-pooling")
 
 
 def lists_over(

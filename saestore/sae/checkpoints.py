@@ -67,29 +67,26 @@ def load_checkpoint(path: Path, family: str, device: str = "cpu") -> LoadedSAE:
     place = path.parent if path.name == "ae.pt" else path
     with of_family(place, family):
         read = FAMILIES[family].read(place)
-        sae = checked(read.rule, read.weights, str(place), transcodes=read.transcodes)
-    rule, (d_in, d_sae) = read.rule, sae.W_enc.shape
-    config = {"architecture": read.architecture, "d_in": d_in, "d_sae": d_sae, **rule.facts}
-    if family == "CLIP-Scope":  # as sets have it that were built before there were others
-        config = {"architecture": "clip_scope", "k": rule.k, "d_in": d_in, "d_sae": d_sae}
-    info = {
-        "architecture": read.architecture,
-        "k": rule.k,
-        "d_in": d_in,
-        "d_sae": d_sae,
-        "dtype": str(sae.W_enc.dtype).removeprefix("torch."),
-        "normalize_activations": "none",
-        "apply_b_dec_to_input": rule.shift,
-        "hook_name": None,
-        "model_name": None,
-        "release": None,
-        "sae_id": None,
-        "source": str(place),
-        "family": family,
-        **({"transcodes": True} if read.transcodes else {}),
-        **read.facts,
-    }
-    return LoadedSAE(read.name or name_from_path(place), info, config, sae.to(device), read.training)
+        sae, rule = checked(read.rule, read.weights, str(place), transcodes=read.transcodes), read.rule
+        sae.fused = read.fused
+        sizes = {"d_in": sae.W_enc.shape[0], "d_sae": sae.W_enc.shape[1]}
+        config = {"architecture": read.architecture, **sizes, **rule.facts}
+        if family == "CLIP-Scope":  # as sets have it that were built before there were others
+            config = {"architecture": "clip_scope", "k": rule.k, **sizes}
+        info = {
+            "architecture": read.architecture,
+            "k": rule.k,
+            **sizes,
+            "dtype": str(sae.W_enc.dtype).removeprefix("torch."),
+            "normalize_activations": "none",
+            "apply_b_dec_to_input": rule.shift,
+            **dict.fromkeys(("hook_name", "model_name", "release", "sae_id")),
+            "source": str(place),
+            "family": family,
+            **({"transcodes": True} if read.transcodes else {}),
+            **read.facts,
+        }
+        return LoadedSAE(read.name or name_from_path(place), info, config, sae.to(device), read.training)
 
 
 @contextmanager
@@ -125,7 +122,7 @@ def _sparsify(folder: Path) -> Read:
     layer = _HOOK_OF_FOLDER.search(folder.absolute().name)
     hook = f"blocks.{layer[1]}.hook_resid_post" if layer and folder.absolute().name.endswith(layer[0]) else None
     rule = Rule(kind, config["k"], shift=not config.get("transcode"))
-    return Read(weights, rule, f"sparsify_{kind}", {"hook_name": hook}, transcodes=transcodes)
+    return Read(weights, rule, f"sparsify_{kind}", {"hook_name": hook}, transcodes=transcodes, fused=True)
 
 
 def _gemma_scope(path: Path) -> Read:
