@@ -7,6 +7,7 @@ A message is one sentence or two: the value that was given, what was allowed, wh
 
 import errno
 import importlib
+import operator
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -26,9 +27,12 @@ __all__ = [
     "StoreWriteError",
     "TooLargeError",
     "UnreachableError",
+    "check_at_least",
+    "check_choice",
     "did_you_mean",
     "escape",
     "first_line",
+    "is_bool",
     "raise_unreachable",
     "reached",
     "require",
@@ -177,6 +181,32 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 
     near = difflib.get_close_matches(name, list(known), 3, 0.5) if isinstance(name, str) else []
     return f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+
+
+def check_choice(name: str, value: object, choices: Iterable[str], code: str = "unknown-choice") -> None:
+    """Refuse what is not one of some texts, such as an array, of which no comparison is one truth."""
+    allowed = list(choices)
+    if not isinstance(value, str) or value not in allowed:
+        shown = " or ".join(map(repr, allowed)) if len(allowed) < 3 else f"one of {', '.join(map(repr, allowed))}"
+        raise InvalidInputError(f"{name}={value!r:.100}: use {shown}.", code=code)
+
+
+def check_at_least(name: str, value: Any, least: int, code: str = "too-small") -> int:
+    """Return a whole number as an int; refuse anything else, and a smaller one."""
+    try:
+        if is_bool(value):
+            raise TypeError("a boolean is not a number")
+        number = operator.index(value)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise InvalidInputError(f"{name}={value!r}: use a whole number, {least} or more.", code="not-an-integer") from e
+    if number < least:
+        raise InvalidInputError(f"{name}={number}: use {least} or more.", code=code)
+    return number
+
+
+def is_bool(value: Any) -> bool:
+    """Whether a value is a boolean of Python, numpy or torch."""
+    return isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool")
 
 
 def require(package: str, extra: str, what: str) -> Any:

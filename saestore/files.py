@@ -18,9 +18,9 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -34,15 +34,14 @@ from saestore.errors import (
 )
 
 __all__ = [
-    "NpzArray",
-    "NpzFile",
+    "LIBRARY_DAMAGE",
+    "PICKLED",
     "as_numpy",
     "check_inflation",
+    "check_written",
     "damage",
     "existing_file",
-    "load_array",
     "load_npy",
-    "load_npz",
     "load_pt",
     "load_tensors",
     "map_safetensors",
@@ -62,17 +61,13 @@ _MOST_BYTES, _MOST_INFLATION = 256 << 20, 64
 _NUMBERS = re.compile(r"bool|u?int(8|16|32|64)|b?float(16|32|64)|complex(64|128)")  # dtypes that numpy or torch reads
 _SKIP = 1 << 24  # bytes that are decompressed at once to get past them
 
-# numpy has no error of its own for a damaged file; its header is Python source, which has errors of its own.
-_NUMPY_DAMAGE = (
-    ValueError, EOFError, OverflowError, MemoryError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile,
-    zlib.error, KeyError, RuntimeError, TypeError,
+# Neither numpy nor torch has an error of its own for a damaged file: what comes depends on the place of the damage, and
+# numpy's header is Python source.
+LIBRARY_DAMAGE = (
+    ValueError, EOFError, OverflowError, MemoryError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+    LookupError, RuntimeError, TypeError, AttributeError, struct.error,
 )  # fmt: skip
-# Nor has torch: what comes depends on the place of the damage.
-_TORCH_DAMAGE = (
-    RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError,
-    struct.error,
-)  # fmt: skip
-_PICKLED = "which are not unpickled because that could run code"
+PICKLED = "which are not unpickled because that could run code"
 
 
 def split_member(spec: str | os.PathLike[str]) -> tuple[Path, str | None]:
@@ -154,7 +149,7 @@ def load_pt(path: str | os.PathLike[str], *, sparse: bool = False) -> object:
             f"code; write the tensor again with torch.save(tensor, path)",
             code="pickled",
         )
-    with damage(file, damaged, *_NUMPY_DAMAGE, NotImplementedError):
+    with damage(file, damaged, *LIBRARY_DAMAGE):
         if start != b"PK":
             raise ValueError("it does not start like one")
         with zipfile.ZipFile(file) as archive:
@@ -165,14 +160,14 @@ def load_pt(path: str | os.PathLike[str], *, sparse: bool = False) -> object:
             code="compressed-file",
         )
     try:
-        with damage(file, damaged, *_TORCH_DAMAGE):
+        with damage(file, damaged, *LIBRARY_DAMAGE):
             loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
             return _plain_tensors(loaded, str(file), sparse=sparse)
     except pickle.UnpicklingError as error:
         # torch's message is a page of advice (to turn the safety off, among others); its one fact is the name.
         match = re.search(r"GLOBAL (\S+)", str(error))
         raise InvalidInputError(
-            f"{file} holds Python objects{f' ({match[1]})' if match else ''}, {_PICKLED}; save a plain tensor, or a "
+            f"{file} holds Python objects{f' ({match[1]})' if match else ''}, {PICKLED}; save a plain tensor, or a "
             "dict of tensors (of an encoder's output: top_acts and top_indices), with torch.save",
             code="pickled",
         ) from error
@@ -265,6 +260,23 @@ def check_inflation(size: int, packed: int, where: str) -> None:
         )
 
 
+def check_written(array: Any, where: str) -> None:
+    """Refuse an array of zarr or HDF5 with chunks that were never written, which would read as zeros."""
+    if hasattr(array, "nchunks_initialized"):  # shards count whole, the last one too, so that more is no error
+        n_chunks, n_written = array.nchunks, array.nchunks_initialized
+    elif array.chunks is None:
+        n_chunks, n_written = 1, int(not array.size or array.id.get_storage_size() > 0)
+    else:
+        sizes = zip(array.shape, array.chunks, strict=True)
+        n_chunks, n_written = math.prod(-(-n // size) for n, size in sizes), array.id.get_num_chunks()
+    if n_written < n_chunks:
+        raise InvalidInputError(
+            f"{where}: {n_chunks - n_written:,} of {n_chunks:,} chunks are missing and would read as zeros; write them "
+            "(where zeros are meant, with zarr's setting write_empty_chunks)",
+            code="missing-chunk",
+        )
+
+
 def read_gzip(path: Path) -> bytes:
     """The content of a file that gzip packed; refuses one that inflates without measure."""
     content = bytearray()
@@ -278,21 +290,10 @@ def read_gzip(path: Path) -> bytes:
 def refuse_unused(
     shapes: Mapping[str, tuple[int, ...]], used: Sequence[str], n_rows: int, where: str, *, masks_only: bool = False
 ) -> None:
-    """Refuse a file in which another tensor has a value for each row, such as a mask of padding.
+    """Refuse a file in which another tensor has a value for each row, such as a mask of padding (``unused-tensor``).
 
-    Parameters
-    ----------
-    shapes
-        Of all tensors of the file.
-    used
-        Names of those that are read.
-    masks_only
-        Let others pass than masks, because the caller named the tensor to read.
-
-    Raises
-    ------
-    InvalidInputError
-        Names the tensor (``unused-tensor``).
+    `shapes` are those of all its tensors, `used` the names that are read. With `masks_only` others than masks pass,
+    because the caller named the tensor to read.
     """
     rows_by_item = shapes.get(used[0], ())
     for name, shape in shapes.items():
@@ -316,7 +317,7 @@ def refuse_unused(
 def load_npy(path: str | os.PathLike[str]) -> np.ndarray:
     """Open a ``.npy`` file memory-mapped."""
     file = existing_file(path)
-    with damage(file, "is truncated or not a .npy file of numpy.save; write it again", *_NUMPY_DAMAGE):
+    with damage(file, "is truncated or not a .npy file of numpy.save; write it again", *LIBRARY_DAMAGE):
         with file.open("rb") as stream:
             start = stream.read(6)
         if start != b"\x93NUMPY":
@@ -327,145 +328,6 @@ def load_npy(path: str | os.PathLike[str]) -> np.ndarray:
             if "object" not in str(error).lower():
                 raise
             raise InvalidInputError(
-                f"{file} holds pickled Python objects, {_PICKLED}; save a plain numeric array", code="pickled"
+                f"{file} holds pickled Python objects, {PICKLED}; save a plain numeric array", code="pickled"
             ) from error
     return array
-
-
-def load_npz(path: str | os.PathLike[str], name: str | None, ndim: int) -> tuple[str, np.ndarray]:
-    """Read the array called `name` from a ``.npz`` file, or, without a name, its only array (of `ndim` dimensions).
-
-    Returns
-    -------
-    where : str
-        ``file.npz:name``, for messages.
-    array : ndarray
-    """
-    with ExitStack() as resources:
-        archive = NpzFile(path, resources)
-        names = archive.names
-        arrays = [archive[each] for each in names if name in (None, each)]
-        arrays = [array for array in arrays if name is not None or len(names) == 1 or len(array.shape) == ndim]
-        if len(arrays) != 1:
-            n = f"no array {name!r}" if name is not None else f"{len(arrays) or 'no'} arrays of {ndim} dimension(s)"
-            file = archive.path
-            raise NotFoundError(
-                f"{file} holds {n}; it has {', '.join(names)}: choose one as {file.name}:NAME", code="no-such-array"
-            )
-        return arrays[0].where, arrays[0].read_all()
-
-
-def load_array(spec: str | os.PathLike[str], ndim: int) -> tuple[str, np.ndarray] | None:
-    """Read ``file.npy`` or ``file.npz:name``, see `load_npy` and `load_npz`; None for a file of another suffix."""
-    path, name = split_member(spec)
-    if path.suffix == ".npz":
-        return load_npz(path, name, ndim)
-    return (str(path), load_npy(path)) if path.suffix == ".npy" else None
-
-
-class NpzFile:
-    """A ``.npz`` file as a mapping from name to `NpzArray`; open until `resources` are closed."""
-
-    def __init__(self, path: str | os.PathLike[str], resources: ExitStack) -> None:
-        self.path = existing_file(path)
-        self._resources = resources
-        with self.errors():
-            self._zip = resources.enter_context(zipfile.ZipFile(self.path))
-        self.names = [name.removesuffix(".npy") for name in self._zip.namelist() if name.endswith(".npy")]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.names
-
-    def __getitem__(self, name: str) -> NpzArray:
-        if name not in self:
-            raise NotFoundError(
-                f"{self.path} has no array {name!r}; it has {', '.join(self.names) or 'none'}.", code="no-such-array"
-            )
-        return NpzArray(self, name)
-
-    def read(self, name: str) -> Array:
-        """One whole array."""
-        return self[name].read_all()
-
-    def scalar(self, name: str, kinds: str) -> Any:
-        """The one value of an array, None where there is no such array; its dtype is of one of `kinds`."""
-        if name not in self:
-            return None
-        values = self.read(name)
-        if values.size != 1 or values.dtype.kind not in kinds:
-            raise InvalidInputError(
-                f"{self.path}:{name} is {values.dtype} {values.shape}; it must be one value.", code="not-a-matrix"
-            )
-        return values.item()
-
-    def check_size(self, *names: str) -> None:
-        """Refuse to read whole arrays that are out of all proportion to the file (``too-large``)."""
-        for name in names:
-            size = self._zip.getinfo(f"{name}.npy").file_size
-            check_inflation(size, self.path.stat().st_size, f"{self.path}:{name}")
-
-    def open(self, name: str) -> IO[bytes]:
-        """The bytes of one array's file, decompressed."""
-        return self._resources.enter_context(self._zip.open(f"{name}.npy"))
-
-    def errors(self) -> AbstractContextManager[None]:
-        """Turn errors of numpy and zip into one that names the file."""
-        return damage(self.path, "is truncated, or not a .npz file of plain arrays", *_NUMPY_DAMAGE)
-
-
-class NpzArray:
-    """One array of a ``.npz``, read in slices of its flat values, so that it may be far larger than memory.
-
-    Reading backwards starts from the beginning of the array again. Memory: the slice.
-    """
-
-    def __init__(self, archive: NpzFile, name: str) -> None:
-        self._archive, self._name = archive, name
-        self._stream: IO[bytes] | None = None
-        self._next = 0
-        with archive.errors():
-            self.shape, self.dtype, self.is_fortran = self._rewind()
-        self.length = math.prod(self.shape)
-
-    @property
-    def where(self) -> str:
-        """``file.npz:name``, for messages."""
-        return f"{self._archive.path}:{self._name}"
-
-    def read_all(self) -> Array:
-        """The whole array in its shape."""
-        self._archive.check_size(self._name)
-        values = self.read(0, self.length)
-        with self._archive.errors():
-            return values.reshape(self.shape, order="F" if self.is_fortran else "C")
-
-    def read(self, start: int, stop: int) -> Array:
-        """The values from `start` up to `stop`, in the order of the file."""
-        with self._archive.errors():
-            if start < self._next or self._stream is None:
-                self._rewind()
-            stream = self._stream
-            assert stream is not None  # noqa: S101  (_rewind opened it)
-            skip = (start - self._next) * self.dtype.itemsize
-            while skip > 0 and (n := len(stream.read(min(skip, _SKIP)))):
-                skip -= n
-            size = (stop - start) * self.dtype.itemsize
-            data = stream.read(size)
-            if skip or len(data) != size:
-                raise EOFError(f"{self._name} ends before value {stop:,}")
-            self._next = stop
-            values = np.frombuffer(data, self.dtype)
-            return values if self.dtype.isnative else values.astype(self.dtype.newbyteorder("="))
-
-    def _rewind(self) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
-        """Go to the first value; returns shape, dtype, and whether the array is in Fortran order."""
-        if self._stream is not None:
-            self._stream.close()
-        self._stream = stream = self._archive.open(self._name)
-        version = np.lib.format.read_magic(stream)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read_header(stream)
-        if dtype.hasobject:
-            raise InvalidInputError(f"{self.where} holds pickled Python objects, {_PICKLED}", code="pickled")
-        self._next = 0
-        return shape, dtype, fortran and len(shape) > 1

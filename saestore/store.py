@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, did_you_mean, reached
+from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, check_at_least, did_you_mean, reached
 from saestore.format import SET_LEVELS, canonical_json, split_set_path
 from saestore.progress import Progress, ProgressOption
 from saestore.query import html
@@ -302,6 +302,7 @@ class Store(Mapping[str, "ActivationSet"]):
         from saestore.distributed.engines import engine_of
         from saestore.writing import SetWriter
 
+        memory = check_at_least("memory", memory, 1)
         path, engine = self.resolve(path), None if client is None else engine_of(client)
         with SetWriter(self.root, path) as writer:
             writer.compact(memory=memory, progress=Progress(progress).line, engine=engine)

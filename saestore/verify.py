@@ -32,7 +32,7 @@ from saestore.format import (
 from saestore.segment import Segment, read_moments
 from saestore.segment.arrays import arrays_of
 from saestore.segment.check import check_segment
-from saestore.stats import STATISTICS, Moments
+from saestore.stats import STATISTICS
 from saestore.storage import (
     DOCUMENT,
     ArrayReader,
@@ -79,7 +79,7 @@ class Report:
     problems: tuple[Problem, ...]
 
     def __bool__(self) -> bool:
-        return not self.problems
+        return self.ok
 
     @property
     def ok(self) -> bool:
@@ -136,24 +136,18 @@ def _check_set(root: zarr.Group, path: str, progress: Progress) -> Iterator[Find
     yield from _check_document(root, path, None)
     yield from _check_document(root, f"{path}/{SEGMENTS}", {})
     store, base = SnapshotStore(root.store), f"{root.path}/{path}".strip("/")
-    damaged: set[str] = set()
-
-    def noted(findings: Iterator[Finding]) -> Iterator[Finding]:
-        for node, what in findings:
-            damaged.add(node)
-            yield node, what
-
+    found: list[Finding] = []
     for info in attributes.segments:
         progress(f"{path}: segment {info.name}")
         node = f"{path}/{SEGMENTS}/{info.name}"
-        segment = Segment(store, base, info, attributes)
-        yield from noted(_guarded(node, _check_segment(segment, node)))
+        found += _guarded(node, _check_segment(Segment(store, base, info, attributes), node))
     progress(f"{path}: tables and derived arrays")
     for name in attributes.tables:
         yield from _check_document(root, f"{path}/{name}", {})
-        yield from noted(_guarded(f"{path}/{name}", _check_table(store, base, path, name, attributes)))
-    yield from noted(_guarded(path, _check_derived(store, base, attributes, path, damaged)))
-    yield from _guarded(path, _check_leftovers(root, attributes, path, damaged))
+        found += _guarded(f"{path}/{name}", _check_table(store, base, path, name, attributes))
+    found += _guarded(path, _check_derived(store, base, attributes, path, intact=not found))
+    yield from found
+    yield from _guarded(path, _check_leftovers(root, attributes, path, {node for node, _ in found}))
 
 
 def _check_segment(segment: Segment, node: str) -> Iterator[Finding]:
@@ -168,11 +162,9 @@ def _check_segment(segment: Segment, node: str) -> Iterator[Finding]:
         return
     documents = dict(described["groups"]) | {name: array["document"] for name, array in described["arrays"].items()}
     found = dict(_check_digests(segment.store, segment.path, documents))
-    for name, what in found.items():
-        yield f"{node}/{name}", what
-    for name, what in check_segment(segment, segment.n_features, segment.arrays[f"{BY_SAMPLE}/data"].dtype):
-        if name not in found:
-            yield f"{node}/{name}", what
+    yield from ((f"{node}/{name}", what) for name, what in found.items())
+    checked = check_segment(segment, segment.n_features, segment.arrays[f"{BY_SAMPLE}/data"].dtype)
+    yield from ((f"{node}/{name}", what) for name, what in checked if name not in found)
 
 
 def _check_digests(store: SnapshotStore, base: str, expected: Mapping[str, str]) -> Iterator[Finding]:
@@ -220,9 +212,13 @@ def _check_strays(root: zarr.Group, known: Iterable[str]) -> Iterator[Finding]:
     parents = {"", *("/".join(p.split("/")[:n]) for p in known for n in (1, 2))}
     folder = local_folder(root)
     if folder is None:
-        nodes = [""]  # by their names: what lacks the document of its group is no group
+        nodes, store = (
+            [""],
+            SnapshotStore(root.store),
+        )  # by their names: what lacks the document of its group is no group
         for _ in SET_LEVELS:
-            nodes = [f"{node}/{name}".lstrip("/") for node in nodes for name in _below(root, node)]
+            below = [(node, store.names(f"{root.path}/{node}".strip("/")) - {DOCUMENT}) for node in nodes]
+            nodes = sorted(f"{node}/{name}".lstrip("/") for node, names in below for name in names)
         strays = [n for n in nodes if n not in known and holder_of(root, n) is None]
     else:
         # Groups of a dataset whose sets were deleted stay: another writer may just have found them there.
@@ -233,30 +229,19 @@ def _check_strays(root: zarr.Group, known: Iterable[str]) -> Iterator[Finding]:
         names = (f.relative_to(folder).as_posix() for f in sorted(folder.rglob("*")) if f.is_file())
         strays = [n for n in names if n not in documents and not any(n.startswith(f"{s}/") for s in known)]
     for name in strays:
-        yield name, "belongs to no activation set of the store"
-
-
-def _below(root: zarr.Group, path: str) -> list[str]:
-    store = SnapshotStore(root.store)
-    return sorted(name for name in store.names(f"{root.path}/{path}".strip("/")) if name != DOCUMENT)
+        yield name, "belongs to no activation set of the store; `saestore delete` removes what is left of one"
 
 
 def _check_table(store: SnapshotStore, base: str, path: str, name: str, attributes: SetAttributes) -> Iterator[Finding]:
     """Every column readable, of a length and dtype that it can have; concepts in canonical form."""
     info, node = attributes.table(name), f"{path}/{name}"
     documents = {**info.groups, **{each: array.document for each, array in info.arrays.items()}}
-    damaged = dict(_check_digests(store, f"{base}/{name}", documents))
-    yield from ((f"{node}/{each}", what) for each, what in damaged.items())
-    unreadable = set()
-    for each, array in info.arrays.items():
-        what = _what_is_wrong(store, f"{base}/{name}/{each}", array, attributes.codec)
-        if what is not None:
-            unreadable.add(each)
-            if each not in damaged:
-                yield f"{node}/{each}", what
+    unreadable = _unreadable(store, f"{base}/{name}", info.arrays, attributes.codec)
+    wrong = {**unreadable, **dict(_check_digests(store, f"{base}/{name}", documents))}
+    yield from ((f"{node}/{each}", what) for each, what in wrong.items())
     table = StoredTable(store, base, name, attributes)
     for column, arrays in info.columns.items():
-        if not unreadable & set(arrays):
+        if unreadable.keys().isdisjoint(arrays):
             for each, what in _check_column(table, column, arrays, attributes):
                 yield f"{node}/{each}", what
     if info.pointers is not None and info.pointers not in unreadable:
@@ -315,30 +300,28 @@ def _check_matrix(arrays: Mapping[str, Array], n_rows: int, n_concepts: int) -> 
         yield "data", "is false somewhere; only true is stored"
 
 
-def _what_is_wrong(store: SnapshotStore, path: str, info: ArrayInfo, codec: str) -> str | None:
-    """Why an array of any kind cannot be read, a million rows at a time; None where it can."""
-    try:
-        reader = ArrayReader.described(store, path, info, codec)
-        for start in range(0, reader.length, _ROWS):
-            reader.read(start, min(start + _ROWS, reader.length))
-    except CorruptStoreError as e:
-        return str(e)
-    return None
+def _unreadable(store: SnapshotStore, base: str, arrays: Mapping[str, ArrayInfo], codec: str) -> dict[str, str]:
+    """Why arrays below `base` cannot be read, a million rows at a time, by their names."""
+    found = {}
+    for name, info in arrays.items():
+        try:
+            reader = ArrayReader.described(store, f"{base}/{name}", info, codec)
+            for start in range(0, reader.length, _ROWS):
+                reader.read(start, min(start + _ROWS, reader.length))
+        except CorruptStoreError as e:
+            found[name] = str(e)
+    return found
 
 
 def _check_derived(
-    store: SnapshotStore, base: str, attributes: SetAttributes, path: str, damaged: Collection[str]
+    store: SnapshotStore, base: str, attributes: SetAttributes, path: str, *, intact: bool
 ) -> Iterator[Finding]:
-    """The arrays at the root; where they cover the present segments, and those are intact, also what they say."""
+    """The arrays at the root; where they cover the present segments, and all else is intact, also what they say."""
     arrays = attributes.arrays
-    unreadable = dict(_check_digests(store, base, {name: info.document for name, info in arrays.items()}))
-    for name, info in arrays.items():
-        if name not in unreadable:
-            what = _what_is_wrong(store, f"{base}/{name}", info, attributes.codec)
-            unreadable |= {} if what is None else {name: what}
-    for name, what in unreadable.items():
-        yield f"{path}/{name}", what
-    if damaged or not attributes.segments:
+    unreadable = _unreadable(store, base, arrays, attributes.codec)
+    unreadable |= _check_digests(store, base, {name: info.document for name, info in arrays.items()})
+    yield from ((f"{path}/{name}", what) for name, what in unreadable.items())
+    if not intact or not attributes.segments:
         return
     segments = [Segment(store, base, info, attributes) for info in attributes.segments]
     moments = read_moments(segments)
@@ -349,14 +332,14 @@ def _check_derived(
     index = ItemIndex.read(store, base, attributes)
     for name in set(DERIVED) & set(arrays) - set(unreadable):
         reader = ArrayReader.described(store, f"{base}/{name}", arrays[name], attributes.codec)
-        if not (_agrees(reader, name, segments, index) if name in PER_SAMPLE else _is_of(reader, name, moments)):
+        if name in PER_SAMPLE:
+            agrees = _agrees(reader, name, segments, index)
+        else:
+            (statistic,) = (s for s in STATISTICS if s.name == name)
+            found, expected = reader.read(0, reader.length), statistic.of(moments)
+            agrees = np.allclose(found, expected, rtol=1e-9, atol=0, equal_nan=True)
+        if not agrees:
             yield f"{path}/{name}", "does not agree with the segments"
-
-
-def _is_of(reader: ArrayReader, name: str, moments: Moments) -> bool:
-    """Whether a statistic at the root equals the statistic of these sums."""
-    (statistic,) = (s for s in STATISTICS if s.name == name)
-    return np.allclose(reader.read(0, reader.length), statistic.of(moments), rtol=1e-9, atol=0, equal_nan=True)
 
 
 def _agrees(reader: ArrayReader, name: str, segments: list[Segment], index: ItemIndex) -> bool:

@@ -318,10 +318,10 @@ def test_a_name_that_no_store_can_hold(name, refused, x):
 @pytest.mark.parametrize(
     ("how", "code", "named"),
     [
-        ({"sample_type": "patches"}, "unknown-sample-type", ["'patches'", "patch, token, cls"]),
+        ({"sample_type": "patches"}, "unknown-sample-type", ["'patches'", "'patch', 'token', 'cls'"]),
         ({"dtype": "bfloat16"}, "unknown-dtype", ["'bfloat16'", "float32", "float16"]),
         ({"dtype": "int8"}, "unknown-dtype", ["'int8'"]),
-        ({"codec": "zip"}, "unknown-codec", ["'zip'", "pcodec, blosc"]),
+        ({"codec": "zip"}, "unknown-codec", ["'zip'", "'pcodec' or 'blosc'"]),
         ({"top_k": 0}, "bad-top-k", ["0"]),
         ({"top_k": -3}, "bad-top-k", ["-3"]),
         ({"segment_rows": 0}, "bad-segment-rows", ["0", "4294967295"]),

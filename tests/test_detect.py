@@ -235,6 +235,20 @@ def test_pruning_follows_its_rules_and_counts_what_each_left_out():
     assert choose(np.zeros(3, int), np.full(3, np.nan), 10, DetectionOptions())[0].tolist() == []
 
 
+def test_no_rounding_leaves_a_feature_out_that_is_at_a_limit():
+    for n in range(2, 60):  # features that are equally often active are all within the fence
+        for k in range(1, n):
+            assert len(choose(np.full(6, k), np.arange(6.0), n, DetectionOptions(min_active=1))[0]) == 5
+    for n, percentile in ((101, 7), (101, 14), (501, 7), (1001, 2.3)):
+        options = DetectionOptions(min_active=1, max_fraction=1, min_p99_percentile=percentile)
+        kept, _ = choose(np.full(n, 5), np.arange(n, dtype=float), 100, options)
+        assert kept.tolist() == list(range(round((n - 1) * percentile / 100), n))
+    for level, n in ((0.9, 21), (0.7, 21), (0.95, 41), (0.6, 11)):
+        ends = BootstrapSampler(2, n, level, 0)._ends({"x": [np.arange(n) / 3]})
+        tail = round((n - 1) * (1 - level) / 2)
+        assert ends == {"x_low": tail / 3, "x_high": (n - 1 - tail) / 3}
+
+
 # Whole detections
 
 

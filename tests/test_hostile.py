@@ -65,6 +65,8 @@ def test_booleans_floats_and_texts_are_never_ids(acts):
         acts.dense(np.ma.masked_array([1, 2], mask=[False, True]))
     with raises(OutOfRangeError, "out-of-range", str(10**30)):
         acts.dense([10**30])
+    for ids in ([3, -1], [], 3):  # as a column of objects holds them
+        assert np.array_equal(acts.dense(np.array(ids, object)), acts.dense(ids))
 
 
 def test_n_is_a_whole_number_of_any_kind(acts):
@@ -74,6 +76,42 @@ def test_n_is_a_whole_number_of_any_kind(acts):
         for bad in (2.0, None, "3", True):
             with raises(InvalidInputError, "not-an-integer", repr(bad)):
                 ask(3, bad)
+
+
+def test_rows_of_a_column_are_chosen_as_those_of_a_matrix(acts):
+    torch = pytest.importorskip("torch")
+    acts.samples.set("x", np.arange(40))
+    acts.concepts.add({"odd": np.arange(40) % 2 == 1}, level="sample")
+    for name, values in (("x", np.arange(40)), ("odd", np.arange(40) % 2 == 1)):
+        for rows in ([3], (3, -1), [], torch.tensor([3]), np.array([2, 2], "u1"), np.arange(40) % 3 == 0):
+            expected = values[np.asarray(rows, None if len(rows) else int)]
+            assert np.array_equal(acts.samples.column(name, rows), expected)
+        assert acts.samples.column(name, slice(30, None, 4)).tolist() == values[30::4].tolist()
+        for bad in ([1.0], [[3]], torch.tensor([True]), np.ma.masked_array([1, 2], mask=[0, 1]), True, "3"):
+            with pytest.raises(InvalidInputError):
+                acts.samples.column(name, bad)
+        for bad in ([40], -41, np.array([2**64 - 1], "u8")):
+            with raises(OutOfRangeError, "out-of-range"):
+                acts.samples.column(name, bad)
+
+
+def test_choices_and_numbers_that_are_arrays_are_refused(acts):
+    for bad in (np.array(["cosine", "jaccard"]), np.array([1, 2]), None, 1.5):
+        for ask in (
+            lambda bad: acts.similar(1, metric=bad), lambda bad: acts.match(acts, by=bad),
+            lambda bad: acts.dense(level="item", pooling=bad), lambda bad: acts.families(by=bad),
+        ):  # fmt: skip
+            with pytest.raises(InvalidInputError):
+                ask(bad)
+        with raises(InvalidInputError, "not-an-integer", "memory"):
+            saestore.open(acts.location, "a").compact(acts.path, memory=bad)
+        if bad is not None:
+            with raises(InvalidInputError, "not-an-integer", "segment_rows"):
+                scratch_store().write("T/patch/s", case_matrix(), segment_rows=bad)
+    acts = scratch_store().write("T/patch/s", case_matrix(), segment_rows=np.int64(2))
+    assert acts.attributes.segment_rows == 2
+    with raises(InvalidInputError, "not-a-number", "max_bytes"):
+        acts.dense(max_bytes="1")
 
 
 def test_similar_features_among_some_samples_are_those_of_a_set_of_them(acts):

@@ -131,6 +131,18 @@ def test_damage(tmp_path):
         imported(tmp_path / "x.h5ad")
 
 
+@pytest.mark.parametrize("name", ["X/indptr", "X/data", "obs/_index"])
+def test_arrays_that_claim_what_is_not_there(tmp_path, name):
+    import h5py
+
+    path = save(tmp_path, sp.csr_matrix(make_case(6, 40, 9).csr))
+    with h5py.File(path, "a") as file:
+        del file[name]
+        file.create_dataset(name, (1 << 40,), "i8", chunks=(1 << 16,))
+    with raises(InvalidInputError, "too-large" if name == "obs/_index" else "missing-chunk", name.rsplit("/", 1)[-1]):
+        imported(path)
+
+
 def test_features_that_are_a_part(tmp_path):
     with quiet():
         adata = anndata.AnnData(X=sp.csr_matrix(np.eye(3, dtype=np.float32)), var=pd.DataFrame(index=["5", "9", "11"]))

@@ -17,6 +17,7 @@ from saestore.errors import InvalidInputError, NotFoundError, UnreachableError
 torch = pytest.importorskip("torch")
 
 from saestore.embeddings.opening import open_embeddings  # noqa: E402
+from saestore.npz import load_array  # noqa: E402
 
 N, CTX, D = 6, 5, 4
 X = np.random.default_rng(0).normal(size=(N, CTX, D)).astype(np.float32)
@@ -274,7 +275,7 @@ def test_a_file_that_cannot_be_reached_is_not_called_damaged(tmp_path):
     np.savez(tmp_path / "x.npz", x=np.eye(3))
     torch.save(torch.eye(3), tmp_path / "x.pt")
     (tmp_path / "x.json").write_text("{}")
-    for name, read in {"npy": files.load_npy, "npz": partial(files.load_npz, name=None, ndim=2), "pt": files.load_pt,
+    for name, read in {"npy": files.load_npy, "npz": partial(load_array, ndim=2), "pt": files.load_pt,
                        "json": files.read_json}.items():  # fmt: skip
         read(tmp_path / f"x.{name}")
         for error in (errno.EIO, errno.EMFILE):

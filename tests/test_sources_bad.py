@@ -239,6 +239,19 @@ class TestZarr:
         array[8:] = 1.0
         assert open_embeddings(tmp_path / "x.zarr").n_rows == 11
 
+    @pytest.mark.parametrize("chunks", [(4, 3), None])
+    def test_missing_chunk_of_hdf5(self, tmp_path, chunks):
+        h5py = pytest.importorskip("h5py")
+        with h5py.File(tmp_path / "x.h5", "w") as file:
+            array = file.create_dataset("x", (11, 6), "f4", chunks=chunks)
+            if chunks:
+                array[:8] = 1
+        with raises(InvalidInputError, "missing-chunk", "x.h5:x", "2 of 6" if chunks else "1 of 1"):
+            open_embeddings(tmp_path / "x.h5")
+        with h5py.File(tmp_path / "y.h5", "w") as file:
+            file.create_dataset("x", (11, 6), "f4", chunks=chunks)[:] = 1
+        assert open_embeddings(tmp_path / "y.h5").n_rows == 11
+
     def test_group_with_several(self, tmp_path):
         group = zarr.open_group(tmp_path / "x.zarr", mode="w")
         for name in ("a", "b"):

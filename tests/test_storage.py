@@ -1,5 +1,6 @@
 """Opening a store, filling arrays and reading slices of them, by zarr itself and without."""
 
+import asyncio
 import json
 import os
 
@@ -377,6 +378,19 @@ def test_a_store_for_reading_only_is_not_written(tmp_path):
     with raises(StoreWriteError, "read-only"):
         saestore.open(LocalStore(tmp_path / "a.zarr", read_only=True), "a")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.filterwarnings("ignore:Object at")  # a folder of which the document is lost, as zarr says
+def test_what_is_left_where_no_set_is_can_be_deleted(tmp_path):
+    for place in (tmp_path / "a.zarr", MemoryStore()):
+        store = saestore.open(place, "a")
+        write_case(store, make_case(1, 8, 3))
+        asyncio.run(store.root.store.delete(f"{PATH}/zarr.json"))
+        assert any(PATH in problem.node for problem in store.verify().problems)
+        store.delete(PATH)
+        assert saestore.open(place).verify().problems == ()
+        with raises(NotFoundError, "unknown-set"):
+            store.delete(PATH)
 
 
 def test_a_remote_store_says_what_it_needs_or_that_it_is_not_there():

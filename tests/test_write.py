@@ -94,7 +94,7 @@ REFUSED = [
     (np.array([0.1]), "float32", "inexact-value", ("float32",)),
     (np.array([70_000.0]), "float16", "inexact-value", ("70000.0", "float64", "float16")),
     (np.array([2049], np.int32), "float16", "inexact-value", (2049, "float16")),
-    (np.array([1.0]), "int8", "unknown-dtype", ("'int8'", "float16, float32, float64")),
+    (np.array([1.0]), "int8", "unknown-dtype", ("'int8'", "'float16', 'float32', 'float64'")),
 ]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from saestore.analysis.card_style import PAGE, STYLE
 from saestore.analysis.directions import decoder_of, logits, neighbours
 from saestore.analysis.examples import ExampleTable, companions, examples
-from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
+from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, check_at_least
 from saestore.plot.images import ImageView, is_image, read_image
 from saestore.plot.style import NEGATIVE, POSITIVE, Row, named, number, opacity, percent, rows_of
 from saestore.plot.tokens import Paint
@@ -26,7 +26,6 @@ from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import one_list
 from saestore.query.reader import Level, SetReader, one_feature
 from saestore.query.results import Histogram, TopSamples
-from saestore.query.selection import check_at_least
 from saestore.scoring.concept_scores import concept_scores, score_intervals
 from saestore.storage import save_file
 
@@ -314,7 +313,7 @@ def _image(acts: SetReader, row: Row, view: ImageView, strongest: float, images:
         box = visible.left, visible.top, visible.right - visible.left, visible.bottom - visible.top
         picture = f'<img src="{_data_url(pixels)}" alt="{escape(row.key)}">'
     place = "left:{:.2%};top:{:.2%};width:{:.2%};height:{:.2%}".format(*box)
-    overlay = "" if view.patches is None else _heat_map(row, view.patches.grid, strongest, place)
+    overlay = "" if view.patches is None else _heat_map(row, view.patches.at(row.item).grid, strongest, place)
     return f'<div class="image{"" if picture else " missing"}">{picture}{overlay}</div>'
 
 

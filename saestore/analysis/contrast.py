@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
+from saestore.errors import InvalidInputError, NotFoundError, check_at_least, check_choice, did_you_mean
 from saestore.format import LEVEL_TABLES
 from saestore.kernels import segment_sums
 from saestore.query.details import details_of
@@ -17,7 +17,7 @@ from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import PostingLists
 from saestore.query.reader import Level, SetReader
 from saestore.query.results import ResultTable
-from saestore.query.selection import Condition, check_at_least
+from saestore.query.selection import Condition
 from saestore.query.similarity import Sizes
 from saestore.query.view import View
 from saestore.scoring.fisher import fisher_p
@@ -179,14 +179,15 @@ def _differences(
 def counted_rows(acts: SetReader, known: Array, kept: Array, level: Level) -> tuple[Array, Array]:
     """The samples of a mask whose row is known, and the items or samples that have one of them."""
     if level == "sample":
-        return kept & known, kept & known
-    kept = kept & known[acts.item_index.locate(np.arange(acts.shape[0]))[0]]
+        counted = kept & known
+        return counted, counted
+    kept = kept & Condition(known, acts.item_index).over_samples(acts.shape[0])
     return kept, items_of(acts, kept)
 
 
 def lists_over(acts: SetReader, features: Array, level: Level, kept: Array) -> Iterator[PostingLists]:
     """Lists over the samples of a mask, or over the items that have one, by the maximum."""
-    return View.of(acts, level, Condition(kept, None)).lists(features, _BLOCK)
+    return View.of(acts, level, None if kept.all() else Condition(kept, None)).lists(features, _BLOCK)
 
 
 @retry_on_stale_snapshot
@@ -240,11 +241,12 @@ def select_features(
     """
     check_level(level)
     values, known = known_target(acts, target, level)
-    method = method or ("fisher" if values.dtype == bool else "correlation")
+    method = method if method is not None else ("fisher" if values.dtype == bool else "correlation")
     _check_method(method, values, level, fdr)
     kept, counted = counted_rows(acts, known, samples_of(acts, where), level)
-    if len(np.unique(values[counted])) < 2:
-        message = f"the target has one value on all {np.count_nonzero(counted):,} known {level}s that are asked for."
+    asked = values[counted]
+    if not len(asked) or asked.min() == asked.max():
+        message = f"the target has one value on all {len(asked):,} known {level}s that are asked for."
         raise InvalidInputError(message, code="constant-target")
     if method == "fisher":
         table = _differences(acts, features, level, kept, (counted & values, counted & ~values))
@@ -285,9 +287,7 @@ def known_target(acts: SetReader, target: Any, level: Level) -> tuple[Array, Arr
 
 
 def _check_method(method: str, values: Array, level: Level, fdr: Any) -> None:
-    if method not in ("fisher", "correlation", "permutation"):
-        message = f"method={method!r}: use 'fisher', 'correlation' or 'permutation'."
-        raise InvalidInputError(message, code="unknown-choice")
+    check_choice("method", method, ("fisher", "correlation", "permutation"))
     if method == "fisher" and values.dtype != bool:
         raise InvalidInputError("method='fisher' needs a label; the target holds numbers.", code="target-type")
     if method == "permutation" and level == "sample":

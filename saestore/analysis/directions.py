@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.analysis.contrast import lists_over
-from saestore.errors import InvalidInputError, require
+from saestore.errors import InvalidInputError, check_at_least, require
 from saestore.kernels import segment_sums
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import iterate_lists
 from saestore.query.reader import SetReader
 from saestore.query.rows import iterate_rows
-from saestore.query.selection import check_at_least
 from saestore.scoring.splits import samples_of
 
 if TYPE_CHECKING:

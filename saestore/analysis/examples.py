@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from saestore.errors import check_at_least
 from saestore.plot.style import number
 from saestore.query import html
 from saestore.query.details import names_of
@@ -20,7 +21,7 @@ from saestore.query.posting_lists import PostingLists, iterate_lists
 from saestore.query.reader import Level, SetReader
 from saestore.query.results import ResultTable
 from saestore.query.rows import iterate_rows
-from saestore.query.selection import Condition, check_at_least
+from saestore.query.selection import Condition
 from saestore.query.topk import top_of_lists
 from saestore.query.where import names_activation
 from saestore.sparse_rows import pointers

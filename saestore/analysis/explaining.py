@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from saestore.analysis.examples import ExampleTable, examples, mark_tokens
-from saestore.errors import InvalidInputError, NotFoundError
+from saestore.errors import InvalidInputError, NotFoundError, check_at_least
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.reader import Level, SetReader
 from saestore.query.results import ResultTable
-from saestore.query.selection import check_at_least
 from saestore.scoring.metrics import evaluate
 from saestore.storage import save_file, write_errors
 

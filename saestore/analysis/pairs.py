@@ -10,14 +10,13 @@ from typing import Any, Literal
 import numpy as np
 
 from saestore.analysis.directions import decoder_of, unit_rows
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, check_at_least, check_choice
 from saestore.query import similarity
 from saestore.query.details import names_of
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.reader import SetReader
 from saestore.query.results import ResultTable
 from saestore.query.rows import iterate_rows
-from saestore.query.selection import check_at_least
 from saestore.scoring.splits import samples_of
 
 Array = np.ndarray[Any, Any]
@@ -131,10 +130,8 @@ def families(
     Co-occurrence is necessary and not sufficient for a hierarchy. Every list is read once, beside the rows, which are
     held. Memory: 10 bytes per non-zero, 300 MB, the answer and the decoder.
     """
-    check_at_least("n", n, 1)
-    if by not in ("conditional", "jaccard", "npmi", "cosine"):
-        message = f"by={by!r}: use 'conditional', 'jaccard', 'npmi' or 'cosine'."
-        raise InvalidInputError(message, code="unknown-metric")
+    n = min(check_at_least("n", n, 1), acts.shape[1])
+    check_choice("by", by, ("conditional", "jaccard", "npmi", "cosine"), "unknown-metric")
     directions = None if decoder is None else unit_rows(decoder_of(acts, decoder))
     used = samples_of(acts, where)
     active = acts.stats(where=where)["n_active"].to_numpy()
@@ -222,9 +219,7 @@ def match(
     """
     if not isinstance(other, SetReader):
         raise InvalidInputError(f"match() takes another set, not a {type(other).__name__}.", code="not-a-set")
-    if by not in ("correlation", "cosine", "jaccard", "decoder"):
-        message = f"by={by!r}: use 'correlation', 'cosine', 'jaccard' or 'decoder'."
-        raise InvalidInputError(message, code="unknown-metric")
+    check_choice("by", by, ("correlation", "cosine", "jaccard", "decoder"), "unknown-metric")
     shape = acts.shape[1], other.shape[1]
     n = shape[1] if shape[0] * shape[1] <= EXACT else CANDIDATES
     used = None if where is None else samples_of(acts, where)

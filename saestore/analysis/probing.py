@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -11,14 +11,13 @@ import numpy as np
 
 from saestore.analysis.contrast import counted_rows, known_target, lists_over
 from saestore.analysis.directions import decoder_of, numbers_of
-from saestore.errors import InvalidInputError, require
+from saestore.errors import InvalidInputError, check_at_least, check_choice, require
 from saestore.kernels import segment_sums
 from saestore.query.details import names_of
 from saestore.query.open_set import retry_on_stale_snapshot
-from saestore.query.posting_lists import iterate_lists
+from saestore.query.posting_lists import PostingLists, iterate_lists
 from saestore.query.reader import Level, SetReader
 from saestore.query.results import ResultTable
-from saestore.query.selection import check_at_least
 from saestore.scoring.bootstrap import BootstrapSampler, check_bootstrap
 from saestore.scoring.metrics import BootstrapCounts, evaluate
 from saestore.scoring.splits import described, disjoint, samples_of
@@ -27,6 +26,7 @@ from saestore.tables.label_matrix import check_level, position_of
 Array = np.ndarray[Any, Any]
 
 _MEASURES = ("accuracy", "f1", "roc_auc")
+_BLOCK = 1 << 20  # entries of a list at a time
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -139,14 +139,14 @@ def probe(
     linear = require("sklearn", "detect", "probe()") and require("sklearn.linear_model", "detect", "probe()")
     check_level(level)
     check_bootstrap(confidence_level, n_resamples, seed)
-    if pooling not in ("mean", "max"):
-        raise InvalidInputError(f"pooling={pooling!r}: use 'mean' or 'max'.", code="unknown-choice")
+    check_choice("pooling", pooling, ("mean", "max"))
     sizes = sorted({min(check_at_least("k", each, 1), acts.shape[1]) for each in np.atleast_1d(k).tolist()})
     if not sizes:
         raise InvalidInputError("k is empty; give numbers of features, such as [1, 2, 5].", code="missing-argument")
     truth, known = _labels_of(acts, concept, level)
-    parts = disjoint(acts, choose_on, report_on, level, where)
-    (on_train, train), (on_test, test) = (counted_rows(acts, known, part, level) for part in parts)
+    (on_train, train), (on_test, test) = [
+        counted_rows(acts, known, part, level) for part in disjoint(acts, choose_on, report_on, level, where)
+    ]
     for on, mask in ((choose_on, train), (report_on, test)):
         if len(np.unique(truth[mask])) < 2:
             name = concept if isinstance(concept, str) else "label"
@@ -193,14 +193,28 @@ def _labels_of(acts: SetReader, concept: Any, level: Level) -> tuple[Array, Arra
 
 def _mean_differences(acts: SetReader, truth: Array, counted: tuple[Array, Array], level: Level, pooling: str) -> Array:
     """Mean where true minus mean where false, of every feature, over the used items or samples."""
-    (kept, used), ids = counted, np.arange(acts.shape[1])
+    (kept, used), ids, index = counted, np.arange(acts.shape[1]), acts.item_index
     weights = np.where(truth, 1 / max(1, (truth & used).sum()), -1 / max(1, (~truth & used).sum())) * used
-    if level == "item" and pooling == "mean":
-        bounds = np.minimum(acts.item_index.pointers(), acts.shape[0])
-        weights = np.repeat(weights / np.maximum(segment_sums(kept, bounds), 1), np.diff(bounds)) * kept
+    of_items = level == "item" and pooling == "mean"
+    if of_items:
+        weights /= np.maximum(segment_sums(kept, np.minimum(index.pointers(), acts.shape[0])), 1)
+
+    def weighted(samples: Array, data: Array) -> Array:
+        weight: Array = weights[index.locate(samples)[0]] * kept[samples] if of_items else weights[samples]
+        return weight * data
+
     pooled = level == "item" and pooling == "max"
     lists_of = lists_over(acts, ids, "item", kept) if pooled else iterate_lists(acts.segments, ids, acts.dtype)
-    return np.concatenate([segment_sums(lists.data * weights[lists.samples], lists.indptr) for lists in lists_of])
+    return np.concatenate([segment_sums(_in_blocks(weighted, lists), lists.indptr) for lists in lists_of])
+
+
+def _in_blocks(function: Callable[[Array, Array], Array], lists: PostingLists) -> Array:
+    """A function of samples and activations, float64 for each, of a block of them at a time."""
+    values = np.empty(len(lists.data))
+    for start in range(0, len(values), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        values[part] = function(lists.samples[part], lists.data[part])
+    return values
 
 
 @retry_on_stale_snapshot
@@ -242,8 +256,7 @@ def attribute(
     Every list is read once. Memory: the decoder, 24 bytes per sample and a block of lists.
     """
     check_level(level)
-    if variant not in ("signed", "tpp", "scr"):
-        raise InvalidInputError(f"variant={variant!r}: use 'signed', 'tpp' or 'scr'.", code="unknown-choice")
+    check_choice("variant", variant, ("signed", "tpp", "scr"))
     directions = decoder_of(acts, decoder)
     weights = numbers_of(getattr(probe, "coef_", probe), "the probe").reshape(-1)
     if weights.shape != (directions.shape[1],):

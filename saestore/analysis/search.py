@@ -10,12 +10,12 @@ from typing import Any, Literal
 import numpy as np
 
 from saestore.analysis.directions import numbers_of
-from saestore.errors import InvalidInputError, NotFoundError
+from saestore.errors import InvalidInputError, NotFoundError, check_at_least, check_choice
 from saestore.query.details import details_of
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.reader import Level, SetReader
 from saestore.query.results import ResultTable
-from saestore.query.selection import check_at_least, select, select_one
+from saestore.query.selection import select, select_one
 from saestore.query.view import View, pool
 from saestore.segment import Segment, read_entries
 from saestore.sparse_rows import SparseRows
@@ -95,8 +95,7 @@ def search(
     """
     n = check_at_least("n", n, 0)
     check_level(level)
-    if pooling not in ("max", "mean"):
-        raise InvalidInputError(f"pooling={pooling!r}: use 'max' or 'mean'.", code="unknown-choice")
+    check_choice("pooling", pooling, ("max", "mean"))
     if sum(value is not None for value in (query, sample, item)) != 1:
         raise InvalidInputError("search() takes one of query, sample= and item=.", code="missing-argument")
     weights = _weights(acts, query, sample, item, pooling)

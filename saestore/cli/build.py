@@ -187,6 +187,7 @@ def _jobs(
     if given:
         return [_Job(names[0], sample_type)]
     jobs: list[_Job] = []
+    others: list[Dataset] = []
     for name in names or [dataset.name for dataset in known_datasets()]:
         try:
             dataset = find_dataset(name)
@@ -194,16 +195,31 @@ def _jobs(
             jobs.append(_Job(name, sample_type, error))
             continue
         if model_type is not None and dataset.modality != MODEL_TYPES[model_type]:
-            if names:
-                note(f"skipping {dataset.name}: {model_type} does not take {dataset.modality}s.")
+            others.append(dataset)
             continue
         jobs += _jobs_of(dataset, sample_type, data, named=bool(names))
+    if names and not jobs and model_type is not None:
+        raise _other_modality(others[0], model_type)
+    for dataset in others if names else ():
+        note(f"skipping {dataset.name}: {model_type} does not take {dataset.modality}s.")
     if not jobs:
         raise NotFoundError(
             "no embeddings of any known dataset were found: set SAESTORE_SCRATCH or --data to the folder that "
             "holds Embeddings/<dataset>/, or name a dataset and give its --embeddings."
         )
     return jobs
+
+
+def _other_modality(dataset: Dataset, model_type: str) -> InvalidInputError:
+    from saestore.superactivators.datasets import MODEL_TYPES, known_datasets
+
+    fits = ", ".join(each.name for each in known_datasets() if each.modality == MODEL_TYPES[model_type])
+    other = next(name for name, modality in MODEL_TYPES.items() if modality == dataset.modality)
+    return InvalidInputError(
+        f"{dataset.name} is a data set of {dataset.modality}s, and --model {model_type} chooses data sets of "
+        f"{MODEL_TYPES[model_type]}s: {fits}. Name one of these, or use --model {other}.",
+        code="other-modality",
+    )
 
 
 def _jobs_of(dataset: Dataset, sample_type: str | None, data: str | None, *, named: bool) -> Iterator[_Job]:

@@ -9,7 +9,7 @@ PLACE = {
     "item": "number of its item",
     "key": "path or id of the item, null where the store has no items",
     "position": "which patch or token of its item it is",
-    "row": "row of the patch in a square grid, else null",
+    "row": "row of the patch, where all images have one grid, else null",
     "column": "column of the patch, else null",
     "text": "the text of the item, else null",
     "token": "the token in the text, null where the store has no spans",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from saestore.cli.table import Column, numbers
 from saestore.cli.text import Marked, clean
 from saestore.format import KEY
+from saestore.query.sample_coords import grid_width
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
@@ -27,7 +27,7 @@ def places(acts: SetReader, samples: Array) -> list[dict[str, Any]]:
     keys = _column(acts, KEY, items) if KEY in names else nothing
     texts = _column(acts, TEXT, items) if TEXT in names else nothing
     spans = _spans(acts, samples) if TEXT in names else [(None, None)] * len(samples)
-    side = _grid_side(acts)
+    wide = grid_width(acts)
     rows = []
     for i, (sample, item, position) in enumerate(
         zip(samples.tolist(), items.tolist(), positions.tolist(), strict=True)
@@ -39,8 +39,8 @@ def places(acts: SetReader, samples: Array) -> list[dict[str, Any]]:
                 "item": item,
                 "key": keys[i],
                 "position": position,
-                "row": None if side is None else position // side,
-                "column": None if side is None else position % side,
+                "row": None if wide is None else position // wide,
+                "column": None if wide is None else position % wide,
                 "text": texts[i],
                 "token": None if start is None else texts[i][start:stop],
                 "char_start": start,
@@ -52,15 +52,6 @@ def places(acts: SetReader, samples: Array) -> list[dict[str, Any]]:
 
 def _column(acts: SetReader, name: str, items: Array) -> list[Any]:
     return acts.items.column(name, items).tolist()  # type: ignore[no-any-return]
-
-
-def _grid_side(acts: SetReader) -> int | None:
-    """Patches in a row of the grid, where samples are the patches of a square one."""
-    per_item = acts.attributes.item_size
-    if acts.path.split("/")[1] != "patch" or per_item is None or per_item == 1:
-        return None
-    side = math.isqrt(per_item)
-    return side if side * side == per_item else None
 
 
 def _spans(acts: SetReader, samples: Array) -> list[tuple[int | None, int | None]]:

@@ -54,6 +54,7 @@ def rows_options(otherwise: str) -> Decorator:
             "Not the rows that fulfil a condition, such as sink or 'token in (0, 2)'; may be repeated.",
             multiple=True,
         ),
+        option("--other-model", "Go on although the input or the model states another model or hook than the SAE."),
     )
 
 
@@ -184,7 +185,6 @@ model_options = all_of(
         "What transparent pixels of images show: white, black, or stored (the file's own colours).  [default: white]",
         choices=TRANSPARENCIES,
     ),
-    option("--other-model", "Encode although the embeddings or the model state another model or hook than the SAE."),
     option(
         "--skip-bad",
         "Leave out images that cannot be read and texts without tokens; the set records which.",

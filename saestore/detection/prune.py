@@ -9,7 +9,7 @@ import numpy as np
 from saestore.detection.inputs import CHOOSE, Inputs
 from saestore.detection.options import DetectionOptions
 from saestore.scoring.splits import described
-from saestore.scoring.thresholds import list_quantiles
+from saestore.scoring.thresholds import decimal, list_quantiles, quantiles_of
 from saestore.sparse_rows import pointers
 
 Array = np.ndarray[Any, Any]
@@ -53,7 +53,8 @@ def choose(n_active: Array, p99: Array, n_rows: int, options: DetectionOptions) 
     alive = n_active >= min_active
     max_fraction = default_max_fraction(fraction[alive]) if options.max_fraction is None else options.max_fraction
     usual = alive & (fraction <= max_fraction)
-    weakest = float(np.percentile(p99[usual], options.min_p99_percentile)) if usual.any() else float("nan")
+    share = 1 - decimal(options.min_p99_percentile) / 100
+    weakest = float(quantiles_of(p99[usual], [share])[0]) if usual.any() else float("nan")
     kept = usual & (p99 >= weakest)
     return np.flatnonzero(kept), {
         "n_rows": n_rows,
@@ -79,5 +80,8 @@ def default_max_fraction(fractions: Array) -> float:
     """The far-out fence of the logarithms of the shares of samples on which features are active, at most 1."""
     if not len(fractions):
         return 1.0
-    low, high = np.quantile(np.log(fractions), [0.25, 0.75])
-    return min(1.0, float(np.exp(high + _FENCE * (high - low))))
+    logs = np.log(fractions)
+    low, high = np.quantile(logs, [0.25, 0.75])
+    fence = high + _FENCE * (high - low)
+    # No share within the fence is above it, as the rounding of the exponential may have it.
+    return min(1.0, max(float(np.exp(fence)), float(fractions[logs <= fence].max())))

@@ -84,20 +84,11 @@ class EmbeddingSource(Protocol):
 
 @dataclass(frozen=True)
 class Matrix:
-    """One opened file or array.
+    """One opened file or array."""
 
-    Attributes
-    ----------
-    shape : tuple of int
-        Any shape; `checked` lets only (n_rows, d_in) with both above zero pass.
-    dtype : str
-        Its name in numpy or torch, without the "torch.".
-    fill : callable
-        ``fill(out, start, stop)`` copies those rows into a tensor of their shape and dtype.
-    """
-
-    shape: tuple[int, ...]
-    dtype: str
+    shape: tuple[int, ...]  # any shape; `checked` lets only (n_rows, d_in) with both above zero pass
+    dtype: str  # its name in numpy or torch, without the "torch."
+    # ``fill(out, start, stop)`` copies those rows into a tensor of their shape and dtype
     fill: Callable[[torch.Tensor, int, int], None]
     stated: Mapping[str, str] = field(default_factory=dict)  # ``model`` and ``hook``, where the file has them
 

@@ -14,7 +14,7 @@ import zarr
 from saestore.embeddings.base import Matrix, Names, pick, stated_in
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, require
 from saestore.files import (
-    NpzFile,
+    check_written,
     damage,
     existing_file,
     load_npy,
@@ -24,6 +24,7 @@ from saestore.files import (
     read_json,
     unmasked,
 )
+from saestore.npz import NpzFile
 
 __all__ = [
     "is_zarr",
@@ -71,14 +72,7 @@ def numpy_matrix(array: np.ndarray) -> Matrix:
 
 def zarr_matrix(array: zarr.Array[Any], where: str) -> Matrix:
     """Wrap a zarr array; one with missing chunks is refused, because zarr would read them as zeros."""
-    # Shards count whole here, the last one too: more than all is not an error.
-    missing = array.nchunks - array.nchunks_initialized
-    if missing > 0:
-        raise InvalidInputError(
-            f"{where}: {missing:,} of {array.nchunks:,} chunks are missing and would read as zeros; write them "
-            f"(where zeros are meant, with zarr's setting write_empty_chunks)",
-            code="missing-chunk",
-        )
+    check_written(array, where)
 
     def fill(out: torch.Tensor, start: int, stop: int) -> None:
         # Each codec has its own way to say that bytes are damaged.
@@ -129,6 +123,7 @@ def open_h5(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
         )
     name = pick(shapes, None if key is None else key.strip("/"), str(path), f"choose one as {path.name}:KEY", others)
     dataset = file[name]
+    check_written(dataset, f"{path}:{name}")
 
     def fill(out: torch.Tensor, start: int, stop: int) -> None:
         with damage(path, f"cannot be decoded at rows {start} to {stop}", RuntimeError):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, require
-from saestore.files import damage
+from saestore.files import check_inflation, check_written, damage
 from saestore.format import RESERVED, TOKEN_SPANS
 from saestore.formats.anndata_output import TRUTH, write_anndata
 from saestore.formats.base import Format, Opened, Source, as_floats, nonzeros, stored_dtype
@@ -53,6 +53,9 @@ def open_anndata(source: Source) -> Opened:
     with damage(path, "is damaged, or not an AnnData file with an X", *_DAMAGE):
         root = _group(path, source.resources)
         matrix = root["X"]
+        for name in ("obs", "var", "uns/items"):
+            if name in root:
+                _check_sizes(root[name], f"{where}: {name}")
         obs = package.io.read_elem(root["obs"])
         names = package.io.read_elem(root["var"]).index
     kind = str(matrix.attrs.get("encoding-type", "array"))
@@ -72,8 +75,7 @@ def open_anndata(source: Source) -> Opened:
         )
     dtype = stored_dtype(np.dtype((matrix if kind == "array" else matrix["data"]).dtype), where)
     read, step = _rows(matrix, kind, shape, dtype, source)
-    has_items = "uns" in root and "items" in root["uns"]
-    known = _items(obs, package.io.read_elem(root["uns"]["items"]) if has_items else None)
+    known = _items(obs, package.io.read_elem(root["uns/items"]) if "uns/items" in root else None)
     return Opened(
         "anndata",
         where,
@@ -106,6 +108,17 @@ def open_adata(adata: anndata.AnnData, source: Source) -> Opened:
     )
 
 
+def _check_sizes(group: Any, where: str) -> None:
+    """Refuse arrays that claim far more than is stored, before they are read whole."""
+    for name in group:
+        node = group[name]
+        if not hasattr(node, "ndim"):
+            _check_sizes(node, f"{where}/{name}")
+        elif node.ndim:
+            stored = node.id.get_storage_size() if hasattr(node, "id") else node.nbytes_stored()
+            check_inflation(node.size * node.dtype.itemsize, stored, f"{where}/{name}")
+
+
 def _group(path: Path, resources: ExitStack) -> Any:
     """The root group of a file or folder."""
     if path.suffix == ".h5ad" and not path.is_dir():
@@ -123,6 +136,9 @@ def _rows(matrix: Any, kind: str, shape: tuple[int, int], dtype: str, source: So
             return nonzeros(as_floats(np.asarray(matrix[start:stop]), dtype, where))
 
         return dense, max(1, _DENSE // shape[1])
+
+    for name in ("indptr", "indices", "data"):
+        check_written(matrix[name], f"{where}: X/{name}")
 
     def entries(a: int, b: int) -> tuple[Array, Array]:
         return np.asarray(matrix["indices"][a:b]), as_floats(np.asarray(matrix["data"][a:b]), dtype, where)

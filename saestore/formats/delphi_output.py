@@ -14,9 +14,10 @@ from typing import IO, Any
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.files import load_array, load_npy
+from saestore.files import load_npy
 from saestore.formats.base import Written
 from saestore.formats.selection import Block, Selected
+from saestore.npz import load_array
 from saestore.sparse_rows import pointers
 
 Array = np.ndarray[Any, Any]

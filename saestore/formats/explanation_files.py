@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, NotFoundError, require
+from saestore.errors import InvalidInputError, NotFoundError, check_choice, require
 from saestore.formats.atomic_output import write_atomically
 from saestore.formats.base import Written
 from saestore.formats.explanations import EXPLANATION, SOURCE, records
@@ -34,9 +34,7 @@ def export_features(
     """See `ActivationSet.export_explanations`; returns the number of features."""
     target = Path(path)
     chosen = file_format or ("delphi" if not target.suffix else target.suffix.removeprefix("."))
-    if chosen not in FORMATS:
-        known = ", ".join(map(repr, FORMATS))
-        raise InvalidInputError(f"format={chosen!r}: use one of {known}.", code="unknown-format")
+    check_choice("format", chosen, FORMATS, "unknown-format")
     names = reader.features.names()
     if not names or (chosen in ("delphi", "neuronpedia") and EXPLANATION not in names):
         what = "explanations" if names else "columns"

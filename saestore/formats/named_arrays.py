@@ -48,7 +48,7 @@ KNOWN = (
 
 @dataclass(frozen=True)
 class MemoryArray:
-    """An array in memory, read as `saestore.files.NpzArray` is."""
+    """An array in memory, read as `saestore.npz.NpzArray` is."""
 
     array: Array
     where: str

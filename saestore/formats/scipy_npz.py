@@ -14,11 +14,11 @@ from typing import IO, Any
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.files import NpzFile
 from saestore.formats.base import Format, Opened, Source, Written
 from saestore.formats.in_memory import in_file, open_object, renamed
 from saestore.formats.named_arrays import has_ids, of_parts, open_named, stated_shape
 from saestore.formats.selection import Selected
+from saestore.npz import NpzFile
 from saestore.sparse_rows import pointers
 
 Array = np.ndarray[Any, Any]

@@ -64,7 +64,7 @@ def open_topk(
         _Reader(files, n_rows, keys, others).read,
         max(1, BLOCK // k),
         row_capacity=k,
-        item_ptr=ptr.numpy() if len(files) == 1 and hasattr(ptr, "numpy") else rows_per_item(shape),
+        item_ptr=np.asarray(ptr) if len(files) == 1 and hasattr(ptr, "numpy") else rows_per_item(shape),
         sae={"k": k},
         source={"layout": f"{len(files)} files of {k} places a row" if len(files) > 1 else f"{k} places a row"},
     )

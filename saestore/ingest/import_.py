@@ -81,6 +81,7 @@ def import_activations(
     images: Any = None,
     data: str | None = None,
     ground_truth: str | bool | None = None,
+    other_model: bool = False,
     segment_rows: int | None = None,
     codec: str = "pcodec",
     overwrite: bool = False,
@@ -135,6 +136,8 @@ def import_activations(
         As in `saestore.build`; metadata, token counts and ground truth are found there by the data set's name.
     ground_truth
         As in `saestore.build`; found by name with `data` or without `path`.
+    other_model
+        Store them although the file states another model or hook than `sae`.
     segment_rows
         Samples per segment, the unit of commit; by default about two million non-zeros.
     codec

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ParamSpec, Self, TypeVar
 
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, check_choice
 from saestore.format import split_set_path
 from saestore.vocabulary import BUILD_DTYPES, SAMPLE_TYPES
 from saestore.writing.pipeline import check_storage_options
@@ -39,6 +39,7 @@ class RowOptions:
     images: Any = None
     data: str | None = None
     ground_truth: str | bool | None = None
+    other_model: bool = False
     segment_rows: int | None = None
     codec: str = "pcodec"
 
@@ -69,7 +70,6 @@ class BuildOptions(RowOptions):
     exif: bool | None = None
     transparency: str | None = None
     skip_bad: bool = False
-    other_model: bool = False
     device: str = "cpu"
     dtype: str | None = None
     top_k: int | None = None
@@ -84,12 +84,10 @@ class BuildOptions(RowOptions):
         """Refuse what no input could make right."""
         from saestore.sae.encode import usable_device
 
-        if self.sample_type is not None and self.sample_type not in SAMPLE_TYPES:
-            raise InvalidInputError(
-                f"sample_type {self.sample_type!r}: use one of {', '.join(SAMPLE_TYPES)}.", code="unknown-sample-type"
-            )
-        if self.dtype is not None and self.dtype not in BUILD_DTYPES:
-            raise InvalidInputError(f"dtype {self.dtype!r}: use float32 (lossless) or float16.", code="unknown-dtype")
+        if self.sample_type is not None:
+            check_choice("sample_type", self.sample_type, SAMPLE_TYPES, "unknown-sample-type")
+        if self.dtype is not None:
+            check_choice("dtype", self.dtype, BUILD_DTYPES, "unknown-dtype")
         if self.top_k is not None and self.top_k < 1:
             raise InvalidInputError(f"top_k {self.top_k}: keep at least 1 activation per sample.", code="bad-top-k")
         check_storage_options(self.codec, self.segment_rows)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError, raise_unreachable, require
-from saestore.files import existing_file, load_array, load_tensors, plain_tensor, split_member
+from saestore.files import existing_file, load_tensors, plain_tensor, split_member
 from saestore.format import SOURCE_ROW
 from saestore.formats.base import Opened
+from saestore.npz import load_array
 from saestore.query.where import bind
 from saestore.query.where_names import NamedValues, Names, NameSource
 from saestore.query.where_parser import parse

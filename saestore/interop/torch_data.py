@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from saestore.errors import check_at_least
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.rows import iterate_rows
-from saestore.query.selection import check_at_least, select
+from saestore.query.selection import select
 from saestore.query.slices import DENSE_LIMIT, check_size
 from saestore.sparse_rows import SparseRows
 

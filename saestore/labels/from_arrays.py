@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.files import NpzFile, load_npy
+from saestore.files import load_npy
+from saestore.npz import NpzFile
 from saestore.sparse_rows import check_matrix_ids
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
+from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, check_choice
 from saestore.files import damage
 from saestore.format import KEY
 from saestore.labels.as_labels import check_names
@@ -59,8 +58,8 @@ def from_masks(
     Memory: one mask, and 8 bytes for each patch that has a concept.
     """
     _check_options(options)
-    grid = Patches.of(index, source, options.fit)
-    folders, size = _folders(Path(folder), options), math.prod(grid.grid)
+    grid = Patches.of(index, source, options.fit, items)
+    folders, starts = _folders(Path(folder), options), index.pointers()
     within = _within(items, options)
     rows: dict[str, list[Array]] = {name: [] for name in [*(n for n in folders if n), *within]}
     check_names(list(rows))
@@ -68,14 +67,14 @@ def from_masks(
         for item, path in _files(place, items, index.n_items, options):
             if progress is not None:
                 progress(str(path))
-            patches = np.flatnonzero(grid.covered(read_mask(path)) > options.threshold) + item * size
+            patches = np.flatnonzero(grid.at(item).covered(read_mask(path)) > options.threshold) + starts[item]
             for name in [concept] if concept else []:
                 rows[name].append(patches)
             for name, has_concept in within.items():
                 if has_concept[item]:
                     rows[name].append(patches)
     joined = {name: np.concatenate([np.empty(0, np.int64), *parts]) for name, parts in rows.items()}
-    return LabelMatrix.of_rows(joined, index.n_items * size, "sample")
+    return LabelMatrix.of_rows(joined, int(starts[-1]), "sample")
 
 
 def read_mask(path: Path) -> Array:
@@ -101,8 +100,7 @@ def _check_options(options: MaskOptions) -> None:
         raise InvalidInputError(
             f"threshold={options.threshold}: use a share of the patch, 0 <= threshold < 1.", code="invalid-threshold"
         )
-    if options.missing not in ("error", "negative"):
-        raise InvalidInputError(f"missing={options.missing!r}: use 'error' or 'negative'.", code="unknown-choice")
+    check_choice("missing", options.missing, ("error", "negative"))
     check_on_unmatched(options.on_unmatched)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Literal
 
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, check_choice
 
 OnUnmatched = Literal["error", "ignore"]
 
@@ -51,8 +51,7 @@ def _places(keys: Sequence[str]) -> dict[str, list[int]]:
 
 def check_on_unmatched(on_unmatched: str) -> None:
     """Refuse anything but "error" and "ignore"."""
-    if on_unmatched not in ("error", "ignore"):
-        raise InvalidInputError(f"on_unmatched={on_unmatched!r}: use 'error' or 'ignore'.", code="unknown-choice")
+    check_choice("on_unmatched", on_unmatched, ("error", "ignore"))
 
 
 def unmatched(keys: Sequence[str], what: str, example: str, where: str) -> None:

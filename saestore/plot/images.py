@@ -60,7 +60,7 @@ class ImageView:
         if acts.item_index.item_size == 1:
             return cls(None, False)
         try:
-            patches = Patches.of(acts.item_index, source, fit)
+            patches = Patches.of(acts.item_index, source, fit, acts.items)
         except InvalidInputError as error:
             raise InvalidInputError(
                 f"{acts.path} cannot be drawn on its images: {error}", code="no-patch-grid"

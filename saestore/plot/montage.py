@@ -128,7 +128,7 @@ class Page:
             frame = Frame(ax, pixels, left, top, zoom * pixels.shape[1], zoom * pixels.shape[0], self.scale)
             frame.show(Box(0, 0, 1, 1), pixels)
             if self.view.patches is not None:
-                self._draw_patches(frame, row, self.view.patches.grid)
+                self._draw_patches(frame, row, self.view.patches.at(row.item).grid)
             self._draw_caption(ax, row, left, top - frame.high - 0.16)
         self._draw_foot(ax)
 

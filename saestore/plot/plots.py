@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from saestore.errors import InvalidInputError, MissingDependencyError
+from saestore.errors import InvalidInputError, MissingDependencyError, check_choice
 from saestore.plot.tokens import TokenPage, token_page
 
 if TYPE_CHECKING:
@@ -129,8 +129,8 @@ class Plots:
         NotFoundError
             An image file does not exist, or the items are not images.
         """
-        if fit not in (None, "squash", "crop"):
-            raise InvalidInputError(f"fit={fit!r}: use 'squash' or 'crop'.", code="unknown-choice")
+        if fit is not None:
+            check_choice("fit", fit, ("squash", "crop"))
         _require_matplotlib()
         from saestore.plot.montage import draw
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, check_at_least
 from saestore.format import LEVEL_TABLES, SetAttributes
 from saestore.query import distribution, profile, similarity, slices
 from saestore.query.details import details_of
 from saestore.query.open_set import OpenSet, retry_on_stale_snapshot
 from saestore.query.posting_lists import PostingLists
 from saestore.query.results import FeatureMatches, Histogram, SimilarFeatures, TopFeatures, TopSamples
-from saestore.query.selection import Condition, Selection, check_at_least, select, select_one
+from saestore.query.selection import Condition, Selection, select, select_one
 from saestore.query.set_table import SetTable
 from saestore.query.similarity import Metric, Sizes
 from saestore.query.slices import DENSE_LIMIT, check_size

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, OutOfRangeError
+from saestore.errors import InvalidInputError, OutOfRangeError, is_bool
 from saestore.tables.item_index import ItemIndex
 
 Array = np.ndarray[Any, Any]
@@ -78,16 +78,19 @@ def _as_array(spec: Any, size: int, what: str) -> Array:
     """The ids as an array of the same number of dimensions; what numpy would guess at is refused."""
     if isinstance(spec, np.ma.MaskedArray) and np.ma.getmaskarray(spec).any():
         raise _not_an_index(spec, what, "a masked value")
-    if isinstance(spec, list | tuple) and 0 < sum(map(_is_bool, spec)) < len(spec):
+    if isinstance(spec, list | tuple) and 0 < sum(map(is_bool, spec)) < len(spec):
         raise _not_an_index(spec, what, "a boolean among numbers")
     try:
         ids = np.asarray(spec)
         if ids.dtype == object and ids.ndim == 0:
-            ids = np.asarray(operator.index(spec))
+            ids = np.asarray(operator.index(ids.item()))
     except (TypeError, ValueError, RuntimeError) as e:
         raise _not_an_index(spec, what, str(e)) from e
-    if ids.dtype == object and all(isinstance(value, int) and not _is_bool(value) for value in ids.flat):
-        raise OutOfRangeError(f"{what} {max(ids.flat, key=abs)} is out of range: there are {size:,}.")
+    if ids.dtype == object and all(hasattr(value, "__index__") and not is_bool(value) for value in ids.flat):
+        try:
+            ids = ids.astype(np.int64)
+        except OverflowError as e:
+            raise OutOfRangeError(f"{what} {max(ids.flat, key=abs)} is out of range: there are {size:,}.") from e
     return ids
 
 
@@ -97,11 +100,6 @@ def _not_an_index(spec: Any, what: str, reason: str) -> InvalidInputError:
         f"{what}s {value} is not an index ({reason}); give an int, a slice, a list of ints or a boolean mask.",
         code="not-an-index",
     )
-
-
-def _is_bool(value: Any) -> bool:
-    """Whether a value is a boolean of Python, numpy or torch."""
-    return isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool")
 
 
 def _checked(ids: Array, size: int, what: str) -> Array:
@@ -119,19 +117,6 @@ def select_one(spec: Any, size: int, what: str, method: str) -> int:
     if not chosen.scalar:
         raise InvalidInputError(f"{method}() takes one {what}, an int, not {spec!r}.", code="not-one")
     return int(chosen.ids[0])
-
-
-def check_at_least(name: str, value: Any, least: int) -> int:
-    """Return a whole number as an int; refuse anything else, and a smaller one."""
-    try:
-        if _is_bool(value):
-            raise TypeError("a boolean is not a number")
-        number = operator.index(value)
-    except (TypeError, ValueError, RuntimeError) as e:
-        raise InvalidInputError(f"{name}={value!r}: use a whole number, {least} or more.", code="not-an-integer") from e
-    if number < least:
-        raise InvalidInputError(f"{name}={number}: use {least} or more.", code="too-small")
-    return number
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError, S
 from saestore.format import KEY
 from saestore.query import html
 from saestore.query.open_set import OpenSet, changing, retry_on_stale_snapshot
+from saestore.query.selection import select
 from saestore.query.statistic_columns import STATISTIC_NAMES, item_maximum, statistic
 from saestore.query.where import HALF_CHARACTER, as_tree, contains, rows_where
 from saestore.query.where_names import TableNames
@@ -81,13 +82,17 @@ class SetTable:
         return self.column(name)
 
     def column(self, name: str, rows: Any = None) -> Array:
-        """Values of a column, of all rows or of some, of which only the chunks are read that hold them.
+        """Values of a column, of all rows or of some (an int, a slice, a list of ints or a mask), always as an array.
 
         Raises
         ------
         NotFoundError
             There is none of that name; the message names those that are like it.
         """
+        if rows is not None:
+            given = select(rows, len(self), self._name.removesuffix("s")).given
+            in_order = isinstance(given, range) and given.step == 1 and len(given)
+            rows = slice(given.start, given.stop) if in_order else np.asarray(given, np.int64)
         return self._read(name, rows).array()
 
     def _read(self, name: str, rows: Any = None) -> Column:

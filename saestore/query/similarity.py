@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, check_at_least, check_choice
 from saestore.kernels import segment_sums
 from saestore.query.open_set import OpenSet
 from saestore.query.posting_lists import PostingLists
 from saestore.query.results import FeatureMatches, SimilarFeatures
-from saestore.query.selection import check_at_least
 from saestore.query.view import View
 from saestore.sparse_rows import pointers
 from saestore.stats import Moments
@@ -167,7 +166,7 @@ def best_matches(
     of, among
         Either set, over the same rows, and the sizes of its features.
     limit
-        Non-zeros of `among` that are held at a time, by default 64 million.
+        Non-zeros of `among` that are held at a time, by default 64 million, and fewer from ten million rows on.
 
     Returns
     -------
@@ -181,13 +180,15 @@ def best_matches(
     products or of the products of one feature, a block of lists, and the answer.
     """
     (view, sizes), (other_view, other_sizes) = of, among
-    with_dot, limit = metric in WITH_DOT, _HELD if limit is None else limit
+    with_dot = metric in WITH_DOT
+    if limit is None:  # the pointer of a row takes as much as half a non-zero
+        limit = max(_HELD // 4, _HELD - view.n_rows // 2)
     best = [np.full((len(sizes.n_active), n), empty) for empty in (-1, -np.inf, 0)]
     for first, last in _parts(other_sizes.n_active, limit):
         nnz, n_others = int(other_sizes.n_active[first:last].sum()), last - first
         held = _held(other_view, first, last, nnz, with_dot)
         for lists in view.lists(np.flatnonzero(sizes.n_active)):
-            lengths = held.indptr[lists.samples + 1] - held.indptr[lists.samples]
+            lengths = held.indptr[1:][lists.samples] - held.indptr[lists.samples]
             for a, b in _parts(segment_sums(lengths, lists.indptr), min(_PAIRS, limit)):
                 part = lists.part(a, b)
                 rows = held[part.samples]
@@ -276,9 +277,7 @@ def _matrix(lists: PostingLists, n_rows: int, dtype: Any) -> scipy.sparse.csr_ar
 def check_request(n: int, metric: str) -> int:
     """Return the number of rows; refuse too few or an unknown metric."""
     n = check_at_least("n", n, 1)
-    if metric not in METRICS:
-        known = ", ".join(map(repr, METRICS))
-        raise InvalidInputError(f"metric={metric!r}: use one of {known}.", code="unknown-metric")
+    check_choice("metric", metric, METRICS, "unknown-metric")
     return n
 
 

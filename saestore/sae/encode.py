@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, check_choice
 from saestore.format import feature_dtype
 from saestore.sae.bf16 import MULTIPLE, Bf16Candidates
 from saestore.sae.forward import Affine, CannotDecode, Entries, explained_variance, forward_of
@@ -29,22 +29,13 @@ _DENSE_IN_FALLBACK = 4
 
 @dataclass(frozen=True)
 class TruncationStats:
-    """The loss by ``top_k`` and a narrower dtype; ``+`` gives the loss of two batches.
+    """The loss by ``top_k`` and a narrower dtype; ``+`` gives the loss of two batches."""
 
-    Attributes
-    ----------
-    n_dropped
-        Number of non-zeros that are gone, including those that the narrower dtype rounds to zero.
-    sum_dropped, sum_total
-        Sums of the absolute activations that are gone, and of all before.
-    max_rel_error
-        Largest relative rounding error of the others.
-    """
-
-    n_dropped: int = 0
+    n_dropped: int = 0  # number of non-zeros that are gone, including those that the narrower dtype rounds to zero
+    # Sums of the absolute activations that are gone, and of all before
     sum_dropped: float = 0.0
     sum_total: float = 0.0
-    max_rel_error: float = 0.0
+    max_rel_error: float = 0.0  # largest relative rounding error of the others
 
     def __add__(self, other: TruncationStats) -> TruncationStats:
         return TruncationStats(
@@ -76,11 +67,7 @@ class Encoder:
     """
 
     def __init__(self, sae: LoadedSAE, device: str = "cpu", matmul_precision: str = "auto") -> None:
-        if matmul_precision not in MATMUL_PRECISIONS:
-            raise InvalidInputError(
-                f"matmul_precision is {matmul_precision!r}; use one of {', '.join(MATMUL_PRECISIONS)}",
-                code="unknown-choice",
-            )
+        check_choice("matmul_precision", matmul_precision, MATMUL_PRECISIONS)
         self._sae, self._device = sae, usable_device(device)
         self.d_in, self.d_sae = sae.d_in, sae.d_sae
         with torch.inference_mode():

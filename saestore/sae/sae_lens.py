@@ -18,6 +18,7 @@ from saestore.sae.lens_folder import CONFIG, WEIGHTS, read_folder
 from saestore.sae.linear import LinearSAE
 from saestore.sae.loaded import LoadedSAE, name_from_path, slug
 from saestore.sae.protocol import load_encoder
+from saestore.sae.reading import read_object
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -52,7 +53,7 @@ def load_folder(path: Path, device: str = "cpu") -> LoadedSAE:
     """
     for file in (CONFIG, WEIGHTS):
         existing_file(path / file)
-    given = _read_config(path / CONFIG)
+    given = read_object(path / CONFIG)
     # Before version 6, sae_lens wrote no architecture for a standard SAE.
     architecture = str(given.get("architecture", "standard"))
     _refuse(architecture, str(path))
@@ -61,10 +62,11 @@ def load_folder(path: Path, device: str = "cpu") -> LoadedSAE:
     if read is None:
         lens = import_sae_lens()
         loader = _loader(lens, architecture, str(path))
+        _warn_of_unknown(given, path)
         read = _taken_apart(lens, _load(lambda: loader.load_from_disk(path, device=device), str(path)))
     module, config, notes = read
     if config["normalize_activations"] == "expected_average_only_in" and (path / _SCALER).is_file():
-        factor = _read_config(path / _SCALER).get("scaling_factor")
+        factor = read_object(path / _SCALER).get("scaling_factor")
         if isinstance(factor, int | float) and factor > 0:
             _fold(module, factor)
             config["normalize_activations"] = "none"
@@ -151,16 +153,18 @@ def _loader(lens: ModuleType, architecture: str, where: str) -> Any:
     )
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"{path} is not JSON ({error}); write the SAE again", code="invalid-sae") from error
-    if not isinstance(config, dict):
-        raise InvalidInputError(
-            f"{path} contains a JSON {type(config).__name__}; it must be an object", code="invalid-sae"
+def _warn_of_unknown(given: Mapping[str, Any], path: Path) -> None:
+    """Warn of keys that sae_lens would leave out; before version 6, notes had any names beside the settings."""
+    from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
+
+    classes = [config for _, config in (*SAE_CLASS_REGISTRY.values(), *SAE_TRAINING_CLASS_REGISTRY.values())]
+    known = {"architecture", "sae_lens_version", *(each.name for config in classes for each in fields(config))}
+    if "metadata" in given and set(given) - known:
+        warnings.warn(
+            f"{path / CONFIG} has {', '.join(sorted(set(given) - known))}, which sae_lens does not know; where that "
+            "changes the encoding, the activations are wrong.",
+            stacklevel=2,
         )
-    return config
 
 
 def _check_activation(config: Mapping[str, Any], architecture: str, where: str) -> None:

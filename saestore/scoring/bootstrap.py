@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError
+from saestore.scoring.thresholds import decimal, quantiles_of
 
 Array = np.ndarray[Any, Any]
 Measure = Callable[[Array], Mapping[str, Array]]
@@ -65,12 +66,12 @@ class BootstrapSampler:
         return [self._ends(lists) for lists in values]
 
     def _ends(self, values: Mapping[str, list[Array]]) -> dict[str, float]:
-        tail = (1 - self.confidence_level) / 2
+        tail = (1 - decimal(self.confidence_level)) / 2
         ends: dict[str, float] = {}
         for name, parts in values.items():
             drawn = np.concatenate(parts)
             drawn = drawn[~np.isnan(drawn)]
-            low, high = np.quantile(drawn, [tail, 1 - tail]) if len(drawn) else (np.nan, np.nan)
+            low, high = quantiles_of(drawn, [1 - tail, tail]) if len(drawn) else (np.nan, np.nan)
             ends[f"{name}_low"], ends[f"{name}_high"] = float(low), float(high)
         return ends
 

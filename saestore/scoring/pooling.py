@@ -27,7 +27,7 @@ class Pooling:
     @classmethod
     def of(cls, name: Any) -> Pooling:
         """Pooling by its name; anything else raises an error."""
-        if name in ("max", "mean"):
+        if isinstance(name, str) and name in ("max", "mean"):
             return cls(name, 1 if name == "max" else None)
         match = _TOP.fullmatch(name) if isinstance(name, str) else None
         if match is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -52,7 +53,12 @@ def check_recalls(target_recalls: Any) -> Array:
     return recalls
 
 
-def list_quantiles(indptr: Array, values: Array, recalls: Array) -> Array:
+def decimal(share: float) -> Fraction:
+    """The decimal number that a float is written as: 0.7, not the binary number nearest to it."""
+    return Fraction(repr(float(share))).limit_denominator(_DENOMINATOR)
+
+
+def list_quantiles(indptr: Array, values: Array, recalls: Sequence[float | Fraction] | Array) -> Array:
     """The ``1 - recall`` quantiles of lists in descending order, none of them empty, by linear interpolation.
 
     A recall stands for the decimal number that it is written as, and ranks are computed in whole numbers: where
@@ -63,14 +69,14 @@ def list_quantiles(indptr: Array, values: Array, recalls: Array) -> Array:
     indptr
         (n_lists + 1,): list i is ``values[indptr[i]:indptr[i + 1]]``.
     recalls
-        float64 (n_recalls,).
+        Shares (n_recalls,).
 
     Returns
     -------
     Array
         float64 (n_lists, n_recalls).
     """
-    shares = [Fraction(repr(float(recall))).limit_denominator(_DENOMINATOR) for recall in recalls]
+    shares = [recall if isinstance(recall, Fraction) else decimal(recall) for recall in recalls]
     whole = np.array([share.denominator for share in shares], np.int64)
     part = np.array([share.denominator - share.numerator for share in shares], np.int64)
     last, room = (indptr[1:] - 1)[:, None], np.diff(indptr).astype(np.int64)[:, None] - 1
@@ -83,7 +89,7 @@ def list_quantiles(indptr: Array, values: Array, recalls: Array) -> Array:
     return quantiles
 
 
-def quantiles_of(values: Array, recalls: Array) -> Array:
+def quantiles_of(values: Array, recalls: Sequence[float | Fraction] | Array) -> Array:
     """The ``1 - recall`` quantiles of values in any order, float64 (n_recalls,)."""
     quantiles: Array = list_quantiles(np.array([0, len(values)]), -np.sort(-values), recalls)[0]
     return quantiles

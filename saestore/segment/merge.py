@@ -140,8 +140,9 @@ def merge_segments(
     Parameters
     ----------
     memory
-        Bound in bytes, at least about 6 MiB. Beside it stay the pointers of the features (8 bytes per feature and
-        segment), a decoded chunk of each segment (130 kB), and what of the output waits to be written (about 80 MiB).
+        Bound in bytes, at least about 6 MiB, the pointers of the features (8 bytes per feature and segment) included.
+        Beside it stay a decoded chunk of each segment (130 kB), and what of the output waits to be written (about
+        80 MiB).
     engine
         Runs the parts of the output, each a run of shards; by default this process. The bytes are the same for any
         engine, and parts may run twice.
@@ -150,7 +151,8 @@ def merge_segments(
     nnz = sum(s.info.nnz for s in segments)
     shape = SegmentShape(first.start, last.stop, nnz, n_features, np.dtype(dtype))
     writer = SegmentWriter(store, path, shape, _first_ids(segments), codec=codec, name=name)
-    merge = _Merge(store, path, segments, writer, entries=max(1 << 10, memory // _BYTES_PER_ENTRY))
+    entries = (memory - 8 * (n_features + 1) * len(segments)) // _BYTES_PER_ENTRY
+    merge = _Merge(store, path, segments, writer, entries=max(1 << 10, entries))
     writer.write(BY_FEATURE, indptr=merge.pointers)
     writer.flush()
     engine = InThisProcess(threads=nnz >= WORTH_THREADS) if engine is None else engine

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from saestore.errors import InvalidInputError
+from saestore.errors import check_choice
 
 PARTIAL = ".partial"  # how zarr's local store, too, ends the name of a file that it is writing
 _DRAFT_SECONDS = 3600  # no file of saestore takes longer to write
@@ -48,8 +48,7 @@ def at_durability(folder: Path | None, durability: str | None) -> Iterator[None]
 
 def check_durability(durability: str) -> None:
     """Refuse anything but ``full`` and ``fast``."""
-    if durability not in ("full", "fast"):
-        raise InvalidInputError(f"durability {durability!r}: use 'full' or 'fast'.", code="unknown-durability")
+    check_choice("durability", durability, ("full", "fast"), "unknown-durability")
 
 
 def flush(files: Iterable[Path], top: Path) -> None:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Union
 
 from saestore.errors import (
     CorruptStoreError,
-    InvalidInputError,
     MissingDependencyError,
     NotFoundError,
     SaestoreError,
     StoreFormatError,
     StoreWriteError,
+    check_choice,
     first_line,
     raise_unreachable,
 )
@@ -121,8 +121,7 @@ def open_root(location: Any, mode: str, storage_options: Mapping[str, Any] | Non
     StoreWriteError
         It cannot be created or written.
     """
-    if mode not in ("r", "r+", "a"):
-        raise InvalidInputError(f"mode {mode!r}: use 'r' to read, 'r+' or 'a' to write.", code="unknown-mode")
+    check_choice("mode", mode, ("r", "r+", "a"), "unknown-mode")
     label = describe(location)
     try:
         location, local = place_of(location, mode, storage_options)

@@ -11,7 +11,8 @@ import numpy as np
 
 from saestore import layouts
 from saestore.errors import InvalidInputError
-from saestore.files import as_numpy, load_array
+from saestore.files import as_numpy
+from saestore.npz import load_array
 
 __all__ = ["item_pointers", "token_spans"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
+from saestore.errors import NotFoundError, check_choice, did_you_mean
 from saestore.sparse_rows import pointers
 from saestore.vocabulary import LEVELS
 
@@ -122,5 +122,4 @@ def listed(names: Sequence[str], most: int = 30) -> str:
 
 def check_level(level: object) -> None:
     """Refuse anything but a level."""
-    if not isinstance(level, str) or level not in LEVELS:
-        raise InvalidInputError(f"level={level!r}: use 'item' or 'sample'.", code="unknown-level")
+    check_choice("level", level, LEVELS, "unknown-level")

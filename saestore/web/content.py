@@ -135,6 +135,6 @@ def picture(store: StoreView, view: SetView, item: int, key: str) -> dict[str, A
     if seen.patches is not None:
         box = seen.box(result["width"], result["height"])
         result["box"] = [box.left, box.top, box.right, box.bottom]
-        result["grid"] = list(seen.patches.grid)
+        result["grid"] = list(seen.patches.at(item).grid)
         result["assumed_squashed"] = seen.assumed and result["width"] != result["height"]
     return result

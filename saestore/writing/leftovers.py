@@ -12,12 +12,12 @@ from saestore.storage.durable import PARTIAL, drafts
 
 
 def is_half_deleted(root: zarr.Group, path: str) -> bool:
-    """Whether a removal that was killed left something of a set: a group whose attributes are gone already."""
+    """Whether something is where no set is: left by a removal that was killed, or by a writer whose lock was broken."""
     parts = path.split("/")
     if len(parts) != 3 or not set(parts).isdisjoint({"", ".", ".."}):
         return False
     group = root.get(path)
-    return isinstance(group, zarr.Group) and not group.attrs
+    return bool(others(root, path, set())) if group is None else isinstance(group, zarr.Group) and not group.attrs
 
 
 def others(root: zarr.Group, path: str, keep: set[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, check_choice
 from saestore.format import feature_dtype
 from saestore.sparse_rows import Advance, SparseRows, check_matrix_ids
 from saestore.vocabulary import DATA_DTYPES
@@ -114,8 +114,8 @@ def _exact_values(data: Array, dtype: str | None) -> tuple[Array, str]:
         raise InvalidInputError(
             f"activations are {data.dtype}; they must be real numbers (float16 to float64, or int).", code="bad-dtype"
         )
-    if dtype is not None and dtype not in DATA_DTYPES:
-        raise InvalidInputError(f"dtype {dtype!r}: use one of {', '.join(DATA_DTYPES)}.", code="unknown-dtype")
+    if dtype is not None:
+        check_choice("dtype", dtype, DATA_DTYPES, "unknown-dtype")
     if dtype is None and data.dtype.kind == "f" and data.dtype.itemsize <= 8:
         return data, data.dtype.name
     for name in ("float32", "float64") if dtype is None else (dtype,):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError
+from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError, check_at_least, check_choice
 from saestore.format import MAX_ROWS_PER_SEGMENT, TASKS, SetAttributes
 from saestore.progress import Progress
 from saestore.segment import MOST_SEGMENTS
@@ -138,6 +138,7 @@ def write_set(
     One thread sorts, compresses and writes a segment while this one reads the next. Memory: two segments of about two
     million non-zeros (100 MiB each), and `memory` for a merge.
     """
+    memory = MERGE_MEMORY if memory is None else check_at_least("memory", memory, 1)
     existing = None if overwrite else destination.attributes(plan.path)
     if existing is not None:
         _refuse_planned(existing, plan.path)
@@ -152,7 +153,6 @@ def write_set(
         if not _begin(plan, writer, append=append):
             return root
         _refuse_planned(writer.require(), plan.path)
-        memory = memory or MERGE_MEMORY
         _append_segments(plan, writer, progress, memory)
         writer.finish(first=first_of_last_append(writer.require()), memory=memory, progress=progress.line)
     return root
@@ -293,7 +293,7 @@ def _plan_more(plan: WritePlan, writer: SetWriter, existing: SetAttributes) -> N
         planned_samples=plan.rows.n_rows,
         n_items=table.index.n_items,
         item_size=table.index.item_size,
-        source={**plan.provenance, "appended": [*appends, step]},
+        source={**plan.provenance, "appended": [*appends, step][-MOST_SEGMENTS:]},
     )
     start_set(writer, attributes, table.items, table.index, table.spans, columns=table.columns)
 
@@ -322,9 +322,9 @@ def start_set(
 
 def check_storage_options(codec: str, segment_rows: int | None) -> None:
     """Refuse a codec or a number of rows per segment that the format does not have."""
-    if codec not in CODECS:
-        raise InvalidInputError(f"codec {codec!r}: use one of {', '.join(CODECS)}.", code="unknown-codec")
-    if segment_rows is not None and not 1 <= segment_rows <= MAX_ROWS_PER_SEGMENT:
+    check_choice("codec", codec, CODECS, "unknown-codec")
+    rows = 1 if segment_rows is None else check_at_least("segment_rows", segment_rows, 1, "bad-segment-rows")
+    if rows > MAX_ROWS_PER_SEGMENT:
         raise InvalidInputError(
             f"segment_rows {segment_rows}: use 1 to {MAX_ROWS_PER_SEGMENT}.", code="bad-segment-rows"
         )

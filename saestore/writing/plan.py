@@ -137,7 +137,7 @@ class WritePlan:
             n_items=index.n_items,
             item_size=index.item_size,
             planned_samples=self.rows.n_rows,
-            segment_rows=self.segment_rows or default_segment_rows(l0),
+            segment_rows=int(self.segment_rows or default_segment_rows(l0)),
             sae=self.sae,
             source=self.provenance,
             dropped=self.dropped,
