@@ -7,7 +7,6 @@ import io
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from saestore.plot.style import NEGATIVE, POSITIVE, Row, named, number, opacity,
 from saestore.plot.tokens import Paint
 from saestore.query import html
 from saestore.query.details import feature_names
+from saestore.query.html import escape, escape_control
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import one_list
 from saestore.query.reader import Level, SetReader, one_feature
@@ -52,7 +52,7 @@ class Card:
     html: str
 
     def __repr__(self) -> str:
-        return f"<card of {self.title}; save(path) writes the page>"
+        return escape_control(f"<card of {self.title}; save(path) writes the page>")
 
     def _repr_html_(self) -> str:
         return f'<style>{STYLE}</style>\n<div class="saestore-card">{self.html}</div>'

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from saestore.plot.style import (
     summary,
     value_range,
 )  # fmt: skip
+from saestore.query.html import escape, escape_control
 from saestore.storage import save_file
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class TokenPage:
     html: str
 
     def __repr__(self) -> str:
-        return f"<tokens of {self.title}; save(path) writes the page>"
+        return escape_control(f"<tokens of {self.title}; save(path) writes the page>")
 
     def _repr_html_(self) -> str:
         return self.html
