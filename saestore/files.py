@@ -133,8 +133,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
 
 
-def load_pt(path: str | os.PathLike[str]) -> object:
-    """Load a file of ``torch.save``, memory-mapped and with ``weights_only``: tensors stay on disk until read."""
+def load_pt(path: str | os.PathLike[str], *, sparse: bool = False) -> object:
+    """Load a file of ``torch.save``, memory-mapped and with ``weights_only``: tensors stay on disk until read.
+
+    Sparse tensors are refused, unless they are asked for.
+    """
     torch = require("torch", "sae", f"reading {path}")
     file = existing_file(path)
     damaged = "is truncated or not a .pt file of torch.save; write it again"
@@ -158,7 +161,8 @@ def load_pt(path: str | os.PathLike[str]) -> object:
         )
     try:
         with damage(file, damaged, *LIBRARY_DAMAGE):
-            return _plain_tensors(torch.load(file, map_location="cpu", weights_only=True, mmap=True), str(file))
+            loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            return _plain_tensors(loaded, str(file), sparse=sparse)
     except pickle.UnpicklingError as error:
         # torch's message is a page of advice (to turn the safety off, among others); its one fact is the name.
         match = re.search(r"GLOBAL (\S+)", str(error))
@@ -177,21 +181,21 @@ def map_safetensors(path: Path) -> Any:
         return library.safe_open(file, framework="pt")
 
 
-def load_tensors(path: Path) -> dict[str, Any]:
+def load_tensors(path: Path, *, sparse: bool = False) -> dict[str, Any]:
     """The named tensors of a ``.pt`` or ``.safetensors`` file, mapped from disk; what has no name is called ``""``."""
     if path.suffix == ".safetensors":
         opened = map_safetensors(path)
         return {name: plain_tensor(opened.get_tensor(name), f"{path}:{name}") for name in opened.keys()}  # noqa: SIM118
-    loaded = load_pt(path)
+    loaded = load_pt(path, sparse=sparse)
     return {str(name): value for name, value in loaded.items()} if isinstance(loaded, dict) else {"": loaded}
 
 
-def _plain_tensors(loaded: Any, where: str, *, sparse: bool = True) -> Any:
+def _plain_tensors(loaded: Any, where: str, *, sparse: bool) -> Any:
     """What was loaded, its tensors without gradients; refuses tensors that have no numbers or no shape."""
     import torch
 
     if isinstance(loaded, dict):
-        return {name: _plain_tensors(value, f"{where}:{name}", sparse=False) for name, value in loaded.items()}
+        return {name: _plain_tensors(each, f"{where}:{name}", sparse=sparse) for name, each in loaded.items()}
     return plain_tensor(loaded, where, sparse=sparse) if isinstance(loaded, torch.Tensor) else loaded
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +22,7 @@ from saestore.format import (
 )
 from saestore.segment import Segment, write_segment
 from saestore.sparse_rows import SparseRows, pointers
-from saestore.storage import DOCUMENT, SnapshotStore, WriteBatch, group_document, write_errors
+from saestore.storage import DOCUMENT, NewArray, SnapshotStore, WriteBatch, group_document, write_errors
 from saestore.tables.stored_table import StoredTable
 from saestore.tables.table_writer import TableWriter
 from saestore.verify import Problem, Progress, Report, verify_set
@@ -175,6 +175,8 @@ def _mend_table(writer: SetWriter, table: str, nodes: Sequence[str]) -> list[str
     stored = StoredTable(SnapshotStore(writer.root.store), base, table, writer.require())
     damaged = {node.removeprefix(prefix) for node in nodes if node.startswith(prefix)}
     info, labels, ptr, read = stored.info, None, None, {}
+    mended = _mend_digests(writer, stored, damaged)
+    damaged -= set(mended)
     for name, arrays in info.columns.items():
         if damaged & set(arrays):
             with suppress(CorruptStoreError):
@@ -186,8 +188,9 @@ def _mend_table(writer: SetWriter, table: str, nodes: Sequence[str]) -> list[str
     if info.pointers in damaged:
         with suppress(CorruptStoreError):
             ptr = stored.reader(info.pointers).read(0, writer.require().n_items + 1)
+    made = [f"{prefix}{node}: its document was made again of the shards" for node in mended]
     if not read and labels is None and ptr is None:
-        return []
+        return made
 
     def fill(batch: WriteBatch, a: SetAttributes) -> SetAttributes:
         changed = TableWriter(batch, table, a.table(table), a.codec)
@@ -201,4 +204,33 @@ def _mend_table(writer: SetWriter, table: str, nodes: Sequence[str]) -> list[str
 
     writer.change(fill)
     written = [*read, *(["concepts"] if labels is not None else []), *(["pointers"] if ptr is not None else [])]
-    return [f"{writer.path}/{table}: {what} written again" for what in written]
+    return [*made, *(f"{writer.path}/{table}: {what} written again" for what in written)]
+
+
+def _mend_digests(writer: SetWriter, stored: StoredTable, damaged: Collection[str]) -> list[str]:
+    """Make documents again that hold the digests of many shards; only one that was committed is written."""
+    info, mended, batch = stored.info, list[str](), WriteBatch(writer.root.store)
+    columns = {array: name for name, arrays in info.columns.items() for array in arrays}
+    row = stored.name.removesuffix("s")
+    for node in [node for node, array in info.arrays.items() if node in damaged and array.shards is None]:
+        reader = stored.reader(node)
+        try:
+            size = -reader.layout.tail_size, None
+            tails = reader.store.fetch([(reader.key(shard), size) for shard in range(reader.n_shards)])
+        except CorruptStoreError:
+            continue
+        column = columns.get(node, "ptr" if node == info.pointers else node)
+        attributes = {"column": column} if column != node and "/" not in node else {}
+        array = NewArray(
+            reader.length,
+            reader.dtype,
+            "nonzero" if "/" in node else "item_pointer" if node == info.pointers else row,
+            reader.layout.codec,
+            delta="consecutive" if node.endswith("/indices") else "auto",
+            attributes={**attributes, "shards": list(map(shard_digest, tails))},
+        )
+        if document_digest(array.document()) == info.arrays[node].document:
+            batch.put(f"{reader.path}/{DOCUMENT}", array.document())
+            mended.append(node)
+    batch.sync()
+    return mended

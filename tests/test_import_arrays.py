@@ -193,7 +193,7 @@ def test_dense_arrays_of_any_order_and_dtype(monkeypatch):
         assert np.array_equal(acts.dense(), np.asarray(given).reshape(-1, D)), given.dtype
     with raises(InvalidInputError, "masked-array", "filled"):
         imported(np.ma.masked_greater(DENSE, 1))
-    for shape in ((0, 3), (3, 0), (3,), (1, 2, 3, 4)):
+    for shape in ((0, 3), (3, 0), (3,)):
         with raises(InvalidInputError, "bad-shape", shape):
             imported(np.ones(shape))
 
@@ -202,7 +202,6 @@ def test_the_shape_of_dense_activations_gives_the_items(tmp_path):
     torch = pytest.importorskip("torch")
     three = torch.from_numpy(DENSE.reshape(N, CTX, D))
     torch.save(three, tmp_path / "x.pt")
-    torch.save(three.view(-1, D).to_sparse(), tmp_path / "sparse.pt")
     np.savez(tmp_path / "x.npz", acts=three)
     np.save(tmp_path / "x.npy", three)
     np.savez(tmp_path / "two.npz", acts=three, other=np.zeros((3, 3)))
@@ -210,15 +209,80 @@ def test_the_shape_of_dense_activations_gives_the_items(tmp_path):
     with pytest.importorskip("h5py").File(tmp_path / "x.h5", "w") as file:
         file["layer/acts"] = three
     files += [tmp_path / "x.h5", f"{tmp_path / 'x.h5'}:layer/acts"]
-    for given in (three, three.numpy(), {"acts": three.to_sparse()}, *files):
+    four = three.view(N, 2, CTX // 2, D)
+    for given in (three, three.numpy(), {"acts": three.to_sparse(), "by": "me"}, four, four.to_sparse(), *files):
         acts = imported(given)
         assert np.array_equal(acts.dense(), DENSE)
         assert acts.attributes.item_size == CTX
-    assert np.array_equal(imported(tmp_path / "sparse.pt").dense(), DENSE)
     with raises(InvalidInputError, "not-a-matrix", "acts", "other", "FILE:NAME"):
         imported(tmp_path / "two.npz")
     with raises(InvalidInputError, "rows-per-item", 24):
         imported(three, items={"text": ["a"]})
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_sparse_tensors_in_files(tmp_path):
+    torch = pytest.importorskip("torch")
+    tensor, keep = torch.from_numpy(DENSE), np.arange(len(DENSE)) % 3 > 0
+    kinds = (tensor.to_sparse(), tensor.to_sparse_csr(), tensor.to_sparse_csc(), tensor.view(N, CTX, D).to_sparse())
+    for content in (*kinds, *({"acts": each, "hook": "x"} for each in kinds)):
+        torch.save(content, tmp_path / "x.pt")
+        assert np.array_equal(imported(tmp_path / "x.pt").dense(), DENSE)
+    torch.save({"a": kinds[0], "b": (tensor * 2).to_sparse_csr()}, tmp_path / "x.pt")
+    assert np.array_equal(imported(f"{tmp_path / 'x.pt'}:b").dense(), DENSE * 2)
+    with raises(InvalidInputError, "no-activations", "a, b"):
+        imported(tmp_path / "x.pt")
+    torch.save({"a": kinds[0], "mask": torch.from_numpy(keep)}, tmp_path / "x.pt")
+    assert np.array_equal(imported(tmp_path / "x.pt", mask="mask").dense(), DENSE[keep])
+    with raises(InvalidInputError, "unused-tensor", "mask"):
+        imported(tmp_path / "x.pt")
+
+
+def test_whole_numbers_in_files(tmp_path):
+    torch, whole = pytest.importorskip("torch"), np.round(DENSE * 10).astype(np.int16)
+    np.save(tmp_path / "x.npy", whole)
+    np.savez(tmp_path / "x.npz", acts=np.asfortranarray(whole.astype(">i4")))
+    ids, values = TOP["indices"].astype(np.uint8), np.take_along_axis(whole, TOP["indices"], 1)
+    torch.save({"top_indices": torch.from_numpy(ids), "top_acts": torch.from_numpy(values)}, tmp_path / "x.pt")
+    for name in ("x.npy", "x.npz", "x.pt"):
+        assert np.array_equal(imported(tmp_path / name, n_features=D).dense(), whole)
+    np.savez(tmp_path / "ids.npz", indices=TOP["indices"])
+    torch.save({"indices": torch.from_numpy(TOP["indices"])}, tmp_path / "ids.pt")
+    for given, code in ((tmp_path / "ids.npz", "not-a-matrix"), (tmp_path / "ids.pt", "no-activations")):
+        with raises(InvalidInputError, code, "indices"):
+            imported(given)
+    for number in (2**53 + 1, 2**63 + 1):
+        with raises(InvalidInputError, "inexact-value", number):
+            imported(np.array([[0, 1], [0, number]], np.uint64))
+
+
+def test_tables_of_a_sparse_matrix(tmp_path):
+    parquet, pandas = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pandas")
+    arrow = pytest.importorskip("pyarrow")
+    long = pandas.DataFrame({"sample": COO.row, "feature": COO.col, "activation": COO.data})
+    rows = arrow.table({name: array.tolist() for name, array in TOP.items()})
+    parquet.write_table(arrow.Table.from_pandas(long), tmp_path / "long.parquet")
+    parquet.write_table(rows, tmp_path / "rows.parquet")
+    last = 1 + np.flatnonzero(DENSE.any(1))[-1]  # of a table of entries nothing is known after it
+    for given in (long, rows, tmp_path / "long.parquet", tmp_path / "rows.parquet"):
+        acts = imported(given, n_features=D)
+        assert np.array_equal(acts.dense()[:last], DENSE[:last])
+    saestore.export(imported(CSR), tmp_path / "back.parquet", progress=False)
+    assert np.array_equal(imported(tmp_path / "back.parquet").dense(), DENSE)
+    with raises(InvalidInputError, "bad-shape", "several lengths"):
+        imported({"indices": [[1], [2, 3]], "values": [[1.0], [2.0, 3.0]]}, n_features=D)
+
+
+def test_names_in_other_letters_and_what_else_they_say():
+    upper = {name.title(): array for name, array in NAMED["coordinates"].items()}
+    assert np.array_equal(imported(upper).dense(), DENSE)
+    acts = imported({"Indices": TOP["indices"], "VALUES": TOP["values"], "D_SAE": D, "Item_Ptr": [0, 4, 24]})
+    assert (np.array_equal(acts.dense(), DENSE), acts.n_items) == (True, 2)
+    none = np.zeros(0, int)
+    assert imported({"rows": none, "cols": none, "vals": none * 1.0, "shape": (4, D)}).shape == (4, D)
+    for indptr in (none, [0]):
+        with raises(InvalidInputError, "damaged-file", "indptr"):
+            imported({"indptr": indptr, "indices": none, "data": none * 1.0}, n_features=D)
 
 
 class EncoderOutput(NamedTuple):

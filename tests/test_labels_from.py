@@ -15,7 +15,7 @@ from strategies import scratch_store
 
 import saestore
 from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError
-from saestore.labels.from_arrays import read_arrays
+from saestore.labels.as_labels import read_arrays
 from saestore.labels.patch_grid import Patches
 from saestore.tables.item_index import ItemIndex
 

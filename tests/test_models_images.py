@@ -10,16 +10,18 @@ pytest.importorskip("transformers")
 pytest.importorskip("PIL")
 
 import torch
+import transformers
 from build_helpers import assert_holds, clip_scope, clip_scope_dense, hashes, run_apart, sae_lens_folder, unexplained
 from click.testing import CliRunner
 from PIL import Image
 from raising import raises
-from tiny_models import WIDTH, image_states, pictures, vision_model
+from tiny_models import WIDTH, image_states, livelier, pictures, quietly, vision_model
 
 import saestore
 from saestore.cli import main
 from saestore.errors import InvalidInputError
-from saestore.plot.images import read_image
+from saestore.labels.patch_grid import GRID_COLUMNS
+from saestore.plot.images import ImageView, read_image
 
 SIZES = [(40, 32), (32, 50), (33, 33), (64, 48), (90, 31), (32, 32), (50, 40)]
 
@@ -141,3 +143,46 @@ def test_the_command(tmp_path, models, images, sae):
     patches = image_states(models("clip"), chosen)[1][:, 1:]
     assert_holds(acts, clip_scope_dense(sae, torch.from_numpy(patches.reshape(-1, WIDTH))))
     assert acts.items.column("color::red").tolist() == [True, False]
+
+
+def test_images_that_keep_their_proportions(tmp_path, sae):
+    """SigLIP 2 NaFlex: each image has a grid of its own, in the rows of the set, in its masks and in its pictures."""
+    from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
+
+    torch.manual_seed(0)
+    blocks = {"hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    whole = livelier(transformers.Siglip2VisionModel(transformers.Siglip2VisionConfig(**blocks, num_patches=16)))
+    quietly(whole.save_pretrained, tmp_path / "model")
+    processor = Siglip2ImageProcessorPil(patch_size=16, max_num_patches=20)
+    processor.save_pretrained(tmp_path / "model")
+    made = pictures(tmp_path / "images", [(64, 24), (24, 64), (40, 40), (200, 8), (33, 61)])
+    how = {"images": tmp_path / "images", "model": tmp_path / "model", "layer": 1, "sae": sae, "batch_size": 2}
+    acts = build(tmp_path, **how)
+    rows, grids, taken = [], [], []
+    whole.encoder.layers[1].register_forward_hook(lambda _m, _x, out: taken.append(out))
+    for image in made:
+        inputs = processor(images=image, return_tensors="pt")
+        with torch.no_grad():
+            whole(**inputs)
+        rows.append(taken.pop()[0][inputs["pixel_attention_mask"][0] == 1])
+        grids.append(inputs["spatial_shapes"][0].tolist())
+    assert_holds(acts, clip_scope_dense(sae, torch.cat(rows)))
+    assert [acts.items.column(name).tolist() for name in GRID_COLUMNS] == [
+        list(each) for each in zip(*grids, strict=True)
+    ]
+    assert len(set(map(tuple, grids))) > 2
+    masks = tmp_path / "masks" / "left"
+    masks.mkdir(parents=True)
+    for item, (image, (_, n_columns)) in enumerate(zip(made, grids, strict=True)):
+        left = np.zeros((image.height, image.width), np.uint8)
+        left[:, : round(image.width / n_columns)] = 255  # the first column of patches
+        Image.fromarray(left).save(masks / f"{item:02}.png")
+    acts.concepts.add_masks(tmp_path / "masks", threshold=0.6)
+    assert np.array_equal(acts.samples["left"], np.concatenate([np.arange(r * c) % c == 0 for r, c in grids]))
+    assert [ImageView.of(acts, None).patches.at(item).grid for item in range(len(made))] == list(map(tuple, grids))
+    acts.plot.top(int(np.argmax(acts.stats()["n_active"].values)))
+    with raises(InvalidInputError, "no-cls-token", "siglip2"):
+        build(tmp_path / "cls", **how, sample_type="cls")
+    Siglip2ImageProcessorPil(patch_size=8).save_pretrained(tmp_path / "model")
+    with raises(InvalidInputError, "image-size", "patches of 16 x 16", "8 x 8"):
+        build(tmp_path / "wrong", **how)

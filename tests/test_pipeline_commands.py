@@ -65,6 +65,10 @@ def test_patch_means_tokens_of_texts_and_a_model_chooses_the_modality(scratch, s
     both = invoke("build", "CLEVR", "Sarcasm", "--model", "gemma", "--sample-type", "all", "--sae", sae, "--json")
     assert [each["path"] for each in json.loads(both.stdout)["sets"]] == ["Sarcasm/token/tiny", "Sarcasm/cls/tiny"]
     assert "skipping CLEVR: gemma does not take images" in both.stderr
+    alone = invoke("build", "CLEVR", "--model", "gemma", "--sae", sae, "--json")
+    assert (alone.exit_code, json.loads(alone.stdout)["error"]["code"]) == (1, "other-modality")
+    for named in ("CLEVR is a data set of images", "texts: Sarcasm, GoEmotions, iSarcasm", "--model clip"):
+        assert named in json.loads(alone.stdout)["error"]["message"]
     acts = saestore.build("Sarcasm", sample_type="patch", sae=sae, store="p.zarr", progress=False)
     assert acts.path == "Sarcasm/token/tiny"
 

@@ -11,6 +11,7 @@ from raising import raises
 import saestore
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError, StoreConflictError
 from saestore.format import SEGMENTS, TASKS
+from saestore.writing import SetWriter
 
 torch = pytest.importorskip("torch")
 
@@ -85,6 +86,20 @@ def test_the_tasks_make_the_set_that_a_build_makes(tmp_path, job, built):
     assert acts.attributes.plan is None
     assert acts.attributes.dropped["n_dropped"] >= 0
     assert saestore.open(store).verify().ok
+
+
+def test_readers_never_see_the_segments_of_the_tasks(tmp_path, job, built, monkeypatch):
+    store, seen = tmp_path / "s.zarr", []
+    commit = SetWriter.commit
+
+    def spy(writer, attributes):
+        seen.append(len(attributes.segments))
+        commit(writer, attributes)
+
+    monkeypatch.setattr(SetWriter, "commit", spy)
+    run_all(saestore.plan_build(**job(store)))
+    assert max(seen) == 1
+    assert hashes(store) == built
 
 
 def test_what_comes_late_or_again_changes_nothing(tmp_path, job, built):

@@ -95,6 +95,28 @@ def test_documents_of_groups_and_strays_are_put_right(stored):
     assert store.verify().ok
 
 
+def test_a_document_with_the_digests_of_many_shards_is_made_again():
+    """Only of shards that are those that were committed: of others the digest of the document is another one."""
+    store, case = memory_store(), make_case(2, 60, 4, density=0.5, palette="signed", chunk=2, shard=4, ragged=True)
+    acts, odd, weight = write_case(store, case), np.arange(60) % 5 > 0, np.arange(60) % 7
+    with layout(case):
+        acts.samples.update({"weight": weight, "a b": np.ma.MaskedArray(weight, odd)})
+        acts.concepts.add({"odd": odd}, level="sample")
+        memory, info = store.root.store, acts.attributes.tables["samples"]
+        nodes = [node for node, array in info.arrays.items() if array.shards is None]
+        before = {key: value.to_bytes() for key, value in memory._store_dict.items()}
+        assert len(nodes) == 5
+        for node in nodes:
+            put(memory, f"{PATH}/samples/{node}/zarr.json", b"{}")
+        result = store.repair(PATH)
+        assert (result.ok, len(result.mended)) == (True, 5)
+        assert {key: value.to_bytes() for key, value in memory._store_dict.items()} == before
+        lost = f"{PATH}/samples/{nodes[0]}"
+        put(memory, f"{lost}/zarr.json", b"{}")
+        put(memory, f"{lost}/c/3", before[f"{lost}/c/4"])
+        assert {problem.node for problem in store.repair(PATH).lost} == {lost}
+
+
 @pytest.mark.filterwarnings("ignore:Object at")  # of zarr
 @pytest.mark.parametrize("parent", ["Shapes", "Shapes/patch", PATH])
 def test_a_set_that_is_not_found_any_more_is_noticed(stored, parent):

@@ -345,6 +345,9 @@ def test_nothing_and_half_of_it(tmp_path):
     (folder / "cfg.json").write_text(json.dumps({"activation": "topk"}))
     with raises(InvalidInputError, "invalid-sae", "sparsify", "'k'"):
         load_sae(folder)
+    (folder / "cfg.json").write_text(json.dumps({"activation": "topk", "k": None}))
+    with raises(InvalidInputError, "invalid-sae", "k=None", "sparsify"):
+        load_sae(folder)
     content = (folder / "sae.safetensors").read_bytes()
     (folder / "sae.safetensors").write_bytes(content[: len(content) // 2])
     with raises(InvalidInputError, "damaged-file", "truncated", "sparsify"):
@@ -367,6 +370,38 @@ def test_a_dictionary_that_cannot_be_read(content, tmp_path):
     store = memory_store()
     with raises(InvalidInputError, code, "dictionary_learning"):
         saestore.build("A", embeddings=X.numpy(), sae=folder, store=store, progress=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_rounded_as_in_its_library(dtype, tmp_path):
+    """torch.nn.Linear adds the bias before it rounds; then a ReLU, and the k largest of what may be ties."""
+    w = {name: value.to(dtype) for name, value in weights().items()}
+    p = torch.nn.functional.linear(X.to(dtype) - w["b_dec"], w["W_enc"].T, w["b_enc"]).relu()
+    top = p.topk(K, sorted=False)
+    expected = torch.zeros_like(p).scatter_(1, top.indices, top.values).float().numpy()
+    state = {**linear(w), "k": torch.tensor(K)}
+    for folder in (sparsify(tmp_path / "s", w, k=float(K)), dictionary(tmp_path / "d", "AutoEncoderTopK", state)):
+        np.testing.assert_array_equal(dense_of(load_sae(folder)), expected)
+
+
+def test_numbers_that_no_sae_has(tmp_path):
+    with raises(InvalidInputError, "invalid-sae", "k=7 groups", "sparsify"):
+        load_sae(sparsify(tmp_path / "a", weights(), activation="groupmax", k=7))
+    with raises(InvalidInputError, "invalid-sae", "k=5.5", "sparsify"):
+        load_sae(sparsify(tmp_path / "b", weights(), k=5.5))
+    state = {**linear(weights()), "k": torch.tensor(K), "threshold": torch.tensor(float("nan"))}
+    with raises(InvalidInputError, "invalid-sae", "threshold holds NaN", "dictionary_learning"):
+        load_sae(dictionary(tmp_path / "c", "BatchTopKSAE", state))
+    second = tmp_path / "layer_9_mlp_out"
+    second.mkdir()
+    safetensors.save_file({**{name.lower(): value for name, value in weights().items()}, "threshold": torch.ones(F)},
+                          second / "params.safetensors")  # fmt: skip
+    for config, code in (({"width": F + 1}, "invalid-sae"), ({"architecture": "topk"}, "unsupported-sae")):
+        (second / "config.json").write_text(json.dumps(config))
+        with raises(InvalidInputError, code, *config.values(), "Gemma Scope"):
+            load_sae(second)
+    (second / "config.json").write_text(json.dumps({"width": F, "architecture": "jump_relu"}))
+    assert load_sae(second).info["hook_name"] == "blocks.9.hook_mlp_out"
 
 
 # Objects of the user's own.

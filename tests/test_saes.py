@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -218,7 +219,7 @@ def test_folder_without_a_file(folder, file):
 @pytest.mark.parametrize("text", ["{", "", "\x00"])
 def test_config_that_is_not_json(folder, text):
     (folder / "cfg.json").write_text(text)
-    with raises(InvalidInputError, "invalid-sae", "cfg.json", "JSON"):
+    with raises(InvalidInputError, "damaged-file", "cfg.json", "JSON", "sae_lens"):
         load_sae(folder)
 
 
@@ -294,6 +295,15 @@ def test_transcoders_encode_and_do_not_decode(name, tmp_path):
         dense[np.repeat(np.arange(20), np.diff(rows.indptr)), rows.indices] = rows.data
         np.testing.assert_array_equal(dense, sae.encode(x).detach().numpy())
         assert np.isnan(encoder.explained_variance(x, rows))
+
+
+def test_a_transcoder_whose_config_lies(tmp_path):
+    cfg = sae_lens.TranscoderConfig(d_in=D_IN, d_sae=D_SAE, d_out=5, apply_b_dec_to_input=False)
+    sae_lens.Transcoder(cfg).save_model(tmp_path / "t")
+    assert load_sae(tmp_path / "t").info["transcodes"]
+    edit_config(tmp_path / "t", d_out=6)
+    with raises(InvalidInputError, "invalid-sae", "d_out is 6", "sae_lens"):
+        load_sae(tmp_path / "t")
 
 
 def test_temporal_saes_are_refused(tmp_path):
@@ -682,3 +692,62 @@ def test_embeddings_that_state_another_model_or_hook_are_refused(tmp_path):
         warned = pytest.warns(UserWarning, match="gemma-2-2b")
         with raises(InvalidInputError, "other-model", "gemma-2-9b") if refused else warned:
             spec.check_model(str(tmp_path), 16)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "same"),
+    [
+        ("gpt2-small", "openai-community/gpt2", True),
+        ("gpt2-small", "gpt2-medium", False),
+        ("Llama-2-7b", "meta-llama/Llama-2-7b-hf", True),
+        ("meta-llama/Llama-3.1-8B", "meta-llama/Meta-Llama-3.1-8B", True),
+        ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B-Instruct", False),
+        ("mistral-7b", "mistralai/Mistral-7B-v0.1", True),
+        ("qwen-1.8b", "Qwen/Qwen-1_8B", True),
+        ("gelu-1l", "NeelNanda/GELU_1L512W_C4_Code", True),
+        ("gelu-1l", "NeelNanda/GELU_2L512W_C4_Code", False),
+        ("pythia-70m", "EleutherAI/pythia-70m-deduped", False),
+    ],
+)
+def test_one_model_by_several_names(ours, theirs, same):
+    from saestore.models.training_spec import SAETrainingSpec
+
+    spec = SAETrainingSpec("mine", 16, model=ours)
+    with nullcontext() if same else raises(InvalidInputError, "other-model", ours, theirs):
+        spec.check_stated("x", {"model": theirs})
+    assert "transformer_lens.loading_from_pretrained" not in sys.modules or "sae_lens" in sys.modules
+
+
+def test_an_import_that_states_another_model_or_hook_than_its_sae(tmp_path):
+    """A Delphi cache has the model in its configuration, and the hook in the name of its folder."""
+    from build_helpers import sae_lens_folder
+    from foreign_files import save_delphi, top_rows
+
+    folder, store = tmp_path / "sae", tmp_path / "store"
+    d_sae = sae_lens_folder("standard", folder, d_in=16).cfg.d_sae
+
+    def trained(model, hook):
+        edit_config(folder, metadata={**VERSION, "model_name": model, "hook_name": hook})
+
+    def imported(hookpoint, **how):
+        dense = top_rows(20, d_sae, 6).astype(np.float16)
+        cache = tmp_path / "caches" / hookpoint
+        if not cache.exists():
+            save_delphi(cache, dense, 10)
+        how = {"store": store, "sae": folder, "overwrite": True, "progress": False, **how}
+        return saestore.import_activations(f"Mine/token/{hookpoint}", cache, **how)
+
+    trained("gpt2-small", "blocks.3.hook_resid_post")
+    for act in (imported, lambda hook: saestore.check_import("Mine/token", tmp_path / "caches" / hook, sae=folder)):
+        with raises(InvalidInputError, "other-model", "gpt2-small", "some/model", "--other-model"):
+            act("layers.3")
+    trained("model", "blocks.5.hook_resid_post")
+    for hookpoint in ("layers.3", "layers.5.mlp"):
+        with raises(InvalidInputError, "layer-mismatch", "blocks.5", hookpoint):
+            imported(hookpoint)
+    assert not store.exists()
+    assert imported("layers.3", other_model=True).shape == (20, d_sae)
+    assert imported("layers.5").shape == (20, d_sae)  # the output of that block
+    assert imported("mine").shape == (20, d_sae)  # not the name of a place
+    trained("some/model", "blocks.5.hook_mlp_out")
+    assert imported("layers.5.mlp").shape == (20, d_sae)

@@ -425,7 +425,7 @@ def test_observations_of_unknown_label_count_for_no_score(case, seed, level):
     unknown[:, 2] = unknown[:, 1]  # the same are known of two concepts
     index = acts.item_index if level == "item" else None
     observations = ScoredObservations.of(
-        sp.csr_array(truth & ~unknown), len(case.dense), None, index=index, unknown=sp.csc_array(unknown)
+        sp.csc_array(truth & ~unknown), len(case.dense), None, index=index, unknown=sp.csc_array(unknown)
     )
     assert len(observations.groups) <= 3
     counted, dense = np.ones(n, bool), case.dense

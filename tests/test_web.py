@@ -18,9 +18,11 @@ import saestore
 from saestore.cli import main
 from saestore.errors import TooLargeError
 from saestore.progress import deadline
-from saestore.web import compare, concepts, drawing, feature_table
+from saestore.web import compare, drawing, tables
 from saestore.web.keys import KEYS, markdown
 from saestore.web.request import as_json
+
+pytestmark = pytest.mark.once
 
 X, T = f"/{IMAGES}", f"/{TOKENS}"
 PAGES = [
@@ -334,9 +336,9 @@ def test_the_best_concept_of_every_feature(explorer, path):
 
 def test_scores_that_take_long_come_later(path, monkeypatch):
     explorer, ready = explorer_of(path), threading.Event()
-    found = concepts._best_of
-    monkeypatch.setattr(concepts, "_best_of", lambda *given: ready.wait() and found(*given))
-    monkeypatch.setattr(feature_table, "_PATIENCE", 0)
+    found = tables._best_of
+    monkeypatch.setattr(tables, "_best_of", lambda *given: ready.wait() and found(*given))
+    monkeypatch.setattr(tables, "_PATIENCE", 0)
     with deadline(30):
         waiting = data(explorer, f"{X}/features?concept=*&sort=-roc_auc&limit=3")
         assert (waiting["waiting"], len(waiting["rows"])) == (True, 3)
@@ -520,14 +522,14 @@ def test_a_set_that_is_being_built_shows_and_moves(tmp_path):
 def test_odd_names_of_concepts_and_items_without_samples(tmp_path):
     import scipy.sparse as sp
 
-    names = ["a", "a.json", "x/y", "trail/", " spaces ", "%2F?#", "<i>", "\u202egnp.exe", "line\nend"]
+    names = ["a", "a.json", "x/y", "trail/", " spaces ", "%2F?#", "<i>", ".", "..", "a/../b", "\u202egnp.exe", "a\nb"]
     acts = saestore.open(tmp_path / "s.zarr", mode="a").write(
         "A/t.json/b", sp.csr_array(dense(0, 4)), items={"text": ["one", "", "two"]}, item_ptr=[0, 2, 2, 4]
     )
     acts.concepts.add({name: np.array([1, 0, 0, 1], bool) for name in names}, level="sample")
     explorer = explorer_of(tmp_path / "s.zarr")
     for name in names:
-        page = f"/A/t.json/b/concepts/{quote(name)}"
+        page = re.sub(r"(?<=/)\.+(?=/|$)", lambda dots: len(dots[0]) * "%252E", f"/A/t.json/b/concepts/{quote(name)}")
         if name != "a":  # the twin of "a" is the page of "a.json"
             assert json.loads(get(explorer, f"{page}.json").body)["concept"] == name
         html = get(explorer, page).body.decode()

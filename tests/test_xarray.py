@@ -651,12 +651,16 @@ def test_what_grows_with_the_samples_is_a_byte_for_a_condition_and_eight_for_the
     matrix = sp.csr_array((np.ones(n, np.float32), ids, np.arange(n + 1)), shape=(n, 3))
     store = saestore.open(tmp_path / "a.zarr", "a", durability="fast")
     acts = store.write("Large/token/sae", matrix, np.arange(0, n + 1, 100))
-    for module in ("saestore.interop.lazy", "saestore.query.where"):
+    for module in ("saestore.interop.lazy", "saestore.interop.coded_texts", "saestore.query.where"):
         monkeypatch.setattr(f"{module}._BLOCK", 1 << 12)
-    item = acts.to_xarray()["item"]
     acts.items.set("even", np.arange(n // 100) % 2 == 0)
+    acts.items.set("split", np.where(np.arange(n // 100) % 2, "test", "train"))
+    dataset, half = acts.to_xarray(), np.arange(n) % 2 == 0
+    item, split = dataset["item"], dataset["split"]
     questions = [
         (9, n, lambda: item.values),
+        (3, n, lambda: (split == "test").values),
+        (16, n // 2, lambda: dataset.isel(sample=half)["sample"]),  # 8 for the index, and 4 for all variables
         (3, n // 50, lambda: acts.samples.where("position >= 50 and position < 52")),
         (2, 9, lambda: acts.stats(rare, where="position >= 50")),
         (2, 9, lambda: acts.stats(rare, where="even")),
@@ -673,3 +677,38 @@ def test_what_grows_with_the_samples_is_a_byte_for_a_condition_and_eight_for_the
     assert np.array_equal(item.values, np.arange(n) // 100)
     assert np.array_equal(item[7::4099].values, np.arange(7, n, 4099) // 100)
     assert np.array_equal(item[::-1].values, np.arange(n)[::-1] // 100)
+
+
+def test_texts_of_many_samples_are_numbers_of_their_kinds(acts, monkeypatch):
+    """From a block of samples on: numpy's answers on the objects, which only a comparison with a text does without."""
+    plain = {name: acts.to_xarray()[name].values for name in ("split", "key")}
+    monkeypatch.setattr("saestore.interop.lazy._BLOCK", 7)
+    monkeypatch.setattr("saestore.interop.coded_texts._BLOCK", 5)
+    for name, expected in plain.items():
+        dataset, text = acts.to_xarray(), expected[11]
+        column = dataset[name]
+        assert not isinstance(column.data, np.ndarray)
+        for found, answer in [
+            (column == text, expected == text),
+            (text != column, expected != text),
+            (column == "no such text", np.zeros(ROWS, bool)),
+            (column == column.copy(), np.ones(ROWS, bool)),
+            (column.isin([text]), expected == text),
+            (column[::-3], expected[::-3]),
+            (column[np.array([5, -1, 5])], expected[[5, -1, 5]]),
+            (column[expected == text], expected[expected == text]),
+            (column.where(expected == text, "?"), np.where(expected == text, expected, "?")),
+            (xr.concat([column, column[:9]], "sample"), np.append(expected, expected[:9])),
+            (column.astype(str).str.upper(), np.char.upper(expected.astype(str))),
+            (column.copy(deep=True).sortby("sample", ascending=False), expected[::-1]),
+            (pickle.loads(pickle.dumps(column.load())), expected),
+        ]:
+            assert found.values.tolist() == answer.tolist()
+        chosen = dataset.isel(sample=(column == text).values)
+        assert chosen[name].values.tolist() == expected[expected == text].tolist()
+        assert np.array_equal(chosen["item"], np.asarray(dataset["item"])[expected == text])
+        loaded = dataset[name].load().copy()
+        loaded[3] = "other"
+        assert loaded.values.tolist() == [*expected[:3], "other", *expected[4:]]
+        assert sorted(loaded.groupby(loaded).groups) == sorted({*expected[:3], "other", *expected[4:]})
+        assert (repr(column.data), len(column.data), str(column[4].values)) == (repr(expected), ROWS, expected[4])

@@ -179,14 +179,15 @@ def _differences(
 def counted_rows(acts: SetReader, known: Array, kept: Array, level: Level) -> tuple[Array, Array]:
     """The samples of a mask whose row is known, and the items or samples that have one of them."""
     if level == "sample":
-        return kept & known, kept & known
-    kept = kept & known[acts.item_index.locate(np.arange(acts.shape[0]))[0]]
+        counted = kept & known
+        return counted, counted
+    kept = kept & Condition(known, acts.item_index).over_samples(acts.shape[0])
     return kept, items_of(acts, kept)
 
 
 def lists_over(acts: SetReader, features: Array, level: Level, kept: Array) -> Iterator[PostingLists]:
     """Lists over the samples of a mask, or over the items that have one, by the maximum."""
-    return View.of(acts, level, Condition(kept, None)).lists(features, _BLOCK)
+    return View.of(acts, level, None if kept.all() else Condition(kept, None)).lists(features, _BLOCK)
 
 
 @retry_on_stale_snapshot
@@ -243,8 +244,9 @@ def select_features(
     method = method if method is not None else ("fisher" if values.dtype == bool else "correlation")
     _check_method(method, values, level, fdr)
     kept, counted = counted_rows(acts, known, samples_of(acts, where), level)
-    if len(np.unique(values[counted])) < 2:
-        message = f"the target has one value on all {np.count_nonzero(counted):,} known {level}s that are asked for."
+    asked = values[counted]
+    if not len(asked) or asked.min() == asked.max():
+        message = f"the target has one value on all {len(asked):,} known {level}s that are asked for."
         raise InvalidInputError(message, code="constant-target")
     if method == "fisher":
         table = _differences(acts, features, level, kept, (counted & values, counted & ~values))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from saestore.errors import InvalidInputError, check_at_least, check_choice, req
 from saestore.kernels import segment_sums
 from saestore.query.details import names_of
 from saestore.query.open_set import retry_on_stale_snapshot
-from saestore.query.posting_lists import iterate_lists
+from saestore.query.posting_lists import PostingLists, iterate_lists
 from saestore.query.reader import Level, SetReader
 from saestore.query.results import ResultTable
 from saestore.scoring.bootstrap import BootstrapSampler, check_bootstrap
@@ -26,6 +26,7 @@ from saestore.tables.label_matrix import check_level, position_of
 Array = np.ndarray[Any, Any]
 
 _MEASURES = ("accuracy", "f1", "roc_auc")
+_BLOCK = 1 << 20  # entries of a list at a time
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -143,8 +144,9 @@ def probe(
     if not sizes:
         raise InvalidInputError("k is empty; give numbers of features, such as [1, 2, 5].", code="missing-argument")
     truth, known = _labels_of(acts, concept, level)
-    parts = disjoint(acts, choose_on, report_on, level, where)
-    (on_train, train), (on_test, test) = (counted_rows(acts, known, part, level) for part in parts)
+    (on_train, train), (on_test, test) = [
+        counted_rows(acts, known, part, level) for part in disjoint(acts, choose_on, report_on, level, where)
+    ]
     for on, mask in ((choose_on, train), (report_on, test)):
         if len(np.unique(truth[mask])) < 2:
             name = concept if isinstance(concept, str) else "label"
@@ -191,14 +193,28 @@ def _labels_of(acts: SetReader, concept: Any, level: Level) -> tuple[Array, Arra
 
 def _mean_differences(acts: SetReader, truth: Array, counted: tuple[Array, Array], level: Level, pooling: str) -> Array:
     """Mean where true minus mean where false, of every feature, over the used items or samples."""
-    (kept, used), ids = counted, np.arange(acts.shape[1])
+    (kept, used), ids, index = counted, np.arange(acts.shape[1]), acts.item_index
     weights = np.where(truth, 1 / max(1, (truth & used).sum()), -1 / max(1, (~truth & used).sum())) * used
-    if level == "item" and pooling == "mean":
-        bounds = np.minimum(acts.item_index.pointers(), acts.shape[0])
-        weights = np.repeat(weights / np.maximum(segment_sums(kept, bounds), 1), np.diff(bounds)) * kept
+    of_items = level == "item" and pooling == "mean"
+    if of_items:
+        weights /= np.maximum(segment_sums(kept, np.minimum(index.pointers(), acts.shape[0])), 1)
+
+    def weighted(samples: Array, data: Array) -> Array:
+        weight: Array = weights[index.locate(samples)[0]] * kept[samples] if of_items else weights[samples]
+        return weight * data
+
     pooled = level == "item" and pooling == "max"
     lists_of = lists_over(acts, ids, "item", kept) if pooled else iterate_lists(acts.segments, ids, acts.dtype)
-    return np.concatenate([segment_sums(lists.data * weights[lists.samples], lists.indptr) for lists in lists_of])
+    return np.concatenate([segment_sums(_in_blocks(weighted, lists), lists.indptr) for lists in lists_of])
+
+
+def _in_blocks(function: Callable[[Array, Array], Array], lists: PostingLists) -> Array:
+    """A function of samples and activations, float64 for each, of a block of them at a time."""
+    values = np.empty(len(lists.data))
+    for start in range(0, len(values), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        values[part] = function(lists.samples[part], lists.data[part])
+    return values
 
 
 @retry_on_stale_snapshot

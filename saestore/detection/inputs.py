@@ -215,7 +215,7 @@ def inputs_of(
         level=level,
         pooling=Pooling.of(score),
         names=labels.names,
-        labels=labels.matrix,
+        labels=labels.matrix.tocsr(),
         unknown=labels.unknown.tocsr(),
         sample_labels=of_samples[0],
         sample_unknown=of_samples[1],

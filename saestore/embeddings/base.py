@@ -17,6 +17,7 @@ from saestore.files import refuse_unused
 
 __all__ = [
     "DTYPES",
+    "WHOLE",
     "EmbeddingSource",
     "MaskedSource",
     "Matrix",
@@ -31,6 +32,8 @@ __all__ = [
 
 Names = Sequence[str]
 DTYPES = ("float16", "bfloat16", "float32", "float64")
+# What activations may be besides, in the same layouts.
+WHOLE = ("bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 
 # In a file with several tensors. Embeddings that were centred and scaled to length 1 are not what an SAE was trained
 # on, so they come second.
@@ -81,20 +84,11 @@ class EmbeddingSource(Protocol):
 
 @dataclass(frozen=True)
 class Matrix:
-    """One opened file or array.
+    """One opened file or array."""
 
-    Attributes
-    ----------
-    shape : tuple of int
-        Any shape; `checked` lets only (n_rows, d_in) with both above zero pass.
-    dtype : str
-        Its name in numpy or torch, without the "torch.".
-    fill : callable
-        ``fill(out, start, stop)`` copies those rows into a tensor of their shape and dtype.
-    """
-
-    shape: tuple[int, ...]
-    dtype: str
+    shape: tuple[int, ...]  # any shape; `checked` lets only (n_rows, d_in) with both above zero pass
+    dtype: str  # its name in numpy or torch, without the "torch."
+    # ``fill(out, start, stop)`` copies those rows into a tensor of their shape and dtype
     fill: Callable[[torch.Tensor, int, int], None]
     stated: Mapping[str, str] = field(default_factory=dict)  # ``model`` and ``hook``, where the file has them
 
@@ -161,7 +155,9 @@ class PartedSource:
         self._lock = threading.Lock()
 
     @classmethod
-    def of_one(cls, path: str, layout: str, opener: Callable[[], Matrix], width: int | None = None) -> PartedSource:
+    def of_one(
+        cls, path: str, layout: str, opener: Callable[[], Matrix], width: int | None = None, dtypes: Names = DTYPES
+    ) -> PartedSource:
         """Make a source of a single file or array, once `checked`.
 
         Parameters
@@ -176,7 +172,7 @@ class PartedSource:
         def flat() -> Matrix:
             return opener() if len(shape) <= 2 else flattened(opener(), inner)
 
-        matrix = checked(flat(), path)
+        matrix = checked(flat(), path, dtypes)
         item_size = int(np.prod(shape[1:-inner])) if len(shape) - inner >= 2 else None
         parts = [Part(0, matrix.shape[0], flat)]
         return cls(path, layout, matrix.shape[1], matrix.dtype, parts, item_size=item_size, stated=given.stated)
@@ -304,7 +300,7 @@ def rows_fingerprint(source: EmbeddingSource, n_rows: int | None) -> str:
     return digest.hexdigest()
 
 
-def checked(matrix: Matrix, where: str) -> Matrix:
+def checked(matrix: Matrix, where: str, dtypes: Names = DTYPES) -> Matrix:
     """Return the matrix if it can be embeddings.
 
     Raises
@@ -312,9 +308,9 @@ def checked(matrix: Matrix, where: str) -> Matrix:
     InvalidInputError
         If it does not have two dimensions, rows and columns, and a floating dtype.
     """
-    if matrix.dtype not in DTYPES:
+    if matrix.dtype not in dtypes:
         raise InvalidInputError(
-            f"{where} is {matrix.dtype}; embeddings are one of {', '.join(DTYPES)}", code="unsupported-dtype"
+            f"{where} is {matrix.dtype}; it must be one of {', '.join(dtypes)}", code="unsupported-dtype"
         )
     shape = matrix.shape
     if len(shape) != 2 or 0 in shape:

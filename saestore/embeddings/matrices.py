@@ -43,7 +43,7 @@ __all__ = [
     "zarr_matrix",
 ]
 
-_SAFETENSORS_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+_SAFETENSORS_DTYPES = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint"}
 
 
 def torch_matrix(tensor: torch.Tensor, where: str) -> Matrix:
@@ -85,7 +85,7 @@ def zarr_matrix(array: zarr.Array[Any], where: str) -> Matrix:
 
 def open_pt(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
     """Open a ``.pt`` file that holds a tensor, or a dict with `key` or the one that `pick` finds."""
-    loaded = load_pt(path)
+    loaded = load_pt(path, sparse=True)
     if isinstance(loaded, dict):
         tensors = {str(name): value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -152,7 +152,8 @@ def open_parquet(path: Path, key: str | None = None, others: Names = ()) -> Matr
         return leaf(of.value_type) if any(kind(of) for kind in kinds) else of
 
     own = [field for field in table.schema if field.name not in others and leaf(field.type) != field.type]
-    lists = [field.name for field in own if key is not None or arrow.types.is_floating(leaf(field.type))]
+    floats = [field.name for field in own if key is not None or arrow.types.is_floating(leaf(field.type))]
+    lists = floats or [field.name for field in own]  # of whole numbers, which may be activations
     if len(lists) != 1:
         raise InvalidInputError(
             f"{path} has {', '.join(lists) or 'no column of lists'}; choose one as {path.name}:COLUMN",
@@ -267,9 +268,10 @@ def open_safetensors(path: Path, key: str | None = None, others: Names = ()) -> 
     def fill(out: torch.Tensor, start: int, stop: int) -> None:
         out.copy_(rows[start:stop])
 
-    dtype = rows.get_dtype()
-    shape, name = tuple(rows.get_shape()), _SAFETENSORS_DTYPES.get(dtype, dtype)
-    return Matrix(shape, name, fill, stated_in(opened.metadata()))
+    dtype = rows.get_dtype()  # such as BF16
+    kind = dtype.rstrip("0123456789")
+    name = _SAFETENSORS_DTYPES.get(kind, kind.lower()) + dtype.removeprefix(kind)
+    return Matrix(tuple(rows.get_shape()), name, fill, stated_in(opened.metadata()))
 
 
 def is_zarr(folder: Path) -> bool:

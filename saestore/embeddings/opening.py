@@ -15,6 +15,7 @@ import zarr
 
 from saestore import layouts
 from saestore.embeddings.base import (
+    DTYPES,
     EmbeddingSource,
     Matrix,
     Names,
@@ -58,7 +59,9 @@ _OPENERS: dict[str, Opener] = {
 _OF_LAYOUTS = (".pt", ".json")  # suffixes of chunks and of lists of chunks
 
 
-def open_embeddings(spec: Any, *, width: int | None = None, others: Names = ()) -> EmbeddingSource:
+def open_embeddings(
+    spec: Any, *, width: int | None = None, others: Names = (), dtypes: Names = DTYPES
+) -> EmbeddingSource:
     """Open embeddings of any layout, without reading them.
 
     Parameters
@@ -76,11 +79,13 @@ def open_embeddings(spec: Any, *, width: int | None = None, others: Names = ()) 
         dimension; its second dimension then counts the rows of an item.
     others
         Names of tensors in the file that are read besides, such as a mask.
+    dtypes
+        Those that a file may have.
 
     Returns
     -------
     EmbeddingSource
-        With (n_rows, d_in) of one of float16, bfloat16, float32, float64.
+        With (n_rows, d_in) of one of `dtypes`.
 
     Raises
     ------
@@ -90,7 +95,7 @@ def open_embeddings(spec: Any, *, width: int | None = None, others: Names = ()) 
         If it is damaged, of another kind, shape or dtype, or would have to be unpickled.
     """
     if isinstance(spec, (str, os.PathLike)):
-        return _open_path(os.fspath(spec), width, others)
+        return _open_path(os.fspath(spec), width, others, dtypes)
     if isinstance(spec, np.ndarray):
         return _at_hand("numpy array", "array", numpy_matrix(spec), width)
     if isinstance(spec, torch.Tensor):
@@ -107,6 +112,8 @@ def _open_object(spec: Any, width: int | None, others: Names) -> EmbeddingSource
     if isinstance(spec, tuple) and len(spec) == 2 and (callable(spec[0]) or isinstance(spec[0], Iterable)):
         return _of_batches(*spec)
     if isinstance(spec, Mapping):
+        if spec and all(hasattr(each, "select_columns") for each in spec.values()):
+            _refuse_splits("the DatasetDict", list(spec), "its [SPLIT]")
         shapes = {str(name): tuple(value.shape) for name, value in spec.items() if hasattr(value, "shape")}
         return open_embeddings(spec[pick(shapes, None, "the mapping", "leave the others out", others)], width=width)
     if hasattr(spec, "features") and hasattr(spec, "select_columns") and hasattr(spec, "__len__"):
@@ -117,6 +124,12 @@ def _open_object(spec: Any, width: int | None, others: Names) -> EmbeddingSource
         f"embeddings cannot be a {type(spec).__name__}; give a path, an array, a tensor, a datasets.Dataset, or "
         "batches and the number of their rows, as a pair: embeddings=(batches, n_rows)",
         code="bad-embeddings",
+    )
+
+
+def _refuse_splits(where: str, names: Iterable[str], choose: str) -> None:
+    raise InvalidInputError(
+        f"{where} has the splits {', '.join(names)}; give one of them, as {choose}", code="several-splits"
     )
 
 
@@ -168,21 +181,21 @@ def locate(path: Path) -> Path:
     raise NotFoundError(f"no embeddings at {path}; {nearby(path)}", code="no-such-file")
 
 
-def _at_hand(path: str, layout: str, matrix: Matrix, width: int | None) -> PartedSource:
+def _at_hand(path: str, layout: str, matrix: Matrix, width: int | None, dtypes: Names = DTYPES) -> PartedSource:
     """Make a source of a matrix that is not mapped from a file, and so never opened again."""
-    return PartedSource.of_one(path, layout, lambda: matrix, width)
+    return PartedSource.of_one(path, layout, lambda: matrix, width, dtypes)
 
 
-def _open_path(spec: str, width: int | None, others: Names) -> EmbeddingSource:
+def _open_path(spec: str, width: int | None, others: Names, dtypes: Names) -> EmbeddingSource:
     if "://" in spec:
-        return _at_hand(spec, "zarr", open_zarr(spec), width)
+        return _at_hand(spec, "zarr", open_zarr(spec), width, dtypes)
     foreign = _foreign_folder(spec, width)
     if foreign is not None:
         return foreign
     named, key = split_member(spec)
     path = locate(named)
     if path.is_dir():
-        return _at_hand(str(path), "zarr", open_zarr(str(path)), width)
+        return _at_hand(str(path), "zarr", open_zarr(str(path)), width, dtypes)
     if path.suffix in _OF_LAYOUTS:
         source: EmbeddingSource | None = layouts.ask("open_embeddings", path)
         if source is not None:
@@ -195,12 +208,15 @@ def _open_path(spec: str, width: int | None, others: Names) -> EmbeddingSource:
         )
     existing_file(path)
     where = str(path) if key is None else f"{path}:{key}"
-    return PartedSource.of_one(where, path.suffix.removeprefix("."), partial(opener, path, key, others), width)
+    opened = partial(opener, path, key, others)
+    return PartedSource.of_one(where, path.suffix.removeprefix("."), opened, width, dtypes)
 
 
 def _foreign_folder(spec: str, width: int | None) -> PartedSource | None:
     """A folder of saev's shards, or of ``Dataset.save_to_disk``; None for others."""
     folder, _, layer = spec.rpartition(":")
+    if (Path(spec) / "dataset_dict.json").is_file():
+        _refuse_splits(spec, sorted(entry.name for entry in Path(spec).iterdir() if entry.is_dir()), f"{spec}/SPLIT")
     if (Path(spec) / "dataset_info.json").is_file():
         return PartedSource.of_one(spec, "arrow", partial(open_arrow_folder, Path(spec)), width)
     if layer.isdecimal() and (Path(folder) / "metadata.json").is_file():

@@ -226,7 +226,7 @@ def as_floats(values: Array, dtype: str, where: str) -> Array:
         inexact = np.flatnonzero(floats.astype(values.dtype) != values)
         if len(inexact):
             raise InvalidInputError(
-                f"{where} holds {values[inexact[0]]}, which no float64 equals; give floats.", code="inexact-value"
+                f"{where} holds {values.flat[inexact[0]]}, which no float64 equals; give floats.", code="inexact-value"
             )
     return floats
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saestore.errors import NotFoundError, check_choice, require
+from saestore.errors import InvalidInputError, NotFoundError, check_choice, require
 from saestore.formats.atomic_output import write_atomically
 from saestore.formats.base import Written
 from saestore.formats.explanations import EXPLANATION, SOURCE, records
@@ -66,6 +66,13 @@ def _write_json(reader: SetReader, frame: Any, path: Path) -> Written:
 
 
 def _write_csv(_: SetReader, frame: Any, path: Path) -> Written:
+    for name in frame.select_dtypes("object"):
+        lost = [text for text in frame[name].dropna() if text == "" or "\0" in str(text)]
+        if lost:  # readers of CSV take an empty text for a missing one, and end a text at NUL
+            raise InvalidInputError(
+                f"the column {name!r} has the text {lost[0]!r}, which CSV cannot hold; write .parquet or .json.",
+                code="not-in-format",
+            )
     # Of a narrow float all digits, and in quotes what would end a line.
     wide = frame.astype({name: np.float64 for name, dtype in frame.dtypes.items() if dtype.kind == "f"})
     wide.to_csv(path, index=True, quoting=csv.QUOTE_NONNUMERIC)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
-from contextlib import ExitStack
+from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -13,15 +15,15 @@ import numpy as np
 from saestore.errors import InvalidInputError
 from saestore.files import plain_tensor, unmasked
 from saestore.formats.base import BLOCK, Opened, Source, as_floats, nonzeros, stored_dtype
-from saestore.formats.named_arrays import Matrix, MemoryArray, of_parts, open_named
+from saestore.formats.named_arrays import MemoryArray, is_named, of_parts, only_matrix, open_named, rows_per_item
 
-__all__ = ["of_scipy", "open_mapping", "open_object", "opened_matrix"]
+__all__ = ["in_file", "open_mapping", "open_object", "renamed"]
 
 Array = np.ndarray[Any, Any]
 
 _TAKEN = (
     "a path; a scipy or torch sparse matrix; an AnnData; an object with top_acts and top_indices; a mapping of named "
-    "arrays; or a dense array or tensor, (samples, features) or (items, samples, features)"
+    "arrays, or a table of them; or a dense array or tensor, (samples, features) or (items, samples, features)"
 )
 _ENCODER_OUTPUT = ("top_indices", "top_acts")
 
@@ -30,16 +32,21 @@ def open_object(given: Any, source: Source) -> Opened:
     """Open what a caller has in memory; nothing is copied that need not be."""
     import scipy.sparse
 
-    if hasattr(given, "detach"):
+    if hasattr(given, "is_meta"):
         given = plain_tensor(given, "the tensor", sparse=True)
     if scipy.sparse.issparse(given):
         return _matrix("scipy", f"the {type(given).__name__}", _parts(given), source)
     if hasattr(given, "X") and hasattr(given, "obs"):
         return cast("Opened", import_module("saestore.formats.anndata").open_adata(given, source))
+    columns = [*getattr(given, "column_names", getattr(given, "columns", ()))]  # of a table
+    if is_named(map(str, columns)):
+        given = {str(name): given[name] for name in columns}
     if isinstance(given, Mapping) or all(hasattr(given, name) for name in _ENCODER_OUTPUT):
         return _named(given, source)
     if hasattr(given, "layout") and "sparse" in str(given.layout):
         return _matrix("torch", f"the {str(given.layout).removeprefix('torch.')} tensor", _tensors(given), source)
+    if hasattr(given, "select_columns") and hasattr(given, "features"):  # a datasets.Dataset
+        return cast("Opened", import_module("saestore.formats.dense_tensors").open_embedded(given, source))
     if hasattr(given, "__array__") or hasattr(given, "layout"):
         return _dense(given)
     raise InvalidInputError(
@@ -47,22 +54,15 @@ def open_object(given: Any, source: Source) -> Opened:
     )
 
 
-def opened_matrix(matrix: Matrix, name: str, where: str, n_features: int | None, **facts: Any) -> Opened:
-    """The matrix as what an import reads; `facts` are further fields of `Opened`."""
-    known = {"item_ptr": matrix.item_ptr, "files": (), "issues": matrix.issues} | facts
-    return Opened(
-        format=name,
-        path=where,
-        n_rows=matrix.n_rows,
-        n_features=n_features,
-        dtype=matrix.dtype,
-        read=matrix.read,
-        step=matrix.step,
-        row_capacity=matrix.row_capacity,
-        sae={} if matrix.row_capacity is None else {"k": matrix.row_capacity},
-        source={"layout": f"{name} {matrix.layout}"},
-        **known,
-    )
+def renamed(opened: Opened, name: str, where: str, **facts: Any) -> Opened:
+    """The same as of the format `name`, at `where`; `facts` are further fields of `Opened`."""
+    layout = f"{name} {opened.source['layout']}"
+    return replace(opened, format=name, path=where, source={"layout": layout}, **facts)
+
+
+def in_file(opened: Opened, path: Path) -> Opened:
+    """What was opened in memory is of a file, whose bytes tell it from others."""
+    return replace(opened, path=str(path), files=(path,), digest=None)
 
 
 class _Parts(NamedTuple):
@@ -72,15 +72,6 @@ class _Parts(NamedTuple):
     shape: tuple[int, ...]
     arrays: dict[str, Array]
     item_ptr: int | None = None
-
-    def open(self, where: str, resources: ExitStack) -> Matrix:
-        arrays = {name: MemoryArray(array, where) for name, array in self.arrays.items()}
-        return of_parts(self.kind, (self.shape[0], self.shape[1]), arrays, where, resources)
-
-
-def of_scipy(given: Any, where: str, resources: ExitStack) -> Matrix:
-    """Any scipy sparse matrix."""
-    return _parts(given).open(where, resources)
 
 
 def _parts(matrix: Any) -> _Parts:
@@ -102,14 +93,13 @@ def _tensors(tensor: Any) -> _Parts:
     if layout == "coo" and tensor.dense_dim():
         return _tensors(tensor.to_dense().to_sparse())
     if layout == "coo":
-        ids, several = _array(tensor._indices()), len(shape) == 3  # noqa: SLF001 (the public method refuses repetitions)
-        rows = ids[0] * shape[1] + ids[1] if several else ids[0]  # items of rows
+        ids = _array(tensor._indices())  # noqa: SLF001 (the public method refuses repetitions)
+        rows = ids[0]
+        for axis, size in zip(ids[1:-1], shape[1:-1], strict=True):  # items of rows
+            rows = rows * size + axis
         arrays = {"rows": rows, "columns": ids[-1], "values": _array(tensor._values())}  # noqa: SLF001
-        return (
-            _Parts("coo", (shape[0] * shape[1], shape[2]), arrays, shape[1])
-            if several
-            else _Parts("coo", shape, arrays)
-        )
+        flat = (math.prod(shape[:-1]), shape[-1]) if len(shape) > 2 else shape
+        return _Parts("coo", flat, arrays, rows_per_item(shape))
     if len(shape) != 2:
         return _tensors(tensor.to_dense().to_sparse())
     if layout not in ("csr", "csc"):
@@ -127,9 +117,10 @@ def _matrix(name: str, where: str, parts: _Parts, source: Source) -> Opened:
         raise InvalidInputError(
             f"{where} has the shape {shape}; it needs at least one sample and one feature.", code="bad-shape"
         )
-    matrix = parts.open(where, source.resources)
+    arrays = {role: MemoryArray(array, where) for role, array in parts.arrays.items()}
+    opened = of_parts(parts.kind, (shape[0], shape[1]), arrays, where, source.resources)
     facts = {"item_ptr": parts.item_ptr, "sum_duplicates": True, "digest": _digest(parts.arrays)}
-    return opened_matrix(matrix, name, where, shape[1], **facts)
+    return renamed(opened, name, where, **facts)
 
 
 def _named(given: Any, source: Source) -> Opened:
@@ -137,23 +128,22 @@ def _named(given: Any, source: Source) -> Opened:
     if not isinstance(given, Mapping):
         names = (*_ENCODER_OUTPUT, "pre_acts")
         return open_mapping("encoder-output", {name: getattr(given, name, None) for name in names}, where, source)
-    if len(set(given) - set(source.others)) == 1:
-        return open_object(next(value for name, value in given.items() if name not in source.others), source)
-    return open_mapping("npz", given, where, source)
+    name = None if is_named(given) else only_matrix(given, where, source.others)
+    return open_mapping("npz", given, where, source) if name is None else open_object(given[name], source)
 
 
 def open_mapping(name: str, given: Mapping[str, Any], where: str, source: Source) -> Opened:
     """Open arrays or tensors by the names that they have in a file."""
     arrays = {str(key): _array(value) for key, value in given.items() if value is not None}
     named = {key: MemoryArray(array, key) for key, array in arrays.items()}
-    matrix, width = open_named(named, where, source.resources, source.others)
-    return opened_matrix(matrix, name, where, width, digest=_digest(arrays))
+    opened = open_named(named, where, source.resources, source.others)
+    return renamed(opened, name, where, digest=_digest(arrays))
 
 
 def _dense(given: Any) -> Opened:
-    """Rows by features, or items by rows by features."""
+    """Rows by features, or items by rows (of any dimensions) by features."""
     where, values = f"the {type(given).__name__}", _array(given)
-    if values.ndim not in (2, 3) or 0 in values.shape:
+    if values.ndim < 2 or 0 in values.shape:
         raise InvalidInputError(
             f"{where} has the shape {values.shape}; dense activations are (samples, features) or (items, samples, "
             "features), none of them 0.",
@@ -168,7 +158,7 @@ def _dense(given: Any) -> Opened:
         dtype,
         lambda start, stop: nonzeros(as_floats(flat[start:stop], dtype, where)),
         max(1, BLOCK // flat.shape[1]),
-        item_ptr=values.shape[1] if values.ndim == 3 else None,
+        item_ptr=rows_per_item(values.shape),
         digest=_digest({"values": flat}),
         source={"layout": "dense array"},
     )
@@ -176,10 +166,16 @@ def _dense(given: Any) -> Opened:
 
 def _array(value: Any) -> Array:
     """A numpy array of an array or tensor on any device."""
-    if hasattr(value, "detach"):
+    if hasattr(value, "is_meta"):
         value = plain_tensor(value, "a tensor").cpu()
         value = (value.float() if "bfloat16" in str(value.dtype) else value).numpy()
-    return unmasked(np.asanyarray(value), "the array")
+    try:
+        found = np.asanyarray(value)
+        if found.dtype == object and not isinstance(value, np.ndarray):  # a column of lists
+            found = np.array(found.tolist())
+    except ValueError as error:
+        raise InvalidInputError(f"an array has rows of several lengths ({error}).", code="bad-shape") from error
+    return unmasked(found, "the array")
 
 
 def _digest(arrays: Mapping[str, Any]) -> str:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from saestore.errors import InvalidInputError
 from saestore.files import refuse_unused
-from saestore.formats.base import BLOCK, as_floats, check_ids, stored_dtype
+from saestore.formats.base import BLOCK, Opened, as_floats, check_ids, stored_dtype
 from saestore.formats.issues import Issue
-from saestore.formats.spool import Compressed, Entries, Read, Spool, blocks, checked_rows
+from saestore.formats.spool import Entries, Spool, blocks, checked_rows, open_compressed
 from saestore.sparse_rows import SparseRows
 
 Array = np.ndarray[Any, Any]
@@ -69,25 +69,15 @@ class MemoryArray:
         return self.array.size
 
     def read(self, start: int, stop: int) -> Array:
-        """Flat values."""
-        return self.array.reshape(-1)[start:stop]
+        """Flat values; of an array in another order only the rows that they are in are put in order."""
+        inner = math.prod(self.shape[1:])
+        first = start // max(1, inner)
+        rows = self.array[first : -(-stop // max(1, inner))].reshape(-1)
+        return rows[start - first * inner : stop - first * inner]
 
     def read_all(self) -> Array:
         """The array."""
         return self.array
-
-
-class Matrix(NamedTuple):
-    """Rows of a sparse matrix: how to read them, how many there are, and what the arrays say beside them."""
-
-    read: Read
-    step: int
-    n_rows: int
-    dtype: str
-    layout: str
-    row_capacity: int | None = None
-    item_ptr: Any = None
-    issues: tuple[Issue, ...] = ()
 
 
 def pair_of(names: Iterable[str]) -> tuple[str, str] | None:
@@ -128,10 +118,8 @@ def _numbers(array: Any, where: str, name: str, lengths: tuple[int, ...]) -> tup
     return tuple(values.tolist())
 
 
-def open_named(
-    arrays: Mapping[str, Any], where: str, resources: ExitStack, others: Sequence[str] = ()
-) -> tuple[Matrix, int | None]:
-    """Open a matrix of named arrays, each a `MemoryArray` or an `NpzArray`; and its width, where an array states it.
+def open_named(arrays: Mapping[str, Any], where: str, resources: ExitStack, others: Sequence[str] = ()) -> Opened:
+    """Open a matrix of named arrays, each a `MemoryArray` or an `NpzArray`.
 
     `others` are names of arrays that are read besides, such as a mask. Entries that are not stored by row go through a
     `Spool`.
@@ -153,19 +141,19 @@ def open_named(
     for role in ("ids", "rows", "columns", "indptr", "locations"):
         if role in found:
             check_ids(np.empty(0, found[role].dtype), found[role].where)
-    shape = stated_shape(arrays, where)
-    matrix = _matrix(found, shape, where, resources, arrays.get("tokens"))
-    shapes = {name: tuple(array.shape) for name, array in arrays.items() if name not in ("shape", "item_ptr")}
-    first = next(used[role] for role in ("values", *used))
-    refuse_unused(
-        shapes, [first, *used.values(), *_WIDTHS, *(["tokens"] * ("locations" in used))], matrix.n_rows, where
-    )
-    return matrix, shape[-1]
+    facts = {name.lower(): array for name, array in arrays.items()}
+    shape = stated_shape(facts, where)
+    opened = _matrix(found, shape, where, resources, facts.get("tokens"))
+    read = ["shape", "item_ptr", *_WIDTHS, *(["tokens"] * ("locations" in used))]
+    read = [used["values"], *used.values(), *(name for name in arrays if name.lower() in read)]
+    refuse_unused({name: tuple(array.shape) for name, array in arrays.items()}, read, opened.n_rows, where)
+    item_ptr = facts["item_ptr"].read_all() if "item_ptr" in facts else opened.item_ptr
+    return replace(opened, n_features=shape[-1], item_ptr=item_ptr)
 
 
 def _matrix(
     found: dict[str, Any], shape: tuple[int | None, ...], where: str, resources: ExitStack, tokens: Any
-) -> Matrix:
+) -> Opened:
     """A matrix of arrays by their roles."""
     ids, rows, width = found.get("ids"), _product(shape[:-1]), shape[-1]
     if "indptr" in found:
@@ -188,7 +176,7 @@ def _matrix(
 
 def _located(
     found: dict[str, Any], shape: tuple[int | None, ...], where: str, resources: ExitStack, tokens: Any
-) -> Matrix:
+) -> Opened:
     """Rows of (row, feature), or of (sequence, position, feature) as Delphi has them, one per value."""
     table = found["locations"].read_all()
     kind = table.shape[-1] if table.ndim == 2 else 0
@@ -205,11 +193,36 @@ def _located(
         rows = checked_rows(rows, n_items, where) * per_item + checked_rows(table[:, 1], per_item, where)
     axes = {"rows": MemoryArray(rows, "locations"), "columns": MemoryArray(table[:, -1], "locations")}
     n_rows = _product(sizes if kind == 3 else shape[:-1])
-    return coordinates({**axes, "values": found["values"]}, n_rows, where, resources)._replace(item_ptr=per_item)
+    return replace(coordinates({**axes, "values": found["values"]}, n_rows, where, resources), item_ptr=per_item)
+
+
+def _opened(where: str, layout: str, n_rows: int, **facts: Any) -> Opened:
+    source = {"layout": layout}
+    return Opened(format="npz", path=where, files=(), n_rows=n_rows, n_features=None, source=source, **facts)
 
 
 def _product(sizes: Sequence[int | None]) -> int | None:
     return None if None in sizes else math.prod(size or 0 for size in sizes)
+
+
+def rows_per_item(shape: tuple[int, ...]) -> int | None:
+    """Of an array (items, …, features or places); None where it is a matrix."""
+    return math.prod(shape[1:-1]) if len(shape) > 2 else None
+
+
+def only_matrix(arrays: Mapping[str, Any], where: str, others: Sequence[str] = ()) -> str | None:
+    """The name of the one array that can be dense or sparse activations; None where there are several or none."""
+    shapes = {name: tuple(each.shape) for name, each in arrays.items() if hasattr(each, "shape") and name not in others}
+    matrices = [name for name, shape in shapes.items() if len(shape) > 1]
+    if len(matrices) != 1 or has_ids(matrices[0], arrays[matrices[0]].dtype):
+        return None
+    refuse_unused(shapes, matrices, math.prod(shapes[matrices[0]][:-1]), where)
+    return matrices[0]
+
+
+def has_ids(name: str, dtype: Any) -> bool:
+    """Whether an array of this name and dtype can only be numbers of rows or features."""
+    return "int" in str(dtype) and not {"values"} >= set(_roles([name]))
 
 
 def _in_order(array: Any) -> Any:
@@ -221,7 +234,7 @@ def _in_order(array: Any) -> Any:
 
 def _by_column(
     found: Mapping[str, Any], n_lines: int, shape: Sequence[int | None], where: str, resources: ExitStack
-) -> Matrix:
+) -> Opened:
     """A matrix whose pointers do not count its rows: by column, unless it is square, which does not show it."""
     n_rows, n_features = shape
     if n_rows == n_features or n_lines != n_features or n_rows is None:
@@ -233,43 +246,49 @@ def _by_column(
     return compressed(found, "csc", (n_rows, n_features), where, resources)
 
 
-def of_parts(kind: str, shape: tuple[int, int], arrays: Mapping[str, Any], where: str, resources: ExitStack) -> Matrix:
+def of_parts(kind: str, shape: tuple[int, int], arrays: Mapping[str, Any], where: str, resources: ExitStack) -> Opened:
     """A matrix of rows, columns and values (``coo``), or one that is compressed."""
     if kind == "coo":
-        return coordinates(arrays, shape[0], where, resources)
+        return replace(coordinates(arrays, shape[0], where, resources), n_features=shape[1])
     return compressed(arrays, kind, shape, where, resources)
 
 
 def compressed(
     arrays: Mapping[str, Any], by: str, shape: tuple[int, int | None], where: str, resources: ExitStack
-) -> Matrix:
+) -> Opened:
     """A matrix that is compressed by row (``csr``) or column (``csc``); `arrays` are ids, values and indptr."""
     ids, values = arrays["ids"], arrays["values"]
-    dtype, n_entries = stored_dtype(values.dtype, values.where), min(values.length, ids.length)
+    dtype = stored_dtype(values.dtype, values.where)
 
     def entries(a: int, b: int) -> tuple[Array, Array]:
         return ids.read(a, b), as_floats(values.read(a, b), dtype, values.where)
 
-    if len(arrays["indptr"].shape) != 1:
-        raise InvalidInputError(f"{where}: indptr has the shape {arrays['indptr'].shape}; it is one list of pointers.",
-                                code="bad-shape")  # fmt: skip
-    known = shape[0], shape[1] or 0
-    read, step = Compressed(by, known, arrays["indptr"].read_all(), n_entries, entries, where).open(dtype, resources)
-    return Matrix(read, step, shape[0], dtype, by)
+    if len(arrays["indptr"].shape) != 1 or ids.length != values.length:
+        raise InvalidInputError(
+            f"{where}: indptr has the shape {arrays['indptr'].shape}, and there are {ids.length:,} indices of "
+            f"{values.length:,} values; it is one list of pointers, and each value has one index.",
+            code="bad-shape",
+        )
+    known, indptr = (shape[0], shape[1] or 0), arrays["indptr"].read_all()
+    read, step = open_compressed(
+        by, known, indptr, entries, n_entries=ids.length, where=where, dtype=dtype, resources=resources
+    )
+    opened = _opened(where, by, shape[0], dtype=dtype, read=read, step=step)
+    return replace(opened, n_features=shape[1])
 
 
-def coordinates(arrays: Mapping[str, Any], n_rows: int | None, where: str, resources: ExitStack) -> Matrix:
+def coordinates(arrays: Mapping[str, Any], n_rows: int | None, where: str, resources: ExitStack) -> Opened:
     """A matrix of rows, columns and values; without `n_rows` the last row is the last one with an entry."""
     rows, columns, values = arrays["rows"], arrays["columns"], arrays["values"]
     dtype = stored_dtype(values.dtype, values.where)
     issues: tuple[Issue, ...] = ()
-    if not rows.length == columns.length == values.length or not values.length:
+    if not rows.length == columns.length == values.length or (not values.length and n_rows is None):
         raise InvalidInputError(
             f"{where} has {rows.length:,} rows, {columns.length:,} columns and {values.length:,} values; they are "
-            "equally many, and at least one.",
+            "equally many, and at least one where no shape is stated.",
             code="bad-shape",
         )
-    check_ids(rows.read(0, 1), rows.where)
+    check_ids(np.empty(0, rows.dtype), rows.where)
     if n_rows is None:
         n_rows = 1 + max(int(rows.read(a, b).max()) for a, b in blocks(rows.length))
         message = f"no shape: samples after row {n_rows - 1:,}, the last one with an activation, are unknown"
@@ -288,14 +307,14 @@ def coordinates(arrays: Mapping[str, Any], n_rows: int | None, where: str, resou
             yield checked_rows(rows.read(a, b), n, rows.where), columns.read(a, b), floats
 
     spool = Spool(n_rows, entries(), dtype, resources)
-    return Matrix(spool.read, spool.step, n_rows, dtype, "coo", issues=issues)
+    return _opened(where, "coo", n_rows, dtype=dtype, read=spool.read, step=spool.step, issues=issues)
 
 
-def _top_k(arrays: Mapping[str, Any], where: str) -> Matrix:
-    """Rows of (ids, values), (n, k), or sequences of them, (n_items, rows, k)."""
+def _top_k(arrays: Mapping[str, Any], where: str) -> Opened:
+    """Rows of (ids, values), (n, k), or sequences of them, (n_items, …, k)."""
     ids, values = arrays["ids"], arrays["values"]
     shape = tuple(values.shape)
-    if tuple(ids.shape) != shape or len(shape) not in (2, 3) or 0 in shape:
+    if tuple(ids.shape) != shape or len(shape) < 2 or 0 in shape:
         raise InvalidInputError(
             f"{where}: {ids.where} has the shape {tuple(ids.shape)} and {values.where} {shape}; without indptr both "
             "are rows by places, none of them 0.",
@@ -308,8 +327,9 @@ def _top_k(arrays: Mapping[str, Any], where: str) -> Matrix:
         floats = as_floats(values.read(start * k, stop * k), dtype, values.where)
         return SparseRows(indptr, ids.read(start * k, stop * k), floats)
 
-    item_ptr = shape[1] if len(shape) == 3 else None
-    return Matrix(read, max(1, BLOCK // k), n_rows, dtype, f"{k} places a row", k, item_ptr)
+    facts = {"dtype": dtype, "read": read, "step": max(1, BLOCK // k)}
+    facts |= {"row_capacity": k, "sae": {"k": k}, "item_ptr": rows_per_item(shape)}
+    return _opened(where, f"{k} places a row", n_rows, **facts)
 
 
 def _roles(names: Iterable[str]) -> dict[str, list[str]]:

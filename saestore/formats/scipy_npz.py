@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import zipfile
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -14,8 +15,8 @@ import numpy as np
 
 from saestore.errors import InvalidInputError
 from saestore.formats.base import Format, Opened, Source, Written
-from saestore.formats.in_memory import of_scipy, opened_matrix
-from saestore.formats.named_arrays import Matrix, is_named, of_parts, open_named, stated_shape
+from saestore.formats.in_memory import in_file, open_object, renamed
+from saestore.formats.named_arrays import has_ids, of_parts, open_named, stated_shape
 from saestore.formats.selection import Selected
 from saestore.npz import NpzFile
 from saestore.sparse_rows import pointers
@@ -41,23 +42,15 @@ def open_npz(source: Source) -> Opened:
             f"{path} is a {kind!r} matrix; scipy.sparse.save_npz writes {', '.join(_KINDS)}.", code="not-a-matrix"
         )
     if kind is None:
-        matrix, width = open_named({name: archive[name] for name in archive.names}, str(path), source.resources,
-                                   source.others)  # fmt: skip
+        arrays = {name: archive[name] for name in archive.names}
+        opened = renamed(open_named(arrays, str(path), source.resources, source.others), "npz", str(path))
     else:
-        matrix, width = _of_scipy(archive, kind, source.resources)
-    return opened_matrix(
-        matrix,
-        "npz" if kind is None else "scipy",
-        str(path),
-        width,
-        files=(path,),
-        # scipy means the sum of entries of one place.
-        sum_duplicates=kind is not None,
-        item_ptr=archive.read("item_ptr") if "item_ptr" in archive else matrix.item_ptr,
-    )
+        opened = _of_scipy(archive, kind, source)
+        opened = replace(opened, item_ptr=archive.read("item_ptr") if "item_ptr" in archive else None)
+    return replace(opened, files=(path,))
 
 
-def _of_scipy(archive: NpzFile, kind: str, resources: ExitStack) -> tuple[Matrix, int]:
+def _of_scipy(archive: NpzFile, kind: str, source: Source) -> Opened:
     where = str(archive.path)
     if "shape" not in archive:
         raise InvalidInputError(f"{where} has no array 'shape'; it is damaged.", code="not-a-matrix")
@@ -65,12 +58,13 @@ def _of_scipy(archive: NpzFile, kind: str, resources: ExitStack) -> tuple[Matrix
     assert n_rows is not None and width is not None  # noqa: S101, PT018  (where there is a shape it has numbers)
     if kind in _SCIPY:
         arrays = {role: archive[name] for role, name in _SCIPY[kind].items()}
-        return of_parts(kind, (n_rows, width), arrays, where, resources), width
+        opened = of_parts(kind, (n_rows, width), arrays, where, source.resources)
+        return renamed(opened, "scipy", where, sum_duplicates=True)  # as scipy reads them
     import scipy.sparse
 
     archive.check_size(*archive.names)
     with archive.errors():
-        return of_scipy(scipy.sparse.load_npz(archive.path), where, resources), width
+        return in_file(open_object(scipy.sparse.load_npz(archive.path), source), archive.path)
 
 
 def write_scipy(selected: Selected, path: Path) -> Written:
@@ -127,8 +121,10 @@ def _is_npz(path: Path, *, of_scipy: bool) -> bool:
     if path.suffix != ".npz" or not path.is_file():
         return path.suffix == ".npz" and not of_scipy
     with ExitStack() as resources:
-        names = NpzFile(path, resources).names
-    return "format" in names if of_scipy else len(names) > 1 or is_named(names)
+        archive = NpzFile(path, resources)
+        if of_scipy:
+            return "format" in archive
+        return len(archive.names) > 1 or any(has_ids(name, archive[name].dtype) for name in archive.names)
 
 
 FORMATS = (

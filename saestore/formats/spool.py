@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -71,44 +70,50 @@ class Spool:
         return np.frombuffer(self._file.read((stop - start) * self._record.itemsize), self._record)
 
 
-@dataclass(frozen=True)
-class Compressed:
-    """A matrix that is compressed by row (``csr``) or by column (``csc``)."""
+def open_compressed(
+    by: str,
+    shape: tuple[int, int],
+    indptr: Array,
+    read: Callable[[int, int], tuple[Array, Array]],
+    *,
+    n_entries: int,
+    where: str,
+    dtype: str,
+    resources: ExitStack,
+) -> tuple[Read, int]:
+    """The `read` and `step` of `Opened` for a matrix compressed ``by`` row (``csr``), in place, or column, spooled.
 
-    by: str  # ``csr`` or ``csc``
-    shape: tuple[int, int]  # samples and features
-    indptr: Array  # as in the file; checked when it is opened
-    n_entries: int  # number of entries that there are
-    # ``read(a, b)`` gives the indices along the other axis and the activations of entries a to b.
-    read: Callable[[int, int], tuple[Array, Array]]
-    where: str  # the matrix, for messages
+    ``read(a, b)`` gives the indices along the other axis and the activations of entries a to b of `n_entries`.
+    """
+    check_ids(indptr, f"{where}: indptr")
+    indptr, n_major = indptr.astype(np.int64), shape[by != "csr"]
+    if (
+        n_major < 1
+        or len(indptr) != n_major + 1
+        or indptr[0] != 0
+        or (np.diff(indptr) < 0).any()
+        or indptr[-1] > n_entries
+    ):
+        raise InvalidInputError(
+            f"{where}: indptr does not ascend from 0 to at most {n_entries:,}, the number of activations, in "
+            f"{n_major + 1:,} steps; the file is damaged.",
+            code="damaged-file",
+        )
+    if by == "csr":
 
-    def open(self, dtype: str, resources: ExitStack) -> tuple[Read, int]:
-        """The `read` and `step` of `Opened`: rows in place, columns through a `Spool`."""
-        check_ids(self.indptr, f"{self.where}: indptr")
-        indptr, n = self.indptr.astype(np.int64), self.n_entries
-        n_major = self.shape[0] if self.by == "csr" else self.shape[1]
-        if len(indptr) != n_major + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any() or indptr[-1] > n:
-            raise InvalidInputError(
-                f"{self.where}: indptr does not ascend from 0 to at most {n:,}, the number of activations, in "
-                f"{n_major + 1:,} steps; the file is damaged.",
-                code="damaged-file",
-            )
-        if self.by == "csr":
+        def rows(start: int, stop: int) -> SparseRows:
+            first = int(indptr[start])
+            return SparseRows(indptr[start : stop + 1] - first, *read(first, int(indptr[stop])))
 
-            def rows(start: int, stop: int) -> SparseRows:
-                first = int(indptr[start])
-                return SparseRows(indptr[start : stop + 1] - first, *self.read(first, int(indptr[stop])))
+        return rows, rows_per_block(shape[0], int(indptr[-1]))
 
-            return rows, rows_per_block(self.shape[0], int(indptr[-1]))
+    def entries() -> Iterator[tuple[Array, Array, Array]]:
+        for start, stop in blocks(int(indptr[-1])):
+            minor, values = read(start, stop)
+            yield checked_rows(minor, shape[0], where), expand_pointers(indptr, start, stop), values
 
-        def entries() -> Iterator[tuple[Array, Array, Array]]:
-            for start, stop in blocks(int(indptr[-1])):
-                minor, values = self.read(start, stop)
-                yield checked_rows(minor, self.shape[0], self.where), expand_pointers(indptr, start, stop), values
-
-        spool = Spool(self.shape[0], entries(), dtype, resources)
-        return spool.read, spool.step
+    spool = Spool(shape[0], entries(), dtype, resources)
+    return spool.read, spool.step
 
 
 def blocks(length: int) -> Iterator[tuple[int, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import numpy as np
 
 from saestore.errors import InvalidInputError
 from saestore.files import load_tensors, refuse_unused
-from saestore.formats.base import BLOCK, Format, Opened, Source
-from saestore.formats.in_memory import open_mapping
-from saestore.formats.named_arrays import is_named, pair_of, stated_shape
+from saestore.formats.base import BLOCK, Format, Opened, Source, as_floats, stored_dtype
+from saestore.formats.in_memory import in_file, open_mapping
+from saestore.formats.named_arrays import is_named, pair_of, rows_per_item, stated_shape
 from saestore.sparse_rows import SparseRows, pointers
 
 Array = np.ndarray[Any, Any]
@@ -51,20 +51,20 @@ def open_topk(
                 f"{tuple(first.values.shape[1:])} {first.values.dtype}; all chunks need the same.",
                 code="unequal-chunks",
             )
-    n_rows, k = [part.n_rows for part in parts], int(first.values.shape[-1])
-    dtype = str(first.values.dtype).removeprefix("torch.")
+    n_rows, shape = [part.n_rows for part in parts], tuple(first.values.shape)
+    k, ptr = shape[-1], first.others.get("item_ptr")
+    dtype = _floats(first.values[:0]).dtype
     opened = Opened(
         name,
         str(path),
         tuple(files),
         sum(n_rows),
         stated_shape(first.others, str(path))[-1],
-        "float32" if dtype == "bfloat16" else dtype,
+        stored_dtype(dtype, f"{path}:{keys[1]}"),
         _Reader(files, n_rows, keys, others).read,
         max(1, BLOCK // k),
         row_capacity=k,
-        # Sequences of the same length: each is an item.
-        item_ptr=int(first.values.shape[1]) if first.values.ndim == 3 else None,
+        item_ptr=np.asarray(ptr) if len(files) == 1 and hasattr(ptr, "numpy") else rows_per_item(shape),
         sae={"k": k},
         source={"layout": f"{len(files)} files of {k} places a row" if len(files) > 1 else f"{k} places a row"},
     )
@@ -80,19 +80,16 @@ def _part(path: Path, keys: tuple[str, str], others: Sequence[str]) -> _Part:
             f"{path} has no tensor {missing[0]!r}; it holds {names or 'nothing'}.", code="no-such-tensor"
         )
     ids, values = tensors.pop(keys[0]), tensors.pop(keys[1])
-    if ids.shape != values.shape or values.ndim not in (2, 3) or 0 in values.shape:
+    if ids.shape != values.shape or values.ndim < 2 or 0 in values.shape:
         raise InvalidInputError(
             f"{path}: {keys[0]} has the shape {tuple(ids.shape)} and {keys[1]} {tuple(values.shape)}; they need "
-            "the same two dimensions, rows and places, none of them 0.",
+            "the same dimensions, rows and places at least, none of them 0.",
             code="bad-shape",
         )
-    if not values.is_floating_point() or ids.is_floating_point() or ids.is_complex():
-        raise InvalidInputError(
-            f"{path}: {keys[0]} is {ids.dtype} and {keys[1]} {values.dtype}; use integers and floats.",
-            code="unsupported-dtype",
-        )
+    if ids.is_floating_point() or ids.is_complex():
+        raise InvalidInputError(f"{path}: {keys[0]} is {ids.dtype}; use integers.", code="unsupported-dtype")
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if hasattr(tensor, "shape")}
-    refuse_unused(shapes, (*keys, *others), int(np.prod(values.shape[:-1])), str(path))
+    refuse_unused(shapes, (*keys, "item_ptr", *others), int(np.prod(values.shape[:-1])), str(path))
     return _Part(ids, values, tensors)
 
 
@@ -125,23 +122,29 @@ class _Reader:
             self._open, self._n_read = (file, part.ids.reshape(-1, k), part.values.reshape(-1, k)), 0
         ids, values = self._open[1][start:stop], self._open[2][start:stop]
         self._n_read += ids.nbytes + values.nbytes
-        return ids.numpy(), (values.float() if "bfloat16" in str(values.dtype) else values).numpy()
+        floats = _floats(values)
+        return ids.numpy(), as_floats(floats, stored_dtype(floats.dtype, ""), self._keys[1])
+
+
+def _floats(values: Any) -> Array:
+    """The numbers of a tensor; numpy does not know bfloat16."""
+    numbers: Array = (values.float() if "bfloat16" in str(values.dtype) else values).numpy()
+    return numbers
 
 
 def _is_named_tensors(path: Path) -> bool:
     if path.suffix not in (".pt", ".safetensors") or not path.is_file():
         return False
-    tensors = load_tensors(path)
+    tensors = load_tensors(path, sparse=True)
     return is_named(tensors) and (pair_of(tensors) != _OF_LAYOUTS or getattr(tensors["values"], "ndim", 0) == 1)
 
 
 def _open(source: Source) -> Opened:
-    path, tensors = source.path, load_tensors(source.path)
+    path, tensors = source.path, load_tensors(source.path, sparse=True)
     keys = pair_of(tensors)
     if keys is not None and getattr(tensors[keys[0]], "shape", None) == getattr(tensors[keys[1]], "shape", None):
         return open_topk("encoder-output", path, [path], keys, source.others)[0]
-    opened = open_mapping("encoder-output", tensors, str(path), source)
-    return replace(opened, path=str(path), files=(path,), digest=None)
+    return in_file(open_mapping("encoder-output", tensors, str(path), source), path)
 
 
 FORMATS = (Format("encoder-output", _is_named_tensors, _open),)

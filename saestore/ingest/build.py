@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 from saestore.activation_set import ActivationSet
@@ -194,9 +193,12 @@ def build(
     encoder's weights are needed one and a half times more.
     """
     given = dict(locals())
-    options = BuildOptions(**{each.name: given[each.name] for each in fields(BuildOptions)})
     require("torch", "sae", "building")
-    recipe, report, destination = BuildRecipe(options, overwrite), Progress(progress), destination_of(store)
+    recipe, report, destination = (
+        BuildRecipe(BuildOptions.of(given), overwrite),
+        Progress(progress),
+        destination_of(store),
+    )
     plan = recipe.resolve(destination, report)
     folder = local_path(store) if destination.root is None else local_folder(destination.root)
     with durable.at_durability(folder, durability):

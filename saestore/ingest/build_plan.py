@@ -123,7 +123,8 @@ def open_build(
         inputs = embeddings_on_disk(options, dataset, sample_type, sae.d_in)
     if sae.d_in != inputs.source.d_in:
         raise InvalidInputError(
-            f"the embeddings {inputs.source.path} have width {inputs.source.d_in}, the SAE {sae.name} takes "
+            f"the embeddings {inputs.source.path} have width {inputs.source.d_in}, the SAE {sae.name} "
+            f"({sae.info.get('family') or sae.info['architecture']}) takes "
             f"{sae.d_in}; check that they come from the model and layer that it was trained on. Nothing was written.",
             code="wrong-width",
         )

@@ -12,7 +12,7 @@ from saestore.errors import reached
 from saestore.formats.issues import Issue, refusal
 from saestore.ingest.import_plan import plan_import
 from saestore.ingest.known import add_found_truth
-from saestore.ingest.options import ImportOptions
+from saestore.ingest.options import ImportOptions, bound, with_arguments_of
 from saestore.ingest.recipes import ImportRecipe, make_plan, run_everywhere
 from saestore.progress import Progress, ProgressOption
 from saestore.store import destination_of
@@ -81,6 +81,7 @@ def import_activations(
     images: Any = None,
     data: str | None = None,
     ground_truth: str | bool | None = None,
+    other_model: bool = False,
     segment_rows: int | None = None,
     codec: str = "pcodec",
     overwrite: bool = False,
@@ -135,6 +136,8 @@ def import_activations(
         As in `saestore.build`; metadata, token counts and ground truth are found there by the data set's name.
     ground_truth
         As in `saestore.build`; found by name with `data` or without `path`.
+    other_model
+        Store them although the file states another model or hook than `sae`.
     segment_rows
         Samples per segment, the unit of commit; by default about two million non-zeros.
     codec
@@ -169,7 +172,7 @@ def import_activations(
     given = dict(locals())
     report = Progress(progress)
     with ExitStack() as resources:
-        options, destination = _options(given), destination_of(store)
+        options, destination = ImportOptions.of(given), destination_of(store)
         plan = plan_import(options, resources, report)
         if client is not None:
             recipe = ImportRecipe(options, overwrite)
@@ -180,41 +183,21 @@ def import_activations(
     return acts
 
 
-def check_import(
-    set_path: str,
-    path: Any = None,
-    *,
-    format: str = "auto",
-    items: Any = None,
-    item_ptr: Any = None,
-    token_spans: Any = None,
-    tokens: Any = None,
-    mask: Any = None,
-    include: str | Sequence[str] | None = None,
-    exclude: str | Sequence[str] | None = None,
-    n_features: int | None = None,
-    sparse: Any = None,
-    pad_token: int | None = None,
-    sae: Any = None,
-    source: Mapping[str, Any] | None = None,
-    images: Any = None,
-    data: str | None = None,
-    ground_truth: str | bool | None = None,
-    progress: ProgressOption = True,
-) -> ImportReport:
+@with_arguments_of(import_activations)
+def check_import(*args: Any, **kwargs: Any) -> ImportReport:
     """Read activations that another program wrote, and report what is wrong with them; writes nothing.
 
-    Takes the parameters of `import_activations`.
+    Takes the arguments of `import_activations`; what is only for writing has no effect.
 
     Raises
     ------
     NotFoundError, InvalidInputError, MissingDependencyError
         The files are missing, damaged, or do not fit the items, so that there is nothing to check.
     """
-    given = dict(locals())
-    report = Progress(progress)
+    given = bound(import_activations, *args, **kwargs)
+    report = Progress(given["progress"])
     with ExitStack() as resources:
-        plan = plan_import(_options(given), resources, report)
+        plan = plan_import(ImportOptions.of(given), resources, report)
         collector = plan.look(0, report)
     rows = plan.rows
     return ImportReport(
@@ -227,7 +210,3 @@ def check_import(
         dtype=plan.dtype,
         faults=tuple(rows.reported),
     )
-
-
-def _options(given: dict[str, Any]) -> ImportOptions:
-    return ImportOptions(**{each.name: given[each.name] for each in fields(ImportOptions) if each.name in given})

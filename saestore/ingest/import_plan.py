@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -45,6 +46,7 @@ __all__ = ["ImportPlan", "plan_import", "recognise"]
 
 # Any tensor may be in such a file: it is dense activations where no other format knows it.
 _TENSORS = (".pt", ".safetensors")
+_HOOK = re.compile(r"(?:^|\.)(?:blocks|layers|layer|h|resblocks)\.\d")  # other names of a cache state no place
 _SETTINGS = {"mask_fingerprint": "the rows that include, exclude and mask leave", "tokens_fingerprint": "tokens"}
 
 
@@ -91,6 +93,7 @@ def plan_import(options: ImportOptions, resources: ExitStack, progress: Progress
     given = {**given, **choice.record, **tokens_record(tokens)}
     name = "/".join([*options.parts, ""][:3])  # without the SAE's name, which its record may give
     named = {} if options.sae is None else given_sae_record(options.sae, name, n_features)
+    _check_stated(named, opened, other=options.other_model)
     path = _full_path(options.parts, opened, named)
     sae = {"d_sae": n_features, **opened.sae, **named}
     sae["name"] = sae.get("name") or path.split("/")[2]
@@ -139,6 +142,19 @@ def _norms(embeddings: Any, opened: Opened) -> Computed:
         return source
 
     return {} if embeddings is None else norms(rows)
+
+
+def _check_stated(named: Mapping[str, Any], opened: Opened, *, other: bool) -> None:
+    """Refuse a file that states another model or hook than the SAE that the caller names."""
+    hook = str(opened.sae.get("hook_name"))
+    model = opened.sae.get("model_name") or opened.source.get("model_name")
+    stated = {"model": str(model or ""), "hook": hook if _HOOK.search(hook) else ""}
+    ours = {name: str(named.get(f"{name}_name") or "") for name in stated if stated[name]}
+    if any(ours.values()) and not other:
+        from saestore.models.training_spec import SAETrainingSpec
+
+        spec = SAETrainingSpec(str(named["name"]), int(named.get("d_in") or 0), ours.get("model"), ours.get("hook"))
+        spec.check_stated(opened.path, stated)
 
 
 def _full_path(parts: list[str], opened: Opened, given: Mapping[str, Any]) -> str:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ParamSpec, Self, TypeVar
 
 from saestore.errors import InvalidInputError, check_choice
 from saestore.format import split_set_path
 from saestore.vocabulary import BUILD_DTYPES, SAMPLE_TYPES
 from saestore.writing.pipeline import check_storage_options
 
-__all__ = ["BuildOptions", "ImportOptions", "RowOptions", "default_item_ptr"]
+__all__ = ["BuildOptions", "ImportOptions", "RowOptions", "bound", "default_item_ptr", "with_arguments_of"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _OF_MODELS = (
     "model", "layer", "hook", "batch_size", "max_tokens", "window", "stride", "chat", "bos", "exif", "transparency",
@@ -34,8 +39,14 @@ class RowOptions:
     images: Any = None
     data: str | None = None
     ground_truth: str | bool | None = None
+    other_model: bool = False
     segment_rows: int | None = None
     codec: str = "pcodec"
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """Those of all arguments of a call that are options."""
+        return cls(**{each.name: given[each.name] for each in fields(cls)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +70,6 @@ class BuildOptions(RowOptions):
     exif: bool | None = None
     transparency: str | None = None
     skip_bad: bool = False
-    other_model: bool = False
     device: str = "cpu"
     dtype: str | None = None
     top_k: int | None = None
@@ -133,6 +143,24 @@ class ImportOptions(RowOptions):
                 f"{self.set_path!r} has the sample type {self.sample_type!r}: use one of {', '.join(SAMPLE_TYPES)}.",
                 code="unknown-sample-type",
             )
+
+
+def with_arguments_of(function: Callable[P, Any]) -> Callable[[Callable[..., R]], Callable[P, R]]:
+    """Give a function the arguments of another one, for people and type checkers."""
+
+    def give(own: Callable[..., R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+        own.__signature__ = signature.replace(return_annotation=own.__annotations__["return"])  # type: ignore[attr-defined]
+        return own
+
+    return give
+
+
+def bound(function: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """The arguments of a call by their names, defaults included."""
+    found = inspect.signature(function).bind(*args, **kwargs)
+    found.apply_defaults()
+    return found.arguments
 
 
 def default_item_ptr(item_ptr: Any, sample_type: str, n_items: int | None, n_rows: int) -> Any:

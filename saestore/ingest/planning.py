@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from dataclasses import fields
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from saestore.distributed.plan import Plan
 from saestore.errors import reached, require
 from saestore.ingest.build import build
-from saestore.ingest.options import BuildOptions
+from saestore.ingest.options import BuildOptions, bound, with_arguments_of
 from saestore.ingest.recipes import BuildRecipe, make_plan, planned
 from saestore.progress import Progress
 from saestore.store import Store, destination_of, open
 
 __all__ = ["open_plan", "plan_build"]
 
-P = ParamSpec("P")
-R = TypeVar("R")
 
-
-def _with_arguments_of(function: Callable[P, Any]) -> Callable[[Callable[..., R]], Callable[P, R]]:
-    """Give a function the arguments of another one, for people and type checkers."""
-
-    def give(own: Callable[..., R]) -> Callable[P, R]:
-        signature = inspect.signature(function)
-        own.__signature__ = signature.replace(return_annotation=own.__annotations__["return"])  # type: ignore[attr-defined]
-        return own
-
-    return give
-
-
-@_with_arguments_of(build)
+@with_arguments_of(build)
 @reached("the input")
 def plan_build(dataset: str, **arguments: Any) -> Plan:
     """Check the input of a build, and write its plan into the set; other processes then run the tasks.
@@ -56,13 +39,11 @@ def plan_build(dataset: str, **arguments: Any) -> Plan:
     The committed set is byte-identical to the set that `saestore.build` makes, for any number of processes. Nothing is
     locked between this call and the commit. Memory: the SAE, and 64 MiB of embeddings.
     """
-    parameters = inspect.signature(build).parameters
-    given = {name: each.default for name, each in parameters.items()} | arguments | {"dataset": dataset}
+    given = bound(build, dataset, **arguments)
     if given["client"] is not None:
         raise TypeError("plan_build takes no client: run the tasks with it, or call saestore.build(client=)")
     require("torch", "sae", "building")
-    options = BuildOptions(**{each.name: given[each.name] for each in fields(BuildOptions)})
-    recipe = BuildRecipe(options, given["overwrite"])
+    recipe = BuildRecipe(BuildOptions.of(given), given["overwrite"])
     report, destination = Progress(given["progress"]), destination_of(given["store"])
     inputs = recipe.resolve(destination, report)
     return make_plan(recipe, inputs, destination, report, append=given["append"])

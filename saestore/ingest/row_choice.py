@@ -265,7 +265,7 @@ def _load(spec: str, beside: Any, what: str) -> tuple[str, Any]:
         return where, _column(data, key, str(path))
     if path.suffix in (".h5", ".hdf5", ".parquet") and key is not None:
         return where, _member(path, key)
-    tensors = load_tensors(path) if path.suffix in (".pt", ".safetensors") else {}
+    tensors = load_tensors(path, sparse=True) if path.suffix in (".pt", ".safetensors") else {}
     value = tensors.get(key or "")
     if key is not None and tensors and value is None:
         raise NotFoundError(f"{path} has no tensor {key!r}; it has {', '.join(tensors)}", code="no-such-array")

@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import xarray as xr
-from xarray.core import indexing
 
 from saestore.errors import require
 from saestore.format import FORMAT_VERSION, SetAttributes
-from saestore.interop.lazy import LazyActivation, LazyCoordinate, LazyFeatureColumn, LazyStatistic, LazyStatistics
+from saestore.interop.lazy import (
+    LazyActivation,
+    LazyCoordinate,
+    LazyFeatureColumn,
+    LazyStatistic,
+    LazyStatistics,
+    LazyVariable,
+    Numbers,
+)
 from saestore.interop.origin import KEY, Origin
 from saestore.query.sample_coords import TEXT, SampleCoordinates
 from saestore.stats import STATISTICS
@@ -43,7 +50,7 @@ def make_dataset(acts: SetReader, max_bytes: int) -> xr.Dataset:
     along_samples = SampleCoordinates(acts)
     coordinates: dict[str, Any] = {
         # Ranges store nothing, and selecting from them searches nothing.
-        SAMPLE: (SAMPLE, pd.RangeIndex(n_samples), {}, {KEY: origin}),
+        SAMPLE: (SAMPLE, Numbers(n_samples), {}, {KEY: origin}),
         FEATURE: (FEATURE, pd.RangeIndex(n_features), {}, {KEY: origin}),
         SET: xr.Variable((), np.array(origin.address, TEXT), {"long_name": "the activation set"}),
     }
@@ -61,7 +68,7 @@ def make_dataset(acts: SetReader, max_bytes: int) -> xr.Dataset:
 
 
 def _lazy(dims: tuple[str, ...], array: Any, chunks: Chunks, description: str) -> xr.Variable:
-    data = indexing.LazilyIndexedArray(array)
+    data = LazyVariable(array)
     return xr.Variable(dims, data, {"long_name": description}, {"preferred_chunks": chunks}, fastpath=True)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import copy
+import weakref
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from saestore.interop.coded_texts import CodedTexts
 from saestore.query.slices import check_size
 from saestore.stats import Moments, statistics_table
 from saestore.tables.column import as_objects
@@ -24,6 +28,48 @@ _INSTEAD = (
     "Select samples or features first (isel, sel); ask the store itself, with .sae.stats() or .sae.top(feature), which "
     "need no dense array; go through it piece by piece with chunks={}; or pass a larger max_bytes."
 )
+
+
+class LazyVariable(indexing.LazilyIndexedArray):
+    """What a variable reads when it is asked. The ids of a selection take 4 bytes each, once for all variables.
+
+    xarray by itself keeps 8 bytes for each id in each of ten variables: a gigabyte for a tenth of 10^8 samples.
+    """
+
+    __slots__ = ()
+    _last: ClassVar[Any] = staticmethod(lambda: None)  # a weak reference to the ids of the last selection
+
+    def _updated_key(self, new_key: indexing.ExplicitIndexer) -> Any:
+        is_whole = all(isinstance(k, slice) and k == slice(None) for k in self.key.tuple)
+        if is_whole and isinstance(new_key, indexing.OuterIndexer) and len(new_key.tuple) == self.ndim:
+            key: Any = copy.copy(new_key)
+        else:
+            key = super()._updated_key(new_key)
+        ids = zip(key.tuple, self.array.shape, strict=True)
+        key._key = tuple(self._shared(k, n) if isinstance(k, np.ndarray) else k for k, n in ids)  # noqa: SLF001
+        return key
+
+    @classmethod
+    def _shared(cls, ids: Array, size: int) -> Array:
+        """Ids of an axis, not below 0, as narrow as its size allows: the same array for the same ids as before."""
+        last, narrow = cls._last(), np.dtype(np.uint32 if size < 1 << 32 else np.int64)
+        if last is not None and last.dtype == narrow and len(last) == len(ids):
+            blocks = (slice(first, first + _BLOCK) for first in range(0, len(ids), _BLOCK))
+            if all(np.array_equal(last[block], ids[block]) for block in blocks):
+                return last  # type: ignore[no-any-return]
+        kept = (np.where(ids < 0, ids + size, ids) if ids.min(initial=0) < 0 else ids).astype(narrow)
+        cls._last = weakref.ref(kept)
+        return kept
+
+
+class Numbers(pd.RangeIndex):  # type: ignore[misc]
+    """The numbers of samples. pandas before 3.0 makes all of them before it takes some by an array, and keeps them."""
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, np.ndarray) and key.shape == self.shape and key.dtype == bool:
+            key = np.flatnonzero(key)
+        is_ids = isinstance(key, np.ndarray) and key.ndim == 1 and key.dtype.kind in "iu"
+        return self.take(key) if is_ids else super().__getitem__(key)
 
 
 class LazyActivation(BackendArray):
@@ -106,7 +152,10 @@ def unread_ids(variable: xr.Variable) -> tuple[range | Array, Array] | None:
 
 
 class LazyCoordinate(BackendArray):
-    """A coordinate along the samples. Memory: the values, and about a million samples more."""
+    """A coordinate along the samples. Memory: the values, and about a million samples more.
+
+    From a million samples on, texts of items are read as `CodedTexts`.
+    """
 
     def __init__(self, coordinates: SampleCoordinates, name: str, n_samples: int) -> None:
         self.coordinates, self.name = coordinates, name
@@ -117,16 +166,18 @@ class LazyCoordinate(BackendArray):
     def __reduce__(self) -> tuple[Any, ...]:
         return LazyCoordinate, (self.coordinates, self.name, self.shape[0])
 
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> Array:
-        which = key.tuple[0]
-        if not isinstance(which, slice):
-            return self._coordinate.at(_ids(which, self.shape[0]))
-        samples = range(*which.indices(self.shape[0]))
-        values = np.empty(len(samples), self.dtype)
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Array | CodedTexts:
+        which, coordinate, size = key.tuple[0], self._coordinate, self.shape[0]
+        samples = range(*which.indices(size)) if isinstance(which, slice) else np.atleast_1d(which)
+        if len(samples) <= _BLOCK or isinstance(key, indexing.VectorizedIndexer):
+            return coordinate.at(_ids(which, size))
+        kinds, codes = (None, None) if coordinate.coded is None else coordinate.coded()
+        values = np.empty(len(samples), coordinate.dtype if codes is None else codes.dtype)
         for first in range(0, len(samples), _BLOCK):
-            block = samples[first : first + _BLOCK]
-            values[first : first + len(block)] = self._coordinate.at(np.arange(block.start, block.stop, block.step))
-        return values
+            part = samples[first : first + _BLOCK]
+            ids = np.arange(part.start, part.stop, part.step) if isinstance(part, range) else _ids(part, size)
+            values[first : first + _BLOCK] = coordinate.at(ids) if codes is None else codes[self.coordinates.item(ids)]
+        return values if kinds is None else CodedTexts(kinds, values)
 
     def __dask_tokenize__(self) -> Any:
         return self.coordinates.acts.__dask_tokenize__(), self.shape, self.name

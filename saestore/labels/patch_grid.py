@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from saestore.errors import InvalidInputError, check_choice
+from saestore.query.set_table import SetTable
 from saestore.tables.item_index import ItemIndex
 
 Array = np.ndarray[Any, Any]
 Fit = Literal["squash", "crop"]
+GRID_COLUMNS = ("grid_rows", "grid_columns")  # of items, where images have grids of their own
 
 # In the words of the record that a build from images keeps.
 _FITS: dict[str, dict[str, Any]] = {
@@ -33,9 +35,10 @@ class Patches:
     # middle, or None.
     transform: Mapping[str, Any]
     grid: tuple[int, int]  # rows and columns
+    grids: Array | None = None  # (n_items, 2), where each image has its own: `at` gives it
 
     @classmethod
-    def of(cls, index: ItemIndex, source: Mapping[str, Any], fit: Fit | None) -> Patches:
+    def of(cls, index: ItemIndex, source: Mapping[str, Any], fit: Fit | None, items: SetTable | None = None) -> Patches:
         """From `fit`, else the set's attribute ``source``, else as if images had been squashed to squares."""
         if fit is not None:
             check_choice("fit", fit, _FITS)
@@ -43,6 +46,9 @@ class Patches:
         said = said if isinstance(said, Mapping) else {}
         if fit is None and not said and Path(str(source.get("path", ""))).name.startswith(_CROPPED):
             fit = "crop"
+        if said and said.get("grid") is None and items is not None and set(GRID_COLUMNS) <= set(items.names()):
+            grids = np.stack([items.column(name) for name in GRID_COLUMNS], axis=1)
+            return cls(said if fit is None else _FITS[fit], (1, 1), grids)
         size = index.item_size or 0
         side = math.isqrt(size)
         rows, columns = said.get("grid") or (side, side)
@@ -53,6 +59,10 @@ class Patches:
                 code="no-patch-grid",
             )
         return cls(said if said and fit is None else _FITS[fit or "squash"], (int(rows), int(columns)))
+
+    def at(self, item: int) -> Patches:
+        """The patches of one image."""
+        return self if self.grids is None else replace(self, grid=tuple(self.grids[item].tolist()), grids=None)
 
     def edges(self, height: int, width: int) -> tuple[Array, Array]:
         """Where rows and columns of patches begin and end, in pixels; outside of the image where it was padded."""
@@ -70,13 +80,7 @@ class Patches:
         )
 
     def covered(self, mask: Array) -> Array:
-        """Share of every patch that a mask covers, float64 (rows, columns).
-
-        Parameters
-        ----------
-        mask
-            bool (height, width), as large as the image or in its proportions.
-        """
+        """Share of each patch that a mask in the image's proportions covers, float64 (rows, columns)."""
         height, width = mask.shape
         down, across = self.edges(height, width)
         # The sum over all pixels above and left of a place; between pixels it is bilinear: interpolation is exact.

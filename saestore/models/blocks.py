@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,29 +23,19 @@ _BLOCK_LISTS = ("layers", "layer", "h", "blocks", "block", "resblocks")
 
 @dataclass(frozen=True)
 class Tower:
-    """Facts about a kind of vision model of transformers.
+    """Facts about a kind of vision model of transformers."""
 
-    Attributes
-    ----------
-    class_name
-        Its class.
-    n_before
-        Rows of its hidden states before the patches: CLS, and registers.
-    has_cls
-        Whether the first of these rows is a CLS token.
-    any_size
-        Whether it takes images of another size than in its training.
-    """
-
-    class_name: str
-    n_before: int
-    has_cls: bool
-    any_size: bool = False
+    class_name: str  # its class
+    n_before: int  # rows of its hidden states before the patches: CLS, and registers
+    has_cls: bool  # whether the first of these rows is a CLS token
+    any_size: bool = False  # whether it takes images of another size than in its training
+    naflex: bool = False  # whether its images keep their proportions, each with a grid of its own
 
 
 _TOWERS = {
     "clip_vision_model": Tower("CLIPVisionModel", 1, has_cls=True),
     "siglip_vision_model": Tower("SiglipVisionModel", 0, has_cls=False),
+    "siglip2_vision_model": Tower("Siglip2VisionModel", 0, has_cls=False, any_size=True, naflex=True),
     "dinov2": Tower("Dinov2Model", 1, has_cls=True, any_size=True),
     "dinov2_with_registers": Tower("Dinov2WithRegistersModel", 1, has_cls=True, any_size=True),
     "dinov3_vit": Tower("DINOv3ViTModel", 1, has_cls=True, any_size=True),
@@ -161,20 +151,26 @@ def find_tower(pretrained: Pretrained) -> tuple[Tower, Any]:
     tower = _TOWERS.get(config.model_type)
     if tower is None:
         raise InvalidInputError(
-            f"{pretrained.name} is of the kind {config.model_type!r}; images run through CLIP, SigLIP, DINOv2, DINOv3, "
-            f"ViT and MAE ({', '.join(_TOWERS)}). Give the embeddings of other models as --embeddings",
+            f"{pretrained.name} is of the kind {config.model_type!r}; images run through CLIP, SigLIP 1 and 2, DINOv2, "
+            f"DINOv3, ViT and MAE ({', '.join(_TOWERS)}). Give the embeddings of other models as --embeddings",
             code="unsupported-model",
         )
     n_before = tower.n_before + getattr(config, "num_register_tokens", 0) if tower.has_cls else 0
-    return Tower(tower.class_name, n_before, tower.has_cls, tower.any_size), config
+    return replace(tower, n_before=n_before), config
 
 
 def load_tower(
-    pretrained: Pretrained, tower: Tower, config: Any, hook: Hook, *, dtype: str, device: str, size: tuple[int, int]
+    pretrained: Pretrained,
+    tower: Tower,
+    config: Any,
+    hook: Hook,
+    *,
+    dtype: str,
+    device: str,
+    probe: dict[str, torch.Tensor],
 ) -> BlockModel:
-    """Load the vision part of a model up to a hook, for images of (height, width)."""
+    """Load the vision part of a model up to a hook; `probe` has inputs of one run, as `BlockModel` takes them."""
     _check_layer(config, hook.layer, pretrained.name)
-    pixels = torch.linspace(-1, 1, 3 * size[0] * size[1]).reshape(1, 3, *size)
     config = copy.deepcopy(config)
     if config.model_type == "vit_mae":
         config.mask_ratio = 0.0
@@ -182,7 +178,7 @@ def load_tower(
     model = pretrained.model(_first_blocks(kind, hook.layer + 1, config.num_hidden_layers), config, dtype)
     if config.model_type == "vit_mae":
         model.register_forward_pre_hook(_in_order, with_kwargs=True)
-    return BlockModel(model, hook, config, device, {"pixel_values": pixels})
+    return BlockModel(model, hook, config, device, probe)
 
 
 def _in_order(model: Any, given: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

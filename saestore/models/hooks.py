@@ -23,25 +23,19 @@ _PLACES = {
     "mlp_out": "hook_mlp_out",
 }
 _BY_NAME = {name: place for place, name in _PLACES.items()}
+_BY_NAME |= {"hook_in": "resid_pre", "hook_out": "resid_post", "attn.o.hook_in": "z"}  # of its TransformerBridge
 _HOOK = re.compile(r"blocks\.(?P<layer>\d+)\.(?P<name>[\w.]+)")
-_MODULE = re.compile(r"(?:\w+\.)*(?:layers|layer|h|blocks|resblocks)\.(?P<layer>\d+)")
+_MODULE = re.compile(r"(?:\w+\.)*(?:layers|layer|h|blocks|resblocks)\.(?P<layer>\d+)(?:\.output)?")
 
 
 @dataclass(frozen=True)
 class Hook:
-    """A place in a model.
+    """A place in a model."""
 
-    Attributes
-    ----------
-    layer
-        Number of the block, counted from 0.
-    place
-        ``resid_post`` (the block's output), ``resid_pre`` (its input; of block 0 only), ``resid_mid`` (between
-        attention and MLP), ``z`` (heads of attention before the output projection, side by side), ``attn_out`` and
-        ``mlp_out`` (what attention and MLP add to the residual stream).
-    """
-
-    layer: int
+    layer: int  # number of the block, counted from 0
+    # ``resid_post`` (the block's output), ``resid_pre`` (its input; of block 0 only), ``resid_mid`` (between attention
+    # and MLP), ``z`` (heads of attention before the output projection, side by side), ``attn_out`` and ``mlp_out``
+    # (what attention and MLP add to the residual stream)
     place: str = "resid_post"
 
     @classmethod
@@ -60,8 +54,8 @@ class Hook:
         if match is None or place is None:
             raise InvalidInputError(
                 f"{by} {name!r}, where saestore cannot read a model; it can at "
-                f"{', '.join(f'blocks.N.{each}' for each in _BY_NAME)} and …layers.N. Store the activations of that "
-                "hook yourself and give them as --embeddings",
+                f"{', '.join(f'blocks.N.{each}' for each in _PLACES.values())} and …layers.N. Store the activations of "
+                "that hook yourself and give them as --embeddings",
                 code="unsupported-hook",
             )
         layer = int(match["layer"])

@@ -23,6 +23,8 @@ from saestore.tables import Items, as_items
 
 __all__ = ["ImageFiles", "ImageTransform", "find_images", "read_image"]
 
+Array = np.ndarray[Any, Any]
+
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _ENDS = 1 << 14
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap width and height
@@ -32,25 +34,14 @@ THREADS = min(8, os.cpu_count() or 1)
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """The images of a dataset, in their order; each was decoded once.
+    """The images of a dataset, in their order; each was decoded once."""
 
-    Attributes
-    ----------
-    paths
-        Path of every image.
-    items
-        Key (path below the folder, or as in the table), columns ``width`` and ``height`` in pixels after the EXIF
-        orientation, and the table's columns.
-    digests
-        uint8 (n, 16): digest of each file's name, size, and first and last 16 KiB.
-    skipped
-        Names of the images that cannot be read, with the reason.
-    """
-
-    paths: list[Path]
+    paths: list[Path]  # path of every image
+    # Key (path below the folder, or as in the table), columns ``width`` and ``height`` in pixels after the EXIF
+    # orientation, and the table's columns
     items: Items
-    digests: np.ndarray
-    skipped: dict[str, str]
+    digests: np.ndarray  # uint8 (n, 16): digest of each file's name, size, and first and last 16 KiB
+    skipped: dict[str, str]  # names of the images that cannot be read, with the reason
 
 
 def find_images(
@@ -266,19 +257,12 @@ def _reason(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """An image processor of transformers, and the grid of patches of its images.
+    """An image processor of transformers, and the grid of patches of its images."""
 
-    Attributes
-    ----------
-    processor
-        Of transformers, on Pillow.
-    record
-        The set's attribute ``source.transform``: ``resize`` ({"shortest_edge": n}, {"height": h, "width": w} or None),
-        ``crop`` ([height, width] from the middle, or None), ``size`` ([height, width] that the model sees), ``grid``
-        ([rows, columns] of patches), ``resample``, ``rescale``, ``mean``, ``std``, ``exif``, ``transparency``.
-    """
-
-    processor: Any
+    processor: Any  # of transformers, on Pillow
+    # The set's attribute ``source.transform``: ``resize`` ({"shortest_edge": n}, {"height": h, "width": w} or None),
+    # ``crop`` ([height, width] from the middle, or None), ``size`` ([height, width] that the model sees), ``grid``
+    # ([rows, columns] of patches), ``resample``, ``rescale``, ``mean``, ``std``, ``exif``, ``transparency``
     record: dict[str, Any]
 
     @classmethod
@@ -306,31 +290,45 @@ class ImageTransform:
                 f"{patch_size} x {patch_size}",
                 code="image-size",
             )
-        normalised = getattr(processor, "do_normalize", False)
         record = {
             "resize": resize,
             "crop": None if crop is None else [crop["height"], crop["width"]],
             "size": size,
             "grid": [n // patch_size for n in size],
-            "resample": int(processor.resample) if resize else None,
-            "rescale": float(processor.rescale_factor) if getattr(processor, "do_rescale", False) else None,
-            "mean": [float(x) for x in processor.image_mean] if normalised else None,
-            "std": [float(x) for x in processor.image_std] if normalised else None,
+            **colours_of(processor),
             "exif": exif,
             "transparency": transparency,
         }
         return cls(processor, record)
 
-    @property
-    def n_patches(self) -> int:
-        """Patches of an image."""
-        rows, columns = self.record["grid"]
-        return int(rows * columns)
+    def grids(self, widths: Sequence[int], heights: Sequence[int]) -> Array:  # noqa: ARG002
+        """Rows and columns of patches of images, int64 (n, 2)."""
+        return np.tile(np.array(self.record["grid"], np.int64), (len(widths), 1))
 
     def __call__(self, image: Any) -> torch.Tensor:
         """The model's input, float32 (3, height, width), for an RGB image of Pillow."""
         pixels = self.processor(images=image, return_tensors="np")["pixel_values"][0]
         return torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
+
+    def inputs(self, image: Any) -> dict[str, torch.Tensor]:
+        """The model's inputs by name, for an RGB image of Pillow."""
+        return {"pixel_values": self(image)}
+
+    def probe(self) -> dict[str, torch.Tensor]:
+        """Inputs of a run that shows whether the model has a hook."""
+        height, width = self.record["size"]
+        return {"pixel_values": torch.linspace(-1, 1, 3 * height * width).reshape(1, 3, height, width)}
+
+
+def colours_of(processor: Any) -> dict[str, Any]:
+    """How a processor makes numbers of pixels: ``resample``, ``rescale``, ``mean`` and ``std``."""
+    normalised = getattr(processor, "do_normalize", False)
+    return {
+        "resample": int(processor.resample) if getattr(processor, "do_resize", False) else None,
+        "rescale": float(processor.rescale_factor) if getattr(processor, "do_rescale", False) else None,
+        "mean": [float(x) for x in processor.image_mean] if normalised else None,
+        "std": [float(x) for x in processor.image_std] if normalised else None,
+    }
 
 
 def _sizes(size: Any) -> dict[str, int]:

@@ -9,17 +9,20 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError
+from saestore.labels.patch_grid import GRID_COLUMNS
 from saestore.models.blocks import find_tower, load_text_model, load_tower
 from saestore.models.hooks import Hook
 from saestore.models.images import ImageTransform, find_images
+from saestore.models.naflex import NaflexTransform
 from saestore.models.packages import ImageModel, load_package_model, package_of
 from saestore.models.pretrained import Pretrained
-from saestore.models.request import ModelInputs, ModelRequest, first_few
+from saestore.models.request import ModelInputs, ModelRequest, first_few, select_items
 from saestore.models.run import RunImages, RunTexts, text_groups
 from saestore.models.source import ModelSource
 from saestore.models.texts import find_texts
 from saestore.models.tokens import Tokenizer, tokenize
 from saestore.models.training_spec import SAETrainingSpec
+from saestore.sparse_rows import pointers
 
 __all__ = ["open_model_source"]
 
@@ -61,22 +64,22 @@ def open_model_source(request: ModelRequest, spec: SAETrainingSpec, advance: Cal
 
 def _of_transformers(pretrained: Pretrained, hook: Hook, request: ModelRequest) -> ImageModel:
     tower, config = find_tower(pretrained)
-    transform = ImageTransform.of(
+    transform = (NaflexTransform if tower.naflex else ImageTransform).of(
         pretrained.image_processor(),
         config.patch_size,
         pretrained.name,
         exif=request.exif is not False,
         transparency=request.transparency or "white",
     )
-    height, width = transform.record["size"]
-    if not tower.any_size and {height, width} != {config.image_size}:
+    size = transform.record["size"]
+    if not tower.any_size and set(size) != {config.image_size}:
         raise InvalidInputError(
             f"{pretrained.name} takes images of {config.image_size} x {config.image_size}, and its "
-            f"preprocessor_config.json makes them {height} x {width}; change it",
+            f"preprocessor_config.json makes them {size[0]} x {size[1]}; change it",
             code="image-size",
         )
     model = load_tower(
-        pretrained, tower, config, hook, dtype=request.dtype, device=request.device, size=(height, width)
+        pretrained, tower, config, hook, dtype=request.dtype, device=request.device, probe=transform.probe()
     )
     return ImageModel(pretrained.name, config.model_type, model, transform, tower.n_before, tower.has_cls)
 
@@ -98,23 +101,26 @@ def _images(
     files = find_images(
         request.images, request.items, skip_bad=request.skip_bad, exif=exif, known=request.known, advance=advance
     )
-    before, n = found.n_before, len(files.paths)
-    ptr = np.arange(n + 1, dtype=np.int64) * (1 if cls else transform.n_patches)
+    before, n, items = found.n_before, len(files.paths), files.items
+    grids = transform.grids(*(items.columns[name].tolist() for name in ("width", "height")))
+    if transform.record["grid"] is None:
+        items = select_items(items, np.ones(n, bool), **dict(zip(GRID_COLUMNS, grids.T, strict=True)))
+    ptr = pointers(np.ones(n, np.int64) if cls else grids.prod(axis=1))
     facts = {**_facts(request, model.fingerprint, hook), "transform": transform.record}
     source = ModelSource(
-        RunImages(model, transform, files.paths, slice(0, 1) if cls else slice(before, before + transform.n_patches)),
+        RunImages(model, transform, files.paths, slice(0, 1) if cls else slice(before, None)),
         path=str(request.images),
         width=model.width,
         dtype=request.dtype,
         ptr=ptr,
         groups=np.append(np.arange(0, n, request.batch), n).astype(np.int64),
-        keys=files.items.key,
+        keys=items.key,
         digests=files.digests,
         facts=facts,
     )
     not_stored = ["patches"] if cls else ["CLS", f"{before - 1} registers"][: 0 if not before else 1 + (before > 1)]
     record = {**_record(request, found.name, facts, files.skipped), "not_stored": not_stored}
-    return ModelInputs(source, files.items, ptr, None, record, tuple(_skipped_note("image", files.skipped)))
+    return ModelInputs(source, items, ptr, None, record, tuple(_skipped_note("image", files.skipped)))
 
 
 def _texts(

@@ -25,26 +25,16 @@ _NO_CHANGE = {"ToTensor", "MaybeToTensor", "MaybeConvertMode", "_convert_to_rgb"
 
 @dataclass(frozen=True)
 class ImageModel:
-    """A model of images up to a hook.
+    """A model of images up to a hook."""
 
-    Attributes
-    ----------
-    name, kind
-        Its name, and what kind of model it is.
-    model, transform
-        The model, and the preparation of its input.
-    n_before
-        Rows of its hidden states before the patches: CLS, and registers.
-    has_cls
-        Whether the first of these rows is a CLS token.
-    """
-
+    # Its name, and what kind of model it is
     name: str
     kind: str
+    # The model, and the preparation of its input
     model: BlockModel
     transform: ImageTransform
-    n_before: int
-    has_cls: bool
+    n_before: int  # rows of its hidden states before the patches: CLS, and registers
+    has_cls: bool  # whether the first of these rows is a CLS token
 
 
 def package_of(name: str) -> str | None:
@@ -92,12 +82,11 @@ def load_package_model(name: str, hook: Hook, request: ModelRequest) -> ImageMod
     record["grid"] = [size // patch for size, patch in zip(record["size"], _pair(embedding.patch_size), strict=True)]
     record |= {"exif": request.exif is not False, "transparency": request.transparency or "white"}
     model = _Images(tower.to(getattr(torch, request.dtype)).eval().requires_grad_(False))
-    pixels = torch.linspace(-1, 1, 3 * record["size"][0] * record["size"][1]).reshape(1, 3, *record["size"])
-    config = _Config(package, type(tower).__name__)
-    ready = BlockModel(model, hook, config, request.device, {"pixel_values": pixels})
+    config, transform = _Config(package, type(tower).__name__), ImageTransform(_Processor(preprocess), record)
+    ready = BlockModel(model, hook, config, request.device, transform.probe())
     has_cls = clip or getattr(tower, "cls_token", None) is not None
     n_before = 1 if clip else int(tower.num_prefix_tokens)
-    return ImageModel(name, config.model_type, ready, ImageTransform(_Processor(preprocess), record), n_before, has_cls)
+    return ImageModel(name, config.model_type, ready, transform, n_before, has_cls)
 
 
 def _timm(timm: Any, name: str) -> tuple[Any, Any]:

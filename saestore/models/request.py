@@ -25,60 +25,33 @@ _OF_IMAGES = ("exif", "transparency")
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """The caller's request; None leaves a choice to saestore.
+    """The caller's request; None leaves a choice to saestore."""
 
-    Attributes
-    ----------
-    images, texts
-        One of the two: a folder; a file, or a list of texts.
-    items
-        A table of them.
-    model, layer, hook
-        Which model, and which of its blocks or hooks.
-    sample_type
-        ``patch`` or ``cls`` of images, ``token`` or ``cls`` of texts.
-    device, dtype
-        Where the model runs, and the dtype of its weights.
-    batch_size
-        Images or texts that run together.
-    max_tokens
-        Longer texts are cut.
-    window, stride
-        Longer texts run in windows of this many tokens, which begin `stride` tokens apart.
-    chat
-        Put texts into the tokenizer's chat template.
-    bos
-        The first token of every text; ``none`` for none.
-    exif, transparency
-        Whether images are turned by their EXIF orientation, and what transparent pixels show.
-    skip_bad
-        Leave out images that cannot be read and texts without tokens.
-    other_model
-        Run another model than the one that the SAE was trained on.
-    known
-        Keys of images that a store has already: they come first, in this order.
-    """
-
+    # One of the two: a folder; a file, or a list of texts
     images: Any = None
     texts: Any = None
-    items: Any = None
+    items: Any = None  # a table of them
+    # Which model, and which of its blocks or hooks
     model: str | os.PathLike[str] | None = None
     layer: int | None = None
     hook: str | None = None
-    sample_type: str = "patch"
+    sample_type: str = "patch"  # ``patch`` or ``cls`` of images, ``token`` or ``cls`` of texts
+    # Where the model runs, and the dtype of its weights
     device: str = "cpu"
     dtype: str = "float32"
-    batch_size: int | None = None
-    max_tokens: int | None = None
+    batch_size: int | None = None  # images or texts that run together
+    max_tokens: int | None = None  # longer texts are cut
+    # Longer texts run in windows of this many tokens, which begin `stride` tokens apart
     window: int | None = None
     stride: int | None = None
-    chat: bool = False
-    bos: str | None = None
+    chat: bool = False  # put texts into the tokenizer's chat template
+    bos: str | None = None  # the first token of every text; ``none`` for none
+    # Whether images are turned by their EXIF orientation, and what transparent pixels show
     exif: bool | None = None
     transparency: str | None = None
-    skip_bad: bool = False
-    other_model: bool = False
-    known: Sequence[str] = ()
+    skip_bad: bool = False  # leave out images that cannot be read and texts without tokens
+    other_model: bool = False  # run another model than the one that the SAE was trained on
+    known: Sequence[str] = ()  # keys of images that a store has already: they come first, in this order
 
     @property
     def kind(self) -> str:
@@ -132,33 +105,15 @@ class ModelRequest:
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """The rows of a model, and everything else that a build needs to know about them.
+    """The rows of a model, and everything else that a build needs to know about them."""
 
-    Attributes
-    ----------
-    source
-        The rows.
-    items
-        The images or texts.
-    ptr
-        int64 (n_items + 1,): the rows of item i are ``ptr[i]:ptr[i + 1]``.
-    spans
-        int32 (n_rows, 2), the characters of each token; None if rows are not tokens.
-    tokens
-        int64 (n_rows,), the ids of the tokens; None if rows are not tokens.
-    record
-        For the set's attribute ``source``.
-    notes
-        Lines to show at the end of a build.
-    """
-
-    source: ModelSource
-    items: Items
-    ptr: np.ndarray
-    spans: np.ndarray | None
-    record: dict[str, Any]
-    notes: tuple[str, ...]
-    tokens: np.ndarray | None = None
+    source: ModelSource  # the rows
+    items: Items  # the images or texts
+    ptr: np.ndarray  # int64 (n_items + 1,): the rows of item i are ``ptr[i]:ptr[i + 1]``
+    spans: np.ndarray | None  # int32 (n_rows, 2), the characters of each token; None if rows are not tokens
+    record: dict[str, Any]  # for the set's attribute ``source``
+    notes: tuple[str, ...]  # lines to show at the end of a build
+    tokens: np.ndarray | None = None  # int64 (n_rows,), the ids of the tokens; None if rows are not tokens
 
 
 def select_items(items: Items, mask: np.ndarray, **more: np.ndarray) -> Items:

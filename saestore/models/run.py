@@ -22,23 +22,15 @@ class RunImages:
     """Rows of images: their patches in row-major order, or their CLS tokens.
 
     The images of the next batch are read while the model runs on this one.
-
-    Attributes
-    ----------
-    model, transform
-        The model, and the preparation of its input.
-    paths
-        Paths of all images.
-    rows
-        Which of the model's rows are stored.
     """
 
+    # The model, and the preparation of its input
     model: BlockModel
     transform: ImageTransform
-    paths: Sequence[Path]
-    rows: slice
+    paths: Sequence[Path]  # paths of all images
+    rows: slice  # which of the model's rows are stored
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS), init=False)
-    _ahead: dict[tuple[int, int], list[Future[torch.Tensor]]] = field(default_factory=dict, init=False)
+    _ahead: dict[tuple[int, int], list[Future[dict[str, torch.Tensor]]]] = field(default_factory=dict, init=False)
 
     def __call__(self, first: int, stop: int) -> torch.Tensor:
         """Return the stored rows of images ``first`` to ``stop``, on the CPU."""
@@ -47,38 +39,30 @@ class RunImages:
         following = stop, min(2 * stop - first, len(self.paths))
         if following[0] < following[1]:
             self._ahead[following] = self._start(*following)
-        hidden = self.model(pixel_values=torch.stack([future.result() for future in futures]))
-        return hidden[:, self.rows].flatten(0, 1).cpu()
+        each = [future.result() for future in futures]
+        inputs = {name: torch.stack([image[name] for image in each]) for name in each[0]}
+        hidden, mask = self.model(**inputs), inputs.get("pixel_attention_mask")  # a mask where grids differ
+        kept = hidden[:, self.rows].flatten(0, 1) if mask is None else hidden[mask.bool().to(hidden.device)]
+        return kept.cpu()
 
-    def _start(self, first: int, stop: int) -> list[Future[torch.Tensor]]:
-        return [self._pool.submit(self._pixels, path) for path in self.paths[first:stop]]
+    def _start(self, first: int, stop: int) -> list[Future[dict[str, torch.Tensor]]]:
+        return [self._pool.submit(self._inputs, path) for path in self.paths[first:stop]]
 
-    def _pixels(self, path: Path) -> torch.Tensor:
+    def _inputs(self, path: Path) -> dict[str, torch.Tensor]:
         record = self.transform.record
-        return self.transform(read_image(path, exif=record["exif"], transparency=record["transparency"]))
+        return self.transform.inputs(read_image(path, exif=record["exif"], transparency=record["transparency"]))
 
 
 @dataclass
 class RunTexts:
-    """Rows of texts: their tokens without special ones, or the mean over these tokens.
+    """Rows of texts: their tokens without special ones, or the mean over these tokens."""
 
-    Attributes
-    ----------
-    model, tokenizer
-        The model, and the preparation of its input.
-    texts
-        All texts.
-    windows
-        int64 (n_windows, 2): text and number of each row of tokens.
-    mean
-        One row per text instead of one per token.
-    """
-
+    # The model, and the preparation of its input
     model: BlockModel
     tokenizer: Tokenizer
-    texts: Sequence[str]
-    windows: np.ndarray
-    mean: bool
+    texts: Sequence[str]  # all texts
+    windows: np.ndarray  # int64 (n_windows, 2): text and number of each row of tokens
+    mean: bool  # one row per text instead of one per token
 
     def __call__(self, first: int, stop: int) -> torch.Tensor:
         """Return the stored rows of windows ``first`` to ``stop``, on the CPU."""

@@ -25,56 +25,28 @@ _SPECIAL_ROLES = ("bos", "eos", "pad", "cls", "sep", "mask")
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of one text, or of a window of it.
+    """The tokens of one text, or of a window of it."""
 
-    Attributes
-    ----------
-    ids
-        int64 (n,), as the model sees them.
-    stored
-        bool (n,): which of them become samples. Special tokens do not, wherever they stand.
-    spans
-        int32 (n_stored, 2): first character of each stored token, and the one after its last.
-    cut
-        Whether the text has more tokens than the limit, and they are left out.
-    """
-
-    ids: np.ndarray
+    ids: np.ndarray  # int64 (n,), as the model sees them
+    # bool (n,): which of them become samples. Special tokens do not, wherever they stand.
     stored: np.ndarray
-    spans: np.ndarray
-    cut: bool
+    spans: np.ndarray  # int32 (n_stored, 2): first character of each stored token, and the one after its last
+    cut: bool  # whether the text has more tokens than the limit, and they are left out
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer of transformers, with the rules for one SAE.
+    """A tokenizer of transformers, with the rules for one SAE."""
 
-    Attributes
-    ----------
-    tokenizer
-        Of transformers, a fast one.
-    bos
-        Id of a first token that is put before the tokenizer's own; None for none.
-    drop_bos
-        Whether the first token that the tokenizer itself adds is left out.
-    max_tokens
-        Longer texts are cut to this many tokens, including special ones; None for no limit.
-    vocab_size
-        Number of the model's token ids.
-    stride
-        In place of cutting longer texts, run them in windows of `max_tokens`, each this many tokens after the one
-        before; None to cut.
-    chat
-        Whether texts have their special tokens already, from a chat template.
-    """
-
-    tokenizer: Any
-    bos: int | None
-    drop_bos: bool
-    max_tokens: int | None
-    vocab_size: int
+    tokenizer: Any  # of transformers, a fast one
+    bos: int | None  # id of a first token that is put before the tokenizer's own; None for none
+    drop_bos: bool  # whether the first token that the tokenizer itself adds is left out
+    max_tokens: int | None  # longer texts are cut to this many tokens, including special ones; None for no limit
+    vocab_size: int  # number of the model's token ids
+    # In place of cutting longer texts, run them in windows of `max_tokens`, each this many tokens after the one before;
+    # None to cut
     stride: int | None = None
-    chat: bool = False
+    chat: bool = False  # whether texts have their special tokens already, from a chat template
 
     @classmethod
     def of(
@@ -210,42 +182,21 @@ def _token_id(tokenizer: Any, token: str) -> int:
 
 @dataclass(frozen=True)
 class TextTokens:
-    """Facts about all texts before the model runs. Memory: 16 bytes per token, and the texts.
+    """Facts about all texts before the model runs. Memory: 16 bytes per token, and the texts."""
 
-    Attributes
-    ----------
-    items
-        The texts that are left.
-    ptr
-        int64 (n_texts + 1,): the stored tokens of text i are ``ptr[i]:ptr[i + 1]``.
-    spans
-        int32 (n_tokens, 2), characters.
-    ids
-        int64 (n_tokens,).
-    windows
-        int64 (n_windows, 2): text and number of each row of tokens; one per text unless longer ones run in windows.
-    window_ptr
-        int64 (n_windows + 1,): the stored tokens of window i are ``window_ptr[i]:window_ptr[i + 1]``.
-    lengths
-        int64 (n_windows,): tokens of each window as the model sees it, including special ones.
-    digests
-        uint8 (n_windows, 16): digest of each window's tokens and, with a text's first, its characters.
-    cut
-        Keys of the texts that were cut.
-    skipped
-        Keys of the texts without tokens, with the reason.
-    """
-
-    items: Items
-    ptr: np.ndarray
-    spans: np.ndarray
-    ids: np.ndarray
+    items: Items  # the texts that are left
+    ptr: np.ndarray  # int64 (n_texts + 1,): the stored tokens of text i are ``ptr[i]:ptr[i + 1]``
+    spans: np.ndarray  # int32 (n_tokens, 2), characters
+    ids: np.ndarray  # int64 (n_tokens,)
+    # int64 (n_windows, 2): text and number of each row of tokens; one per text unless longer ones run in windows
     windows: np.ndarray
+    # int64 (n_windows + 1,): the stored tokens of window i are ``window_ptr[i]:window_ptr[i + 1]``
     window_ptr: np.ndarray
-    lengths: np.ndarray
+    lengths: np.ndarray  # int64 (n_windows,): tokens of each window as the model sees it, including special ones
+    # uint8 (n_windows, 16): digest of each window's tokens and, with a text's first, its characters
     digests: np.ndarray
-    cut: list[str]
-    skipped: dict[str, str]
+    cut: list[str]  # keys of the texts that were cut
+    skipped: dict[str, str]  # keys of the texts without tokens, with the reason
 
 
 def tokenize(items: Items, tokenizer: Tokenizer, *, skip_bad: bool, advance: Callable[[int], None]) -> TextTokens:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,39 +21,24 @@ if TYPE_CHECKING:
 
 __all__ = ["SAETrainingSpec"]
 
+_ALIASES = {"gpt2-small": "gpt2", "mistral-7b": "mistral-7b-v0-1"}  # of TransformerLens, where it is not installed
+_LEFT_OUT = re.compile(r"^meta-(?=llama)|-hf$")
+# A module inside a block by its own name, such as layers.3.mlp.
+_INNER = re.compile(r"(?:\w+\.)*(?:layers|layer|h|blocks|resblocks)\.(?P<layer>\d+)\.(?P<name>(?!\S*hook_)\S+)")
+
 
 @dataclass(frozen=True)
 class SAETrainingSpec:
-    """The activations that an SAE was trained on, as it records them; None where it has no record.
+    """The activations that an SAE was trained on, as it records them; None where it has no record."""
 
-    Attributes
-    ----------
-    sae
-        Its name, for messages.
-    d_in
-        Width of the embeddings that it takes.
-    model
-        Name of the model.
-    hook
-        Where in the model.
-    prepend_bos
-        Whether each text had the model's first token, BOS, in front.
-    context_size
-        Tokens of a text, BOS included.
-    transform
-        For images: ``resize`` and ``crop`` as in `ImageTransform.record`.
-    streams
-        Of a crosscoder: how many hidden states it reads at once.
-    """
-
-    sae: str
-    d_in: int
-    model: str | None = None
-    hook: str | None = None
-    prepend_bos: bool | None = None
-    context_size: int | None = None
-    transform: Mapping[str, Any] | None = None
-    streams: int | None = None
+    sae: str  # its name, for messages
+    d_in: int  # width of the embeddings that it takes
+    model: str | None = None  # name of the model
+    hook: str | None = None  # where in the model
+    prepend_bos: bool | None = None  # whether each text had the model's first token, BOS, in front
+    context_size: int | None = None  # tokens of a text, BOS included
+    transform: Mapping[str, Any] | None = None  # for images: ``resize`` and ``crop`` as in `ImageTransform.record`
+    streams: int | None = None  # of a crosscoder: how many hidden states it reads at once
 
     @classmethod
     def of(cls, sae: LoadedSAE) -> Self:
@@ -117,7 +104,7 @@ class SAETrainingSpec:
         stated = _names_in(Path(name)) if Path(name).is_dir() or ":" in name else {name}
         if stated:
             self.check_stated(name, {"model": " or ".join(sorted(stated))}, other=other)
-        elif self.model is not None and _tail(self.model) != _tail(name):
+        elif self.model is not None and not _same_model(self.model, name):
             warnings.warn(
                 f"the SAE {self.sae} was trained on {self.model}, and nothing shows that {name} is that model; on "
                 "another one its features mean nothing.",
@@ -138,14 +125,14 @@ class SAETrainingSpec:
         if model and self.model and not any(_same_model(self.model, name) for name in model.split(" or ")):
             raise InvalidInputError(
                 f"the SAE {self.sae} was trained on {self.model}, and {path} states the model {model}: on another "
-                "one its features mean nothing. Nothing was written. To encode it all the same, pass --other-model "
+                "one its features mean nothing. Nothing was written. To go on all the same, pass --other-model "
                 "(other_model=True)",
                 code="other-model",
             )
-        if hook and self.hook and _hook(hook) != _hook(self.hook):
+        if hook and self.hook and not _same_place(self.hook, hook):
             raise InvalidInputError(
                 f"the SAE {self.sae} was trained at {self.hook}, and {path} states the hook {hook}. Nothing was "
-                "written. To encode it all the same, pass --other-model (other_model=True)",
+                "written. To go on all the same, pass --other-model (other_model=True)",
                 code="layer-mismatch",
             )
 
@@ -160,20 +147,41 @@ class SAETrainingSpec:
                 )
 
 
-def _tail(name: str) -> str:
-    return name.rstrip("/").rsplit("/", 1)[-1].casefold()
+def _plain(name: str) -> str:
+    """The last part of a name, without what some leave out of it."""
+    return _LEFT_OUT.sub("", re.sub(r"[_.]", "-", name.rstrip("/").rsplit("/", 1)[-1].casefold()))
+
+
+@cache
+def _aliases() -> dict[str, str]:
+    """TransformerLens's names of models with the hub's, from the source of its table: its import takes ten seconds."""
+    spec = find_spec("transformer_lens")
+    files = ("supported_models.py", "loading_from_pretrained.py")
+    for file in [] if spec is None else [Path(str(spec.origin)).with_name(name) for name in files]:
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        table = re.search(r"^MODEL_ALIASES\b[^=]*= (\{.*?^\})", text, re.MULTILINE | re.DOTALL)
+        if table is not None:
+            known = ast.literal_eval(table[1])
+            return {_plain(alias): _plain(name) for name, aliases in known.items() for alias in aliases}
+    return _ALIASES
 
 
 def _same_model(ours: str, theirs: str) -> bool:
     """Whether two names are of one model: of the hub, or TransformerLens's own, such as gpt2-small."""
-    if _tail(ours) == _tail(theirs):
-        return True
-    try:
-        known = import_module("transformer_lens.loading_from_pretrained").MODEL_ALIASES
-    except ImportError:
-        return False
-    official = {_tail(alias): _tail(name) for name, aliases in known.items() for alias in (*aliases, name)}
-    return official.get(_tail(ours), _tail(ours)) == official.get(_tail(theirs), _tail(theirs))
+    names = _plain(ours), _plain(theirs)
+    return names[0] == names[1] or len({_aliases().get(name, name) for name in names}) == 1
+
+
+def _same_place(ours: str, theirs: str) -> bool:
+    """Whether two names are of one place; a module inside a block is at any hook of that module."""
+    places = _hook(ours), _hook(theirs)
+    inner, other = _INNER.fullmatch(ours), theirs
+    if inner is None:
+        inner, other = _INNER.fullmatch(theirs), ours
+    if inner is None or places[0] == places[1]:
+        return places[0] == places[1]
+    part = next((part for part in ("att", "mlp", "feed") if part in inner["name"]), inner["name"])
+    return f".{inner['layer']}." in other and part.replace("feed", "mlp") in other
 
 
 def _hook(name: str) -> Hook | str:
@@ -193,4 +201,4 @@ def _names_in(folder: Path) -> set[str]:
     cached = [part.rsplit("--", 1)[-1] for part in folder.parts if part.startswith("models--")]
     # A folder that the model was once loaded from, unlike a name on the hub, states nothing.
     names = [*re.findall(r"\A[\w.-]+(?:/[\w.-]+)?\Z", str(config.get("_name_or_path") or "")), *cached]
-    return {_tail(name) for name in names}
+    return {name.rsplit("/", 1)[-1] for name in names}

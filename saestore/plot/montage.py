@@ -61,9 +61,8 @@ def draw(
     rows = rows_of(acts, feature, top)
     if not any(is_image(row.key) for row in rows):
         advice = "acts.plot.tokens shows texts" if "text" in acts.items.names() else "their items have no images"
-        raise NotFoundError(
-            f"Keys such as {rows[0].key!r} of {acts.path} are not paths of images; {advice}.", code="no-images"
-        )
+        message = f"Keys such as {rows[0].key!r} of {acts.path} are not paths of images; {advice}."
+        raise NotFoundError(message, code="no-images")
     view = ImageView.of(acts, fit)
     pixels = [read_image(acts, row.key, images) for row in rows]
     page = Page(rows, pixels, view, None if ax is None else inches_of(ax))
@@ -128,7 +127,7 @@ class Page:
             frame = Frame(ax, pixels, left, top, zoom * pixels.shape[1], zoom * pixels.shape[0], self.scale)
             frame.show(Box(0, 0, 1, 1), pixels)
             if self.view.patches is not None:
-                self._draw_patches(frame, row, self.view.patches.grid)
+                self._draw_patches(frame, row, self.view.patches.at(row.item).grid)
             self._draw_caption(ax, row, left, top - frame.high - 0.16)
         self._draw_foot(ax)
 

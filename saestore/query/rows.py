@@ -14,7 +14,7 @@ from saestore.sparse_rows import SparseRows
 Array = np.ndarray[Any, Any]
 
 _BLOCK = 1 << 22  # non-zeros of a block of rows
-_ROW = 4  # non-zeros that take as much memory as the place of a row
+ROW = 4  # non-zeros that take as much memory as the place of a row
 
 
 def iterate_rows(
@@ -36,7 +36,7 @@ def _plan_rows(segments: Sequence[Segment], rows: Array, block: int) -> Iterator
     for segment in segments:
         info = segment.info
         inside = rows[np.searchsorted(rows, info.start) : np.searchsorted(rows, info.stop)]
-        per_row = max(_ROW, info.nnz / max(1, info.n_rows))
+        per_row = max(ROW, info.nnz / max(1, info.n_rows))
         while len(inside):
             n = max(1, int(room / per_row))
             plan.append((segment, inside[:n]))

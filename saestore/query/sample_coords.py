@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,6 +32,8 @@ class SampleCoordinate:
     dtype: np.dtype[Any]
     description: str
     values: Callable[[Array], Array]  # from int64 sample numbers (n,), in any order, to values (n,)
+    # Of texts of items: the distinct ones, objects, and which of them each item has. None for other coordinates.
+    coded: Callable[[], tuple[Array, Array]] | None = None
 
     def at(self, samples: Array) -> Array:
         """The values of samples, of any shape."""
@@ -43,12 +45,13 @@ class SampleCoordinate:
 class SampleCoordinates:
     """The coordinates of one activation set along its samples.
 
-    Pickles as the set does. Memory: a byte per item or sample for each of at most 16 concepts.
+    Pickles as the set does. Memory: a byte per item or sample for each of at most 16 concepts, and the distinct texts.
     """
 
     def __init__(self, acts: SetReader) -> None:
         self.acts = acts
         self._mask = functools.lru_cache(_CACHED)(acts.concept_mask)
+        self._coded = functools.cache(self._kinds)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SampleCoordinates, (self.acts,)
@@ -69,9 +72,9 @@ class SampleCoordinates:
         return coordinates | concepts
 
     def _positions(self) -> dict[str, SampleCoordinate]:
-        ints, side = np.dtype(np.int64), grid_side(self.acts)
+        ints, side = np.dtype(np.int64), grid_width(self.acts)
         coordinates = {
-            "item": SampleCoordinate(ints, "image or text that the sample belongs to", self._item),
+            "item": SampleCoordinate(ints, "image or text that the sample belongs to", self.item),
             "position": SampleCoordinate(ints, "index of the patch or token in its item", self._position),
         }
         if side is not None:
@@ -90,10 +93,12 @@ class SampleCoordinates:
             coordinates["token"] = SampleCoordinate(TEXT, "text of the token", self._token)
         for name, description in OF_ITEMS.items():
             if name in names:
-                coordinates[name] = SampleCoordinate(TEXT, description, functools.partial(self._of_item, name))
+                functions = functools.partial(self._of_item, name), functools.partial(self._coded, name)
+                coordinates[name] = SampleCoordinate(TEXT, description, *functions)
         return coordinates
 
-    def _item(self, samples: Array) -> Array:
+    def item(self, samples: Array) -> Array:
+        """The item of each sample."""
         return self.acts.item_index.locate(samples)[0]
 
     def _position(self, samples: Array) -> Array:
@@ -101,20 +106,25 @@ class SampleCoordinates:
 
     def _of_item(self, name: str, samples: Array) -> Array:
         """A column of the items; reads only the chunks that the items of the samples are in."""
-        items, back = np.unique(self._item(samples), return_inverse=True)
+        items, back = np.unique(self.item(samples), return_inverse=True)
         return self.acts.items.column(name, items).astype(TEXT)[back]  # one string for all samples of an item
+
+    def _kinds(self, name: str) -> tuple[Array, Array]:
+        """The distinct texts of a column of the items, objects, and which of them each item has."""
+        kinds, codes = np.unique(np.ma.getdata(self.acts.items.column(name)), return_inverse=True)
+        return kinds.astype(TEXT), codes.astype(np.min_scalar_type(len(kinds)))
 
     def _token(self, samples: Array) -> Array:
         spans = self.acts.spans(samples)
         if spans is None:
             raise RuntimeError("a column of tokens needs their spans")
-        items, back = np.unique(self._item(samples), return_inverse=True)
+        items, back = np.unique(self.item(samples), return_inverse=True)
         texts = self.acts.items.column("text", items).tolist()
         return np.array([texts[i][a:b] for i, (a, b) in zip(back.tolist(), spans.tolist(), strict=True)], TEXT)
 
     def _concept(self, name: str, level: Literal["item", "sample"]) -> SampleCoordinate:
         def values(samples: Array) -> Array:
-            return np.asarray(self._mask(name, level)[self._item(samples) if level == "item" else samples])
+            return np.asarray(self._mask(name, level)[self.item(samples) if level == "item" else samples])
 
         return SampleCoordinate(np.dtype(bool), f"concept of the {level}", values)
 
@@ -124,10 +134,13 @@ def _label(name: str, columns: Container[str]) -> str:
     return f"concept::{name}" if name in columns or name in _RESERVED else name
 
 
-def grid_side(acts: SetReader) -> int | None:
-    """Patches per row of an image, where the samples are patches and every item has a square of them."""
-    size = acts.attributes.item_size
+def grid_width(acts: SetReader) -> int | None:
+    """Patches per row of an image, where all images have one grid: the recorded one, else a square."""
+    size, transform = acts.attributes.item_size, acts.attributes.source.get("transform")
     if acts.path.split("/")[-2] != "patch" or size is None or size == 1:
         return None
-    side = math.isqrt(size)
-    return side if side * side == size else None
+    grid: Any = [math.isqrt(size)] * 2
+    match transform.get("grid", grid) if isinstance(transform, Mapping) else grid:
+        case [int(rows), int(columns)] if rows * columns == size:
+            return columns
+    return None

@@ -30,6 +30,11 @@ class Selection:
     def __len__(self) -> int:
         return len(self.given)
 
+    @property
+    def only(self) -> int | None:
+        """The one id, None where there are several or none."""
+        return int(self.ids[0]) if len(self) == 1 else None
+
 
 def select(spec: Any, size: int, what: str) -> Selection:
     """Resolve an int, slice, list or array of ints, boolean mask or None (all) against an axis of length `size`.

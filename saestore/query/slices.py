@@ -25,7 +25,7 @@ _WORTH_THREADS = 1 << 24  # bytes of a dense answer
 _BLOCK = 1 << 22  # points that are looked up at a time
 
 
-def check_size(shape: tuple[int, ...], itemsize: int, limit: int, instead: str) -> None:
+def check_size(shape: tuple[int, ...], itemsize: int, limit: Any, instead: str) -> None:
     """Refuse an answer larger than `limit` bytes before anything is read or allocated."""
     if not isinstance(limit, numbers.Real):
         raise InvalidInputError(f"max_bytes={limit!r:.100}: give a number of bytes.", code="not-a-number")

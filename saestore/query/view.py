@@ -12,7 +12,7 @@ from saestore.errors import check_choice
 from saestore.kernels import segment_sums
 from saestore.query import distribution
 from saestore.query.posting_lists import BLOCK, PostingLists, iterate_lists
-from saestore.query.rows import iterate_rows
+from saestore.query.rows import ROW, iterate_rows
 from saestore.query.selection import Condition, Selection
 from saestore.segment import Segment, open_lists
 from saestore.sparse_rows import SparseRows, pointers
@@ -135,7 +135,7 @@ class View:
         """Items in blocks of about as many non-zeros, from the mean number per sample; none without samples."""
         items = items[self.all_sizes()[items] > 0]
         nnz, n_samples = sum(s.info.nnz for s in self.segments), sum(s.info.n_rows for s in self.segments)
-        ends, first = pointers(self.all_sizes()[items] * max(1, -(-nnz // max(1, n_samples)))), 0
+        ends, first = pointers(self.all_sizes()[items] * max(ROW, -(-nnz // max(1, n_samples)))), 0
         while first < len(items):
             last = max(first + 1, int(np.searchsorted(ends, ends[first] + _ROWS_BLOCK, "right")) - 1)
             yield items[first:last]

@@ -8,13 +8,13 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 
 from saestore.errors import InvalidInputError
 from saestore.progress import check_deadline
-from saestore.query.selection import Condition
+from saestore.query.selection import Condition, select_one
 from saestore.query.where_names import ACTIVATION, Block, NamedValues, Names, NameSource, TableNames, Values, marked
 from saestore.query.where_parser import Compare, Join, Mark, Name, Node, Not, Unknown, Value, parse, quote_text
 from saestore.storage import ArrayReader, prefetch
@@ -22,6 +22,9 @@ from saestore.tables.column import TEXT, Column
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.stored_table import StoredTable
 from saestore.vocabulary import LEVELS
+
+if TYPE_CHECKING:
+    from saestore.query.reader import SetReader
 
 Array = np.ndarray[Any, Any]
 
@@ -62,6 +65,17 @@ def as_tree(where: Any) -> Node | None:
             "and", tuple(Compare(Name(str(name)), "==", _values(name, values)) for name, values in where.items())
         )
     return where if isinstance(where, Node) else None
+
+
+def one_feature(reader: SetReader, feature: Any, method: str) -> int:
+    """The one feature that a method takes, by its number or by a condition that one feature fulfils."""
+    if as_tree(feature) is None:
+        return select_one(feature, reader.shape[1], "feature", method)
+    ids = reader.select_features(feature).ids
+    if len(ids) != 1:
+        message = f"{method}() takes one feature; {len(ids):,} fulfil {feature!r}."
+        raise InvalidInputError(message, code="not-one")
+    return int(ids[0])
 
 
 def _values(name: object, given: Any) -> tuple[Value, ...]:

@@ -32,6 +32,11 @@ __all__ = ["FAMILIES", "load_checkpoint", "missing_family", "of_family", "recogn
 _CLIP_MODEL = "laion/CLIP-ViT-L-14-laion2B-s32B-b82K"
 _CLIP_TRANSFORM = {"resize": {"shortest_edge": 224}, "crop": [224, 224]}
 _HOOK_OF_FOLDER = re.compile(r"layers[._](\d+)")
+# What the paths of Gemma Scope contain, and the place in a block.
+_GEMMA_PLACES = (
+    ("transcoder", "hook_mlp_in"), ("resid_post", "hook_resid_post"), ("attn_out", "attn.hook_z"),
+    ("mlp_out", "hook_mlp_out"), ("t-res/", "hook_resid_post"), ("t-att/", "attn.hook_z"), ("t-mlp/", "hook_mlp_out"),
+)  # fmt: skip
 
 
 def recognise(path: Path) -> str | None:
@@ -62,29 +67,26 @@ def load_checkpoint(path: Path, family: str, device: str = "cpu") -> LoadedSAE:
     place = path.parent if path.name == "ae.pt" else path
     with of_family(place, family):
         read = FAMILIES[family].read(place)
-        sae = checked(read.rule, read.weights, str(place), transcodes=read.transcodes)
-    rule, (d_in, d_sae) = read.rule, sae.W_enc.shape
-    config = {"architecture": read.architecture, "d_in": d_in, "d_sae": d_sae, **rule.facts}
-    if family == "CLIP-Scope":  # as sets have it that were built before there were others
-        config = {"architecture": "clip_scope", "k": rule.k, "d_in": d_in, "d_sae": d_sae}
-    info = {
-        "architecture": read.architecture,
-        "k": rule.k,
-        "d_in": d_in,
-        "d_sae": d_sae,
-        "dtype": str(sae.W_enc.dtype).removeprefix("torch."),
-        "normalize_activations": "none",
-        "apply_b_dec_to_input": rule.shift,
-        "hook_name": None,
-        "model_name": None,
-        "release": None,
-        "sae_id": None,
-        "source": str(place),
-        "family": family,
-        **({"transcodes": True} if read.transcodes else {}),
-        **read.facts,
-    }
-    return LoadedSAE(read.name or name_from_path(place), info, config, sae.to(device), read.training)
+        sae, rule = checked(read.rule, read.weights, str(place), transcodes=read.transcodes), read.rule
+        sae.fused = read.fused
+        sizes = {"d_in": sae.W_enc.shape[0], "d_sae": sae.W_enc.shape[1]}
+        config = {"architecture": read.architecture, **sizes, **rule.facts}
+        if family == "CLIP-Scope":  # as sets have it that were built before there were others
+            config = {"architecture": "clip_scope", "k": rule.k, **sizes}
+        info = {
+            "architecture": read.architecture,
+            "k": rule.k,
+            **sizes,
+            "dtype": str(sae.W_enc.dtype).removeprefix("torch."),
+            "normalize_activations": "none",
+            "apply_b_dec_to_input": rule.shift,
+            **dict.fromkeys(("hook_name", "model_name", "release", "sae_id")),
+            "source": str(place),
+            "family": family,
+            **({"transcodes": True} if read.transcodes else {}),
+            **read.facts,
+        }
+        return LoadedSAE(read.name or name_from_path(place), info, config, sae.to(device), read.training)
 
 
 @contextmanager
@@ -120,12 +122,12 @@ def _sparsify(folder: Path) -> Read:
     layer = _HOOK_OF_FOLDER.search(folder.absolute().name)
     hook = f"blocks.{layer[1]}.hook_resid_post" if layer and folder.absolute().name.endswith(layer[0]) else None
     rule = Rule(kind, config["k"], shift=not config.get("transcode"))
-    return Read(weights, rule, f"sparsify_{kind}", {"hook_name": hook}, transcodes=transcodes)
+    return Read(weights, rule, f"sparsify_{kind}", {"hook_name": hook}, transcodes=transcodes, fused=True)
 
 
 def _gemma_scope(path: Path) -> Read:
     """Gemma Scope: ``params.npz`` with the names of `LinearSAE`; JumpReLU, and no shift."""
-    file = path
+    file, config = path, dict[str, Any]()
     if path.is_dir():
         file = path / ("params.npz" if (path / "params.npz").is_file() else "params.safetensors")
     if file.suffix == ".npz":
@@ -134,10 +136,16 @@ def _gemma_scope(path: Path) -> Read:
             state = {name: torch.from_numpy(archive.read(name).copy()) for name in archive.names}
     else:  # Gemma Scope 2
         state = {name.replace("w_", "W_"): tensor for name, tensor in read_tensors(file).items()}
-    weights = dict(zip(PLAIN, need(state, file, *PLAIN), strict=True))
-    layer = re.search(r"layer_(\d+)", str(file.absolute()))
-    hook = f"blocks.{layer[1]}.hook_resid_post" if layer and "resid_post" in str(file.absolute()) else None
-    transcodes = bool({"W_skip", "affine_skip_connection"} & set(state)) or "transcoder" in str(file.absolute())
+        config = read_object(file.with_name("config.json"))
+    weights, where = dict(zip(PLAIN, need(state, file, *PLAIN), strict=True)), str(file.absolute())
+    if config.get("architecture", "jump_relu") != "jump_relu":
+        raise InvalidInputError(
+            f"{path} is of architecture {config['architecture']!r}; use jump_relu", code="unsupported-sae"
+        )
+    claimed({"d_sae": config.get("width")}, weights, file.with_name("config.json"))
+    layer, place = re.search(r"layer_(\d+)", where), next((p for word, p in _GEMMA_PLACES if word in where), None)
+    hook = f"blocks.{layer[1]}.{place}" if layer and place else None
+    transcodes = bool({"W_skip", "affine_skip_connection"} & set(state)) or "transcoder" in where
     return Read(weights, Rule("jumprelu"), "jumprelu", {"hook_name": hook}, transcodes=transcodes,
                  name=name_from_path(file.parent))  # fmt: skip
 

@@ -104,7 +104,8 @@ def read_dictionary(folder: Path) -> Read:
     weights = {name: tensor.to(weights["W_enc"].dtype) for name, tensor in weights.items()}
     hook = f"blocks.{trainer['layer']}.hook_resid_post" if "resid" in str(trainer.get("submodule_name")) else None
     facts = {"hook_name": hook, "model_name": trainer.get("lm_name"), **({"streams": streams} if streams else {})}
-    return Read(weights, rule, kind, facts, transcodes=_writes_elsewhere(weights, streams))
+    fused = streams is None and names["W_enc"] != "W_enc"
+    return Read(weights, rule, kind, facts, transcodes=_writes_elsewhere(weights, streams), fused=fused)
 
 
 def _refuse_threshold(weights: Mapping[str, Any], file: Path) -> None:

@@ -29,22 +29,13 @@ _DENSE_IN_FALLBACK = 4
 
 @dataclass(frozen=True)
 class TruncationStats:
-    """The loss by ``top_k`` and a narrower dtype; ``+`` gives the loss of two batches.
+    """The loss by ``top_k`` and a narrower dtype; ``+`` gives the loss of two batches."""
 
-    Attributes
-    ----------
-    n_dropped
-        Number of non-zeros that are gone, including those that the narrower dtype rounds to zero.
-    sum_dropped, sum_total
-        Sums of the absolute activations that are gone, and of all before.
-    max_rel_error
-        Largest relative rounding error of the others.
-    """
-
-    n_dropped: int = 0
+    n_dropped: int = 0  # number of non-zeros that are gone, including those that the narrower dtype rounds to zero
+    # Sums of the absolute activations that are gone, and of all before
     sum_dropped: float = 0.0
     sum_total: float = 0.0
-    max_rel_error: float = 0.0
+    max_rel_error: float = 0.0  # largest relative rounding error of the others
 
     def __add__(self, other: TruncationStats) -> TruncationStats:
         return TruncationStats(

@@ -30,16 +30,19 @@ _NORMALISING = ("constant_norm_rescale", "layer_norm")
 
 @dataclass(frozen=True)
 class Affine:
-    """``((x - shift) @ weight + bias) * scale``; None where that would change nothing."""
+    """``((x - shift) @ weight + bias) * scale``; None where that would change nothing; `fused` as in `LinearSAE`."""
 
     weight: torch.Tensor
     shift: torch.Tensor | None
     bias: torch.Tensor | None = None
     scale: torch.Tensor | None = None
+    fused: bool = False
 
     def __call__(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """Compute the pre-activations of (n, d_in) into `out` (n, d_sae)."""
-        # Not addmm: it fuses the bias into the product, and rounds once where sae_lens rounds twice.
+        if self.fused and self.bias is not None:
+            return torch.addmm(self.bias, self.shifted(x), self.weight, out=out).relu_()  # so that ties fall as there
+        # Not addmm here: it rounds once where sae_lens rounds twice.
         return self.finish(torch.mm(self.shifted(x), self.weight, out=out))
 
     def shifted(self, x: torch.Tensor) -> torch.Tensor:
@@ -311,6 +314,7 @@ def _linear(sae: LinearSAE) -> Forward:
         b_dec if rule.shift else None,
         None if bias is None else _unless(bias, 0),
         None if norms is None else _unless(norms, 1),
+        sae.fused and sae.W_enc.itemsize < 4,
     )
     norm = Normalisation(sae.normalize) if sae.normalize in _NORMALISING else None
     decoder = Decoder(sae.W_dec, b_dec, None if norms is None else 1 / norms, None if norm is None else norm.undo)

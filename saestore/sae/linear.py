@@ -11,31 +11,27 @@ from saestore.errors import InvalidInputError
 
 __all__ = ["LinearSAE", "Rule", "checked"]
 
+_OF_K = ("topk", "abstopk", "groupmax")
 _SHAPES = {"W_enc": ("d_in", "d_sae"), "W_dec": ("d_sae", "d_out"), "b_dec": ("d_out",), "W_skip": ("d_out", "d_in")}
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How pre-activations become activations.
+    """How pre-activations become activations."""
 
-    Attributes
-    ----------
-    kind
-        ``relu``; ``topk``: the `k` largest; ``abstopk``: the `k` furthest from zero; ``groupmax``: the largest of each
-        of `k` equal groups; ``jumprelu``: those above a threshold; ``gated``: ``relu(exp(r_mag) * p + b_mag)`` where
-        ``p + b_gate`` is above 0.
-    k
-        Of ``topk``, ``abstopk`` and ``groupmax``.
-    relu
-        Whether negative activations become zeros. With ``topk`` they may be kept.
-    shift
-        Whether ``b_dec`` is subtracted from embeddings first.
-    """
-
+    # ``relu``; ``topk``: the `k` largest; ``abstopk``: the `k` furthest from zero; ``groupmax``: the largest of each of
+    # `k` equal groups; ``jumprelu``: those above a threshold; ``gated``: ``relu(exp(r_mag) * p + b_mag)`` where
+    # ``p + b_gate`` is above 0
     kind: str
-    k: int | None = None
+    k: int | None = None  # of ``topk``, ``abstopk`` and ``groupmax``
+    # Whether negative activations become zeros. With ``topk`` they may be kept.
     relu: bool = True
-    shift: bool = False
+    shift: bool = False  # whether ``b_dec`` is subtracted from embeddings first
+
+    def __post_init__(self) -> None:
+        k: Any = self.k
+        if isinstance(k, float) and k.is_integer():  # as some write it
+            object.__setattr__(self, "k", int(k))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -62,6 +58,9 @@ class LinearSAE(torch.nn.Module):
         How embeddings are normalised first, as sae_lens names it.
     rescale
         Whether pre-activations are multiplied by the norms of the rows of ``W_dec``.
+    fused
+        Whether the bias is added within the product, and a ReLU comes next, as `torch.nn.Linear` has it: half precision
+        is rounded once, and ties of the k largest fall as there.
     """
 
     W_enc: torch.Tensor
@@ -69,6 +68,7 @@ class LinearSAE(torch.nn.Module):
     b_dec: torch.Tensor
     normalize: str = "none"
     rescale: bool = False
+    fused: bool = False
 
     def __init__(self, rule: Rule, weights: dict[str, torch.Tensor], *, transcodes: bool = False) -> None:
         super().__init__()
@@ -92,9 +92,7 @@ def checked(rule: Rule, weights: dict[str, Any], where: str, *, transcodes: bool
         if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
             what = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
             raise InvalidInputError(f"{where}: {name} is {what}; it must be a float tensor", code="invalid-sae")
-        expected = _SHAPES.get(name, ("d_sae",))
-        if name == "threshold" and tensor.ndim == 0:
-            continue
+        expected = () if name == "threshold" and tensor.ndim == 0 else _SHAPES.get(name, ("d_sae",))
         for size, dimension in zip(tensor.shape, expected, strict=False):
             sizes.setdefault(dimension, size)
         shape = tuple(sizes.get(dimension) for dimension in expected)
@@ -108,8 +106,11 @@ def checked(rule: Rule, weights: dict[str, Any], where: str, *, transcodes: bool
             raise InvalidInputError(f"{where}: {name} holds NaN or infinity", code="invalid-sae")
     if len({tensor.dtype for tensor in weights.values()}) > 1:
         raise InvalidInputError(f"{where}: all weights must have one dtype", code="invalid-sae")
-    if rule.k is not None and not (type(rule.k) is int and 1 <= rule.k <= d_sae):
+    if rule.kind in _OF_K and not (type(rule.k) is int and 1 <= rule.k <= d_sae):
         raise InvalidInputError(f"{where} has k={rule.k!r}; it must be 1 to d_sae={d_sae:,}", code="invalid-sae")
+    if rule.kind == "groupmax" and d_sae % (rule.k or 1):
+        raise InvalidInputError(f"{where} has k={rule.k} groups of {d_sae:,} features, which are not of one size",
+                                code="invalid-sae")  # fmt: skip
     if sizes["d_out"] != sizes["d_in"] and not transcodes:
         raise InvalidInputError(
             f"{where}: W_dec is {sizes['d_out']:,} wide and W_enc takes {sizes['d_in']:,}; an SAE has one width",

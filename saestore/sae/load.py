@@ -98,15 +98,17 @@ def _load_folder(path: Path, device: str) -> LoadedSAE:
 
 
 def _load_file(path: Path, device: str) -> LoadedSAE:
+    family = None
     try:
         family = recognise(path)
         if family is not None:
             return load_checkpoint(path, family, device)
     except (InvalidInputError, NotFoundError) as error:
-        if error.code not in ("not-an-sae", "pickled", "no-such-file") or not path.exists():
+        codes = ["not-an-sae", "pickled", "no-such-file", *(["damaged-file"] if family is None else [])]
+        if error.code not in codes or not path.exists():
             raise
         raise type(error)(f"{error}. {_FORMS}", code=error.code) from error
-    if path.name in (CONFIG, WEIGHTS, "sae.safetensors", "hyperparams.json"):
+    if path.name in (CONFIG, WEIGHTS, "sae.safetensors", "params.safetensors", "hyperparams.json"):
         raise InvalidInputError(
             f"{path} is one of the files of an SAE; give the folder {path.parent}",
             code="not-an-sae",

@@ -26,30 +26,18 @@ _GENERIC = re.compile(
 
 @dataclass(frozen=True)
 class LoadedSAE:
-    """An SAE, ready to encode with.
+    """An SAE, ready to encode with."""
 
-    Attributes
-    ----------
-    name
-        Last component of the activation set's path, such as ``clip-scope-22``.
-    info
-        JSON-able facts for the store's attributes: ``architecture``, ``d_in``, ``d_sae``, ``k``, ``dtype``,
-        ``normalize_activations``, ``apply_b_dec_to_input``, ``hook_name``, ``model_name``, ``release``, ``sae_id`` and
-        ``source`` (the file or folder), None where unknown; and, where the SAE was trained in a special way,
-        ``model_from_pretrained_kwargs``, ``seqpos_slice`` and ``exclude_special_tokens``.
-    config
-        Settings that decide the activations besides the weights; part of the fingerprint.
-    module
-        A sae_lens ``SAE``, a `LinearSAE`, or an `ObjectSAE`.
-    training
-        Known facts about its training data besides ``model_name`` and ``hook_name``: ``model`` (the model's name on the
-        hub), ``prepend_bos``, ``context_size``, ``transform`` (``resize`` and ``crop`` of images).
-    """
-
-    name: str
+    name: str  # last component of the activation set's path, such as ``clip-scope-22``
+    # JSON-able facts for the store's attributes: ``architecture``, ``d_in``, ``d_sae``, ``k``, ``dtype``,
+    # ``normalize_activations``, ``apply_b_dec_to_input``, ``hook_name``, ``model_name``, ``release``, ``sae_id`` and
+    # ``source`` (the file or folder), None where unknown; and, where the SAE was trained in a special way,
+    # ``model_from_pretrained_kwargs``, ``seqpos_slice`` and ``exclude_special_tokens``
     info: Mapping[str, Any]
-    config: Mapping[str, Any]
-    module: torch.nn.Module
+    config: Mapping[str, Any]  # settings that decide the activations besides the weights; part of the fingerprint
+    module: torch.nn.Module  # a sae_lens ``SAE``, a `LinearSAE`, or an `ObjectSAE`
+    # Known facts about its training data besides ``model_name`` and ``hook_name``: ``model`` (the model's name on the
+    # hub), ``prepend_bos``, ``context_size``, ``transform`` (``resize`` and ``crop`` of images)
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

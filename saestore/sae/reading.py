@@ -29,6 +29,7 @@ class Read:
     training: Mapping[str, Any] = field(default_factory=dict)
     transcodes: bool = False
     name: str | None = None
+    fused: bool = False  # as in `LinearSAE`
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -66,9 +67,10 @@ def claimed(
     streams: int | None = None,
     k: int | None = None,
 ) -> None:
-    """Refuse a configuration that contradicts the weights: ``d_in``, ``d_sae``, ``d_model``, ``streams``, ``k``."""
+    """Refuse a configuration that contradicts the weights."""
     d_in, d_sae = weights["W_enc"].shape
-    true = {"d_in": d_in, "d_sae": d_sae, "streams": streams, "d_model": d_in // (streams or 1), "k": k}
+    true = {"d_in": d_in, "d_sae": d_sae, "d_out": weights["W_dec"].shape[-1], "streams": streams, "k": k}
+    true["d_model"] = d_in // (streams or 1)
     for name, size in true.items():
         if claims.get(name) not in (None, 0, size) and size is not None:
             raise InvalidInputError(

@@ -24,17 +24,10 @@ _LAYER = re.compile(r"(?:layers?[_.]?|blocks\.|(?<![A-Za-z])L)(\d+)")
 
 @dataclass(frozen=True)
 class Release:
-    """One SAE of sae_lens's directory; None where neither directory nor names say it.
+    """One SAE of sae_lens's directory; None where neither directory nor names say it."""
 
-    Attributes
-    ----------
-    name
-        ``release:sae_id``.
-    model, layer, width, l0
-        The model, the number of the block, the number of features, and the mean number of active features.
-    """
-
-    name: str
+    name: str  # ``release:sae_id``
+    # The model, the number of the block, the number of features, and the mean number of active features
     model: str
     layer: int | None
     width: int | None

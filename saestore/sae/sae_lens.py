@@ -18,6 +18,7 @@ from saestore.sae.lens_folder import CONFIG, WEIGHTS, read_folder
 from saestore.sae.linear import LinearSAE
 from saestore.sae.loaded import LoadedSAE, name_from_path, slug
 from saestore.sae.protocol import load_encoder
+from saestore.sae.reading import read_object
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -52,7 +53,7 @@ def load_folder(path: Path, device: str = "cpu") -> LoadedSAE:
     """
     for file in (CONFIG, WEIGHTS):
         existing_file(path / file)
-    given = _read_config(path / CONFIG)
+    given = read_object(path / CONFIG)
     # Before version 6, sae_lens wrote no architecture for a standard SAE.
     architecture = str(given.get("architecture", "standard"))
     _refuse(architecture, str(path))
@@ -65,7 +66,7 @@ def load_folder(path: Path, device: str = "cpu") -> LoadedSAE:
         read = _taken_apart(lens, _load(lambda: loader.load_from_disk(path, device=device), str(path)))
     module, config, notes = read
     if config["normalize_activations"] == "expected_average_only_in" and (path / _SCALER).is_file():
-        factor = _read_config(path / _SCALER).get("scaling_factor")
+        factor = read_object(path / _SCALER).get("scaling_factor")
         if isinstance(factor, int | float) and factor > 0:
             _fold(module, factor)
             config["normalize_activations"] = "none"
@@ -164,18 +165,6 @@ def _warn_of_unknown(given: Mapping[str, Any], path: Path) -> None:
             "changes the encoding, the activations are wrong.",
             stacklevel=2,
         )
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"{path} is not JSON ({error}); write the SAE again", code="invalid-sae") from error
-    if not isinstance(config, dict):
-        raise InvalidInputError(
-            f"{path} contains a JSON {type(config).__name__}; it must be an object", code="invalid-sae"
-        )
-    return config
 
 
 def _check_activation(config: Mapping[str, Any], architecture: str, where: str) -> None:

@@ -43,7 +43,7 @@ class ConceptLabels:
     """Labels of chosen concepts."""
 
     names: list[str]  # the concepts
-    matrix: scipy.sparse.csr_array  # items or samples x concepts, bool CSR
+    matrix: scipy.sparse.csc_array  # items or samples x concepts, bool CSC
     unknown: scipy.sparse.csc_array  # the same shape, true where a label is not known, bool CSC
 
 
@@ -83,6 +83,7 @@ def _scores(
     unique, first, back = np.unique(ids, return_index=True, return_inverse=True)
     grids = {name: np.full((len(labels.names), len(unique)), np.nan) for name in SCORES}
     n_active = np.zeros(len(unique), np.int64)
+    _ = observations.labels  # before threads ask for them
 
     def score(block: tuple[int, PostingLists]) -> None:
         begin, lists = block
@@ -181,7 +182,7 @@ def _count_pairs(
     if known_of and all(known is not None for known in known_of.values()):
         counting = counting & np.any([known for known in known_of.values() if known is not None], axis=0)
     present = np.flatnonzero(segment_sums(counting, pointers))
-    labels, counts = observations.labels.tocsc(), {}
+    labels, counts = observations.columns, {}
     features = np.unique(np.array([feature for _, feature, _ in pairs], np.int64))
     for lists in observations.lists(reader.segments, features, reader.dtype):
         for i, (concept, feature, threshold) in enumerate(pairs):
@@ -213,7 +214,7 @@ def read_labels(reader: SetReader, level: Level, concepts: Sequence[str] | str |
 
     if isinstance(concepts, LabelMatrix):
         not_known = sp.csc_array(concepts.matrix.shape, dtype=bool) if concepts.unknown is None else concepts.unknown
-        return ConceptLabels(concepts.names, sp.csr_array(concepts.matrix), not_known)
+        return ConceptLabels(concepts.names, concepts.matrix, not_known)
     known, matrix = reader.concept_names(level), reader.concept_matrix(level)
     if not known:
         raise NotFoundError(
@@ -222,10 +223,10 @@ def read_labels(reader: SetReader, level: Level, concepts: Sequence[str] | str |
         )
     unknown = reader.unknown_matrix(level)
     if concepts is None:
-        return ConceptLabels(known, sp.csr_array(matrix), unknown)
+        return ConceptLabels(known, matrix, unknown)
     names = [concepts] if isinstance(concepts, str) else list(concepts)
     columns = [position_of(name, known, f"concept of {level}s") for name in names]
-    return ConceptLabels(names, sp.csr_array(matrix[:, columns]), unknown[:, columns])
+    return ConceptLabels(names, matrix[:, columns], unknown[:, columns])
 
 
 def _elsewhere(reader: SetReader, level: Level) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,10 +12,8 @@ from saestore.query.posting_lists import PostingLists
 from saestore.query.reader import Level, SetReader
 from saestore.scoring.concept_scores import read_labels, read_observations, score_pieces
 from saestore.storage import in_order
+from saestore.tables.label_matrix import ids
 from saestore.vocabulary import SCORES
-
-if TYPE_CHECKING:
-    import scipy.sparse
 
 Array = np.ndarray[Any, Any]
 
@@ -42,13 +39,13 @@ def roc_auc_of_all(
 
     observations = read_observations(reader, level, read_labels(reader, level, concepts), None)
     positive = observations.n_positive
-    labels = [sp.csr_array(observations.labels[:, group.concepts], dtype=np.int64) for group in observations.groups]
+    labels = [sp.csr_array(observations.columns[:, group.concepts], dtype=np.int64) for group in observations.groups]
 
     def score(lists: PostingLists) -> tuple[Array, Array]:
         values = np.full((len(lists.features), len(positive)), np.nan)
         for group, of_group in zip(observations.groups, labels, strict=True):
             ranked = group.rank(lists)
-            weights = 2 * ranked.n + 1 - ranked.start - ranked.stop
+            weights = np.int64(2 * ranked.n + 1) - ranked.start - ranked.stop
             shape = len(ranked), of_group.shape[0]
             sums, hits = (
                 (sp.csr_array((data, ranked.rows, ranked.indptr), shape) @ of_group).toarray()
@@ -83,10 +80,6 @@ class FeatureScorer:
         self._known = {c: group.known for group in self.observations.groups for c in group.concepts.tolist()}
         self._counts: dict[int, tuple[Array, Array]] = {}
 
-    @cached_property
-    def _columns(self) -> scipy.sparse.csc_array:
-        return self.observations.labels.tocsc()
-
     def lists(self, feature: int) -> PostingLists:
         """The feature over the observations that count."""
         return next(self.observations.lists(self.reader.segments, np.array([feature]), self.reader.dtype))
@@ -111,8 +104,7 @@ class FeatureScorer:
         return auc_interval(values.astype(np.float64), self._items(rows), hit, positive, negative)
 
     def _true(self, concept: int) -> Array:
-        indices: Array = self._columns.indices[self._columns.indptr[concept] : self._columns.indptr[concept + 1]]
-        return indices
+        return ids(self.observations.columns, concept)
 
     def _items(self, rows: Array) -> Array:
         return self.reader.item_index.locate(rows)[0] if self.observations.sizes is None else rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,12 +44,13 @@ class KnownGroup:
 class ScoredObservations:
     """Samples or items that are scored, and their labels.
 
-    Memory: 1 byte per sample, 8 bytes per item, 5 bytes per true label, and 1 byte per observation and group.
+    Memory: 1 byte per sample, 8 bytes per item, 5 bytes per true label, 1 byte per observation and group, and for
+    `labels` 4 bytes per observation and 5 per true label more.
     """
 
     kept: Array  # which samples count, bool (n_samples,); at the level of items, for the maximum of their item
-    # Observations x concepts, bool CSR; a row for every sample or item of the set that has labels.
-    labels: scipy.sparse.csr_array
+    # Observations x concepts, bool CSC; a row for every sample or item of the set that has labels.
+    columns: scipy.sparse.csc_array
     # At the level of items: the samples of each item, and how many of them count, int64 (n_items,). Else None.
     index: ItemIndex | None
     sizes: Array | None
@@ -63,7 +65,7 @@ class ScoredObservations:
     @classmethod
     def of(
         cls,
-        labels: scipy.sparse.csr_array,
+        labels: scipy.sparse.csc_array,
         n_samples: int,
         where: Condition | None,
         *,
@@ -99,6 +101,11 @@ class ScoredObservations:
         n = int(np.count_nonzero(counted))
         return cls(kept, labels, index, sizes, n, groups, n_positive, n_known - n_positive, n_all - n_known)
 
+    @cached_property
+    def labels(self) -> scipy.sparse.csr_array:
+        """The labels as CSR, for what looks at one observation after the other."""
+        return self.columns.tocsr()
+
     def lists(
         self, segments: Sequence[Segment], features: Array, dtype: Any, block: int = _BLOCK
     ) -> Iterator[PostingLists]:
@@ -106,7 +113,8 @@ class ScoredObservations:
 
         Memory: about 100 bytes per entry of a block, or of the longest list where that is longer.
         """
-        return lists_over(iterate_lists(segments, features, dtype, block), self.kept, self.index, self.sizes)
+        kept = None if self.kept.all() else self.kept
+        return lists_over(iterate_lists(segments, features, dtype, block), kept, self.index, self.sizes)
 
 
 def _labelled(shape: tuple[int, int], unknown: scipy.sparse.csc_array | None) -> Array:
@@ -132,6 +140,5 @@ def _groups(unknown: scipy.sparse.csc_array | None, counted: Array, n_concepts: 
     return groups
 
 
-def _count(labels: scipy.sparse.csr_array, counted: Array) -> Array:
-    columns = labels.tocsc()  # whose pointers are few
+def _count(columns: scipy.sparse.csc_array, counted: Array) -> Array:
     return segment_sums(counted[columns.indices], columns.indptr).astype(np.int64)

@@ -339,10 +339,12 @@ def read_many(wanted: Sequence[tuple[ArrayReader, Array, Array]]) -> list[Array]
 
 def _cut(block: Array, begins: Array, lengths: Array) -> Array:
     """Ranges of a block, one after the other: by slices, or by one index where they are many and short."""
+    ends = begins + lengths
+    if len(begins) and (begins[1:] == ends[:-1]).all():  # one range, or blocks of whole chunks
+        return block[begins[0] : ends[-1]]
     if len(begins) >= _MANY and (total := int(lengths.sum())) <= _SHORT * len(begins):
         return np.asarray(block[np.arange(total) + np.repeat(begins - pointers(lengths)[:-1], lengths)])
-    parts = [block[a : a + n] for a, n in zip(begins.tolist(), lengths.tolist(), strict=True)]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else block
+    return np.concatenate([block[:0], *(block[a:b] for a, b in zip(begins.tolist(), ends.tolist(), strict=True))])
 
 
 def hold_small(readers: Sequence[ArrayReader]) -> None:

@@ -38,7 +38,7 @@ def recognise(path: Path) -> str | None:
         return None
     chunks = find_chunks(path)
     name = PipelineName.of(chunks.base)
-    tensors = load_tensors(chunks.files[0])
+    tensors = load_tensors(chunks.files[0], sparse=True)
     if set(_KEYS) <= set(tensors):
         filtered = tensors.get("format") == "sparse_filtered" or (name is not None and name.kind == "filtered")
         return "superactivators-filtered" if filtered else "superactivators-sparse"

@@ -293,7 +293,7 @@ def _plan_more(plan: WritePlan, writer: SetWriter, existing: SetAttributes) -> N
         planned_samples=plan.rows.n_rows,
         n_items=table.index.n_items,
         item_size=table.index.item_size,
-        source={**plan.provenance, "appended": [*appends, step]},
+        source={**plan.provenance, "appended": [*appends, step][-MOST_SEGMENTS:]},
     )
     start_set(writer, attributes, table.items, table.index, table.spans, columns=table.columns)
 
