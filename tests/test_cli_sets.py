@@ -11,6 +11,8 @@ import saestore
 from saestore.cli import keys, main
 from saestore.writing import SetWriter
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):

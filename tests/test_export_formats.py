@@ -79,13 +79,25 @@ def test_anndata_out_and_in(suffix, tmp_path, small_blocks):
     case = make_case(4, 50, 11, density=0.3, palette="signed")
     path = tmp_path / f"x.{suffix}"
     acts = stored(case)
+    acts.samples.update(
+        {
+            "score": np.arange(50),
+            "word": list("ab" * 25),
+            "a/b": np.arange(50),
+            "a|b": np.arange(50),
+            "..": np.arange(50),
+        }
+    )
     saestore.export(acts, path)
+    assert {"a|b", "a|b_", ".._"} <= set(read_anndata(path).obs)
     again = back(path, segment_rows=17)
     assert np.array_equal(again.dense(), case.dense)
     assert np.array_equal(again.item_index.pointers(), case.item_ptr)
     assert again.items.column("key").tolist() == case.items["image_path"]
     assert again.items.column("weight").tolist() == case.items["weight"]
     assert again.items.column("color::red").tolist() == case.red.tolist()
+    assert again.samples["score"].tolist() == list(range(50))
+    assert again.samples["word"].tolist() == list("ab" * 25)
 
 
 def test_a_part_as_anndata(suffix, tmp_path, small_blocks):
@@ -256,6 +268,7 @@ def test_anndata_has_what_is_unknown_of_items(suffix, tmp_path):
             saestore.export(acts, tmp_path / "y.h5ad", progress=False)
 
 
+@pytest.mark.once
 def test_a_file_of_hdf5_that_cannot_be_written_to_its_end_is_no_file(tmp_path):
     """HDF5 writes much when an object goes, where Python drops errors."""
     acts = write_case(scratch_store(), make_case(3, 6, 4, density=0.5, ragged=False))
@@ -271,6 +284,7 @@ def test_a_file_of_hdf5_that_cannot_be_written_to_its_end_is_no_file(tmp_path):
         assert [file.name for file in tmp_path.iterdir()] == ["whole.h5ad"]
 
 
+@pytest.mark.once
 def test_what_is_saved_is_whole_or_not_there_and_the_disk_is_named(tmp_path):
     acts = write_case(scratch_store(), make_case(3, 6, 4, density=0.5, ragged=False))
     jobs = {
@@ -290,6 +304,7 @@ def test_what_is_saved_is_whole_or_not_there_and_the_disk_is_named(tmp_path):
                 assert file.read_bytes() == whole.read_bytes(), (name, at)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["a.npz", "a.zarr"])
 def test_an_export_whose_name_is_not_on_the_disk_leaves_nothing(name, tmp_path, monkeypatch):
     acts = write_case(scratch_store(), make_case(3, 6, 4, density=0.5, ragged=False))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from raising import raises
-from strategies import make_case, scratch_store, write_case
+from strategies import make_case, scratch_store, write_case, written
 from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 import saestore
@@ -37,7 +37,7 @@ def case():
 
 @pytest.fixture
 def acts(case):
-    return write_case(scratch_store(), case)
+    return written(case)
 
 
 def test_a_tensor_of_one_element_keeps_its_dimension(acts):

@@ -77,6 +77,7 @@ def test_errors_take_one_line(store):
     assert "x.npz exists" in refused("export", "Toy", "x.npz", store=store)
 
 
+@pytest.mark.once
 def test_neither_needs_torch(store):
     """In a process of its own, where torch cannot be imported."""
     code = "import sys; sys.modules['torch'] = None; from saestore.cli import main; main()"

@@ -22,6 +22,8 @@ from saestore.web import compare, drawing, tables
 from saestore.web.keys import KEYS, markdown
 from saestore.web.request import as_json
 
+pytestmark = pytest.mark.once
+
 X, T = f"/{IMAGES}", f"/{TOKENS}"
 PAGES = [
     "/", X, T, f"{X}/features", f"{X}/features/2", f"{X}/features/9", f"{X}/features/2?level=sample&from=random&n=3",

@@ -22,8 +22,9 @@ from saestore.query import html
 from saestore.query.details import feature_names
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import one_list
-from saestore.query.reader import Level, SetReader, one_feature
+from saestore.query.reader import Level, SetReader
 from saestore.query.results import Histogram, TopSamples
+from saestore.query.where import one_feature
 from saestore.scoring.concept_scores import concept_scores, score_intervals
 
 Array = np.ndarray[Any, Any]

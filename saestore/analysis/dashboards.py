@@ -17,7 +17,7 @@ from saestore.analysis.examples import ExampleTable, examples
 from saestore.errors import InvalidInputError, require
 from saestore.files import read_json
 from saestore.formats.base import Format, Written
-from saestore.query.distribution import histogram
+from saestore.query.distribution import counts_of
 
 if TYPE_CHECKING:
     from saestore.formats.selection import Selected
@@ -110,7 +110,7 @@ def _features(selected: Selected, ids: Array, where: Any, effects: _Unembedding 
 
 
 def _bars(values: Array) -> dict[str, Any]:
-    counts, edges = histogram(values, 0, _BARS, None) if len(values) else (np.zeros(0, int), np.zeros(1))
+    counts, edges = counts_of(values, 0, _BARS, None) if len(values) else (np.zeros(0, int), np.zeros(1))
     centres = (edges[1:] + edges[:-1]) / 2
     return {"freq_hist_data_bar_heights": counts.tolist(), "freq_hist_data_bar_values": _short(centres)}
 

@@ -91,8 +91,10 @@ class SetTable:
         """
         if rows is not None:
             given = select(rows, len(self), self._name.removesuffix("s")).given
-            in_order = isinstance(given, range) and given.step == 1 and len(given)
-            rows = slice(given.start, given.stop) if in_order else np.asarray(given, np.int64)
+            if isinstance(given, range) and given.step == 1 and len(given):
+                rows = slice(given.start, given.stop)
+            else:
+                rows = np.asarray(given, np.int64)
         return self._read(name, rows).array()
 
     def _read(self, name: str, rows: Any = None) -> Column:
