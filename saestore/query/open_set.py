@@ -204,10 +204,12 @@ class OpenSet:
 
         In a local folder, where there is nothing to wait for, each is read when it is needed.
         """
+        if self._snapshot.folder is not None:
+            return
         index = self._index
         pointers = [] if index.stored is None or index.ptr is not None else [index.stored]
         open_lists(self.segments if lists else [], [*pointers, *wholes], tails)
-        if pointers and not pointers[0].is_local:
+        if pointers:
             index.load()
 
     @retry_on_stale_snapshot
@@ -306,7 +308,7 @@ class OpenSet:
         The last expression or mapping is remembered: a byte per item or sample. With `lists`, what a question about
         features needs is read in the same step.
         """
-        tree = as_tree(where)
+        tree = None if where is None else as_tree(where)
         if tree is None:
             if lists:
                 self._open_lists()

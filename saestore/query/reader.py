@@ -103,7 +103,7 @@ class SetReader(OpenSet):
             each = [self.top_samples(int(f), n, level=level, where=where, unique=unique) for f in features]
             return TopSamples.concat(each)
         condition = self.condition(where, selected.only, lists=True)
-        same = alike(self.items, unique)
+        same = None if unique is False else alike(self.items, unique)
         options: dict[str, Any] = {"per_item": level == "item", "where": condition, "alike": same}
         found = top_of_lists(self.segments, features, n, self.item_index, dtype=self.dtype, **options)
         return self._table(found)
@@ -116,7 +116,7 @@ class SetReader(OpenSet):
 
     def select_features(self, features: Any) -> Selection:
         """Features by numpy's rules for an index, or those that fulfil a condition; see `SetTable.where`."""
-        if as_tree(features) is not None:
+        if type(features) is not int and as_tree(features) is not None:
             return Selection(self.features.where(features), scalar=False)
         return select(features, self.shape[1], "feature")
 

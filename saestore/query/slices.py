@@ -172,15 +172,8 @@ def _columns(block: Any, features: Selection, n_features: int) -> Any:
 
 
 def points(segments: Sequence[Segment], rows: Array, features: Array, n_features: int, dtype: Any) -> Array:
-    """The activation at every pair, zero where there is none.
+    """The activation at every pair of a row and a feature, in any order and with repetitions, zero where there is none.
 
-    Parameters
-    ----------
-    rows, features
-        int64, of equal length, in any order and with repetitions.
-
-    Notes
-    -----
     Reads the lists of the features or the rows of the samples, the smaller of both. Memory: the answer; 8 bytes per
     point where there are more than 4 million; and a block of about 4 million points and non-zeros, 400 MB.
     """

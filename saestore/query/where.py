@@ -45,6 +45,7 @@ _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "
 HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
 _LARGEST = 1 << 1000
 _MOST_NAMES, _MOST_VALUES = 1000, 1 << 18  # of a mapping
+_PLAIN = {str, int, float, bool}
 _MANY = 16  # values, from which on they are looked up instead of compared one by one
 _EXPRESSION = re.compile(r"\s(and|or)\s|^[\"'].*[\"']$", re.DOTALL)  # what an untyped value hardly ever holds
 
@@ -87,7 +88,9 @@ def _values(name: object, given: Any) -> tuple[Value, ...]:
             "Give a boolean mask.",
             code="condition-too-long",
         )
-    return tuple(Value(_plain(name, option)) for option in options)
+    if not set(map(type, options)) <= _PLAIN:
+        options = [_plain(name, option) for option in options]
+    return tuple(map(Value, options))
 
 
 def _plain(name: object, option: Any) -> str | float | bool:
@@ -239,7 +242,9 @@ def _compared(node: Compare, names: NameSource, negated: bool) -> _Mask:
             _refuse(f"{what}; they cannot be compared", mark and end and replace(mark, stop=end.stop))
         compare = _OPERATORS[node.operator]
         return _applied(lambda one, another: compare(one.values, another.values), [column, other], negated)
-    options = [_fitting(column, node.operator, value) for value in node.right]
+    options: list[Any] = [value.value for value in node.right]
+    if column.kind != "numbers" or node.operator == "contains" or set(map(type, options)) != {float}:  # else all fit
+        options = [_fitting(column, node.operator, value) for value in node.right]
     return _applied(lambda values: _any_of(node.operator, values, options), [column], negated)
 
 
