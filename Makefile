@@ -14,13 +14,17 @@ export PYTHONDONTWRITEBYTECODE :=
 # Which torch these environments get; where nothing needs torch, nothing is installed for it.
 CONSTRAINED := -c constraints.txt
 # A worker for every processor, four at most: each takes some 1.5 GB. Each begins with tests side by side, which share
-# what their module sets up, and takes over tests of another one in the end.
-PYTEST := -m pytest --benchmark-disable -n logical --maxprocesses=4 --dist worksteal
+# what their module sets up, and takes over tests of another one in the end. `WORKERS=` tests in one process.
+WORKERS := -n logical --maxprocesses=4 --dist worksteal
+PYTEST = -m pytest --benchmark-disable $(WORKERS)
+# Workers fill the processors: more threads of torch would only wait for one another, which takes processor time too.
+# The tests of threads set their number themselves.
+tests tiny-blocks test-newest: export OMP_NUM_THREADS := 1
 
 # The tests that compare every answer with brute force, once more with blocks of 3; the widest sets prove nothing then.
 BRUTE_FORCE := $(addprefix tests/,test_queries.py test_neighbours.py test_selection.py test_named_mutants.py) -k "not 65 and not great"
 
-.PHONY: help demo test lint tests test-newest docs environments dist-test mutants bench clean
+.PHONY: help demo test lint tests tiny-blocks beside test-newest docs dist-test mutants bench clean
 
 help:
 	@echo "make demo         build the example stores and show what makes a feature fire"
@@ -36,11 +40,16 @@ help:
 demo: $(VENV)/demo.stamp
 	$(VENV)/bin/python examples/demo.py
 
-test: lint tests
+test: lint tiny-blocks tests
 
 tests: $(VENV)/test.stamp
 	$(VENV)/bin/python $(PYTEST)
+
+tiny-blocks: $(VENV)/test.stamp
 	$(VENV)/bin/python $(PYTEST) --tiny-blocks $(BRUTE_FORCE)
+
+# All but the tests themselves, for `make -j2 WORKERS=`: what takes one processor each, with its environment, side by side.
+beside: test-newest lint docs tiny-blocks
 
 lint: $(VENV)/test.stamp
 	$(VENV)/bin/ruff check
@@ -56,10 +65,6 @@ else
 	@$(MAKE) --no-print-directory $(NEWEST)/test.stamp
 	$(NEWEST)/bin/python $(PYTEST) -m "not once" tests
 endif
-
-# Of tests and documentation; the two side by side, for pip works on one processor and waits for the network.
-environments:
-	@$(MAKE) --no-print-directory -j2 $(VENV)/test.stamp $(if $(strip $(NEWEST_PYTHON)),$(NEWEST)/test.stamp)
 
 docs: $(VENV)/test.stamp
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict

@@ -12,8 +12,7 @@ from saestore.analysis.card import card
 from saestore.analysis.contrast import diff, select_features
 from saestore.analysis.directions import cloud, monosemanticity
 from saestore.analysis.examples import examples
-from saestore.analysis.explaining import explanation_sets
-from saestore.analysis.feature_table import FeatureTable
+from saestore.analysis.explaining import FeatureTable, explanation_sets
 from saestore.analysis.pairs import families, match
 from saestore.analysis.probing import attribute, probe
 from saestore.analysis.search import search

@@ -49,23 +49,9 @@ def from_descending_bits(bits: Array, dtype: Any) -> Array:
 
 
 def to_impact_order(indptr: Array, indices: Array, data: Array, n_features: int) -> tuple[Array, Array, Array]:
-    """Turn rows of (feature, activation) into lists of (sample, activation) by feature, in impact order.
+    """From a CSR matrix, ids ascending in a row and no zeros, a CSC one whose columns are in impact order.
 
-    Parameters
-    ----------
-    indptr, indices, data
-        A CSR matrix; feature ids ascending in a row, no zeros, at most 2**32 - 1 rows.
-    n_features
-        Number of columns.
-
-    Returns
-    -------
-    indptr, indices, data
-        A CSC matrix: int64 (n_features + 1,), uint32 rows, activations of the dtype of `data`.
-
-    Notes
-    -----
-    Memory: about 40 bytes per non-zero.
+    Pointers are int64 and rows uint32, so at most 2**32 - 1 of them. Memory: about 40 bytes per non-zero.
     """
     rows = np.repeat(np.arange(len(indptr) - 1, dtype=np.uint32), np.diff(indptr))
     counts = np.bincount(indices, minlength=n_features)
@@ -106,23 +92,10 @@ def _sort_in_blocks(out_ptr: Array, indices: Array, data: Array, rows: Array, ro
 
 
 def merge_impact(features: Array, data: Array, rows: Array, segment: Array) -> tuple[Array, Array]:
-    """Merge pieces of several segments' feature lists into impact order.
+    """Rows and activations of several segments' feature lists, merged into impact order by feature.
 
-    Parameters
-    ----------
-    features
-        Feature of every entry.
-    data
-        Activation of every entry.
-    rows
-        Sample of every entry; a later segment has higher ones.
-    segment
-        Number of the segment every entry is from, non-decreasing. Inside a segment the entries are in order already.
-
-    Returns
-    -------
-    rows, data
-        In impact order by feature.
+    `segment` is the number of the segment that each entry is from, non-decreasing: inside a segment entries are in
+    order already, and a later segment has higher rows.
     """
     if not len(features):
         return rows, data

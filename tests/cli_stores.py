@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 from click.testing import CliRunner
+from strategies import copy_of
 
 import saestore
 from saestore.cli import main
@@ -53,7 +54,11 @@ def image_store(path: Path) -> Stored:
     """One set: 3 x 3 patches of images with splits and a concept."""
     dense = random_activations(N_ITEMS * PATCHES, N_FEATURES, seed=1)
     items = {"image_path": IMAGES, "split": SPLITS, "width": [640 + i % 2 for i in range(N_ITEMS)], "color::red": RED}
-    saestore.open(path, mode="a").write("Toy/patch/x", sp.csr_array(dense), items=items)
+
+    def make(folder: Path) -> None:
+        saestore.open(folder, mode="a").write("Toy/patch/x", sp.csr_array(dense), items=items)
+
+    copy_of("images", make, path)
     return Stored(path, "Toy/patch/x", dense)
 
 

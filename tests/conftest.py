@@ -1,5 +1,6 @@
 """What every test shares."""
 
+import gc
 import multiprocessing.forkserver
 import multiprocessing.util
 import os
@@ -19,8 +20,6 @@ import pytest
 import tiny_blocks
 from hypothesis import settings
 
-import saestore
-
 if TYPE_CHECKING:
     from build_helpers import Server
 
@@ -39,6 +38,15 @@ IN_MEMORY = Path("/dev/shm")
 ENOUGH = 4 << 30
 
 
+# Importing makes millions of objects that stay. The collector is off until all are there, and then leaves them alone.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ENOUGH:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
@@ -46,6 +54,13 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[effort.VARIABLE] = "1"
     if config.getoption("--tiny-blocks", default=False):
         assert len(tiny_blocks.shrink()) > 10, "where have the block constants gone?"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import a module none of whose tests is asked for."""
+    if config.option.markexpr != "not once" or not collection_path.name.startswith("test_"):
+        return None
+    return "\npytestmark = pytest.mark.once\n" in collection_path.read_text("utf-8") or None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -69,15 +84,6 @@ def project_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def example_store(tmp_path_factory: pytest.TempPathFactory, project_dir: Path) -> Path:
-    """A store of both shipped examples, built from their embeddings through their SAEs. Not to be written to."""
-    pytest.importorskip("torch", reason="building needs torch")
-    store = _shared(tmp_path_factory, "examples") / "activations.zarr"
-    _once(store.parent, lambda: _build_examples(store, project_dir / "examples"))
-    return store
-
-
-@pytest.fixture(scope="session")
 def checkout_after_demo(tmp_path_factory: pytest.TempPathFactory, project_dir: Path) -> tuple[Path, str]:
     """A folder where what `make demo` runs has run, and what it printed. Not to be written to."""
     for package in ("torch", "sae_lens", "matplotlib"):
@@ -85,6 +91,12 @@ def checkout_after_demo(tmp_path_factory: pytest.TempPathFactory, project_dir: P
     folder = _shared(tmp_path_factory, "demo")
     _once(folder, lambda: _run_demo(folder / "checkout", project_dir, folder / "printed"))
     return folder / "checkout", (folder / "printed").read_text()
+
+
+@pytest.fixture(scope="session")
+def example_store(checkout_after_demo: tuple[Path, str]) -> Path:
+    """A store of both shipped examples, built from their embeddings through their SAEs. Not to be written to."""
+    return checkout_after_demo[0] / "demo" / "activations.zarr"
 
 
 @pytest.fixture(scope="session")
@@ -139,30 +151,6 @@ def _once(folder: Path, work: Callable[[], None]) -> None:
         failed.touch()
         raise
     done.touch()
-
-
-def _build_examples(store: Path, examples: Path) -> None:
-    clevr, isarcasm = examples / "clevr", examples / "isarcasm"
-    saestore.build(
-        "CLEVR",
-        store=store,
-        sample_type="patch",
-        embeddings=clevr / "embeddings.npy",
-        sae=clevr / "sae",
-        items=clevr / "metadata.csv",
-        progress=False,
-    )
-    saestore.build(
-        "iSarcasm",
-        store=store,
-        sample_type="token",
-        embeddings=isarcasm / "embeddings.npy",
-        sae=isarcasm / "sae",
-        items=isarcasm / "texts.csv",
-        item_ptr=f"{isarcasm}/tokens.npz:text_ptr",
-        token_spans=f"{isarcasm}/tokens.npz:offsets",
-        progress=False,
-    )
 
 
 def _run_demo(checkout: Path, project: Path, printed: Path) -> None:

@@ -3,8 +3,10 @@
 Hypothesis chooses the shape of a case and a seed; numpy draws the numbers, so that an example costs microseconds.
 """
 
+import pickle
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -207,6 +209,24 @@ def shorter(case: Case, n_rows: int) -> Case:
     """The first rows of a case."""
     ptr = np.minimum(case.item_ptr, n_rows)
     return replace(case, dense=case.dense[:n_rows], item_ptr=ptr)
+
+
+_MADE: dict[Hashable, Path] = {}
+
+
+def copy_of(key: Hashable, make: Callable[[Path], object], path: Path) -> Store:
+    """What `make` leaves in a folder, in another one: made once under its key, then copied, which is far quicker."""
+    if key not in _MADE:
+        made = Path(tempfile.mkdtemp()) / "a.zarr"
+        make(made)
+        _MADE[key] = made
+    return saestore.open(shutil.copytree(_MADE[key], path), "a")
+
+
+def written(case: Case) -> ActivationSet:
+    """A case in a store of its own, as `write_case` leaves it there."""
+    path = Path(tempfile.mkdtemp()) / "a.zarr"
+    return copy_of(pickle.dumps(case), lambda made: write_case(saestore.open(made, "a"), case), path)[PATH]
 
 
 def scratch_store() -> Store:

@@ -15,6 +15,8 @@ import saestore
 from saestore.cli import keys
 from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError, StoreWriteError
 
+pytestmark = pytest.mark.once
+
 N = cli_stores.N_FEATURES
 
 

@@ -262,7 +262,7 @@ def test_wrong_usage_exits_2(words):
 
 
 def test_ctrl_c_keeps_what_is_committed_and_the_same_command_goes_on(tmp_path, sae, weights):
-    rows = embeddings(6_000)
+    rows = embeddings(1_000)
     source = npy(tmp_path / "e.npy", rows)
     command = ["build", "Mine", "--embeddings", str(source), "--sae", str(sae), "--segment-rows", "128"]
     # Sent by the process to itself when it makes its first file below this folder: long before its last commit.
@@ -291,7 +291,7 @@ main({command!r})
 
     result = invoke(*command)
     assert result.exit_code == 0, result.stderr
-    assert f"{before.shape[0]:,} of 6,000" in result.stderr
+    assert f"{before.shape[0]:,} of 1,000" in result.stderr
     acts = saestore.open("activations.zarr")["Mine"]
     np.testing.assert_allclose(acts.dense(), expected(rows, weights), rtol=1e-4, atol=1e-5)
     assert invoke("verify").exit_code == 0

@@ -7,7 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from saestore.cli.group import Command, DebugOption, ErrorGroup
+from saestore.cli.app import Command, DebugOption, ErrorGroup
 from saestore.errors import CorruptStoreError, NotFoundError
 
 

@@ -11,6 +11,8 @@ import saestore
 from saestore.cli import keys, main
 from saestore.writing import SetWriter
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
@@ -126,7 +128,7 @@ def test_a_set_is_named_by_a_part_of_its_path_or_by_options(several, command, wo
         ([], ["Toy/patch/x", "Toy/cls/x", "Other/cls/y", "--dataset", "--sample-type", "--sae"], []),
         (["--dataset", "Toy"], ["--dataset Toy", "Toy/patch/x", "Toy/cls/x", "--sample-type"], ["Other"]),
         (["--sample-type", "cls", "--sae", "z"], ["--sae z", "Toy/patch/x"], []),
-        (["--dataset", "Tpy"], ["Did you mean --dataset Toy", "Other/cls/y"], []),
+        (["--dataset", "Tpy"], ["Did you mean 'Toy'?", "Other/cls/y"], []),
         (["Toy"], ["Toy/patch/x", "Toy/cls/x"], ["Other"]),
         (["Nope"], ["Nope", "Toy/patch/x"], []),
     ],

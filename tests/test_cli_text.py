@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saestore.cli.table import Column, decimals, pairs, render, size
-from saestore.cli.text import Marked, clean, clip, clip_start, width
+from saestore.cli.table import Column, Marked, clean, clip, clip_start, decimals, pairs, render, size, width
 
 pytestmark = pytest.mark.once
 

@@ -19,6 +19,8 @@ from saestore.tables.item_index import ItemIndex
 from saestore.writing import SetWriter
 from saestore.writing.pipeline import start_set
 
+pytestmark = pytest.mark.once
+
 MIB = 1 << 20
 
 

@@ -21,8 +21,8 @@ from raising import raises
 
 import saestore
 from saestore.cli import keys
-from saestore.diagnostics import stream
-from saestore.diagnostics.stream import quantile_of_counts
+from saestore.diagnostics import measure
+from saestore.diagnostics.measure import quantile_of_counts
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
 from saestore.format import SetAttributes
 from saestore.sparse_rows import SparseRows
@@ -467,8 +467,8 @@ def test_blocks_and_segments_count_as_the_whole(tmp_path, monkeypatch):
     dense = np.where(rng.random((90, 40)) < 0.2, rng.normal(size=(90, 40)), 0).astype(np.float32)
     dense[20:30] = 0
     whole = with_attributes(tmp_path / "one.zarr", dense, {}, [90], finish=True).diagnose()
-    monkeypatch.setattr(stream, "_ENTRIES", 5)
-    monkeypatch.setattr(stream, "_ROWS", 7)
+    monkeypatch.setattr(measure, "_ENTRIES", 5)
+    monkeypatch.setattr(measure, "_ROWS", 7)
     parts = with_attributes(tmp_path / "parts.zarr", dense, {}, [31, 9, 50], finish=False).diagnose()
     assert parts == whole
     assert whole.l0["min"] == 0

@@ -268,6 +268,7 @@ def test_anndata_has_what_is_unknown_of_items(suffix, tmp_path):
             saestore.export(acts, tmp_path / "y.h5ad", progress=False)
 
 
+@pytest.mark.once
 def test_a_file_of_hdf5_that_cannot_be_written_to_its_end_is_no_file(tmp_path):
     """HDF5 writes much when an object goes, where Python drops errors."""
     acts = write_case(scratch_store(), make_case(3, 6, 4, density=0.5, ragged=False))
@@ -283,6 +284,7 @@ def test_a_file_of_hdf5_that_cannot_be_written_to_its_end_is_no_file(tmp_path):
         assert [file.name for file in tmp_path.iterdir()] == ["whole.h5ad"]
 
 
+@pytest.mark.once
 def test_what_is_saved_is_whole_or_not_there_and_the_disk_is_named(tmp_path):
     acts = write_case(scratch_store(), make_case(3, 6, 4, density=0.5, ragged=False))
     jobs = {
@@ -302,6 +304,7 @@ def test_what_is_saved_is_whole_or_not_there_and_the_disk_is_named(tmp_path):
                 assert file.read_bytes() == whole.read_bytes(), (name, at)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["a.npz", "a.zarr"])
 def test_an_export_whose_name_is_not_on_the_disk_leaves_nothing(name, tmp_path, monkeypatch):
     acts = write_case(scratch_store(), make_case(3, 6, 4, density=0.5, ragged=False))

@@ -10,6 +10,8 @@ from saestore.scoring.concept_scores import concept_scores
 from saestore.scoring.feature_scores import FeatureScorer, auc_interval, roc_auc_of_all
 from saestore.vocabulary import SCORES
 
+pytestmark = pytest.mark.once
+
 
 def defined_interval(scores, truth, items):
     """Obuchowski's variance from all pairs of a positive and a negative observation."""

@@ -45,6 +45,7 @@ def names_in(repository) -> set[str]:
     return asyncio.run(listed())
 
 
+@pytest.mark.once
 def test_a_killed_writer_goes_on_where_its_last_commit_was(tmp_path):
     folder = str(tmp_path / "repository")
     here = Path(__file__).parent

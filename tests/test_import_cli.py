@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from cli_stores import ask, ask_json, image_store, invoke, paths_in, refused
 
 import saestore
-from saestore.cli import export, import_
+from saestore.cli import keys
 from saestore.formats.base import load_format
 from saestore.vocabulary import EXPORT_FORMATS, FORMATS, IMPORT_FORMATS
 
@@ -45,14 +45,14 @@ def test_out_and_in(store):
 
 def test_json_has_the_documented_keys(store):
     exported = ask_json("export", "Toy", "x.npz", store=store)
-    assert set(paths_in(exported)) == set(export.KEYS)
+    assert set(paths_in(exported)) == set(keys.EXPORT)
     checked = ask_json("import", "Mine/patch/copy", "x.npz", "--check", store=store)
-    assert set(paths_in(checked)) <= set(import_.KEYS)
+    assert set(paths_in(checked)) <= set(keys.IMPORT)
     assert checked["imports"][0]["set"] is None
     assert checked["imports"][0]["report"]["ok"]
     assert "Mine/patch/copy" not in saestore.open(store.path)
     done = ask_json("import", "Mine/patch/copy", "x.npz", store=store)
-    documented = set(import_.KEYS) - {"imports[].report.faults[].details"}
+    documented = set(keys.IMPORT) - {"imports[].report.faults[].details"}
     free = ("imports[].set.sae.", "imports[].set.source.", "imports[].set.summary.")
     assert {p for p in paths_in(done) if not p.startswith(free)} == documented
     assert done["imports"][0]["report"]["nnz"] == checked["imports"][0]["report"]["nnz"]
@@ -77,6 +77,7 @@ def test_errors_take_one_line(store):
     assert "x.npz exists" in refused("export", "Toy", "x.npz", store=store)
 
 
+@pytest.mark.once
 def test_neither_needs_torch(store):
     """In a process of its own, where torch cannot be imported."""
     code = "import sys; sys.modules['torch'] = None; from saestore.cli import main; main()"

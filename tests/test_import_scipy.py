@@ -251,6 +251,7 @@ def test_the_input_may_move_and_is_known_again(tmp_path):
     assert said == [f"{PATH} is complete already (30 samples); nothing to do."]
 
 
+@pytest.mark.once
 def test_reads_stay_within_a_block(tmp_path, monkeypatch):
     """Segments and blocks that fit nothing evenly, and entries that a spool has to sort."""
     case = make_case(5, 47, 13, density=0.5)
@@ -283,6 +284,7 @@ def test_ids_that_are_not_integers_are_refused(tmp_path):
         imported(path)
 
 
+@pytest.mark.once
 def test_an_array_that_inflates_without_measure_is_refused(tmp_path):
     path = save(tmp_path, sp.csr_array(np.eye(3, dtype=np.float32)))
     np.savez_compressed(path, **(dict(np.load(path)) | {"indptr": np.zeros(40_000_000, np.int64)}))

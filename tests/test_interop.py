@@ -15,7 +15,8 @@ from strategies import PATH, cases, make_case, scratch_store, write_case, write_
 from zarr.storage import MemoryStore
 
 import saestore
-from saestore.errors import InvalidInputError, MissingDependencyError, OutOfRangeError, TooLargeError
+from saestore.errors import CorruptStoreError, InvalidInputError, MissingDependencyError, OutOfRangeError, TooLargeError
+from saestore.sparse_rows import SparseRows
 
 CASE = make_case(41, 60, 14, density=0.3, palette="signed", segment_rows=25)
 
@@ -274,6 +275,21 @@ def test_batches_of_any_size_have_every_row_once(acts, batch_size, buffers, shuf
         assert_batches(batches, CASE.dense[:, [3, 0]], batch_size, rows)
     if not shuffle:
         assert [s for batch in batches for s in batch.samples.tolist()] == rows
+
+
+def test_mixing_copies_no_blocks_of_whole_chunks_and_damaged_ids_are_told(acts, monkeypatch):
+    pytest.importorskip("torch")
+    from saestore.storage.reader import _cut
+
+    block = np.arange(40)
+    cut = _cut(block, np.array([8, 16, 24]), np.array([8, 8, 16]))
+    assert cut.base is block
+    assert cut.tolist() == list(range(8, 40))
+    assert _cut(block, np.array([8, 17]), np.array([8, 2])).tolist() == [*range(8, 16), 17, 18]
+    rows = SparseRows(np.array([0, 1]), np.array([CASE.dense.shape[1]]), np.ones(1, np.float32))
+    monkeypatch.setattr("saestore.interop.torch_data._whole_rows", lambda *_: rows)
+    with raises(CorruptStoreError, "corrupt-store", 14):
+        list(acts.torch_dataset(1))
 
 
 def test_batches_read_a_buffer_at_a_time(monkeypatch):

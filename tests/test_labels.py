@@ -16,7 +16,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from raising import raises
-from strategies import PATH, cases, layout, make_case, scratch_store, write_case, write_segments
+from strategies import PATH, cases, layout, make_case, scratch_store, write_case, write_segments, written
 
 import saestore
 from saestore.errors import CorruptStoreError, InvalidInputError, NotFoundError, StoreConflictError, StoreWriteError
@@ -37,7 +37,7 @@ def case():
 @pytest.fixture
 def acts(case):
     """40 samples of 32 items, with a concept from the start."""
-    return write_case(scratch_store(), case)
+    return written(case)
 
 
 def assert_labels(acts, level, masks):
@@ -330,6 +330,7 @@ def test_anndata_and_xarray_read_labels(tmp_path, case):
     xr.open_datatree(tmp_path / "a.zarr", engine="zarr", group="Shapes", consolidated=False)
 
 
+@pytest.mark.once
 def test_a_damaged_label_is_found_and_named(tmp_path, case):
     store = saestore.open(tmp_path / "a.zarr", "a")
     acts = write_case(store, case)

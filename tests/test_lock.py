@@ -20,6 +20,8 @@ from saestore.errors import CorruptStoreError, LockedError, StoreConflictError
 from saestore.writing import SetLock, SetWriter
 from saestore.writing import lock as lock_module
 
+pytestmark = pytest.mark.once
+
 CASE = make_case(1, 12, 5, segment_rows=4)
 
 

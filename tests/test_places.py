@@ -63,7 +63,7 @@ def same_answers(acts, case):
     assert sorted(acts.top_samples(3, n=99, where=mask).sample) == np.flatnonzero(mask & (column != 0)).tolist()
 
 
-@pytest.mark.parametrize("opened", [open_s3, open_google])
+@pytest.mark.parametrize("opened", [open_s3, pytest.param(open_google, marks=pytest.mark.once)])
 def test_a_set_on_s3_is_written_labelled_compacted_replaced_read_and_deleted(s3, opened):
     store = opened(s3, "a")
     acts = write_case(store, CASE)
@@ -84,6 +84,7 @@ def test_a_set_on_s3_is_written_labelled_compacted_replaced_read_and_deleted(s3,
     assert not [key for key in s3.objects if PATH in key], "nothing of the set is left, nor of its lock"
 
 
+@pytest.mark.once
 def test_busy_servers_and_lost_answers_change_nothing(s3):
     store = open_s3(s3, "a", max_retries="20")
     s3.share_of_503 = s3.share_dropped = s3.late = 0.03
@@ -164,6 +165,7 @@ def test_a_bucket_that_is_not_there_is_named(s3):
         open_s3(s3, "a")
 
 
+@pytest.mark.once
 def test_a_lease_that_ran_out_is_taken_over_and_its_owner_commits_nothing_more(s3, monkeypatch):
     monkeypatch.setattr(lock_module.SetLock, "_renew", lambda *_: None)  # an owner that sleeps
     first, second = open_s3(s3, "a"), open_s3(s3, "a")
@@ -213,6 +215,7 @@ def test_a_store_in_memory_has_a_url():
     same_answers(saestore.open("memory://places")[PATH], CASE)
 
 
+@pytest.mark.once
 def test_what_is_written_after_a_delete_is_not_what_a_reader_opened_before(tmp_path):
     for store in (memory_store(), saestore.open(tmp_path / "a.zarr", "a")):
         acts = write_case(store, CASE)
@@ -228,6 +231,7 @@ def test_what_is_written_after_a_delete_is_not_what_a_reader_opened_before(tmp_p
         assert store.verify().ok
 
 
+@pytest.mark.once
 def test_without_flushes_everything_is_written_all_the_same(tmp_path, monkeypatch):
     flushed = []
     monkeypatch.setattr(durable.os, "fsync", flushed.append)
@@ -245,6 +249,7 @@ def test_without_flushes_everything_is_written_all_the_same(tmp_path, monkeypatc
     assert flushed
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("seed", range(3))
 def test_two_writers_a_merger_and_a_reader_lose_no_commit(seed):
     store = memory_store()

@@ -64,7 +64,7 @@ def random_matrix(n, seed=0):
     return dense
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def acts():
     return write(
         random_matrix(200), items={"text_path": [f"t{i}.txt" for i in range(100)], "split": ["train", "test"] * 50}
@@ -105,6 +105,7 @@ def test_histogram_counts_the_active_samples(acts, feature):
     assert f"active on {len(active)} of 200 samples" in ax.get_title()
 
 
+@pytest.mark.once
 @given(
     values=st.lists(
         st.floats(width=32, allow_nan=False, allow_infinity=False).filter(bool), min_size=1, max_size=30
@@ -209,6 +210,7 @@ def image_box(ax):
     return max((image.get_extent() for image in ax.images), key=lambda e: (e[1] - e[0]) * (e[3] - e[2]))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("fit", ["squash", "crop"])
 @pytest.mark.parametrize("size", [(300, 200), (200, 300), (240, 240)])
 @pytest.mark.parametrize(("feature", "sign"), [(0, 1), (3, -1)])
@@ -560,7 +562,7 @@ PLOTS = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def texts():
     return tokens(["one two three", "four five"], {0: 1.0, 4: 2.0})
 
@@ -585,6 +587,7 @@ def test_without_axes_there_is_one_new_figure(two_images, name):
     assert plt.get_fignums() == [ax.figure.number]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", PLOTS)
 @pytest.mark.parametrize("size", [(2, 1.5), (14, 9)])
 def test_small_and_large_axes(two_images, name, size):
@@ -644,6 +647,7 @@ def test_negative_feature_counts_from_the_end(texts):
     assert "Feature 1 of" in texts.plot.histogram(-1).get_title()
 
 
+@pytest.mark.once
 def test_without_matplotlib_the_extra_is_named():
     code = """if True:
         import sys

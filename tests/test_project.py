@@ -74,6 +74,7 @@ def test_no_public_name_is_a_module():
     assert not {module.name for module in pkgutil.iter_modules(saestore.__path__)} & set(saestore.__all__)
 
 
+@pytest.mark.once
 def test_build_without_torch_names_the_extra(project_dir):
     code = """
         import saestore
@@ -89,12 +90,14 @@ def test_build_without_torch_names_the_extra(project_dir):
     without_torch(code, project_dir)
 
 
+@pytest.mark.once
 def test_star_import_works_without_torch(project_dir):
     without_torch(
         "from saestore import *\nimport saestore\nassert set(saestore.__all__) <= set(globals())", project_dir
     )
 
 
+@pytest.mark.once
 def test_help_and_dir_work_without_torch(project_dir):
     code = """
         import contextlib, io, saestore

@@ -12,7 +12,7 @@ from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from raising import raises
-from strategies import PATH, layout, make_case, scratch_store, write_case, write_segments
+from strategies import PATH, layout, make_case, scratch_store, write_case, write_segments, written
 from zarr.storage import MemoryStore
 
 import saestore
@@ -29,7 +29,7 @@ TABLES = {"samples": 40, "items": len(CASE.item_ptr) - 1, "features": 6}
 def acts():
     """A set in memory, with columns in many chunks and shards."""
     with layout(CASE):
-        yield write_case(scratch_store(), CASE)
+        yield written(CASE)
 
 
 def again(acts):
@@ -51,7 +51,7 @@ VALUES = {
 @settings(max_examples=examples(12))
 def test_a_column_comes_back_with_its_unknown_values(data, kind, name):
     with layout(CASE):
-        acts = write_case(scratch_store(), CASE)
+        acts = written(CASE)
         table = data.draw(st.sampled_from(list(TABLES)))
         n = TABLES[table]
         element, dtype = VALUES[kind]

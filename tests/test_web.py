@@ -18,9 +18,11 @@ import saestore
 from saestore.cli import main
 from saestore.errors import TooLargeError
 from saestore.progress import deadline
-from saestore.web import compare, concepts, drawing, feature_table
+from saestore.web import compare, drawing, tables
 from saestore.web.keys import KEYS, markdown
 from saestore.web.request import as_json
+
+pytestmark = pytest.mark.once
 
 X, T = f"/{IMAGES}", f"/{TOKENS}"
 PAGES = [
@@ -334,9 +336,9 @@ def test_the_best_concept_of_every_feature(explorer, path):
 
 def test_scores_that_take_long_come_later(path, monkeypatch):
     explorer, ready = explorer_of(path), threading.Event()
-    found = concepts._best_of
-    monkeypatch.setattr(concepts, "_best_of", lambda *given: ready.wait() and found(*given))
-    monkeypatch.setattr(feature_table, "_PATIENCE", 0)
+    found = tables._best_of
+    monkeypatch.setattr(tables, "_best_of", lambda *given: ready.wait() and found(*given))
+    monkeypatch.setattr(tables, "_PATIENCE", 0)
     with deadline(30):
         waiting = data(explorer, f"{X}/features?concept=*&sort=-roc_auc&limit=3")
         assert (waiting["waiting"], len(waiting["rows"])) == (True, 3)

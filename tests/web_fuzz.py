@@ -8,7 +8,7 @@ from pathlib import Path
 
 from web_stores import IMAGES, OTHER, TOKENS, explorer_of, make_store
 
-from saestore.web import compare, concepts, feature, feature_table, item, searching
+from saestore.web import compare, feature, items, pages, tables
 from saestore.web.request import Request
 
 PIECES = ["features", "items", "concepts", "compare", "search", "image", "..", "%2e%2e", ".", "0", "2", "-1", "1e9",
@@ -23,9 +23,9 @@ VALUES = ["", "0", "1", "-1", "8", "nan", "inf", "1e400", "9" * 400, "top", "ran
           "2*3 + 1", "9*999999999", "Toy/patch/x"]  # fmt: skip
 # What each page is asked, beside names that it does not have.
 PAGES = {
-    "/features": feature_table.FEATURES, "/features/{}": feature.FEATURE, "/items": item.ITEMS, "/items/{}": item.ITEM,
-    "/items/{}/image": ("size",), "/concepts": (), "/concepts/middle": concepts.CONCEPT,
-    "/concepts/color::red": concepts.CONCEPT, "/compare": compare.COMPARE, "": (),
+    "/features": tables.FEATURES, "/features/{}": feature.FEATURE, "/items": items.ITEMS, "/items/{}": items.ITEM,
+    "/items/{}/image": ("size",), "/concepts": (), "/concepts/middle": tables.CONCEPT,
+    "/concepts/color::red": tables.CONCEPT, "/compare": compare.COMPARE, "": (),
 }  # fmt: skip
 # Values that fit, by name; the others are drawn from all.
 FITTING = {
@@ -47,7 +47,7 @@ def address(rng):
         ]
         names = sorted({name for known in PAGES.values() for name in known})
         return "".join(pieces) or "/", {rng.choice(names): rng.choice(VALUES) for _ in range(rng.randrange(3))}
-    page, known = rng.choice([*PAGES.items(), ("search", searching.SEARCH)])
+    page, known = rng.choice([*PAGES.items(), ("search", pages.SEARCH)])
     start = "/" if page == "search" else f"/{rng.choice([IMAGES, IMAGES, OTHER, TOKENS])}"
     path = (start + page).format(rng.choice(["0", "2", "5", "7", "9", "99"]))
     names = rng.sample(known, min(len(known), rng.choice([0, 1, 1, 2, 3])))

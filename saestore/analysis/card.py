@@ -6,28 +6,26 @@ import base64
 import io
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from saestore.analysis.card_style import PAGE, STYLE
 from saestore.analysis.directions import decoder_of, logits, neighbours
 from saestore.analysis.examples import ExampleTable, companions, examples
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, check_at_least
 from saestore.plot.images import ImageView, is_image, read_image
-from saestore.plot.style import NEGATIVE, POSITIVE, Row, named, number, opacity, percent, rows_of
+from saestore.plot.style import NEGATIVE, POSITIVE, HtmlPage, Row, named, number, opacity, percent, rows_of
 from saestore.plot.tokens import Paint
 from saestore.query import html
 from saestore.query.details import feature_names
+from saestore.query.html import escape
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import one_list
-from saestore.query.reader import Level, SetReader, one_feature
+from saestore.query.reader import Level, SetReader
 from saestore.query.results import Histogram, TopSamples
+from saestore.query.where import one_feature
 from saestore.scoring.concept_scores import concept_scores, score_intervals
-from saestore.storage import save_file
 
 Array = np.ndarray[Any, Any]
 
@@ -36,31 +34,13 @@ _PIXELS = 224  # of the longer side of an image
 _DRAWS = 200  # of the bootstrap, for intervals
 
 
-@dataclass(frozen=True)
-class Card:
-    """A page about one feature: a notebook shows it, and `save` writes it to a file.
+class Card(HtmlPage):
+    """A page about one feature: a notebook shows it, and `save` writes it to a file."""
 
-    Attributes
-    ----------
-    title
-        Feature and set.
-    html
-        The page without head; every text is escaped, and nothing is loaded from elsewhere.
-    """
-
-    title: str
-    html: str
-
-    def __repr__(self) -> str:
-        return f"<card of {self.title}; save(path) writes the page>"
+    _what = "card"
 
     def _repr_html_(self) -> str:
-        return f'<style>{STYLE}</style>\n<div class="saestore-card">{self.html}</div>'
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the page as one HTML file that needs nothing else, and return its path."""
-        page = PAGE.format(title=escape(self.title), body=self._repr_html_())
-        return save_file(path, page.encode("utf-8", "xmlcharrefreplace"))
+        return f'<style>{_STYLE}</style>\n<div class="saestore-card">{self.html}</div>'
 
 
 @retry_on_stale_snapshot
@@ -113,13 +93,16 @@ def card(
     decoder = None if sae is None else decoder_of(acts, sae)
     table = examples(acts, feature, quantiles=quantiles, n=n, random=n, near_misses=n, context=context,
                      level=level, where=where, seed=seed)  # fmt: skip
+    (near,) = companions(acts, one_list(acts.segments, feature, acts.dtype), None, seed, _LISTED)
+    similar, counts = acts.similar(feature, _LISTED), acts.histogram(feature, 40, where=where)
+    histogram = _section("Histogram", histogram_svg(counts)) if counts.count.sum() else ""
     parts = [
         heading(acts, feature),
-        _grid([statistics(acts, feature, where), _histogram(acts, feature, where), concepts(acts, feature)]),
+        _grid([statistics(acts, feature, where), histogram, concepts(acts, feature)]),
         example_groups(acts, feature, table, context, images),
         _grid([
-            _features(acts, "Companions", "P(active | feature active) - P(active)", *_companions(acts, feature, seed)),
-            _similar(acts, feature),
+            _features(acts, "Companions", "P(active | feature active) - P(active)", *near),
+            _features(acts, "Similar features", "Jaccard", similar.feature, similar.score),
             "" if decoder is None else
             _features(acts, "Decoder neighbours", "cosine", *neighbours(decoder, feature, _LISTED)),
             "" if unembedding is None or decoder is None else _logits(decoder, feature, unembedding),
@@ -162,11 +145,6 @@ def statistics(acts: SetReader, feature: int, where: Any) -> str:
     return _section("Activations", html.pairs(values))
 
 
-def _histogram(acts: SetReader, feature: int, where: Any) -> str:
-    table = acts.histogram(feature, 40, where=where)
-    return _section("Histogram", histogram_svg(table)) if table.count.sum() else ""
-
-
 def histogram_svg(table: Histogram) -> str:
     """Counts as bars, on a logarithmic scale where they differ by more than a factor of 30."""
     counts, width = table.count.astype(float), 400 / len(table.count)
@@ -174,9 +152,7 @@ def histogram_svg(table: Histogram) -> str:
     heights = np.log1p(counts) if uneven else counts
     heights = heights * (100 / heights.max())
     bars = "".join(
-        f'<rect x="{i * width:.2f}" y="{100 - h:.2f}" width="{0.9 * width:.2f}" height="{h:.2f}" '
-        f'fill="{POSITIVE if right > 0 else NEGATIVE}">'
-        f"<title>{number(left)} to {number(right)}: {c:,.0f}</title></rect>"
+        _bar(i * width, 0.9 * width, h, right, f"{number(left)} to {number(right)}: {c:,.0f}")
         for i, (h, c, left, right) in enumerate(zip(heights, counts, table.left, table.right, strict=True))
         if c
     )
@@ -188,15 +164,20 @@ def histogram_svg(table: Histogram) -> str:
     )
 
 
+def _bar(x: float, wide: float, high: float, value: float, title: str, *, shade: float = 1) -> str:
+    return (
+        f'<rect x="{x:.2f}" y="{100 - high:.2f}" width="{wide:.2f}" height="{high:.2f}" opacity="{shade}" '
+        f'fill="{POSITIVE if value > 0 else NEGATIVE}"><title>{title}</title></rect>'
+    )
+
+
 def concepts(acts: SetReader, feature: int) -> str:
     """The concepts that a feature detects best, chosen on one split and measured on another."""
     chosen_on, report_on = _splits(acts)
     rows: list[list[str]] = []
     levels: tuple[Level, ...] = ("item", "sample")
-    for level in levels:
+    for level in (level for level in levels if acts.concept_names(level)):
         names = acts.concept_names(level)
-        if not names:
-            continue
         f1 = concept_scores(acts, level, where=chosen_on, features=[feature])["f1"].to_numpy()[:, 0]
         order = [i for i in np.argsort(-np.nan_to_num(f1, nan=-1), kind="stable")[:_LISTED] if f1[i] > 0]
         if not order:
@@ -204,21 +185,16 @@ def concepts(acts: SetReader, feature: int) -> str:
         pairs, on = [(names[i], feature) for i in order], {"choose_on": chosen_on, "report_on": report_on}
         found = score_intervals(acts, pairs, level, n_resamples=_DRAWS, **on)
         for i, one in enumerate(order):
-            values = {name: float(found[name][i]) for name in ("roc_auc", "roc_auc_low", "roc_auc_high", "f1")}
-            rows.append([names[one], level, f"{f1[one]:.2f}", _interval(values), f"{int(found['n_positive'][i]):,}"])
+            auc, low, high = (float(found[name][i]) for name in ("roc_auc", "roc_auc_low", "roc_auc_high"))
+            measured = "-" if np.isnan(auc) else f"{auc:.2f} [{low:.2f}, {high:.2f}]"
+            rows.append([names[one], level, f"{f1[one]:.2f}", measured, f"{int(found['n_positive'][i]):,}"])
     if not rows:
         return ""
     same = report_on is None
     head = ["concept", "of", "F1 chosen" if same else f"F1 on {chosen_on['split']}",
             "ROC AUC" if same else "ROC AUC on test", "positives"]  # fmt: skip
-    note = "Chosen and measured on the same samples." if same else ""
-    return _section("Concepts", html.table(head, rows, left=(0, 1)) + (f"<p class=note>{note}</p>" if note else ""))
-
-
-def _interval(values: dict[str, float]) -> str:
-    if np.isnan(values["roc_auc"]):
-        return "-"
-    return f"{values['roc_auc']:.2f} [{values['roc_auc_low']:.2f}, {values['roc_auc_high']:.2f}]"
+    note = "<p class=note>Chosen and measured on the same samples.</p>" if same else ""
+    return _section("Concepts", html.table(head, rows, left=(0, 1)) + note)
 
 
 def _splits(acts: SetReader) -> tuple[Any, Any]:
@@ -280,10 +256,7 @@ def _drawer(
         return lambda i: f"<p dir=auto>{paint.text(rows[i], str(table.text[i]), parts[i])}</p>"
     if not is_image(rows[0].key):
         return lambda i: _window(table, i, strongest)
-    try:
-        view = ImageView.of(acts, None)
-    except InvalidInputError:
-        view = ImageView(None, assumed=False)
+    view = ImageView.of_any(acts)
     return lambda i: _image(acts, rows[i], view, strongest, images)
 
 
@@ -293,8 +266,7 @@ def _window(table: ExampleTable, i: int, strongest: float) -> str:
     own = int(table.sample[i] - table.start[i])
     heights = 100 * np.abs(values) / (strongest or 1.0)
     bars = "".join(
-        f'<rect x="{10 * k}" y="{100 - h:.1f}" width="9" height="{h:.1f}" fill="{POSITIVE if v > 0 else NEGATIVE}" '
-        f'opacity="{1 if k == own else 0.5}"><title>{v:.6g}</title></rect>'
+        _bar(10 * k, 9, h, v, f"{v:.6g}", shade=1 if k == own else 0.5)
         for k, (h, v) in enumerate(zip(heights, values, strict=True))
         if v
     )
@@ -339,35 +311,19 @@ def _data_url(pixels: Array) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-def _companions(acts: SetReader, feature: int, seed: int) -> tuple[Array, Array]:
-    lists = one_list(acts.segments, feature, acts.dtype)
-    return companions(acts, lists, None, seed, _LISTED)[0] if len(lists.data) else (np.empty(0, np.int64), np.empty(0))
-
-
-def _similar(acts: SetReader, feature: int) -> str:
-    found = acts.similar(feature, _LISTED)
-    return _features(acts, "Similar features", "Jaccard", found.feature, found.score)
-
-
 def _features(acts: SetReader, title: str, measure: str, features: Array, values: Array) -> str:
     known = feature_names(acts, features)
-    names = [""] * len(features) if known is None else [name or "" for name in known.tolist()]
-    with_names = any(names)
-    rows = [
-        [str(f), *([name] if with_names else []), f"{v:.3f}"]
-        for f, name, v in zip(features.tolist(), names, values.tolist(), strict=True)
-    ]
-    head = ["feature", *(["name"] if with_names else []), measure]
-    return _section(title, html.table(head, rows, left=(1,) if with_names else ())) if rows else ""
+    columns = {"feature": list(map(str, features.tolist())), measure: [f"{v:.3f}" for v in values.tolist()]}
+    if known is not None and any(known):
+        columns = {"feature": columns["feature"], "name": [name or "" for name in known], measure: columns[measure]}
+    rows = list(zip(*columns.values(), strict=True))
+    return _section(title, html.table(list(columns), rows, left=[1] * (len(columns) > 2))) if rows else ""
 
 
 def _logits(decoder: Array, feature: int, unembedding: Any) -> str:
     tokens, effects, _ = logits(decoder, feature, unembedding, _LISTED)
-    half = len(tokens) // 2
-    rows = [
-        [repr(str(tokens[i])), f"{effects[i]:+.3f}", repr(str(tokens[-1 - i])), f"{effects[-1 - i]:+.3f}"]
-        for i in range(half)
-    ]
+    cells = [[repr(str(token)), f"{effect:+.3f}"] for token, effect in zip(tokens, effects, strict=True)]
+    rows = [cells[i] + cells[-1 - i] for i in range(len(cells) // 2)]
     return _section("Logits", html.table(["raises", "", "lowers", ""], rows, left=(0, 2)))
 
 
@@ -378,3 +334,42 @@ def _section(title: str, inside: str) -> str:
 def _grid(sections: Iterable[str]) -> str:
     inside = "".join(filter(None, sections))
     return f"<div class=grid>{inside}</div>" if inside else ""
+
+
+# Light or dark as the reader prefers, from 400 pixels of width.
+_STYLE = """
+.saestore-card { --ink: #1d2021; --soft: #5b6063; --line: #d9dcde; --ground: #fff; --field: #f4f5f6;
+  color: var(--ink); background: var(--ground); font: 15px/1.5 system-ui, sans-serif; max-width: 1500px;
+  margin: 0 auto; padding: 16px; box-sizing: border-box; overflow-wrap: anywhere }
+@media (prefers-color-scheme: dark) {
+  .saestore-card { --ink: #e4e6e7; --soft: #a1a7ab; --line: #3a3f42; --ground: #16191a; --field: #202425 }
+  body:has(> .saestore-card) { background: #16191a } }
+.saestore-card h1 { font-size: 1.5em; margin: 0 } .saestore-card h1 em { color: var(--soft); font-style: normal }
+.saestore-card h2 { font-size: 1.05em; margin: 0 0 .4em } .saestore-card h3 { font-size: .95em; margin: .9em 0 .4em }
+.saestore-card small, .saestore-card .path, .saestore-card figcaption, .saestore-card .axis, .saestore-card .note
+  { color: var(--soft); font-weight: normal; font-size: .85em } .saestore-card .path { margin: 0 0 .6em }
+.saestore-card .explore { color: inherit } body > .saestore-card .explore { display: none }
+.saestore-card section { border-top: 1px solid var(--line); padding: .7em 0; min-width: 0 }
+.saestore-card .grid
+  { display: grid; gap: 0 2em; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)) }
+.saestore-card table { border-collapse: collapse; width: 100%; background: none; color: inherit; font-size: .9em }
+.saestore-card th, .saestore-card td { border: 0; border-bottom: 1px solid var(--line); padding: .2em .5em .2em 0;
+  text-align: right; background: none; color: inherit } .saestore-card th { font-weight: 600 }
+.saestore-card th, .saestore-card td + td { overflow-wrap: normal }
+.saestore-card .bars { width: 100%; height: 120px; display: block; border-bottom: 1px solid var(--soft) }
+.saestore-card .axis { display: flex; justify-content: space-between; gap: 1em }
+.saestore-card .images
+  { display: grid; gap: .7em; grid-template-columns: repeat(auto-fill, minmax(min(46%, 150px), 1fr)) }
+.saestore-card .texts { display: grid; gap: .4em .7em;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 440px), 1fr)) }
+.saestore-card figure { margin: 0; min-width: 0 }
+.saestore-card .texts figure { background: var(--field); border-radius: 4px; padding: .4em .7em }
+.saestore-card .texts p { margin: 0; white-space: pre-wrap }
+.saestore-card .image
+  { position: relative; overflow: hidden; border-radius: 4px; background: var(--field); line-height: 0 }
+.saestore-card .image.missing { aspect-ratio: 1 } .saestore-card .image img { width: 100%; display: block; margin: 0 }
+.saestore-card .image svg { position: absolute }
+.saestore-card .window { width: 100%; height: 48px; background: var(--field) }
+.saestore-card .frame { fill: none; stroke-width: .3; stroke: #000 }
+.saestore-card .pale { stroke-width: .12; stroke: #fff }
+"""

@@ -17,7 +17,7 @@ from saestore.analysis.examples import ExampleTable, examples
 from saestore.errors import InvalidInputError, require
 from saestore.files import read_json
 from saestore.formats.base import Format, Written
-from saestore.query.distribution import histogram
+from saestore.query.distribution import counts_of
 
 if TYPE_CHECKING:
     from saestore.formats.selection import Selected
@@ -59,24 +59,9 @@ class _Unembedding:
 def write_dashboards(selected: Selected, path: Path, unembedding: Any = None) -> Written:
     """Write the file that SAEDashboard's `NeuronpediaDashboardBatch` has, with the selected features and samples.
 
-    Of each feature: its strongest samples and samples of each tenth of its active ones, each with the tokens around and
-    their activations; the histogram of its activations; the features most correlated with it; and, where an
-    unembedding is given, the tokens whose logits it raises and lowers most.
-
-    Parameters
-    ----------
-    unembedding
-        ``(matrix, tokens)``: d_in x vocabulary or vocabulary x d_in, an array or a file of one; and the text of each
-        token, a list or a JSON file of one, of ``{text: id}``, or of a tokenizer.
-
-    Raises
-    ------
-    InvalidInputError, NotFoundError
-        The unembedding does not fit the SAE or the tokens, or the SAE of the set is not known.
-
-    Notes
-    -----
-    Memory: the decoder and the unembedding, a block of posting lists, and 64 features.
+    Of each feature: its strongest samples and samples of each tenth of its active ones, the histogram of its
+    activations, and the features most correlated with it; with an unembedding also the tokens whose logits it raises
+    and lowers most. Memory: the decoder and the unembedding, a block of posting lists, and 64 features.
     """
     acts, ids = selected.acts, selected.feature_ids
     where = None if selected.samples is None else np.isin(np.arange(acts.shape[0]), selected.samples)
@@ -125,7 +110,7 @@ def _features(selected: Selected, ids: Array, where: Any, effects: _Unembedding 
 
 
 def _bars(values: Array) -> dict[str, Any]:
-    counts, edges = histogram(values, 0, _BARS, None) if len(values) else (np.zeros(0, int), np.zeros(1))
+    counts, edges = counts_of(values, 0, _BARS, None) if len(values) else (np.zeros(0, int), np.zeros(1))
     centres = (edges[1:] + edges[:-1]) / 2
     return {"freq_hist_data_bar_heights": counts.tolist(), "freq_hist_data_bar_values": _short(centres)}
 
@@ -210,9 +195,8 @@ def _vocabulary(given: Any) -> list[str]:
         texts = {number: text for text, number in given.items()}
         given = [str(texts.get(number, "")) for number in range(max(texts, default=-1) + 1)]
     if not isinstance(given, list | tuple | np.ndarray) or not all(isinstance(text, str) for text in given):
-        raise InvalidInputError(
-            f"{where} is not a list of texts, nor a mapping of texts to ids.", code="bad-vocabulary"
-        )
+        message = f"{where} is not a list of texts, nor a mapping of texts to ids."
+        raise InvalidInputError(message, code="bad-vocabulary")
     return list(given)
 
 

@@ -25,20 +25,7 @@ _ROUNDING = 1e-4  # of a cosine in float32, at most
 
 
 def decoder_of(acts: SetReader, decoder: Any) -> Array:
-    """The direction of every feature, float64 or float32 (n_features, d_in).
-
-    Parameters
-    ----------
-    decoder
-        A matrix, features x d_in; else the SAE of the set in any form that `saestore.build` takes.
-
-    Raises
-    ------
-    InvalidInputError
-        The matrix has another shape or is not finite, or the SAE is not the one that the set was made with.
-    MissingDependencyError
-        torch is not installed, which an SAE needs.
-    """
+    """The direction of every feature, float64 or float32 (n_features, d_in), of a matrix or of the SAE of the set."""
     shape = getattr(decoder, "shape", None)
     if shape is None or len(shape) != 2:
         require("torch", "sae", "the decoder of an SAE")
@@ -47,9 +34,8 @@ def decoder_of(acts: SetReader, decoder: Any) -> Array:
 
         decode = forward_of(sae_of(acts, decoder).module).decode
         if not isinstance(decode, Decoder):
-            raise InvalidInputError(
-                "this SAE has no matrix of directions; give one, features x d_in.", code="cannot-decode"
-            )
+            message = "this SAE has no matrix of directions; give one, features x d_in."
+            raise InvalidInputError(message, code="cannot-decode")
         decoder = decode.weight if decode.scale is None else decode.weight * decode.scale[:, None]
     matrix = np.asarray(_as_numpy(decoder))
     if matrix.ndim != 2 or len(matrix) != acts.shape[1] or matrix.dtype.kind not in "fiu":
@@ -103,12 +89,9 @@ def neighbours(decoder: Array, feature: int, n: int) -> tuple[Array, Array]:
 
 
 def logits(decoder: Array, feature: int, unembedding: Any, n: int) -> tuple[Array, Array, Array]:
-    """The tokens whose logits a feature raises and lowers most: tokens and effects (2 n,), the highest first.
+    """The tokens whose logits a feature raises and lowers most: tokens, effects and ids (2 n,), highest first.
 
-    Parameters
-    ----------
-    unembedding
-        ``(matrix, tokens)``: d_in x vocabulary, and the text of each token.
+    `unembedding` is a matrix, d_in x vocabulary, and the text of each token.
     """
     matrix, tokens = unembedding
     matrix = np.asarray(_as_numpy(matrix))

@@ -88,15 +88,11 @@ class ExampleTable(ResultTable):
 
     def _repr_html_(self) -> str:
         rows = [
-            [str(self.feature[i]), _kind(self, i), number(float(self.activation[i])), str(self.item[i]),
-             str(self.position[i]), self.marked(i)]
-            for i in range(len(self))
+            [str(row["feature"]), f"quantile {row['quantile']}" if row["kind"] == "quantile" else row["kind"],
+             number(row["activation"]), str(row["item"]), str(row["position"]), self.marked(i)]
+            for i, row in enumerate(self)
         ]  # fmt: skip
         return html.table(["feature", "kind", "activation", "item", "position", "example"], rows, left=(1, 5))
-
-
-def _kind(table: ExampleTable, row: int) -> str:
-    return f"quantile {table.quantile[row]}" if table.kind[row] == "quantile" else str(table.kind[row])
 
 
 def mark_tokens(tokens: Sequence[str], marked: Array, marks: tuple[str, str] = ("<<", ">>")) -> str:
@@ -320,7 +316,7 @@ def companions(
             (np.ones(block.nnz, np.float32), block.indices.astype(np.int64), block.indptr),
             shape=(len(part), n_features),
         )
-        counts += (member[:, done : done + len(part)] @ sp.csr_array(ones, shape=(len(part), n_features))).toarray()
+        counts += (member[:, done : done + len(part)] @ ones).toarray()
         done += len(part)
     found, base = [], counts[0].astype(np.float64) / max(1, lengths[0])
     for i, feature in enumerate(lists.features.tolist()):

@@ -1,10 +1,10 @@
-"""Sets for automatic interpretation: examples that explain features, and trials that score explanations."""
+"""Sets for automatic interpretation: examples and trials; and ``acts.features``, whose explanations they score."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from saestore.analysis.examples import ExampleTable, examples, mark_tokens
-from saestore.errors import InvalidInputError, NotFoundError, check_at_least
+from saestore.errors import InvalidInputError, NotFoundError, StoreWriteError, check_at_least
+from saestore.formats.explanations import EXPLANATION
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.reader import Level, SetReader
 from saestore.query.results import ResultTable
+from saestore.query.set_table import SetTable
 from saestore.scoring.metrics import evaluate
 from saestore.storage import save_file, write_errors
 
@@ -133,7 +135,33 @@ class ExplanationSets:
         InvalidInputError
             A number is not a trial, or there are more or fewer answers than trials.
         """
-        return score_answers(self.trials, answers)
+        trials = self.trials
+        given: Any = answers
+        if not isinstance(given, Mapping | Sequence | np.ndarray):
+            message = f"the answers are a {type(given).__name__}; give True or False for each trial, or a mapping."
+            raise InvalidInputError(message, code="bad-answer")
+        if not isinstance(given, Mapping) and len(given) != len(trials):
+            message = f"there are {len(given):,} answers and {len(trials):,} trials; give one each, or a mapping."
+            raise InvalidInputError(message, code="wrong-length")
+        given = dict(given) if isinstance(given, Mapping) else dict(enumerate(given))
+        for number, answer in given.items():
+            if number not in range(len(trials)) or not (isinstance(answer, bool | np.bool_ | int) and answer in {0, 1}):
+                message = f"answer {number!r}: {answer!r}; give True or False by a trial's number, of {len(trials):,}."
+                raise InvalidInputError(message, code="bad-answer")
+        answered = np.array([number in given for number in range(len(trials))], bool)
+        said = np.array([bool(given.get(number, False)) for number in range(len(trials))], bool)
+        rows = []
+        for feature in dict.fromkeys(trials.feature.tolist()):
+            for task in SCORE_COLUMNS:
+                mask = answered & (trials.feature == feature) & (trials.task == task)
+                if mask.any():
+                    found = evaluate(said[mask].astype(np.float64), trials.expected[mask].astype(bool), 0.5)
+                    balanced = (found["tpr"] + found["tnr"]) / 2
+                    rows.append((feature, task, int(mask.sum()), found["accuracy"], balanced,
+                                 found["f1"], found["precision"], found["recall"]))  # fmt: skip
+        columns = list(zip(*rows, strict=True)) or [()] * 8
+        dtypes = (np.int64, object, np.int64, *[np.float64] * 5)
+        return ExplanationScores(*(np.array(c, d) for c, d in zip(columns, dtypes, strict=True)))
 
     def save_scores(
         self,
@@ -282,30 +310,88 @@ def _trials_of(active: ExampleTable, silent: ExampleTable, rng: np.random.Genera
     return Trials(np.zeros(len(rows), np.int64), *arrays)
 
 
-def score_answers(trials: Trials, answers: Any) -> ExplanationScores:
-    """See `ExplanationSets.score`."""
-    if not isinstance(answers, Mapping | Sequence | np.ndarray):
-        message = f"the answers are a {type(answers).__name__}; give True or False for each trial, or a mapping."
-        raise InvalidInputError(message, code="bad-answer")
-    given = dict(answers) if isinstance(answers, Mapping) else dict(enumerate(answers))
-    if not isinstance(answers, Mapping) and len(given) != len(trials):
-        message = f"there are {len(given):,} answers and {len(trials):,} trials; give one each, or a mapping."
-        raise InvalidInputError(message, code="wrong-length")
-    for number, answer in given.items():
-        if number not in range(len(trials)) or not (isinstance(answer, bool | np.bool_ | int) and answer in {0, 1}):
-            message = f"answer {number!r}: {answer!r}; give True or False by the number of a trial ({len(trials):,})."
-            raise InvalidInputError(message, code="bad-answer")
-    answered = np.array([number in given for number in range(len(trials))], bool)
-    said = np.array([bool(given.get(number, False)) for number in range(len(trials))], bool)
-    rows = []
-    for feature in dict.fromkeys(trials.feature.tolist()):
-        for task in SCORE_COLUMNS:
-            mask = answered & (trials.feature == feature) & (trials.task == task)
-            if mask.any():
-                found = evaluate(said[mask].astype(np.float64), trials.expected[mask].astype(bool), 0.5)
-                balanced = (found["tpr"] + found["tnr"]) / 2
-                rows.append((feature, task, int(mask.sum()), found["accuracy"], balanced,
-                             found["f1"], found["precision"], found["recall"]))  # fmt: skip
-    columns = list(zip(*rows, strict=True)) or [()] * 8
-    dtypes = (np.int64, object, np.int64, *[np.float64] * 5)
-    return ExplanationScores(*(np.array(c, d) for c, d in zip(columns, dtypes, strict=True)))
+Judge = Callable[[str, list[str], str], Sequence[bool]]
+
+
+class FeatureTable(SetTable):
+    """The table of the features of a set: a `SetTable`, whose explanations can be scored."""
+
+    def __init__(self, reader: SetReader) -> None:
+        super().__init__(reader, "features")
+        self._acts = reader
+
+    def score_explanations(
+        self,
+        judge: Judge,
+        features: Any = None,
+        *,
+        keep: bool = True,
+        save_to: str | os.PathLike[str] | None = None,
+        **sets: Any,
+    ) -> ExplanationScores:
+        """Score the stored explanations by detection and fuzzing: a judge decides which texts each one fits.
+
+        Parameters
+        ----------
+        judge
+            ``judge(explanation, texts, task)`` gives True or False for each of a list of texts. The task is
+            ``"detection"``: does the text fit? or ``"fuzzing"``: do the tokens between ``<<`` and ``>>`` fit? It is
+            called once for each feature and task.
+        features
+            Also a condition; by default all that have an explanation.
+        keep
+            Keep the balanced accuracy as the columns ``detection_score`` and ``fuzz_score`` of the features.
+        save_to
+            A folder for the judged trials, as Delphi's scorers write them, beside the explanations.
+        sets
+            As for `explanation_sets`: ``test``, ``non_activating``, ``near_misses``, ``context`` and more. Samples
+            that `explanation_sets` shows to explain from, with the same options and seed, are not asked about.
+
+        Returns
+        -------
+        ExplanationScores
+            A row for each feature and task.
+
+        Raises
+        ------
+        NotFoundError
+            A feature has no explanation, or the set does not store the texts of its tokens.
+        StoreWriteError
+            The scores are to be kept and the store is read only; nothing was asked.
+        InvalidInputError
+            The judge gave another number of answers, or something else than True and False.
+
+        Notes
+        -----
+        As the detection and fuzzing scorers of Delphi (Paulo et al. 2024). Memory: as `examples`.
+        """
+        if keep and self._acts.root.read_only:
+            message = f"the store of {self._acts.path} is read only; open it with mode='a', or give keep=False."
+            raise StoreWriteError(message, code="read-only")
+        explained = self._explanations(features)
+        made = explanation_sets(self._acts, list(explained), **sets)
+        answers: dict[int, bool] = {}
+        for feature, text in explained.items():
+            for task in SCORE_COLUMNS:
+                asked = made.trials[(made.trials.feature == feature) & (made.trials.task == task)]
+                said = list(judge(text, asked.text.tolist(), task)) if len(asked) else []
+                if len(said) != len(asked):
+                    message = f"the judge gave {len(said):,} answers to {len(asked):,} texts of feature {feature}."
+                    raise InvalidInputError(message, code="wrong-length")
+                answers |= dict(zip(asked.trial.tolist(), said, strict=True))
+        scores = made.score(answers)
+        if save_to is not None:
+            made.save_scores(save_to, answers, self._acts, explained)
+        if keep:
+            self.annotate(scores.to_columns())
+        return scores
+
+    def _explanations(self, features: Any) -> dict[int, str]:
+        known = self[EXPLANATION] if EXPLANATION in self.names() else np.full(self._acts.shape[1], "")
+        texts = np.ma.filled(known, "").astype(object)
+        ids = np.flatnonzero(texts != "") if features is None else self._acts.select_features(features).ids
+        without = [int(feature) for feature in ids if not texts[feature]]
+        if without or not len(ids):
+            what = f"feature {without[0]} has no explanation" if without else "no feature has an explanation"
+            raise NotFoundError(f"{what} in {self._acts.path}; set the column 'explanation'.", code="no-explanations")
+        return {int(feature): str(texts[feature]) for feature in dict.fromkeys(ids.tolist())}

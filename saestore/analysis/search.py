@@ -205,15 +205,13 @@ class _Search:
             samples = samples[self.view.kept[samples]]
         if self.view.level == "sample":
             fresh = np.setdiff1d(samples, self.candidates)
-            scores, rows = self._of_samples(fresh), fresh
+            blocks = (self._products(block) for _, block in self.view.rows(fresh))
+            scores, rows = np.concatenate([np.empty(0), *blocks]), fresh
         else:
             fresh = np.setdiff1d(self.view.index.locate(samples)[0], self.candidates)
             scores, rows = self._of_items(fresh)
         self.candidates = np.append(self.candidates, fresh)
         self.scores, self.samples = np.append(self.scores, scores), np.append(self.samples, rows)
-
-    def _of_samples(self, samples: Array) -> Array:
-        return np.concatenate([np.empty(0), *(self._products(block) for _, block in self.view.rows(samples))])
 
     def _products(self, block: SparseRows) -> Array:
         return np.bincount(block.rows(), self.weights[block.indices] * block.data, len(block))

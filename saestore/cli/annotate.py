@@ -8,15 +8,15 @@ from typing import Any
 
 import click
 
-from saestore.cli import keys, output
-from saestore.cli.group import command
-from saestore.cli.options import option
+from saestore.cli import keys
+from saestore.cli.app import command
+from saestore.cli.options import option, overwrite_option
 from saestore.cli.target import Target, json_option, with_set, with_target
 
 _source_option = option(
     "--source NAME", "Of several hookpoints, layers or explaining models in the file, the one to take."
 )
-_overwrite_option = option("--overwrite", "Replace values that differ.")
+_replace_option = option("--overwrite", "Replace values that differ.")
 
 
 @command(
@@ -34,28 +34,18 @@ _overwrite_option = option("--overwrite", "Replace values that differ.")
 @option("--set COLUMN=VALUE", "Any other column; may be repeated. JSON, else text.", to="others", multiple=True)
 @option("--from FILE", "Take a table, as `import-explanations`, instead.", to="file")
 @_source_option
-@_overwrite_option
+@_replace_option
 @json_option
 def annotate(
-    target: Target,
-    *,
-    feature: int | None,
-    item: str | None,
-    sample: int | None,
-    others: tuple[str, ...],
-    file: str | None,
-    source: str | None,
-    overwrite: bool,
-    **texts: str | None,
+    target: Target, *, others: tuple[str, ...], file: str | None, source: str | None, overwrite: bool, **given: Any
 ) -> None:
     """Keep names, notes, explanations and other values of a feature, an item or a sample, or of many from a file.
 
     All values of one command are there, or none.
     """
-    rows = {"feature": feature, "item": item, "sample": sample}
+    rows = {name: given.pop(name) for name in ("feature", "item", "sample")}
     chosen = [name for name, row in rows.items() if row is not None]
-    values: dict[str, Any] = {name: text for name, text in texts.items() if text is not None}
-    values |= dict(map(_value, others))
+    values = {name: text for name, text in given.items() if text is not None} | dict(map(_value, others))
     if file is not None:
         if chosen or values:
             raise click.UsageError("--from names the rows and their values; leave the others out.")
@@ -68,18 +58,18 @@ def annotate(
     if "explanation" in values:
         values |= {"explanation_source": "annotate", "explanation_date": datetime.now(UTC).date().isoformat()}
     acts = target.activations(change=True)
-    row: Any = rows[chosen[0]]
+    row = rows[chosen[0]]
     if isinstance(row, str) and row.isdecimal() and not ("key" in acts.items and (acts.items["key"] == row).any()):
         row = int(row)
     getattr(acts, f"{chosen[0]}s").annotate({name: {row: value} for name, value in values.items()}, overwrite=overwrite)
-    _done(target, acts.path, list(values))
+    target.say(f"{acts.path}: {', '.join(values)} kept.", set=acts.path, columns=list(values))
 
 
 @command("import-explanations", example="saestore import-explanations CLEVR/patch names.csv", keys=keys.ANNOTATE)
 @with_set
 @click.argument("file", metavar="PATH")
 @_source_option
-@_overwrite_option
+@_replace_option
 @json_option
 def import_explanations(target: Target, *, file: str, source: str | None, overwrite: bool) -> None:
     """Take the explanations of features, and what else is known of them, from a file or folder.
@@ -102,29 +92,19 @@ def import_explanations(target: Target, *, file: str, source: str | None, overwr
     to="kind",
 )
 @option("--features CONDITION", "Only features that fulfil this.  [default: all with values]")
-@option("--overwrite", "Replace what is there.")
+@overwrite_option
 @json_option
 def export_explanations(target: Target, *, file: str, kind: str | None, features: str | None, overwrite: bool) -> None:
     """Write the explanations of features, and what else is known of them, for another program."""
     acts = target.activations()
     n = acts.export_explanations(file, kind, features=features, overwrite=overwrite)
-    if target.as_json:
-        target.document(acts, path=file, n_features=n)
-    else:
-        output.line(f"{acts.path}: {n:,} feature{'s' * (n != 1)} written to {file}.")
+    target.say(f"{acts.path}: {n:,} feature{'s' * (n != 1)} written to {file}.", set=acts.path, path=file, n_features=n)
 
 
 def _import(target: Target, path: str, source: str | None, *, overwrite: bool) -> None:
     acts = target.activations(change=True)
     columns = acts.import_explanations(path, source=source, overwrite=overwrite)
-    _done(target, acts.path, columns)
-
-
-def _done(target: Target, path: str, columns: list[str]) -> None:
-    if target.as_json:
-        output.document({"set": path, "columns": columns})
-    else:
-        output.line(f"{path}: {', '.join(columns)} kept.")
+    target.say(f"{acts.path}: {', '.join(columns)} kept.", set=acts.path, columns=columns)
 
 
 def _value(given: str) -> tuple[str, Any]:

@@ -1,16 +1,27 @@
-"""`saestore build`: embeddings through an SAE into the store."""
+"""`saestore build`, `plan`, `run` and `commit`: embeddings through an SAE into the store, also as tasks."""
 
 from __future__ import annotations
 
+import random
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from saestore.cli import keys, output
-from saestore.cli.group import command, note
+from saestore.cli.app import command, note
 from saestore.cli.options import option
-from saestore.cli.set_options import dask_client, model_options, resumable, rows_options, show_set, writing_options
+from saestore.cli.set_options import (
+    dask_client,
+    dask_option,
+    model_options,
+    resumable,
+    rows_options,
+    show_set,
+    writing_options,
+)  # fmt: skip
+from saestore.cli.target import store_option
 from saestore.errors import InvalidInputError, LockedError, NotFoundError, StoreConflictError
 from saestore.vocabulary import BUILD_DTYPES, MATMUL_PRECISIONS, SAMPLE_TYPES
 
@@ -20,19 +31,13 @@ if TYPE_CHECKING:
 _ALL = "all"
 # What is wrong with one of several datasets is no reason to leave out the others; a full disk would be.
 _OF_ONE_JOB = (InvalidInputError, NotFoundError, StoreConflictError, LockedError)
-
 # Files that belong to one dataset; they cannot serve several.
 _OF_ONE_DATASET = (
-    "embeddings",
-    "images",
-    "texts",
-    "items",
-    "item_ptr",
-    "ground_truth",
-    "token_spans",
-    "tokens",
-    "mask",
-)
+    "embeddings", "images", "texts", "items", "item_ptr", "ground_truth", "token_spans", "tokens", "mask",
+)  # fmt: skip
+_SHOWN = 10  # missing tasks in a line
+_TASKS = re.compile(r"(\d+)(?:-(\d+))?\Z")
+_WORKER = re.compile(r"(\d+)/(\d+)\Z")
 
 
 @command("build", example="saestore build CLEVR", keys=keys.SETS)
@@ -74,8 +79,7 @@ _OF_ONE_DATASET = (
     default="auto",
 )
 @option(
-    "--append",
-    "Add what is new to a complete set: further images or texts, or rows of embeddings with their items.",
+    "--append", "Add what is new to a complete set: further images or texts, or rows of embeddings with their items."
 )
 @writing_options("another build made")
 def build(
@@ -94,16 +98,19 @@ def build(
     hidden state, and are never written to disk. Run the same command again to resume an interrupted
     build. Complete sets are skipped.
     """
+    import saestore
+
     _check_for_one({"embeddings": embeddings, **how}, len(datasets))
-    jobs = find_jobs(datasets, sample_type, embeddings, how)
+    jobs = _find_jobs(datasets, sample_type, embeddings, how)
     found, failed, unfit = [], [], []
     cluster = click.get_current_context().with_resource(dask_client(dask))
     for job in jobs:
         try:
             if job.error is not None:
                 raise job.error
-            inputs = {"sample_type": job.sample_type, "embeddings": embeddings, "client": cluster}
-            found.append(_build_one(job.dataset, store=location, **inputs, **how))
+            with resumable():
+                inputs = {"sample_type": job.sample_type, "embeddings": embeddings, "client": cluster, **how}
+                found.append(saestore.build(job.dataset, store=location, progress=True, **inputs).info())
         except _OF_ONE_JOB as error:
             if len(jobs) == 1:
                 raise
@@ -122,9 +129,8 @@ def build(
     if unfit and not found and not failed:
         raise unfit[0]
     if failed:
-        raise InvalidInputError(
-            f"{len(failed)} of {len(jobs)} were not built: {', '.join(failed)}; see above.", code="not-built"
-        )
+        message = f"{len(failed)} of {len(jobs)} were not built: {', '.join(failed)}; see above."
+        raise InvalidInputError(message, code="not-built")
 
 
 def _check_for_one(given: dict[str, Any], n_datasets: int) -> None:
@@ -132,13 +138,6 @@ def _check_for_one(given: dict[str, Any], n_datasets: int) -> None:
         if given[name] not in (None, False) and n_datasets != 1:
             option = "--" + name.replace("_", "-")
             raise click.UsageError(f"{option} belongs to one dataset; name exactly one, not {n_datasets}.")
-
-
-def _build_one(dataset: str, **how: Any) -> dict[str, Any]:
-    import saestore
-
-    with resumable():
-        return saestore.build(dataset, progress=True, **how).info()
 
 
 class _Job(NamedTuple):
@@ -152,40 +151,25 @@ class _Job(NamedTuple):
         return self.dataset if self.sample_type is None else f"{self.dataset} ({self.sample_type})"
 
 
-def find_jobs(
+def _find_jobs(
     names: tuple[str, ...], sample_type: str | None, embeddings: str | None, how: dict[str, Any]
 ) -> list[_Job]:
-    """Which dataset and sample type to build; `how` are the other options, of which a known model type is taken out."""
-    given = embeddings is not None or how["images"] is not None or how["texts"] is not None
-    if sample_type == _ALL:
-        if given:
-            raise click.UsageError("--sample-type all goes with embeddings that are found by name; name one type.")
-        sample_type = None
-    model_type = None if given else _model_type(how)
-    return _jobs(names, sample_type, how["data"], given=given, model_type=model_type)
+    """Which datasets and sample types to build, one after the other; what is named and cannot be built has its error.
 
-
-def _model_type(how: dict[str, Any]) -> str | None:
-    """The pipeline's name of a model, taken out of the options: without images or texts there is none to run."""
-    from saestore.superactivators.datasets import MODEL_TYPES
-
-    name = str(how["model"]).lower()
-    if name not in MODEL_TYPES:
-        return None
-    how["model"] = None
-    return name
-
-
-def _jobs(
-    names: tuple[str, ...], sample_type: str | None, data: str | None, *, given: bool, model_type: str | None
-) -> list[_Job]:
-    """Which dataset and sample type to build, one after the other; what is named and cannot be built has its error."""
+    `how` are the other options. A model that only chooses datasets, for there is nothing to run, is taken out of them.
+    """
     from saestore.superactivators.datasets import MODEL_TYPES, find_dataset, known_datasets
     from saestore.superactivators.file_names import data_roots
 
+    given = embeddings is not None or how["images"] is not None or how["texts"] is not None
+    if sample_type == _ALL and given:
+        raise click.UsageError("--sample-type all goes with embeddings that are found by name; name one type.")
+    sample_type, data, chooses = None if sample_type == _ALL else sample_type, how["data"], str(how["model"]).lower()
     data_roots(data)  # a folder that is not there is no reason to skip
     if given:
         return [_Job(names[0], sample_type)]
+    if chooses in MODEL_TYPES:
+        how["model"] = None
     jobs: list[_Job] = []
     others: list[Dataset] = []
     for name in names or [dataset.name for dataset in known_datasets()]:
@@ -194,14 +178,14 @@ def _jobs(
         except NotFoundError as error:
             jobs.append(_Job(name, sample_type, error))
             continue
-        if model_type is not None and dataset.modality != MODEL_TYPES[model_type]:
+        if dataset.modality == MODEL_TYPES.get(chooses, dataset.modality):
+            jobs += _jobs_of(dataset, sample_type, data, named=bool(names))
+        else:
             others.append(dataset)
-            continue
-        jobs += _jobs_of(dataset, sample_type, data, named=bool(names))
-    if names and not jobs and model_type is not None:
-        raise _other_modality(others[0], model_type)
+    if names and others and not jobs:
+        raise _other_modality(others[0], chooses)
     for dataset in others if names else ():
-        note(f"skipping {dataset.name}: {model_type} does not take {dataset.modality}s.")
+        note(f"skipping {dataset.name}: {chooses} does not take {dataset.modality}s.")
     if not jobs:
         raise NotFoundError(
             "no embeddings of any known dataset were found: set SAESTORE_SCRATCH or --data to the folder that "
@@ -223,26 +207,148 @@ def _other_modality(dataset: Dataset, model_type: str) -> InvalidInputError:
 
 
 def _jobs_of(dataset: Dataset, sample_type: str | None, data: str | None, *, named: bool) -> Iterator[_Job]:
-    tried = dict(_found(dataset, sample_type, data))
-    reasons = [missing for missing in tried.values() if missing is not None]
-    yield from (_Job(dataset.name, each) for each, missing in tried.items() if missing is None)
-    if named and len(reasons) == len(tried):
+    """A job for each sample type whose embeddings are there; the reasons of the others are noted."""
+    from saestore.superactivators.file_names import find_embeddings
+
+    reasons: list[NotFoundError | InvalidInputError] = []
+    tried = (dataset.sample_type(sample_type),) if sample_type else dataset.sample_types
+    for each in tried:
+        try:
+            find_embeddings(dataset, each, data)
+        except (NotFoundError, InvalidInputError) as error:
+            reasons.append(error)
+        else:
+            yield _Job(dataset.name, each)
+    none_found = len(reasons) == len(tried)
+    if named and none_found:
         yield _Job(dataset.name, sample_type, reasons[0])
         return
-    for reason in reasons if len(reasons) < len(tried) else reasons[:1]:
+    for reason in reasons[:1] if none_found else reasons:
         note(f"skipping {dataset.name}: {reason}")
 
 
-def _found(
-    dataset: Dataset, sample_type: str | None, data: str | None
-) -> Iterator[tuple[str, NotFoundError | InvalidInputError | None]]:
-    """Each sample type with the reason why its embeddings cannot be had, None where they can."""
-    from saestore.superactivators.file_names import find_embeddings
+@command("plan", example="saestore plan CLEVR --sample-type patch", keys=keys.PLAN)
+@option("--status SET", "Show what is done of the plan of this set, and plan nothing.", to="status")
+def plan(
+    datasets: tuple[str, ...],
+    *,
+    sample_type: str | None,
+    embeddings: str | None,
+    location: str,
+    as_json: bool,
+    status: str | None,
+    **how: Any,
+) -> None:
+    """Check the input of a build, and write its plan into the set.
 
-    for each in (dataset.sample_type(sample_type),) if sample_type else dataset.sample_types:
-        try:
-            find_embeddings(dataset, each, data)
-        except (NotFoundError, InvalidInputError) as e:
-            yield each, e
-        else:
-            yield each, None
+    Takes the options of `saestore build`, for one dataset. Then any number of processes run the tasks with `saestore
+    run`, in any order, and `saestore commit` makes the set of what they wrote. The same command finds the plan again.
+    """
+    import saestore
+
+    if status is not None:
+        if datasets:
+            raise click.UsageError("--status takes the SET; leave DATASET out.")
+        _show(saestore.open_plan(location, status), as_json=as_json, with_tasks=True)
+        return
+    if len(datasets) != 1:
+        raise click.UsageError(f"a plan is for one dataset; name exactly one, not {len(datasets)}.")
+    jobs = _find_jobs(datasets, sample_type, embeddings, how)
+    if len(jobs) > 1:
+        raise InvalidInputError(
+            f"{datasets[0]} has embeddings of {' and '.join(str(job.sample_type) for job in jobs)} samples: choose one "
+            "with --sample-type.",
+            code="several-sample-types",
+        )
+    if jobs[0].error is not None:
+        raise jobs[0].error
+    found = saestore.plan_build(
+        jobs[0].dataset, store=location, sample_type=jobs[0].sample_type, embeddings=embeddings, progress=True, **how
+    )
+    _show(found, as_json=as_json, with_tasks=False)
+
+
+plan.params[:0] = [each for each in build.params if each.name != "dask" and "--debug" not in each.opts]
+
+
+def _show(plan: Any, *, as_json: bool, with_tasks: bool) -> None:
+    missing = plan.missing() if with_tasks else None
+    if as_json:
+        output.document({"set": plan.path, "n_tasks": len(plan), **({} if missing is None else {"missing": missing})})
+        return
+    rows = [("tasks", f"{len(plan):,}")]
+    if missing is not None:
+        more = ", …" if len(missing) > _SHOWN else ""
+        rows.append(("missing", f"{', '.join(map(str, missing[:_SHOWN]))}{more}" or "none"))
+    output.facts(plan.path, rows)
+
+
+def _range(_: click.Context, __: click.Parameter, value: str | None) -> range | None:
+    """Tasks as they are given: ``7``, or ``0-99``, the last one included."""
+    if value is None:
+        return None
+    match = _TASKS.match(value)
+    if match is None or int(match[2] or match[1]) < int(match[1]):
+        raise click.BadParameter(f"{value!r} is not a task; write 7, or 0-99.")
+    return range(int(match[1]), int(match[2] or match[1]) + 1)
+
+
+def _share(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """Which of several workers this is: ``0/8`` to ``7/8``."""
+    if value is None:
+        return None
+    match = _WORKER.match(value)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise click.BadParameter(f"{value!r} is not a worker; of 8 workers write 0/8 to 7/8.")
+    return int(match[1]), int(match[2])
+
+
+@command("run", example="saestore run CLEVR/patch --worker 0/8")
+@click.argument("path", metavar="SET")
+@option("--task N|A-B", "Task N, or the tasks A to B.", to="tasks", callback=_range)
+@option("--worker K/N", "Of the tasks every N-th from K on, K from 0: a rank.", to="worker", callback=_share)
+@option("--device DEVICE", "Where this process encodes, such as cuda:1.  [default: the plan's]")
+@store_option
+def run(path: str, tasks: range | None, worker: tuple[int, int] | None, device: str | None, location: str) -> None:
+    """Run tasks of a planned set; those that are done are skipped.
+
+    Without --task and --worker all that are not done, in random order, so that several processes share them. Tasks may
+    run again, twice at the same time, on any machine that sees the same paths; Ctrl-C and a kill lose the current task
+    only.
+    """
+    import saestore
+
+    if tasks is not None and worker is not None:
+        raise click.UsageError("--task and --worker exclude one another.")
+    plan = saestore.open_plan(location, path)
+    plan = plan if device is None else plan.on(device)
+    if tasks is not None:
+        chosen = list(tasks)
+        for task in (chosen[0], chosen[-1]):
+            plan.range(task)  # which refuses tasks that do not exist before any runs
+    elif worker is not None:
+        chosen = list(range(worker[0], len(plan), worker[1]))
+    else:
+        chosen = plan.missing()
+        random.shuffle(chosen)
+    for i, task in enumerate(chosen):
+        plan.run(task)
+        note(f"task {task} is done, {i + 1} of {len(chosen)}")
+
+
+@command("commit", example="saestore commit CLEVR/patch")
+@click.argument("path", metavar="SET")
+@dask_option
+@store_option
+@click.pass_context
+def commit(ctx: click.Context, path: str, location: str, dask: str | None) -> None:
+    """Make the set of what the tasks of its plan wrote, once all are done.
+
+    It merges their segments, in this process or on the workers of a Dask cluster. Run the same command again after an
+    interruption.
+    """
+    import saestore
+
+    plan = saestore.open_plan(location, path)
+    plan.commit(progress=True, client=ctx.with_resource(dask_client(dask)))
+    output.line(f"{plan.path}: {plan.n_samples:,} samples committed")

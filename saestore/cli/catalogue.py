@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from saestore.cli import output
-from saestore.cli.group import command, note
+from saestore.cli import keys, output
+from saestore.cli.app import command, note
 from saestore.cli.options import option
 from saestore.cli.table import Column
 from saestore.cli.target import json_option, store_option
@@ -20,27 +20,8 @@ if TYPE_CHECKING:
 
 Found = dict[str, Any]
 
-KEYS = {
-    "store": "the store that was looked into",
-    "searched": "folders that were searched, the first first",
-    "datasets": "one for each, entries of `saestore.toml` last",
-    "datasets[].name": "its name",
-    "datasets[].modality": "`image` or `text`",
-    "datasets[].sae": "the SAE that it is built with by default",
-    "datasets[].patches": "patches of an image; null for texts",
-    "datasets[].own": "whether `saestore.toml` describes it",
-    "datasets[].items": "its metadata.csv, null where none was found",
-    "datasets[].ground_truth": "folder of its ground truth, null where none was found",
-    "datasets[].token_counts": "file that assigns samples to texts; null where nothing was found, or for images",
-    "datasets[].samples": "one for each sample type that it can have",
-    "datasets[].samples[].sample_type": "`patch`, `token` or `cls`",
-    "datasets[].samples[].embeddings": "where they are, null where none were found",
-    "datasets[].samples[].missing": "why none were found, else null",
-    "datasets[].samples[].sets": "paths of the sets in the store that are of these samples",
-}
 
-
-@command("datasets", example="saestore datasets --data .", keys=KEYS)
+@command("datasets", example="saestore datasets --data .", keys=keys.DATASETS)
 @option(
     "--data DIR",
     "Folder with Embeddings/, Data/ and GT_Samples/ of known datasets; what it lacks is looked for under "
@@ -135,18 +116,7 @@ def _yes(path: str | None) -> str:
     return "-" if path is None else "yes"
 
 
-SAES_KEYS = {
-    "saes": "one for each SAE, in the order of the names",
-    "saes[].name": "what `--sae` takes",
-    "saes[].model": "the model that it was trained on",
-    "saes[].layer": "number of the block, null where the names do not say it",
-    "saes[].width": "number of features, null where neither names nor a configuration in the hub's cache say it",
-    "saes[].l0": "mean number of active features, null where it is not known",
-    "left_out": "how many more fit",
-}
-
-
-@command("saes", example="saestore saes gemma-scope-9b-pt-res width_16k", keys=SAES_KEYS)
+@command("saes", example="saestore saes gemma-scope-9b-pt-res width_16k", keys=keys.SAES)
 @click.argument("words", metavar="[WORD]...", nargs=-1)
 @option("-n, --limit N", "At most N.", at_least=1, default=50)
 @json_option

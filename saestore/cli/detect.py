@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from saestore.cli import keys, output
-from saestore.cli.features import feature_option, features_of, level_option
-from saestore.cli.group import command, note
-from saestore.cli.options import option
-from saestore.cli.table import Column, decimals, numbers
-from saestore.cli.target import Target, json_option, with_target
-from saestore.cli.where import where_option
+from saestore.cli.app import command, note
+from saestore.cli.naming import name_column
+from saestore.cli.options import draws_options, feature_option, features_of, level_option, option, where_option
+from saestore.cli.table import Column, decimals, first_of_each, interval, numbers
+from saestore.cli.target import Target, forms_options, with_target
 from saestore.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -74,9 +73,7 @@ _SHOWN = ("threshold", "cal_f1", "f1", "precision", "recall", "roc_auc")
 @option("--baselines", "Also evaluate methods without an SAE, on the embeddings of the set.")
 @option("--embeddings PATH", "The embeddings, as for `build`. [default: as the set records]")
 @option("--cls-embeddings PATH", "One embedding per item, its CLS token: also evaluate the difference of their means.")
-@option("--confidence-level SHARE", "Of the intervals.", default=0.95)
-@option("--n-resamples N", "How often items are drawn for them.", default=1000)
-@option("--seed N", "Of all random draws.", default=0)
+@draws_options
 @option("--all", "Every set of the store that has concepts and splits.", to="every")
 @option(
     "--report FOLDER",
@@ -84,59 +81,37 @@ _SHOWN = ("threshold", "cal_f1", "f1", "precision", "recall", "roc_auc")
     type=click.Path(file_okay=False),
 )
 @option("--markdown", "Print the report in Markdown.", to="as_markdown")
-@option("--csv", "Print CSV.", to="as_csv")
-@json_option
-def detect(
-    target: Target,
-    *,
-    concept: tuple[str, ...],
-    feature: tuple[str, ...],
-    grid: bool,
-    every: bool,
-    report: str | None,
-    embeddings: str | None,
-    cls_embeddings: str | None,
-    **given: Any,
-) -> None:
+@forms_options
+def detect(target: Target, *, grid: bool, every: bool, report: str | None, **given: Any) -> None:
     """Find the feature that detects each concept best, and measure it on other items.
 
     Features and thresholds are chosen on the items of one split; the results are those on the items of another.
     """
-    on = {name: given.pop(name) for name in ("choose_on", "report_on", "fit_on")}
-    forms = {"markdown": given.pop("as_markdown"), "csv": given.pop("as_csv"), "json": target.as_json}
-    if sum(forms.values()) > 1:
-        raise click.UsageError("Choose one of --markdown, --csv and --json.")
+    on = {name: given.pop(name) for name in ("choose_on", "report_on", "fit_on", "embeddings", "cls_embeddings")}
+    forms = {name: given.pop(f"as_{name}") for name in ("markdown", "csv")}
+    target.check_form(**forms)
     if every and target.named:
         raise click.UsageError("Name a set, or give --all.")
-    if every and (embeddings is not None or cls_embeddings is not None):
+    if every and (on["embeddings"] is not None or on["cls_embeddings"] is not None):
         raise click.UsageError("Embeddings belong to one set; --all opens those that each set records.")
     from saestore.detection import DetectionOptions
 
-    level, concepts = target.level, list(concept) or None
-    options = DetectionOptions(n=target.n, **{k: v for k, v in given.items() if v != ()})
-    if grid:
-        acts = target.activations()
-        on["where"] = target.condition(acts)
-        _print_grid(acts, level, concepts, feature, options=options, on=on)
-        return
+    on["concepts"], feature = list(given.pop("concept")) or None, given.pop("feature")
+    on["options"] = DetectionOptions(n=target.n, **{k: v for k, v in given.items() if v != ()})
     results: list[Detection] = []
     with output.Status() as status:
-        for acts in _every(target, level, on) if every else [target.activations()]:
+        for acts in _every(target, on) if every and not grid else [target.activations()]:
             status(f"{acts.path}: looking for detectors among {acts.shape[1]:,} features")
-            features = features_of(acts, feature) or None
-            on["where"] = target.condition(acts)
-            result = acts.detect(
-                level,
-                concepts=concepts,
-                features=features,
-                options=options,
-                embeddings=embeddings,
-                cls_embeddings=cls_embeddings,
-                **on,
-            )
+            on |= {"features": features_of(acts, feature) or None, "where": target.condition(acts)}
+            if grid:
+                asked = {name: on[name] for name in on if name not in ("fit_on", "embeddings", "cls_embeddings")}
+                found = acts.detection_grid(target.level, **asked)
+                output.line(found.to_pandas().to_csv(index=False), nl=False)
+                return
+            result = acts.detect(target.level, **on)
             result.settings["where"] = list(target.asked["where"]) or None
             results.append(result)
-    _print(results, next((form for form, chosen in forms.items() if chosen), None), every)
+    _print(results, "json" if target.as_json else next((form for form in forms if forms[form]), None), every)
     for result in results:
         if report is not None:
             folder = Path(report, result.provenance["set"]) if every else Path(report)
@@ -145,33 +120,22 @@ def detect(
             note(f"{result.provenance['set']}, concept {name!r}: {why}.")
 
 
-def _print_grid(
-    acts: ActivationSet, level: Any, concepts: list[str] | None, given: tuple[str, ...], *, options: Any, on: Any
-) -> None:
-    """Print `detection_grid` as CSV."""
-    on = {name: on[name] for name in ("choose_on", "report_on", "where")}
-    features = features_of(acts, given) or None
-    found = acts.detection_grid(level, concepts=concepts, features=features, options=options, **on)
-    output.line(found.to_pandas().to_csv(index=False), nl=False)
-
-
-def _every(target: Target, level: Literal["item", "sample"], on: dict[str, Any]) -> Iterator[ActivationSet]:
+def _every(target: Target, on: dict[str, Any]) -> Iterator[ActivationSet]:
     """The sets of a store that have what detection needs."""
     from saestore.scoring.splits import split_names
 
-    store, n = target.open(), 0
-    for path, acts in store.items():
-        if not acts.concepts.names(level):
-            note(f"{path} is skipped: it has no concepts on {level}s.")
+    n = 0
+    for path, acts in target.open().items():
+        if not acts.concepts.names(target.level):
+            note(f"{path} is skipped: it has no concepts on {target.level}s.")
         elif not {on["choose_on"], on["report_on"]} <= set(split_names(acts)):
             note(f"{path} is skipped: its items have no splits {on['choose_on']!r} and {on['report_on']!r}.")
         else:
             n += 1
             yield acts
     if not n:
-        raise NotFoundError(
-            f"The store {target.location} has no set with concepts on {level}s and splits.", code="no-concepts"
-        )
+        message = f"The store {target.location} has no set with concepts on {target.level}s and splits."
+        raise NotFoundError(message, code="no-concepts")
 
 
 def _print(results: list[Detection], form: str | None, every: bool) -> None:
@@ -179,8 +143,7 @@ def _print(results: list[Detection], form: str | None, every: bool) -> None:
         documents = [{"set": result.provenance["set"], **result.to_dict()} for result in results]
         output.document({"sets": documents} if every else documents[0])
     elif form == "csv":
-        rows = [{"set": result.provenance["set"], **row} for result in results for row in result.rows]
-        output.rows_as_csv(rows)
+        output.rows_as_csv([{"set": result.provenance["set"], **row} for result in results for row in result.rows])
     elif form == "markdown":
         output.line("\n".join(result.to_markdown() for result in results), nl=False)
     else:
@@ -189,7 +152,7 @@ def _print(results: list[Detection], form: str | None, every: bool) -> None:
 
 
 def _show(result: Detection) -> None:
-    settings = result.settings
+    settings, pruning = result.settings, result.pruning
     output.title(
         f"{result.provenance['set']}: chosen on {settings['n_cal']:,} {settings['level']}s of "
         f"{settings['choose_on']}, measured on {settings['n_test']:,} of {settings['report_on']}"
@@ -205,42 +168,33 @@ def _show(result: Detection) -> None:
     if result.localisation:
         output.title("Which samples of the detected items have the concept")
         output.table(_located(result.localisation))
-    if "dead" in result.pruning:
-        _note_pruning(result.pruning)
-
-
-def _note_pruning(pruning: dict[str, Any]) -> None:
-    note(
-        f"{pruning['kept']:,} of {pruning['n_features']:,} features are considered: {pruning['dead']:,} are above 0 on "
-        f"fewer than {pruning['min_active']:,} of {pruning['n_rows']:,} samples of {pruning['split']}, "
-        f"{pruning['ubiquitous']:,} on more than {100 * pruning['max_fraction']:.3g} %, and {pruning['weak']:,} have a "
-        f"p99 below {pruning['min_p99']:.4g}."
-    )
+    if "dead" in pruning:
+        note(
+            f"{pruning['kept']:,} of {pruning['n_features']:,} features are considered: {pruning['dead']:,} are above "
+            f"0 on fewer than {pruning['min_active']:,} of {pruning['n_rows']:,} samples of {pruning['split']}, "
+            f"{pruning['ubiquitous']:,} on more than {100 * pruning['max_fraction']:.3g} %, and {pruning['weak']:,} "
+            f"have a p99 below {pruning['min_p99']:.4g}."
+        )
 
 
 def _columns(rows: list[Row], confidence_level: float) -> list[Column]:
-    names = [row["concept"] if i == 0 or rows[i - 1]["concept"] != row["concept"] else "" for i, row in enumerate(rows)]
-    columns = [Column("concept", names, cut="end")]
+    columns = [first_of_each("concept", rows)]
     several = len({row["method"] for row in rows}) > 1
     if several:
         columns.append(Column("method", [row["method"] for row in rows]))
     columns.append(Column("feature", ["-" if r["feature"] is None else str(r["feature"]) for r in rows], right=True))
-    if any(row["name"] for row in rows):
-        columns.append(Column("name", [row["name"] or "" for row in rows], cut="end"))
+    columns += name_column([row["name"] for row in rows])
     for name in _SHOWN[several:]:  # no room for the threshold beside the method
         columns.append(decimals(name, (row[name] for row in rows)))
         if name == "f1":
-            ends = ["-" if r["f1_low"] != r["f1_low"] else f"{r['f1_low']:.3f} to {r['f1_high']:.3f}" for r in rows]
-            columns.append(Column(f"{100 * confidence_level:g}% interval", ends, right=True))
+            columns.append(interval(name, rows, confidence_level, 3))
     return columns
 
 
 def _located(rows: list[Row]) -> list[Column]:
     columns = [Column("concept", [row["concept"] for row in rows], cut="end")]
-    columns += [numbers("feature", (row["feature"] for row in rows))]
-    if any(row["name"] for row in rows):
-        columns.append(Column("name", [row["name"] or "" for row in rows], cut="end"))
+    columns += [numbers("feature", (row["feature"] for row in rows)), *name_column([row["name"] for row in rows])]
     columns.append(Column("target", [f"{row['sample_target_recall']:g}" for row in rows], right=True))
-    columns.append(decimals("threshold", (row["sample_threshold"] for row in rows)))
-    columns += [decimals(name, (row[name] for row in rows)) for name in ("precision", "recall", "f1", "iou")]
-    return [*columns, decimals("in top 5 %", (row["top_5"] for row in rows))]
+    heads = {"threshold": "sample_threshold"} | {name: name for name in ("precision", "recall", "f1", "iou")}
+    heads["in top 5 %"] = "top_5"
+    return [*columns, *(decimals(head, (row[name] for row in rows)) for head, name in heads.items())]

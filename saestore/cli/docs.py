@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import click
 
-from saestore.cli.app import main
-from saestore.cli.group import Command
+from saestore.cli.app import Command, main
 
 _HEAD = """\
 # The command line
@@ -54,41 +53,21 @@ def page() -> str:
 
 def _section(name: str, command: click.Command) -> str:
     usage = " ".join(["saestore", name, *command.collect_usage_pieces(click.Context(command))])
-    parts = [f"## `saestore {name}`", _paragraphs(command.help or ""), f"    {usage}", _options(command)]
+    paragraphs = [" ".join(paragraph.split()) for paragraph in (command.help or "").split("\n\n")]
+    parts = [f"## `saestore {name}`", *paragraphs, f"    {usage}", "\n".join(_options(command))]
     if isinstance(command, Command):
-        if command.keys:
-            parts.append(_keys(command.keys))
+        keys = [f"- `{key}`: {text}" for key, text in command.keys.items()]
+        parts += ["The keys of its JSON:", "\n".join(keys)] if keys else []
         parts.append(f"{_RULES.get(name, '')}```console\n$ {command.example}\n```")
     return "\n\n".join(parts) + "\n"
 
 
-def _paragraphs(text: str) -> str:
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
-
-
-def _options(command: click.Command) -> str:
-    rows = []
-    for option in command.params:
-        if isinstance(option, click.Option):
-            # Every option that takes a value says in its own metavar what; click's spelling of types varies.
-            name = f"{', '.join(option.opts)} {option.metavar or ''}".strip()
-            rows.append(f"- `{name}`: {' '.join((option.help or '').split())}{_note(option)}")
-    return "\n".join(rows)
-
-
-def _note(option: click.Option) -> str:
-    if option.required:
-        return " [required]"
-    return f" [default: {option.default}]" if option.show_default else ""
-
-
-def _keys(keys: Mapping[str, str]) -> str:
-    return "\n".join(["The keys of its JSON:", "", *_rows(keys)])
-
-
-def _rows(keys: Mapping[str, str]) -> Iterator[str]:
-    for key, says in keys.items():
-        yield f"- `{key}`: {says}"
+def _options(command: click.Command) -> Iterator[str]:
+    for option in (each for each in command.params if isinstance(each, click.Option)):
+        # Every option that takes a value says in its own metavar what; click's spelling of types varies.
+        name = f"{', '.join(option.opts)} {option.metavar or ''}".strip()
+        note = " [required]" if option.required else f" [default: {option.default}]" if option.show_default else ""
+        yield f"- `{name}`: {' '.join((option.help or '').split())}{note}"
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from saestore.cli import keys, output
-from saestore.cli.group import command
+from saestore.cli.app import command
 from saestore.cli.table import Column, counts, size
 from saestore.cli.target import Target, json_option, with_target
 
@@ -16,23 +16,18 @@ _LISTED = 30  # names of concepts or segments that are listed one by one
 Info = dict[str, Any]
 
 
-@command("info", example="saestore info CLEVR/patch", keys={**keys.SETS})
+@command("info", example="saestore info CLEVR/patch", keys=keys.SETS)
 @with_target
 @json_option
 def info(target: Target) -> None:
     """Show what is in the store, or all that is known of a set."""
     store = target.open()
-    if target.named:
-        acts = store[target.choose(store)]
-        found = acts.info()
-        if target.as_json:
-            output.document({"store": target.location, "sets": [found]})
-        else:
-            output.facts(acts.path, [*overview(found), *_details(acts, found)])
-        return
-    sets = [store[path].info() for path in store]
+    acts = store[target.choose(store)] if target.named else None
+    sets = [each.info() for each in ([acts] if acts is not None else store.values())]
     if target.as_json:
         output.document({"store": target.location, "sets": sets})
+    elif acts is not None:
+        output.facts(acts.path, [*overview(sets[0]), *_details(acts, sets[0])])
     elif sets:
         output.table(_columns(sets))
     else:
@@ -75,10 +70,8 @@ def overview(found: Info) -> list[tuple[str, str]]:
         ("size", size(found["stored_bytes"]) + each),
         ("dense", f"{size(found['dense_bytes'])} as float32, {_times(found['ratio'])} the size"),
     ]
-    if explained is not None:
-        rows.append(("explained variance", f"{explained:.4f} of the first batch"))
-    rows.append(("dropped", _dropped(found["dropped"])))
-    return rows
+    rows += [] if explained is None else [("explained variance", f"{explained:.4f} of the first batch")]
+    return [*rows, ("dropped", _dropped(found["dropped"]))]
 
 
 def _dropped(dropped: Info | None) -> str:

@@ -11,8 +11,7 @@ from typing import Any, Self
 
 import click
 
-from saestore.cli.table import Column, pairs, render
-from saestore.cli.text import clip
+from saestore.cli.table import Column, clip, pairs, render
 from saestore.errors import escape
 from saestore.records import plain, to_csv
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from saestore.cli import output
+from saestore.cli.app import note
 from saestore.cli.info import overview
 from saestore.cli.options import Decorator, Function, all_of, option
 from saestore.cli.target import json_option, store_option
@@ -102,20 +103,14 @@ def dask_client(cluster: str | None) -> Iterator[Any]:
     if cluster is None:
         yield None
         return
-    from saestore.cli.group import note
-
     distributed = require("distributed", "dask", "--dask")
     kind, _, count = cluster.partition(":")
-    if kind == "local":
-        if not count.isdecimal() or int(count) < 1:
-            raise click.UsageError(f"--dask {cluster}: write local:4 for 4 processes.")
-        with distributed.Client(n_workers=int(count), threads_per_worker=1) as client:
-            note(f"progress at {client.dashboard_link}")
-            yield client
-    else:
-        with distributed.Client(cluster) as client:
-            note(f"progress at {client.dashboard_link}")
-            yield client
+    local = {"n_workers": int(count), "threads_per_worker": 1} if kind == "local" and count.isdecimal() else {}
+    if kind == "local" and not local.get("n_workers"):
+        raise click.UsageError(f"--dask {cluster}: write local:4 for 4 processes.")
+    with distributed.Client(**local) if local else distributed.Client(cluster) as client:
+        note(f"progress at {client.dashboard_link}")
+        yield client
 
 
 def ground_truth_options(function: Function) -> Function:
@@ -185,8 +180,5 @@ model_options = all_of(
         "What transparent pixels of images show: white, black, or stored (the file's own colours).  [default: white]",
         choices=TRANSPARENCIES,
     ),
-    option(
-        "--skip-bad",
-        "Leave out images that cannot be read and texts without tokens; the set records which.",
-    ),
+    option("--skip-bad", "Leave out images that cannot be read and texts without tokens; the set records which."),
 )

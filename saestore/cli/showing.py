@@ -1,4 +1,4 @@
-"""`saestore examples`, `card` and `plot`: what one feature stands for."""
+"""`saestore examples`, `card`, `plot`, `serve` and `site`: what features stand for, as tables, pictures and pages."""
 
 from __future__ import annotations
 
@@ -8,52 +8,31 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from saestore.cli import keys, output
-from saestore.cli.features import (
-    called,
-    feature_columns,
-    feature_option,
-    features_of,
-    level_option,
-    one_feature,
-    with_names,
-)
-from saestore.cli.group import command, note
-from saestore.cli.options import all_of, option
+from saestore.cli.app import command, note
+from saestore.cli.naming import called, feature_columns, place_columns, places, with_names
+from saestore.cli.options import feature_option, features_of, level_option, one_feature, option, where_option
 from saestore.cli.table import Column, decimals
 from saestore.cli.target import Target, json_option, with_target
-from saestore.cli.where import where_option
-from saestore.errors import require
+from saestore.errors import InvalidInputError, StoreWriteError, require
 
 if TYPE_CHECKING:
     from saestore.activation_set import ActivationSet
     from saestore.analysis.examples import ExampleTable
 
-_count_options = all_of(
-    option("--quantiles N", "Parts of equal size that the active samples are cut into.", at_least=0, default=10),
-    option("-n N", "Examples of each part, and of the strongest.", at_least=0, default=5),
-    option("--random N", "Active samples at random, and as many silent ones.", at_least=0, default=5),
-    option(
-        "--near-misses N",
-        "Samples where the companions of the feature are active and the feature is silent.",
-        at_least=0,
-        default=5,
-    ),
-    option("--context N", "Tokens on either side.", at_least=0, default=16),
-)
-
 
 @command("examples", example="saestore examples --dataset CLEVR --feature 1884 --quantiles 3 -n 2", keys=keys.EXAMPLES)
 @with_target
 @feature_option(required=True)
-@_count_options
+@option("--quantiles N", "Parts of equal size that the active samples are cut into.", at_least=0, default=10)
+@option("-n N", "Examples of each part, and of the strongest.", at_least=0, default=5)
+@option("--random N", "Active samples at random, and as many silent ones.", at_least=0, default=5)
+@option("--near-misses N", "Silent samples where companions of the feature are active.", at_least=0, default=5)
+@option("--context N", "Tokens on either side.", at_least=0, default=16)
 @level_option("`item` shows the strongest sample of each item only.")
 @option("--seed N", "Of the draws.", at_least=0, default=0)
 @where_option
 @option("--jsonl FILE", "Write one JSON object per example and line, with its window.")
-@option(
-    "--sets FILE",
-    "Write the sets that a language model explains a feature from and is scored by, one feature per line.",
-)
+@option("--sets FILE", "Write what a language model explains each feature from and is scored by, one per line.")
 @json_option
 def examples(
     target: Target, *, feature: tuple[str, ...], seed: int, jsonl: str | None, sets: str | None, **counts: int
@@ -75,8 +54,6 @@ def examples(
 
 
 def _show(acts: ActivationSet, features: list[int], found: ExampleTable) -> None:
-    from saestore.cli.places import place_columns, places
-
     output.title(f"{acts.path}: examples of {called(acts, features)}")
     if not len(found):
         note("no sample fulfils the condition.")
@@ -84,8 +61,7 @@ def _show(acts: ActivationSet, features: list[int], found: ExampleTable) -> None
     columns = feature_columns(acts, found.feature.tolist()) if len(features) > 1 else []
     kinds = [f"{k} {q}" if q >= 0 else k for k, q in zip(found.kind.tolist(), found.quantile.tolist(), strict=True)]
     columns += [Column("kind", kinds), decimals("activation", found.activation.tolist())]
-    rows = places(acts, found.sample)
-    output.table([*columns, *place_columns(rows, several_per_item=acts.attributes.item_size != 1)])
+    output.table([*columns, *place_columns(acts, places(acts, found.sample))])
 
 
 @command("card", example="saestore card --dataset CLEVR --feature 1884 --output demo/1884.html")
@@ -155,3 +131,77 @@ def _check_suffix(output: str, kind: str) -> None:
     if Path(output).suffix.lower().removeprefix(".") not in allowed:
         message = f"{output!r}: --kind {kind} writes {', '.join(f'.{suffix}' for suffix in allowed)}."
         raise click.BadParameter(message, param_hint="'--output'")
+
+
+_images_option = option(
+    "--images DIR",
+    "The folder that keys of images start in; by default where each set records it.",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+)
+
+
+@command("serve", example="saestore serve demo/activations.zarr --open")
+@click.argument("location", metavar="[STORE]", envvar="SAESTORE_PATH", default="activations.zarr")
+@option("--host HOST", "Address to listen at.", default="127.0.0.1")
+@option("--port N", "Port; 0 takes a free one.", type=click.IntRange(0, 65535), default=0)
+@option("--token TEXT", "What a browser has to know. Needed for a host that other machines can reach.")
+@option("--open", "Open the first page in a browser.", to="opens")
+@_images_option
+@option("--read-only", "Pages change no name, note or label.")
+def serve(
+    location: str, *, host: str, port: int, token: str | None, opens: bool, images: Path | None, read_only: bool
+) -> None:
+    """Show a store in the browser: any feature at once, with its images or texts, straight from the store.
+
+    Prints the address when the server answers, and runs until Ctrl-C.
+    """
+    for package in ("jinja2", "starlette", "uvicorn"):
+        require(package, "web", "saestore serve")
+    from saestore.web.doors import bind, is_loopback
+    from saestore.web.doors import serve as run
+    from saestore.web.explorer import Explorer
+    from saestore.web.view import StoreView
+
+    if not is_loopback(host) and not token:
+        message = f"Other machines can reach {host}; give --token TEXT, or leave --host out."
+        raise InvalidInputError(message, code="token-needed")
+    target = Target(location)
+    try:
+        store = target.open("r" if read_only else "r+")
+    except StoreWriteError:
+        store, read_only = target.open(), True
+    explorer = Explorer(StoreView(store.root, location, images, writable=not read_only))
+
+    def started(address: str) -> None:
+        click.echo(address)
+        if opens and click.launch(address) != 0:
+            note("no browser was found; open the address yourself.")
+
+    run(explorer, bind(host, port), token, started)
+
+
+@command("site", example="saestore site CLEVR --top 3 --out site")
+@with_target
+@option("--features CONDITION", "Which features, such as 'name is known'; by default all.")
+@option("--top N", "At most this many features, those that fire most.", at_least=1, default=200)
+@option("-n N", "Examples per feature.", type=click.IntRange(1, 64), default=8)
+@option("--out DIR", "A new folder.", type=click.Path(path_type=Path), required=True)
+@_images_option
+@option("--single-file", "Write one HTML file with everything in it.")
+def site(target: Target, *, features: str | None, top: int, out: Path, images: Path | None, single_file: bool) -> None:
+    """Write pages of features as a folder that opens without a server, to share or to keep.
+
+    Prints the path of its first page.
+    """
+    import numpy as np
+
+    require("jinja2", "web", "saestore site")
+    from saestore.web.folder import write_folder
+
+    acts = target.activations()
+    n_active = acts.stats()["n_active"].to_numpy()
+    chosen = np.flatnonzero(n_active) if features is None else acts.features.where(features)
+    best = chosen[np.argsort(-n_active[chosen], kind="stable")][:top]
+    if not len(best):
+        raise InvalidInputError("No feature fulfils --features.", code="nothing-chosen")
+    click.echo(write_folder(acts, best.tolist(), out, images=images, single=single_file, n=target.n))

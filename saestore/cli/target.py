@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from saestore.cli import output
-from saestore.cli.options import Function, all_of, option
-from saestore.cli.where import conditions
-from saestore.errors import NotFoundError
+from saestore.cli.options import Function, all_of, conditions, option
+from saestore.errors import NotFoundError, did_you_mean
 from saestore.superactivators import SCRATCH, SCRATCH_STORE
 
 if TYPE_CHECKING:
@@ -36,34 +35,46 @@ class Target:
     dataset: str | None = None
     sample_type: str | None = None
     sae: str | None = None
-    # The values of ``--level``, ``-n`` and ``--where``, of those that the command has.
-    asked: Mapping[str, Any] = field(default_factory=dict)
+    asked: Mapping[str, Any] = field(default_factory=dict)  # ``--level``, ``-n``, ``--where``, where a command has them
     as_json: bool = False  # whether the answer is one JSON document
 
     @property
     def level(self) -> Level:
         """The value of ``--level``."""
-        level: Level = self.asked["level"]
-        return level
+        return self.asked["level"]  # type: ignore[no-any-return]
 
     @property
     def n(self) -> int:
         """The value of ``-n``."""
         return int(self.asked["n"])
 
-    def condition(self, acts: SetReader, features: Sequence[int] = ()) -> Node | None:
-        """The tree of all ``--where``, bound to the set; see `saestore.cli.where.conditions`."""
-        return conditions(acts, self.asked["where"], features)
+    def condition(
+        self, acts: SetReader, features: Sequence[int] = (), where: Sequence[str] | None = None
+    ) -> Node | None:
+        """The tree of all `where`, by default ``--where``, bound to the set; see `saestore.cli.options.conditions`."""
+        return conditions(acts, self.asked["where"] if where is None else where, features)
+
+    def check_form(self, **others: bool) -> None:
+        """Refuse more than one form of the answer: the others that were chosen, and ``--json``."""
+        if sum(others.values()) + self.as_json > 1:
+            raise click.UsageError(f"Choose one of {', '.join(f'--{name}' for name in others)} and --json.")
 
     def document(self, acts: SetReader, **found: Any) -> None:
         """Print one JSON document: the set, what was asked, and what was found."""
         asked = {name: value if name != "where" else list(value) or None for name, value in self.asked.items()}
         output.document({"set": acts.path, **asked, **found})
 
+    def say(self, text: str, **found: Any) -> None:
+        """Print a line, or with ``--json`` a document."""
+        if self.as_json:
+            output.document(found)
+        else:
+            output.line(text)
+
     @property
     def _options(self) -> dict[str, str]:
-        given = {"--dataset": self.dataset, "--sample-type": self.sample_type, "--sae": self.sae}
-        return {option: value for option, value in given.items() if value is not None}
+        given = zip(_PARTS, (self.dataset, self.sample_type, self.sae), strict=True)
+        return {option: value for option, value in given if value is not None}
 
     @property
     def named(self) -> bool:
@@ -112,14 +123,9 @@ class Target:
         raise NotFoundError(f"No activation set fits {said}. {self._nearest(sets)}The store has {', '.join(sets)}.")
 
     def _nearest(self, sets: list[str]) -> str:
-        import difflib
-
-        near = []
-        for flag, value in self._options.items():
-            known = {s.split("/")[_PARTS[flag]] for s in sets}
-            if value not in known:
-                near += [f"{flag} {match}" for match in difflib.get_close_matches(value, sorted(known), 2, 0.5)]
-        return f"Did you mean {' or '.join(near)}? " if near else ""
+        known = {option: {path.split("/")[part] for path in sets} for option, part in _PARTS.items()}
+        wrong = ((value, known[option]) for option, value in self._options.items() if value not in known[option])
+        return "".join(did_you_mean(*each) for each in wrong)
 
 
 def _default_store() -> str:
@@ -133,52 +139,6 @@ def _location(ctx: click.Context, _: click.Parameter, value: str) -> str:
     return Location.parse(value, ctx.meta.get(_STORAGE_OPTIONS, ()))
 
 
-def _remember_options(ctx: click.Context, _: click.Parameter, value: tuple[str, ...]) -> None:
-    ctx.meta[_STORAGE_OPTIONS] = value
-
-
-def store_option(function: Function) -> Function:
-    """Give a command --store and --storage-option; it gets both as `location`."""
-    given = click.option(
-        "--store",
-        "location",
-        metavar="PATH",
-        envvar="SAESTORE_PATH",
-        default=_default_store,
-        callback=_location,
-        help=f"Folder or URL of the store.  [default: $SAESTORE_PATH, else ${SCRATCH}/{SCRATCH_STORE}, else "
-        "./activations.zarr]",
-    )
-    reached = option(
-        "--storage-option KEY=VALUE",
-        "What reaches a URL, such as endpoint=https://… or region=eu-west-1. May be repeated.",
-        multiple=True,
-        is_eager=True,
-        expose_value=False,
-        callback=_remember_options,
-    )
-    return given(reached(function))
-
-
-json_option = option("--json", "Print one JSON document.", to="as_json")
-
-
-def with_target(function: Function) -> Function:
-    """Give a command [SET], --dataset, --sample-type, --sae and --store, and hand it a `Target`."""
-    return all_of(
-        click.argument("path", metavar="[SET]", required=False),
-        option("--dataset NAME", "The set of this dataset."),
-        option("--sample-type TYPE", "The set of these samples: patch, token or cls."),
-        option("--sae NAME", "The set of this SAE."),
-        store_option,
-    )(_handing_a_target(function))
-
-
-def with_set(function: Function) -> Function:
-    """Give a command SET and --store, and hand it a `Target`."""
-    return all_of(click.argument("path", metavar="SET"), store_option)(_handing_a_target(function))
-
-
 def _handing_a_target(function: Function) -> Function:
     @functools.wraps(function)
     def run(**given: Any) -> Any:
@@ -187,3 +147,38 @@ def _handing_a_target(function: Function) -> Function:
         return function(Target(**chosen, asked=asked), **given)
 
     return run
+
+
+json_option = option("--json", "Print one JSON document.", to="as_json")
+forms_options = all_of(option("--csv", "Print CSV.", to="as_csv"), json_option)
+# --store and --storage-option; a command gets both as `location`.
+store_option = all_of(
+    option(
+        "--store PATH",
+        f"Folder or URL of the store.  [default: $SAESTORE_PATH, else ${SCRATCH}/{SCRATCH_STORE}, else "
+        "./activations.zarr]",
+        to="location",
+        envvar="SAESTORE_PATH",
+        default=_default_store,
+        show_default=False,
+        callback=_location,
+    ),
+    option(
+        "--storage-option KEY=VALUE",
+        "What reaches a URL, such as endpoint=https://… or region=eu-west-1. May be repeated.",
+        multiple=True,
+        is_eager=True,
+        expose_value=False,
+        callback=lambda ctx, _, value: ctx.meta.update({_STORAGE_OPTIONS: value}),
+    ),
+)
+# SET, or [SET], --dataset, --sample-type and --sae; and --store. The command gets them as a `Target`.
+with_set = all_of(click.argument("path", metavar="SET"), store_option, _handing_a_target)
+with_target = all_of(
+    click.argument("path", metavar="[SET]", required=False),
+    option("--dataset NAME", "The set of this dataset."),
+    option("--sample-type TYPE", "The set of these samples: patch, token or cls."),
+    option("--sae NAME", "The set of this SAE."),
+    store_option,
+    _handing_a_target,
+)

@@ -8,7 +8,7 @@ import sys
 import click
 
 from saestore.cli import keys, output
-from saestore.cli.group import command, note
+from saestore.cli.app import command, note
 from saestore.cli.options import option
 from saestore.cli.set_options import dask_client, dask_option
 from saestore.cli.target import Target, json_option, with_set, with_target
@@ -108,10 +108,7 @@ def delete(target: Target, yes: bool) -> None:
             raise click.UsageError(f"This removes {found} for good; add --yes.")
         click.confirm(escape(f"Remove {found} for good?"), abort=True, err=True)
     target.open("r+").delete(found)
-    if target.as_json:
-        output.document({"set": found})
-    else:
-        output.line(f"{found}: removed.")
+    target.say(f"{found}: removed.", set=found)
 
 
 @command("unlock", example="saestore unlock CLEVR/patch/clip-scope-22", keys=keys.UNLOCK)
@@ -127,15 +124,10 @@ def unlock(target: Target, force: bool) -> None:
     """
     from saestore.writing.lock import describe_owner
 
-    path = str(target.path)
-    holder = target.open("r+").unlock(path, force=force)
-    if target.as_json:
-        shown = {name: holder.get(name) for name in ("host", "pid", "time")} if holder else None
-        output.document({"set": path, "owner": shown})
-    elif holder is None:
-        output.line(f"{path} is not locked.")
-    else:
-        output.line(f"{path}: removed the lock of {describe_owner(holder)}.")
+    holder = target.open("r+").unlock(str(target.path), force=force)
+    shown = {name: holder.get(name) for name in ("host", "pid", "time")} if holder else None
+    done = f": removed the lock of {describe_owner(holder)}." if holder else " is not locked."
+    target.say(f"{target.path}{done}", set=target.path, owner=shown)
 
 
 @command("diagnose", example="saestore diagnose CLEVR/patch", keys=keys.DIAGNOSE)

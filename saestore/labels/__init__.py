@@ -7,13 +7,4 @@ from saestore.labels.from_table import from_metadata
 from saestore.labels.item_keys import OnUnmatched
 from saestore.labels.patch_grid import Fit
 
-__all__ = [
-    "THRESHOLD",
-    "Fit",
-    "MaskOptions",
-    "OnUnmatched",
-    "as_labels",
-    "from_masks",
-    "from_metadata",
-    "from_spans",
-]
+__all__ = ["THRESHOLD", "Fit", "MaskOptions", "OnUnmatched", "as_labels", "from_masks", "from_metadata", "from_spans"]

@@ -1,18 +1,26 @@
-"""What a caller may give as labels, checked and turned into one value."""
+"""What a caller may give as labels, checked and turned into one value; also from ``.npy`` and ``.npz`` files."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from saestore.errors import InvalidInputError
+from saestore.files import load_npy
+from saestore.npz import NpzFile
 from saestore.sparse_rows import check_matrix_ids
 from saestore.tables.column import as_column
 from saestore.tables.column import check_names as check_each_name
 from saestore.tables.label_matrix import LabelMatrix, check_level
+
+if TYPE_CHECKING:
+    import scipy.sparse
 
 Array = np.ndarray[Any, Any]
 
@@ -69,18 +77,16 @@ def _of_matrix(given: Any, level: str, sizes: Mapping[str, int], names: Sequence
         )
     if given.ndim != 2 or names is None or len(names) != given.shape[1]:
         message = "no names" if names is None else f"{len(names):,} names"
-        raise InvalidInputError(
-            f"a matrix of shape {given.shape} needs names=, one per column; it came with {message}.", code="wrong-names"
-        )
+        message = f"a matrix of shape {given.shape} needs names=, one per column; it came with {message}."
+        raise InvalidInputError(message, code="wrong-names")
     check_names(names)
     _check_length(given.shape[0], "the matrix", level, sizes)
     if not sp.issparse(given):
         columns = {name: _labels(given[:, i], f"concept {name!r}") for i, name in enumerate(names)}
         return of_masks(columns, given.shape[0], level)
     if given.dtype.kind not in _KINDS:
-        raise InvalidInputError(
-            f"the matrix holds {given.dtype}; labels are true or false, or 0 and 1.", code="invalid-label"
-        )
+        message = f"the matrix holds {given.dtype}; labels are true or false, or 0 and 1."
+        raise InvalidInputError(message, code="invalid-label")
     check_matrix_ids(given, "the matrix")
     matrix = sp.csc_array(given, copy=True)
     matrix.sum_duplicates()
@@ -106,10 +112,8 @@ def _labels(given: Any, what: str) -> Array:
     column = as_column(given, what)
     values, known = column.values, column.known
     if values.dtype.kind not in _KINDS:
-        raise InvalidInputError(
-            f"{what} holds {values.dtype}; labels are true or false, or 0 and 1.",
-            code="invalid-label",
-        )
+        message = f"{what} holds {values.dtype}; labels are true or false, or 0 and 1."
+        raise InvalidInputError(message, code="invalid-label")
     wrong = values[(values != 0) & (values != 1) & (True if known is None else known)]
     if wrong.size:
         raise InvalidInputError(
@@ -127,7 +131,53 @@ def _check_length(length: int, what: str, level: str, sizes: Mapping[str, int]) 
     fits = [other for other, size in sizes.items() if size == length]
     hint = f" That is how many {fits[0]}s there are: pass level={fits[0]!r}." if fits else ""
     others = " and ".join(f"{size:,} {name}s" for name, size in sizes.items())
-    raise InvalidInputError(
-        f"{what} has {length:,} values, but level={level!r} needs {sizes[level]:,}: the set has {others}.{hint}",
-        code="wrong-length",
-    )
+    message = f"{what} has {length:,} values, but level={level!r} needs {sizes[level]:,}: the set has {others}.{hint}"
+    raise InvalidInputError(message, code="wrong-length")
+
+
+_SPARSE = {"format", "shape", "data"}  # what `scipy.sparse.save_npz` writes, whatever the format
+
+
+def read_arrays(
+    path: str | os.PathLike[str], names: Sequence[str]
+) -> Mapping[str, Array] | scipy.sparse.sparray | Array:
+    """Masks by name, of a ``.npz`` of masks those that `names` choose; or a matrix, whose columns `names` are."""
+    file = Path(path)
+    if file.suffix == ".npy":
+        values = load_npy(file)
+        if values.ndim == 1 and len(names) == 1:
+            return {names[0]: values}
+        _check_names(file, values.shape, names)
+        return np.asarray(values)
+    if file.suffix != ".npz":
+        message = f"{file} has the suffix {file.suffix!r}; labels are read from .npy and .npz files."
+        raise InvalidInputError(message, code="unknown-suffix")
+    with ExitStack() as resources:
+        archive = NpzFile(file, resources)
+        arrays = {name: archive.read(name) for name in archive.names}
+    if set(arrays) >= _SPARSE:
+        return _sparse(file, names)
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        message = f"{file} has no array {missing[0]!r}; it has {', '.join(arrays)}."
+        raise InvalidInputError(message, code="unknown-array")
+    return {name: arrays[name] for name in names or arrays}
+
+
+def _sparse(file: Path, names: Sequence[str]) -> scipy.sparse.sparray:
+    import scipy.sparse as sp
+
+    try:
+        loaded = sp.load_npz(file)
+    except (ValueError, KeyError, NotImplementedError, TypeError) as e:
+        message = f"{file} is not a sparse matrix of scipy.sparse.save_npz ({e})."
+        raise InvalidInputError(message, code="unreadable-file") from e
+    check_matrix_ids(loaded, str(file))
+    _check_names(file, loaded.shape, names)
+    return sp.coo_array(loaded)
+
+
+def _check_names(file: Path, shape: tuple[int, ...], names: Sequence[str]) -> None:
+    if len(shape) != 2 or len(names) != shape[1]:
+        message = f"{file} has shape {shape}; name its columns with --concept, one each: {len(names)} are named."
+        raise InvalidInputError(message, code="wrong-names")

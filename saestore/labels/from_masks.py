@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, check_choice
+from saestore.errors import InvalidInputError, NotFoundError, check_choice, require
 from saestore.files import damage
 from saestore.format import KEY
 from saestore.labels.as_labels import check_names
@@ -49,14 +49,7 @@ def from_masks(
     source: Mapping[str, Any],
     progress: Callable[[str], None] | None = None,
 ) -> LabelMatrix:
-    """Labels of patches from a folder of masks.
-
-    `source` is what the set records of its embeddings; `Concepts.add_masks` explains the options.
-
-    Notes
-    -----
-    Memory: one mask, and 8 bytes for each patch that has a concept.
-    """
+    """Labels of patches from a folder of masks, see `Concepts.add_masks`. Memory: 8 bytes for each such patch."""
     _check_options(options)
     grid = Patches.of(index, source, options.fit, items)
     folders, starts = _folders(Path(folder), options), index.pointers()
@@ -68,21 +61,16 @@ def from_masks(
             if progress is not None:
                 progress(str(path))
             patches = np.flatnonzero(grid.at(item).covered(read_mask(path)) > options.threshold) + starts[item]
-            for name in [concept] if concept else []:
+            shown = [name for name, has_concept in within.items() if has_concept[item]]
+            for name in [*shown, *([concept] if concept else [])]:
                 rows[name].append(patches)
-            for name, has_concept in within.items():
-                if has_concept[item]:
-                    rows[name].append(patches)
     joined = {name: np.concatenate([np.empty(0, np.int64), *parts]) for name, parts in rows.items()}
     return LabelMatrix.of_rows(joined, int(starts[-1]), "sample")
 
 
 def read_mask(path: Path) -> Array:
     """Where an image is neither black, nor index 0, nor transparent: bool (height, width)."""
-    try:
-        from PIL import Image
-    except ModuleNotFoundError as e:
-        raise MissingDependencyError("reading masks needs pillow: pip install 'saestore[plot]'.") from e
+    Image = require("PIL.Image", "plot", "reading masks")
     kinds = (ValueError, SyntaxError, Image.DecompressionBombError)
     with damage(path, "is not a readable image", *kinds, code="unreadable-image"), Image.open(path) as image:
         if image.mode in ("RGBA", "LA", "PA"):
@@ -97,9 +85,8 @@ def _any_channel(pixels: Array) -> Array:
 
 def _check_options(options: MaskOptions) -> None:
     if not 0 <= options.threshold < 1:
-        raise InvalidInputError(
-            f"threshold={options.threshold}: use a share of the patch, 0 <= threshold < 1.", code="invalid-threshold"
-        )
+        message = f"threshold={options.threshold}: use a share of the patch, 0 <= threshold < 1."
+        raise InvalidInputError(message, code="invalid-threshold")
     check_choice("missing", options.missing, ("error", "negative"))
     check_on_unmatched(options.on_unmatched)
 
@@ -107,9 +94,8 @@ def _check_options(options: MaskOptions) -> None:
 def _within(items: SetTable, options: MaskOptions) -> dict[str, Array]:
     """Concepts of items that masks locate."""
     if isinstance(options.within, str):
-        raise InvalidInputError(
-            f"within={options.within!r}: give True, or a list of concepts of items.", code="invalid-names"
-        )
+        message = f"within={options.within!r}: give True, or a list of concepts of items."
+        raise InvalidInputError(message, code="invalid-names")
     if not options.within:
         return {}
     names = items.concept_names if options.within is True else list(options.within)
@@ -134,9 +120,8 @@ def _folders(folder: Path, options: MaskOptions) -> dict[str, Path]:
             code="unnamed-masks",
         )
     if not inside:
-        raise InvalidInputError(
-            f"{folder} has no folder of masks: one for each concept, {folder}/<concept>/<item>.png.", code="no-mask"
-        )
+        message = f"{folder} has no folder of masks: one for each concept, {folder}/<concept>/<item>.png."
+        raise InvalidInputError(message, code="no-mask")
     return {path.name: path for path in inside}
 
 
@@ -146,15 +131,13 @@ def _files(folder: Path, items: SetTable, n_items: int, options: MaskOptions) ->
     paths = [path for path in found if path.suffix.lower() in _SUFFIXES]
     lossy = [path for path in found if path.suffix.lower() in _LOSSY]
     if lossy:
-        raise InvalidInputError(
-            f"{lossy[0]} is a JPEG, in which edges are blurred; give masks as PNG.", code="lossy-mask"
-        )
+        message = f"{lossy[0]} is a JPEG, in which edges are blurred; give masks as PNG."
+        raise InvalidInputError(message, code="lossy-mask")
     if not paths:
         raise InvalidInputError(f"{folder} holds no mask ({', '.join(_SUFFIXES)}).", code="no-mask")
     if KEY not in items.names():
-        raise InvalidInputError(
-            "the items of the set have no keys to match masks to; build it with --items metadata.csv.", code="no-keys"
-        )
+        message = "the items of the set have no keys to match masks to; build it with --items metadata.csv."
+        raise InvalidInputError(message, code="no-keys")
     stored = [_without_suffix(key) for key in items.column(KEY).tolist()]
     given = [_without_suffix(path.relative_to(folder).as_posix()) for path in paths]
     item_of = match_keys(given, stored, str(folder))

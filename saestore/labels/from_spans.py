@@ -38,14 +38,10 @@ def from_spans(
     *,
     on_unmatched: OnUnmatched = "error",
 ) -> LabelMatrix:
-    """Labels of tokens from spans of characters.
+    """Labels of tokens from spans of characters, given as `Concepts.add_spans` takes them.
 
-    `given` is as `Concepts.add_spans` takes it. `spans_of` returns the characters of the tokens from one sample to
-    before another, int32 (n, 2), or None.
-
-    Notes
-    -----
-    Memory: the spans, and about 32 bytes for each of a million tokens.
+    `spans_of` returns the characters of the tokens from one sample to before another, int32 (n, 2), or None. Memory:
+    the spans, and about 32 bytes for each of a million tokens.
     """
     where = str(given) if isinstance(given, str | os.PathLike) else "spans"
     if spans_of(0, min(1, n_samples)) is None:
@@ -100,9 +96,8 @@ def _of_mapping(given: Given) -> Iterator[tuple[Any, int, int, str]]:
         )
     for key, spans in given.items():
         if not isinstance(spans, list | tuple):
-            raise InvalidInputError(
-                f"spans of {key!r} are {spans!r}; give a list of (start, stop, concept).", code="invalid-span"
-            )
+            message = f"spans of {key!r} are {spans!r}; give a list of (start, stop, concept)."
+            raise InvalidInputError(message, code="invalid-span")
         for span in spans:
             if not isinstance(span, tuple | list) or len(span) != 3:
                 raise InvalidInputError(f"span {span!r} of {key!r}: give (start, stop, concept).", code="invalid-span")
@@ -115,9 +110,8 @@ def _ends(start: Any, stop: Any, what: str) -> tuple[int, int]:
         if isinstance(end, bool) or not isinstance(end, int | np.integer):
             raise InvalidInputError(f"{what}: {end!r} is not the number of a character.", code="invalid-span")
     if not 0 <= start < stop:
-        raise InvalidInputError(
-            f"{what}: a span needs 0 <= start < stop; stop is the character after its last.", code="invalid-span"
-        )
+        message = f"{what}: a span needs 0 <= start < stop; stop is the character after its last."
+        raise InvalidInputError(message, code="invalid-span")
     return int(start), int(stop)
 
 
@@ -131,10 +125,8 @@ def _read(path: str | os.PathLike[str]) -> Iterator[tuple[str, int, int, str]]:
     for line, record in records:
         missing = [column for column in _COLUMNS if record.get(column) is None]
         if missing:
-            raise InvalidInputError(
-                f"{file} line {line} has no {missing[0]!r}; each line needs {', '.join(_COLUMNS)}.",
-                code="missing-field",
-            )
+            message = f"{file} line {line} has no {missing[0]!r}; each line needs {', '.join(_COLUMNS)}."
+            raise InvalidInputError(message, code="missing-field")
         start, stop = (_number(record[end]) for end in ("start", "stop"))
         yield str(record["key"]), *_ends(start, stop, f"{file} line {line}"), record["concept"]
 
@@ -162,13 +154,11 @@ def _json_records(text: str, file: Path) -> Iterator[tuple[int, dict[str, Any]]]
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as e:
-            raise InvalidInputError(
-                f"{file} line {number} is not JSON: {e}; spans are read from CSV or JSONL.", code="unreadable-file"
-            ) from e
+            message = f"{file} line {number} is not JSON: {e}; spans are read from CSV or JSONL."
+            raise InvalidInputError(message, code="unreadable-file") from e
         if not isinstance(record, dict):
-            raise InvalidInputError(
-                f"{file} line {number} is not an object with {', '.join(_COLUMNS)}.", code="missing-field"
-            )
+            message = f"{file} line {number} is not an object with {', '.join(_COLUMNS)}."
+            raise InvalidInputError(message, code="missing-field")
         yield number, record
 
 
@@ -187,9 +177,8 @@ def _by_item(
         if item is None:
             continue
         if not 0 <= item < n_items:
-            raise InvalidInputError(
-                f"{where}: item {item} is out of range: there are {n_items:,}.", code="out-of-range"
-            )
+            message = f"{where}: item {item} is out of range: there are {n_items:,}."
+            raise InvalidInputError(message, code="out-of-range")
         by_item.setdefault(item, []).append((start, stop, concept))
     return by_item
 

@@ -27,9 +27,8 @@ def from_metadata(
     """Labels of items from a ``metadata.csv``; its rows may be in any order."""
     table = Items.from_csv(path)
     if not table.concepts:
-        raise InvalidInputError(
-            f"{path} has no column of labels, which hold only 0, 1 and empty cells.", code="no-concept"
-        )
+        message = f"{path} has no column of labels, which hold only 0, 1 and empty cells."
+        raise InvalidInputError(message, code="no-concept")
     check_names(list(table.concepts))
     check_on_unmatched(on_unmatched)
     row_of = _rows_of_items(str(path), table, items, n_items, on_unmatched)
@@ -39,17 +38,13 @@ def from_metadata(
 def _rows_of_items(path: str, table: Items, items: SetTable, n_items: int, on_unmatched: OnUnmatched) -> Array:
     """Row of the table for every item."""
     if KEY not in items.names():
-        raise InvalidInputError(
-            "the items of the set have no keys to match; give {name: mask, …} in the order of its items.",
-            code="no-keys",
-        )
+        message = "the items of the set have no keys to match; give {name: mask, …} in the order of its items."
+        raise InvalidInputError(message, code="no-keys")
     stored, given = items.column(KEY).tolist(), table.key.tolist()
     if _is_numbered(given):
         if not _is_numbered(stored):
-            raise InvalidInputError(
-                f"{path} has no image_path or text_path, but the items have keys such as {stored[0]!r}.",
-                code="no-keys",
-            )
+            message = f"{path} has no image_path or text_path, but the items have keys such as {stored[0]!r}."
+            raise InvalidInputError(message, code="no-keys")
         # A row number says nothing where the texts can be compared.
         if _TEXT in items.names() and _TEXT in table.columns:
             stored, given = items.column(_TEXT).tolist(), table.columns[_TEXT].tolist()

@@ -29,9 +29,8 @@ def match_keys(given: Sequence[str], stored: Sequence[str], where: str) -> list[
     taken: dict[int, str] = {}
     for key, item in zip(given, found, strict=True):
         if item is not None and item in taken:
-            raise InvalidInputError(
-                f"{where}: both {taken[item]!r} and {key!r} are item {stored[item]!r}; keep one.", code="duplicate-key"
-            )
+            message = f"{where}: both {taken[item]!r} and {key!r} are item {stored[item]!r}; keep one."
+            raise InvalidInputError(message, code="duplicate-key")
         if item is not None:
             taken[item] = key
     return found

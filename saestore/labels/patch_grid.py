@@ -80,13 +80,7 @@ class Patches:
         )
 
     def covered(self, mask: Array) -> Array:
-        """Share of every patch that a mask covers, float64 (rows, columns).
-
-        Parameters
-        ----------
-        mask
-            bool (height, width), as large as the image or in its proportions.
-        """
+        """Share of each patch that a mask in the image's proportions covers, float64 (rows, columns)."""
         height, width = mask.shape
         down, across = self.edges(height, width)
         # The sum over all pixels above and left of a place; between pixels it is bilinear: interpolation is exact.

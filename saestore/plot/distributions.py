@@ -1,4 +1,4 @@
-"""How strong one feature is, and how often all of them are."""
+"""How strong one feature is, how often all of them are, and the cloud of what they add."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from saestore.plot.style import NEGATIVE, POSITIVE, axes_or_new, named, nothing_to_show, percent, titled
+from saestore.query.details import feature_names
 
 if TYPE_CHECKING:
+    import xarray
+
     from saestore.query.reader import SetReader
 
 Array = np.ndarray[Any, Any]
@@ -18,6 +21,7 @@ Array = np.ndarray[Any, Any]
 _SIZE = (6.4, 3.6)
 _UNEVEN = 30  # counts that differ by more than this factor are drawn on a logarithmic axis
 _BINS, _BINS_A_DECADE = 50, 5
+_COLOURS = 10  # features of a cloud that have a colour of their own; the rest share grey
 
 
 def histogram(acts: SetReader, feature: int, ax: Axes | None, bins: int | None, where: Any) -> Axes:
@@ -101,3 +105,28 @@ def _count_axis(ax: Axes, counts: Array) -> None:
         ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
     else:
         ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def cloud(acts: SetReader, found: xarray.Dataset, ax: Axes | None) -> Axes:
+    """Draw what `ActivationSet.cloud` gives."""
+    position, strongest = found["position"].to_numpy(), found["strongest"].to_numpy()
+    features, counts = np.unique(strongest, return_counts=True)
+    shown = features[np.argsort(-counts, kind="stable")][:_COLOURS]
+    names = feature_names(acts, shown)
+    ax = axes_or_new(ax, (5.6, 4.6))
+    y = position[:, 1] if position.shape[1] > 1 else np.zeros(len(position))
+    for i, feature in enumerate([*shown.tolist(), None]):
+        points = ~np.isin(strongest, shown) if feature is None else strongest == feature
+        name = None if names is None or feature is None else names[i]
+        label = "others" if feature is None else f"{feature}" + (f" {name}" if name else "")
+        if points.any():
+            colour = "0.6" if feature is None else f"C{i}"
+            ax.scatter(position[points, 0], y[points], s=9, alpha=0.6, linewidths=0, color=colour, label=label)
+    shares = [percent(float(share)) for share in found["explained"].to_numpy()]
+    ax.set_xlabel(f"component 1 ({shares[0]} of the variance)")
+    ax.set_ylabel(f"component 2 ({shares[1]})" if len(shares) > 1 else "")
+    legend = ax.legend(title="strongest feature", fontsize="small", title_fontsize="small", frameon=False)
+    for handle in filter(None, legend.legend_handles):
+        handle.set_alpha(1)
+    titled(ax, f"{len(found['feature']):,} features of {acts.path}", f"{len(position):,} samples where one is active")
+    return ax

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
+from saestore.errors import InvalidInputError, NotFoundError, require
 from saestore.files import damage
 from saestore.labels.patch_grid import Fit, Patches
 
@@ -62,11 +62,18 @@ class ImageView:
         try:
             patches = Patches.of(acts.item_index, source, fit, acts.items)
         except InvalidInputError as error:
-            raise InvalidInputError(
-                f"{acts.path} cannot be drawn on its images: {error}", code="no-patch-grid"
-            ) from error
+            message = f"{acts.path} cannot be drawn on its images: {error}"
+            raise InvalidInputError(message, code="no-patch-grid") from error
         assumed = fit is None and not source.get("transform") and patches.transform == _SQUASHED
         return cls(patches, assumed)
+
+    @classmethod
+    def of_any(cls, acts: SetReader) -> ImageView:
+        """By the set's attributes; without patches where it has no grid of them."""
+        try:
+            return cls.of(acts, None)
+        except InvalidInputError:
+            return cls(None, False)
 
     def box(self, width: int, height: int) -> Box:
         """The part of an image of `width` x `height` pixels that the model saw; larger than the image if padded."""
@@ -92,9 +99,8 @@ def find_image(acts: SetReader, key: str, images: str | os.PathLike[str] | None)
     for path in paths:
         if path.is_file():
             return path
-    raise NotFoundError(
-        f"The image {paths[0]} does not exist; pass the folder that {key!r} starts in as images=.", code="image-missing"
-    )
+    message = f"The image {paths[0]} does not exist; pass the folder that {key!r} starts in as images=."
+    raise NotFoundError(message, code="image-missing")
 
 
 def _inside(folder: Path, key: str) -> Path:
@@ -105,10 +111,8 @@ def _inside(folder: Path, key: str) -> Path:
     except (OSError, ValueError, RuntimeError):
         inside = False
     if not inside:
-        raise InvalidInputError(
-            f"The key {key!r} leads out of the folder {folder}; images are read from that folder only.",
-            code="outside-images",
-        )
+        message = f"The key {key!r} leads out of the folder {folder}; images are read from that folder only."
+        raise InvalidInputError(message, code="outside-images")
     return path
 
 
@@ -119,14 +123,11 @@ def is_turned(acts: SetReader) -> bool:
 
 def read_image(acts: SetReader, key: str, images: str | os.PathLike[str] | None) -> Array:
     """Read an image as the model saw it: RGB, uint8 (height, width, 3), at most 640 pixels on its longer side."""
-    try:
-        from PIL import Image, ImageOps
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("Drawing images needs pillow: `pip install 'saestore[plot]'`.") from error
+    image_module, image_ops = (require(f"PIL.{name}", "plot", "drawing images") for name in ("Image", "ImageOps"))
     path = find_image(acts, key, images)
-    with damage(path, "cannot be read as an image", code="unreadable-image"), Image.open(path) as image:
+    with damage(path, "cannot be read as an image", code="unreadable-image"), image_module.open(path) as image:
         image.draft("RGB", (_MAX_PIXELS, _MAX_PIXELS))  # decodes no more than that of a JPEG
-        small = (ImageOps.exif_transpose(image) if is_turned(acts) else image).convert("RGB")
+        small = (image_ops.exif_transpose(image) if is_turned(acts) else image).convert("RGB")
         small.thumbnail((_MAX_PIXELS, _MAX_PIXELS))
         return np.asarray(small)
 

@@ -61,9 +61,8 @@ def draw(
     rows = rows_of(acts, feature, top)
     if not any(is_image(row.key) for row in rows):
         advice = "acts.plot.tokens shows texts" if "text" in acts.items.names() else "their items have no images"
-        raise NotFoundError(
-            f"Keys such as {rows[0].key!r} of {acts.path} are not paths of images; {advice}.", code="no-images"
-        )
+        message = f"Keys such as {rows[0].key!r} of {acts.path} are not paths of images; {advice}."
+        raise NotFoundError(message, code="no-images")
     view = ImageView.of(acts, fit)
     pixels = [read_image(acts, row.key, images) for row in rows]
     page = Page(rows, pixels, view, None if ax is None else inches_of(ax))

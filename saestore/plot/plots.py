@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from saestore.errors import InvalidInputError, MissingDependencyError, check_choice
+from saestore.errors import InvalidInputError, check_choice, require
 from saestore.plot.tokens import TokenPage, token_page
 
 if TYPE_CHECKING:
@@ -41,17 +41,12 @@ class Plots:
         where
             Only these samples, as in `ActivationSet.top_samples`.
 
-        Raises
-        ------
-        MissingDependencyError
-            matplotlib is not installed.
-
         Notes
         -----
         Memory: the feature's posting list.
         """
         _check_count("bins", 1 if bins is None else bins, 1)
-        _require_matplotlib()
+        require("matplotlib", "plot", "a plot")
         from saestore.plot.distributions import histogram
 
         return histogram(self._acts, self._one(feature), ax, bins, where)
@@ -67,7 +62,7 @@ class Plots:
             Only these samples.
         """
         _check_count("bins", 1 if bins is None else bins, 1)
-        _require_matplotlib()
+        require("matplotlib", "plot", "a plot")
         from saestore.plot.distributions import density
 
         return density(self._acts, ax, bins, where)
@@ -79,14 +74,9 @@ class Plots:
         ----------
         found
             What ``acts.cloud(features, decoder)`` gives.
-
-        Raises
-        ------
-        InvalidInputError
-            It is something else.
         """
-        _require_matplotlib()
-        from saestore.plot.cloud import cloud
+        require("matplotlib", "plot", "a plot")
+        from saestore.plot.distributions import cloud
 
         if not {"position", "strongest", "explained"} <= set(getattr(found, "data_vars", ())):
             raise InvalidInputError("plot.cloud() draws what acts.cloud(features, decoder) gives.", code="not-a-cloud")
@@ -131,7 +121,7 @@ class Plots:
         """
         if fit is not None:
             check_choice("fit", fit, ("squash", "crop"))
-        _require_matplotlib()
+        require("matplotlib", "plot", "a plot")
         from saestore.plot.montage import draw
 
         feature = self._one(feature)
@@ -186,13 +176,6 @@ class Plots:
         if not chosen.scalar and (not isinstance(feature, str) or len(chosen) != 1):
             raise InvalidInputError(f"A picture is of one feature, an int, not of {feature!r}.", code="not-one-feature")
         return int(chosen.ids[0])
-
-
-def _require_matplotlib() -> None:
-    try:
-        import matplotlib  # noqa: F401, ICN001
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("Plots need matplotlib: `pip install 'saestore[plot]'`.") from error
 
 
 def _check_count(name: str, value: Any, least: int) -> None:

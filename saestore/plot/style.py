@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from saestore.errors import escape as escape_control
 from saestore.query.details import feature_names
+from saestore.query.html import escape
+from saestore.storage import save_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,14 +29,50 @@ _OPACITY = 0.7  # of the strongest activation: what lies below stays visible
 _FAINTEST = 0.08  # of the weakest: to be seen at all
 
 
+_PAGE = (
+    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    '<meta name="color-scheme" content="light dark"><title>{title}</title></head>\n'
+    '<body style="{style}">\n{body}\n</body></html>\n'
+)
+
+
+@dataclass(frozen=True)
+class HtmlPage:
+    """A page that a notebook shows, and `save` writes to a file.
+
+    Attributes
+    ----------
+    title
+        Feature and set.
+    html
+        The page without head; every text is escaped, and nothing is loaded from elsewhere.
+    """
+
+    title: str
+    html: str
+    _what: ClassVar[str] = "page"
+    _style: ClassVar[str] = "margin: 0"
+
+    def __repr__(self) -> str:
+        return escape_control(f"<{self._what} of {self.title}; save(path) writes the page>")
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the page as one HTML file that needs nothing else, and return its path."""
+        page = _PAGE.format(title=escape(self.title), style=self._style, body=self._repr_html_())
+        return save_file(path, page.encode("utf-8", "xmlcharrefreplace"))
+
+
 @dataclass(frozen=True)
 class Row:
     """One row of a table of top samples, with the activations of its whole item."""
 
-    # The item: its number, its key, and its split ("" if the items have none).
     item: int
     key: str
-    split: str
+    split: str  # "" if the items have none
     start: int  # first sample of the item
     position: int  # position of the row's sample in the item
     activations: Array  # activations of all samples of the item, (samples,)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +12,7 @@ from saestore.errors import NotFoundError
 from saestore.plot.style import (
     NEGATIVE,
     POSITIVE,
+    HtmlPage,
     Row,
     named,
     number,
@@ -24,7 +22,7 @@ from saestore.plot.style import (
     summary,
     value_range,
 )  # fmt: skip
-from saestore.storage import save_file
+from saestore.query.html import escape
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
@@ -37,39 +35,13 @@ _UNDERLINE = "border-bottom: 2px solid currentcolor"
 _CELL = "vertical-align: top; padding: 0.3em 0.8em;"
 # Every style stands in the element itself: notebooks and mail programs drop style sheets.
 _TEXT = f"{_CELL} text-align: start; white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.6"
-_PAGE = (
-    '<!doctype html>\n<html><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
-    "<title>{title}</title></head>\n"
-    '<body style="font-family: system-ui, sans-serif; max-width: 64em; margin: 2em auto; padding: 0 1em">\n'
-    "{body}\n</body></html>\n"
-)
 
 
-@dataclass(frozen=True)
-class TokenPage:
-    """A page of texts: a notebook shows it, and `save` writes it to a file.
+class TokenPage(HtmlPage):
+    """A page of texts: a notebook shows it, and `save` writes it to a file; its shades fit light and dark pages."""
 
-    Attributes
-    ----------
-    title
-        Feature and set.
-    html
-        The page without head, every text escaped. Shades are translucent, so that it fits light and dark pages.
-    """
-
-    title: str
-    html: str
-
-    def __repr__(self) -> str:
-        return f"<tokens of {self.title}; save(path) writes the page>"
-
-    def _repr_html_(self) -> str:
-        return self.html
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the page as one HTML file that needs nothing else, and return its path."""
-        page = _PAGE.format(title=escape(self.title), body=self.html)
-        return save_file(path, page.encode("utf-8", "xmlcharrefreplace"))
+    _what = "tokens"
+    _style = "font-family: system-ui, sans-serif; max-width: 64em; margin: 2em auto; padding: 0 1em"
 
 
 def token_page(acts: SetReader, feature: int, top: TopSamples, *, where: Any, context: int) -> TokenPage:
@@ -79,9 +51,8 @@ def token_page(acts: SetReader, feature: int, top: TopSamples, *, where: Any, co
     if not len(top):
         return TokenPage(title, f"<p>{head}{silence(acts, feature)}</p>")
     if "text" not in acts.items.names():
-        raise NotFoundError(
-            f"The items of {acts.path} have no column 'text'; acts.plot.top shows images.", code="no-texts"
-        )
+        message = f"The items of {acts.path} have no column 'text'; acts.plot.top shows images."
+        raise NotFoundError(message, code="no-texts")
     rows = rows_of(acts, feature, top)
     texts = acts.items.column("text", top.item).tolist()
     spans = acts.spans(np.concatenate([row.start + np.arange(len(row.activations)) for row in rows]))

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from saestore.errors import InvalidInputError
+from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import PostingLists
+from saestore.query.results import Histogram
+from saestore.query.where import one_feature
 from saestore.segment import Segment, read_moments
 from saestore.sparse_rows import pointers
 from saestore.stats import Moments
+
+if TYPE_CHECKING:
+    import xarray
+
+    from saestore.query.reader import Level, SetReader
 
 Array = np.ndarray[Any, Any]
 
@@ -25,32 +33,54 @@ def all_moments(segments: Sequence[Segment], features: Array, n_features: int, d
     return moments if np.array_equal(distinct, features) else moments.take(back)
 
 
-def quantiles(
-    lists_of: Callable[[Array], Iterator[PostingLists]], q: Any, features: Array, n_rows: int, *, active_only: bool
-) -> tuple[Array, Array]:
-    """The probabilities as an array, and exact quantiles by linear interpolation as `numpy.quantile`.
+@retry_on_stale_snapshot
+def quantile(
+    reader: SetReader,
+    q: Any,
+    features: Any = None,
+    *,
+    active_only: bool = False,
+    level: Level = "sample",
+    where: Any = None,
+) -> xarray.DataArray:
+    """Exact quantiles of features, by linear interpolation as `numpy.quantile`.
+
+    Parameters
+    ----------
+    q
+        One or several probabilities.
+    active_only
+        Over the samples only on which the feature is active; NaN where there is none. By default over all samples,
+        zeros included.
+    level
+        ``"item"``: of the maxima of items.
 
     Returns
     -------
-    Array, Array
-        float64 (n,) and (n, len(features)); NaN over no sample.
+    xarray.DataArray
+        On (quantile, feature), float64.
 
     Notes
     -----
     Memory: a block of about 4 million entries, or the longest list.
     """
+    import xarray as xr
+
+    selected = reader.select_features(features)
+    view = reader.view(level, where, feature=selected.only)
     try:
         probabilities = np.atleast_1d(np.asarray(q, np.float64))
     except (TypeError, ValueError, RuntimeError):
         probabilities = np.array([np.nan])
     if probabilities.ndim != 1 or not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise InvalidInputError(f"q={q!r}: quantiles are probabilities from 0 to 1.", code="not-a-probability")
-    distinct, back = np.unique(features, return_inverse=True)
+    distinct, back = np.unique(selected.ids, return_inverse=True)
     parts = [np.empty((len(probabilities), 0))]
-    for lists in lists_of(distinct):
-        counts = np.diff(lists.indptr) if active_only else np.full(len(lists.features), n_rows)
+    for lists in view.lists(distinct):
+        counts = np.diff(lists.indptr) if active_only else np.full(len(lists.features), view.n)
         parts.append(_quantiles_of(lists, probabilities, counts))
-    return probabilities, np.concatenate(parts, axis=1)[:, back]
+    coords = {"quantile": probabilities, "feature": selected.ids}
+    return xr.DataArray(np.concatenate(parts, axis=1)[:, back], dims=("quantile", "feature"), coords=coords)
 
 
 def _quantiles_of(lists: PostingLists, q: Array, counts: Array) -> Array:
@@ -82,15 +112,35 @@ def _quantiles_of(lists: PostingLists, q: Array, counts: Array) -> Array:
     return np.where(counts > 0, values, np.nan)
 
 
-def histogram(values: Array, zeros: int, bins: Any, value_range: tuple[float, float] | None) -> tuple[Array, Array]:
+@retry_on_stale_snapshot
+def histogram(
+    reader: SetReader,
+    feature: int,
+    bins: Any = 50,
+    *,
+    range: tuple[float, float] | None = None,
+    active_only: bool = True,
+    level: Level = "sample",
+    where: Any = None,
+) -> Histogram:
+    """Exact histogram of one feature, as `numpy.histogram`, over its active samples or items, or over all."""
+    if isinstance(bins, str) and not active_only:
+        message = f"bins={bins!r} needs active_only=True; give a number of bins or their edges for all samples."
+        raise InvalidInputError(message, code="wrong-bins")
+    number = one_feature(reader, feature, "histogram")
+    view = reader.view(level, where, feature=number)
+    values = next(view.lists(np.array([number]))).data
+    counts, edges = counts_of(values, 0 if active_only else view.n - len(values), bins, range)
+    return Histogram(edges[:-1], edges[1:], counts.astype(np.int64))
+
+
+def counts_of(values: Array, zeros: int, bins: Any, limits: tuple[float, float] | None) -> tuple[Array, Array]:
     """Counts and edges as `numpy.histogram` gives them for `values` and this many zeros."""
     values = values.astype(np.float64)
     try:
-        if not zeros:
-            return np.histogram(values, bins, value_range)
-        if np.ndim(bins) == 0 and value_range is None:
-            value_range = (min(0.0, float(values.min(initial=0))), max(0.0, float(values.max(initial=0))))
-        counts, edges = np.histogram(values, bins, value_range)
-        return counts + zeros * np.histogram([0.0], edges)[0], edges
+        if zeros and np.ndim(bins) == 0 and limits is None:
+            limits = (min(0.0, float(values.min(initial=0))), max(0.0, float(values.max(initial=0))))
+        counts, edges = np.histogram(values, bins, limits)
+        return counts + zeros * np.histogram([0.0], edges)[0] if zeros else counts, edges
     except (ValueError, TypeError) as e:
-        raise InvalidInputError(f"bins={bins!r}, range={value_range!r}: {e}.", code="wrong-bins") from e
+        raise InvalidInputError(f"bins={bins!r}, range={limits!r}: {e}.", code="wrong-bins") from e

@@ -20,10 +20,11 @@ from saestore.segment import Segment, active_features, open_lists
 from saestore.storage import ArrayReader, Root, SnapshotStore, group_of, place_name, read_attributes
 from saestore.tables.column import Column
 from saestore.tables.item_index import ItemIndex
-from saestore.tables.label_matrix import LabelMatrix, check_level
+from saestore.tables.label_matrix import LabelMatrix, check_level, csc_of_rows, position_of
 from saestore.tables.stored_table import StoredTable
 
 if TYPE_CHECKING:
+    import scipy.sparse
     import zarr
 
     from saestore.writing.writer import SetWriter
@@ -140,6 +141,46 @@ class OpenSet:
         check_level(level)
         return self.table(LEVEL_TABLES[level]).labels()
 
+    @retry_on_stale_snapshot
+    def concept_names(self, level: str | None = None) -> list[str]:
+        """Names of the concepts of a level, in the order of their columns; by default of both, items first."""
+        if level is None:
+            return list(dict.fromkeys([*self.concept_names("item"), *self.concept_names("sample")]))
+        check_level(level)
+        return self.table(LEVEL_TABLES[level]).concept_names
+
+    def concept_mask(self, name: str, level: str | None = None) -> Array:
+        """Whether each item or sample has a concept, bool (n_items,) or (n_samples,); False where unknown.
+
+        Parameters
+        ----------
+        level
+            By default items where they have the concept, else samples.
+
+        Raises
+        ------
+        NotFoundError
+            There is no concept of this name; the message names those that there are.
+        """
+        if level is None:
+            level = "sample" if name in self.concept_names("sample") else "item"
+            level = "item" if name in self.concept_names("item") else level
+            position_of(name, self.concept_names())
+        position_of(name, self.concept_names(level), f"concept of {level}s")
+        return np.ma.filled(self.read_column(LEVEL_TABLES[level], name).array(), False)
+
+    def concept_matrix(self, level: str = "item") -> scipy.sparse.csc_array:
+        """Where concepts are true, bool, items or samples x concepts in the order of `concept_names`.
+
+        Memory: 5 bytes per positive label.
+        """
+        return self.labels(level).matrix
+
+    def unknown_matrix(self, level: str = "item") -> scipy.sparse.csc_array:
+        """Where concepts are unknown, as `concept_matrix` has where they are true."""
+        labels = self.labels(level)
+        return csc_of_rows([[]] * len(labels.names), labels.n_rows) if labels.unknown is None else labels.unknown
+
     @property
     def root(self) -> zarr.Group:
         """The root group of the store."""
@@ -163,10 +204,12 @@ class OpenSet:
 
         In a local folder, where there is nothing to wait for, each is read when it is needed.
         """
+        if self._snapshot.folder is not None:
+            return
         index = self._index
         pointers = [] if index.stored is None or index.ptr is not None else [index.stored]
         open_lists(self.segments if lists else [], [*pointers, *wholes], tails)
-        if pointers and not pointers[0].is_local:
+        if pointers:
             index.load()
 
     @retry_on_stale_snapshot
@@ -265,7 +308,7 @@ class OpenSet:
         The last expression or mapping is remembered: a byte per item or sample. With `lists`, what a question about
         features needs is read in the same step.
         """
-        tree = as_tree(where)
+        tree = None if where is None else as_tree(where)
         if tree is None:
             if lists:
                 self._open_lists()

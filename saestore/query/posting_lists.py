@@ -30,6 +30,8 @@ class PostingLists:
     @property
     def feature_of_entry(self) -> Array:
         """The feature of every entry, int64."""
+        if len(self.features) == 1:
+            return np.full(len(self.data), self.features[0])
         return np.repeat(self.features, np.diff(self.indptr))
 
     def keep(self, mask: Array) -> PostingLists:

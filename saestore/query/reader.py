@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from saestore.errors import InvalidInputError, check_at_least
-from saestore.format import LEVEL_TABLES, SetAttributes
+from saestore.format import SetAttributes
 from saestore.query import distribution, profile, similarity, slices
 from saestore.query.details import details_of
 from saestore.query.open_set import OpenSet, retry_on_stale_snapshot
 from saestore.query.posting_lists import PostingLists
-from saestore.query.results import FeatureMatches, Histogram, SimilarFeatures, TopFeatures, TopSamples
-from saestore.query.selection import Condition, Selection, select, select_one
+from saestore.query.results import SimilarFeatures, TopFeatures, TopSamples
+from saestore.query.selection import Condition, Selection, select
 from saestore.query.set_table import SetTable
 from saestore.query.similarity import Metric, Sizes
 from saestore.query.slices import DENSE_LIMIT, check_size
 from saestore.query.topk import top_of_items, top_of_lists, top_of_rows
 from saestore.query.unique import alike
 from saestore.query.view import Pooling, View, check_pooling
-from saestore.query.where import as_tree, names_activation
+from saestore.query.where import as_tree, names_activation, one_feature
 from saestore.stats import Moments, statistics_table
-from saestore.tables.label_matrix import check_level, csc_of_rows, position_of
+from saestore.tables.label_matrix import check_level
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -102,8 +102,8 @@ class SetReader(OpenSet):
         if len(features) > 1 and names_activation(where):
             each = [self.top_samples(int(f), n, level=level, where=where, unique=unique) for f in features]
             return TopSamples.concat(each)
-        condition = self.condition(where, _only(selected), lists=True)
-        same = alike(self.items, unique)
+        condition = self.condition(where, selected.only, lists=True)
+        same = None if unique is False else alike(self.items, unique)
         options: dict[str, Any] = {"per_item": level == "item", "where": condition, "alike": same}
         found = top_of_lists(self.segments, features, n, self.item_index, dtype=self.dtype, **options)
         return self._table(found)
@@ -116,12 +116,9 @@ class SetReader(OpenSet):
 
     def select_features(self, features: Any) -> Selection:
         """Features by numpy's rules for an index, or those that fulfil a condition; see `SetTable.where`."""
-        if as_tree(features) is not None:
+        if type(features) is not int and as_tree(features) is not None:
             return Selection(self.features.where(features), scalar=False)
         return select(features, self.shape[1], "feature")
-
-    def _features(self, features: Any) -> Array:
-        return self.select_features(features).ids
 
     def _list(self, feature: int, view: View) -> PostingLists:
         return next(view.lists(np.array([feature])))
@@ -205,7 +202,7 @@ class SetReader(OpenSet):
         """
         check_pooling(pooling)
         columns = self.select_features(features)
-        view = self.view(level, where, feature=_only(columns))
+        view = self.view(level, where, feature=columns.only)
         rows = self._rows(view, samples)
         advice = f"Ask for fewer {level}s or features, use sparse(), or pass max_bytes."
         check_size((len(rows), len(columns)), view.dtype_of(pooling).itemsize, max_bytes, advice)
@@ -251,7 +248,7 @@ class SetReader(OpenSet):
         """
         check_pooling(pooling)
         columns = self.select_features(features)
-        view = self.view(level, where, feature=_only(columns))
+        view = self.view(level, where, feature=columns.only)
         rows = self._rows(view, samples)
         n_samples = view.n_samples_of(rows)
         expected = min(int(self.nnz * n_samples / max(1, self.shape[0])), len(rows) * self.shape[1])
@@ -284,7 +281,7 @@ class SetReader(OpenSet):
         Memory: 12 bytes per pair, and blocks of about 4 million pairs and non-zeros, 400 MB; never the dense matrix of
         all the samples and features that occur.
         """
-        rows, columns = select(samples, self.shape[0], "sample").ids, self._features(features)
+        rows, columns = select(samples, self.shape[0], "sample").ids, self.select_features(features).ids
         if len(rows) != len(columns) and 1 not in (len(rows), len(columns)):
             raise InvalidInputError(
                 f"vindex() takes pairs, not {len(rows):,} samples and {len(columns):,} features. dense() gives every "
@@ -317,7 +314,7 @@ class SetReader(OpenSet):
             Also give ``n_active_at`` (feature, position): samples at each position of their items where it is active.
         """
         selected = self.select_features(features)
-        ids, view = selected.ids, self.view(level, where, feature=_only(selected))
+        ids, view = selected.ids, self.view(level, where, feature=selected.only)
         table = statistics_table(self._moments(view, ids), ids)
         if classes is not None:
             table = table.assign(profile.purity(self, view, ids, classes))
@@ -331,63 +328,6 @@ class SetReader(OpenSet):
         if self._item_moments is None or any(a is not b for a, b in zip(self._item_moments[0], key, strict=True)):
             self._item_moments = key, view.moments(np.arange(view.n_features))
         return self._item_moments[1]
-
-    @retry_on_stale_snapshot
-    def quantile(
-        self,
-        q: Any,
-        features: Any = None,
-        *,
-        active_only: bool = False,
-        level: Level = "sample",
-        where: Any = None,
-    ) -> xarray.DataArray:
-        """Exact quantiles of features, by linear interpolation as `numpy.quantile`.
-
-        Parameters
-        ----------
-        q
-            One or several probabilities.
-        active_only
-            Over the samples only on which the feature is active; NaN where there is none. By default over all samples,
-            zeros included.
-        level
-            ``"item"``: of the maxima of items.
-
-        Returns
-        -------
-        xarray.DataArray
-            On (quantile, feature), float64.
-        """
-        import xarray as xr
-
-        selected = self.select_features(features)
-        ids, view = selected.ids, self.view(level, where, feature=_only(selected))
-        probabilities, values = distribution.quantiles(view.lists, q, ids, view.n, active_only=active_only)
-        coords = {"quantile": probabilities, "feature": ids}
-        return xr.DataArray(values, dims=("quantile", "feature"), coords=coords)
-
-    @retry_on_stale_snapshot
-    def histogram(
-        self,
-        feature: int,
-        bins: Any = 50,
-        *,
-        range: tuple[float, float] | None = None,
-        active_only: bool = True,
-        level: Level = "sample",
-        where: Any = None,
-    ) -> Histogram:
-        """Exact histogram of one feature, as `numpy.histogram`, over its active samples or items, or over all."""
-        if isinstance(bins, str) and not active_only:
-            message = f"bins={bins!r} needs active_only=True; give a number of bins or their edges for all samples."
-            raise InvalidInputError(message, code="wrong-bins")
-        number = one_feature(self, feature, "histogram")
-        view = self.view(level, where, feature=number)
-        values = self._list(number, view).data
-        zeros = 0 if active_only else view.n - len(values)
-        counts, edges = distribution.histogram(values, zeros, bins, range)
-        return Histogram(edges[:-1], edges[1:], counts.astype(np.int64))
 
     @retry_on_stale_snapshot
     def similar(
@@ -429,134 +369,12 @@ class SetReader(OpenSet):
         found = similarity.most_similar(metric, n, view, lists, Sizes.of(self._moments(view)))
         return replace(found, _details=partial(details_of, self))
 
-    @retry_on_stale_snapshot
-    def cooccurrence(
-        self, features: Any, *, level: Level = "sample", where: Any = None, max_bytes: int = DENSE_LIMIT
-    ) -> xarray.DataArray:
-        """The number of samples or items on which each two features are both active; with itself, on which it is.
-
-        Returns
-        -------
-        xarray.DataArray
-            On (feature, other_feature), int64.
-
-        Raises
-        ------
-        TooLargeError
-            It would be larger than `max_bytes` (4 GiB); nothing was read.
-
-        Notes
-        -----
-        Memory: the answer, two blocks of about 4 million entries of the features' lists, and 8 bytes per sample.
-        """
-        import xarray as xr
-
-        ids, view = self._features(features), self.view(level, where)
-        check_size((len(ids), len(ids)), 8, max_bytes, "Ask for fewer features, or for similar() of one.")
-        counts = similarity.cooccurrence(view, ids)
-        dims = ("feature", "other_feature")
-        return xr.DataArray(counts, dims=dims, coords=dict.fromkeys(dims, ids), name="n_both")
-
-    @retry_on_stale_snapshot
-    def compare(
-        self,
-        other: SetReader,
-        metric: Metric = "correlation",
-        n: int = 1,
-        *,
-        level: Level = "sample",
-        where: Any = None,
-    ) -> FeatureMatches:
-        """The features of another set over the same samples that match the features of this one.
-
-        Parameters
-        ----------
-        other
-            An activation set, such as of another SAE, with the same items and samples.
-        metric
-            As for `similar`.
-        n
-            Matches per feature at most.
-        level, where
-            Over samples or items, of which this set's labels fulfil a condition.
-
-        Returns
-        -------
-        FeatureMatches
-            One feature after the other. A feature that shares no sample with any of the other set has no row.
-
-        Raises
-        ------
-        InvalidInputError
-            The samples are not the same: other numbers of them, or other items. The message names the difference.
-
-        Notes
-        -----
-        Reads the lists of this set once for every 64 million non-zeros of the other, which are held. Memory: 16 bytes
-        for each of these, about 300 MB, and the answer.
-        """
-        n = similarity.check_request(n, metric)
-        if not isinstance(other, SetReader):
-            raise InvalidInputError(f"compare() takes another set, not a {type(other).__name__}.", code="not-a-set")
-        similarity.check_same_samples(self, other)
-        condition = self.condition(where)
-        views = (View.of(each, level, condition) for each in (self, other))
-        mine, theirs = ((view, Sizes.of(view.moments(np.arange(view.n_features)))) for view in views)
-        found = similarity.best_matches(metric, n, mine, theirs)
-        return replace(found, _details=partial(details_of, self, other=other))
-
-    @retry_on_stale_snapshot
-    def concept_names(self, level: Level | None = None) -> list[str]:
-        """Names of the concepts of a level, in the order of their columns; by default of both, items first."""
-        if level is None:
-            return list(dict.fromkeys([*self.concept_names("item"), *self.concept_names("sample")]))
-        check_level(level)
-        return self.table(LEVEL_TABLES[level]).concept_names
-
-    def concept_mask(self, name: str, level: Level | None = None) -> Array:
-        """Whether each item or sample has a concept, bool (n_items,) or (n_samples,); False where unknown.
-
-        Parameters
-        ----------
-        level
-            By default items where they have the concept, else samples.
-
-        Raises
-        ------
-        NotFoundError
-            There is no concept of this name; the message names those that there are.
-        """
-        if level is None:
-            level = "sample" if name in self.concept_names("sample") else "item"
-            level = "item" if name in self.concept_names("item") else level
-            position_of(name, self.concept_names())
-        position_of(name, self.concept_names(level), f"concept of {level}s")
-        return np.ma.filled(self.read_column(LEVEL_TABLES[level], name).array(), False)
-
-    def concept_matrix(self, level: Level = "item") -> scipy.sparse.csc_array:
-        """Where concepts are true, bool, items or samples x concepts in the order of `concept_names`.
-
-        Memory: 5 bytes per positive label.
-        """
-        return self.labels(level).matrix
-
-    def unknown_matrix(self, level: Level = "item") -> scipy.sparse.csc_array:
-        """Where concepts are unknown, as `concept_matrix` has where they are true."""
-        labels = self.labels(level)
-        return csc_of_rows([[]] * len(labels.names), labels.n_rows) if labels.unknown is None else labels.unknown
-
-
-def one_feature(reader: SetReader, feature: Any, method: str) -> int:
-    """The one feature that a method takes, by its number or by a condition that one feature fulfils."""
-    if as_tree(feature) is None:
-        return select_one(feature, reader.shape[1], "feature", method)
-    ids = reader.select_features(feature).ids
-    if len(ids) != 1:
-        message = f"{method}() takes one feature; {len(ids):,} fulfil {feature!r}."
-        raise InvalidInputError(message, code="not-one")
-    return int(ids[0])
-
-
-def _only(features: Selection) -> int | None:
-    """The one feature that a question is about, None where there are several or none."""
-    return int(features.ids[0]) if len(features) == 1 else None
+    # These take a set as their first argument, and document themselves.
+    quantile = distribution.quantile
+    """Exact quantiles: [`quantile`][saestore.query.distribution.quantile]."""
+    histogram = distribution.histogram
+    """Exact histogram of one feature: [`histogram`][saestore.query.distribution.histogram]."""
+    cooccurrence = similarity.cooccurrence
+    """How often two features are active together: [`cooccurrence`][saestore.query.similarity.cooccurrence]."""
+    compare = similarity.compare
+    """Matches among the features of another set: [`compare`][saestore.query.similarity.compare]."""

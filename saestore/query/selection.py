@@ -30,6 +30,11 @@ class Selection:
     def __len__(self) -> int:
         return len(self.given)
 
+    @property
+    def only(self) -> int | None:
+        """The one id, None where there are several or none."""
+        return int(self.ids[0]) if len(self) == 1 else None
+
 
 def select(spec: Any, size: int, what: str) -> Selection:
     """Resolve an int, slice, list or array of ints, boolean mask or None (all) against an axis of length `size`.
@@ -76,7 +81,7 @@ def select(spec: Any, size: int, what: str) -> Selection:
 
 def _as_array(spec: Any, size: int, what: str) -> Array:
     """The ids as an array of the same number of dimensions; what numpy would guess at is refused."""
-    if isinstance(spec, np.ma.MaskedArray) and np.ma.getmaskarray(spec).any():
+    if hasattr(spec, "mask") and isinstance(spec, np.ma.MaskedArray) and np.ma.getmaskarray(spec).any():
         raise _not_an_index(spec, what, "a masked value")
     if isinstance(spec, list | tuple) and 0 < sum(map(is_bool, spec)) < len(spec):
         raise _not_an_index(spec, what, "a boolean among numbers")

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from saestore.errors import InvalidInputError, check_at_least, check_choice
 from saestore.kernels import segment_sums
-from saestore.query.open_set import OpenSet
+from saestore.query.details import details_of
+from saestore.query.open_set import OpenSet, retry_on_stale_snapshot
 from saestore.query.posting_lists import PostingLists
 from saestore.query.results import FeatureMatches, SimilarFeatures
+from saestore.query.slices import DENSE_LIMIT, check_size
 from saestore.query.view import View
 from saestore.sparse_rows import pointers
 from saestore.stats import Moments
 
 if TYPE_CHECKING:
     import scipy.sparse
+    import xarray
+
+    from saestore.query.reader import Level, SetReader
 
 Array = np.ndarray[Any, Any]
 Metric = Literal["jaccard", "cosine", "correlation", "conditional", "npmi"]
@@ -136,24 +142,92 @@ def ranked(
     return SimilarFeatures(together[best], scores[best], n_both[together[best]])
 
 
-def cooccurrence(view: View, features: Array) -> Array:
-    """Rows on which both of two features are active, int64 (len(features), len(features)).
+@retry_on_stale_snapshot
+def cooccurrence(
+    reader: SetReader, features: Any, *, level: Level = "sample", where: Any = None, max_bytes: int = DENSE_LIMIT
+) -> xarray.DataArray:
+    """The number of samples or items on which each two features are both active; with itself, on which it is.
 
-    Memory: the answer, two blocks of features' lists, and 8 bytes per row.
+    Returns
+    -------
+    xarray.DataArray
+        On (feature, other_feature), int64.
+
+    Raises
+    ------
+    TooLargeError
+        It would be larger than `max_bytes` (4 GiB); nothing was read.
+
+    Notes
+    -----
+    Memory: the answer, two blocks of about 4 million entries of the features' lists, and 8 bytes per sample.
     """
-    features, back = np.unique(features, return_inverse=True)
-    counts, first = np.zeros((len(features), len(features)), np.int64), 0
-    for lists in _blocks(view, features):
+    import xarray as xr
+
+    ids, view = reader.select_features(features).ids, reader.view(level, where)
+    check_size((len(ids), len(ids)), 8, max_bytes, "Ask for fewer features, or for similar() of one.")
+    distinct, back = np.unique(ids, return_inverse=True)
+    counts, first = np.zeros((len(distinct), len(distinct)), np.int64), 0
+    for lists in _blocks(view, distinct):
         last = first + len(lists.features)
         rows, start = np.unique(lists.samples), first  # few of all where features are rare
         right = _matrix(_among(rows, lists), len(rows), np.int32).T.tocsr()
-        for others in _blocks(view, features[first:]):
+        for others in _blocks(view, distinct[first:]):
             stop = start + len(others.features)
             part = (_matrix(_among(rows, others), len(rows), np.int32) @ right).toarray()
             counts[start:stop, first:last], counts[first:last, start:stop] = part, part.T
             start = stop
         first = last
-    return counts[np.ix_(back, back)]
+    dims = ("feature", "other_feature")
+    return xr.DataArray(counts[np.ix_(back, back)], dims=dims, coords=dict.fromkeys(dims, ids), name="n_both")
+
+
+@retry_on_stale_snapshot
+def compare(
+    reader: SetReader,
+    other: SetReader,
+    metric: Metric = "correlation",
+    n: int = 1,
+    *,
+    level: Level = "sample",
+    where: Any = None,
+) -> FeatureMatches:
+    """The features of another set over the same samples that match the features of this one.
+
+    Parameters
+    ----------
+    other
+        An activation set, such as of another SAE, with the same items and samples.
+    metric
+        As for `similar`.
+    n
+        Matches per feature at most.
+    level, where
+        Over samples or items, of which this set's labels fulfil a condition.
+
+    Returns
+    -------
+    FeatureMatches
+        One feature after the other. A feature that shares no sample with any of the other set has no row.
+
+    Raises
+    ------
+    InvalidInputError
+        The samples are not the same: other numbers of them, or other items. The message names the difference.
+
+    Notes
+    -----
+    Reads the lists of this set once for every 64 million non-zeros of the other, which are held. Memory: 16 bytes
+    for each of these, about 300 MB, and the answer.
+    """
+    n = check_request(n, metric)
+    if not isinstance(other, OpenSet):
+        raise InvalidInputError(f"compare() takes another set, not a {type(other).__name__}.", code="not-a-set")
+    check_same_samples(reader, other)
+    condition = reader.condition(where)
+    views = (View.of(each, level, condition) for each in (reader, other))
+    mine, theirs = ((view, Sizes.of(view.moments(np.arange(view.n_features)))) for view in views)
+    return replace(best_matches(metric, n, mine, theirs), _details=partial(details_of, reader, other=other))
 
 
 def best_matches(

@@ -25,7 +25,7 @@ _WORTH_THREADS = 1 << 24  # bytes of a dense answer
 _BLOCK = 1 << 22  # points that are looked up at a time
 
 
-def check_size(shape: tuple[int, ...], itemsize: int, limit: int, instead: str) -> None:
+def check_size(shape: tuple[int, ...], itemsize: int, limit: Any, instead: str) -> None:
     """Refuse an answer larger than `limit` bytes before anything is read or allocated."""
     if not isinstance(limit, numbers.Real):
         raise InvalidInputError(f"max_bytes={limit!r:.100}: give a number of bytes.", code="not-a-number")
@@ -172,15 +172,8 @@ def _columns(block: Any, features: Selection, n_features: int) -> Any:
 
 
 def points(segments: Sequence[Segment], rows: Array, features: Array, n_features: int, dtype: Any) -> Array:
-    """The activation at every pair, zero where there is none.
+    """The activation at every pair of a row and a feature, in any order and with repetitions, zero where there is none.
 
-    Parameters
-    ----------
-    rows, features
-        int64, of equal length, in any order and with repetitions.
-
-    Notes
-    -----
     Reads the lists of the features or the rows of the samples, the smaller of both. Memory: the answer; 8 bytes per
     point where there are more than 4 million; and a block of about 4 million points and non-zeros, 400 MB.
     """

@@ -17,18 +17,16 @@ Array = np.ndarray[Any, Any]
 _COMPARED = ("text", "hash", "key")  # the first of these columns that the items have
 
 
-def alike(items: SetTable, unique: bool | str) -> Callable[[Array], Array] | None:
-    """From distinct items to the values by which they are the same, None for unknown ones; None for ``unique=False``.
+def alike(items: SetTable, unique: bool | str) -> Callable[[Array], Array]:
+    """From distinct items to the values by which they are the same, None for unknown ones.
 
     Raises
     ------
     NotFoundError
         The items have no column of this name.
     """
-    if unique is False:
-        return None
     names = items.columns
-    column = next((name for name in _COMPARED if name in names), None) if unique is True else unique
+    column = next((name for name in _COMPARED if name in names), None) if unique is True else str(unique)
     if unique is not True and unique not in names:
         raise NotFoundError(
             f"unique={unique!r}: the items have no such column. {did_you_mean(str(unique), names)}They have "

@@ -199,21 +199,9 @@ def lists_over(
 
 
 def item_maxima(indptr: Array, items: Array, values: Array, sizes: Array) -> tuple[Array, Array, Array]:
-    """From lists over samples to lists over items, whose score is the maximum of their samples.
+    """From lists over samples, and the item of each entry, to lists over items with the maximum of their samples.
 
-    Parameters
-    ----------
-    indptr, values
-        Lists in impact order.
-    items
-        Item of every entry.
-    sizes
-        Samples of every item (n_items,). An item with an inactive sample scores at least 0.
-
-    Returns
-    -------
-    indptr, items, values
-        Lists in impact order, without the items that score 0.
+    `sizes` are the samples of every item (n_items,); an inactive one scores 0. Items of score 0 are left out.
     """
     kept = strongest_of_items(indptr, items, values, sizes)
     return pointers(kept)[indptr], items[kept], values[kept]
@@ -237,19 +225,9 @@ def strongest_of_items(indptr: Array, items: Array, values: Array, sizes: Array)
 
 
 def pool(key: Array, data: Array, sizes: Array, pooling: Pooling) -> tuple[Array, Array]:
-    """One value for each distinct key, from all its entries, in any order, and zeros.
+    """One value for each distinct key of entries in any order, ascending, without those that are 0.
 
-    Parameters
-    ----------
-    key, data
-        Of every entry: what it belongs to, int64, and its activation.
-    sizes
-        How many values the key of every entry has in all, zeros included.
-
-    Returns
-    -------
-    key, data
-        Ascending, without keys whose value is 0.
+    `sizes` is how many values the key of every entry has in all, zeros included.
     """
     order = np.argsort(key, kind="stable")
     key, data = key[order], data[order]

@@ -8,13 +8,13 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 
 from saestore.errors import InvalidInputError
 from saestore.progress import check_deadline
-from saestore.query.selection import Condition
+from saestore.query.selection import Condition, select_one
 from saestore.query.where_names import ACTIVATION, Block, NamedValues, Names, NameSource, TableNames, Values, marked
 from saestore.query.where_parser import Compare, Join, Mark, Name, Node, Not, Unknown, Value, parse, quote_text
 from saestore.storage import ArrayReader, prefetch
@@ -22,6 +22,9 @@ from saestore.tables.column import TEXT, Column
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.stored_table import StoredTable
 from saestore.vocabulary import LEVELS
+
+if TYPE_CHECKING:
+    from saestore.query.reader import SetReader
 
 Array = np.ndarray[Any, Any]
 
@@ -42,6 +45,7 @@ _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "
 HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
 _LARGEST = 1 << 1000
 _MOST_NAMES, _MOST_VALUES = 1000, 1 << 18  # of a mapping
+_PLAIN = {str, int, float, bool}
 _MANY = 16  # values, from which on they are looked up instead of compared one by one
 _EXPRESSION = re.compile(r"\s(and|or)\s|^[\"'].*[\"']$", re.DOTALL)  # what an untyped value hardly ever holds
 
@@ -64,6 +68,17 @@ def as_tree(where: Any) -> Node | None:
     return where if isinstance(where, Node) else None
 
 
+def one_feature(reader: SetReader, feature: Any, method: str) -> int:
+    """The one feature that a method takes, by its number or by a condition that one feature fulfils."""
+    if as_tree(feature) is None:
+        return select_one(feature, reader.shape[1], "feature", method)
+    ids = reader.select_features(feature).ids
+    if len(ids) != 1:
+        message = f"{method}() takes one feature; {len(ids):,} fulfil {feature!r}."
+        raise InvalidInputError(message, code="not-one")
+    return int(ids[0])
+
+
 def _values(name: object, given: Any) -> tuple[Value, ...]:
     given = np.atleast_1d(given).tolist() if isinstance(given, np.ndarray) else given
     options = given if isinstance(given, list | tuple | set | frozenset) else [given]
@@ -73,7 +88,9 @@ def _values(name: object, given: Any) -> tuple[Value, ...]:
             "Give a boolean mask.",
             code="condition-too-long",
         )
-    return tuple(Value(_plain(name, option)) for option in options)
+    if not set(map(type, options)) <= _PLAIN:
+        options = [_plain(name, option) for option in options]
+    return tuple(map(Value, options))
 
 
 def _plain(name: object, option: Any) -> str | float | bool:
@@ -225,7 +242,9 @@ def _compared(node: Compare, names: NameSource, negated: bool) -> _Mask:
             _refuse(f"{what}; they cannot be compared", mark and end and replace(mark, stop=end.stop))
         compare = _OPERATORS[node.operator]
         return _applied(lambda one, another: compare(one.values, another.values), [column, other], negated)
-    options = [_fitting(column, node.operator, value) for value in node.right]
+    options: list[Any] = [value.value for value in node.right]
+    if column.kind != "numbers" or node.operator == "contains" or set(map(type, options)) != {float}:  # else all fit
+        options = [_fitting(column, node.operator, value) for value in node.right]
     return _applied(lambda values: _any_of(node.operator, values, options), [column], negated)
 
 

@@ -92,8 +92,8 @@ def _runs(ranked: Ranked, hits: Hits, zero_hits: Array) -> Runs:
     negative = values < 0
     if negative.any():
         tp[negative] += zero_hits.reshape(-1)[pair[negative]]
-    places = (each.astype(np.int64) for each in (stop[ends], ranked.start[entries]))
-    return Runs(indptr, pair, np.diff(ends, prepend=-1), tp, *places, values)
+    k, start = stop[ends].astype(np.int64), ranked.start[entries].astype(np.int64)
+    return Runs(indptr, pair, np.diff(ends, prepend=-1), tp, k, start, values)
 
 
 def _integer_sums(values: Array, indptr: Array) -> Array:

@@ -13,7 +13,6 @@ import threading
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,10 +86,7 @@ def is_shared(store: Store) -> bool:
 def check_conditional(store: Store) -> None:
     """Refuse a place that cannot keep two writers apart, before anything is written there.
 
-    Raises
-    ------
-    StoreWriteError
-        The place ignores conditions, or has none (code ``no-conditional-writes``).
+    Raises StoreWriteError: The place ignores conditions, or has none (code ``no-conditional-writes``).
     """
     _place(store)
 
@@ -220,6 +216,8 @@ class _Repository(_Memory):
 def _in_thread(answer: Coroutine[Any, Any, Any]) -> Any:
     async def whole() -> Any:
         return await answer
+
+    from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(1) as thread:  # this one may have an event loop that runs, as in a notebook
         return thread.submit(asyncio.run, whole()).result()

@@ -10,12 +10,15 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from saestore.errors import check_choice
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 PARTIAL = ".partial"  # how zarr's local store, too, ends the name of a file that it is writing
 _DRAFT_SECONDS = 3600  # no file of saestore takes longer to write
@@ -71,6 +74,8 @@ def flush(files: Iterable[Path], top: Path) -> None:
 
 @cache
 def _pool() -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor
+
     return ThreadPoolExecutor(_AT_ONCE, "saestore-flush")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import google_crc32c
@@ -88,10 +88,13 @@ class Layout:
 
     def decoded(self, n: Any) -> Any:
         """How many values of a chunk are decoded where its first `n` are wanted, of one number or of several."""
-        if self.codec != "pcodec" or self.dtype.kind == "T" or self.dtype.itemsize == 1:
-            return self.chunk
-        n = -(-n // _BATCH) * _BATCH
+        n = -(-n // self._decoded_at_once) * self._decoded_at_once
         return np.minimum(self.chunk, n) if isinstance(n, np.ndarray) else min(self.chunk, n)
+
+    @cached_property
+    def _decoded_at_once(self) -> int:
+        whole = self.codec != "pcodec" or self.dtype.kind == "T" or self.dtype.itemsize == 1
+        return self.chunk if whole else _BATCH
 
     def n_chunks(self, shard: int) -> int:
         """Chunks of one shard that hold values."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,8 +26,11 @@ def at_once(work: Callable[[T], R], parts: Sequence[T]) -> list[R]:
     """What `work` makes of each of the parts, in threads where there are several."""
     if len(parts) <= 1:
         return [work(part) for part in parts]
-    with ThreadPoolExecutor(min(MAX_THREADS, len(parts))) as pool:
-        return list(pool.map(work, parts))
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(min(MAX_THREADS, len(parts) - 1)) as pool:
+        rest = pool.map(work, parts[1:])
+        return [work(parts[0]), *rest]  # this thread takes a part too
 
 
 def in_order(work: Callable[[T], R], parts: Iterable[T]) -> Iterator[R]:
@@ -34,6 +39,8 @@ def in_order(work: Callable[[T], R], parts: Iterable[T]) -> Iterator[R]:
     if n == 1:
         yield from map(work, parts)
         return
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(n) as pool:
         running: deque[Future[R]] = deque()
         try:

@@ -15,8 +15,6 @@ from saestore.query.similarity import METRICS, WITH_DOT, best_matches, check_sam
 from saestore.web.request import Parameters
 from saestore.web.view import MOST_HELD, MOST_ROWS, Page, SetView, StoreView
 
-__all__ = ["COMPARE", "compare_page", "is_held", "matches_of", "most_like"]
-
 Array = np.ndarray[Any, Any]
 
 COMPARE = ("other", "metric", "match", "limit", "offset")
@@ -40,39 +38,30 @@ def compare_page(store: StoreView, view: SetView, asked: Parameters) -> Page:
     """
     other, metric = asked.text("other"), asked.choice("metric", METRICS, "correlation")
     match = asked.choice("match", MATCH, "best")
-    limit, offset = asked.whole("limit", 50, 1, MOST_ROWS), asked.whole("offset", 0, 0, 1 << 40)
+    window = asked.window(50, MOST_ROWS)
     theirs = f"saestore.open({store.location!r})[{other!r}]"
     paired = match == "one-to-one" and metric in BY
     question = f"acts.match({theirs}, {metric!r})" if paired else f"acts.compare({theirs}, {metric!r})"
     words = [] if paired else ["compare", view.path, other, "--metric", metric] if other else ["info", view.path]
     data: dict[str, Any] = {
         "set": view.path,
-        "other": other or None,
-        "metric": metric,
-        "match": match,
-        "limit": limit,
-        "offset": offset,
+        **asked.given,
         "choices": [path for path in store.paths()[0] if path != view.path],
-        "partial": False,
-        "waiting": False,
-        "n_pairs": None,
+        **dict.fromkeys(("partial", "waiting"), False),
+        **dict.fromkeys(("n_pairs", "n_unmatched", "n_other_unmatched", "mean_score", "share")),
         "n_matches": 0,
-        "n_unmatched": None,
-        "n_other_unmatched": None,
-        "mean_score": None,
-        "share": None,
+        "rows": [],
         "unmatched": [],
         "other_unmatched": [],
-        "rows": [],
         "points": {},
         **store.copies(view.path, question if other else "", *words),
     }
     if other:
-        data |= _compared(view, store.open(other), metric, match, (limit, offset))
+        data |= _compared(view, store.open(other), metric, match, window)
     return Page("compare.html", f"compare · {view.path}", data, moves=data["waiting"])
 
 
-def _compared(view: SetView, theirs: SetView, metric: Any, match: str, window: tuple[int, int]) -> dict[str, Any]:
+def _compared(view: SetView, theirs: SetView, metric: Any, match: str, window: slice) -> dict[str, Any]:
     """The matches of all features, or while these are computed of the features of the page."""
     _check(view, theirs)
     n_pairs = view.reader.shape[1] * theirs.reader.shape[1]
@@ -91,7 +80,7 @@ def _compared(view: SetView, theirs: SetView, metric: Any, match: str, window: t
 
 
 def _check(view: SetView, theirs: SetView) -> None:
-    """Refuse sets over different samples; what was found is remembered."""
+    """Refuse sets over different samples."""
     view.remember(("same samples", theirs.path, theirs.tag), lambda: check_same_samples(view.reader, theirs.reader))
 
 
@@ -109,12 +98,11 @@ def _matches(view: SetView, theirs: SetView, metric: Any) -> tuple[ResultTable, 
     return best[np.argsort(-best.score, kind="stable")], pairs
 
 
-def _all(view: SetView, theirs: SetView, found: Any, window: tuple[int, int]) -> dict[str, Any]:
+def _all(view: SetView, theirs: SetView, found: Any, window: slice) -> dict[str, Any]:
     """The page of all matches, and the active features of each set that are in none."""
-    limit, offset = window
     some = found[:: max(1, len(found) // _MOST_POINTS)]
     data: dict[str, Any] = {
-        "rows": [_row(view, theirs, row) for row in found[offset : offset + limit]],
+        "rows": [_row(view, theirs, row) for row in found[window]],
         "n_matches": len(found),
         "points": _points(view, theirs, some.feature, some.other_feature),
     }
@@ -123,19 +111,18 @@ def _all(view: SetView, theirs: SetView, found: Any, window: tuple[int, int]) ->
         n_active[matched] = 0
         alone = np.flatnonzero(n_active)
         alone = alone[np.argsort(-n_active[alone], kind="stable")]
-        most = [{"feature": f, "name": each.name_of(f) or None} for f in alone[:_MOST_UNMATCHED].tolist()]
+        most = [{"feature": f, "name": each.name_of(f)} for f in alone[:_MOST_UNMATCHED].tolist()]
         data |= {f"n_{prefix}unmatched": len(alone), f"{prefix}unmatched": most}
     if isinstance(found, OneToOne):
         data |= {"mean_score": found.mean_score, "share": found.share()}
     return data
 
 
-def _one_by_one(view: SetView, theirs: SetView, metric: Any, window: tuple[int, int]) -> dict[str, Any]:
+def _one_by_one(view: SetView, theirs: SetView, metric: Any, window: slice) -> dict[str, Any]:
     """The match of each feature of a page, in the order of their numbers."""
-    limit, offset = window
     n_active = view.statistics["n_active"]
     order = np.flatnonzero(n_active)
-    shown = order[offset : offset + min(limit, _MOST_ONE_BY_ONE)]
+    shown = order[window][:_MOST_ONE_BY_ONE]
     shown = shown[: max(1, int(np.searchsorted(np.cumsum(n_active[shown]), _MOST_SAMPLES)))]
     rows = [
         _row(view, theirs, {"feature": f, **match})
@@ -150,11 +137,8 @@ def _one_by_one(view: SetView, theirs: SetView, metric: Any, window: tuple[int, 
 def matches_of(view: SetView, theirs: SetView, feature: int, metric: Any, n: int) -> list[dict[str, Any]]:
     """The features of another set that are most like one, best first: `acts.compare` for a single feature."""
     _check(view, theirs)
-    found = most_like(view, theirs, feature, metric, n)
-    return [
-        {"other_feature": f, "other_name": theirs.name_of(f) or None, "score": score, "n_both": n_both}
-        for f, score, n_both in zip(*(column.tolist() for column in found.columns.values()), strict=True)
-    ]
+    rows = theirs.named_rows(most_like(view, theirs, feature, metric, n).columns)
+    return [{"other_feature": row.pop("feature"), "other_name": row.pop("name"), **row} for row in rows]
 
 
 def is_held(view: SetView, metric: Any) -> bool:
@@ -182,8 +166,8 @@ def _row(view: SetView, theirs: SetView, match: dict[str, Any]) -> dict[str, Any
     return {
         "n_both": None,
         **{name: value for name, value in match.items() if name != "n_features"},
-        "name": view.name_of(feature) or None,
-        "other_name": theirs.name_of(other) or None,
+        "name": view.name_of(feature),
+        "other_name": theirs.name_of(other),
         "frac_nonzero": view.statistics["frac_nonzero"][feature].item(),
         "other_frac_nonzero": theirs.statistics["frac_nonzero"][other].item(),
     }

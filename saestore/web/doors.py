@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from starlette.requests import Request as WebRequest
     from starlette.responses import Response
 
-__all__ = ["application", "bind", "is_loopback", "serve", "widget"]
-
 SECONDS = 30  # after which a request is answered with an error, and its work ends at its next read
 _GRACE = 2  # seconds for the work to end by itself, with a page
 _THREADS = 4
@@ -180,9 +178,8 @@ def bind(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=128)
     except (OSError, OverflowError) as error:
-        raise StoreConflictError(
-            f"{host}:{port} cannot be opened ({error}); choose another --port, or 0 for a free one.", code="port-in-use"
-        ) from error
+        message = f"{host}:{port} cannot be opened ({error}); choose another --port, or 0 for a free one."
+        raise StoreConflictError(message, code="port-in-use") from error
 
 
 def serve(explorer: Explorer, listening: socket.socket, token: str | None, started: Callable[[str], None]) -> None:

@@ -10,6 +10,7 @@ import io
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -17,11 +18,9 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup, escape
 
-from saestore.errors import InvalidInputError, MissingDependencyError
+from saestore.errors import InvalidInputError, require
 from saestore.plot.style import number, opacity, percent
 from saestore.web.request import Links
-
-__all__ = ["SIZES", "Thumbnails", "bars", "density", "image", "scatter", "tokens"]
 
 Array = np.ndarray[Any, Any]
 
@@ -41,20 +40,11 @@ class Thumbnails:
     def __init__(self) -> None:
         self._lock = Lock()
         self._cached: OrderedDict[tuple[str, int, int, int, bool], bytes] = OrderedDict()
-        self._shapes: dict[tuple[str, int, int, bool], tuple[int, int]] = {}
 
     def shape(self, path: Path, *, turned: bool = True) -> tuple[int, int]:
         """Width and height in pixels, as it is shown; only the head of the file is read."""
         stat = path.stat()
-        key = (str(path), stat.st_mtime_ns, stat.st_size, turned)
-        if key not in self._shapes:
-            with _opened(path) as image:
-                wide, high = image.size
-                swapped = turned and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            if len(self._shapes) > 1 << 16:
-                self._shapes.clear()
-            self._shapes[key] = (high, wide) if swapped else (wide, high)
-        return self._shapes[key]
+        return _shape(path, turned, stat.st_mtime_ns, stat.st_size)
 
     def jpeg(self, path: Path, size: int, *, turned: bool = True) -> bytes:
         """The image as a JPEG whose longer side has at most `size` pixels; of at most 64 million pixels, 128 MiB."""
@@ -72,11 +62,16 @@ class Thumbnails:
         return body
 
 
+@lru_cache(1 << 16)
+def _shape(path: Path, turned: bool, *_: int) -> tuple[int, int]:
+    with _opened(path) as image:
+        wide, high = image.size
+        swapped = turned and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    return (high, wide) if swapped else (wide, high)
+
+
 def _opened(path: Path) -> Any:
-    try:
-        from PIL import Image
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("Images need pillow: `pip install 'saestore[web]'`.") from error
+    Image = require("PIL.Image", "web", "images")
     if path.stat().st_size > _MOST_BYTES:
         raise InvalidInputError(f"{path.name} is larger than 128 MiB; it is not shown.", code="image-too-large")
     try:
@@ -85,10 +80,8 @@ def _opened(path: Path) -> Any:
         raise _unreadable(path, error) from error
     if image.width * image.height > _MOST_PIXELS:
         image.close()
-        raise InvalidInputError(
-            f"{path.name} has {image.width:,} x {image.height:,} pixels; at most 64 million are decoded.",
-            code="image-too-large",
-        )
+        message = f"{path.name} has {image.width:,} x {image.height:,} pixels; at most 64 million are decoded."
+        raise InvalidInputError(message, code="image-too-large")
     return image
 
 
@@ -119,27 +112,20 @@ def image(example: Mapping[str, Any], strongest: float, links: Mapping[int, str 
     """
     picture = example["image"]
     wide, high = 320.0, 320.0 * picture["height"] / picture["width"]
+    value = "" if example.get("activation") is None else f", activation {number(example['activation'])}"
     head = Markup('<svg class="picture" viewBox="0 0 {:.0f} {:.1f}" role="{}" aria-label="{}">').format(
-        wide, high, "group" if links else "img", _description(example)
+        wide, high, "group" if links else "img", f"{example['key']}: item {example['item']}{value}"
     )
     if picture["url"] is None:
+        key = str(example["key"])
         body = Markup('<rect class="gone" width="{:.0f}" height="{:.1f}"/><text x="12" y="28">{}</text>').format(
-            wide, high, f"no image: {_end_of(str(example['key']), 34)}"
+            wide, high, f"no image: {key if len(key) <= 34 else '…' + key[-33:]}"
         )
         return head + body + Markup("</svg>")
     parts = [head, Markup('<image href="{}" width="{:.0f}" height="{:.1f}"/>').format(picture["url"], wide, high)]
     if picture["grid"] is not None:
         parts += _patches(example, picture, (wide, high), strongest, links or {})
     return Markup("").join([*parts, Markup("</svg>")])
-
-
-def _end_of(text: str, room: int) -> str:
-    return text if len(text) <= room else "…" + text[1 - room :]
-
-
-def _description(example: Mapping[str, Any]) -> str:
-    value = "" if example.get("activation") is None else f", activation {number(example['activation'])}"
-    return f"{example['key']}: item {example['item']}{value}"
 
 
 def _patches(
@@ -226,39 +212,25 @@ def tokens(example: Mapping[str, Any], strongest: float) -> Markup:
         classes += ["strong"] if token["position"] == example["position"] else []
         classes += ["in-mask"] if token["position"] in (example.get("mask") or ()) else []
         title = f"token {token['position']}: {number(value)}"
-        if token.get("url"):
-            parts.append(
-                Markup('<a class="{}" title="{}" href="{}">{}</a>').format(" ".join(classes), title, token["url"], text)
-            )
-        else:
-            parts.append(Markup('<span class="{}" title="{}">{}</span>').format(" ".join(classes), title, text))
+        link = Markup(' href="{}"').format(token["url"]) if token.get("url") else ""
+        drawn = Markup('<{0} class="{1}" title="{2}"{3}>{4}</{0}>')
+        parts.append(drawn.format("a" if link else "span", " ".join(classes), title, link, text))
     return Markup("").join(parts)
 
 
 def bars(
-    histogram: Mapping[str, Sequence[float]], links: Sequence[str | None], template: str | None, origin: str = ""
-) -> Markup:
-    """A histogram, its counts on a logarithmic scale; each bar leads to the samples that it counts.
-
-    `template` is the address of a range that is dragged; where `origin` is a range, the bars outside are pale.
-    """
-    chosen = tuple(map(float, origin[6:].split(","))) if origin.startswith("range:") else ()
-    return _chart(histogram, links, template, log=False, chosen=chosen)
-
-
-def density(histogram: Mapping[str, Sequence[float]], links: Sequence[str | None], template: str | None) -> Markup:
-    """A histogram of shares by their logarithms to the base of 10."""
-    return _chart(histogram, links, template, log=True)
-
-
-def _chart(
     histogram: Mapping[str, Sequence[float]],
     links: Sequence[str | None],
     template: str | None,
-    *,
-    log: bool,
-    chosen: Sequence[float] = (),
+    origin: str = "",
+    log: bool = False,
 ) -> Markup:
+    """A histogram, its counts on a logarithmic scale; each bar leads to what it counts.
+
+    `template` is the address of a range that is dragged; where `origin` is a range, the bars outside are pale. With
+    `log` the values are logarithms to the base of 10 of shares.
+    """
+    chosen = tuple(map(float, origin[6:].split(","))) if origin.startswith("range:") else ()
     left, right, counts = histogram["left"], histogram["right"], histogram["count"]
 
     def label(value: float) -> str:

@@ -17,43 +17,40 @@ from markupsafe import Markup
 
 from saestore import errors
 from saestore.concepts_namespace import Concepts
-from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError, SaestoreError, escape
+from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, escape
 from saestore.plot.images import find_image, is_turned
 from saestore.plot.style import number, percent
-from saestore.web import compare, concepts, drawing, feature, feature_table, item, pages, searching
-from saestore.web.request import Answer, Parameters, Request, as_json, with_query
+from saestore.web import compare, drawing, feature, items, pages, tables
+from saestore.web.request import Answer, Parameters, Request, as_json, check_number, with_query
 from saestore.web.view import EDITABLE, Page, SetView, StoreView
-
-__all__ = ["STATIC", "Explorer"]
 
 STATIC = Path(__file__).parent / "static"
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _LONGEST_FIELD = 20_000  # characters of a name, a note or an explanation
 # Of an error: its status; a code comes before its class.
 _STATUS: dict[str, int] = {
-    "unknown-column": 400,
-    "too-slow": 503,
-    "being-computed": 503,
-    "too-many": 503,
-    "bad-token": 403,
-    "read-only": 403,
-    "unknown-host": 403,
-    "other-origin": 403,
-    "unknown-form": 405,
-    "unknown-method": 405,
-    "address-too-long": 414,
-    "form-too-long": 413,
-}
-_STATUS_OF_CLASS: tuple[tuple[type[SaestoreError], int], ...] = (
-    (NotFoundError, 404),
-    (OutOfRangeError, 404),
-    (errors.StoreConflictError, 409),
-    (errors.LockedError, 409),
-    (errors.StoreWriteError, 409),
-    (InvalidInputError, 400),
-    (errors.TooLargeError, 400),
+    "unknown-column": 400, "address-too-long": 414, "form-too-long": 413,
+    **dict.fromkeys(("too-slow", "being-computed", "too-many"), 503),
+    **dict.fromkeys(("bad-token", "read-only", "unknown-host", "other-origin"), 403),
+    **dict.fromkeys(("unknown-form", "unknown-method"), 405),
+}  # fmt: skip
+_STATUS_OF_CLASS: tuple[tuple[int, tuple[type[SaestoreError], ...]], ...] = (
+    (404, (NotFoundError, errors.OutOfRangeError)),
+    (409, (errors.StoreConflictError, errors.LockedError, errors.StoreWriteError)),
+    (400, (InvalidInputError, errors.TooLargeError)),
 )
 _HEADINGS = {400: "That cannot be answered", 403: "Not allowed", 404: "Not here", 405: "Not allowed", 409: "Not now"}
+
+
+class _Field(Markup):
+    """What a form sends back: as it is, so that it does not change."""
+
+
+def _visible(value: object) -> object:
+    """A text without characters that turn what follows; anything else as it is."""
+    if not isinstance(value, str) or isinstance(value, _Field):
+        return value
+    return type(value)(escape(value))
 
 
 class Explorer:
@@ -67,16 +64,14 @@ class Explorer:
         self.token = secrets.token_urlsafe(24)
         self.templates = Environment(
             loader=PackageLoader("saestore.web"), autoescape=True, undefined=StrictUndefined,
-            trim_blocks=True, lstrip_blocks=True,
+            trim_blocks=True, lstrip_blocks=True, finalize=_visible,
         )  # fmt: skip
-        self.templates.globals |= {"draw": drawing, "links": store.links, "store": store, "token": self.token}
         self.templates.globals |= {
-            "editable": EDITABLE,
-            "range_links": partial(_range_links, store),
-        }
-        self.templates.globals |= {"part": self.part, "twin_of": _twin, "patch_links": partial(_patch_links, store)}
-        self.templates.globals["facts_of"] = lambda columns: [(name, _number(value)) for name, value in columns.items()]
-        self.templates.filters |= {"number": _number, "percent": _percent, "score": _score}
+            "draw": drawing, "links": store.links, "store": store, "token": self.token, "editable": EDITABLE,
+            "part": self.part, "twin_of": _twin, "range_links": partial(_range_links, store),
+            "patch_links": partial(_patch_links, store),
+        }  # fmt: skip
+        self.templates.filters |= {"field": _Field.escape, "number": _number, "percent": _percent, "score": _score}
 
     def answer(self, request: Request) -> Answer:
         """The answer to a request; every error is a page, or a JSON document with its code and message."""
@@ -152,14 +147,13 @@ class Explorer:
         if parts == [""]:
             return "", lambda query: pages.store_page(self.store, Parameters(query, ()))
         if parts == ["search"]:
-            return "", lambda query: searching.search_page(self.store, Parameters(query, searching.SEARCH))
+            return "", lambda query: pages.search_page(self.store, Parameters(query, pages.SEARCH))
         if parts[0] == "-":
             return self._static(parts[1:])
         if len(parts) < 3:
             known = ", ".join(self.store.paths()[0][:20]) or "none"
-            raise NotFoundError(
-                f"There is no page {_shown(path)}. The store has the sets {known}.", code="unknown-page"
-            )
+            message = f"There is no page {_shown(path)}. The store has the sets {known}."
+            raise NotFoundError(message, code="unknown-page")
         view = self.store.open("/".join(parts[:3]))
         with_others = parts[3:4] == ["compare"] or (parts[3:4] == ["features"] and len(parts) == 5)
         tag = self.store.tag(view, query.get("other", "")) if with_others else view.tag
@@ -171,26 +165,24 @@ class Explorer:
             case []:
                 return pages.set_page(store, view, Parameters(query, ()))
             case ["features"]:
-                return feature_table.features_page(store, view, Parameters(query, feature_table.FEATURES))
+                return tables.features_page(store, view, Parameters(query, tables.FEATURES))
             case ["features", number]:
                 asked = Parameters(query, feature.FEATURE)
                 return feature.feature_page(store, view, _id(number, "feature"), asked)
             case ["items"]:
-                return item.items_page(store, view, Parameters(query, item.ITEMS))
+                return items.items_page(store, view, Parameters(query, items.ITEMS))
             case ["items", number]:
-                return item.item_page(store, view, _id(number, "item"), Parameters(query, item.ITEM))
+                return items.item_page(store, view, _id(number, "item"), Parameters(query, items.ITEM))
             case ["items", number, "image"]:
                 return self._image(view, _id(number, "item"), Parameters(query, ("size",)))
             case ["concepts"]:
-                return concepts.concepts_page(store, view, Parameters(query, ()))
+                return tables.concepts_page(store, view, Parameters(query, ()))
             case ["concepts", *name]:
-                return concepts.concept_page(store, view, "/".join(name), Parameters(query, concepts.CONCEPT))
+                return tables.concept_page(store, view, "/".join(name), Parameters(query, tables.CONCEPT))
             case ["compare"]:
                 return compare.compare_page(store, view, Parameters(query, compare.COMPARE))
-        raise NotFoundError(
-            f"{view.path} has no page {_shown('/'.join(rest))}; it has features, items, concepts and compare.",
-            code="unknown-page",
-        )
+        message = f"{view.path} has no page {_shown('/'.join(rest))}; it has features, items, concepts and compare."
+        raise NotFoundError(message, code="unknown-page")
 
     def _image(self, view: SetView, item: int, asked: Parameters) -> Answer:
         sizes = [str(size) for size in drawing.SIZES]
@@ -199,18 +191,16 @@ class Explorer:
 
     def thumbnail(self, view: SetView, item: int, size: int) -> bytes:
         """The image of an item as a JPEG."""
-        if item >= view.reader.n_items:
-            raise OutOfRangeError(f"item {item} is out of range: there are {view.reader.n_items:,}, numbered from 0.")
+        check_number("item", item, view.reader.n_items)
         if "key" not in view.reader.items.names():
             raise NotFoundError(f"The items of {view.path} have no key.", code="image-missing")
         key = str(view.reader.items.column("key", np.array([item]))[0])
+        file = find_image(view.reader, key, self.store.images)
         try:
-            return self.store.thumbnails.jpeg(
-                find_image(view.reader, key, self.store.images), size, turned=is_turned(view.reader)
-            )
+            return self.store.thumbnails.jpeg(file, size, turned=is_turned(view.reader))
+        except SaestoreError:
+            raise
         except OSError as error:
-            if isinstance(error, SaestoreError):
-                raise
             raise NotFoundError(f"The image {key!r} cannot be read.", code="image-missing") from error
 
     def _static(self, parts: list[str]) -> Answer:
@@ -227,8 +217,8 @@ class Explorer:
         """An error as a page with its sentence and the mark under a condition, or as JSON."""
         twin = path.endswith(".json") if twin is None else twin
         known = isinstance(error, SaestoreError)
-        code = getattr(error, "code", "internal") if known else "internal"
-        classes = (status for kind, status in _STATUS_OF_CLASS if isinstance(error, kind))
+        code = error.code if isinstance(error, SaestoreError) else "internal"
+        classes = (status for status, kinds in _STATUS_OF_CLASS if isinstance(error, kinds))
         status = _STATUS.get(code, next(classes, 503)) if known else 500
         message = str(error) if known else "There is a mistake in saestore; the terminal has the details."
         data = {"error": {"code": code, "message": message}}
@@ -237,13 +227,8 @@ class Explorer:
         sentence, _, mark = message.removeprefix("where=: ").partition("\n")
         sentence = sentence[:1].upper() + sentence[1:]
         heading = _HEADINGS.get(status, "That did not work")
-        more = {
-            "sentence": sentence,
-            "mark": mark,
-            "status": status,
-            "path": "/" + path.lstrip("/"),
-            "query": dict(query or {}),
-        }
+        more = {"sentence": sentence, "mark": mark, "status": status, "path": "/" + path.lstrip("/")}
+        more["query"] = dict(query or {})
         page = Page("error.html", heading, {**data, **more}, moves=code == "being-computed")
         return Answer(status, "text/html", self.render(page, address=("", {})).encode("utf-8", "replace"))
 
@@ -267,7 +252,7 @@ class Explorer:
         return Answer(303, "text/html", b"", {"Location": str(back)})
 
     def _annotate(self, view: SetView, number: int, form: Mapping[str, str]) -> None:
-        feature.check_feature(view.reader.shape[1], number)
+        check_number("feature", number, view.reader.shape[1])
         given = {name: form[name].strip() for name in EDITABLE if name in form}
         for name, text in given.items():
             if len(text) > _LONGEST_FIELD:

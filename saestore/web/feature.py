@@ -12,7 +12,7 @@ import numpy as np
 
 from saestore.analysis.directions import decoder_of, neighbours
 from saestore.analysis.examples import examples
-from saestore.errors import InvalidInputError, OutOfRangeError, SaestoreError
+from saestore.errors import InvalidInputError, SaestoreError
 from saestore.progress import time_left
 from saestore.query.results import TopSamples
 from saestore.query.selection import Condition
@@ -21,11 +21,9 @@ from saestore.scoring.concept_scores import score_intervals
 from saestore.stats import STATISTICS, Moments
 from saestore.vocabulary import LEVELS
 from saestore.web.compare import is_held, matches_of, most_like
-from saestore.web.content import describe
-from saestore.web.request import Parameters, number_in
-from saestore.web.view import Page, SetView, StoreView, scorers_of
-
-__all__ = ["FEATURE", "check_feature", "feature_page"]
+from saestore.web.items import describe
+from saestore.web.request import Parameters, check_number, number_in
+from saestore.web.view import Page, SetView, StoreView, binned, scorers_of
 
 Array = np.ndarray[Any, Any]
 Level = Literal["item", "sample"]
@@ -63,10 +61,8 @@ class Origin:
         if kind == "range" and rest.count(",") == 1:
             low, high = (number_in("from=range", part) for part in rest.split(","))
             return cls(kind, min(low, high), max(low, high))
-        raise InvalidInputError(
-            f"from={text[:80]!r} cannot be used; give top, random, silent, near, quantile:0.5 or range:LOW,HIGH.",
-            code="bad-parameter",
-        )
+        message = f"from={text[:80]!r} cannot be used; give top, random, silent, near, quantile:0.5 or range:LOW,HIGH."
+        raise InvalidInputError(message, code="bad-parameter")
 
 
 def feature_page(store: StoreView, view: SetView, feature: int, asked: Parameters) -> Page:
@@ -78,32 +74,24 @@ def feature_page(store: StoreView, view: SetView, feature: int, asked: Parameter
     concept, metric = asked.text("concept"), asked.choice("metric", metrics, "jaccard")
     context, seed = asked.whole("context", 16, 0, 1000), asked.whole("seed", 0, 0, 1 << 32)
     bins = asked.whole("bins", 0, 0, 200)
-    check_feature(reader.shape[1], feature)
+    check_number("feature", feature, reader.shape[1])
     condition = reader.condition(where or None)
     whole = reader.feature(feature, where=where or None)
-    candidates = whole if level == "sample" else _first_of_items(whole)
+    candidates = whole if level == "sample" else whole[np.sort(np.unique(whole.item, return_index=True)[1])]
+    histogram = candidates.activation.astype(np.float64)
     before, candidates = _part(candidates, origin)
     if origin.kind in _DRAWN:
-        numbers = {"n": n, "level": level, "where": where, "seed": seed}
-        chosen = _drawn(view, feature, origin.kind, numbers)
+        chosen = _drawn(view, feature, origin.kind, n, {"level": level, "where": where or None, "seed": seed})
     else:
         first = _start(len(candidates), origin, n, offset)
         before, chosen = before + first, candidates[first : first + n]
     data: dict[str, Any] = {
         "set": view.path,
         "feature": feature,
-        "name": view.name_of(feature) or None,
-        "where": where or None,
-        "level": level,
-        "from": asked.text("from", "top"),
-        "n": n,
-        "offset": offset,
-        "seed": seed,
-        "concept": concept or None,
-        "context": context,
-        "metric": metric,
+        "name": view.name_of(feature),
+        **asked.given,
         "stats": _stats(view, feature, whole, condition),
-        "histogram": _histogram(whole if level == "sample" else _first_of_items(whole), bins),
+        "histogram": binned(histogram, bins or max(8, min(_BINS, 2 * math.isqrt(len(histogram))))),
         "n_candidates": None if origin.kind in ("silent", "near") else len(candidates),
         "examples": describe(store, view, feature, chosen, concept=concept, context=context),
         **_concepts(view, feature, where, condition, intervals=bool(asked.text("intervals"))),
@@ -120,18 +108,6 @@ def feature_page(store: StoreView, view: SetView, feature: int, asked: Parameter
     data |= _copies(store, data, origin, (before, before + len(chosen)))
     name = f"{data['name']} · " if data["name"] else ""
     return Page("feature.html", f"{name}feature {feature} · {view.path}", data)
-
-
-def check_feature(n_features: int, feature: int) -> None:
-    """Refuse a feature that the set does not have."""
-    if not 0 <= feature < n_features:
-        raise OutOfRangeError(f"feature {feature} is out of range: there are {n_features:,}, numbered from 0.")
-
-
-def _first_of_items(top: TopSamples) -> TopSamples:
-    """The strongest sample of each item."""
-    _, first = np.unique(top.item, return_index=True)
-    return top[np.sort(first)]
 
 
 def _part(top: TopSamples, origin: Origin) -> tuple[int, TopSamples]:
@@ -151,14 +127,10 @@ def _start(length: int, origin: Origin, n: int, offset: int) -> int:
     return min(offset, length)
 
 
-def _drawn(view: SetView, feature: int, kind: str, asked: Mapping[str, Any]) -> TopSamples:
+def _drawn(view: SetView, feature: int, kind: str, n: int, how: dict[str, Any]) -> TopSamples:
     """Samples, or items, that are drawn: active ones, silent ones, or silent ones whose companions are active."""
-    n = asked["n"]
-    found = examples(
-        view.reader, feature, quantiles=0, n=0, random=0 if kind == "near" else n,
-        near_misses=n if kind == "near" else 0, context=0,
-        level=asked["level"], where=asked["where"] or None, seed=asked["seed"],
-    )  # fmt: skip
+    counts: dict[str, Any] = {"random": 0, "near_misses": n} if kind == "near" else {"random": n, "near_misses": 0}
+    found = examples(view.reader, feature, quantiles=0, n=0, context=0, **counts, **how)
     found = found[np.flatnonzero(found.kind == ("near-miss" if kind == "near" else kind))]
     return TopSamples(found.feature, found.sample, found.item, found.position, found.activation)
 
@@ -176,14 +148,6 @@ def _count(condition: Condition, n_samples: int) -> int:
     if condition.index is None:
         return int(condition.mask.sum())
     return int(np.diff(np.minimum(condition.index.pointers(), n_samples))[condition.mask].sum())
-
-
-def _histogram(top: TopSamples, bins: int) -> dict[str, list[float]]:
-    if not len(top):
-        return {"left": [], "right": [], "count": []}
-    few = max(8, min(_BINS, 2 * math.isqrt(len(top))))
-    counts, edges = np.histogram(top.activation.astype(np.float64), bins or few)
-    return {"left": edges[:-1].tolist(), "right": edges[1:].tolist(), "count": counts.tolist()}
 
 
 def _concepts(
@@ -230,17 +194,14 @@ def _similar(view: SetView, feature: int, metric: Any) -> dict[str, Any]:
             decoder = view.remember(DECODER, lambda: decoder_of(view.reader, None), patience)
         except SaestoreError as error:
             return {"similar": [], "similar_note": str(error)}
-        columns: list[Any] = [each.tolist() for each in neighbours(decoder, feature, _SIMILAR)]
-        columns.append([None] * len(columns[0]))
+        ids, scores = neighbours(decoder, feature, _SIMILAR)
+        columns = {"feature": ids, "score": scores, "n_both": np.full(len(ids), None)}
     elif n_active > _SIMILAR_BELOW and not is_held(view, metric):
         note = f"The feature is active on {n_active:,} samples; neighbours are shown below {_SIMILAR_BELOW:,}."
         return {"similar": [], "similar_note": note}
     else:
-        found = most_like(view, view, feature, metric, _SIMILAR)
-        columns = [found.feature.tolist(), found.score.tolist(), found.n_both.tolist()]
-    rows = zip(*columns, strict=True)
-    similar = [{"feature": f, "score": s, "n_both": n, "name": view.name_of(f) or None} for f, s, n in rows]
-    return {"similar": similar, "similar_note": None}
+        columns = most_like(view, view, feature, metric, _SIMILAR).columns
+    return {"similar": view.named_rows(columns), "similar_note": None}
 
 
 def has_decoder(view: SetView) -> bool:

@@ -15,8 +15,6 @@ from saestore.web.explorer import STATIC, Explorer
 from saestore.web.request import Links, as_json
 from saestore.web.view import Page, SetView, StoreView
 
-__all__ = ["write_folder"]
-
 _PIXELS = 240  # of the longer side of a thumbnail
 
 
@@ -62,28 +60,10 @@ def write_folder(
     single: bool = False,
     n: int = 8,
 ) -> Path:
-    """Write pages of some features, with thumbnails and data, that open without a server.
+    """Write pages of some features, in the order of their list, that open without a server; return ``index.html``.
 
-    Parameters
-    ----------
-    features
-        Numbers of features, in the order of the list.
-    folder
-        Is made; it must not exist, or be empty.
-    single
-        Write one HTML file with everything in it instead of a folder's many.
-    n
-        Examples per feature.
-
-    Returns
-    -------
-    Path
-        ``index.html`` in the folder.
-
-    Raises
-    ------
-    StoreConflictError
-        The folder has files already.
+    `folder` is made; it must not exist, or be empty. `single` writes one HTML file with everything in it. A page has
+    `n` examples.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StoreConflictError(f"{folder} is there already; name a new folder.", code="folder-exists")

@@ -6,8 +6,6 @@ import sys
 
 from saestore.vocabulary import SCORES
 
-__all__ = ["KEYS", "markdown"]
-
 _SET = {"set": "path of the set"}
 _ROWS = {"limit, offset": "rows at most, and rows before the first"}
 _NAMES = {"feature, name": "number of the feature, and its name or null"}
@@ -82,7 +80,7 @@ KEYS: dict[str, tuple[str, dict[str, str]]] = {
             **_NAMES,
             "n_features, splits": "how many there are; the splits of the items",
             "known": "all columns of the table of features; null where unknown",
-            "where, level, from, n, offset, seed, concept, context, metric": "the question, as it was understood",
+            "where, level, from, n, offset, seed, concept, context, metric, bins": "the question, as it was understood",
             "stats": "`n_samples` and the statistics of `acts.stats`, over the condition",
             "histogram": "`left`, `right` and `count` of each bin, over samples or items as `level` asks",
             "n_candidates": "active samples or items that `from` chooses among, else null",

@@ -10,11 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode
 
-import numpy as np
-
-from saestore.errors import InvalidInputError, did_you_mean
-
-__all__ = ["Answer", "Links", "Parameters", "Request", "as_json", "number_in", "with_query"]
+from saestore.errors import InvalidInputError, OutOfRangeError, did_you_mean
+from saestore.records import plain
 
 LONGEST = 4000  # characters of one parameter
 _DOTS = re.compile(r"(?<=/)\.{1,2}(?=/|$)")  # browsers walk up at these parts, also where they are escaped once
@@ -46,7 +43,10 @@ class Answer:
 
 
 class Parameters:
-    """Parameters of an address, of which a page knows some. A value out of bounds raises `InvalidInputError`."""
+    """Parameters of an address, of which a page knows some. A value out of bounds raises `InvalidInputError`.
+
+    `given` is what was asked for, as it was understood; None in place of "".
+    """
 
     def __init__(self, values: Mapping[str, str], known: Sequence[str]) -> None:
         for name, value in values.items():
@@ -59,23 +59,37 @@ class Parameters:
         # A lone surrogate is no character: nothing that is stored has one, and numpy and URLs refuse it.
         clean = {name: value.encode("utf-8", "replace").decode() for name, value in values.items()}
         self.values = {name: value for name, value in clean.items() if value.strip()}
+        self.given: dict[str, Any] = {}
 
     def text(self, name: str, default: str = "") -> str:
         """A text as it was given, for spaces around it may be part of a name; the default where there is none."""
-        return self.values.get(name, default)
+        text = self.values.get(name, default)
+        self.given[name] = text or None
+        return text
+
+    def optional(self, name: str, most: int) -> int | None:
+        """A whole number up to `most`, or None."""
+        return self.whole(name, 0, 0, most) if self.text(name) else None
 
     def whole(self, name: str, default: int, least: int, most: int) -> int:
         """A whole number from `least` to `most`."""
         text = self.text(name, str(default)).strip()
         if not text.isascii() or not text.lstrip("-").isdigit() or len(text) > 18 or not least <= int(text) <= most:
             raise _bad(name, text, f"a whole number from {least:,} to {most:,}")
+        self.given[name] = int(text)
         return int(text)
+
+    def window(self, limit: int, most: int) -> slice:
+        """The rows that ``limit`` and ``offset`` ask for."""
+        limit, offset = self.whole("limit", limit, 1, most), self.whole("offset", 0, 0, 1 << 40)
+        return slice(offset, offset + limit)
 
     def choice(self, name: str, options: Sequence[str], default: str) -> str:
         """One of some words."""
         text = self.text(name, default).strip()
         if text not in options:
             raise _bad(name, text, f"one of {', '.join(options)}")
+        self.given[name] = text
         return text
 
 
@@ -89,6 +103,12 @@ def number_in(name: str, text: str, least: float = -math.inf, most: float = math
         bounds = "" if math.isinf(least) else f" from {least:g} to {most:g}"
         raise _bad(name, text, f"a number{bounds}")
     return value
+
+
+def check_number(what: str, number: int, n: int) -> None:
+    """Refuse the number of a feature or an item that the set does not have."""
+    if not 0 <= number < n:
+        raise OutOfRangeError(f"{what} {number} is out of range: there are {n:,}, numbered from 0.")
 
 
 def _bad(name: str, value: str, allowed: str) -> InvalidInputError:
@@ -134,19 +154,5 @@ def with_query(path: str, query: Mapping[str, Any], *, quoted: bool = True) -> s
 
 
 def as_json(value: Any) -> bytes:
-    """JSON in UTF-8; NaN and infinities are null, numpy's numbers and arrays are plain ones."""
-    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _plain(each) for name, each in value.items()}
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    """JSON in UTF-8; NaN and infinities are null."""
+    return json.dumps(plain(value), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")

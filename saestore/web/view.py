@@ -33,19 +33,6 @@ from saestore.tables.column import Column
 from saestore.web.drawing import Thumbnails
 from saestore.web.request import Links
 
-__all__ = [
-    "EDITABLE",
-    "MOST_HELD",
-    "MOST_ROWS",
-    "Page",
-    "SetView",
-    "StoreView",
-    "plain",
-    "scorers_of",
-    "shortened",
-    "value_at",
-]
-
 Array = np.ndarray[Any, Any]
 
 EDITABLE = ("name", "note", "explanation")  # columns of features that a page shows first, and can change
@@ -151,18 +138,21 @@ class SetView:
         """What the table of features has of one; None where it is unknown."""
         return {name: value_at(column, feature) for name, column in self.columns.items()}
 
-    def name_of(self, feature: int) -> str:
-        """The name of a feature, "" where it has none."""
+    def name_of(self, feature: int) -> str | None:
+        """The name of a feature, None where it has none."""
         column = self.columns.get("name")
-        return str(value_at(column, feature) or "") if column is not None else ""
+        return (value_at(column, feature) if column is not None else None) or None
+
+    def named_rows(self, columns: Mapping[str, Array]) -> list[dict[str, Any]]:
+        """Rows of a table of features, with the name of each beside its number."""
+        values = zip(*(column.tolist() for column in columns.values()), strict=True)
+        rows = [dict(zip(columns, row, strict=True)) for row in values]
+        return [{"feature": row["feature"], "name": self.name_of(row["feature"]), **row} for row in rows]
 
     def remember(self, key: Any, compute: Callable[[], Any], seconds: float = math.inf) -> Any:
         """An answer that takes long, computed once for this state, beside the pages.
 
-        Raises
-        ------
-        TooLargeError
-            It is not there after these seconds, or at the deadline. It will be later.
+        `TooLargeError`: it is not there after these seconds, or at the deadline. It will be later.
         """
         with self._lock:
             work = self._remembered.get(key)
@@ -223,10 +213,13 @@ def _beside(compute: Callable[[], Any]) -> Future[Any]:
 def value_at(column: Column, row: int) -> Any:
     """A value of a column as Python's, None where it is unknown."""
     one = column.at(np.array([row]))
-    known = one.known
-    if known is not None and not known[0]:
-        return None
-    return plain(one.values[0])
+    return plain(one.values[0]) if one.known is None or one.known[0] else None
+
+
+def binned(values: Array, bins: int) -> dict[str, list[float]]:
+    """A histogram: the ends and the count of each bin; no bin without a value."""
+    counts, edges = np.histogram(values, bins) if len(values) else (np.empty(0, int), np.empty(1))
+    return {"left": edges[:-1].tolist(), "right": edges[1:].tolist(), "count": counts.tolist()}
 
 
 def plain(value: Any) -> Any:
@@ -276,12 +269,9 @@ class StoreView:
         """The present state of a set; where there is none, the error names those that there are."""
         attributes = read_attributes(self.root, path) if is_set_path(path) else None
         if attributes is None:
-            known, _ = self.paths()
-            listed = ", ".join(known[:20]) or "none"
-            raise NotFoundError(
-                f"There is no activation set {path!r}. {did_you_mean(path, known)}The store has {listed}.",
-                code="unknown-set",
-            )
+            known = self.paths()[0]
+            message = f"There is no activation set {path!r}. {did_you_mean(path, known)}The store has "
+            raise NotFoundError(f"{message}{', '.join(known[:20]) or 'none'}.", code="unknown-set")
         with self._lock:
             view = self._views.get(path)
         if view is None or view.attributes != attributes:

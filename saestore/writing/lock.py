@@ -57,12 +57,8 @@ class SetLock:
     def acquire(self) -> None:
         """Take the lock, from a dead owner if need be.
 
-        Raises
-        ------
-        LockedError
-            A living process, or one that may be alive, holds it.
-        StoreWriteError
-            The store was opened to read, or its place cannot keep two writers apart.
+        Raises LockedError: A living process, or one that may be alive, holds it. Raises StoreWriteError: The store was
+        opened to read, or its place cannot keep two writers apart.
         """
         if self._store.read_only:
             raise StoreWriteError(
@@ -98,10 +94,7 @@ class SetLock:
     def confirm(self) -> None:
         """Refuse to commit where the lock is not this one's any more: another may write now.
 
-        Raises
-        ------
-        LockedError
-            The lock is gone, or another's, or the lease has not been renewed in time.
+        Raises LockedError: The lock is gone, or another's, or the lease has not been renewed in time.
         """
         holder = read_lock(self._root, self._path) or {}
         if holder.get("token") != self._token or holder.get(_BROKEN) or (is_shared(self._store) and self._left() <= 0):
@@ -130,10 +123,7 @@ class SetLock:
 
         Where the owner may be alive, a mark stays by which the next writer knows that it may have a rival.
 
-        Raises
-        ------
-        LockedError
-            Its owner is alive, and `force` is False.
+        Raises LockedError: Its owner is alive, and `force` is False.
         """
         if self._store.read_only:
             raise StoreWriteError(

@@ -1,4 +1,4 @@
-"""`saestore import`: activations that other programs stored."""
+"""`saestore import` and `export`: activations that other programs stored, and sets for other programs."""
 
 from __future__ import annotations
 
@@ -8,47 +8,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from saestore.cli import keys, output
-from saestore.cli.group import command, note
-from saestore.cli.options import option
+from saestore.cli.app import command, note
+from saestore.cli.options import option, overwrite_option, where_option
 from saestore.cli.set_options import dask_client, resumable, rows_options, show_set, writing_options
+from saestore.cli.target import Target, json_option, with_set
 from saestore.errors import NotFoundError
-from saestore.vocabulary import IMPORT_FORMATS, SEVERITIES
+from saestore.vocabulary import EXPORT_FORMATS, IMPORT_FORMATS
 
 if TYPE_CHECKING:
     from saestore.ingest.import_ import ImportReport
 
-_FAULT = {
-    "kind": "a stable name of what was found, such as `not_finite`",
-    "severity": "; ".join(f"`{name}`: {text}" for name, text in SEVERITIES.items()),
-    "count": "rows, entries or columns that it touches",
-    "message": "what it is, where first, and what to do",
-}
 
-_REPORT = {
-    "path": "path of the set",
-    "format": "format of the file",
-    "n_samples": "number of samples",
-    "n_features": "number of features",
-    "n_items": "number of items",
-    "nnz": "number of activations that can be used",
-    "dtype": "dtype in which they are stored",
-    "ok": "false when an import would be refused",
-    "faults": "everything that is wrong or worth knowing",
-    **{f"faults[].{key}": text for key, text in _FAULT.items()},
-    "faults[].details": "more of it where there is more, such as each wrong column; only with `--check`",
-}
-KEYS = {
-    "store": "the store",
-    "check": "true with `--check`, which writes nothing",
-    "imports": "one for each set; several where SET is the name of a known dataset",
-    "imports[].report": "what reading the file showed",
-    **{f"imports[].report.{key}": text for key, text in _REPORT.items()},
-    "imports[].set": "the set as it is now, with the keys of `saestore info`; null with `--check`",
-    **{f"imports[].set.{key}": text for key, text in keys.SET_INFO.items()},
-}
-
-
-@command("import", example="saestore import CLEVR/patch/copy clevr.npz --check", keys=KEYS)
+@command("import", example="saestore import CLEVR/patch/copy clevr.npz --check", keys=keys.IMPORT)
 @click.argument("set_path", metavar="SET")
 @click.argument("path", metavar="[PATH]", required=False)
 @option(
@@ -143,11 +114,10 @@ def _sets(set_path: str, path: str | None, data: str | None) -> list[str]:
 
 def _facts(given: tuple[str, ...]) -> dict[str, str] | None:
     """Read ``KEY=VALUE``."""
-    pairs_ = [each.partition("=") for each in given]
-    wrong = next((each for each, (key, equals, _) in zip(given, pairs_, strict=True) if not key or not equals), None)
-    if wrong is not None:
-        raise click.BadParameter(f"{wrong!r} is not KEY=VALUE.")
-    return {key: value for key, _, value in pairs_} or None
+    for each in given:
+        if each.find("=") < 1:
+            raise click.BadParameter(f"{each!r} is not KEY=VALUE.")
+    return dict(each.split("=", 1) for each in given) or None
 
 
 def _show(report: ImportReport) -> None:
@@ -164,3 +134,75 @@ def _show(report: ImportReport) -> None:
 
 def _lines(faults: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [(fault["severity"], fault["message"]) for fault in faults] or [("faults", "none")]
+
+
+@command("export", example="saestore export CLEVR/patch clevr.npz", keys=keys.EXPORT)
+@with_set
+@click.argument("file", metavar="PATH")
+@option(
+    "--format FORMAT",
+    f"{', '.join(EXPORT_FORMATS)}; auto goes by the suffix of PATH.",
+    to="kind",
+    choices=("auto", *EXPORT_FORMATS),
+    default="auto",
+)
+@where_option
+@option(
+    "--features N,N-N",
+    "Only these features: numbers and ranges, both ends included, such as 3,17,100-199.  [default: all]",
+    callback=lambda _, __, value: _numbers(value),
+)
+@option(
+    "--tokens FILE",
+    "For delphi: the token id of every sample, FILE.npy or FILE.npz:NAME.  [default: --pad-token everywhere]",
+)
+@option("--pad-token ID", "For delphi: what stands where an item has no token.", default=0)
+@option("--clip", "For delphi: write what float16 cannot hold as 65,504, instead of refusing it.")
+@option(
+    "--columns NAME,NAME",
+    "For parquet: columns and concepts of items and samples to join, or all.  [default: none]",
+    default="",
+    show_default=False,
+)
+@option(
+    "--unembedding FILE",
+    "For neuronpedia: the model's unembedding, d_in x vocabulary or the other way round, in a form that `build` "
+    "takes as embeddings; with --vocabulary.",
+)
+@option("--vocabulary JSON", "The tokens of --unembedding: a tokenizer.json, a vocab.json or a list.")
+@overwrite_option
+@json_option
+def export(target: Target, *, file: str, kind: str, **how: Any) -> None:
+    """Write a set, or the part of it that is asked for, as a file that another program reads.
+
+    Nothing appears under the name PATH before it is whole.
+    """
+    import saestore
+
+    unembedding = how["unembedding"], how.pop("vocabulary")
+    if (unembedding[0] is None) != (unembedding[1] is None):
+        raise click.UsageError("--unembedding and --vocabulary go together.")
+    how["unembedding"] = None if unembedding[0] is None else unembedding
+    acts = target.activations()
+    with output.Status() as status:
+        done = saestore.export(acts, file, format=kind, where=target.condition(acts), progress=status, **how)
+    if target.as_json:
+        target.document(acts, **done.to_json())
+        return
+    shown = f"{done.files[0]}" + (f" and {len(done.files) - 1} more" if len(done.files) > 1 else "")
+    for said in done.notes:
+        note(f"{said}.")
+    output.line(f"{acts.path}: {done.n_samples:,} samples, {done.nnz:,} non-zeros as {done.format}: {shown}")
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    """Read ``3,17,100-199``."""
+    if text is None:
+        return None
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdecimal() or (last and not last.isdecimal()):
+            raise click.BadParameter(f"{part!r} is not a feature; write numbers and ranges, such as 3,17,100-199.")
+        found += range(int(first), int(last or first) + 1)
+    return found
