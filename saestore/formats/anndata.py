@@ -76,19 +76,9 @@ def open_anndata(source: Source) -> Opened:
     dtype = stored_dtype(np.dtype((matrix if kind == "array" else matrix["data"]).dtype), where)
     read, step = _rows(matrix, kind, shape, dtype, source)
     known = _items(obs, package.io.read_elem(root["uns/items"]) if "uns/items" in root else None)
-    return Opened(
-        "anndata",
-        where,
-        (path,),
-        *shape,
-        dtype,
-        read,
-        step,
-        sum_duplicates=kind != "array",
-        issues=tuple(_numbering(names)),
-        source={"layout": f"anndata {'dense' if kind == 'array' else kind[:3]}"},
-        **known,
-    )
+    known |= {"sum_duplicates": kind != "array", "issues": tuple(_numbering(names))}
+    known["source"] = {"layout": f"anndata {'dense' if kind == 'array' else kind[:3]}"}
+    return Opened("anndata", where, (path,), *shape, dtype, read, step, **known)
 
 
 def open_adata(adata: anndata.AnnData, source: Source) -> Opened:

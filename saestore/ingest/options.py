@@ -12,8 +12,6 @@ from saestore.format import split_set_path
 from saestore.vocabulary import BUILD_DTYPES, SAMPLE_TYPES
 from saestore.writing.pipeline import check_storage_options
 
-__all__ = ["BuildOptions", "ImportOptions", "RowOptions", "bound", "default_item_ptr", "with_arguments_of"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
