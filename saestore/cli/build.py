@@ -270,8 +270,8 @@ def plan(
     _show(found, as_json=as_json, with_tasks=False)
 
 
-_SHARED = [each for each in build.params if each.name != "dask" and "--debug" not in each.opts]
-plan.params = [*_SHARED, *(each for each in plan.params if "ground_truth" not in str(each.name))]
+_has = {"dask", *(each.name for each in plan.params)}
+plan.params[:0] = [each for each in build.params if each.name not in _has]
 
 
 def _show(plan: Any, *, as_json: bool, with_tasks: bool) -> None:
