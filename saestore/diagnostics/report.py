@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from saestore.errors import escape as escape_control
 from saestore.query import html
-from saestore.query.html import escape, escape_control
+from saestore.query.html import escape
 
 Severity = Literal["error", "warning", "note"]
 

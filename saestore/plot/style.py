@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from saestore.errors import escape as escape_control
 from saestore.query.details import feature_names
-from saestore.query.html import escape, escape_control
+from saestore.query.html import escape
 from saestore.storage import save_file
 
 if TYPE_CHECKING:
