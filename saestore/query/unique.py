@@ -26,7 +26,7 @@ def alike(items: SetTable, unique: bool | str) -> Callable[[Array], Array]:
         The items have no column of this name.
     """
     names = items.columns
-    column = next((name for name in _COMPARED if name in names), None) if unique is True else unique
+    column = next((name for name in _COMPARED if name in names), None) if unique is True else str(unique)
     if unique is not True and unique not in names:
         raise NotFoundError(
             f"unique={unique!r}: the items have no such column. {did_you_mean(str(unique), names)}They have "
