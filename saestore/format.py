@@ -107,10 +107,6 @@ class SegmentInfo:
         """Number of samples in the segment."""
         return self.stop - self.start
 
-    def to_json(self) -> dict[str, Any]:
-        """Entry of the attribute ``segments``."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> SegmentInfo:
         """Parse an entry of the attribute ``segments``."""
@@ -158,10 +154,6 @@ class ArrayInfo:
     def n_shards(self) -> int:
         """Number of shards."""
         return -(-self.length // (self.chunk if self.shard is None else self.shard))
-
-    def to_json(self) -> dict[str, Any]:
-        """Entry of an attribute ``arrays``."""
-        return asdict(self)
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> ArrayInfo:
@@ -352,9 +344,9 @@ class SetAttributes:
             "format": FORMAT_VERSION,
             "encoding-type": "saestore-activation-set",
             "n_samples": self.n_samples,
-            "segments": [s.to_json() for s in self.segments],
+            "segments": [asdict(s) for s in self.segments],
             "tables": {name: table.to_json() for name, table in self.tables.items()},
-            "arrays": {name: info.to_json() for name, info in self.arrays.items()},
+            "arrays": {name: asdict(info) for name, info in self.arrays.items()},
         }
         body = json.loads(canonical_json(body))  # what a reader will see, so that the checksum is of that
         return {**body, "checksum": digest(body)}

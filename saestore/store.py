@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, che
 from saestore.format import SET_LEVELS, canonical_json, split_set_path
 from saestore.progress import Progress, ProgressOption
 from saestore.query import html
+from saestore.query.html import escape
 from saestore.storage import (
     DOCUMENT,
     Root,

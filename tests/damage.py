@@ -1,6 +1,7 @@
 """Stores that lie: other values under digests that agree with them, as a writer with a fault would leave them."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -27,4 +28,4 @@ def lie_in_segment(
     document = group_document(described)
     batch.put(DOCUMENT, document)
     batch.flush()
-    return SegmentInfo(**{**info.to_json(), "digest": document_digest(document)})
+    return SegmentInfo(**{**asdict(info), "digest": document_digest(document)})

@@ -1,6 +1,7 @@
 """Further items for a set: the answers are those of a set that was built of all of them at once."""
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,12 @@ import torch
 from build_helpers import clip_scope, clip_scope_dense, hashes, near, unexplained
 from effort import choose
 from raising import raises
+from zarr.storage import MemoryStore
 
 import saestore
+from benchmarks.counting import CountingStore
 from saestore.errors import StoreConflictError
+from saestore.writing.derived import DERIVED
 
 PATH = "Mine/token/tiny"
 N_ITEMS = (12, 20, 31)
@@ -113,6 +117,23 @@ def test_two_appends_answer_as_one_build(tmp_path, inputs):
     plain, expected = as_xarray(store), as_xarray(tmp_path / "whole")
     for name in expected.variables:
         np.testing.assert_allclose(plain[name], expected[name], rtol=1e-5)
+
+
+@pytest.mark.once
+def test_what_a_whole_append_asks_of_a_store(inputs):
+    """As many writes and reads for any set, and 7 reads for each of its segments; see docs/decisions/019."""
+    counting = CountingStore(MemoryStore())
+    store, reads = saestore.open(counting, "a"), []
+    build(store, inputs[0], segment_rows=100)
+    for stage in (1, 2):
+        counting.taken()
+        acts = build(store, inputs[stage], segment_rows=100, append=True)
+        parts = Counter((kind, key.removeprefix(f"{PATH}/").split("/")[0]) for kind, key, _ in counting.log)
+        assert parts["write", "segments"] == 25
+        assert parts["read", "segments"] == 7 * len(acts.segments) == 7 * (stage + 1)
+        assert sum(n for (kind, part), n in parts.items() if kind == "write" and part in DERIVED) == 24
+        reads.append(sum(n for (kind, part), n in parts.items() if kind == "read" and part != "segments"))
+    assert reads[0] == reads[1] <= 40
 
 
 def test_compacted_it_is_the_segment_of_one_build(tmp_path, inputs):

@@ -28,6 +28,7 @@ from build_helpers import (  # noqa: E402 (what follows needs torch)
 )
 from embedding_files import change, save_npy, save_pt, save_safetensors, save_zarr, write_chunks  # noqa: E402
 from raising import raises  # noqa: E402
+from strategies import copy_of  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +45,19 @@ def build(tmp_path, sae):
 
 
 @pytest.fixture
-def refused(tmp_path, build):
+def refused(tmp_path, build, sae):
     """Builds into a new store and into one that holds a set: the error, and nothing was written."""
+
+    def another(store):
+        with unexplained():
+            build("Another", embeddings=torch.ones(3, D_IN), store=store)
 
     def call(error, code, *named, dataset="Mine", **how):
         with raises(error, code, *named) as first:
             build(dataset, **how)
         assert "\n" not in str(first.value)
         assert not (tmp_path / "store").exists()
-        with unexplained():
-            build("Another", embeddings=torch.ones(3, D_IN), store=tmp_path / "used")
+        copy_of(str(sae), another, tmp_path / "used")
         before = hashes(tmp_path / "used")
         with raises(error, code, *named):
             build(dataset, **how | {"store": tmp_path / "used"})

@@ -1,6 +1,7 @@
 """Every kind of damage, and every kind of question: each answer is right, or refused with an error of saestore."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -233,7 +234,7 @@ def test_rows_of_labels_beyond_the_table_are_refused(sound):
     batch = WriteBatch(memory, PATH)
     info = write_array(batch, f"samples/{node}", values, "nonzero", "pcodec", delta="consecutive")
     batch.flush()
-    table["arrays"][node] = info.to_json()
+    table["arrays"][node] = asdict(info)
     body = {k: v for k, v in document["attributes"].items() if k != "checksum"}
     document["attributes"]["checksum"] = digest(body)
     put(memory, f"{PATH}/zarr.json", json.dumps(document).encode())

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from raising import raises
 from sklearn.metrics import balanced_accuracy_score
-from strategies import make_case, memory_store, write_case
+from strategies import make_case, written
 
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError, StoreConflictError
 
@@ -18,7 +18,7 @@ CASE = make_case(5, 40, 12, density=0.5, ragged=False)
 
 @pytest.fixture
 def acts():
-    return write_case(memory_store(), CASE)
+    return written(CASE)
 
 
 def delphi(folder, texts, hookpoint="layers.3"):
@@ -47,7 +47,7 @@ def test_delphis_folder_comes_in_with_its_scores_and_goes_back(acts, tmp_path):
     assert frame["fuzz_score"][7] == pytest.approx(balanced_accuracy_score(truth, prediction))
     assert acts.features.search("sky").tolist() == [7]
     assert acts.export_explanations(tmp_path / "back") == 2
-    other = write_case(memory_store(), CASE)
+    other = written(CASE)
     other.import_explanations(tmp_path / "back")
     assert np.array_equal(other.features["explanation"], acts.features["explanation"])
     delphi(folder, {1: "x"}, "layers.4")
@@ -76,7 +76,7 @@ def test_tables_come_in_and_go_out(acts, tmp_path, suffix):
         pytest.importorskip("pyarrow")
     acts.features.annotate({"name": {2: "NA", 7: "sky"}, "quality": {7: 0.5}})
     assert acts.export_explanations(tmp_path / f"t.{suffix}", features="feature > 1") == 2
-    other = write_case(memory_store(), CASE)
+    other = written(CASE)
     other.import_explanations(tmp_path / f"t.{suffix}")
     pd.testing.assert_frame_equal(
         other.features.to_pandas(["name", "quality"]), acts.features.to_pandas(["name", "quality"])

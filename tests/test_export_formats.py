@@ -79,13 +79,25 @@ def test_anndata_out_and_in(suffix, tmp_path, small_blocks):
     case = make_case(4, 50, 11, density=0.3, palette="signed")
     path = tmp_path / f"x.{suffix}"
     acts = stored(case)
+    acts.samples.update(
+        {
+            "score": np.arange(50),
+            "word": list("ab" * 25),
+            "a/b": np.arange(50),
+            "a|b": np.arange(50),
+            "..": np.arange(50),
+        }
+    )
     saestore.export(acts, path)
+    assert {"a|b", "a|b_", ".._"} <= set(read_anndata(path).obs)
     again = back(path, segment_rows=17)
     assert np.array_equal(again.dense(), case.dense)
     assert np.array_equal(again.item_index.pointers(), case.item_ptr)
     assert again.items.column("key").tolist() == case.items["image_path"]
     assert again.items.column("weight").tolist() == case.items["weight"]
     assert again.items.column("color::red").tolist() == case.red.tolist()
+    assert again.samples["score"].tolist() == list(range(50))
+    assert again.samples["word"].tolist() == list("ab" * 25)
 
 
 def test_a_part_as_anndata(suffix, tmp_path, small_blocks):

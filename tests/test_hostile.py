@@ -128,20 +128,35 @@ def test_no_command_prints_control_characters(tmp_path, case):
     store = saestore.open(tmp_path / "s.zarr", "a")
     names = [f"{ESCAPES}{i}.png" for i in range(3)]
     table = {"image_path": names, f"a{ESCAPES}": [0, 1, 0], f"n{ESCAPES}": [0.5, 3.5, 6.5]}
-    acts = store.write("Toy/patch/s", case_matrix(), items=table)
+    acts = store.write("Toy/patch/s", case_matrix(), items=table, sae={"name": ESCAPES, "k": ESCAPES})
     acts.concepts.add({f"lab{ESCAPES}": np.arange(6) % 2 == 0}, level="sample")
     options = ["--store", str(tmp_path / "s.zarr")]
     for words in (
         ["info", "Toy"], ["concepts", "Toy"], ["concepts", "Toy", "--level", "sample"], ["stats", "Toy"],
         ["top-samples", "Toy", "--feature", "1"], ["top-features", "Toy", "--sample", "1"], ["verify"],
         ["info", f"no{ESCAPES}"], ["top-samples", "Toy", "--feature", "1", "--where", f"no{ESCAPES}=1"],
-        ["stats", "Toy", "--json"],
+        ["stats", "Toy", "--json"], ["diagnose", "Toy"],
     ):  # fmt: skip
         result = CliRunner().invoke(main, [*words, *options])
         assert result.output
-        assert [
-            c for c in result.output if c != "\n" and (ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u202e\u200f\u061c")
-        ] == []
+        assert "unexpected" not in result.output
+        assert controls_in(result.output) == []
+    for shown in (acts.items, acts.samples, acts.top_samples(1), acts.diagnose(), acts.card(1), acts, store):
+        assert controls_in(repr(shown) + shown._repr_html_()) == []
+
+
+def controls_in(text):
+    return [c for c in text if c != "\n" and (ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u202e\u200f\u061c")]
+
+
+def test_a_page_shows_what_turns_text_but_a_form_sends_it_back():
+    pytest.importorskip("jinja2")
+    from saestore.web.explorer import Explorer
+    from saestore.web.view import StoreView
+
+    templates = Explorer(StoreView(scratch_store().root, "x")).templates
+    page = templates.from_string("{{ x }} {{ x|field }} {{ 3 }}").render(x="\u202e<")
+    assert page == "\\u202e&lt; \u202e&lt; 3"
 
 
 def case_matrix():

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from raising import raises
-from strategies import scratch_store
+from strategies import copy_of, scratch_store
 
 import saestore
 from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError
@@ -27,11 +27,15 @@ RED = np.array([1, 0, 1, 1, 0], bool)
 
 
 @pytest.fixture
-def acts():
+def acts(tmp_path):
     """3 x 3 patches of five images."""
-    items = {"image_path": KEYS, "split": ["train"] * N_ITEMS, "color::red": RED.astype(int), "shape::cube": ~RED}
-    matrix = sp.csr_array(np.eye(N_ITEMS * GRID**2, 4, dtype=np.float32))
-    return scratch_store().write("Toy/patch/x", matrix, items=items)
+
+    def make(folder):
+        items = {"image_path": KEYS, "split": ["train"] * N_ITEMS, "color::red": RED.astype(int), "shape::cube": ~RED}
+        matrix = sp.csr_array(np.eye(N_ITEMS * GRID**2, 4, dtype=np.float32))
+        saestore.open(folder, "a").write("Toy/patch/x", matrix, items=items)
+
+    return copy_of("patches", make, tmp_path / "patches.zarr")["Toy/patch/x"]
 
 
 def write_table(path, keys, **columns):

@@ -180,9 +180,21 @@ def test_images_that_keep_their_proportions(tmp_path, sae):
     acts.concepts.add_masks(tmp_path / "masks", threshold=0.6)
     assert np.array_equal(acts.samples["left"], np.concatenate([np.arange(r * c) % c == 0 for r, c in grids]))
     assert [ImageView.of(acts, None).patches.at(item).grid for item in range(len(made))] == list(map(tuple, grids))
-    acts.plot.top(int(np.argmax(acts.stats()["n_active"].values)))
     with raises(InvalidInputError, "no-cls-token", "siglip2"):
         build(tmp_path / "cls", **how, sample_type="cls")
     Siglip2ImageProcessorPil(patch_size=8).save_pretrained(tmp_path / "model")
     with raises(InvalidInputError, "image-size", "patches of 16 x 16", "8 x 8"):
         build(tmp_path / "wrong", **how)
+
+
+def test_a_grid_that_is_no_square_gives_rows_and_columns(tmp_path, images, sae):
+    """2 x 8 patches are as many as 4 x 4."""
+    model = vision_model("dinov2", tmp_path / "model", size={"height": 16, "width": 64}, do_center_crop=False)
+    acts = build(tmp_path, images=images, model=model, layer=0, sae=sae)
+    assert acts.attributes.source["transform"]["grid"] == [2, 8]
+    coords, position = acts.to_xarray().coords, np.arange(len(acts)) % 16
+    assert np.array_equal(coords["row"], position // 8)
+    assert np.array_equal(coords["col"], position % 8)
+    words = ["top-features", "--store", tmp_path / "s.zarr", "--dataset", "Mine", "--sample", "13", "--json"]
+    found = json.loads(CliRunner().invoke(main, [str(word) for word in words]).stdout)["rows"][0]
+    assert (found["row"], found["column"]) == (1, 5), found

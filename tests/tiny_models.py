@@ -182,6 +182,9 @@ LANGUAGE = {
     "t5": lambda v: transformers.T5ForConditionalGeneration(
         transformers.T5Config(d_model=WIDTH, d_kv=8, d_ff=64, num_layers=N_BLOCKS, num_heads=4, vocab_size=v)
     ),
+    "t5-encoder": lambda v: transformers.T5EncoderModel(
+        transformers.T5Config(d_model=WIDTH, d_kv=4, d_ff=48, num_layers=N_BLOCKS, num_heads=2, vocab_size=v)
+    ),
     "esm": lambda v: transformers.EsmModel(
         transformers.EsmConfig(**TEXT, vocab_size=v, pad_token_id=0, mask_token_id=2)
     ),

@@ -6,7 +6,6 @@ import base64
 import io
 import os
 from collections.abc import Callable, Iterable, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from saestore.plot.style import NEGATIVE, POSITIVE, HtmlPage, Row, named, number
 from saestore.plot.tokens import Paint
 from saestore.query import html
 from saestore.query.details import feature_names
+from saestore.query.html import escape
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import one_list
 from saestore.query.reader import Level, SetReader

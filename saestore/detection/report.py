@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saestore.errors import escape
 from saestore.query import html
 from saestore.records import plain, to_csv
 from saestore.storage import save_file, write_errors
@@ -144,7 +145,7 @@ class Detection:
     def __repr__(self) -> str:
         head = f"Detection in {self.provenance['set']}: {len(self.concepts)} concepts, {', '.join(self.methods)}"
         lines = ["  ".join(f"{_text(row[name]):>14}" for name in _SHOWN) for row in self.rows]
-        return "\n".join([head, "  ".join(f"{name:>14}" for name in _SHOWN), *lines])
+        return escape("\n".join([head, "  ".join(f"{name:>14}" for name in _SHOWN), *lines]))
 
     def _repr_html_(self) -> str:
         return html.table(list(_SHOWN), [[_text(row[name]) for name in _SHOWN] for row in self.rows])

@@ -140,6 +140,7 @@ def _expected(acts: SetReader, loaded: Any) -> dict[str, Any]:
     recorded = {name: value for name, value in acts.attributes.sae.items() if value is not None}
     sae = {**({} if loaded is None else loaded.info), **recorded}
     architecture, k = sae.get("architecture"), sae.get("k")
+    k = k if isinstance(k, int) else None  # a set may record what the caller has given
     negative = False if architecture in _RELU else True if architecture == "clip_scope" else None
     expected = {"architecture": architecture, "d_in": sae.get("d_in"), "k": k, "l0": None, "negative": negative}
     if loaded is not None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from html import escape
 from typing import Any, Literal
 
+from saestore.errors import escape as escape_control
 from saestore.query import html
+from saestore.query.html import escape
 
 Severity = Literal["error", "warning", "note"]
 
@@ -110,7 +111,7 @@ class Diagnosis:
     def __repr__(self) -> str:
         lines = [f"Diagnosis of {self.set}:", *(f"  {name}: {value}" for name, value in self.rows())]
         lines += [f"  {f.severity} {f.code}: {f.message} {f.advice}" for f in self.findings] or ["  no findings"]
-        return "\n".join(lines)
+        return escape_control("\n".join(lines))
 
     def _repr_html_(self) -> str:
         found = [[f.severity, f.message, f.advice] for f in self.findings] or [["-", "no findings", ""]]

@@ -11,7 +11,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from typing import Any, Protocol
 
@@ -224,7 +224,7 @@ class Plan:
         with write_errors(f"{store}"):
             how: dict[str, Any] = {"n_features": attributes.n_features, "codec": attributes.codec, "name": name}
             info = write_segment(store, base, start, rows, **how, quick=True)  # the commit writes all of it again
-            receipt = group_document({"segment": info.to_json(), "dropped": dropped})
+            receipt = group_document({"segment": asdict(info), "dropped": dropped})
             won = put_if_absent(store, f"{base}/{self._receipt_path(task)}/{DOCUMENT}", receipt)
             # The receipts are gone once they are committed: a late attempt must not leave a new one.
             if not won or self._open_attributes(stop) is None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from saestore.errors import InvalidInputError, require
 from saestore.files import check_inflation, check_written, damage
+from saestore.format import RESERVED, TOKEN_SPANS
 from saestore.formats.anndata_output import TRUTH, write_anndata
 from saestore.formats.base import Format, Opened, Source, as_floats, nonzeros, stored_dtype
 from saestore.formats.in_memory import open_object
@@ -44,8 +45,8 @@ def open_anndata(source: Source) -> Opened:
     """Open an AnnData file or zarr group, backed.
 
     A CSR or dense ``X`` is read in slices; a CSC one goes through a `Spool`. ``obs`` becomes the items: one per row,
-    or, where it has a column ``item``, one per run of equal values in it, whose texts are the keys. ``var``, layers and
-    the rest are not read.
+    or, where it has a column ``item``, one per run of equal values in it, whose texts are the keys; columns that differ
+    within an item are of the samples. ``var``, layers and the rest are not read.
     """
     path, where = source.path, str(source.path)
     package = require("anndata", "anndata", f"reading {path}")
@@ -74,21 +75,10 @@ def open_anndata(source: Source) -> Opened:
         )
     dtype = stored_dtype(np.dtype((matrix if kind == "array" else matrix["data"]).dtype), where)
     read, step = _rows(matrix, kind, shape, dtype, source)
-    items, item_ptr = _items(obs, package.io.read_elem(root["uns/items"]) if "uns/items" in root else None)
-    return Opened(
-        "anndata",
-        where,
-        (path,),
-        *shape,
-        dtype,
-        read,
-        step,
-        sum_duplicates=kind != "array",
-        item_ptr=item_ptr,
-        items=items,
-        issues=tuple(_numbering(names)),
-        source={"layout": f"anndata {'dense' if kind == 'array' else kind[:3]}"},
-    )
+    known = _items(obs, package.io.read_elem(root["uns/items"]) if "uns/items" in root else None)
+    known |= {"sum_duplicates": kind != "array", "issues": tuple(_numbering(names))}
+    known["source"] = {"layout": f"anndata {'dense' if kind == 'array' else kind[:3]}"}
+    return Opened("anndata", where, (path,), *shape, dtype, read, step, **known)
 
 
 def open_adata(adata: anndata.AnnData, source: Source) -> Opened:
@@ -98,15 +88,13 @@ def open_adata(adata: anndata.AnnData, source: Source) -> Opened:
     if adata.X is None:
         raise InvalidInputError("the AnnData has no X; activations are samples by features, in X.", code="not-a-matrix")
     opened = open_object(adata.X, source)
-    items, item_ptr = _items(adata.obs, adata.uns.get("items"))
     return replace(
         opened,
         format="anndata",
         path="the AnnData",
-        item_ptr=item_ptr,
-        items=items,
         issues=(*opened.issues, *_numbering(adata.var_names)),
         source={"layout": str(opened.source["layout"]).replace("scipy", "anndata")},
+        **_items(adata.obs, adata.uns.get("items")),
     )
 
 
@@ -153,12 +141,12 @@ def _rows(matrix: Any, kind: str, shape: tuple[int, int], dtype: str, source: So
     )  # fmt: skip
 
 
-def _items(obs: pd.DataFrame, table: pd.DataFrame | None) -> tuple[Items, Any]:
-    """Items, and which rows belong to them; `table` is the one in ``uns["items"]``, where there is one."""
+def _items(obs: pd.DataFrame, table: pd.DataFrame | None) -> dict[str, Any]:
+    """Items, which rows belong to them, and columns of samples; `table` is in ``uns["items"]``, where there is one."""
     import pandas as pd
 
     if "item" not in obs or obs["item"].dtype == bool:
-        return _table(obs), 1
+        return {"items": _table(obs), "item_ptr": 1}
     names = obs["item"].to_numpy()
     runs = pd.factorize(names)[0] if names.dtype.kind not in "iu" else names
     starts = np.flatnonzero(np.r_[True, runs[1:] != runs[:-1]])
@@ -174,16 +162,32 @@ def _items(obs: pd.DataFrame, table: pd.DataFrame | None) -> tuple[Items, Any]:
             code="scattered-items",
         )
     sizes = np.diff(np.append(starts, len(runs)))
-    if table is not None and names is runs:
-        if len(table) == len(starts):
-            return _table(table), pointers(sizes)
-        if len(table) > int(runs.max()) and (np.diff(runs[starts]) > 0).all():  # some of them have no sample
-            return _table(table), pointers(np.bincount(runs[starts], sizes, len(table)).astype(np.int64))
     first = np.repeat(starts, sizes)
-    # SampleCoordinates that differ within an item belong to samples.
-    columns = [name for name in obs.columns.drop("item") if (obs[name].to_numpy() == obs[name].to_numpy()[first]).all()]
-    of_items = obs.iloc[starts][columns]
-    return _table(of_items if names is runs else of_items.set_axis(names[starts].astype(str))), pointers(sizes)
+    constant = [
+        name for name in obs.columns.drop("item") if (obs[name].to_numpy() == obs[name].to_numpy()[first]).all()
+    ]
+    columns = _of_samples(obs.drop(columns=["item", *constant]))
+    if table is not None and names is runs and len(table) > int(runs.max()) and (np.diff(runs[starts]) > 0).all():
+        sizes = np.bincount(runs[starts], sizes, len(table)).astype(np.int64)  # some of them may have no sample
+    elif table is None or names is not runs or len(table) != len(starts):
+        table = obs.iloc[starts][constant]
+        table = table if names is runs else table.set_axis(names[starts].astype(str))
+    return {"items": _table(table), "item_ptr": pointers(sizes), "columns": columns}
+
+
+def _of_samples(obs: pd.DataFrame) -> dict[str, Array]:
+    """Numbers and texts that differ within an item, by the names that an export gave to columns of samples."""
+    columns = {}
+    for name, column in obs.items():
+        label, values = str(name).removeprefix("sample."), column.to_numpy()
+        known = not column.hasnans and all(isinstance(each, str) for each in values.tolist())
+        if label in (*RESERVED, *TOKEN_SPANS, "row", "col") or (label == name and f"sample.{name}" in obs):
+            continue
+        if list(getattr(column.dtype, "categories", ())) == TRUTH.tolist() and known:
+            columns[label] = values == "true"
+        elif known or values.dtype.kind in "biuf":
+            columns[label] = values.astype(TRUTH.dtype) if known else values
+    return columns
 
 
 def _returning(runs: Array, starts: Array) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from io import FileIO
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from saestore.errors import InvalidInputError, require
-from saestore.files import damage
 from saestore.format import BY_SAMPLE
 from saestore.formats.base import Written
 from saestore.formats.selection import Selected
@@ -101,9 +100,19 @@ def _columns(acts: SetReader) -> Iterator[_Column]:
     for level, name in stored:
         if (level, name) not in {("item", each) for each in ("text", *OF_ITEMS)}:
             named[name if name not in named else f"{level}.{name}"] = (level, name)
-    for name, each in named.items():
-        label = name.replace("/", "|")  # a name with a slash would be a path
+    for label, each in zip(_labels(named), named.values(), strict=True):
         yield _stored(acts, label, *each) if isinstance(each, tuple) else _Column(label, each.dtype, each.at)
+
+
+def _labels(names: Iterable[str]) -> list[str]:
+    """Names that a file can have: a slash would be a path, dots are folders, and anndata keeps one for itself."""
+    labels = {".": "", "..": "", "_index": ""}
+    for name in names:
+        label = name.replace("/", "|")
+        while label in labels:
+            label += "_"
+        labels[label] = name
+    return list(labels)[3:]
 
 
 def _stored(acts: SetReader, label: str, level: str, name: str) -> _Column:
@@ -201,19 +210,24 @@ def write_anndata(selected: Selected, path: Path) -> Written:
         names = selected.feature_ids.astype(str).astype(object)
         io.write_elem(root, "var", pd.DataFrame(index=names) if features is None else features)
         io.write_elem(root, "uns", {"saestore": origin})
-        if acts.items.names():
-            with damage(path.name, "cannot hold the table of items", ValueError, TypeError, code="not-in-format"):
+        try:
+            if acts.items.names():
                 io.write_elem(root["uns"], "items", _item_table(acts))
-        _write_blocks(selected, root)
+            _write_blocks(selected, root)
+        except (ValueError, TypeError) as error:
+            if isinstance(error, InvalidInputError):
+                raise
+            raise InvalidInputError(
+                f"{path.name} cannot hold a column of the items or samples ({error}).", code="not-in-format"
+            ) from error
     return Written((path.name,))
 
 
 def _item_table(acts: SetReader) -> pd.DataFrame:
     import pandas as pd
 
-    # A name with a slash would be a path, and anndata keeps the name of the index for itself.
-    names = {"key": "image_path", "_index": "index"}
-    items = acts.items.to_pandas().rename(columns=lambda name: names.get(name, name.replace("/", "|")))
+    items = acts.items.to_pandas().rename(columns={"key": "image_path"})
+    items.columns = _labels(items.columns)
     for name in [name for name in items if items[name].dtype.kind == "O" and items[name].hasnans]:
         items[name] = pd.Categorical(items[name])  # of the kinds of text the one that has unknown values
     return items.set_index(np.arange(acts.n_items).astype(str).astype(object))

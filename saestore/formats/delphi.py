@@ -101,21 +101,15 @@ def open_delphi(source: Source) -> Opened:
     if dtype == "float16":
         message = "a cache holds float16: activations are rounded by up to 0.05 %, those within 0.00001 of 0 missing"
         issues.append(Issue("float16_values", "info", message, spool.n_entries))
+    files = tuple(part.path for part in parts)
     return Opened(
-        "delphi",
-        str(folder),
-        tuple(part.path for part in parts),
-        tokens.n_rows,
-        parts[-1].end + 1,
-        dtype,
-        spool.read,
-        spool.step,
+        "delphi", str(folder), files, tokens.n_rows, parts[-1].end + 1, dtype, spool.read, spool.step,
         item_ptr=tokens.item_ptr,
         issues=tuple(issues),
         columns=tokens.columns,
         sae={"hook_name": folder.name},
         source={"layout": f"delphi, {len(parts)} files", **{name: config[name] for name in SOURCE if name in config}},
-    )
+    )  # fmt: skip
 
 
 def _parts(folder: Path) -> list[_Part]:
@@ -139,22 +133,24 @@ def _config(folder: Path) -> dict[str, Any]:
         raise InvalidInputError(f"{path} is not a JSON object.", code="damaged-file") from error
 
 
-def _tensor(path: Path, name: str) -> Any:
-    """A tensor of a file, not read yet."""
+def _tensor(path: Path, name: str, *, optional: bool = False) -> Any:
+    """A tensor of a file, not read yet; None where an `optional` one is not there."""
     safetensors = require("safetensors", "sae", f"reading {path}")
     with damage(path, "is truncated or not a .safetensors file", safetensors.SafetensorError):
         opened = safetensors.safe_open(path, framework="np")
-    names = list(opened.keys())
-    if name not in names:
-        message = f"{path} has no tensor {name!r}; it has {', '.join(names) or 'none'}."
-        raise InvalidInputError(message, code="no-such-tensor")
-    return opened.get_slice(name)
+    if name in opened.keys():  # noqa: SIM118 (no mapping)
+        return opened.get_slice(name)
+    if optional:
+        return None
+    message = f"{path} has no tensor {name!r}; it has {', '.join(opened.keys()) or 'none'}."
+    raise InvalidInputError(message, code="no-such-tensor")
 
 
 def _tokens(parts: list[_Part], config: dict[str, Any], pad_token: int | None) -> tuple[_Tokens, list[Issue]]:
     """From the copy in the first file; without one, from the context length and the last sequence that is active."""
     folder, first = parts[0].path.parent, parts[0].path
-    shapes = {part.path.name: _shape(part.path, "tokens") for part in parts}
+    found = {part.path.name: _tensor(part.path, "tokens", optional=True) for part in parts}
+    shapes = {name: None if each is None else tuple(each.get_shape()) for name, each in found.items()}
     shape = shapes[first.name]
     for name, other in shapes.items():
         if other != shape:
@@ -176,15 +172,6 @@ def _tokens(parts: list[_Part], config: dict[str, Any], pad_token: int | None) -
     last = max(int(rows[:, 0].max(initial=0)) for part in parts for rows, _ in _blocks(part))
     message = f"the cache has no tokens: samples after sequence {last}, the last active one, are unknown"
     return _Tokens(last + 1, ctx, None), [Issue("no_tokens", "info", message)]
-
-
-def _shape(path: Path, name: str) -> tuple[int, ...] | None:
-    try:
-        return tuple(_tensor(path, name).get_shape())
-    except InvalidInputError as error:
-        if error.code == "no-such-tensor":
-            return None
-        raise
 
 
 def _blocks(part: _Part) -> Iterator[tuple[Array, Array]]:

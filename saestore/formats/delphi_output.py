@@ -116,7 +116,7 @@ class _Splits:
         values = self._half(block)
         keep = values != 0
         self._vanished += int((~keep).sum())
-        items, positions = self._index.locate(block.samples[block.entry_rows])
+        items, positions = self._index.locate(block.samples[block.rows()])
         records = np.empty(int(keep.sum()), _RECORD)
         records["place"] = np.stack([np.searchsorted(self._items, items), positions, block.indices], axis=1)[keep]
         records["value"] = values[keep]
@@ -128,7 +128,7 @@ class _Splits:
     def _half(self, block: Block) -> Array:
         over = np.flatnonzero(np.abs(block.data) > _LARGEST)
         if len(over) and not self._clip:
-            row, feature, value = block.entry_rows[over[0]], block.indices[over[0]], block.data[over[0]]
+            row, feature, value = block.rows()[over[0]], block.indices[over[0]], block.data[over[0]]
             raise InvalidInputError(
                 f"the activation of sample {block.samples[row]}, feature {feature} is {value:g}; Delphi keeps float16, "
                 "which ends at 65,504. Pass --clip (clip=True) to write that instead, or leave the feature out with "

@@ -41,19 +41,10 @@ def open_dense(name: str, rows: EmbeddingSource, files: tuple[Path, ...]) -> Ope
         block: Any = rows.read(start, stop)
         return nonzeros(as_floats((block.float() if rows.dtype == "bfloat16" else block).numpy(), dtype, rows.path))
 
-    return Opened(
-        name,
-        rows.path,
-        files,
-        rows.n_rows,
-        rows.d_in,
-        dtype,
-        read,
-        max(1, _BYTES // (4 * rows.d_in)),
-        item_ptr=rows.item_size,
-        digest=None if files else rows.fingerprint(),
-        source={"layout": f"dense {rows.layout}"},
-    )
+    step = max(1, _BYTES // (4 * rows.d_in))
+    facts: Any = {"item_ptr": rows.item_size, "digest": None if files else rows.fingerprint()}
+    facts["source"] = {"layout": f"dense {rows.layout}"}
+    return Opened(name, rows.path, files, rows.n_rows, rows.d_in, dtype, read, step, **facts)
 
 
 def open_embedded(given: Any, source: Source, files: tuple[Path, ...] = ()) -> Opened:

@@ -16,8 +16,7 @@ from saestore.errors import InvalidInputError
 from saestore.files import plain_tensor, unmasked
 from saestore.formats.base import BLOCK, Opened, Source, as_floats, nonzeros, stored_dtype
 from saestore.formats.named_arrays import MemoryArray, is_named, of_parts, only_matrix, open_named, rows_per_item
-
-__all__ = ["in_file", "open_mapping", "open_object", "renamed"]
+from saestore.sparse_rows import SparseRows
 
 Array = np.ndarray[Any, Any]
 
@@ -61,7 +60,7 @@ def renamed(opened: Opened, name: str, where: str, **facts: Any) -> Opened:
 
 
 def in_file(opened: Opened, path: Path) -> Opened:
-    """What was opened in memory is of a file, whose bytes tell it from others."""
+    """What was opened in memory is of a file, which its bytes identify."""
     return replace(opened, path=str(path), files=(path,), digest=None)
 
 
@@ -150,18 +149,13 @@ def _dense(given: Any) -> Opened:
             code="bad-shape",
         )
     flat, dtype = values.reshape(-1, values.shape[-1]), stored_dtype(values.dtype, where)
-    return Opened(
-        "dense",
-        where,
-        (),
-        *flat.shape,
-        dtype,
-        lambda start, stop: nonzeros(as_floats(flat[start:stop], dtype, where)),
-        max(1, BLOCK // flat.shape[1]),
-        item_ptr=rows_per_item(values.shape),
-        digest=_digest({"values": flat}),
-        source={"layout": "dense array"},
-    )
+
+    def read(start: int, stop: int) -> SparseRows:
+        return nonzeros(as_floats(flat[start:stop], dtype, where))
+
+    facts: Any = {"item_ptr": rows_per_item(values.shape), "digest": _digest({"values": flat})}
+    facts["source"] = {"layout": "dense array"}
+    return Opened("dense", where, (), *flat.shape, dtype, read, max(1, BLOCK // flat.shape[1]), **facts)
 
 
 def _array(value: Any) -> Array:

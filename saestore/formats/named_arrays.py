@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,38 +46,23 @@ KNOWN = (
 )
 
 
-@dataclass(frozen=True)
 class MemoryArray:
-    """An array in memory, read as `saestore.npz.NpzArray` is."""
+    """An array in memory, read as `saestore.files.NpzArray` is."""
 
-    array: Array
-    where: str
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape."""
-        return tuple(self.array.shape)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Dtype."""
-        return np.dtype(self.array.dtype)
-
-    @property
-    def length(self) -> int:
-        """Number of values."""
-        return self.array.size
+    def __init__(self, array: Array, where: str) -> None:
+        self._array, self.where = array, where
+        self.shape, self.dtype, self.length = tuple(array.shape), np.dtype(array.dtype), array.size
 
     def read(self, start: int, stop: int) -> Array:
         """Flat values; of an array in another order only the rows that they are in are put in order."""
         inner = math.prod(self.shape[1:])
         first = start // max(1, inner)
-        rows = self.array[first : -(-stop // max(1, inner))].reshape(-1)
+        rows = self._array[first : -(-stop // max(1, inner))].reshape(-1)
         return rows[start - first * inner : stop - first * inner]
 
     def read_all(self) -> Array:
         """The array."""
-        return self.array
+        return self._array
 
 
 def pair_of(names: Iterable[str]) -> tuple[str, str] | None:

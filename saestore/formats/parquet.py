@@ -41,17 +41,20 @@ def write_parquet(selected: Selected, path: Path, columns: Sequence[str] | str =
     }
     types = {"sample": np.int64, "feature": np.int32, "activation": selected.dtype, "item": np.int64}
     fields = [(name, arrow.from_numpy_dtype(dtype)) for name, dtype in {**types, "position": np.int32}.items()]
-    fields += [(name, _arrow_type(arrow, values(selected.sample_ids[:0]))) for name, values in joined.items()]
+    for name, values in joined.items():
+        dtype = values(selected.sample_ids[:0]).values.dtype
+        fields.append((name, arrow.string() if dtype.kind == "T" else arrow.from_numpy_dtype(dtype)))
     schema = arrow.schema(fields, metadata={"saestore": json.dumps(about)})
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         for block in selected.blocks():
             items, positions = acts.item_index.locate(block.samples)
-            rows = block.entry_rows
+            rows = block.rows()
             arrays = [block.samples[rows], block.indices.astype(np.int32), block.data, items[rows]]
             arrays.append(positions[rows].astype(np.int32))
             for values in joined.values():
                 column = values(block.samples).at(rows)
-                arrays.append(arrow.array(_plain(column), mask=None if column.known is None else ~column.known))
+                plain = column.values.astype(object) if column.values.dtype.kind == "T" else column.values
+                arrays.append(arrow.array(plain, mask=None if column.known is None else ~column.known))
             writer.write_table(arrow.table(arrays, schema=schema))
     return Written((path.name,))
 
@@ -79,14 +82,6 @@ def _joined(acts: SetReader, name: str) -> Callable[[Array], Column]:
         f"{acts.path} has no column {name!r} to join. {did_you_mean(name, known)}There are {listed(known)}.",
         code="unknown-column",
     )
-
-
-def _plain(column: Column) -> Array:
-    return column.values.astype(object) if column.values.dtype.kind == "T" else column.values
-
-
-def _arrow_type(arrow: Any, column: Column) -> Any:
-    return arrow.string() if column.values.dtype.kind == "T" else arrow.from_numpy_dtype(column.values.dtype)
 
 
 FORMATS = (Format("parquet", write=write_parquet, options=("columns",)),)

@@ -26,11 +26,6 @@ class Block(SparseRows):
 
     samples: Array  # their numbers in the set, int64 (n,)
 
-    @property
-    def entry_rows(self) -> Array:
-        """The row of each entry, int64 (nnz,)."""
-        return np.repeat(np.arange(len(self.samples)), np.diff(self.indptr))
-
 
 @dataclass
 class Selected:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +22,6 @@ _OF_LAYOUTS = ("indices", "values")  # left to a layout that knows more of such 
 _REOPEN = 64 << 20  # pages that were read through a mapping count as memory of the process until it is unmapped
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One file, mapped: ids and values of (rows, k) or (sequences, positions, k), and what else is in it."""
-
-    ids: Any
-    values: Any
-    others: dict[str, Any]
-
-    @property
-    def n_rows(self) -> int:
-        return int(np.prod(self.values.shape[:-1]))
-
-
 def open_topk(
     name: str, path: Path, files: Sequence[Path], keys: tuple[str, str], others: Sequence[str] = ()
 ) -> tuple[Opened, list[int]]:
@@ -42,36 +29,34 @@ def open_topk(
 
     `keys` are the names of the tensors of ids and values, `others` of tensors that are read besides, such as a mask.
     """
-    parts = [_part(file, keys, others) for file in files]
+    opened = [_part(file, keys, others) for file in files]
+    parts, more = [values for _, values, _ in opened], opened[0][2]
     first = parts[0]
     for file, part in zip(files, parts, strict=True):
-        if part.values.shape[1:] != first.values.shape[1:] or part.values.dtype != first.values.dtype:
+        if part.shape[1:] != first.shape[1:] or part.dtype != first.dtype:
             raise InvalidInputError(
-                f"{file} has rows of {tuple(part.values.shape[1:])} {part.values.dtype}, {files[0].name} of "
-                f"{tuple(first.values.shape[1:])} {first.values.dtype}; all chunks need the same.",
+                f"{file} has rows of {tuple(part.shape[1:])} {part.dtype}, {files[0].name} of "
+                f"{tuple(first.shape[1:])} {first.dtype}; all chunks need the same.",
                 code="unequal-chunks",
             )
-    n_rows, shape = [part.n_rows for part in parts], tuple(first.values.shape)
-    k, ptr = shape[-1], first.others.get("item_ptr")
-    dtype = _floats(first.values[:0]).dtype
-    opened = Opened(
-        name,
-        str(path),
-        tuple(files),
-        sum(n_rows),
-        stated_shape(first.others, str(path))[-1],
-        stored_dtype(dtype, f"{path}:{keys[1]}"),
-        _Reader(files, n_rows, keys, others).read,
+    n_rows, shape = [math.prod(part.shape[:-1]) for part in parts], tuple(first.shape)
+    k = shape[-1]
+    ptr: Any = more.get("item_ptr")
+    dtype = stored_dtype(_floats(first[:0]).dtype, f"{path}:{keys[1]}")
+    layout = f"{len(files)} files of {k} places a row" if len(files) > 1 else f"{k} places a row"
+    reader = _Reader(files, n_rows, keys, others)
+    return Opened(
+        name, str(path), tuple(files), sum(n_rows), stated_shape(more, str(path))[-1], dtype, reader.read,
         max(1, BLOCK // k),
         row_capacity=k,
-        item_ptr=np.asarray(ptr) if len(files) == 1 and hasattr(ptr, "numpy") else rows_per_item(shape),
+        item_ptr=ptr.numpy() if len(files) == 1 and hasattr(ptr, "numpy") else rows_per_item(shape),
         sae={"k": k},
-        source={"layout": f"{len(files)} files of {k} places a row" if len(files) > 1 else f"{k} places a row"},
-    )
-    return opened, n_rows
+        source={"layout": layout},
+    ), n_rows  # fmt: skip
 
 
-def _part(path: Path, keys: tuple[str, str], others: Sequence[str]) -> _Part:
+def _part(path: Path, keys: tuple[str, str], others: Sequence[str]) -> tuple[Any, Any, dict[str, Any]]:
+    """One file, mapped: ids and values of (rows, k) or (sequences, …, k), and what else is in it."""
     tensors = load_tensors(path)
     missing = [key for key in keys if not hasattr(tensors.get(key), "dtype")]
     if missing:
@@ -90,7 +75,7 @@ def _part(path: Path, keys: tuple[str, str], others: Sequence[str]) -> _Part:
         raise InvalidInputError(f"{path}: {keys[0]} is {ids.dtype}; use integers.", code="unsupported-dtype")
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if hasattr(tensor, "shape")}
     refuse_unused(shapes, (*keys, "item_ptr", *others), int(np.prod(values.shape[:-1])), str(path))
-    return _Part(ids, values, tensors)
+    return ids, values, tensors
 
 
 class _Reader:
@@ -117,9 +102,9 @@ class _Reader:
 
     def _slice(self, file: int, start: int, stop: int) -> tuple[Array, Array]:
         if self._open is None or self._open[0] != file or self._n_read > _REOPEN:
-            part = _part(self._paths[file], self._keys, self._others)
-            k = part.values.shape[-1]
-            self._open, self._n_read = (file, part.ids.reshape(-1, k), part.values.reshape(-1, k)), 0
+            ids, values, _ = _part(self._paths[file], self._keys, self._others)
+            k = values.shape[-1]
+            self._open, self._n_read = (file, ids.reshape(-1, k), values.reshape(-1, k)), 0
         ids, values = self._open[1][start:stop], self._open[2][start:stop]
         self._n_read += ids.nbytes + values.nbytes
         floats = _floats(values)

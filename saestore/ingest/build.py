@@ -16,8 +16,6 @@ from saestore.storage.places import local_path
 from saestore.store import destination_of
 from saestore.writing.pipeline import write_set
 
-__all__ = ["build"]
-
 
 @reached("the input")
 def build(

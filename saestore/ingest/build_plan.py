@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from saestore.superactivators.datasets import Dataset
     from saestore.superactivators.ground_truth import GroundTruth
 
-__all__ = ["BuildPlan", "open_build"]
-
 # Trained SAEs explain 0.6 to 0.95; embeddings of another layer, hook or normalisation give 0.3, 0, or far below.
 _LOW_VARIANCE = 0.4
 _MANY_IDENTICAL = 0.2  # a share of rows; first tokens of texts are often alike, a fifth of all rows is not

@@ -21,8 +21,6 @@ from saestore.writing.plan import ItemTable
 if TYPE_CHECKING:
     from saestore.superactivators.datasets import Dataset
 
-__all__ = ["Inputs", "embeddings_on_disk", "from_model"]
-
 
 @dataclass(frozen=True)
 class Inputs:

@@ -14,8 +14,6 @@ from saestore.errors import InvalidInputError
 from saestore.sae.encode import Encoder, TruncationStats, reduce_batch
 from saestore.sparse_rows import Advance, SparseRows
 
-__all__ = ["EncodedRows"]
-
 _CHECK_BYTES = 64 << 20
 
 

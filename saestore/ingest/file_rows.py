@@ -12,8 +12,6 @@ from saestore.formats.base import Opened, clean, fingerprint
 from saestore.formats.issues import Issue, IssueCollector, refusal
 from saestore.sparse_rows import Advance, SparseRows
 
-__all__ = ["FileRows"]
-
 
 @dataclass
 class FileRows:

@@ -18,8 +18,6 @@ from saestore.progress import Progress, ProgressOption
 from saestore.store import destination_of
 from saestore.writing.pipeline import write_set
 
-__all__ = ["ImportReport", "check_import", "import_activations"]
-
 
 @dataclass(frozen=True)
 class ImportReport:

@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from saestore.superactivators.datasets import Dataset
     from saestore.superactivators.ground_truth import GroundTruth
 
-__all__ = ["ImportPlan", "plan_import", "recognise"]
-
 # Any tensor may be in such a file: it is dense activations where no other format knows it.
 _TENSORS = (".pt", ".safetensors")
 _HOOK = re.compile(r"(?:^|\.)(?:blocks|layers|layer|h|resblocks)\.\d")  # other names of a cache state no place

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from saestore.superactivators.datasets import Dataset
     from saestore.superactivators.ground_truth import GroundTruth
 
-__all__ = ["add_found_truth", "find_truth", "found_items", "known_item_ptr", "one_sample_type"]
-
 _ADVICE = (
     "Nothing was written. Correct one of them, or leave it out (--no-ground-truth, ground_truth=False); "
     "`saestore label SET --ground-truth DIR --overwrite` then takes it as it is"

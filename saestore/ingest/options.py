@@ -12,8 +12,6 @@ from saestore.format import split_set_path
 from saestore.vocabulary import BUILD_DTYPES, SAMPLE_TYPES
 from saestore.writing.pipeline import check_storage_options
 
-__all__ = ["BuildOptions", "ImportOptions", "RowOptions", "bound", "default_item_ptr", "with_arguments_of"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -45,7 +43,7 @@ class RowOptions:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
-        """Those of all arguments of a call that are options."""
+        """The options among all arguments of a call."""
         return cls(**{each.name: given[each.name] for each in fields(cls)})
 
 

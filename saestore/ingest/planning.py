@@ -12,8 +12,6 @@ from saestore.ingest.recipes import BuildRecipe, make_plan, planned
 from saestore.progress import Progress
 from saestore.store import Store, destination_of, open
 
-__all__ = ["open_plan", "plan_build"]
-
 
 @with_arguments_of(build)
 @reached("the input")

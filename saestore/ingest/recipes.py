@@ -27,8 +27,6 @@ from saestore.writing.pipeline import Destination, plan_set
 if TYPE_CHECKING:
     from saestore.ingest.build_plan import BuildPlan
 
-__all__ = ["BuildRecipe", "ImportRecipe", "make_plan", "planned", "run_everywhere"]
-
 _LONGEST_RECORD = 8192  # bytes in the attributes of a set, which every reader reads
 
 

@@ -29,18 +29,6 @@ if TYPE_CHECKING:
     from saestore.embeddings.base import EmbeddingSource
     from saestore.ingest.options import RowOptions
 
-__all__ = [
-    "RowChoice",
-    "chosen_rows",
-    "mask_and_tokens",
-    "norms",
-    "of_rows",
-    "open_mask",
-    "rows_per_item",
-    "token_ids",
-    "tokens_record",
-]
-
 Array = np.ndarray[Any, Any]
 Computed = Mapping[str, Callable[[], Array]]
 

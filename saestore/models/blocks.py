@@ -198,7 +198,8 @@ def load_text_model(pretrained: Pretrained, hook: Hook, dtype: str, device: str)
             f"{pretrained.name} is a model of images ({whole.model_type}); give it --images", code="unsupported-model"
         )
     transformers = pretrained.transformers
-    kinds = transformers.MODEL_FOR_TEXT_ENCODING_MAPPING if config.is_encoder_decoder else transformers.MODEL_MAPPING
+    encoder = config.is_encoder_decoder or any("EncoderModel" in name for name in config.architectures or ())
+    kinds = transformers.MODEL_FOR_TEXT_ENCODING_MAPPING if encoder else transformers.MODEL_MAPPING
     kind = kinds.get(type(config), None)
     if not isinstance(kind, type):
         raise InvalidInputError(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from saestore.errors import escape as escape_control
 from saestore.query.details import feature_names
+from saestore.query.html import escape
 from saestore.storage import save_file
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class HtmlPage:
     _style: ClassVar[str] = "margin: 0"
 
     def __repr__(self) -> str:
-        return f"<{self._what} of {self.title}; save(path) writes the page>"
+        return escape_control(f"<{self._what} of {self.title}; save(path) writes the page>")
 
     def _repr_html_(self) -> str:
         return self.html

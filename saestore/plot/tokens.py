@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from saestore.plot.style import (
     summary,
     value_range,
 )  # fmt: skip
+from saestore.query.html import escape
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader

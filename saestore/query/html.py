@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from html import escape as escape_html
 from typing import Any
 
+from saestore.errors import escape as escape_control
 from saestore.format import SetAttributes
 
 _LEFT = ' style="text-align: left"'
+
+
+def escape(text: str) -> str:
+    """A text for a page: neither markup nor characters that turn what follows."""
+    return escape_html(escape_control(text))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: Iterable[int] = ()) -> str:

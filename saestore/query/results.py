@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from saestore.errors import MissingDependencyError, SaestoreError
+from saestore.errors import MissingDependencyError, SaestoreError, escape
 from saestore.query import html
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class ResultTable:
         lines = ["  ".join(f"{text:>10}" for text in row) for row in (shown, *zip(*shown.values(), strict=True))]
         if len(self) > _SHOWN:
             lines.append(f"… {len(self) - _SHOWN} more rows")
-        return f"{type(self).__name__} of {len(self)} rows\n" + "\n".join(lines)
+        return escape(f"{type(self).__name__} of {len(self)} rows\n" + "\n".join(lines))
 
     def _repr_html_(self) -> str:
         more = f"<p>… {len(self) - _SHOWN:,} more rows</p>" if len(self) > _SHOWN else ""

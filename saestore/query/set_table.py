@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError, StoreConflictError, did_you_mean
+from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError, StoreConflictError, did_you_mean, escape
 from saestore.format import KEY
 from saestore.query import html
 from saestore.query.open_set import OpenSet, changing, retry_on_stale_snapshot
@@ -274,7 +274,7 @@ class SetTable:
     def __repr__(self) -> str:
         names = self.columns
         what = f"columns {', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''}" if names else "no columns"
-        return f"<{type(self).__name__} {self._name} of {self._reader.path}: {len(self):,} rows, {what}>"
+        return escape(f"<{type(self).__name__} {self._name} of {self._reader.path}: {len(self):,} rows, {what}>")
 
     def _repr_html_(self) -> str:
         rows, names = np.arange(min(_SHOWN, len(self))), self.columns[:_SHOWN]

@@ -137,15 +137,9 @@ def merge_segments(
 ) -> SegmentInfo:
     """Write the union of neighbouring segments of the set at `path` as a new one; nothing names it yet.
 
-    Parameters
-    ----------
-    memory
-        Bound in bytes, at least about 6 MiB, the pointers of the features (8 bytes per feature and segment) included.
-        Beside it stay a decoded chunk of each segment (130 kB), and what of the output waits to be written (about
-        80 MiB).
-    engine
-        Runs the parts of the output, each a run of shards; by default this process. The bytes are the same for any
-        engine, and parts may run twice.
+    `memory` bounds all but a decoded chunk of each segment (130 kB) and what of the output waits to be written (about
+    80 MiB); at least about 6 MiB. `engine` runs the parts of the output; the bytes are the same for any engine, and
+    parts may run twice.
     """
     first, last = segments[0].info, segments[-1].info
     nnz = sum(s.info.nnz for s in segments)

@@ -183,10 +183,7 @@ class ArrayWriter:
 
     Memory: two quarters of a shard, a million values each, and a shard as it is stored.
 
-    Parameters
-    ----------
-    first, stop
-        Fill only these values, from the beginning of a shard to the end of one.
+    `first`, `stop`: Fill only these values, from the beginning of a shard to the end of one.
     """
 
     def __init__(self, batch: WriteBatch, path: str, array: NewArray, first: int = 0, stop: int | None = None) -> None:

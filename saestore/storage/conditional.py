@@ -86,10 +86,7 @@ def is_shared(store: Store) -> bool:
 def check_conditional(store: Store) -> None:
     """Refuse a place that cannot keep two writers apart, before anything is written there.
 
-    Raises
-    ------
-    StoreWriteError
-        The place ignores conditions, or has none (code ``no-conditional-writes``).
+    Raises StoreWriteError: The place ignores conditions, or has none (code ``no-conditional-writes``).
     """
     _place(store)
 

@@ -43,11 +43,8 @@ _MANY, _SHORT = 64, 256
 class Digests:
     """The digests of the shards of arrays, by array: those that a committed document holds.
 
-    Parameters
-    ----------
-    key, parse
-        Where the document is that holds them, and what makes them of its bytes, or refuses it. It is read together with
-        the first shards.
+    `key`, `parse`: Where the document is that holds them, and what makes them of its bytes, or refuses it. It is read
+    together with the first shards.
     """
 
     def __init__(self, key: str, parse: Callable[[bytes], Mapping[str, Sequence[str]]]) -> None:
@@ -324,10 +321,7 @@ def read_many(wanted: Sequence[tuple[ArrayReader, Array, Array]]) -> list[Array]
 
     As `read_all`, in fewer steps where there are many ranges.
 
-    Parameters
-    ----------
-    wanted
-        Of each array the starts and stops of ascending ranges that do not overlap; they may be empty.
+    `wanted`: Of each array the starts and stops of ascending ranges that do not overlap; they may be empty.
     """
     plans = []
     for reader, starts, stops in wanted:

@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 class SnapshotStore:
     """A store from which committed, immutable content is read: what is missing or empty is damage.
 
-    Parameters
-    ----------
-    store
-        Any zarr store, or a local folder.
+    `store`: Any zarr store, or a local folder.
     """
 
     def __init__(self, store: Store | Path) -> None:
@@ -41,12 +38,7 @@ class SnapshotStore:
     def fetch(self, requests: Sequence[Request]) -> list[bytes]:
         """The bytes of all requests, made at once; in a local folder one after the other, without zarr.
 
-        Raises
-        ------
-        CorruptStoreError
-            Something is missing or empty.
-        UnreachableError
-            The store does not answer.
+        Raises CorruptStoreError: Something is missing or empty. Raises UnreachableError: The store does not answer.
         """
         found = self.find(requests)
         for (key, _), value in zip(requests, found, strict=True):

@@ -145,7 +145,7 @@ def write_sparse(selected: Selected, path: Path) -> Written:
     writer = ChunkWriter(path, selected.n_samples, 12 * k, facts)
     indices, values = np.zeros((writer.chunk_rows, k), np.int64), np.zeros((writer.chunk_rows, k), np.float32)
     for block in selected.blocks():
-        row, place, activations = block.entry_rows, _places(block), _float32(block)
+        row, place, activations = block.rows(), _places(block), _float32(block)
         for part, into, full in writer.split(len(block)):
             inside = (row >= part.start) & (row < part.stop)
             at = row[inside] - part.start + into, place[inside]
@@ -175,7 +175,7 @@ def write_dense(selected: Selected, path: Path) -> Written:
     writer = ChunkWriter(path, selected.n_samples, 4 * len(units), {"feature_dim": len(units)})
     dense = np.zeros((writer.chunk_rows, len(units)), np.float32)
     for block in selected.blocks():
-        row, columns, activations = block.entry_rows, np.searchsorted(units, block.indices), _float32(block)
+        row, columns, activations = block.rows(), np.searchsorted(units, block.indices), _float32(block)
         for part, into, full in writer.split(len(block)):
             inside = (row >= part.start) & (row < part.stop)
             dense[row[inside] - part.start + into, columns[inside]] = activations[inside]
@@ -210,7 +210,7 @@ def _existing(target: Path) -> list[Path]:
 
 def _places(block: Block) -> Array:
     """The place of every entry in its row, the strongest first."""
-    row = block.entry_rows
+    row = block.rows()
     order = np.lexsort((block.indices, -block.data, row))
     place = np.empty(len(row), np.int64)
     place[order] = np.arange(len(row)) - block.indptr[row]
@@ -223,7 +223,7 @@ def _float32(block: Block) -> Array:
     inexact = np.flatnonzero(values != block.data)
     if len(inexact):
         raise InvalidInputError(
-            f"the activation {block.data[inexact[0]]!r} of sample {block.samples[block.entry_rows[inexact[0]]]} is not "
+            f"the activation {block.data[inexact[0]]!r} of sample {block.samples[block.rows()[inexact[0]]]} is not "
             "a float32, the only dtype of these files.",
             code="inexact-value",
         )

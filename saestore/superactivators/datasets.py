@@ -10,8 +10,6 @@ from typing import Any
 
 from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
 
-__all__ = ["CONFIG", "DATASETS", "MODEL_TYPES", "Dataset", "find_dataset", "known_datasets", "read_config"]
-
 CONFIG = "saestore.toml"
 SAES = {"image": "clip-scope-22", "text": "gemma-scope-9b-34-16k"}
 MODEL_TYPES = {"clip": "image", "gemma": "text"}  # the pipeline's names of models, and what each takes

@@ -15,16 +15,6 @@ from saestore.superactivators.chunk_lists import INFO_SUFFIX
 from saestore.superactivators.datasets import Dataset
 from saestore.superactivators.unit_mapping import mapping_name
 
-__all__ = [
-    "PipelineName",
-    "data_roots",
-    "find_activations",
-    "find_embeddings",
-    "find_ground_truth",
-    "find_items",
-    "find_token_counts",
-]
-
 _SPARSE = "SAE_Activations_Sparse"
 _SCOPES = {"image": "clipscope", "text": "gemmascope"}
 GRID = 256  # patches of an image: 16 x 16

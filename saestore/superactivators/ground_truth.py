@@ -24,8 +24,6 @@ from saestore.writing.columns import add_labels
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
 
-__all__ = ["Expected", "GroundTruth", "add_ground_truth", "expected_of", "read_ground_truth"]
-
 Array = np.ndarray[Any, Any]
 
 _FILE = re.compile(r"gt_(?P<what>patch|patches|samples)_per_concept(_(?P<split>train|cal|test))?")

@@ -11,8 +11,6 @@ from saestore.errors import InvalidInputError
 from saestore.files import load_pt
 from saestore.sparse_rows import pointers
 
-__all__ = ["pointers_of_counts", "token_totals"]
-
 Array = np.ndarray[Any, Any]
 
 # The embedding step cuts a text here, the token counts do not.

@@ -66,10 +66,7 @@ class StoredTable:
     def read(self, name: str, rows: Array | slice | None = None) -> Column:
         """Values of a column or concept, of all rows or of some; of a column only the chunks are read that hold them.
 
-        Raises
-        ------
-        NotFoundError
-            There is none of that name.
+        Raises NotFoundError: There is none of that name.
         """
         if name in self.concept_names:
             return self._concept(name) if rows is None else self._concept(name).at(rows)

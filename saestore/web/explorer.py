@@ -42,6 +42,17 @@ _STATUS_OF_CLASS: tuple[tuple[int, tuple[type[SaestoreError], ...]], ...] = (
 _HEADINGS = {400: "That cannot be answered", 403: "Not allowed", 404: "Not here", 405: "Not allowed", 409: "Not now"}
 
 
+class _Field(Markup):
+    """What a form sends back: as it is, so that it does not change."""
+
+
+def _visible(value: object) -> object:
+    """A text without characters that turn what follows; anything else as it is."""
+    if not isinstance(value, str) or isinstance(value, _Field):
+        return value
+    return type(value)(escape(value))
+
+
 class Explorer:
     """Answers requests about a store. It holds no connection and no port: a server, a widget or an exporter asks it.
 
@@ -53,14 +64,14 @@ class Explorer:
         self.token = secrets.token_urlsafe(24)
         self.templates = Environment(
             loader=PackageLoader("saestore.web"), autoescape=True, undefined=StrictUndefined,
-            trim_blocks=True, lstrip_blocks=True,
+            trim_blocks=True, lstrip_blocks=True, finalize=_visible,
         )  # fmt: skip
         self.templates.globals |= {
             "draw": drawing, "links": store.links, "store": store, "token": self.token, "editable": EDITABLE,
             "part": self.part, "twin_of": _twin, "range_links": partial(_range_links, store),
             "patch_links": partial(_patch_links, store),
         }  # fmt: skip
-        self.templates.filters |= {"number": _number, "percent": _percent, "score": _score}
+        self.templates.filters |= {"field": _Field.escape, "number": _number, "percent": _percent, "score": _score}
 
     def answer(self, request: Request) -> Answer:
         """The answer to a request; every error is a page, or a JSON document with its code and message."""

@@ -22,10 +22,7 @@ Array = np.ndarray[Any, Any]
 def set_columns(writer: SetWriter, table: str, columns: Mapping[str, Column]) -> None:
     """Add columns to a table of a set, or replace columns of the same name.
 
-    Raises
-    ------
-    InvalidInputError
-        A column has another length than the table, or a name that means something else.
+    Raises InvalidInputError: A column has another length than the table, or a name that means something else.
     """
     check_names(columns, "column")
     attributes = writer.require()
@@ -56,10 +53,7 @@ def set_columns(writer: SetWriter, table: str, columns: Mapping[str, Column]) ->
 def remove_columns(writer: SetWriter, table: str, names: Sequence[str]) -> None:
     """Remove columns or concepts of a table of a set.
 
-    Raises
-    ------
-    NotFoundError
-        There is none of one of the names. Nothing is removed.
+    Raises NotFoundError: There is none of one of the names. Nothing is removed.
     """
     info = writer.require().table(table)
     for name in names:
@@ -109,10 +103,7 @@ def add_labels(writer: SetWriter, labels: LabelMatrix, *, overwrite: bool = Fals
 def remove_labels(writer: SetWriter, names: Sequence[str], level: str | None = None) -> None:
     """Remove concepts, of both levels unless one is named.
 
-    Raises
-    ------
-    NotFoundError
-        There is no concept of one of the names. Nothing is removed.
+    Raises NotFoundError: There is no concept of one of the names. Nothing is removed.
     """
     attributes = writer.require()
     tables = LEVEL_TABLES.values() if level is None else [LEVEL_TABLES[level]]

@@ -25,12 +25,7 @@ _STEP = 1 << 20  # generations that a writer with a rival may leave out
 class SetCommits:
     """The lock and the committed attributes of one set.
 
-    Parameters
-    ----------
-    root
-        Root group of the store, writable.
-    path
-        ``dataset/sample_type/sae``.
+    `root`: Root group of the store, writable. `path`: ``dataset/sample_type/sae``.
     """
 
     def __init__(self, root: zarr.Group, path: str) -> None:

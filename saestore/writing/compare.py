@@ -30,10 +30,7 @@ _APPEND = (
 def refuse_other(plan: WritePlan, existing: SetAttributes) -> None:
     """Refuse a set of other rows, items or settings than the plan's, and name what differs.
 
-    Raises
-    ------
-    StoreConflictError
-        Something differs.
+    Raises StoreConflictError: Something differs.
     """
     there, here = existing.source, plan.provenance
     kind, advice = here["kind"], _REPLACE
@@ -56,10 +53,8 @@ def check_prefix(plan: WritePlan, root: zarr.Group, existing: SetAttributes) -> 
 
     Memory: the items of the set, one column at a time.
 
-    Raises
-    ------
-    StoreConflictError
-        The SAE or an option differs, or an item or row of the set is missing, changed or in another place.
+    Raises StoreConflictError: The SAE or an option differs, or an item or row of the set is missing, changed or in
+    another place.
     """
     there, here = existing.source, plan.provenance
     if there.get("kind") != here["kind"]:

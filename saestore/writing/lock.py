@@ -51,18 +51,15 @@ class SetLock:
         self._token = uuid.uuid4().hex
         self._renewed = 0.0  # when the lease began, by this process's clock
         self._stop = threading.Event()
+        self._heart: threading.Thread | None = None
         # It was taken from an owner that may still be alive, and nothing fences that one off.
         self.may_have_rival = False
 
     def acquire(self) -> None:
         """Take the lock, from a dead owner if need be.
 
-        Raises
-        ------
-        LockedError
-            A living process, or one that may be alive, holds it.
-        StoreWriteError
-            The store was opened to read, or its place cannot keep two writers apart.
+        Raises LockedError: A living process, or one that may be alive, holds it. Raises StoreWriteError: The store was
+        opened to read, or its place cannot keep two writers apart.
         """
         if self._store.read_only:
             raise StoreWriteError(
@@ -72,10 +69,9 @@ class SetLock:
             check_conditional(self._store)
             while True:
                 found = self._found()
-                holder = None if found is None else self._living(found)
-                if holder is not None:
-                    raise LockedError(self._refusal(holder))
                 before = {} if found is None else _owner(found, self._path)
+                if found is not None and not _is_dead(before):
+                    raise LockedError(self._refusal(before))
                 self.may_have_rival = bool(before) and (_RIVAL in before or not _is_gone(before))
                 try:
                     if self._put(found):
@@ -86,7 +82,8 @@ class SetLock:
                     raise
         if is_shared(self._store):
             self._stop = threading.Event()
-            threading.Thread(target=self._renew, args=(self._stop,), daemon=True).start()
+            self._heart = threading.Thread(target=self._renew, args=(self._stop,), daemon=True)
+            self._heart.start()
 
     def check(self) -> dict[str, Any] | None:
         """Refuse as `acquire` does, without taking the lock; returns the dead owner that it has, if any."""
@@ -98,10 +95,7 @@ class SetLock:
     def confirm(self) -> None:
         """Refuse to commit where the lock is not this one's any more: another may write now.
 
-        Raises
-        ------
-        LockedError
-            The lock is gone, or another's, or the lease has not been renewed in time.
+        Raises LockedError: The lock is gone, or another's, or the lease has not been renewed in time.
         """
         holder = read_lock(self._root, self._path) or {}
         if holder.get("token") != self._token or holder.get(_BROKEN) or (is_shared(self._store) and self._left() <= 0):
@@ -113,6 +107,8 @@ class SetLock:
     def release(self) -> None:
         """Give the lock back, if it is still this one's."""
         self._stop.set()
+        if self._heart is not None:
+            self._heart.join()  # what it renews meanwhile could not be removed
         if is_shared(self._store) and self._left() < LEASE / _HEARTBEATS:
             return  # another may have it by the time that it is removed
         try:
@@ -130,10 +126,7 @@ class SetLock:
 
         Where the owner may be alive, a mark stays by which the next writer knows that it may have a rival.
 
-        Raises
-        ------
-        LockedError
-            Its owner is alive, and `force` is False.
+        Raises LockedError: Its owner is alive, and `force` is False.
         """
         if self._store.read_only:
             raise StoreWriteError(
@@ -170,10 +163,6 @@ class SetLock:
     def _found(self) -> Tagged | None:
         with missing_as_error(self._path):
             return get_tagged(self._store, self._key)
-
-    def _living(self, found: Tagged) -> dict[str, Any] | None:
-        holder = _owner(found, self._path)
-        return None if _is_dead(holder) else holder
 
     def _put(self, before: Tagged | None) -> bool:
         """Write this owner where `before` still is, and begin the lease."""

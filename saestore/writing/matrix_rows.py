@@ -42,10 +42,7 @@ class MatrixRows:
     def of(cls, matrix: Any, dtype: str | None, source: Mapping[str, Any]) -> MatrixRows:
         """From any scipy sparse matrix, which is left as it is.
 
-        Raises
-        ------
-        InvalidInputError
-            It is not a sparse matrix of finite real numbers that `dtype` can hold.
+        Raises InvalidInputError: It is not a sparse matrix of finite real numbers that `dtype` can hold.
         """
         csr = _as_csr(matrix)
         data, stored = _exact_values(csr.data, dtype)

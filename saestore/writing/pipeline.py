@@ -55,15 +55,8 @@ def path_of(items: Any) -> str | None:
 class Destination:
     """A store to write to, opened once; where there is none, it is created when a set is written.
 
-    Parameters
-    ----------
-    location
-        A folder, URL or zarr store, or the root group of an open one.
-
-    Raises
-    ------
-    StoreFormatError, StoreWriteError
-        What is there is not a store, or it cannot be written.
+    `location`: A folder, URL or zarr store, or the root group of an open one. Raises StoreFormatError,
+    StoreWriteError: What is there is not a store, or it cannot be written.
     """
 
     def __init__(self, location: Any) -> None:
@@ -84,15 +77,7 @@ class Destination:
     def attributes(self, path: str, *, locked: bool = False) -> SetAttributes | None:
         """The attributes of the set at `path`, None where there is none.
 
-        Parameters
-        ----------
-        locked
-            Do not mind that another process writes the set.
-
-        Raises
-        ------
-        LockedError
-            Another process writes the set.
+        `locked`: Do not mind that another process writes the set. Raises LockedError: Another process writes the set.
         """
         if self.root is None:
             return None
@@ -171,15 +156,9 @@ def plan_set(
 
     The same call finds the plan that an earlier one left.
 
-    Parameters
-    ----------
-    record
-        What the set records of the plan, besides its token and its number of tasks.
-
-    Returns
-    -------
-    zarr.Group, SetAttributes
-        The root of the store, and the attributes of the set; their ``plan`` is None where nothing is left to do.
+    `record`: What the set records of the plan, besides its token and its number of tasks. Returns zarr.Group,
+    SetAttributes: The root of the store, and the attributes of the set; their ``plan`` is None where nothing is left
+    to do.
     """
     existing = None if overwrite else destination.attributes(plan.path)
     if existing is not None and existing.plan is not None and destination.root is not None:
@@ -309,12 +288,7 @@ def start_set(
 ) -> None:
     """Create a set with its items, or give a complete set more items, of which no samples are there yet.
 
-    Parameters
-    ----------
-    attributes
-        Of the set from then on.
-    items, index, spans, columns
-        As `write_tables` takes them.
+    `attributes`: Of the set from then on. `items`, `index`, `spans`, `columns`: As `write_tables` takes them.
     """
     add = writer.start if writer.attributes is None else writer.extend
     add(attributes, lambda batch, a: write_tables(batch, a, items, index, spans, columns=columns))

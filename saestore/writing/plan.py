@@ -51,10 +51,8 @@ class ItemTable:
     def of(cls, n_rows: int, items: Any, item_ptr: Any, spans: Any, path: str | None = None) -> ItemTable:
         """From what a caller gives for `n_rows` rows.
 
-        Raises
-        ------
-        NotFoundError, InvalidInputError
-            A file is missing or damaged, or the rows, the items and the spans do not fit each other.
+        Raises NotFoundError, InvalidInputError: A file is missing or damaged, or the rows, the items and the spans do
+        not fit each other.
         """
         table = None if items is None else as_items(items)
         index = ItemIndex.of(item_pointers(item_ptr, None if table is None else len(table), n_rows))

@@ -109,10 +109,7 @@ class SetWriter(SetCommits):
     def start(self, attributes: SetAttributes, fill: Fill) -> None:
         """Create the set; its attributes, written last, make it exist.
 
-        Raises
-        ------
-        StoreConflictError
-            The set exists.
+        Raises StoreConflictError: The set exists.
         """
         if self.attributes is not None:
             raise StoreConflictError(
@@ -164,10 +161,7 @@ class SetWriter(SetCommits):
 
         What this replaces stays until the next writer, for those who opened the set before.
 
-        Parameters
-        ----------
-        attributes
-            Of the set from now on, with the segments and tables that it has.
+        `attributes`: Of the set from now on, with the segments and tables that it has.
         """
         with self._errors():
             batch = self._batch()
@@ -220,9 +214,11 @@ class SetWriter(SetCommits):
             self.commit(replace(a.with_segments([*a.segments, info]), **changes))
         return info
 
-    def _count_dead(self, rows: SparseRows) -> int:
-        """Features that are active neither in what is committed nor in these rows."""
+    def _count_dead(self, rows: SparseRows) -> int | None:
+        """Features that are active neither in what is committed nor in these rows; None where `finish` counts them."""
         a = self.require()
+        if self._active is None and a.segments and a.n_samples + len(rows) == a.planned_samples:
+            return None
         if self._active is None:
             self._active = active_features(self._segments(a.segments), a.n_features)
         self._active[rows.indices] = True
@@ -231,10 +227,7 @@ class SetWriter(SetCommits):
     def merge_level(self, first: int, memory: int) -> None:
         """Merge as many of the last segments as leave room for one more among 16, while a set of any size is written.
 
-        Parameters
-        ----------
-        first
-            Segments of samples before this one, of which `make_room` left a few, stay as they are.
+        `first`: Segments of samples before this one, of which `make_room` left a few, stay as they are.
         """
         a = self.require()
         n = -(-(a.n_samples - first) // a.segment_rows)
@@ -260,12 +253,8 @@ class SetWriter(SetCommits):
     ) -> None:
         """Compact, write the arrays at the set's root, and mark the set complete with these changed attributes.
 
-        Parameters
-        ----------
-        first
-            Segments of samples before this one are left as they are.
-        engine
-            Runs the parts of a merge, by default this process.
+        `first`: Segments of samples before this one are left as they are. `engine`: Runs the parts of a merge, by
+        default this process.
         """
         attributes = self.require()
         if attributes.planned_samples not in (None, attributes.n_samples):
@@ -277,8 +266,6 @@ class SetWriter(SetCommits):
         self.make_room(memory)
         self._replace()
         self._refresh(planned_samples=None, **changes)
-        with self._errors():
-            self._remove_leftovers()  # such as the items before an append
 
     def compact(
         self,
@@ -353,11 +340,12 @@ class SetWriter(SetCommits):
                 # From here until they are written anew the arrays at the root cover nothing.
                 self.commit(replace(attributes, derived=(), arrays={}))
             with self._errors():
-                self._remove_leftovers()
                 index = ItemIndex.read(SnapshotStore(self._root.store), self._base, attributes)
                 changes |= write_derived(self._batch(), attributes, index, self._segments(attributes.segments))
         if changes:
             self.commit(replace(attributes, **changes))
+        with self._errors():
+            self._remove_leftovers()  # such as the items before an append
 
     def _remove_leftovers(self) -> None:
         """Remove what the attributes do not name, and half files; where there is no set, everything.
