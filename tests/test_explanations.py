@@ -130,3 +130,13 @@ def test_annotations_keep_other_values_and_name_conflicts(acts):
     acts.features.annotate({"name": {1: None}})
     assert acts.features.where("name is known").tolist() == [3]
     assert acts.features.where("note is known").tolist() == [2]
+
+
+@pytest.mark.parametrize("text", ["", "a\0b"])
+def test_texts_that_a_csv_file_would_lose_are_refused(text, acts, tmp_path):
+    acts.features.set("name", {1: "green", 2: text})
+    with raises(InvalidInputError, "not-in-format", "'name'", ".parquet"):
+        acts.export_explanations(tmp_path / "x.csv")
+    assert not list(tmp_path.iterdir())
+    acts.export_explanations(tmp_path / "x.parquet")
+    assert pd.read_parquet(tmp_path / "x.parquet")["name"].tolist() == ["green", text]

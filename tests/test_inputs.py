@@ -189,6 +189,9 @@ def test_lists_of_lists_and_batches_of_any_byte_order():
     assert np.array_equal(acts.dense(), np.maximum(FLAT, 0).astype(acts.dense().dtype))
     assert acts.attributes.item_size == CTX
     assert np.array_equal(build((lambda: iter([FLAT.astype(">f4")]), N * CTX)).dense(), np.maximum(FLAT, 0))
+    splits = datasets.DatasetDict({"train": datasets.Dataset.from_dict({"x": X.tolist()})})
+    with raises(InvalidInputError, "several-splits", "train"):
+        build(splits)
     with raises(InvalidInputError, "bad-embeddings", "IterableDataset", "(batches, n_rows)"):
         build(datasets.Dataset.from_dict({"x": X.tolist()}).to_iterable_dataset())
     ragged = datasets.Dataset.from_dict({"x": [*X[:-1].tolist(), X[0, 1:].tolist()]})
