@@ -292,7 +292,7 @@ def refuse_unused(
 ) -> None:
     """Refuse a file in which another tensor has a value for each row, such as a mask of padding (``unused-tensor``).
 
-    `shapes` are those of all its tensors, `used` the names that are read. With `masks_only` others than masks pass,
+    `shapes` are of all its tensors, `used` the names that are read. With `masks_only` others than masks pass,
     because the caller named the tensor to read.
     """
     rows_by_item = shapes.get(used[0], ())

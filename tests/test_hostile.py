@@ -339,6 +339,11 @@ def test_a_condition_with_what_no_column_can_hold_is_refused_or_answered(tmp_pat
     for value in (deep, None, b"test", 1j, object()):
         with raises(InvalidInputError, "condition-type", type(value).__name__):
             acts.samples.where({"split": value})
+    nested = []
+    for _ in range(100):
+        nested = [nested]
+    with raises(InvalidInputError, "not-values", "the condition"):
+        acts.items.where(nested)
     assert acts.samples.where({"split": np.array("test")}).tolist() == [3, 4, 5]
     assert acts.samples.where({"split": [*map(str, range(100)), "test"]}).tolist() == [3, 4, 5]
     often = " and ".join(['split contains "t"'] * 1001)

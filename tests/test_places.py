@@ -189,10 +189,14 @@ def test_a_lease_that_ran_out_is_taken_over_and_its_owner_commits_nothing_more(s
 
 
 def test_a_lease_is_renewed_while_its_owner_lives(s3, monkeypatch):
-    monkeypatch.setattr(lock_module, "LEASE", 2.0)
+    monkeypatch.setattr(lock_module, "_HEARTBEATS", 100 * lock_module.LEASE)
     store = open_s3(s3, "a")
     with SetWriter(store.root, PATH) as writer:
-        threading.Event().wait(2.5)
+        (key,) = (key for key in s3.objects if "/lock/" in key)
+        begun, tries = s3.objects[key], iter(range(6000))
+        while s3.objects[key] == begun:
+            assert next(tries, None) is not None, "the lease was not renewed"
+            threading.Event().wait(0.01)
         append_segments(writer, CASE, 8)
         with pytest.raises(LockedError):
             SetWriter(open_s3(s3, "a").root, PATH).__enter__()

@@ -247,7 +247,7 @@ def test_pieces_of_bounded_memory_give_the_same_bits():
     whole = acts.concepts.scores()
     with (
         mock.patch("saestore.scoring.concept_scores._PIECE", 7),
-        mock.patch("saestore.scoring.observations._BLOCK", 20),
+        mock.patch("saestore.scoring.concept_scores.BLOCK", 20),
     ):
         pieces = acts.concepts.scores()
     assert whole.identical(pieces)

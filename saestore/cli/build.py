@@ -15,6 +15,7 @@ from saestore.cli.options import option
 from saestore.cli.set_options import (
     dask_client,
     dask_option,
+    ground_truth_options,
     model_options,
     resumable,
     rows_options,
@@ -229,6 +230,7 @@ def _jobs_of(dataset: Dataset, sample_type: str | None, data: str | None, *, nam
 
 @command("plan", example="saestore plan CLEVR --sample-type patch", keys=keys.PLAN)
 @option("--status SET", "Show what is done of the plan of this set, and plan nothing.", to="status")
+@ground_truth_options
 def plan(
     datasets: tuple[str, ...],
     *,
@@ -268,7 +270,8 @@ def plan(
     _show(found, as_json=as_json, with_tasks=False)
 
 
-plan.params[:0] = [each for each in build.params if each.name != "dask" and "--debug" not in each.opts]
+_has = {"dask", *(each.name for each in plan.params)}
+plan.params[:0] = [each for each in build.params if each.name not in _has]
 
 
 def _show(plan: Any, *, as_json: bool, with_tasks: bool) -> None:

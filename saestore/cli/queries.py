@@ -252,7 +252,7 @@ def _answer(
     other: ActivationSet | None = None,
     **about: Any,
 ) -> None:
-    """Print a table of features, `shown` by heads of columns; `heads` are its title, and what is said without a row."""
+    """Print a table of features, `shown` by heads of columns; `heads` are its title, and the note without a row."""
     pairs: Any = [(acts, "feature", "name")] + ([(other, "other_feature", "other_name")] if other is not None else [])
     if target.as_json:
         rows = list(found)

@@ -12,6 +12,7 @@ from saestore.detection.inputs import CHOOSE, Inputs, Split
 from saestore.query.posting_lists import PostingLists
 from saestore.scoring.ranks import find_hits, rank, split_by_cost
 from saestore.scoring.thresholds import count_reaching, list_quantiles, middle_best
+from saestore.storage import in_order
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -88,14 +89,14 @@ def best_on_calibration(inputs: Inputs, features: Array, recalls: Array, n: int)
 
     Notes
     -----
-    Memory: a block of a million entries or the longest list; of a block a piece of about 260,000 positive rows and
+    Memory: a block of a million entries or the longest list; per processor a piece of about 260,000 positive rows and
     pairs of feature and concept, or one list, with a few hundred bytes each; the candidates.
     """
     split = inputs.of(CHOOSE)
     row_labels, best = inputs.row_labels(split), FeatureThresholds.none()
-    for lists in inputs.lists(split, features):
-        for rows, units in pieces(inputs, split, lists, row_labels):
-            best = (best + _evaluate(inputs, split, rows, units, row_labels, recalls=recalls)).best(n)
+    parts = (part for lists in inputs.lists(split, features) for part in pieces(inputs, split, lists, row_labels))
+    for found in in_order(lambda part: _evaluate(inputs, split, *part, row_labels, recalls=recalls), parts):
+        best = (best + found).best(n)
     return best
 
 

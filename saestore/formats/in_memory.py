@@ -60,7 +60,7 @@ def renamed(opened: Opened, name: str, where: str, **facts: Any) -> Opened:
 
 
 def in_file(opened: Opened, path: Path) -> Opened:
-    """The same, read from a file, which its bytes identify."""
+    """What was opened in memory is of a file, which its bytes identify."""
     return replace(opened, path=str(path), files=(path,), digest=None)
 
 

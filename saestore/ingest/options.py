@@ -43,7 +43,7 @@ class RowOptions:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
-        """The options among the arguments of a call."""
+        """The options among all arguments of a call."""
         return cls(**{each.name: given[each.name] for each in fields(cls)})
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError, StoreConflictError, did_you_mean, escape
+from saestore.files import as_numpy
 from saestore.format import KEY
 from saestore.query import html
 from saestore.query.open_set import OpenSet, changing, retry_on_stale_snapshot
@@ -346,7 +347,7 @@ def _rows_where(reader: OpenSet, table: str, condition: Any) -> Array:
         return np.arange(n_rows) if chosen is None else np.flatnonzero(chosen.over_samples(n_rows))
     tree = as_tree(condition)
     if tree is None:
-        mask = np.asarray(condition)
+        mask = as_numpy(condition, "the condition")
         if mask.dtype != bool or mask.shape != (n_rows,):
             raise InvalidInputError(
                 f"the condition is {mask.dtype} {mask.shape}; give an expression, a mapping or a boolean mask of "

@@ -12,13 +12,13 @@ from saestore.errors import InvalidInputError, NotFoundError
 from saestore.kernels import segment_sums
 from saestore.query.details import feature_names
 from saestore.query.open_set import retry_on_stale_snapshot
-from saestore.query.posting_lists import PostingLists
+from saestore.query.posting_lists import PostingLists, iterate_lists
 from saestore.query.reader import Level, SetReader
 from saestore.query.selection import select
 from saestore.query.slices import DENSE_LIMIT, check_size
 from saestore.scoring.bootstrap import BootstrapSampler, check_bootstrap
 from saestore.scoring.metrics import BootstrapCounts
-from saestore.scoring.observations import KnownGroup, ScoredObservations
+from saestore.scoring.observations import BLOCK, KnownGroup, ScoredObservations
 from saestore.scoring.ranks import find_hits, split_by_cost
 from saestore.scoring.scores import score_all
 from saestore.scoring.splits import described, disjoint
@@ -86,7 +86,7 @@ def _scores(
     _ = observations.labels  # before threads ask for them
 
     def score(block: tuple[int, PostingLists]) -> None:
-        begin, lists = block
+        begin, lists = block[0], observations.over(block[1])  # in this thread, beside others
         stop = begin + len(lists.features)
         n_active[begin:stop] = np.diff(lists.indptr)
         for group in observations.groups:
@@ -95,7 +95,7 @@ def _scores(
                 for name, values in scores.items():
                     grids[name][rows, begin + columns.start : begin + columns.stop] = values.T
 
-    for _ in in_order(score, _with_starts(observations.lists(reader.segments, unique, reader.dtype))):
+    for _ in in_order(score, _with_starts(iterate_lists(reader.segments, unique, reader.dtype, BLOCK))):
         pass
     if not np.array_equal(unique, ids):
         grids, n_active = {name: grid[:, back] for name, grid in grids.items()}, n_active[back]

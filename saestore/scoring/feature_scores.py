@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from saestore.kernels import segment_sums
-from saestore.query.posting_lists import PostingLists
+from saestore.query.posting_lists import PostingLists, iterate_lists
 from saestore.query.reader import Level, SetReader
 from saestore.scoring.concept_scores import read_labels, read_observations, score_pieces
+from saestore.scoring.observations import BLOCK
 from saestore.storage import in_order
 from saestore.tables.label_matrix import ids
 from saestore.vocabulary import SCORES
@@ -41,7 +42,8 @@ def roc_auc_of_all(
     positive = observations.n_positive
     labels = [sp.csr_array(observations.columns[:, group.concepts], dtype=np.int64) for group in observations.groups]
 
-    def score(lists: PostingLists) -> tuple[Array, Array]:
+    def score(of_samples: PostingLists) -> tuple[Array, Array]:
+        lists = observations.over(of_samples)
         values = np.full((len(lists.features), len(positive)), np.nan)
         for group, of_group in zip(observations.groups, labels, strict=True):
             ranked = group.rank(lists)
@@ -61,7 +63,7 @@ def roc_auc_of_all(
         return lists.features, values
 
     features = np.arange(reader.shape[1])
-    yield from in_order(score, observations.lists(reader.segments, features, reader.dtype))
+    yield from in_order(score, iterate_lists(reader.segments, features, reader.dtype, BLOCK))
 
 
 class FeatureScorer:

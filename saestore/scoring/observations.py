@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-_BLOCK = 1 << 18  # entries of lists that a thread ranks at a time
+BLOCK = 1 << 18  # entries of lists that a thread ranks at a time
 
 
 @dataclass(frozen=True)
@@ -107,14 +107,21 @@ class ScoredObservations:
         return self.columns.tocsr()
 
     def lists(
-        self, segments: Sequence[Segment], features: Array, dtype: Any, block: int = _BLOCK
+        self, segments: Sequence[Segment], features: Array, dtype: Any, block: int = BLOCK
     ) -> Iterator[PostingLists]:
         """Lists of distinct `features` over observations that count, in blocks of about `block` entries.
 
         Memory: about 100 bytes per entry of a block, or of the longest list where that is longer.
         """
-        kept = None if self.kept.all() else self.kept
-        return lists_over(iterate_lists(segments, features, dtype, block), kept, self.index, self.sizes)
+        return map(self.over, iterate_lists(segments, features, dtype, block))
+
+    def over(self, lists: PostingLists) -> PostingLists:
+        """Lists over samples as lists over observations that count."""
+        return next(lists_over([lists], self._filter, self.index, self.sizes))
+
+    @cached_property
+    def _filter(self) -> Array | None:
+        return None if self.kept.all() else self.kept
 
 
 def _labelled(shape: tuple[int, int], unknown: scipy.sparse.csc_array | None) -> Array:

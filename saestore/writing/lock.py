@@ -51,6 +51,7 @@ class SetLock:
         self._token = uuid.uuid4().hex
         self._renewed = 0.0  # when the lease began, by this process's clock
         self._stop = threading.Event()
+        self._heart: threading.Thread | None = None
         # It was taken from an owner that may still be alive, and nothing fences that one off.
         self.may_have_rival = False
 
@@ -68,10 +69,9 @@ class SetLock:
             check_conditional(self._store)
             while True:
                 found = self._found()
-                holder = None if found is None else self._living(found)
-                if holder is not None:
-                    raise LockedError(self._refusal(holder))
                 before = {} if found is None else _owner(found, self._path)
+                if found is not None and not _is_dead(before):
+                    raise LockedError(self._refusal(before))
                 self.may_have_rival = bool(before) and (_RIVAL in before or not _is_gone(before))
                 try:
                     if self._put(found):
@@ -82,7 +82,8 @@ class SetLock:
                     raise
         if is_shared(self._store):
             self._stop = threading.Event()
-            threading.Thread(target=self._renew, args=(self._stop,), daemon=True).start()
+            self._heart = threading.Thread(target=self._renew, args=(self._stop,), daemon=True)
+            self._heart.start()
 
     def check(self) -> dict[str, Any] | None:
         """Refuse as `acquire` does, without taking the lock; returns the dead owner that it has, if any."""
@@ -106,6 +107,8 @@ class SetLock:
     def release(self) -> None:
         """Give the lock back, if it is still this one's."""
         self._stop.set()
+        if self._heart is not None:
+            self._heart.join()  # what it renews meanwhile could not be removed
         if is_shared(self._store) and self._left() < LEASE / _HEARTBEATS:
             return  # another may have it by the time that it is removed
         try:
@@ -160,10 +163,6 @@ class SetLock:
     def _found(self) -> Tagged | None:
         with missing_as_error(self._path):
             return get_tagged(self._store, self._key)
-
-    def _living(self, found: Tagged) -> dict[str, Any] | None:
-        holder = _owner(found, self._path)
-        return None if _is_dead(holder) else holder
 
     def _put(self, before: Tagged | None) -> bool:
         """Write this owner where `before` still is, and begin the lease."""
