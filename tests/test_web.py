@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from click.testing import CliRunner
 from raising import raises
 from web_fuzz import fuzz
@@ -20,7 +21,7 @@ from saestore.errors import TooLargeError
 from saestore.progress import deadline
 from saestore.web import compare, drawing, tables
 from saestore.web.keys import KEYS, markdown
-from saestore.web.request import as_json
+from saestore.web.request import Request, as_json
 
 pytestmark = pytest.mark.once
 
@@ -247,7 +248,6 @@ def test_two_sets_match_feature_by_feature(explorer):
 
 
 def test_features_without_a_match_are_named_of_both_sets(tmp_path):
-    import scipy.sparse as sp
     from scipy.optimize import linear_sum_assignment
 
     store, rng = saestore.open(tmp_path / "s.zarr", mode="a"), np.random.default_rng(3)
@@ -503,7 +503,6 @@ def test_nothing_is_written_without_the_token_or_in_a_store_that_is_read_only(pa
 
 
 def test_a_set_that_is_being_built_shows_and_moves(tmp_path):
-    import scipy.sparse as sp
     from cli_stores import write_segments
 
     write_segments(tmp_path / "s.zarr", "A/cls/b", dense(0), [20, 20], finish=False)
@@ -520,8 +519,6 @@ def test_a_set_that_is_being_built_shows_and_moves(tmp_path):
 
 
 def test_odd_names_of_concepts_and_items_without_samples(tmp_path):
-    import scipy.sparse as sp
-
     names = ["a", "a.json", "x/y", "trail/", " spaces ", "%2F?#", "<i>", ".", "..", "a/../b", "\u202egnp.exe", "a\nb"]
     acts = saestore.open(tmp_path / "s.zarr", mode="a").write(
         "A/t.json/b", sp.csr_array(dense(0, 4)), items={"text": ["one", "", "two"]}, item_ptr=[0, 2, 2, 4]
@@ -537,10 +534,33 @@ def test_odd_names_of_concepts_and_items_without_samples(tmp_path):
         assert f'href="{page}.json"' in html
         twin = data(explorer, f"/A/t.json/b/features/0?concept={quote(name)}")
         assert all("iou" in example for example in twin["examples"])
+    form = get(explorer, "/A/t.json/b/features/0").body.decode()
+    assert set(names) <= set(map(unescape, re.findall(r'<option value="([^"]*)"', form)))
     empty = data(explorer, "/A/t.json/b/items/1")
     assert (empty["n_samples"], empty["features"], empty["example"]["tokens"][0]["text"]) == (0, [], "")
     assert data(explorer, "/search?set=A/t.json/b&like=item:1")["hits"] == []
     assert get(explorer, "/A/t.json/b/items/1?position=0").status == 404
+
+
+def test_forms_send_back_what_was_typed_or_stored(tmp_path):
+    """Elsewhere on the pages characters that turn what follows are written out."""
+    texts = {2: "\u202eevil <i>", 3: "two\nlines", 4: " spaces "}
+    acts = saestore.open(tmp_path / "s.zarr", mode="a").write("A/token/b", sp.csr_array(dense(0, 3)), item_ptr=[0, 3])
+    acts.features.annotate({"note": texts})
+    explorer = explorer_of(tmp_path / "s.zarr", writable=True)
+    before = saestore.open(tmp_path / "s.zarr")["A/token/b"].attributes
+    for feature, text in texts.items():
+        html = get(explorer, f"/A/token/b/features/{feature}").body.decode()
+        assert unescape(re.search(r'name="note"[^>]*>([^<]*)</textarea>', html)[1]) == text
+        form = {"token": explorer.token, "note": text.replace("\n", "\r\n")}  # as browsers send it
+        assert explorer.answer(Request(f"/A/token/b/features/{feature}", {}, "POST", form)).status == 303
+    assert saestore.open(tmp_path / "s.zarr")["A/token/b"].attributes == before
+    typed = "note == '\u202eevil\ty'"
+    for address in ("/A/token/b/features/2?where=", "/A/token/b/features?where=", "/search?q="):
+        html = get(explorer, address + quote(typed)).body.decode()
+        fields = re.findall(r'<input[^>]* name="(?:q|where)"[^>]* value="([^"]*)"', html)
+        assert typed in map(unescape, fields)
+        assert "\u202e" not in re.sub(r'value="[^"]*"|<textarea.*?</textarea>', "", html, flags=re.DOTALL)
 
 
 def test_random_addresses_never_fail(explorer, capfd):

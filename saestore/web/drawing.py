@@ -19,6 +19,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from saestore.errors import InvalidInputError, require
+from saestore.errors import escape as visible
 from saestore.plot.style import number, opacity, percent
 from saestore.web.request import Links
 
@@ -114,10 +115,10 @@ def image(example: Mapping[str, Any], strongest: float, links: Mapping[int, str 
     wide, high = 320.0, 320.0 * picture["height"] / picture["width"]
     value = "" if example.get("activation") is None else f", activation {number(example['activation'])}"
     head = Markup('<svg class="picture" viewBox="0 0 {:.0f} {:.1f}" role="{}" aria-label="{}">').format(
-        wide, high, "group" if links else "img", f"{example['key']}: item {example['item']}{value}"
+        wide, high, "group" if links else "img", visible(f"{example['key']}: item {example['item']}{value}")
     )
     if picture["url"] is None:
-        key = str(example["key"])
+        key = visible(str(example["key"]), one_line=True)
         body = Markup('<rect class="gone" width="{:.0f}" height="{:.1f}"/><text x="12" y="28">{}</text>').format(
             wide, high, f"no image: {key if len(key) <= 34 else '…' + key[-33:]}"
         )
@@ -201,7 +202,7 @@ def tokens(example: Mapping[str, Any], strongest: float) -> Markup:
     """A text, its tokens shaded by their activations, which show when one points at them."""
     parts = []
     for token in example["tokens"]:
-        value, text = token["activation"], str(token["text"])
+        value, text = token["activation"], visible(str(token["text"]))
         if token["position"] is None:
             parts.append(Markup("{}").format(text))
             continue

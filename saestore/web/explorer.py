@@ -42,15 +42,9 @@ _STATUS_OF_CLASS: tuple[tuple[int, tuple[type[SaestoreError], ...]], ...] = (
 _HEADINGS = {400: "That cannot be answered", 403: "Not allowed", 404: "Not here", 405: "Not allowed", 409: "Not now"}
 
 
-class _Field(Markup):
-    """What a form sends back: as it is, so that it does not change."""
-
-
 def _visible(value: object) -> object:
-    """A text without characters that turn what follows; anything else as it is."""
-    if not isinstance(value, str) or isinstance(value, _Field):
-        return value
-    return type(value)(escape(value))
+    """A text without characters that turn what follows. Markup, whose texts went through here, stays as it is."""
+    return escape(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 class Explorer:
@@ -71,7 +65,7 @@ class Explorer:
             "part": self.part, "twin_of": _twin, "range_links": partial(_range_links, store),
             "patch_links": partial(_patch_links, store),
         }  # fmt: skip
-        self.templates.filters |= {"field": _Field.escape, "number": _number, "percent": _percent, "score": _score}
+        self.templates.filters |= {"field": Markup.escape, "number": _number, "percent": _percent, "score": _score}
 
     def answer(self, request: Request) -> Answer:
         """The answer to a request; every error is a page, or a JSON document with its code and message."""
@@ -253,12 +247,14 @@ class Explorer:
 
     def _annotate(self, view: SetView, number: int, form: Mapping[str, str]) -> None:
         check_number("feature", number, view.reader.shape[1])
-        given = {name: form[name].strip() for name in EDITABLE if name in form}
+        given = {name: _typed(form[name]) for name in EDITABLE if name in form}
         for name, text in given.items():
             if len(text) > _LONGEST_FIELD:
                 raise InvalidInputError(f"{name} has more than {_LONGEST_FIELD:,} characters.", code="bad-parameter")
         known = view.known_of(number)
-        changed = {name: {number: text or None} for name, text in given.items() if (known.get(name) or "") != text}
+        changed = {
+            name: {number: text or None} for name, text in given.items() if _typed(known.get(name) or "") != text
+        }
         if changed:
             view.reader.features.annotate(changed)
 
@@ -278,6 +274,11 @@ class Explorer:
         mask[chosen] = True
         Concepts(view.reader).add({name: mask}, level=level)
         return name
+
+
+def _typed(text: str) -> str:
+    r"""What was typed into a form: browsers send line ends as ``\r\n``."""
+    return text.replace("\r\n", "\n").strip()
 
 
 def _etag(state: bytes) -> str:
