@@ -9,6 +9,7 @@ import tracemalloc
 
 import brute
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import xarray as xr
@@ -712,3 +713,7 @@ def test_texts_of_many_samples_are_numbers_of_their_kinds(acts, monkeypatch):
         assert loaded.values.tolist() == [*expected[:3], "other", *expected[4:]]
         assert sorted(loaded.groupby(loaded).groups) == sorted({*expected[:3], "other", *expected[4:]})
         assert (repr(column.data), len(column.data), str(column[4].values)) == (repr(expected), ROWS, expected[4])
+        assert (str(column.data), text in column.data) == (str(expected), True)
+        assert pd.Series(column.data).tolist() == pd.Categorical(column.data).tolist() == expected.tolist()
+        with pytest.raises(ValueError, match="truth value"):
+            bool(column.data)

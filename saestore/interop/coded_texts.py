@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ class CodedTexts(NDArrayOperatorsMixin):
     """Texts by the number of their kind, which takes a byte per text where there are few kinds.
 
     An object of Python per text takes 8 bytes, and comparing one by one of 10^8 texts takes 4 GB. Where all are
-    compared with one text, each kind is compared once; anything else happens to ``numpy.asarray`` of the texts.
+    compared with one text, each kind is compared once; anything else happens to a copy, ``numpy.asarray`` of the texts.
 
     Parameters
     ----------
@@ -65,8 +65,17 @@ class CodedTexts(NDArrayOperatorsMixin):
     def __len__(self) -> int:
         return len(self.codes)
 
+    def __iter__(self) -> Iterator[Any]:
+        return iter(np.asarray(self))
+
+    def __bool__(self) -> bool:
+        return bool(np.asarray(self))
+
     def __repr__(self) -> str:
         return repr(np.asarray(self))
+
+    def __str__(self) -> str:
+        return str(np.asarray(self))
 
     def __getattr__(self, name: str) -> Any:
         """All else that an array has, such as ``astype`` and ``tolist``, of the texts as objects."""
