@@ -292,6 +292,18 @@ def test_flipped_bits_are_found_and_answer_nothing(sound):
     assert check_flips(sound, n, 0) == (n, 0, 0)
 
 
+def test_a_shown_table_says_which_details_cannot_be_read(sound):
+    memory, before, _ = sound
+    top = saestore.open(memory)[PATH].top_samples(2, 3)
+    put(memory, f"{PATH}/items/key/c/0", b"")
+    shown = [repr(top), top._repr_html_()]
+    with raises(CorruptStoreError, "corrupt-store"):
+        top.to_pandas()
+    restore(memory, before)
+    assert ["Names and texts cannot be read: " in text for text in shown] == [True, True]
+    assert "cannot be read" not in repr(saestore.open(memory)[PATH].top_samples(2, 3))
+
+
 def test_a_set_that_is_not_there_is_not_damage(sound):
     with raises(NotFoundError, "unknown-set"):
         _ = saestore.open(sound[0])["Shapes/patch/none"]

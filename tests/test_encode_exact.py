@@ -393,7 +393,7 @@ def test_bfloat16_is_refused_where_it_cannot_be_had():
         assert make_encoder(load_sae(sae)).encoding == {"mode": "float32"}
         with raises(InvalidInputError, "bfloat16-unsupported", "cpu", reason):
             make_encoder(load_sae(sae), matmul_precision="bfloat16")
-    with raises(InvalidInputError, "unknown-choice", "int8", "auto, float32, bfloat16"):
+    with raises(InvalidInputError, "unknown-choice", "int8", "'auto', 'float32', 'bfloat16'"):
         make_encoder(load_sae(cases["are float64"]), matmul_precision="int8")
 
 

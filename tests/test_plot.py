@@ -15,7 +15,7 @@ from raising import raises
 from strategies import scratch_store
 
 import saestore
-from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
+from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError, escape
 from saestore.format import TOKEN_SPANS, feature_dtype
 from saestore.sparse_rows import SparseRows
 from saestore.tables import as_items
@@ -528,7 +528,7 @@ def test_any_text_comes_back_whole(texts, values):
     items = {"text": np.array(texts, object), "id": list(range(len(texts)))}
     acts = with_spans(dense, spans.astype(np.int32), item_ptr=np.arange(0, 9 * len(texts), 8), items=items)
     page = acts.plot.tokens(0)
-    expected = [texts[i].replace("\n", "↵") for i in acts.top_samples(0, 8, level="item").item]
+    expected = [escape(texts[i].replace("\n", "↵")) for i in acts.top_samples(0, 8, level="item").item]
     found = Cells(page)
     for i, text in enumerate(expected):
         assert found.text(i).replace("∅", "") == text.replace("∅", "")

@@ -104,7 +104,7 @@ def test_conditions_that_cannot_be(make):
 
 
 def test_norms_are_of_embeddings(tmp_path):
-    with raises(NotFoundError, "unknown-column", "norm"):
+    with raises(NotFoundError, "unknown-column", "exclude=norm", "--source embeddings=PATH"):
         imported(exclude="norm > 3")
     np.save(tmp_path / "x.npy", SUNK)
     source = {"embeddings": str(tmp_path / "x.npy")}

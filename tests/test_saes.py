@@ -109,7 +109,8 @@ def test_a_folder_is_what_sae_lens_loads_of_it(architecture, norm, tmp_path):
 
 def test_settings_that_are_not_known_are_left_to_sae_lens(folder):
     edit_config(folder, a_setting_of_the_future=1)
-    assert isinstance(load_sae(folder).module, sae_lens.SAE)
+    with pytest.warns(UserWarning, match="a_setting_of_the_future"):
+        assert isinstance(load_sae(folder).module, sae_lens.SAE)
 
 
 def test_folder(folder):

@@ -98,7 +98,7 @@ def _sets(set_path: str, path: str | None, data: str | None) -> list[str]:
     from saestore.superactivators.datasets import find_dataset
     from saestore.superactivators.file_names import find_activations
 
-    dataset, found, missing = find_dataset(set_path), [], []
+    dataset, found, missing = find_dataset(set_path, "the path of its file"), [], []
     for sample_type in dataset.sample_types:
         try:
             find_activations(dataset, sample_type, data)

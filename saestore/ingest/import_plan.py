@@ -118,7 +118,7 @@ def _by_name(options: ImportOptions) -> tuple[ImportOptions, Dataset | None]:
     from saestore.superactivators.file_names import find_activations
 
     name, *more = options.parts
-    dataset = find_dataset(name)
+    dataset = find_dataset(name, "the path of its file")
     sample_type = one_sample_type(dataset, more[0] if more else None)
     found = replace(options, set_path="/".join([dataset.name, sample_type, *more[1:]]))
     if options.path is None:

@@ -35,6 +35,7 @@ Computed = Mapping[str, Callable[[], Array]]
 _SINK = 10  # times the median norm
 _NORM_BYTES = 64 << 20
 _NUMBERS = ("item", "position", "sample")
+_OF_EMBEDDINGS = ("norm", "sink")
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,12 @@ class _RowNames(NameSource):
             return NamedValues(name, lambda block: Column(values[block.rows]), values.dtype)
         if name in _NUMBERS:
             return NamedValues(name, lambda block: Column(block.numbers(name)), np.dtype(np.int64))
+        if name in _OF_EMBEDDINGS:
+            raise NotFoundError(
+                f"where={name}: it is of embeddings, which a file of activations does not hold; name them with "
+                "--source embeddings=PATH (source=).",
+                code="unknown-column",
+            )
         return None
 
 

@@ -97,25 +97,27 @@ class ResultTable:
         return pa.table(plain)
 
     def __repr__(self) -> str:
-        shown = self._shown()
+        shown, left_out = self._shown()
         lines = ["  ".join(f"{text:>10}" for text in row) for row in (shown, *zip(*shown.values(), strict=True))]
         if len(self) > _SHOWN:
             lines.append(f"… {len(self) - _SHOWN} more rows")
-        return escape(f"{type(self).__name__} of {len(self)} rows\n" + "\n".join(lines))
+        return escape("\n".join([f"{type(self).__name__} of {len(self)} rows", *lines, *left_out]))
 
     def _repr_html_(self) -> str:
-        more = f"<p>… {len(self) - _SHOWN:,} more rows</p>" if len(self) > _SHOWN else ""
-        shown = self._shown()
-        return html.table(list(shown), [list(row) for row in zip(*shown.values(), strict=True)]) + more
+        shown, left_out = self._shown()
+        more = [f"… {len(self) - _SHOWN:,} more rows"] * (len(self) > _SHOWN) + left_out
+        table = html.table(list(shown), [list(row) for row in zip(*shown.values(), strict=True)])
+        return table + "".join(f"<p>{html.escape(line)}</p>" for line in more)
 
-    def _shown(self) -> dict[str, list[str]]:
-        """The first rows as texts, by column; without details where the store cannot be read any more."""
+    def _shown(self) -> tuple[dict[str, list[str]], list[str]]:
+        """The first rows as texts, by column, and a line on the details that cannot be read."""
         first = self[:_SHOWN]
+        left_out = []
         try:
             columns = first.with_details()
-        except SaestoreError:
-            columns = first.columns
-        return {name: [_text(value) for value in values.tolist()] for name, values in columns.items()}
+        except SaestoreError as e:
+            columns, left_out = first.columns, [f"Names and texts cannot be read: {e}"]
+        return {name: [_text(value) for value in values.tolist()] for name, values in columns.items()}, left_out
 
 
 def _text(value: Any) -> str:

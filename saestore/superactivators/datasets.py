@@ -91,8 +91,8 @@ def known_datasets() -> list[Dataset]:
     return list(datasets.values())
 
 
-def find_dataset(name: str) -> Dataset:
-    """Return the known data set of that name, in upper or lower case."""
+def find_dataset(name: str, instead: str = f"--embeddings and --sae, or name them in {CONFIG}") -> Dataset:
+    """Return the known data set of that name, in upper or lower case; `instead` is what another one needs."""
     datasets = {dataset.name.casefold(): dataset for dataset in known_datasets()}
     dataset = datasets.get(name.casefold())
     if dataset is not None:
@@ -100,9 +100,7 @@ def find_dataset(name: str) -> Dataset:
     near = did_you_mean(name, [each.name for each in datasets.values()])
     known = near or f"Known are {', '.join(each.name for each in datasets.values())}. "
     raise NotFoundError(
-        f"no known dataset {name!r}. {known}For a dataset of your own give --embeddings and --sae, or name them in "
-        f"{CONFIG}",
-        code="unknown-dataset",
+        f"no known dataset {name!r}. {known}For a dataset of your own give {instead}", code="unknown-dataset"
     )
 
 
