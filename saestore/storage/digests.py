@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from saestore.errors import CorruptStoreError
-from saestore.format import ArrayInfo, document_digest
+from saestore.format import document_digest
 from saestore.storage.batch import DOCUMENT
 from saestore.storage.snapshot import SnapshotStore
+from saestore.table_info import ArrayInfo
 
 
 class Digests:

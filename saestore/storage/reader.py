@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from saestore.errors import CorruptStoreError
-from saestore.format import ArrayInfo, shard_digest
+from saestore.format import shard_digest
 from saestore.progress import check_deadline
 from saestore.sparse_rows import pointers
 from saestore.storage.digests import Digests
@@ -26,6 +26,7 @@ from saestore.storage.places import Request
 from saestore.storage.shards import EMPTY, Layout, Tail, body_of, checksum_of, decoder, parse_tail
 from saestore.storage.snapshot import OneFile, SnapshotStore
 from saestore.storage.threads import at_once, n_threads
+from saestore.table_info import ArrayInfo
 
 Array = np.ndarray[Any, Any]
 
