@@ -1,6 +1,7 @@
 """Format 1 in Python: constants, and the attributes of an activation set as validated dataclasses.
 
-``docs/format.md`` is the normative text; this module is its only copy in code. Nothing here touches a store.
+``docs/format.md`` is the normative text; this module and `saestore.table_info` are its only copy in code. Nothing here
+touches a store.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, StoreFormatError
+from saestore.table_info import LARGEST_SHARD, ArrayInfo, TableInfo, array_infos
 from saestore.vocabulary import DATA_DTYPES
 
 FORMAT_VERSION = 1
@@ -24,7 +26,6 @@ SET_LEVELS = ("dataset", "sample_type", "sae")  # the groups that make the path 
 # Half as many would make writing a third slower, for a top-20 that is 0.05 ms faster. Rows, which are asked for one by
 # one, lie in chunks of a quarter of it.
 CHUNK = 1 << 14
-MOST_DIGESTS = 8  # of the shards of one array, in the attributes of a set
 # A shard is what a writer writes and an object store holds: some 10 MB compressed, 256 chunks, an index of 4 KiB.
 SHARD = 1 << 22
 MAX_ROWS_PER_SEGMENT = (1 << 32) - 1  # sample numbers inside a segment are uint32
@@ -41,13 +42,10 @@ CSC_ATTRS = {"encoding-type": "csc_matrix", "encoding-version": "0.1.0"}
 
 TABLES = ("samples", "items", "features")
 LEVEL_TABLES = {"sample": "samples", "item": "items"}  # the tables that have concepts
-MATRIX = ("indptr", "indices", "data")  # the arrays of a matrix
 KEY, TOKEN_SPANS = "key", ("token_start", "token_stop")
 SOURCE_ROW = "source_row"  # of samples: the row of the input, where not all of its rows became samples
 # What an expression and an xarray dataset call something else.
 RESERVED = ("item", "position", "sample", "feature")
-
-_LARGEST_SHARD = 1 << 27  # values; far above what is written, and a bound on what one digest makes a reader allocate
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z")
 _LONGEST_NAME = 255  # bytes, on most file systems
@@ -115,7 +113,7 @@ class SegmentInfo:
         info = cls(start, stop, nnz, str(entry["digest"]), str(entry["name"]), *sizes)
         if not _NAME.match(info.name):
             raise ValueError(f"{info.name!r} is not the name of a segment")
-        if nnz < 0 or not 1 <= info.chunk <= info.shard <= _LARGEST_SHARD:
+        if nnz < 0 or not 1 <= info.chunk <= info.shard <= LARGEST_SHARD:
             raise ValueError(f"segment {info.name} has {nnz} non-zeros in chunks of {info.chunk}")
         return info
 
@@ -135,127 +133,9 @@ def shard_digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-@dataclass(frozen=True)
-class ArrayInfo:
-    """One stored array, as a committed document describes it: all that a reader needs, and what it has to find."""
-
-    # Number of values, and their dtype as Zarr names it.
-    length: int
-    dtype: str
-    # Values per chunk and per shard; `shard` is None for an array of one chunk without shards.
-    chunk: int
-    shard: int | None
-    n_bytes: int  # size as stored, its document included
-    document: str  # SHA-256 of its ``zarr.json``
-    # `shard_digest` of each shard; None for more than `MOST_DIGESTS`: its ``zarr.json`` has them as ``shards``.
-    shards: tuple[str, ...] | None
-
-    @property
-    def n_shards(self) -> int:
-        """Number of shards."""
-        return -(-self.length // (self.chunk if self.shard is None else self.shard))
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> ArrayInfo:
-        """Parse an entry of an attribute ``arrays``."""
-        shard, shards = entry["shard"], entry["shards"]
-        info = cls(
-            *(int(entry["length"]), str(entry["dtype"]), int(entry["chunk"]), None if shard is None else int(shard)),
-            *(int(entry["n_bytes"]), str(entry["document"]), None if shards is None else tuple(map(str, shards))),
-        )
-        size = info.chunk if info.shard is None else info.shard
-        # Before anything of that size is allocated: for every shard that is claimed there is a digest.
-        if info.length < 0 or info.chunk < 1 or size < 1 or size % info.chunk or max(info.chunk, size) > _LARGEST_SHARD:
-            raise ValueError(f"an array has {info.length} values in chunks of {info.chunk} and shards of {info.shard}")
-        if info.shards is not None:
-            info.check_number(info.shards)
-        return info
-
-    def check_number(self, shards: Sequence[str]) -> None:
-        """Refuse digests of another number of shards."""
-        if len(shards) != self.n_shards:
-            raise ValueError(f"an array of {self.length} values has digests of {len(shards)} shards")
-
-
 # Attributes of a set that are taken as they are written, and those that are written only where they are known.
 _AS_WRITTEN = ("item_size", "planned_samples", "sae", "source", "dropped", "summary")
 _OPTIONAL = ("dead_features", "plan")
-
-
-def _arrays(entry: Any) -> dict[str, ArrayInfo]:
-    return {str(name): ArrayInfo.from_json(info) for name, info in dict(entry).items()}
-
-
-@dataclass(frozen=True)
-class ConceptsInfo:
-    """The concepts of a table: their names, and the groups that hold the two matrices."""
-
-    names: tuple[str, ...]  # of the concepts, one per column
-    # Names of the groups of the sparse matrices, rows x concepts: where a concept is true, and where it is unknown.
-    # `unknown` is None where everything is known.
-    true: str
-    unknown: str | None
-    n_rows: int  # rows that the matrices have; of later rows all concepts are unknown
-
-
-@dataclass(frozen=True)
-class TableInfo:
-    """What the set's attributes say of one of its tables."""
-
-    version: int = 0  # raised with each change. Arrays of a later version have other names than those that they replace
-    # Names of the arrays by column: the values, and where some are unknown a second one that is true there.
-    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    concepts: ConceptsInfo | None = None  # None where the table has none
-    pointers: str | None = None  # name of the array with each item's samples, or None; of ``items`` only
-    arrays: Mapping[str, ArrayInfo] = field(default_factory=dict)  # every array, by its path in the table's group
-    # SHA-256 of the ``zarr.json`` of each matrix' group, by name.
-    groups: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def nodes(self) -> set[str]:
-        """Names of the arrays and groups that are right below the table's group."""
-        return {node.split("/")[0] for node in (*self.arrays, *self.groups)}
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Columns, then concepts."""
-        return (*self.columns, *(self.concepts.names if self.concepts else ()))
-
-    def to_json(self) -> dict[str, Any]:
-        """Entry of the attribute ``tables``."""
-        return {name: value for name, value in asdict(self).items() if value}
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> TableInfo:
-        """Parse an entry of the attribute ``tables``."""
-        concepts, pointers = entry.get("concepts"), entry.get("pointers")
-        if concepts is not None:
-            unknown = concepts["unknown"]
-            names = tuple(map(str, concepts["names"]))
-            concepts = ConceptsInfo(
-                names, str(concepts["true"]), None if unknown is None else str(unknown), int(concepts["n_rows"])
-            )
-        return cls(
-            int(entry["version"]),
-            {str(name): tuple(map(str, arrays)) for name, arrays in entry.get("columns", {}).items()},
-            concepts,
-            None if pointers is None else str(pointers),
-            _arrays(entry.get("arrays", {})),
-            {str(name): str(document) for name, document in entry.get("groups", {}).items()},
-        )
-
-    def _named(self) -> set[str]:
-        """Every array that columns, concepts and pointers name."""
-        of_columns = {array for arrays in self.columns.values() for array in arrays}
-        matrices = [] if self.concepts is None else [self.concepts.true, self.concepts.unknown]
-        of_concepts = {f"{group}/{array}" for group in filter(None, matrices) for array in MATRIX}
-        return of_columns | of_concepts | ({self.pointers} if self.pointers else set())
-
-    def check(self) -> None:
-        """Refuse a table whose columns name what is not described."""
-        lacking = self._named() - set(self.arrays)
-        if lacking:
-            raise ValueError(f"nothing is known of the array {min(lacking)}")
 
 
 @dataclass(frozen=True)
@@ -378,7 +258,7 @@ class SetAttributes:
                 n_items=int(attrs["n_items"]),
                 segment_rows=int(attrs["segment_rows"]),
                 tables={name: TableInfo.from_json(entry) for name, entry in attrs["tables"].items()},
-                arrays=_arrays(attrs["arrays"]),
+                arrays=array_infos(attrs["arrays"]),
                 derived=tuple(attrs["derived"]),
                 generation=int(attrs["generation"]),
                 identity=str(attrs["identity"]),

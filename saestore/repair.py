@@ -126,9 +126,8 @@ def _mend_document(writer: SetWriter, segment: Segment) -> bool:
         for name in segment.arrays:
             reader = segment.reader(name)
             size = (-reader.layout.tail_size, None) if reader.layout.sharded else None
-            document, *tails = store.fetch(
-                [(f"{reader.path}/{DOCUMENT}", None), *((reader.key(shard), size) for shard in range(reader.n_shards))]
-            )
+            shards = ((reader.key(shard), size) for shard in range(reader.layout.n_shards))
+            document, *tails = store.fetch([(f"{reader.path}/{DOCUMENT}", None), *shards])
             arrays[name] = {"document": document_digest(document), "shards": list(map(shard_digest, tails))}
     except CorruptStoreError:
         return False
@@ -216,7 +215,7 @@ def _mend_digests(writer: SetWriter, stored: StoredTable, damaged: Collection[st
         reader = stored.reader(node)
         try:
             size = -reader.layout.tail_size, None
-            tails = reader.store.fetch([(reader.key(shard), size) for shard in range(reader.n_shards)])
+            tails = reader.store.fetch([(reader.key(shard), size) for shard in range(reader.layout.n_shards)])
         except CorruptStoreError:
             continue
         column = columns.get(node, "ptr" if node == info.pointers else node)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, check_at_least, did_you_mean, reached
-from saestore.format import SET_LEVELS, canonical_json, split_set_path
+from saestore.errors import NotFoundError, SaestoreError, check_at_least, did_you_mean, reached
+from saestore.format import SET_LEVELS, split_set_path
 from saestore.progress import Progress, ProgressOption
+from saestore.provenance import given_sae_record, source_record
 from saestore.query import html
 from saestore.query.html import escape
 from saestore.storage import (
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from saestore.activation_set import ActivationSet
     from saestore.query.reader import SetReader
     from saestore.repair import Repair
-    from saestore.sae import LoadedSAE
     from saestore.verify import Report
     from saestore.writing.pipeline import Destination
 
@@ -374,11 +373,6 @@ def destination_of(store: Any) -> Destination:
     return Destination(store.root if isinstance(store, Store) else store)
 
 
-def sae_record(sae: LoadedSAE) -> dict[str, Any]:
-    """What a set records of its SAE."""
-    return {"name": sae.name, **sae.info, "fingerprint": sae.fingerprint()}
-
-
 def _html_row(root: Root, path: str) -> list[str]:
     try:
         a = read_attributes(root, path)
@@ -388,62 +382,6 @@ def _html_row(root: Root, path: str) -> list[str]:
         return [path, *numbers, html.size(a.stored_bytes), html.sae_name(a), html.state(a)]
     except (SaestoreError, KeyError) as error:
         return [path, *[""] * 7, str(error)]
-
-
-def source_record(source: Mapping[str, Any] | None, images: Any) -> dict[str, Any]:
-    """What a set records of where its activations come from, by the caller's word.
-
-    Raises
-    ------
-    InvalidInputError, NotFoundError
-        A name is one that saestore records itself, a value is not JSON-able, or the folder of images does not exist.
-    """
-    import json
-
-    given = dict(source or {})
-    reserved = {"kind", "fingerprint", "items", "items_fingerprint", "token_spans_fingerprint", "images"} & set(given)
-    if reserved:
-        raise InvalidInputError(
-            f"source has {min(reserved)!r}, which saestore records itself; name it differently.",
-            code="reserved-name",
-        )
-    try:
-        given = dict(json.loads(canonical_json(given)))
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"source must hold JSON-able values ({error}).", code="bad-source") from error
-    if images is None:
-        return given
-    if not Path(images).is_dir():
-        raise NotFoundError(f"there is no folder of images {images}.", code="missing-images")
-    return {**given, "images": str(images)}
-
-
-def given_sae_record(sae: Any, path: str, n_features: int) -> dict[str, Any]:
-    """The record of an SAE that a caller names; with a fingerprint where it can be loaded from here."""
-    name = path.rsplit("/", maxsplit=1)[-1]
-    if sae is None:
-        return {}
-    if isinstance(sae, Mapping):
-        return {"name": name, **sae}
-    if isinstance(sae, str | os.PathLike) and not Path(sae).exists():
-        text = os.fspath(sae)
-        release, colon, sae_id = text.partition(":")
-        if colon and release and sae_id:
-            return {"name": name, "release": release, "sae_id": sae_id}
-        if isinstance(sae, os.PathLike) or len(Path(text).parts) != 1 or Path(text).suffix in (".pt", ".pth"):
-            raise NotFoundError(f"there is no SAE at {text}; give its folder, or a name.", code="missing-sae")
-        return {"name": text}
-    try:
-        from saestore.sae import load_sae
-
-        loaded = load_sae(sae)
-    except ImportError:  # without torch or sae_lens only its place is known
-        return {"name": name, "source": str(sae)}
-    if loaded.d_sae != n_features:
-        raise InvalidInputError(
-            f"the SAE {loaded.name} has {loaded.d_sae:,} features, the matrix {n_features:,}.", code="wrong-width"
-        )
-    return sae_record(loaded)
 
 
 def _contains(parts: list[str], part: list[str]) -> bool:

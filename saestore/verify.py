@@ -17,18 +17,7 @@ import numpy as np
 import zarr
 
 from saestore.errors import CorruptStoreError, SaestoreError, UnreachableError
-from saestore.format import (
-    BY_FEATURE,
-    BY_SAMPLE,
-    KEY,
-    MATRIX,
-    SEGMENTS,
-    SET_LEVELS,
-    TABLES,
-    ArrayInfo,
-    SetAttributes,
-    document_digest,
-)
+from saestore.format import BY_FEATURE, BY_SAMPLE, KEY, SEGMENTS, SET_LEVELS, TABLES, SetAttributes, document_digest
 from saestore.segment import Segment, read_moments
 from saestore.segment.arrays import arrays_of
 from saestore.segment.check import check_segment
@@ -44,6 +33,7 @@ from saestore.storage import (
 )
 from saestore.storage.durable import drafts
 from saestore.storage.open import root_attributes
+from saestore.table_info import MATRIX, ArrayInfo
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.stored_table import StoredTable
 from saestore.writing.commits import n_deleted

@@ -15,12 +15,13 @@ from strategies import PATH, append_segments, layout, make_case, write_segments
 from zarr.storage import MemoryStore
 
 import saestore
-from saestore.format import SegmentInfo, SetAttributes, TableInfo, segment_name
+from saestore.format import SegmentInfo, SetAttributes, segment_name
 from saestore.progress import Progress
 from saestore.segment import Segment, last_level, level_start, merge
 from saestore.stats import RunningMoments
 from saestore.storage import NewArray, SnapshotStore, group_document
 from saestore.storage.arrays import described
+from saestore.table_info import TableInfo
 from saestore.writing import SetWriter
 from saestore.writing.derived import DERIVED, PER_SAMPLE
 from saestore.writing.matrix_rows import MatrixRows

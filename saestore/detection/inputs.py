@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.errors import NotFoundError
-from saestore.format import TableInfo, digest
+from saestore.format import digest
 from saestore.query.posting_lists import PostingLists, iterate_lists
 from saestore.query.reader import Level, SetReader
 from saestore.scoring.concept_scores import read_labels
 from saestore.scoring.pooling import Pooling
 from saestore.scoring.splits import described, samples_of, samples_on
+from saestore.table_info import TableInfo
 
 if TYPE_CHECKING:
     import scipy.sparse

@@ -18,9 +18,9 @@ from saestore.ingest.known import find_truth, one_sample_type
 from saestore.ingest.options import BuildOptions
 from saestore.models import SAETrainingSpec
 from saestore.progress import Progress
+from saestore.provenance import sae_record
 from saestore.sae import load_sae
 from saestore.sae.encode import make_encoder
-from saestore.store import sae_record
 from saestore.writing.plan import WritePlan, add_dropped
 
 if TYPE_CHECKING:

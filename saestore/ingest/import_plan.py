@@ -31,7 +31,7 @@ from saestore.ingest.row_choice import (
     tokens_record,
 )
 from saestore.progress import Progress
-from saestore.store import given_sae_record, source_record
+from saestore.provenance import given_sae_record, source_record
 from saestore.tables import as_items
 from saestore.vocabulary import GENERAL_FORMATS, IMPORT_FORMATS
 from saestore.writing.pipeline import path_of

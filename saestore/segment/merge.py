@@ -270,14 +270,13 @@ def _cut(segments: Sequence[Segment], pointers: Array, position: int) -> list[in
     return _split(segments, starts, [int(s.feature_ptr[feature + 1]) for s in segments], rank)
 
 
-def _split(segments: Sequence[Segment], starts: Sequence[int], stops: Sequence[int], rank: int) -> list[int]:
+def _split(segments: Sequence[Segment], low: Sequence[int], high: Sequence[int], rank: int) -> list[int]:
     """Where the first `rank` entries of one feature's merged list end in each of its lists.
 
     Entries are ordered by activation, segment and place. A pivot is taken from the longest list, and each list is cut
     there; the side without the end is left out, until the rest fits a block. Memory: a chunk, and 16 bytes per entry of
     the block.
     """
-    low, high = list(starts), list(stops)
     readers = [s.reader(f"{BY_FEATURE}/data") for s in segments]
     while sum(high) - sum(low) > max(_BLOCK_SPLIT, 2 * len(segments)):
         owner = max(range(len(segments)), key=lambda i: high[i] - low[i])

@@ -210,4 +210,4 @@ def open_rows(segments: Sequence[Segment]) -> None:
 
 
 def _few_shards(readers: Sequence[ArrayReader]) -> list[ArrayReader]:
-    return [reader for reader in readers if reader.n_shards <= _WARM_SHARDS]
+    return [reader for reader in readers if reader.layout.n_shards <= _WARM_SHARDS]

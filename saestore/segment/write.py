@@ -13,7 +13,6 @@ from saestore.format import (
     CSC_ATTRS,
     CSR_ATTRS,
     SEGMENTS,
-    ArrayInfo,
     SegmentInfo,
     document_digest,
     feature_dtype,
@@ -35,6 +34,7 @@ from saestore.storage import (
     chunk_sizes,
     packed_bytes,
 )
+from saestore.table_info import ArrayInfo
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store

@@ -12,6 +12,7 @@ from saestore.storage.arrays import (
     write_array,
 )
 from saestore.storage.batch import DOCUMENT, WriteBatch, group_document
+from saestore.storage.digests import Digests
 from saestore.storage.open import (
     LocalRoot,
     Root,
@@ -24,7 +25,7 @@ from saestore.storage.open import (
     save_file,
     write_errors,
 )
-from saestore.storage.reader import ArrayReader, Digests, hold_small, prefetch, read_all, read_many
+from saestore.storage.reader import ArrayReader, hold_small, prefetch, read_all, read_many
 from saestore.storage.sets import find_sets, is_set_at, read_attributes
 from saestore.storage.snapshot import SnapshotStore
 from saestore.storage.threads import at_once, in_order, n_threads

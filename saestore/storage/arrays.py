@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from saestore.format import CHUNK, MOST_DIGESTS, SHARD, ArrayInfo, document_digest, shard_digest
+from saestore.format import CHUNK, SHARD, document_digest, shard_digest
 from saestore.storage.batch import DOCUMENT, WriteBatch
 from saestore.storage.shards import Layout, crc, tail_of
 from saestore.storage.threads import at_once, n_threads
+from saestore.table_info import MOST_DIGESTS, ArrayInfo
 
 Array = np.ndarray[Any, Any]
 Written = tuple[tuple[str, ...], int]  # the digests of consecutive shards, and their bytes

@@ -10,24 +10,23 @@ general machinery takes 1.2 ms for a chunk that the disk and the codec hand over
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from saestore.errors import CorruptStoreError
-from saestore.format import ArrayInfo, document_digest, shard_digest
+from saestore.format import shard_digest
 from saestore.progress import check_deadline
 from saestore.sparse_rows import pointers
-from saestore.storage.batch import DOCUMENT
+from saestore.storage.digests import Digests
 from saestore.storage.open import missing_as_error
 from saestore.storage.places import Request
 from saestore.storage.shards import EMPTY, Layout, Tail, body_of, checksum_of, decoder, parse_tail
 from saestore.storage.snapshot import OneFile, SnapshotStore
 from saestore.storage.threads import at_once, n_threads
+from saestore.table_info import ArrayInfo
 
 Array = np.ndarray[Any, Any]
 
@@ -38,48 +37,6 @@ _GAP = 1 << 15  # bytes between two ranges that one request brings rather than a
 _SMALL = 1 << 18  # values of an array that is kept once it was read whole: two megabytes
 # From so many ranges on, of so many values or fewer, one index of all their values is quicker than slicing each.
 _MANY, _SHORT = 64, 256
-
-
-class Digests:
-    """The digests of the shards of arrays, by array: those that a committed document holds.
-
-    `key`, `parse`: Where the document is that holds them, and what makes them of its bytes, or refuses it. It is read
-    together with the first shards.
-    """
-
-    def __init__(self, key: str, parse: Callable[[bytes], Mapping[str, Sequence[str]]]) -> None:
-        self.key = key
-        self._parse = parse
-        self._shards: Mapping[str, Sequence[str]] | None = None
-
-    @property
-    def is_known(self) -> bool:
-        """Whether the document was read."""
-        return self._shards is not None
-
-    @classmethod
-    def known(cls, shards: Mapping[str, Sequence[str]]) -> Digests:
-        """Those that were read already."""
-        digests = cls("", lambda _: shards)
-        digests.load(b"")
-        return digests
-
-    def load(self, document: bytes) -> None:
-        """Take the document, which must be the one that was committed."""
-        self._shards = self._parse(document)
-
-    def of(self, name: str, shard: int) -> str:
-        """The digest of one shard of an array."""
-        return (self._shards or {})[name][shard]
-
-
-def _shards_in(info: ArrayInfo, document: bytes) -> Mapping[str, Sequence[str]]:
-    """The digests of the shards of an array from its own document, which must be the one that was committed."""
-    if document_digest(document) != info.document:
-        raise CorruptStoreError(f"The {DOCUMENT} of an array does not agree with its digest. Run `saestore verify`.")
-    shards = json.loads(document)["attributes"]["shards"]
-    info.check_number(shards)
-    return {"": shards}
 
 
 class ArrayReader:
@@ -113,21 +70,12 @@ class ArrayReader:
     @classmethod
     def described(cls, store: SnapshotStore, path: str, info: ArrayInfo, codec: str) -> ArrayReader:
         """Of an array that the set's attributes describe."""
-        if info.shards is not None:
-            digests = Digests.known({"": info.shards})
-        else:
-            digests = Digests(f"{path.strip('/')}/{DOCUMENT}", partial(_shards_in, info))
-        return cls(store, path, Layout.described(info, codec), digests)
+        return cls(store, path, Layout.described(info, codec), Digests.described(path, info))
 
     @property
     def is_local(self) -> bool:
         """True in a local folder, where there is nothing to wait for."""
         return self._folder is not None
-
-    @property
-    def n_shards(self) -> int:
-        """Number of shards."""
-        return self.layout.n_shards
 
     @property
     def is_small(self) -> bool:
@@ -184,8 +132,7 @@ class ArrayReader:
                 decode(body_of(pread(path, offset, size), checksums.item(piece.first)), piece.out)
 
     def _learn_locally(self, shard: int, path: str, file: OneFile) -> Tail:
-        if not self.digests.is_known:
-            self.digests.load(self.store.fetch([(self.digests.key, None)])[0])
+        self.digests.fetch(self.store)
         size = self.layout.tail_size
         self.learn(shard, file.pread(path, -size, size))
         return self._tails[shard]
@@ -210,8 +157,7 @@ class ArrayReader:
     def fill_whole(self, piece: Piece, raw: bytes) -> None:
         """Decode the one chunk of an array without shards."""
         with missing_as_error(self.path):
-            if not self.digests.is_known:
-                self.digests.load(self.store.fetch([(self.digests.key, None)])[0])
+            self.digests.fetch(self.store)
             if shard_digest(raw) != self.digests.of(self._name, 0):
                 raise ValueError("its chunk is not the one that was committed")
             self._decode(body_of(raw, checksum_of(raw)), piece.out)
@@ -290,14 +236,11 @@ def read_all(wanted: Sequence[tuple[ArrayReader, int, int]]) -> list[Array]:
         return _read_runs(wanted)
     runs = _plan_runs(wanted)
     values = _read_runs([(reader, start, stop) for reader, start, stop, _ in runs])
-    out: list[Array] = [np.empty(0)] * len(wanted)
+    out: list[Array] = [np.empty(0, reader.dtype) for reader, _, _ in wanted]
     for (_, first, _, members), block in zip(runs, values, strict=True):
         for i in members:
             _, start, stop = wanted[i]
             out[i] = block[start - first : stop - first]
-    for i, (reader, start, stop) in enumerate(wanted):
-        if stop <= start:
-            out[i] = np.empty(0, reader.dtype)
     return out
 
 
@@ -357,10 +300,9 @@ def prefetch(wholes: Iterable[ArrayReader], tails: Iterable[ArrayReader] = ()) -
     """
     readers = [reader for reader in wholes if not reader.is_local]
     plans = [reader.plan(0, reader.length) for reader in readers]
-    pieces = [piece for _, part in plans for piece in part]
     remote = [r for r in tails if not r.is_local and r.layout.sharded]
-    known = [(r, shard) for r in remote for shard in range(r.n_shards) if not r.knows(shard)]
-    _fetch_and_fill(pieces, known)
+    known = [(r, shard) for r in remote for shard in range(r.layout.n_shards) if not r.knows(shard)]
+    _fetch_and_fill([piece for _, part in plans for piece in part], known)
     for reader, (values, _) in zip(readers, plans, strict=True):
         reader.hold(values)
 
@@ -405,12 +347,10 @@ def _fetch_and_fill(pieces: Sequence[Piece], known: Sequence[tuple[ArrayReader, 
     if not readers:
         return
     store = next(iter(readers.values())).store
-    wanted: dict[tuple[int, int], int] = {}  # chunks by shard
+    wanted = {(id(reader), number): 0 for reader, number in known}  # chunks by shard
     for piece in pieces:
         shard = id(piece.reader), piece.shard
         wanted[shard] = wanted.get(shard, 0) + piece.n_chunks
-    for reader, number in known:
-        wanted.setdefault((id(reader), number), 0)
     first: dict[tuple[int, int], Request] = {}
     for (of, number), count in wanted.items():
         reader = readers[of]
@@ -429,8 +369,7 @@ def _fetch_and_fill(pieces: Sequence[Piece], known: Sequence[tuple[ArrayReader, 
             wholes[shard] = raw
         if reader.layout.sharded:
             reader.learn(shard[1], raw[-reader.layout.tail_size :])
-    rest = [piece for piece in pieces if (id(piece.reader), piece.shard) not in wholes]
-    joined = _joined(rest)
+    joined = _joined([piece for piece in pieces if (id(piece.reader), piece.shard) not in wholes])
     blocks = store.fetch([(members[0].key, span) for span, members in joined])
     chunks = {id(p): (block, span[0]) for (span, members), block in zip(joined, blocks, strict=True) for p in members}
 

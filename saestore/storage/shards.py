@@ -14,7 +14,8 @@ import google_crc32c
 import numpy as np
 from pcodec import standalone
 
-from saestore.format import CHUNK, SHARD, ArrayInfo, shard_digest
+from saestore.format import CHUNK, SHARD, shard_digest
+from saestore.table_info import ArrayInfo
 
 Array = np.ndarray[Any, Any]
 

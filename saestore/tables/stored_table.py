@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.errors import CorruptStoreError, NotFoundError, did_you_mean
-from saestore.format import SetAttributes, TableInfo
+from saestore.format import SetAttributes
 from saestore.kernels import runs_of
 from saestore.storage import ArrayReader, SnapshotStore, read_all, read_many
+from saestore.table_info import TableInfo
 from saestore.tables.column import Column
 from saestore.tables.label_matrix import LabelMatrix, listed
 

@@ -9,17 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saestore.format import (
-    CSC_ATTRS,
-    KEY,
-    TOKEN_SPANS,
-    ArrayInfo,
-    ConceptsInfo,
-    SetAttributes,
-    TableInfo,
-    document_digest,
-)
+from saestore.format import CSC_ATTRS, KEY, TOKEN_SPANS, SetAttributes, document_digest
 from saestore.storage import WriteBatch, write_array
+from saestore.table_info import ArrayInfo, ConceptsInfo, TableInfo
 from saestore.tables.column import Column, as_column
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.items import Items

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from saestore.format import BY_SAMPLE, ArrayInfo, SetAttributes
+from saestore.format import BY_SAMPLE, SetAttributes
 from saestore.segment import Segment, read_moments
 from saestore.stats import STATISTICS, Moments
 from saestore.storage import NewArray, WriteBatch, begin_array, prefetch, write_array
+from saestore.table_info import ArrayInfo
 from saestore.tables.item_index import ItemIndex
 
 _DTYPES: dict[str, np.dtype[Any]] = {

@@ -12,18 +12,7 @@ import numpy as np
 import zarr
 
 from saestore.errors import CorruptStoreError, InvalidInputError, LockedError, StoreConflictError, StoreFormatError
-from saestore.format import (
-    ATTEMPT,
-    NEXT,
-    SEGMENTS,
-    TABLES,
-    TASKS,
-    SegmentInfo,
-    SetAttributes,
-    TableInfo,
-    digest,
-    segment_name,
-)
+from saestore.format import ATTEMPT, NEXT, SEGMENTS, TABLES, TASKS, SegmentInfo, SetAttributes, digest, segment_name
 from saestore.segment import (
     MOST_SEGMENTS,
     Engine,
@@ -39,6 +28,7 @@ from saestore.segment import (
 from saestore.sparse_rows import SparseRows
 from saestore.storage import SnapshotStore, WriteBatch, local_folder, read_attributes
 from saestore.storage.conditional import get_tagged, remove
+from saestore.table_info import TableInfo
 from saestore.tables.item_index import ItemIndex
 from saestore.vocabulary import DEFAULT_MEMORY
 from saestore.writing import leftovers
