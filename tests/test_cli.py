@@ -144,6 +144,24 @@ def test_a_negative_feature_counts_from_the_end(images):
     result = invoke("top-samples", "--feature", -2, "--json", store=images)
     assert {row["feature"] for row in json.loads(result.stdout)["rows"]} == {cli_stores.N_FEATURES - 2}
     assert result.stderr == ""
+    similar = invoke("similar", "--feature", -2, "--json", store=images)
+    assert json.loads(similar.stdout)["feature"] == cli_stores.N_FEATURES - 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option", "named"),
+    [
+        (["diff", "--group-a", "color::purple"], "--group-a", "color::purple"),
+        (["diff", "--group-a", "color::red", "--group-b", "blue"], "--group-b", "blue"),
+        (["card", "--feature", 2, "--output", "card.pdf"], "--output", ".html"),
+        (["export", "Toy/patch/x", "x.npz", "--format", "scipy", "--features", "9-3"], "--features", "3-9"),
+    ],
+)
+def test_an_error_names_the_option_that_it_is_about(images, arguments, option, named):
+    result = invoke(*arguments, store=images)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"'{option}'" in result.stderr
+    assert named in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -204,5 +204,7 @@ def _numbers(text: str | None) -> list[int] | None:
         first, _, last = part.strip().partition("-")
         if not first.isdecimal() or (last and not last.isdecimal()):
             raise click.BadParameter(f"{part!r} is not a feature; write numbers and ranges, such as 3,17,100-199.")
+        if last and int(last) < int(first):
+            raise click.BadParameter(f"the range {part!r} runs backwards; write {last}-{first}.")
         found += range(int(first), int(last or first) + 1)
     return found

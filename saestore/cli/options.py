@@ -86,8 +86,10 @@ def level_option(text: str, default: str = "sample") -> Decorator:
     return option("--level", text, choices=choices, default=default)
 
 
-def conditions(acts: SetReader, where: Sequence[str], features: Sequence[int] = ()) -> Node | None:
-    """The tree of all ``--where`` together, bound to the set; None where there is none.
+def conditions(
+    acts: SetReader, where: Sequence[str], features: Sequence[int] = (), option: str = "where"
+) -> Node | None:
+    """The tree of all ``--where`` (or of another option) together, bound to the set; None where there is none.
 
     ``activation`` in them means the activation of the feature that is asked about.
     """
@@ -95,7 +97,7 @@ def conditions(acts: SetReader, where: Sequence[str], features: Sequence[int] = 
         tree = _tree(where)
         acts.condition(tree, int(acts.select_features(features[0]).ids[0]) if features else None)
     except (InvalidInputError, NotFoundError) as e:
-        raise _bad("where", str(e).removeprefix("where=: ")) from e
+        raise _bad(option, str(e).removeprefix("where=: ")) from e
     return tree
 
 
@@ -133,7 +135,8 @@ def one_feature(acts: SetReader, given: str) -> int:
 
 def _features(acts: SetReader, text: str) -> list[int]:
     try:
-        return [int(text)]
+        number, n_features = int(text), acts.shape[1]
+        return [number + n_features if -n_features <= number < 0 else number]
     except ValueError:
         pass
     names = acts.features["name"].tolist() if "name" in acts.features.names() else []

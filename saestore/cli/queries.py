@@ -87,7 +87,7 @@ def top_features(target: Target, *, sample: tuple[int, ...], item: tuple[int, ..
     from saestore.query.selection import select
 
     if bool(sample) == bool(item):
-        raise click.UsageError("Name samples with --sample, or items with --item.")
+        raise click.UsageError("Name either samples with --sample or items with --item, not both.")
     acts = target.reader()
     tree = target.condition(acts)
     condition = acts.condition(tree)
@@ -234,7 +234,7 @@ def compare(target: Target, *, other_path: str, feature: str | None, metric: Met
 def diff(target: Target, *, group_a: tuple[str, ...], group_b: tuple[str, ...]) -> None:
     """Show the features that fire more often in one group than in another, with Fisher's exact p and q."""
     acts = target.activations()
-    a, b = (target.condition(acts, where=group) for group in (group_a, group_b))
+    a, b = (target.condition(acts, where=g, option=o) for o, g in (("group-a", group_a), ("group-b", group_b)))
     found = acts.diff(a, b, target.level, where=target.condition(acts))[: target.n]
     groups = f"{' '.join(group_a)} and {' '.join(group_b) or 'the rest'}"
     heads = f"features that differ between {groups}", "no feature is active in either group."

@@ -77,6 +77,8 @@ def _show(acts: ActivationSet, features: list[int], found: ExampleTable) -> None
 @where_option
 def card(target: Target, *, feature: str, output: str | None, sae_weights: str | None, **how: Any) -> None:
     """Write a page about a feature: statistics, examples, concepts, companions and similar features."""
+    if output is not None and Path(output).suffix.lower() not in (".html", ".htm"):
+        raise click.BadParameter(f"{output!r}: a card is written as .html.", param_hint="'--output'")
     acts = target.activations()
     number = one_feature(acts, feature)
     how |= {"level": target.level, "n": target.n, "where": target.condition(acts, [number]), "sae": sae_weights}

@@ -49,10 +49,10 @@ class Target:
         return int(self.asked["n"])
 
     def condition(
-        self, acts: SetReader, features: Sequence[int] = (), where: Sequence[str] | None = None
+        self, acts: SetReader, features: Sequence[int] = (), where: Sequence[str] | None = None, option: str = "where"
     ) -> Node | None:
         """The tree of all `where`, by default ``--where``, bound to the set; see `saestore.cli.options.conditions`."""
-        return conditions(acts, self.asked["where"] if where is None else where, features)
+        return conditions(acts, self.asked["where"] if where is None else where, features, option)
 
     def check_form(self, **others: bool) -> None:
         """Refuse more than one form of the answer: the others that were chosen, and ``--json``."""

@@ -94,7 +94,8 @@ def add_labels(writer: SetWriter, labels: LabelMatrix, *, overwrite: bool = Fals
     twice = [name for name in labels.names if name in stored.names]
     if twice and not overwrite:
         raise StoreConflictError(
-            f"{writer.path} has {listed(twice, 5)} already (level {labels.level!r}); pass overwrite=True to replace.",
+            f"{writer.path} has {listed(twice, 5)} already (level {labels.level!r}); pass --overwrite "
+            "(overwrite=True) to replace.",
             code="concept-exists",
         )
     _set_concepts(writer, {table: stored.updated(labels)}, {})

@@ -103,7 +103,7 @@ class SetWriter(SetCommits):
         """
         if self.attributes is not None:
             raise StoreConflictError(
-                f"{self.path} exists already; pass overwrite=True to replace it.", code="set-exists"
+                f"{self.path} exists already; pass --overwrite (overwrite=True) to replace it.", code="set-exists"
             )
         with self._errors():
             self._create_parents()
