@@ -126,6 +126,14 @@ def damage(where: object, what: str, *kinds: type[Exception], code: str = "damag
         raise InvalidInputError(f"{where} {what} ({' '.join(str(error).split())[:200]})", code=code) from error
 
 
+def image_errors() -> tuple[type[Exception], ...]:
+    """What Pillow and its plugins raise for a damaged image, or for one of too many pixels."""
+    from PIL import Image
+
+    plain = (ValueError, SyntaxError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError)
+    return (OSError, *plain, MemoryError, struct.error, Image.DecompressionBombError)
+
+
 def read_json(path: str | os.PathLike[str]) -> Any:
     """The content of a JSON file."""
     file = existing_file(path)
