@@ -58,6 +58,7 @@ Array = np.ndarray[Any, Any]
 _MEMBER = re.compile(r"(?P<path>.*\.(npz|safetensors|pt|h5|hdf5|parquet)):(?P<name>.+)", re.DOTALL)
 # Arrays that are read whole: at most this many bytes, or this many times the size of the file.
 _MOST_BYTES, _MOST_INFLATION = 256 << 20, 64
+_MOST_CHUNKS = 1 << 22  # of an array of zarr
 _NUMBERS = re.compile(r"bool|u?int(8|16|32|64)|b?float(16|32|64)|complex(64|128)")  # dtypes that numpy or torch reads
 _SKIP = 1 << 24  # bytes that are decompressed at once to get past them
 
@@ -124,6 +125,14 @@ def damage(where: object, what: str, *kinds: type[Exception], code: str = "damag
     except expected as error:
         raise_unreachable(str(where), error)
         raise InvalidInputError(f"{where} {what} ({' '.join(str(error).split())[:200]})", code=code) from error
+
+
+def image_errors() -> tuple[type[Exception], ...]:
+    """What Pillow and its plugins raise for a damaged image, or for one of too many pixels."""
+    from PIL import Image
+
+    plain = (ValueError, SyntaxError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError)
+    return (OSError, *plain, MemoryError, struct.error, Image.DecompressionBombError)
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
@@ -262,13 +271,17 @@ def check_inflation(size: int, packed: int, where: str) -> None:
 
 def check_written(array: Any, where: str) -> None:
     """Refuse an array of zarr or HDF5 with chunks that were never written, which would read as zeros."""
-    if hasattr(array, "nchunks_initialized"):  # shards count whole, the last one too, so that more is no error
+    sizes = zip(array.shape, array.chunks or array.shape, strict=True)
+    n_chunks = math.prod(-(-n // size) for n, size in sizes if size)
+    if hasattr(type(array), "nchunks_initialized"):  # shards count whole, the last one too, so that more is no error
+        if n_chunks > _MOST_CHUNKS:  # zarr would name them all before it looks
+            message = f"{where} claims {n_chunks:,} chunks of {array.chunks}; at most {_MOST_CHUNKS:,} are read"
+            raise InvalidInputError(message, code="too-large")
         n_chunks, n_written = array.nchunks, array.nchunks_initialized
     elif array.chunks is None:
         n_chunks, n_written = 1, int(not array.size or array.id.get_storage_size() > 0)
     else:
-        sizes = zip(array.shape, array.chunks, strict=True)
-        n_chunks, n_written = math.prod(-(-n // size) for n, size in sizes), array.id.get_num_chunks()
+        n_written = array.id.get_num_chunks()
     if n_written < n_chunks:
         raise InvalidInputError(
             f"{where}: {n_chunks - n_written:,} of {n_chunks:,} chunks are missing and would read as zeros; write them "

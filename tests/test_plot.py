@@ -2,8 +2,10 @@
 
 import dataclasses
 import re
+import struct
 import subprocess
 import sys
+import zlib
 from html.parser import HTMLParser
 
 import numpy as np
@@ -325,9 +327,12 @@ def test_missing_image_is_named(tmp_path):
 
 def test_a_file_that_is_no_image(tmp_path):
     acts = pictures(tmp_path, [(64, 48)])
-    (tmp_path / "image-0.png").write_text("no image")
-    with raises(InvalidInputError, "unreadable-image", "image-0.png"):
-        acts.plot.top(0, images=tmp_path)
+    claim = struct.pack(">4sIIBBBBB", b"IHDR", 1 << 30, 1 << 30, 8, 2, 0, 0, 0)  # more pixels than Pillow opens
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + claim + struct.pack(">I", zlib.crc32(claim))
+    for content in (b"no image", bomb):
+        (tmp_path / "image-0.png").write_bytes(content)
+        with raises(InvalidInputError, "unreadable-image", "image-0.png"):
+            acts.plot.top(0, images=tmp_path)
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "CMYK", "I;16"])

@@ -1,5 +1,6 @@
 """Every way in which embeddings can be wrong: one clear error each, and no code is run."""
 
+import json
 import os
 import pickle
 import sys
@@ -238,6 +239,10 @@ class TestZarr:
             open_embeddings(tmp_path / "x.zarr")
         array[8:] = 1.0
         assert open_embeddings(tmp_path / "x.zarr").n_rows == 11
+        document = tmp_path / "x.zarr" / "zarr.json"
+        document.write_text(json.dumps(json.loads(document.read_text()) | {"shape": [1 << 40, 6]}))
+        with raises(InvalidInputError, "too-large", "x.zarr"):
+            open_embeddings(tmp_path / "x.zarr")
 
     @pytest.mark.parametrize("chunks", [(4, 3), None])
     def test_missing_chunk_of_hdf5(self, tmp_path, chunks):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError, check_choice, require
-from saestore.files import damage
+from saestore.files import damage, image_errors
 from saestore.format import KEY
 from saestore.labels.as_labels import check_names
 from saestore.labels.item_keys import OnUnmatched, check_on_unmatched, first_of, match_keys, unmatched
@@ -71,8 +71,7 @@ def from_masks(
 def read_mask(path: Path) -> Array:
     """Where an image is neither black, nor index 0, nor transparent: bool (height, width)."""
     Image = require("PIL.Image", "plot", "reading masks")
-    kinds = (ValueError, SyntaxError, Image.DecompressionBombError)
-    with damage(path, "is not a readable image", *kinds, code="unreadable-image"), Image.open(path) as image:
+    with damage(path, "is not a readable image", *image_errors(), code="unreadable-image"), Image.open(path) as image:
         if image.mode in ("RGBA", "LA", "PA"):
             alpha = np.asarray(image.getchannel("A")) > 0
             return _any_channel(np.asarray(image.convert("RGB"))) & alpha

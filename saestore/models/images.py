@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from saestore.errors import InvalidInputError, NotFoundError, UnreachableError, raise_unreachable
-from saestore.files import nearby
+from saestore.files import image_errors, nearby
 from saestore.models.request import first_few, select_items
 from saestore.sae.hub import one_line
 from saestore.tables import Items, as_items
@@ -223,11 +223,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with Image.open(path) as image:
             yield image
-    # Errors that Pillow's plugins raise on damage.
-    except (
-        OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, MemoryError,
-        Image.DecompressionBombError,
-    ) as error:  # fmt: skip
+    except image_errors() as error:
         raise_unreachable(str(path), error)
         raise InvalidInputError(f"{path}: {_reason(error)}", code="unreadable-image") from error
 

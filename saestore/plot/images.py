@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError, require
-from saestore.files import damage
+from saestore.files import damage, image_errors
 from saestore.labels.patch_grid import Fit, Patches
 
 if TYPE_CHECKING:
@@ -125,7 +125,8 @@ def read_image(acts: SetReader, key: str, images: str | os.PathLike[str] | None)
     """Read an image as the model saw it: RGB, uint8 (height, width, 3), at most 640 pixels on its longer side."""
     image_module, image_ops = (require(f"PIL.{name}", "plot", "drawing images") for name in ("Image", "ImageOps"))
     path = find_image(acts, key, images)
-    with damage(path, "cannot be read as an image", code="unreadable-image"), image_module.open(path) as image:
+    kinds = image_errors()
+    with damage(path, "cannot be read as an image", *kinds, code="unreadable-image"), image_module.open(path) as image:
         image.draft("RGB", (_MAX_PIXELS, _MAX_PIXELS))  # decodes no more than that of a JPEG
         small = (image_ops.exif_transpose(image) if is_turned(acts) else image).convert("RGB")
         small.thumbnail((_MAX_PIXELS, _MAX_PIXELS))

@@ -20,6 +20,7 @@ from markupsafe import Markup, escape
 
 from saestore.errors import InvalidInputError, require
 from saestore.errors import escape as visible
+from saestore.files import image_errors
 from saestore.plot.style import number, opacity, percent
 from saestore.web.request import Links
 
@@ -77,7 +78,7 @@ def _opened(path: Path) -> Any:
         raise InvalidInputError(f"{path.name} is larger than 128 MiB; it is not shown.", code="image-too-large")
     try:
         image = Image.open(path, formats=_FORMATS)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except image_errors() as error:
         raise _unreadable(path, error) from error
     if image.width * image.height > _MOST_PIXELS:
         image.close()
@@ -96,7 +97,7 @@ def _encoded(path: Path, size: int, *, turned: bool) -> bytes:
             small.thumbnail((size, size))
             out = io.BytesIO()
             small.save(out, "JPEG", quality=85)
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
+        except image_errors() as error:
             raise _unreadable(path, error) from error
     return out.getvalue()
 
