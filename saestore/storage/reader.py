@@ -31,7 +31,7 @@ from saestore.table_info import ArrayInfo
 Array = np.ndarray[Any, Any]
 
 # Below so many values starting threads takes longer than it gains.
-_WORTH_THREADS = 1 << 18
+_WORTH_THREADS = 1 << 20
 _CHUNKS_A_PIECE = 32  # a megabyte or two of what is read at once
 _GAP = 1 << 15  # bytes between two ranges that one request brings rather than a second: 0.5 ms at 64 MB/s
 _SMALL = 1 << 18  # values of an array that is kept once it was read whole: two megabytes
