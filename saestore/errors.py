@@ -198,7 +198,9 @@ def check_at_least(name: str, value: Any, least: int, code: str = "too-small") -
             raise TypeError("a boolean is not a number")
         number = operator.index(value)
     except (TypeError, ValueError, RuntimeError) as e:
-        raise InvalidInputError(f"{name}={value!r}: use a whole number, {least} or more.", code="not-an-integer") from e
+        raise InvalidInputError(
+            f"{name}={value!r:.100}: use a whole number, {least} or more.", code="not-an-integer"
+        ) from e
     if number < least:
         raise InvalidInputError(f"{name}={number}: use {least} or more.", code=code)
     return number
