@@ -351,11 +351,11 @@ _STYLE = """
 .saestore-card .explore { color: inherit } body > .saestore-card .explore { display: none }
 .saestore-card section { border-top: 1px solid var(--line); padding: .7em 0; min-width: 0 }
 .saestore-card .grid
-  { display: grid; gap: 0 2em; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)) }
+  { display: grid; gap: 0 2em; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)) }
 .saestore-card table { border-collapse: collapse; width: 100%; background: none; color: inherit; font-size: .9em }
 .saestore-card th, .saestore-card td { border: 0; border-bottom: 1px solid var(--line); padding: .2em .5em .2em 0;
   text-align: right; background: none; color: inherit } .saestore-card th { font-weight: 600 }
-.saestore-card th, .saestore-card td + td { overflow-wrap: normal }
+.saestore-card th, .saestore-card td + td { overflow-wrap: normal } .saestore-card td:first-child { min-width: 8em }
 .saestore-card .bars { width: 100%; height: 120px; display: block; border-bottom: 1px solid var(--soft) }
 .saestore-card .axis { display: flex; justify-content: space-between; gap: 1em }
 .saestore-card .images
