@@ -11,7 +11,7 @@ from raising import raises
 from strategies import make_case, memory_store, write_case
 
 import saestore
-from saestore.errors import InvalidInputError, OutOfRangeError
+from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
 from saestore.plot.style import number
 
 pytestmark = pytest.mark.once
@@ -121,6 +121,8 @@ def test_texts_are_shaded_and_images_have_a_heat_map(tmp_path, project_dir):
     assert 'x="0" y="0" width="1" height="1" opacity="0.700"' in strongest
     missing = acts.card(0, n=1, quantiles=0, images=tmp_path)
     assert "image missing" in missing.html
+    with raises(NotFoundError, "folder-missing", "none"):
+        acts.card(0, images=tmp_path / "none")
     assert page_of(missing).addresses == []
     assert "Companions" not in acts.card(1).html  # never active
 

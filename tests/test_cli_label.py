@@ -126,7 +126,7 @@ def test_arrays_label_items_or_samples(images, tmp_path):
     grid = np.random.default_rng(0).random((N, 2)) < 0.5
     sp.save_npz(tmp_path / "m.npz", sp.csc_array(grid))
     words = ["label", "--array", tmp_path / "m.npz", "--concept", "a", "--concept", "b"]
-    assert "pass level='sample'" in refused(*words, store=images)
+    assert "pass --level sample" in refused(*words, store=images)
     assert ask_json(*words, "--level", "sample", store=images)["added"] == ["a", "b"]
     acts = saestore.open(images.path)["Toy"]
     assert np.array_equal(acts.concept_matrix("sample").toarray(), grid)
@@ -211,3 +211,6 @@ def test_a_silent_feature_is_told_with_its_condition(images):
     result = invoke("top-samples", "--feature", 3, "--where", "item == -1", store=images)
     assert result.exit_code == 0
     assert "no sample that fulfils --where 'item == -1' has feature 3 active" in result.stderr
+    result = invoke("top-features", "--item", 1, "--where", "item == -1", store=images)
+    assert "no feature is active on a sample that fulfils --where 'item == -1'" in result.stderr
+    assert "activation" not in result.stdout

@@ -275,7 +275,7 @@ def test_what_is_asked_wrongly_is_named():
     with raises(NotFoundError, "no-concepts", "on samples", "level='item'", "acts.concepts.add()"):
         acts.concepts.scores("sample")
     bare = scratch_store().write(PATH, case.csr, case.item_ptr)
-    with raises(NotFoundError, "no-concepts", "on items; add some"):
+    with raises(NotFoundError, "no-concepts", "on items;", "concepts.add()"):
         bare.concepts.scores()
     bare.concepts.add({"red": np.ones(30, bool)}, "sample")
     with raises(NotFoundError, "no-concepts", "on items", "level='sample'"):

@@ -14,7 +14,7 @@ import numpy as np
 from saestore.analysis.directions import decoder_of, logits, neighbours
 from saestore.analysis.examples import ExampleTable, companions, examples
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, check_at_least
-from saestore.plot.images import ImageView, is_image, read_image
+from saestore.plot.images import ImageView, images_folder, is_image, read_image
 from saestore.plot.style import NEGATIVE, POSITIVE, HtmlPage, Row, named, number, opacity, percent, rows_of
 from saestore.plot.tokens import Paint
 from saestore.query import html
@@ -88,6 +88,8 @@ def card(
     """
     feature = one_feature(acts, feature, "card")
     check_at_least("n", n, 0)
+    if images is not None:
+        images_folder(images)
     if unembedding is not None and sae is None:
         raise InvalidInputError("card(unembedding=…) needs the SAE, too: give sae=.", code="missing-argument")
     decoder = None if sae is None else decoder_of(acts, sae)

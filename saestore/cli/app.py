@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 import warnings
 from collections import UserDict
@@ -101,10 +102,18 @@ def _fail(ctx: click.Context, e: BaseException) -> NoReturn:
         text = f"this needs {e.name}, which is not installed: pip install 'saestore[sae]'."
     elif not isinstance(e, SaestoreError | OSError):
         text = f"unexpected {type(e).__name__}: {text}; run with --debug for the traceback."
-    text = text or type(e).__name__
+    text = _with_options(ctx, text) or type(e).__name__
     _as_json(ctx, e.code if isinstance(e, SaestoreError) else "internal", text)
     note(f"error: {text}")
     ctx.exit(1)
+
+
+def _with_options(ctx: click.Context, text: str) -> str:
+    """A message in whose ``level='item'`` the argument of Python is the option of the command: ``--level item``."""
+    command = ctx.command.commands.get(ctx.invoked_subcommand or "") if isinstance(ctx.command, click.Group) else None
+    flags = {p.name: max(p.opts, key=len) for p in (command.params if command else ()) if isinstance(p, click.Option)}
+    argument = re.compile(rf"(?<![\w./=-])({'|'.join(filter(None, flags))})=(?!=)(?:(['\"])(.*?)\2)?")
+    return argument.sub(lambda m: f"{flags[m[1]]} {m[3] or ''}", text) if flags else text
 
 
 def _as_json(ctx: click.Context, code: str, message: str) -> None:

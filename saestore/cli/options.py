@@ -19,6 +19,8 @@ Decorator = Callable[[Function], Function]
 
 _EQUALS = re.compile(r"(?P<name>[^=<>!\"'`()]*)=(?P<value>(?!=).*)", re.DOTALL)  # one =, before any other operator
 
+_SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
+
 
 def option(
     flags: str,
@@ -61,7 +63,7 @@ def all_of(*options: Decorator) -> Decorator:
 
 overwrite_option = option("--overwrite", "Replace what is there.")
 draws_options = all_of(
-    option("--confidence-level SHARE", "Of the intervals.", default=0.95),
+    option("--confidence-level SHARE", "Of the intervals.", default=0.95, type=_SHARE),
     option("--n-resamples N", "How often items are drawn for them.", default=1000),
     option("--seed N", "Of all random draws.", default=0),
 )

@@ -60,8 +60,7 @@ def top_samples(target: Target, *, feature: tuple[str, ...]) -> None:
     # So that an empty answer is not taken for a mistake.
     silent = [str(f) for f in features if f % acts.shape[1] not in {r["feature"] for r in rows}]
     if silent:
-        where = " ".join(f"--where {shlex.quote(text)}" for text in target.asked["where"])
-        note(f"no sample{' that fulfils ' + where if where else ''} has feature {', '.join(silent)} active.")
+        note(f"no {_sample(target)} has feature {', '.join(silent)} active.")
 
 
 def _placed(acts: SetReader, top: TopSamples | TopFeatures) -> list[dict[str, Any]]:
@@ -108,7 +107,15 @@ def top_features(target: Target, *, sample: tuple[int, ...], item: tuple[int, ..
             output.line()
         _show_place(acts, place, bool(item))
         columns = feature_columns(acts, top.feature.tolist())
-        output.table([*columns, decimals("activation", top.activation.tolist())])
+        if len(top):
+            output.table([*columns, decimals("activation", top.activation.tolist())])
+        else:
+            note(f"no feature is active on a {_sample(target)}.")
+
+
+def _sample(target: Target) -> str:
+    """What a note calls a sample that was asked for."""
+    return " ".join(["sample", *(f"that fulfils --where {shlex.quote(text)}" for text in target.asked["where"])])
 
 
 def _show_place(acts: SetReader, place: dict[str, Any], of_item: bool) -> None:

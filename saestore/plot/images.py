@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError, require
-from saestore.files import damage, image_errors
+from saestore.files import damage, image_errors, nearby
 from saestore.labels.patch_grid import Fit, Patches
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def find_image(acts: SetReader, key: str, images: str | os.PathLike[str] | None)
     source = acts.attributes.source
     bases = []
     if images is not None:
-        bases = [Path(images)]
+        bases = [images_folder(images)]
     elif source.get("images"):
         bases = [Path(str(source["images"]))]
     elif source.get("kind") == "images":
@@ -101,6 +101,15 @@ def find_image(acts: SetReader, key: str, images: str | os.PathLike[str] | None)
             return path
     message = f"The image {paths[0]} does not exist; pass the folder that {key!r} starts in as images=."
     raise NotFoundError(message, code="image-missing")
+
+
+def images_folder(images: str | os.PathLike[str]) -> Path:
+    """The folder that was given as images=, if it is one."""
+    folder = Path(images)
+    if not folder.is_dir():
+        what = "it is a file" if folder.exists() else nearby(folder)
+        raise NotFoundError(f"no folder of images {folder}; {what}", code="folder-missing")
+    return folder
 
 
 def _inside(folder: Path, key: str) -> Path:

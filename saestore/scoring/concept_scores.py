@@ -218,7 +218,8 @@ def read_labels(reader: SetReader, level: Level, concepts: Sequence[str] | str |
     known, matrix = reader.concept_names(level), reader.concept_matrix(level)
     if not known:
         raise NotFoundError(
-            f"{reader.path} has no concepts on {level}s{_elsewhere(reader, level)}; add some with acts.concepts.add().",
+            f"{reader.path} has no concepts on {level}s{_elsewhere(reader, level)}; "
+            "`saestore label` or acts.concepts.add() gives it some.",
             code="no-concepts",
         )
     unknown = reader.unknown_matrix(level)
