@@ -1,4 +1,4 @@
-# Every target makes the environment it needs from nothing, with plain venv and pip, and makes it again when
+# Every target makes the environment it needs from nothing, with venv and uv, and makes it again when
 # pyproject.toml changes. PYTHON and NEWEST_PYTHON may name other interpreters.
 
 PYTHON ?= python3
@@ -8,8 +8,7 @@ BENCH := .venv-bench
 NEWEST_PYTHON ?= $(shell for p in python3.13 "$$HOME"/.pyenv/versions/3.13*/bin/python; do \
 	"$$p" -c pass >/dev/null 2>&1 && echo "$$p" && break; done)
 
-# What is imported is compiled, once: compiling all that is installed takes longer than the installation itself.
-PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-compile
+# What is imported is compiled, once: uv compiles nothing, and compiling all takes longer than the installation itself.
 export PYTHONDONTWRITEBYTECODE :=
 # Which torch these environments get; where nothing needs torch, nothing is installed for it.
 CONSTRAINED := -c constraints.txt
@@ -86,27 +85,27 @@ clean:
 
 # The stamps come last in each recipe: an installation that was cut short is taken up again by the next call.
 $(VENV)/demo.stamp: pyproject.toml constraints.txt
-	@echo "Setting up $(VENV): some two minutes, once"
+	@echo "Setting up $(VENV): a minute, once"
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python $(PIP_INSTALL) $(CONSTRAINED) -e '.[all]'
+	.ci/install $(VENV) $(CONSTRAINED) -e '.[all]'
 	@touch $@
 
 $(VENV)/test.stamp: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) for all that follows"
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python $(PIP_INSTALL) $(CONSTRAINED) -e '.[all,test,lint,docs]'
+	.ci/install $(VENV) $(CONSTRAINED) -e '.[all,test,lint,docs]'
 	@touch $(VENV)/demo.stamp $@
 
 $(NEWEST)/test.stamp: pyproject.toml
 	@echo "Setting up $(NEWEST) with $(NEWEST_PYTHON)"
 	$(NEWEST_PYTHON) -m venv $(NEWEST)
-	$(NEWEST)/bin/python $(PIP_INSTALL) --upgrade --upgrade-strategy eager -e '.[test]'
+	.ci/install $(NEWEST) --upgrade -e '.[test]'
 	@touch $@
 
 # Apart from the tests' environment: the peers bring much that saestore has no use for.
 $(BENCH)/bench.stamp: pyproject.toml constraints.txt benchmarks/requirements/peers.txt benchmarks/requirements/delphi.txt
 	@echo "Setting up $(BENCH)"
 	$(PYTHON) -m venv $(BENCH)
-	$(BENCH)/bin/python $(PIP_INSTALL) $(CONSTRAINED) -e '.[sae,plot,test]' -r benchmarks/requirements/peers.txt
-	$(BENCH)/bin/python $(PIP_INSTALL) --no-deps -r benchmarks/requirements/delphi.txt
+	.ci/install $(BENCH) $(CONSTRAINED) -e '.[sae,plot,test]' -r benchmarks/requirements/peers.txt
+	.ci/install $(BENCH) --no-deps -r benchmarks/requirements/delphi.txt
 	@touch $@
