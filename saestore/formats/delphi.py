@@ -49,9 +49,7 @@ class _Tokens:
     @property
     def columns(self) -> dict[str, Array]:
         """The token id of each sample, where the cache has them."""
-        if self.ids is None:
-            return {}
-        return {IDS: self.ids.reshape(-1) if self.keep is None else self.ids[self.keep]}
+        return {} if self.ids is None else {IDS: self.ids[... if self.keep is None else self.keep].reshape(-1)}
 
     @property
     def n_rows(self) -> int:
@@ -149,13 +147,12 @@ def _tensor(path: Path, name: str, *, optional: bool = False) -> Any:
 def _tokens(parts: list[_Part], config: dict[str, Any], pad_token: int | None) -> tuple[_Tokens, list[Issue]]:
     """From the copy in the first file; without one, from the context length and the last sequence that is active."""
     folder, first = parts[0].path.parent, parts[0].path
-    found = {part.path.name: _tensor(part.path, "tokens", optional=True) for part in parts}
-    shapes = {name: None if each is None else tuple(each.get_shape()) for name, each in found.items()}
-    shape = shapes[first.name]
-    for name, other in shapes.items():
+    found = [_tensor(part.path, "tokens", optional=True) for part in parts]
+    shape, *others = [None if each is None else tuple(each.get_shape()) for each in found]
+    for part, other in zip(parts[1:], others, strict=True):
         if other != shape:
             raise InvalidInputError(
-                f"{folder}: tokens of {name} are {other}, of the first file {shape}.", code="bad-shape"
+                f"{folder}: tokens of {part.path.name} are {other}, of the first file {shape}.", code="bad-shape"
             )
     if shape is not None:
         if len(shape) != 2 or 0 in shape:
@@ -205,12 +202,7 @@ def _entries(parts: list[_Part], tokens: _Tokens, padding: list[int]) -> Iterato
 
 
 FORMATS = (
-    Format(
-        "delphi",
-        lambda path: find_cache(path) is not None,
-        open_delphi,
-        write_delphi,
-        options=("pad_token", "tokens", "clip"),
-    ),
+    Format("delphi", lambda path: find_cache(path) is not None, open_delphi, write_delphi,
+           options=("pad_token", "tokens", "clip")),
     Format("delphi-neighbours", write=write_neighbours),
-)
+)  # fmt: skip

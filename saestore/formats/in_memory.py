@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.files import plain_tensor, unmasked
+from saestore.files import as_numpy, plain_tensor, unmasked
 from saestore.formats.base import BLOCK, Opened, Source, as_floats, nonzeros, stored_dtype
 from saestore.formats.named_arrays import MemoryArray, is_named, of_parts, only_matrix, open_named, rows_per_item
 from saestore.sparse_rows import SparseRows
@@ -161,8 +161,7 @@ def _dense(given: Any) -> Opened:
 def _array(value: Any) -> Array:
     """A numpy array of an array or tensor on any device."""
     if hasattr(value, "is_meta"):
-        value = plain_tensor(value, "a tensor").cpu()
-        value = (value.float() if "bfloat16" in str(value.dtype) else value).numpy()
+        return as_numpy(value, "a tensor")
     try:
         found = np.asanyarray(value)
         if found.dtype == object and not isinstance(value, np.ndarray):  # a column of lists
