@@ -24,13 +24,7 @@ class NaflexTransform(ImageTransform):
 
     @classmethod
     def of(cls, processor: Any, patch_size: int, where: str, *, exif: bool = True, transparency: str = "white") -> Self:
-        """Read the settings of a processor.
-
-        Raises
-        ------
-        InvalidInputError
-            It is not the processor of such a model, or of another size of patches.
-        """
+        """Read the settings of a processor, which has to be of such a model, with patches of its size."""
         most, own = (getattr(processor, name, None) for name in ("max_num_patches", "patch_size"))
         if most is None or own != patch_size or not processor.do_resize:
             raise InvalidInputError(

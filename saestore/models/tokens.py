@@ -50,27 +50,10 @@ class Tokenizer:
 
     @classmethod
     def of(
-        cls,
-        tokenizer: Any,
-        prepend_bos: bool | None,
-        max_tokens: int | None,
-        vocab_size: int,
-        *,
-        bos: str | None = None,
-        chat: bool = False,
-    ) -> Self:
-        """Prepend a BOS as requested, else as in the SAE's training, or, if that is unknown, as the tokenizer does.
-
-        Parameters
-        ----------
-        bos
-            The token to prepend, ``"none"`` for none.
-
-        Raises
-        ------
-        InvalidInputError
-            The SAE expects a BOS and the tokenizer has neither BOS nor EOS, or `bos` is not one of its tokens.
-        """
+        cls, tokenizer: Any, prepend_bos: bool | None, max_tokens: int | None, vocab_size: int, *,
+        bos: str | None = None, chat: bool = False,
+    ) -> Self:  # fmt: skip
+        """Prepend `bos`, ``"none"`` for none; else a BOS as in the SAE's training, or, if unknown, as the tokenizer."""
         tokenizer.truncation_side = "right"
         own = tokenizer.bos_token_id
         has = not chat and own is not None and tokenizer("a")["input_ids"][:1] == [own]
@@ -90,13 +73,7 @@ class Tokenizer:
         return cls(tokenizer, added, drop, max_tokens, vocab_size, chat=chat)
 
     def in_windows(self, stride: int | None) -> Self:
-        """The same for windows of `max_tokens`, `stride` tokens apart; by default as far apart as they are long.
-
-        Raises
-        ------
-        InvalidInputError
-            Windows would leave out tokens, or do not advance.
-        """
+        """The same for windows of `max_tokens`, `stride` tokens apart; by default as far apart as they are long."""
         content = self._content
         if content < 1 or not 1 <= (stride or content) <= content:
             raise InvalidInputError(
@@ -122,14 +99,10 @@ class Tokenizer:
         overlap = 0 if self.stride is None else self._content - self.stride
         how = {"truncation": self._limit is not None, "max_length": self._limit, "stride": overlap, "verbose": False}
         encoded = self.tokenizer(texts, add_special_tokens=not self.chat, **how)
-        if self.stride is None:
-            return [[self._one(encoding)] for encoding in encoded.encodings]
+        following = [[] if self.stride is None else first.overflowing for first in encoded.encodings]
         return [
-            [
-                self._one(window, seen=overlap if number else 0)
-                for number, window in enumerate([first, *first.overflowing])
-            ]
-            for first in encoded.encodings
+            [self._one(first), *(self._one(window, seen=overlap) for window in windows)]
+            for first, windows in zip(encoded.encodings, following, strict=True)
         ]
 
     @cached_property
@@ -200,13 +173,7 @@ class TextTokens:
 
 
 def tokenize(items: Items, tokenizer: Tokenizer, *, skip_bad: bool, advance: Callable[[int], None]) -> TextTokens:
-    """Tokenize all texts once, to know how many rows each has.
-
-    Raises
-    ------
-    InvalidInputError
-        Texts are empty and `skip_bad` is False (names them), or the model does not know a token.
-    """
+    """Tokenize all texts once, to know how many rows each has; `skip_bad` leaves out texts without tokens."""
     counts, spans, ids, cut = [], [], [], []
     windows: list[tuple[int, int, int, int, bytes]] = []  # text, number, stored, length, digest
     for i, (text, rows) in enumerate(_tokenized(items.columns["text"].tolist(), tokenizer, advance)):
