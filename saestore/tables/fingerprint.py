@@ -22,16 +22,12 @@ def items_fingerprint(items: Items | None, index: ItemIndex) -> str:
             "key": items.key.tolist(),
             "columns": {k: [str(x) for x in v.tolist()] for k, v in items.columns.items()},
             "concepts": {
-                name: [
-                    np.packbits(np.ma.filled(v, False)).tobytes().hex(),
-                    np.packbits(np.ma.getmaskarray(v)).tobytes().hex(),
-                ]
+                name: [np.packbits(bits).tobytes().hex() for bits in (np.ma.filled(v, False), np.ma.getmaskarray(v))]
                 for name, v in items.concepts.items()
             },
         }
-    return digest(
-        [table, index.n_items, index.item_size, None if index.item_size is not None else index.pointers().tolist()]
-    )
+    pointers = None if index.item_size is not None else index.pointers().tolist()
+    return digest([table, index.n_items, index.item_size, pointers])
 
 
 def spans_fingerprint(spans: Array) -> str:
