@@ -74,21 +74,13 @@ class FeatureThresholds:
 
 
 def best_on_calibration(inputs: Inputs, features: Array, recalls: Array, n: int) -> FeatureThresholds:
-    """The `n` best features of each concept by F1 on the calibration split, each with its best target recall.
+    """The `n` best `features` of each concept by F1 on the calibration split, each with its best target recall.
 
     A threshold is the ``1 - recall`` quantile of the activations above 0 of the concept's positive rows. A feature
-    without any is not a candidate. Of several recalls with the same F1 the middle one is chosen, of two in the middle
-    the smaller: it is farthest from both ends of what does as well. Units of unknown label count for nothing.
+    without any is not a candidate. Of several recalls (ascending, as the features) with the same F1 the middle one is
+    chosen, of two in the middle the smaller: it is farthest from both ends of what does as well. Units of unknown label
+    count for nothing.
 
-    Parameters
-    ----------
-    features
-        Ascending.
-    recalls
-        Ascending float64.
-
-    Notes
-    -----
     Memory: a block of a million entries or the longest list; per processor a piece of about 260,000 positive rows and
     pairs of feature and concept, or one list, with a few hundred bytes each; the candidates.
     """

@@ -119,13 +119,9 @@ class SAEAccessor:
             values = variable.set_dims(sizes)  # type: ignore[no-untyped-call]
             values = values.transpose("sample", "feature").isel(feature=np.flatnonzero(np.isin(own, features)))
             step = max(1, _BLOCK // max(1, len(features)))
-            same = all(
-                np.array_equal(
-                    values[start : start + step].to_numpy(),
-                    acts.dense(samples[start : start + step], own[np.isin(own, features)]),
-                )
-                for start in range(0, len(samples), step)
-            )
+            blocks = (slice(start, start + step) for start in range(0, len(samples), step))
+            chosen = own[np.isin(own, features)]
+            same = all(np.array_equal(values[at].to_numpy(), acts.dense(samples[at], chosen)) for at in blocks)
         if not same:
             raise InvalidInputError(
                 f".sae answers from the set, and `activation` of this Dataset has other values or another order. "

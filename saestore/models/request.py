@@ -98,8 +98,7 @@ class ModelRequest:
             )
         if self.stride is not None and self.window is None:
             raise InvalidInputError(
-                f"stride {self.stride} goes with windows: pass their length, --window (window=).",
-                code="unused-option",
+                f"stride {self.stride} goes with windows: pass their length, --window (window=).", code="unused-option"
             )
 
 

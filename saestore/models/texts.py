@@ -42,8 +42,7 @@ def find_texts(
     more = as_items(table)
     if len(more) != len(items):
         raise InvalidInputError(
-            f"the items have {len(more):,} rows, but there are {len(items):,} texts; both must agree",
-            code="item-count",
+            f"the items have {len(more):,} rows, but there are {len(items):,} texts; both must agree", code="item-count"
         )
     return Items(more.key, {**more.columns, "text": items.columns["text"]}, more.concepts)
 

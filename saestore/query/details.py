@@ -41,13 +41,7 @@ def names_of(reader: SetReader, table: ResultTable, other: SetReader | None = No
 
 
 def details_of(reader: SetReader, table: ResultTable, other: SetReader | None = None) -> dict[str, Array]:
-    """Further columns of an answer; see `ResultTable.with_details`.
-
-    Parameters
-    ----------
-    other
-        The set that ``other_feature`` is of.
-    """
+    """Further columns of an answer; see `ResultTable.with_details`. ``other_feature`` is of the set `other`."""
     columns, details = table.columns, names_of(reader, table, other)
     if "sample" in columns:
         along = SampleCoordinates(reader).by_name

@@ -84,13 +84,7 @@ def quantile(
 
 
 def _quantiles_of(lists: PostingLists, q: Array, counts: Array) -> Array:
-    """Quantiles of descending lists, each filled up with zeros to its count; zeros come below positive activations.
-
-    Returns
-    -------
-    Array
-        (len(q), lists), NaN where the count is 0.
-    """
+    """Quantiles (len(q), lists) of descending lists, each filled up with zeros to its count; NaN where that is 0."""
     starts, lengths = lists.indptr[:-1], np.diff(lists.indptr)
     positive = np.diff(pointers(lists.data > 0)[lists.indptr])
     zeros, last = counts - lengths, max(0, len(lists.data) - 1)

@@ -63,13 +63,7 @@ class SetReader(OpenSet):
 
     @retry_on_stale_snapshot
     def top_samples(
-        self,
-        feature: Any,
-        n: int = 20,
-        *,
-        level: Level = "sample",
-        where: Any = None,
-        unique: bool | str = False,
+        self, feature: Any, n: int = 20, *, level: Level = "sample", where: Any = None, unique: bool | str = False
     ) -> TopSamples:
         """The samples on which a feature, or each of several, is strongest.
 
@@ -331,13 +325,7 @@ class SetReader(OpenSet):
 
     @retry_on_stale_snapshot
     def similar(
-        self,
-        feature: int,
-        n: int = 10,
-        metric: Metric = "jaccard",
-        *,
-        level: Level = "sample",
-        where: Any = None,
+        self, feature: int, n: int = 10, metric: Metric = "jaccard", *, level: Level = "sample", where: Any = None
     ) -> SimilarFeatures:
         """The features that are most like one, of those that are active on at least one sample with it.
 

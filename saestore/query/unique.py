@@ -18,13 +18,7 @@ _COMPARED = ("text", "hash", "key")  # the first of these columns that the items
 
 
 def alike(items: SetTable, unique: bool | str) -> Callable[[Array], Array]:
-    """From distinct items to the values by which they are the same, None for unknown ones.
-
-    Raises
-    ------
-    NotFoundError
-        The items have no column of this name.
-    """
+    """From distinct items to the values by which they are the same, None for unknown ones."""
     names = items.columns
     column = next((name for name in _COMPARED if name in names), None) if unique is True else str(unique)
     if unique is not True and unique not in names:

@@ -108,15 +108,6 @@ def _plain(name: object, option: Any) -> str | float | bool:
 def bind(tree: Node, names: Names) -> Condition:
     """The samples that fulfil a condition.
 
-    Raises
-    ------
-    NotFoundError
-        A name is neither a column nor a concept.
-    InvalidInputError
-        A value has another type than its column.
-
-    Notes
-    -----
     Memory: a byte per sample, and the columns that are named.
     """
     _read_concepts(tree, *names.tables)

@@ -184,12 +184,8 @@ class Names(NameSource):
 class TableNames(NameSource):
     """The meaning of names in conditions over the rows of one table.
 
-    Parameters
-    ----------
-    computed
-        Gives columns that are not stored by their names, and None where there is none.
-    computed_names
-        Their names, for messages.
+    `computed` gives columns that are not stored by their names, and None where there is none; `computed_names` are
+    their names, for messages.
     """
 
     def __init__(

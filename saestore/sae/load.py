@@ -96,8 +96,7 @@ def _load_file(path: Path, device: str) -> LoadedSAE:
         raise type(error)(f"{error}. {_FORMS}", code=error.code) from error
     if path.name in (CONFIG, WEIGHTS, "sae.safetensors", "params.safetensors", "hyperparams.json"):
         raise InvalidInputError(
-            f"{path} is one of the files of an SAE; give the folder {path.parent}",
-            code="not-an-sae",
+            f"{path} is one of the files of an SAE; give the folder {path.parent}", code="not-an-sae"
         )
     raise InvalidInputError(f"{path} is not an SAE that saestore can read. {_FORMS}", code="not-an-sae")
 

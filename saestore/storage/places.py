@@ -54,17 +54,7 @@ class Location(str):
 
 
 def place_of(location: Any, mode: str, options: Mapping[str, Any] | None = None) -> tuple[Any, Path | None]:
-    """What zarr opens, and the folder where that is a local one.
-
-    Raises
-    ------
-    InvalidInputError
-        The options are for another kind of place, or unknown to it.
-    MissingDependencyError
-        obstore, or the package of another kind of URL, is not installed.
-    StoreWriteError
-        The place can only be read, and `mode` writes.
-    """
+    """What zarr opens, and the folder where that is a local one; refuses options that the place does not have."""
     given = {**getattr(location, "options", {}), **(options or {})}
     if isinstance(location, os.PathLike | bytes):
         location = Path(os.fsdecode(location))

@@ -40,18 +40,7 @@ _MANY, _SHORT = 64, 256
 
 
 class ArrayReader:
-    """Slices of one immutable array.
-
-    Parameters
-    ----------
-    store
-        The store, as a snapshot.
-    path
-        Path of the array in it.
-    layout
-        Its length, dtype, chunks and shards, which follow from the set's attributes.
-    digests
-        The digests of its shards, under `name`.
+    """Slices of one immutable array, at `path` in a store, whose `digests` has the digests of its shards under `name`.
 
     Memory: the answer, the chunks that it touches, and 20 bytes for each chunk of a shard that was ever touched.
     """

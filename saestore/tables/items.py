@@ -197,8 +197,7 @@ def _items(names: list[str], columns: list[np.ndarray], where: str) -> Items:
     table = {name: column for name, column in zip(names, columns, strict=True) if name not in _PANDAS_INDEX}
     if not {*_KEYS, "text"} & set(table):
         raise InvalidInputError(
-            f"{where} has the columns {_some(list(table))}; it needs key, image_path, text_path or text",
-            code="no-keys",
+            f"{where} has the columns {_some(list(table))}; it needs key, image_path, text_path or text", code="no-keys"
         )
     n_items = len(columns[0])
     if n_items == 0:
