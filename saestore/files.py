@@ -33,26 +33,6 @@ from saestore.errors import (
     require,
 )
 
-__all__ = [
-    "LIBRARY_DAMAGE",
-    "PICKLED",
-    "as_numpy",
-    "check_inflation",
-    "check_written",
-    "damage",
-    "existing_file",
-    "load_npy",
-    "load_pt",
-    "load_tensors",
-    "map_safetensors",
-    "nearby",
-    "plain_tensor",
-    "read_gzip",
-    "read_json",
-    "refuse_unused",
-    "split_member",
-]
-
 Array = np.ndarray[Any, Any]
 
 _MEMBER = re.compile(r"(?P<path>.*\.(npz|safetensors|pt|h5|hdf5|parquet)):(?P<name>.+)", re.DOTALL)

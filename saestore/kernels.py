@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from saestore.sparse_rows import pointers
-
-Array = np.ndarray[Any, Any]
+from saestore.sparse_rows import Array, pointers
 
 _BITS = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 _SIGN = {2: np.uint16(1 << 15), 4: np.uint32(1 << 31), 8: np.uint64(1 << 63)}

@@ -16,8 +16,6 @@ from typing import Any, Self
 
 from saestore.errors import InvalidInputError, TooLargeError
 
-__all__ = ["Bar", "Progress", "ProgressOption", "check_deadline", "deadline", "time_left"]
-
 ProgressOption = bool | Callable[[str], object]
 
 _LOG_SECONDS = 30  # between two lines of a bar in a file or a cluster's log

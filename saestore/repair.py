@@ -28,8 +28,6 @@ from saestore.tables.table_writer import TableWriter
 from saestore.verify import Problem, Progress, Report, verify_set
 from saestore.writing.writer import SetWriter
 
-Array = np.ndarray[Any, Any]
-
 
 @dataclass(frozen=True)
 class Repair:

@@ -10,8 +10,6 @@ import numpy as np
 
 from saestore.errors import InvalidInputError
 
-__all__ = ["Advance", "RowSource", "SparseRows", "check_matrix_ids", "pointers"]
-
 Array = np.ndarray[Any, Any]
 Advance = Callable[[int, int], object]  # receives a number of rows and of their non-zeros
 
@@ -109,7 +107,9 @@ class SparseRows:
 
     @classmethod
     def concat(cls, parts: Sequence[SparseRows]) -> SparseRows:
-        """The rows of all parts, one part after the other; at least one part."""
+        """The rows of all parts, one part after the other; at least one part. One alone is not copied."""
+        if len(parts) == 1:
+            return parts[0]
         return cls(
             pointers(np.concatenate([np.diff(part.indptr) for part in parts])),
             np.concatenate([part.indices for part in parts]),

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.kernels import segment_sums
+from saestore.sparse_rows import Array
 
 if TYPE_CHECKING:
     import xarray
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from saestore.format import BY_FEATURE, BY_SAMPLE, KEY, SEGMENTS, SET_LEVELS, TA
 from saestore.segment import Segment, read_moments
 from saestore.segment.arrays import arrays_of
 from saestore.segment.check import check_segment
+from saestore.sparse_rows import Array
 from saestore.stats import STATISTICS
 from saestore.storage import (
     DOCUMENT,
@@ -40,9 +41,6 @@ from saestore.writing.commits import n_deleted
 from saestore.writing.derived import DERIVED, PER_SAMPLE, dead_features, per_sample
 from saestore.writing.lock import LOCK, holder_of
 
-__all__ = ["Problem", "Report", "verify_set", "verify_store"]
-
-Array = np.ndarray[Any, Any]
 Finding = tuple[str, str]
 Progress = Callable[[str], None]
 _ROWS = 1 << 20

@@ -12,12 +12,12 @@ from saestore.detection.inputs import CHOOSE, Inputs, Split
 from saestore.query.posting_lists import PostingLists
 from saestore.scoring.ranks import find_hits, rank, split_by_cost
 from saestore.scoring.thresholds import count_reaching, list_quantiles, middle_best
+from saestore.sparse_rows import Array
 from saestore.storage import in_order
 
 if TYPE_CHECKING:
     import scipy.sparse
 
-Array = np.ndarray[Any, Any]
 
 _PIECE = 1 << 18  # positive rows, or pairs of feature and concept, that are evaluated at a time
 

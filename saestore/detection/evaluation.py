@@ -12,9 +12,9 @@ from saestore.detection.options import DetectionOptions
 from saestore.scoring.bootstrap import BootstrapSampler
 from saestore.scoring.metrics import COUNTS, BootstrapCounts, evaluate
 from saestore.scoring.thresholds import Threshold, best_between, f1_at, middle_best, quantiles_of
+from saestore.sparse_rows import Array
 from saestore.vocabulary import METRICS
 
-Array = np.ndarray[Any, Any]
 Row = dict[str, Any]
 
 STRONGEST = (1, 5, 10)  # percent of the samples on which a feature is above 0

@@ -10,9 +10,7 @@ from saestore.detection.inputs import CHOOSE, Inputs
 from saestore.detection.options import DetectionOptions
 from saestore.scoring.splits import described
 from saestore.scoring.thresholds import decimal, list_quantiles, quantiles_of
-from saestore.sparse_rows import pointers
-
-Array = np.ndarray[Any, Any]
+from saestore.sparse_rows import Array, pointers
 
 _FENCE = 3.0  # interquartile ranges above the upper quartile, in the logarithm: Tukey's "far out"
 

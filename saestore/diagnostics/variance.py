@@ -12,12 +12,11 @@ from saestore.errors import InvalidInputError
 from saestore.sae import LoadedSAE
 from saestore.sae.encode import Encoder
 from saestore.sae.forward import AboveThreshold, Forward, TopK, forward_of
-from saestore.sparse_rows import SparseRows
+from saestore.sparse_rows import Array, SparseRows
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
 
-Array = np.ndarray[Any, Any]
 
 _RUNS = 64
 _TRIED = 128  # embeddings that other scales are tried on

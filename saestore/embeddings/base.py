@@ -115,7 +115,9 @@ class PartedSource:
         (n_items, rows, d_in), or (n, heads, d_head) of attention heads.
         """
         given = opener()
-        shape, inner = given.shape, _inner(given.shape, width)
+        shape = given.shape
+        # How many of the last dimensions make a row.
+        inner = next((n for n in range(1, len(shape)) if int(np.prod(shape[-n:])) == width), 1)
 
         def flat() -> Matrix:
             return opener() if len(shape) <= 2 else flattened(opener(), inner)
@@ -160,12 +162,6 @@ class PartedSource:
             while len(self._open) > _MOST_OPEN:
                 del self._open[next(iter(self._open))]
         matrix.fill(out, start, start + len(out))
-
-
-def _inner(shape: tuple[int, ...], width: int | None) -> int:
-    """How many of the last dimensions make a row."""
-    fits = [n for n in range(1, len(shape)) if int(np.prod(shape[-n:])) == width]
-    return fits[0] if fits else 1
 
 
 def flattened(matrix: Matrix, inner: int) -> Matrix:
@@ -243,7 +239,7 @@ def checked(matrix: Matrix, where: str, dtypes: Names = DTYPES) -> Matrix:
 
 
 def pick(shapes: dict[str, tuple[int, ...]], key: str | None, where: str, choose: str, others: Names = ()) -> str:
-    """Choose the tensor that holds the embeddings, of `shapes` by name; `choose` tells in a message how to name it.
+    """Choose the tensor that holds the embeddings, of `shapes` by name; `choose` is the advice how to name it.
 
     It is `key`, or else "embeddings", "normalized_embeddings" or the only 2-D one. Another tensor with a value per row,
     such as a mask of padding, is refused (``unused-tensor``) unless it is one of the `others`, which are read besides.

@@ -12,8 +12,6 @@ import torch
 from saestore.embeddings.base import REMAP_BYTES, Matrix, Part, PartedSource, checked, rows_fingerprint
 from saestore.errors import InvalidInputError
 
-__all__ = ["BatchSource", "spooled"]
-
 
 class BatchSource:
     """Embeddings in batches of any size, in order; from the start again for earlier rows.

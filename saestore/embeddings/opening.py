@@ -21,8 +21,6 @@ from saestore.embeddings.matrices import is_zarr, numpy_matrix, torch_matrix, za
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.files import existing_file, nearby, split_member
 
-__all__ = ["locate", "open_embeddings"]
-
 Opener = Callable[[Path, str | None, Names], Matrix]
 _OPENERS: dict[str, Opener] = {
     ".pt": matrices.open_pt,

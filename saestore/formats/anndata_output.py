@@ -16,6 +16,7 @@ import numpy as np
 from saestore.errors import InvalidInputError, require
 from saestore.format import BY_SAMPLE
 from saestore.formats.selection import Selected
+from saestore.sparse_rows import Array
 from saestore.vocabulary import LEVELS
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from saestore.query.reader import SetReader
 
-Array = np.ndarray[Any, Any]
 
 TRUTH = np.array(["false", "true"], np.dtypes.StringDType())  # the categories of a concept
 _TEXT = np.dtypes.StringDType()

@@ -16,12 +16,10 @@ from saestore.errors import InvalidInputError
 from saestore.files import damage, existing_file
 from saestore.format import feature_dtype
 from saestore.formats.issues import Issue, IssueCollector
-from saestore.sparse_rows import SparseRows, pointers
+from saestore.sparse_rows import Array, SparseRows, pointers
 from saestore.tables import Items
 from saestore.tables.item_index import ItemIndex
 from saestore.vocabulary import FORMATS
-
-Array = np.ndarray[Any, Any]
 
 # Entries, stored zeros included, that are read and checked at once: about 100 MiB while they are sorted.
 BLOCK = 1 << 21
@@ -105,6 +103,11 @@ class Format:
                     f"{name} does not apply to {path}, which is of the format {self.name}; leave it out.",
                     code="option-of-another-format",
                 )
+
+
+def bad_shape(message: str) -> InvalidInputError:
+    """The error for activations whose parts do not make a matrix."""
+    return InvalidInputError(message, code="bad-shape")
 
 
 def load_format(name: str) -> Format:

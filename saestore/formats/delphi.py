@@ -16,13 +16,11 @@ import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError, require
 from saestore.files import damage, read_json
-from saestore.formats.base import Format, Opened, Source, check_ids, stored_dtype
+from saestore.formats.base import Format, Opened, Source, bad_shape, check_ids, stored_dtype
 from saestore.formats.delphi_output import IDS, SOURCE, write_delphi, write_neighbours
 from saestore.formats.issues import Issue
 from saestore.formats.spool import Spool, blocks
-from saestore.sparse_rows import pointers
-
-Array = np.ndarray[Any, Any]
+from saestore.sparse_rows import Array, pointers
 
 _NAME = re.compile(r"(?P<start>[0-9]+)_(?P<end>[0-9]+)\.safetensors\Z")
 _AXES = ("sequence", "position", "latent")
@@ -151,14 +149,10 @@ def _tokens(parts: list[_Part], config: dict[str, Any], pad_token: int | None) -
     shape, *others = [None if each is None else tuple(each.get_shape()) for each in found]
     for part, other in zip(parts[1:], others, strict=True):
         if other != shape:
-            raise InvalidInputError(
-                f"{folder}: tokens of {part.path.name} are {other}, of the first file {shape}.", code="bad-shape"
-            )
+            raise bad_shape(f"{folder}: tokens of {part.path.name} are {other}, of the first file {shape}.")
     if shape is not None:
         if len(shape) != 2 or 0 in shape:
-            raise InvalidInputError(
-                f"{first}: tokens have the shape {shape}; they are sequences by positions.", code="bad-shape"
-            )
+            raise bad_shape(f"{first}: tokens have the shape {shape}; they are sequences by positions.")
         ids = np.asarray(_tensor(first, "tokens")[:])
         check_ids(ids, f"{first}: tokens")
         return _Tokens(shape[0], shape[1], None if pad_token is None else ids != pad_token, ids), []
@@ -175,10 +169,7 @@ def _blocks(part: _Part) -> Iterator[tuple[Array, Array]]:
     locations, activations = _tensor(part.path, "locations"), _tensor(part.path, "activations")
     shape, length = tuple(locations.get_shape()), int(activations.get_shape()[0])
     if shape != (length, 3):
-        raise InvalidInputError(
-            f"{part.path}: {length} activations have locations of shape {shape}, expected ({length}, 3).",
-            code="bad-shape",
-        )
+        raise bad_shape(f"{part.path}: {length} activations have locations of shape {shape}, expected ({length}, 3).")
     for start, stop in blocks(length):
         yield locations[start:stop], activations[start:stop]
 

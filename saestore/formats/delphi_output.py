@@ -18,9 +18,7 @@ from saestore.files import load_npy
 from saestore.formats.base import Written
 from saestore.formats.selection import Block, Selected
 from saestore.npz import load_array
-from saestore.sparse_rows import pointers
-
-Array = np.ndarray[Any, Any]
+from saestore.sparse_rows import Array, pointers
 
 IDS = "token"  # the column of samples with token ids
 SOURCE = ("model_name", "dataset_repo", "dataset_split", "dataset_name", "dataset_column")

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
+from saestore.sparse_rows import Array
 
-Array = np.ndarray[Any, Any]
 Severity = Literal["error", "fixed", "info"]  # described in `saestore.vocabulary.SEVERITIES`
 
 

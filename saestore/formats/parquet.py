@@ -5,21 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from saestore.errors import NotFoundError, did_you_mean, require
 from saestore.formats.base import Format
 from saestore.formats.selection import Selected
+from saestore.sparse_rows import Array
 from saestore.tables.column import Column
 from saestore.tables.label_matrix import listed
 from saestore.vocabulary import LEVELS
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
-
-Array = np.ndarray[Any, Any]
 
 
 def write_parquet(selected: Selected, path: Path, columns: Sequence[str] | str = ()) -> None:

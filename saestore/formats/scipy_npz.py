@@ -19,9 +19,7 @@ from saestore.formats.in_memory import in_file, open_object, renamed
 from saestore.formats.named_arrays import has_ids, of_parts, open_named, stated_shape
 from saestore.formats.selection import Selected
 from saestore.npz import NpzFile
-from saestore.sparse_rows import pointers
-
-Array = np.ndarray[Any, Any]
+from saestore.sparse_rows import Array, pointers
 
 _KINDS = ("csr", "csc", "coo", "bsr", "dia")
 _COMPRESSED = {"ids": "indices", "values": "data", "indptr": "indptr"}

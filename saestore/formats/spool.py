@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from typing import Any
 
 import numpy as np
 
@@ -13,10 +12,9 @@ from saestore.errors import InvalidInputError
 from saestore.formats import base
 from saestore.formats.base import check_ids, rows_per_block
 from saestore.kernels import expand_pointers
-from saestore.sparse_rows import SparseRows, pointers
+from saestore.sparse_rows import Array, SparseRows, pointers
 from saestore.storage.open import write_errors
 
-Array = np.ndarray[Any, Any]
 Read = Callable[[int, int], SparseRows]
 Entries = Iterable[tuple[Array, Array, Array]]
 

@@ -11,12 +11,10 @@ import numpy as np
 
 from saestore.errors import InvalidInputError
 from saestore.files import as_numpy, load_tensors, refuse_unused
-from saestore.formats.base import BLOCK, Format, Opened, Source, as_floats, stored_dtype
+from saestore.formats.base import BLOCK, Format, Opened, Source, as_floats, bad_shape, stored_dtype
 from saestore.formats.in_memory import in_file, open_mapping
 from saestore.formats.named_arrays import is_named, pair_of, rows_per_item, stated_shape
-from saestore.sparse_rows import SparseRows, pointers
-
-Array = np.ndarray[Any, Any]
+from saestore.sparse_rows import Array, SparseRows, pointers
 
 _OF_LAYOUTS = ("indices", "values")  # left to a layout that knows more of such files
 _REOPEN = 64 << 20  # pages that were read through a mapping count as memory of the process until it is unmapped
@@ -66,10 +64,9 @@ def _part(path: Path, keys: tuple[str, str], others: Sequence[str]) -> tuple[Any
         )
     ids, values = tensors.pop(keys[0]), tensors.pop(keys[1])
     if ids.shape != values.shape or values.ndim < 2 or 0 in values.shape:
-        raise InvalidInputError(
+        raise bad_shape(
             f"{path}: {keys[0]} has the shape {tuple(ids.shape)} and {keys[1]} {tuple(values.shape)}; they need "
-            "the same dimensions, rows and places at least, none of them 0.",
-            code="bad-shape",
+            "the same dimensions, rows and places at least, none of them 0."
         )
     if ids.is_floating_point() or ids.is_complex():
         raise InvalidInputError(f"{path}: {keys[0]} is {ids.dtype}; use integers.", code="unsupported-dtype")

@@ -20,7 +20,7 @@ from saestore.npz import load_array
 from saestore.query.where import bind
 from saestore.query.where_names import NamedValues, Names, NameSource
 from saestore.query.where_parser import parse
-from saestore.sparse_rows import SparseRows, pointers
+from saestore.sparse_rows import Array, SparseRows, pointers
 from saestore.tables.column import Column, as_column
 from saestore.tables.item_index import ItemIndex
 from saestore.writing.plan import ItemTable
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from saestore.embeddings.base import EmbeddingSource
     from saestore.ingest.options import RowOptions
 
-Array = np.ndarray[Any, Any]
 Computed = Mapping[str, Callable[[], Array]]
 
 _SINK = 10  # times the median norm

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-Array = np.ndarray[Any, Any]
+from saestore.sparse_rows import Array
 
 _BLOCK = 1 << 20  # values at a time
 

@@ -14,6 +14,7 @@ from xarray.core import indexing
 
 from saestore.interop.coded_texts import CodedTexts
 from saestore.query.slices import check_size
+from saestore.sparse_rows import Array
 from saestore.stats import Moments, statistics_table
 from saestore.tables.column import as_objects
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from saestore.query.reader import SetReader
     from saestore.query.sample_coords import SampleCoordinates
 
-Array = np.ndarray[Any, Any]
 
 _BLOCK = 1 << 20  # samples of a coordinate at a time
 _INSTEAD = (

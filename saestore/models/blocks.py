@@ -14,8 +14,6 @@ from saestore.models.hooks import Hook, find_tap
 from saestore.models.pretrained import Pretrained, unsupported, weights_fingerprint
 from saestore.sae.hub import one_line
 
-__all__ = ["BlockModel", "Tower", "check_layer", "find_tower", "load_text_model", "load_tower"]
-
 # Names of the weights of the text part, in models of images and texts.
 _TEXT_PART = {r"^(?:model\.)?(?:language_model|text_model)\.(?:model\.)?": ""}
 _BLOCK_LISTS = ("layers", "layer", "h", "blocks", "block", "resblocks")

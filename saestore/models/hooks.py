@@ -11,8 +11,6 @@ import torch
 
 from saestore.errors import InvalidInputError
 
-__all__ = ["Hook", "Tap", "find_tap", "first_tensor"]
-
 # Names of TransformerLens, and of the modules themselves in transformers, open_clip and timm.
 _PLACES = {
     "resid_post": "hook_resid_post",

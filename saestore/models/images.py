@@ -17,13 +17,11 @@ import torch
 
 from saestore.errors import InvalidInputError, NotFoundError, UnreachableError, raise_unreachable
 from saestore.files import image_errors, nearby
-from saestore.models.request import first_few, select_items
+from saestore.models.request import select_items
 from saestore.sae.hub import one_line
+from saestore.sparse_rows import Array
 from saestore.tables import Items, as_items
-
-__all__ = ["ImageFiles", "ImageTransform", "find_images", "read_image"]
-
-Array = np.ndarray[Any, Any]
+from saestore.tables.label_matrix import listed
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _ENDS = 1 << 14
@@ -51,9 +49,9 @@ def find_images(
     """Find the images of a folder (its hidden files apart) and decode each once.
 
     `table` is a ``metadata.csv`` or the like with the images in its column ``image_path``; without one all images
-    count, by name, those of `known` keys first: new ones may sort between those that a store has. `skip_bad` leaves out
-    images that cannot be read instead of refusing them, `advance` receives the number of images that were decoded, and
-    `exif` is whether images are turned by their EXIF orientation.
+    count, by name, those with `known` keys first: new ones may sort between images that a store has. `skip_bad` leaves
+    out images that cannot be read instead of refusing them, `advance` receives the number of images that were decoded,
+    and `exif` is whether images are turned by their EXIF orientation.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -87,7 +85,7 @@ def _named(keys: list[str], root: Path, table: Path | None) -> list[Path]:
     missing = [key for key, path in zip(keys, paths, strict=True) if path is None]
     if missing:
         raise NotFoundError(
-            f"{len(missing):,} of the {len(keys):,} images of the items are not in {root}: {first_few(missing)}. "
+            f"{len(missing):,} of the {len(keys):,} images of the items are not in {root}: {listed(missing, 5)}. "
             f"Looked below {', '.join(dict.fromkeys(str(base) for base in bases))}",
             code="image-missing",
         )
@@ -106,7 +104,7 @@ def _decoded(
     if reasons and (not skip_bad or len(reasons) == len(paths)):
         raise InvalidInputError(
             f"{len(reasons):,} of {len(paths):,} images cannot be read: "
-            f"{first_few(f'{name} ({reason})' for name, reason in reasons.items())}. Nothing was written. Repair or "
+            f"{listed([f'{name} ({reason})' for name, reason in reasons.items()], 5)}. Nothing was written. Repair or "
             "remove them, or leave them out with --skip-bad (skip_bad=True)",
             code="unreadable-image",
         )

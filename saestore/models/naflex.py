@@ -11,9 +11,8 @@ import numpy as np
 import torch
 
 from saestore.errors import InvalidInputError
-from saestore.models.images import Array, ImageTransform, colours_of
-
-__all__ = ["NaflexTransform"]
+from saestore.models.images import ImageTransform, colours_of
+from saestore.sparse_rows import Array
 
 _INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
 

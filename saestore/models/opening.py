@@ -16,15 +16,14 @@ from saestore.models.images import ImageTransform, find_images
 from saestore.models.naflex import NaflexTransform
 from saestore.models.packages import ImageModel, load_package_model, package_of
 from saestore.models.pretrained import Pretrained
-from saestore.models.request import ModelInputs, ModelRequest, first_few, select_items
+from saestore.models.request import ModelInputs, ModelRequest, select_items
 from saestore.models.run import RunImages, RunTexts, text_groups
 from saestore.models.source import ModelSource
 from saestore.models.texts import find_texts
 from saestore.models.tokens import Tokenizer, tokenize
 from saestore.models.training_spec import SAETrainingSpec
 from saestore.sparse_rows import pointers
-
-__all__ = ["open_model_source"]
+from saestore.tables.label_matrix import listed
 
 _NO_LIMIT = 1 << 40  # tokenizers without a limit have one that is larger still
 _LISTED = 100  # names in the store's attributes
@@ -134,7 +133,7 @@ def _texts(
     }
     notes = _skipped_note("text", found.skipped)
     if found.cut:
-        notes.append(f"{len(found.cut):,} texts have more than {longest:,} tokens and were cut: {first_few(found.cut)}")
+        notes.append(f"{len(found.cut):,} texts have more than {longest:,} tokens and were cut: {listed(found.cut, 5)}")
     spans, ids = (None, None) if mean else (found.spans, found.ids)
     return ModelInputs(source, found.items, ptr, spans, record, tuple(notes), ids)
 
@@ -181,5 +180,5 @@ def _record(request: ModelRequest, model: str, facts: dict[str, Any], skipped: d
 def _skipped_note(kind: str, skipped: dict[str, str]) -> list[str]:
     if not skipped:
         return []
-    names = first_few(f"{name} ({reason})" for name, reason in skipped.items())
+    names = listed([f"{name} ({reason})" for name, reason in skipped.items()], 5)
     return [f"{len(skipped):,} {kind}s were left out: {names}"]

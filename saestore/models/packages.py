@@ -17,8 +17,6 @@ from saestore.models.pretrained import unreadable, unsupported
 from saestore.models.request import ModelRequest
 from saestore.sae.hub import one_line
 
-__all__ = ["ImageModel", "load_package_model", "package_of"]
-
 _PACKAGES = {"timm": "timm", "open_clip": "open_clip_torch"}
 _PREFIXES = ("hf-hub:", "local-dir:")  # of both packages
 _NO_CHANGE = {"ToTensor", "MaybeToTensor", "MaybeConvertMode", "_convert_to_rgb"}

@@ -19,8 +19,6 @@ from saestore.files import nearby
 from saestore.format import canonical_json
 from saestore.sae.hub import one_line, require_hub
 
-__all__ = ["Pretrained", "import_transformers", "unreadable", "unsupported", "weights_fingerprint"]
-
 # Keys for where a model came from and how it is stored; they do not change its results.
 _NOT_SEMANTICS = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures", "use_cache")
 _FINGERPRINT_VALUES = 1024

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,8 @@ from saestore.models.source import ModelSource
 from saestore.tables import Items
 from saestore.vocabulary import MODEL_DTYPES, TRANSPARENCIES
 
-__all__ = ["ModelInputs", "ModelRequest", "first_few", "select_items"]
-
 # A GPU needs larger batches than a processor.
 _BATCH = {"cpu": 16, "cuda": 64}
-_NAMED = 5
 _OF_TEXTS = ("max_tokens", "window", "stride", "chat", "bos")
 _OF_IMAGES = ("exif", "transparency")
 
@@ -120,10 +117,3 @@ def select_items(items: Items, mask: np.ndarray, **more: np.ndarray) -> Items:
     columns = {name: values[mask] for name, values in {**items.columns, **more}.items()}
     concepts = {name: values[mask] for name, values in items.concepts.items() if name not in more}
     return Items(items.key[mask], columns, concepts)
-
-
-def first_few(names: Iterable[str]) -> str:
-    """The first five names, and the number of the others."""
-    listed = list(names)
-    more = f" and {len(listed) - _NAMED:,} more" if len(listed) > _NAMED else ""
-    return ", ".join(listed[:_NAMED]) + more

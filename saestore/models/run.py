@@ -14,8 +14,6 @@ from saestore.models.blocks import BlockModel
 from saestore.models.images import THREADS, ImageTransform, read_image
 from saestore.models.tokens import Tokenizer
 
-__all__ = ["RunImages", "RunTexts", "text_groups"]
-
 
 @dataclass
 class RunImages:

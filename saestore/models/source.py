@@ -13,8 +13,6 @@ import torch
 from saestore.errors import InvalidInputError, OutOfRangeError
 from saestore.format import canonical_json
 
-__all__ = ["ModelSource", "Runner"]
-
 
 class Runner(Protocol):
     """Runs a model on some of the items."""

@@ -15,8 +15,6 @@ from saestore.files import damage, existing_file
 from saestore.sae.hub import one_line
 from saestore.tables import Items, as_items
 
-__all__ = ["find_texts"]
-
 
 def find_texts(
     spec: str | os.PathLike[str] | Sequence[Any], table: Any, chat: Callable[[list[Any]], str] | None = None

@@ -12,11 +12,10 @@ from typing import Any, Self
 import numpy as np
 
 from saestore.errors import InvalidInputError, did_you_mean
-from saestore.models.request import first_few, select_items
+from saestore.models.request import select_items
 from saestore.sparse_rows import pointers
 from saestore.tables import Items
-
-__all__ = ["TextTokens", "Tokenizer", "Tokens", "tokenize"]
+from saestore.tables.label_matrix import listed
 
 _AT_ONCE = 1024
 _NO_BOS = "none"
@@ -180,7 +179,12 @@ def tokenize(items: Items, tokenizer: Tokenizer, *, skip_bad: bool, advance: Cal
         counts.append(sum(int(tokens.stored.sum()) for tokens in rows))
         cut.append(rows[0].cut)
         for number, tokens in enumerate(rows):
-            _check_ids(text, tokens, tokenizer.vocab_size)
+            if tokens.ids.max(initial=0) >= tokenizer.vocab_size:
+                raise InvalidInputError(
+                    f"the tokenizer gives a text the token {tokens.ids.max()}, and the model has "
+                    f"{tokenizer.vocab_size:,}; it belongs to another model. The text: {text[:60]!r}",
+                    code="other-tokenizer",
+                )
             spans.append(tokens.spans)
             ids.append(tokens.ids[tokens.stored])
             content = b"" if number else json.dumps(text).encode()
@@ -191,7 +195,7 @@ def tokenize(items: Items, tokenizer: Tokenizer, *, skip_bad: bool, advance: Cal
     if skipped and (not skip_bad or len(skipped) == len(items)):
         raise InvalidInputError(
             f"{len(skipped):,} of {len(items):,} texts have no tokens (counted from 0, or by path): "
-            f"{first_few(skipped)}. Nothing was written. Remove them, or use --skip-bad (skip_bad=True)",
+            f"{listed([*skipped], 5)}. Nothing was written. Remove them, or use --skip-bad (skip_bad=True)",
             code="empty-text",
         )
     number_of = np.cumsum(good) - 1  # among the texts that are left
@@ -208,15 +212,6 @@ def tokenize(items: Items, tokenizer: Tokenizer, *, skip_bad: bool, advance: Cal
         items.key[np.array(cut) & good].tolist(),
         skipped,
     )
-
-
-def _check_ids(text: str, tokens: Tokens, vocab_size: int) -> None:
-    if tokens.ids.max(initial=0) >= vocab_size:
-        raise InvalidInputError(
-            f"the tokenizer gives a text the token {tokens.ids.max()}, and the model has {vocab_size:,}; it belongs to "
-            f"another model. The text: {text[:60]!r}",
-            code="other-tokenizer",
-        )
 
 
 def _tokenized(

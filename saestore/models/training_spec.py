@@ -19,8 +19,6 @@ from saestore.models.hooks import Hook
 if TYPE_CHECKING:
     from saestore.sae import LoadedSAE
 
-__all__ = ["SAETrainingSpec"]
-
 _ALIASES = {"gpt2-small": "gpt2", "mistral-7b": "mistral-7b-v0-1"}  # of TransformerLens, where it is not installed
 _LEFT_OUT = re.compile(r"^meta-(?=llama)|-hf$")
 # A module inside a block by its own name, such as layers.3.mlp.

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from saestore.query.results import NAMES
 from saestore.query.sample_coords import SampleCoordinates
+from saestore.sparse_rows import Array
 from saestore.tables.column import as_objects
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
     from saestore.query.results import ResultTable
 
-Array = np.ndarray[Any, Any]
 
 NAME = "name"  # the column of the features that is shown beside their numbers
 _OF_SAMPLES = {"key": "key", "token": "token", "row": "row", "col": "column"}

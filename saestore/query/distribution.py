@@ -13,15 +13,13 @@ from saestore.query.posting_lists import PostingLists
 from saestore.query.results import Histogram
 from saestore.query.where import one_feature
 from saestore.segment import Segment, read_moments
-from saestore.sparse_rows import pointers
+from saestore.sparse_rows import Array, pointers
 from saestore.stats import Moments
 
 if TYPE_CHECKING:
     import xarray
 
     from saestore.query.reader import Level, SetReader
-
-Array = np.ndarray[Any, Any]
 
 
 def all_moments(segments: Sequence[Segment], features: Array, n_features: int, dtype: Any) -> Moments:

@@ -17,6 +17,7 @@ from saestore.query.selection import Condition, select
 from saestore.query.where import as_tree, bind, names_activation, of_mask, stored_arrays
 from saestore.query.where_names import Activations, Names
 from saestore.segment import Segment, active_features, open_lists
+from saestore.sparse_rows import Array
 from saestore.storage import ArrayReader, Root, SnapshotStore, group_of, place_name, read_attributes
 from saestore.tables.column import Column
 from saestore.tables.item_index import ItemIndex
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from saestore.writing.writer import SetWriter
 
-Array = np.ndarray[Any, Any]
 P = ParamSpec("P")
 R = TypeVar("R")
 Self = TypeVar("Self", bound="OpenSet")

@@ -10,12 +10,11 @@ import numpy as np
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.query.slices import DENSE_LIMIT, check_size
 from saestore.query.view import View
+from saestore.sparse_rows import Array
 from saestore.tables.label_matrix import position_of
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
-
-Array = np.ndarray[Any, Any]
 
 
 def counts_by_group(view: View, features: Array, group_of: Callable[[Array], Array], n_groups: int) -> Array:

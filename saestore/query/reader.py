@@ -23,6 +23,7 @@ from saestore.query.topk import top_of_items, top_of_lists, top_of_rows
 from saestore.query.unique import alike
 from saestore.query.view import Pooling, View, check_pooling
 from saestore.query.where import as_tree, names_activation, one_feature
+from saestore.sparse_rows import Array
 from saestore.stats import Moments, statistics_table
 from saestore.tables.label_matrix import check_level
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     import scipy.sparse
     import xarray
 
-Array = np.ndarray[Any, Any]
 Level = Literal["item", "sample"]
 _Key = tuple[SetAttributes, Condition | None]
 

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, OutOfRangeError, is_bool
+from saestore.sparse_rows import Array
 from saestore.tables.item_index import ItemIndex
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from saestore.query.posting_lists import PostingLists
 from saestore.query.results import FeatureMatches, SimilarFeatures
 from saestore.query.slices import DENSE_LIMIT, check_size
 from saestore.query.view import View
-from saestore.sparse_rows import pointers
+from saestore.sparse_rows import Array, pointers
 from saestore.stats import Moments
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from saestore.query.reader import Level, SetReader
 
-Array = np.ndarray[Any, Any]
 Metric = Literal["jaccard", "cosine", "correlation", "conditional", "npmi"]
 WITH_DOT = ("cosine", "correlation")
 METRICS: tuple[Metric, ...] = ("jaccard", "cosine", "correlation", "conditional", "npmi")

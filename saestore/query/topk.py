@@ -14,11 +14,10 @@ from saestore.query.rows import iterate_rows
 from saestore.query.selection import Condition
 from saestore.query.view import View, strongest_of_items
 from saestore.segment import Segment, read_entries
-from saestore.sparse_rows import SparseRows, pointers
+from saestore.sparse_rows import Array, SparseRows, pointers
 from saestore.storage import read_many
 from saestore.tables.item_index import ItemIndex
 
-Array = np.ndarray[Any, Any]
 _GROWTH = 4  # how much longer the next prefix is when the last was too short
 
 

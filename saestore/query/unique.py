@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
-import numpy as np
 
 from saestore.errors import NotFoundError, did_you_mean
 from saestore.query.set_table import SetTable
+from saestore.sparse_rows import Array
 from saestore.tables.column import as_objects
 from saestore.tables.label_matrix import listed
-
-Array = np.ndarray[Any, Any]
 
 _COMPARED = ("text", "hash", "key")  # the first of these columns that the items have
 

@@ -27,8 +27,6 @@ from saestore.sae.linear import Rule, checked
 from saestore.sae.loaded import LoadedSAE, invalid, name_from_path, unsupported
 from saestore.sae.reading import PLAIN, RELU, Read, claimed, need, read_object, read_tensors
 
-__all__ = ["FAMILIES", "load_checkpoint", "missing_family", "of_family", "recognise"]
-
 _CLIP_MODEL = "laion/CLIP-ViT-L-14-laion2B-s32B-b82K"
 _CLIP_TRANSFORM = {"resize": {"shortest_edge": 224}, "crop": [224, 224]}
 _HOOK_OF_FOLDER = re.compile(r"layers[._](\d+)")

@@ -16,8 +16,6 @@ from saestore.sae.linear import Rule
 from saestore.sae.loaded import invalid, unsupported
 from saestore.sae.reading import PLAIN, RELU, Read, claimed, need, read_object, read_tensors
 
-__all__ = ["STREAMS_NDIM", "read_crosscoder", "read_dictionary"]
-
 # Class of dictionary_learning -> names of its weights, and the rule without its k.
 _LINEAR = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "decoder.weight"}
 _DICTIONARIES: dict[str, tuple[dict[str, str], Rule]] = {
@@ -79,7 +77,11 @@ def read_dictionary(folder: Path) -> Read:
         raise unsupported(f"{folder} has the dict_class {kind!r}; known are {', '.join(_DICTIONARIES)}")
     names, rule = _DICTIONARIES[kind]
     weights: dict[str, Any] = dict(zip(names, need(state, file, *names.values()).values(), strict=True))
-    _refuse_threshold(weights, file)
+    threshold = weights.get("threshold")
+    if threshold is not None and threshold.numel() == 1 and float(threshold) < 0:
+        raise unsupported(
+            f"{file} has no threshold yet (training was stopped early), so that its activations depend on the batch"
+        )
     streams = None
     if "CrossCoder" in kind:
         norms = int(state.get("code_normalization_id", 1)) if "threshold" in names else None
@@ -97,14 +99,6 @@ def read_dictionary(folder: Path) -> Read:
     facts = {"hook_name": hook, "model_name": trainer.get("lm_name"), **({"streams": streams} if streams else {})}
     fused = streams is None and names["W_enc"] != "W_enc"
     return Read(weights, rule, kind, facts, transcodes=_writes_elsewhere(weights, streams), fused=fused)
-
-
-def _refuse_threshold(weights: Mapping[str, Any], file: Path) -> None:
-    threshold = weights.get("threshold")
-    if threshold is not None and threshold.numel() == 1 and float(threshold) < 0:
-        raise unsupported(
-            f"{file} has no threshold yet (training was stopped early), so that its activations depend on the batch"
-        )
 
 
 def _writes_elsewhere(weights: Mapping[str, Any], streams: int | None) -> bool:

@@ -19,8 +19,6 @@ from saestore.sae.loaded import LoadedSAE
 from saestore.sparse_rows import SparseRows, pointers
 from saestore.vocabulary import MATMUL_PRECISIONS
 
-__all__ = ["Encoder", "TruncationStats", "reduce_batch", "usable_device"]
-
 _BATCH_BYTES = 1 << 27
 _MAX_BATCH_ROWS = 4096
 # sae_lens's own encode holds at once: pre-activations, masks, activations, and then ours.
@@ -108,7 +106,7 @@ class Encoder:
                 self._encode_part(rows[start : start + self.batch_rows], first_row + start)
                 for start in range(0, max(1, len(rows)), self.batch_rows)
             ]
-        return parts[0] if len(parts) == 1 else SparseRows.concat(parts)
+        return SparseRows.concat(parts)
 
     def explained_variance(self, x: torch.Tensor, batch: SparseRows) -> float:
         """Share of the variance of the embeddings `x` (n, d_in) that their activations explain.

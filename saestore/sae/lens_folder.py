@@ -14,8 +14,6 @@ from saestore.sae.linear import LinearSAE, Rule, checked
 from saestore.sae.loaded import invalid
 from saestore.sae.reading import claimed, read_tensors
 
-__all__ = ["CONFIG", "WEIGHTS", "linear_of", "read_folder"]
-
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 # sae_lens's settings, with its defaults; what else a configuration has are notes, or settings of other architectures.
 _SETTINGS = {

@@ -9,8 +9,6 @@ import torch
 
 from saestore.sae.loaded import invalid
 
-__all__ = ["LinearSAE", "Rule", "checked"]
-
 _OF_K = ("topk", "abstopk", "groupmax")
 _SHAPES = {"W_enc": ("d_in", "d_sae"), "W_dec": ("d_sae", "d_out"), "b_dec": ("d_out",), "W_skip": ("d_out", "d_in")}
 

@@ -14,8 +14,6 @@ from saestore.errors import InvalidInputError
 from saestore.sae.hub import one_line
 from saestore.sae.loaded import LoadedSAE, invalid, slug, unsupported
 
-__all__ = ["Encodes", "ObjectSAE", "load_encoder"]
-
 _ROWS, _FEW = 16, 5  # of the batch that an object is tried with
 _D_IN, _D_SAE = ("d_in", "activation_dim", "d_model"), ("d_sae", "dict_size", "num_latents", "d_hidden")
 _RULES = ("k", "threshold", "activation")  # attributes that may decide activations besides tensors

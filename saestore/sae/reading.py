@@ -14,8 +14,6 @@ from saestore.files import load_tensors, read_json
 from saestore.sae.linear import Rule
 from saestore.sae.loaded import invalid
 
-__all__ = ["PLAIN", "RELU", "Read", "claimed", "need", "read_object", "read_tensors"]
-
 RELU = ("W_enc", "b_enc", "W_dec", "b_dec")  # names of weights
 PLAIN = {name: name for name in (*RELU, "threshold")}
 

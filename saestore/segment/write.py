@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from saestore.format import (
 )
 from saestore.kernels import to_impact_order
 from saestore.segment.arrays import FINER_ROWS, SegmentShape, segment_arrays
-from saestore.sparse_rows import SparseRows
+from saestore.sparse_rows import Array, SparseRows
 from saestore.stats import Moments, RunningMoments
 from saestore.storage import (
     DOCUMENT,
@@ -39,7 +39,6 @@ from saestore.table_info import ArrayInfo
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
-Array = np.ndarray[Any, Any]
 
 # Activations are in no order in a row, and descend in a list. Samples of a list are in no order, unless activations
 # tie: of those pcodec finds out itself. For feature ids in rows see `_delta_of_ids`.

@@ -11,12 +11,12 @@ from typing import Any, Literal
 import numpy as np
 
 from saestore.format import CHUNK, SHARD, document_digest, shard_digest
+from saestore.sparse_rows import Array
 from saestore.storage.batch import DOCUMENT, WriteBatch
 from saestore.storage.shards import Layout, crc, tail_of
 from saestore.storage.threads import at_once, n_threads
 from saestore.table_info import MOST_DIGESTS, ArrayInfo
 
-Array = np.ndarray[Any, Any]
 Written = tuple[tuple[str, ...], int]  # the digests of consecutive shards, and their bytes
 
 # zarr 3.1 says so at every opening of an array; the format document says it once. Not around each call, because

@@ -16,8 +16,6 @@ from saestore.errors import InvalidInputError, MissingDependencyError, StoreWrit
 if TYPE_CHECKING:
     from zarr.storage import MemoryStore, ObjectStore, ZipStore
 
-__all__ = ["Location", "Request", "Span", "describe", "local_path", "place_of"]
-
 # Which bytes of a key: from the first to the one after the last, or the last n as (-n, None).
 Span = tuple[int, int | None]
 # A key, and which bytes of it; None for all.

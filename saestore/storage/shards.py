@@ -15,9 +15,8 @@ import numpy as np
 from pcodec import standalone
 
 from saestore.format import CHUNK, SHARD, shard_digest
+from saestore.sparse_rows import Array
 from saestore.table_info import ArrayInfo
-
-Array = np.ndarray[Any, Any]
 
 EMPTY = 2**64 - 1  # length of a chunk that a shard does not have
 TEXT = np.dtypes.StringDType()

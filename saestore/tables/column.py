@@ -12,8 +12,7 @@ import numpy as np
 from saestore.errors import InvalidInputError
 from saestore.files import as_numpy
 from saestore.format import RESERVED
-
-Array = np.ndarray[Any, Any]
+from saestore.sparse_rows import Array
 
 TEXT = np.dtypes.StringDType()
 _FLOATS = ("float16", "float32", "float64")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import numpy as np
 
 from saestore.format import digest
+from saestore.sparse_rows import Array
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.items import Items
-
-Array = np.ndarray[Any, Any]
 
 
 def items_fingerprint(items: Items | None, index: ItemIndex) -> str:

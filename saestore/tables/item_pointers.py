@@ -14,8 +14,6 @@ from saestore.errors import InvalidInputError
 from saestore.files import as_numpy
 from saestore.npz import load_array
 
-__all__ = ["item_pointers", "token_spans"]
-
 
 def item_pointers(
     spec: int | str | os.PathLike[str] | Sequence[int] | np.ndarray | None, n_items: int | None, n_rows: int

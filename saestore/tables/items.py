@@ -19,11 +19,10 @@ import numpy as np
 
 from saestore.errors import InvalidInputError, raise_unreachable
 from saestore.files import existing_file, plain_tensor, read_gzip
+from saestore.tables.label_matrix import listed
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = ["SPLITS", "Items", "as_items"]
 
 SPLITS = ("train", "cal", "val", "test", "none")
 
@@ -197,7 +196,8 @@ def _items(names: list[str], columns: list[np.ndarray], where: str) -> Items:
     table = {name: column for name, column in zip(names, columns, strict=True) if name not in _PANDAS_INDEX}
     if not {*_KEYS, "text"} & set(table):
         raise InvalidInputError(
-            f"{where} has the columns {_some(list(table))}; it needs key, image_path, text_path or text", code="no-keys"
+            f"{where} has the columns {listed([*table], 8)}; it needs key, image_path, text_path or text",
+            code="no-keys",
         )
     n_items = len(columns[0])
     if n_items == 0:
@@ -289,8 +289,3 @@ def _numbers(name: str, column: np.ndarray) -> np.ndarray:
     if all(_FLOAT.fullmatch(value) for value in values):
         return np.array([float(value) for value in values])
     return column
-
-
-def _some(names: list[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

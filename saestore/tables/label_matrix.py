@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.errors import NotFoundError, check_choice, did_you_mean
-from saestore.sparse_rows import pointers
+from saestore.sparse_rows import Array, pointers
 from saestore.vocabulary import LEVELS
 
 if TYPE_CHECKING:
     import scipy.sparse
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +116,7 @@ def position_of(name: object, names: Sequence[str], what: str = "concept") -> in
     )
 
 
-def listed(names: Sequence[str], most: int = 30) -> str:
+def listed(names: Sequence[object], most: int = 30) -> str:
     """Names for a message, the first of them where they are many."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return (", ".join(map(str, names[:most])) or "none") + more

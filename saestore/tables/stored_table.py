@@ -10,6 +10,7 @@ import numpy as np
 from saestore.errors import CorruptStoreError, NotFoundError, did_you_mean
 from saestore.format import SetAttributes
 from saestore.kernels import runs_of
+from saestore.sparse_rows import Array
 from saestore.storage import ArrayReader, SnapshotStore, read_all, read_many
 from saestore.table_info import TableInfo
 from saestore.tables.column import Column
@@ -17,8 +18,6 @@ from saestore.tables.label_matrix import LabelMatrix, csc_of, listed
 
 if TYPE_CHECKING:
     import scipy.sparse
-
-Array = np.ndarray[Any, Any]
 
 
 class StoredTable:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.format import CSC_ATTRS, KEY, TOKEN_SPANS, SetAttributes, document_digest
+from saestore.sparse_rows import Array
 from saestore.storage import WriteBatch, write_array
 from saestore.table_info import ArrayInfo, ConceptsInfo, TableInfo
 from saestore.tables.column import Column, as_column
@@ -20,7 +21,6 @@ from saestore.tables.label_matrix import LabelMatrix
 if TYPE_CHECKING:
     import scipy.sparse
 
-Array = np.ndarray[Any, Any]
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_-]{,99}\Z")
 
