@@ -20,15 +20,8 @@ _FEATURE_BITS = 16  # features of one sorted block, relative to its first
 
 
 def descending_bits(values: Array) -> Array:
-    """Unsigned integers that sort ascending where the floats sort descending.
+    """Unsigned integers that sort ascending where the floats, float16 to float64 without NaN, sort descending.
 
-    Parameters
-    ----------
-    values
-        float16, float32 or float64; no NaN.
-
-    Notes
-    -----
     The bits of an IEEE number with its sign bit flipped sort as the numbers do; the bits of a negative number must be
     inverted altogether. -0.0 and 0.0 differ here, so zeros must not occur (a store has none).
     """

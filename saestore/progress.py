@@ -46,15 +46,7 @@ def check_deadline() -> None:
 class Progress:
     """Passes messages on, and opens bars.
 
-    Parameters
-    ----------
-    option
-        True shows bars and lines on stderr, False shows nothing, a function receives every line.
-
-    Raises
-    ------
-    InvalidInputError
-        `option` is something else.
+    True shows bars and lines on stderr, False shows nothing, a function receives every line.
     """
 
     def __init__(self, option: ProgressOption) -> None:

@@ -24,11 +24,8 @@ def pointers(counts: Array | Sequence[int]) -> Array:
 def check_matrix_ids(matrix: Any, what: str) -> None:
     """Check every row and column number of a scipy sparse matrix, before scipy narrows or follows them.
 
-    Raises
-    ------
-    InvalidInputError
-        A number is outside of the shape (``id-out-of-range``), or the pointers do not fit the entries
-        (``bad-pointers``).
+    Refuses numbers outside of the shape (``id-out-of-range``), and pointers that do not fit the entries
+    (``bad-pointers``).
     """
     n_rows, n_columns = matrix.shape if matrix.ndim == 2 else (0, 0)
     if matrix.format == "coo" and matrix.ndim == 2:

@@ -89,12 +89,9 @@ def verify_set(root: zarr.Group, path: str, progress: Progress | None = None) ->
     """Re-read one activation set and check it.
 
     Both orders hold the same entries; rows ascend; features are in impact order; statistics and counts are right;
-    metadata and chunks agree with their checksums; nothing lies there that the attributes do not name.
-
-    Notes
-    -----
-    Memory: a block of about 4 million entries and the pointers of one segment. Entries are compared by a 128-bit sum of
-    hashes, not pairwise.
+    metadata and chunks agree with their checksums; nothing lies there that the attributes do not name. Entries are
+    compared by a 128-bit sum of hashes, not pairwise. Memory: a block of about 4 million entries and the pointers of
+    one segment.
     """
     problems = _set_problems(root, path, progress) + [Problem("", *f) for f in _check_parents(root, [path])]
     return Report((path,), tuple(problems))

@@ -25,18 +25,7 @@ _ROWS = tuple(f"{BY_SAMPLE}/{name}" for name in ("indptr", "indices", "data"))
 
 
 class Segment:
-    """A committed segment of an activation set. Nothing is read before it is asked for.
-
-    Parameters
-    ----------
-    store
-        The store, as a snapshot.
-    path
-        Path of the set in it.
-    info
-        The segment, as the set's attributes describe it.
-    attributes
-        Of the set: its width, dtype and codec.
+    """A committed segment of the set at `path`, as `info` describes it. Nothing is read before it is asked for.
 
     Sample numbers here count within the set, not within the segment.
     """

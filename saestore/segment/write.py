@@ -54,21 +54,10 @@ _WORTH_LOOKBACK = 0.9
 
 
 class SegmentWriter:
-    """Writes one segment array by array; nothing names it until the set's attributes do.
+    """Writes one segment of the set at `path`, array by array; nothing names it until the set's attributes do.
 
-    Parameters
-    ----------
-    store, path
-        The store, and the path of the set in it.
-    first_ids
-        The first `SAMPLED_IDS` feature ids of its rows, or all.
-
-    Attributes
-    ----------
-    arrays
-        The arrays of both matrices, by matrix and name.
-    shape, prefix
-        What the segment holds, and its path in the store.
+    `first_ids` are the first `SAMPLED_IDS` feature ids of its rows, or all. `arrays` are the arrays of both matrices,
+    by matrix and name, `shape` is what the segment holds, and `prefix` its path in the store.
     """
 
     def __init__(
@@ -162,20 +151,10 @@ def write_segment(
     name: str | None = None,
     quick: bool = False,
 ) -> SegmentInfo:
-    """Write consecutive samples from `start` on as a segment; nothing names it yet.
+    """Write consecutive samples from `start` on as a segment of the set at `path`; nothing names it yet.
 
-    Parameters
-    ----------
-    store, path
-        The store, and the path of the set in it.
-    rows
-        With ascending feature ids, no duplicates and no zeros.
-    quick
-        Encode for a merge that follows: see `NewArray`.
-
-    Notes
-    -----
-    One thread writes the rows while another sorts. Memory: about 48 bytes per non-zero of the segment.
+    `rows` have ascending feature ids, no duplicates and no zeros. `quick` encodes for a merge that follows: see
+    `NewArray`. One thread writes the rows while another sorts. Memory: about 48 bytes per non-zero of the segment.
     """
     indptr, indices, data = rows.indptr.astype(np.int64, copy=False), rows.indices, rows.data
     shape = SegmentShape(start, start + len(rows), rows.nnz, n_features, data.dtype)
