@@ -78,10 +78,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Inputs:
-    """One activation set as detection sees it.
-
-    Memory: 9 bytes per sample, and 5 per true or unknown label.
-    """
+    """One activation set as detection sees it. Memory: 9 bytes per sample, and 5 per true or unknown label."""
 
     # The set, what is predicted, and how an item is scored.
     reader: SetReader

@@ -28,10 +28,7 @@ class Block(SparseRows):
 
 @dataclass
 class Selected:
-    """Samples and features of a set; None stands for all of them.
-
-    Memory: 8 bytes per selected sample.
-    """
+    """Samples and features of a set; None stands for all of them. Memory: 8 bytes per selected sample."""
 
     acts: SetReader
     samples: Array | None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saestore import layouts
-from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
+from saestore.errors import InvalidInputError, NotFoundError, check_choice
 from saestore.files import nearby, split_member
 from saestore.formats.base import Opened, Source, load_format
 from saestore.formats.in_memory import open_object
@@ -195,11 +195,7 @@ def _table(options: ImportOptions, opened: Opened, mask: Array | None, tokens: A
 def _opened(options: ImportOptions, resources: ExitStack, progress: Progress) -> Opened:
     """Open the path of the options, in the format that they name or that the file shows."""
     name = options.format
-    if name not in ("auto", *IMPORT_FORMATS):
-        raise InvalidInputError(
-            f"format {name!r}: {did_you_mean(name, IMPORT_FORMATS)}Use auto, or one of {', '.join(IMPORT_FORMATS)}.",
-            code="unknown-format",
-        )
+    check_choice("format", name, ("auto", *IMPORT_FORMATS), "unknown-format")
     _, sample_type, *sae = options.parts
     given = (resources, sample_type, sae[0] if sae else None, options.n_features, options.sparse, options.pad_token)
     others = tuple(split_member(name)[1] or name for name in (options.mask, options.tokens) if isinstance(name, str))

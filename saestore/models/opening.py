@@ -12,8 +12,7 @@ from saestore.errors import InvalidInputError
 from saestore.labels.patch_grid import GRID_COLUMNS
 from saestore.models.blocks import find_tower, load_text_model, load_tower
 from saestore.models.hooks import Hook
-from saestore.models.images import ImageTransform, find_images
-from saestore.models.naflex import NaflexTransform
+from saestore.models.images import ImageTransform, NaflexTransform, find_images
 from saestore.models.packages import ImageModel, load_package_model, package_of
 from saestore.models.pretrained import Pretrained
 from saestore.models.request import ModelInputs, ModelRequest, select_items

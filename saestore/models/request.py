@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, check_choice
+from saestore.errors import InvalidInputError, check_at_least, check_choice
 from saestore.models.source import ModelSource
 from saestore.tables import Items
 from saestore.vocabulary import MODEL_DTYPES, TRANSPARENCIES
@@ -62,14 +62,12 @@ class ModelRequest:
 
     def check(self) -> None:
         """Refuse options that do not exist."""
-        allowed = ("patch" if self.images is not None else "token", "cls")
-        if self.sample_type not in allowed:
-            raise InvalidInputError(
-                f"sample_type {self.sample_type!r}: for {self.kind} use {' or '.join(allowed)}.", code="unknown-choice"
-            )
+        check_choice(
+            f"sample_type of {self.kind}", self.sample_type, ("token" if self.images is None else "patch", "cls")
+        )
         check_choice("model_dtype", self.dtype, MODEL_DTYPES)
-        if self.batch_size is not None and self.batch_size < 1:
-            raise InvalidInputError(f"batch_size {self.batch_size}: use 1 or more.", code="invalid-count")
+        if self.batch_size is not None:
+            check_at_least("batch_size", self.batch_size, 1, "invalid-count")
         if self.transparency is not None:
             check_choice("transparency", self.transparency, TRANSPARENCIES)
         self._check_lengths()

@@ -106,10 +106,7 @@ def _plain(name: object, option: Any) -> str | float | bool:
 
 
 def bind(tree: Node, names: Names) -> Condition:
-    """The samples that fulfil a condition.
-
-    Memory: a byte per sample, and the columns that are named.
-    """
+    """The samples that fulfil a condition. Memory: a byte per sample, and the columns that are named."""
     _read_concepts(tree, *names.tables)
     mask = _bound(tree, names)
     if isinstance(mask, np.ndarray):

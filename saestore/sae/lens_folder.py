@@ -135,4 +135,4 @@ def _check(config: Mapping[str, Any], of_architecture: Mapping[str, Any], path: 
             raise invalid(f"{path / CONFIG} has {name}={config[name]!r}; use {' or '.join(map(str, values))}")
     for name in ("d_in", "d_sae"):
         if type(config[name]) is not int or config[name] < 1:
-            raise invalid(f"{path / CONFIG} has {name}={config[name]!r}; it must be a positive integer")  # fmt: skip
+            raise invalid(f"{path / CONFIG} has {name}={config[name]!r}; it must be a positive integer")

@@ -86,7 +86,7 @@ def checked(rule: Rule, weights: dict[str, Any], where: str, *, transcodes: bool
     if rule.kind in _OF_K and not (type(rule.k) is int and 1 <= rule.k <= d_sae):
         raise invalid(f"{where} has k={rule.k!r}; it must be 1 to d_sae={d_sae:,}")
     if rule.kind == "groupmax" and d_sae % (rule.k or 1):
-        raise invalid(f"{where} has k={rule.k} groups of {d_sae:,} features, which are not of one size")  # fmt: skip
+        raise invalid(f"{where} has k={rule.k} groups of {d_sae:,} features, which are not of one size")
     if sizes["d_out"] != sizes["d_in"] and not transcodes:
         raise invalid(
             f"{where}: W_dec is {sizes['d_out']:,} wide and W_enc takes {sizes['d_in']:,}; an SAE has one width"
