@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 from benchmarks.encoding import RandomSAE, SaeShape  # noqa: E402  (imports torch)
 from saestore.sae import load_sae  # noqa: E402  (imports torch)
-from saestore.sae.encode import make_encoder  # noqa: E402  (imports torch)
+from saestore.sae.encode import Encoder  # noqa: E402  (imports torch)
 
 WARM_UPS, ROUNDS = 1, 5
 # The shapes of CLIP-Scope and of Gemma Scope.
@@ -33,7 +33,7 @@ def test_encode(full, kind, device, recorder, tmp_path):
     shape = (FULL if full else TINY)[kind]
     sae = RandomSAE(shape, tmp_path)
     weight, loaded = sae.weight.to(device), load_sae(sae.spec)
-    encoders = {mode: make_encoder(loaded, device, matmul_precision=mode) for mode in MODES[device]}
+    encoders = {mode: Encoder(loaded, device, matmul_precision=mode) for mode in MODES[device]}
     rows = encoders["float32"].batch_rows
     out = torch.empty(rows, shape.d_sae, device=device)
 

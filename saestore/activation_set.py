@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from saestore.analysis.card import card
 from saestore.analysis.contrast import diff, select_features
 from saestore.analysis.directions import cloud, monosemanticity
@@ -24,6 +22,7 @@ from saestore.errors import require
 from saestore.query import html
 from saestore.query.reader import SetReader
 from saestore.query.slices import DENSE_LIMIT
+from saestore.sparse_rows import Array
 
 if TYPE_CHECKING:
     import anndata
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 
     from saestore.interop.torch_data import Batches
     from saestore.plot import Plots
-
-Array = np.ndarray[Any, Any]
 
 
 class ActivationSet(SetReader):

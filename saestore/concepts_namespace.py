@@ -6,8 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from saestore import layouts
 from saestore.labels import (
     THRESHOLD,
@@ -24,13 +22,12 @@ from saestore.query.open_set import changing
 from saestore.query.reader import Level, SetReader
 from saestore.query.slices import DENSE_LIMIT
 from saestore.scoring.concept_scores import concept_scores, score_intervals
+from saestore.sparse_rows import Array
 from saestore.tables.label_matrix import check_level
 
 if TYPE_CHECKING:
     import scipy.sparse
     import xarray
-
-Array = np.ndarray[Any, Any]
 
 
 class Concepts:

@@ -188,7 +188,8 @@ def check_choice(name: str, value: object, choices: Iterable[str], code: str = "
     allowed = list(choices)
     if not isinstance(value, str) or value not in allowed:
         shown = " or ".join(map(repr, allowed)) if len(allowed) < 3 else f"one of {', '.join(map(repr, allowed))}"
-        raise InvalidInputError(f"{name}={value!r:.100}: use {shown}.", code=code)
+        near = did_you_mean(value, allowed)
+        raise InvalidInputError(f"{name}={value!r:.100}: {near}{'Use' if near else 'use'} {shown}.", code=code)
 
 
 def check_at_least(name: str, value: Any, least: int, code: str = "too-small") -> int:

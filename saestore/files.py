@@ -33,26 +33,6 @@ from saestore.errors import (
     require,
 )
 
-__all__ = [
-    "LIBRARY_DAMAGE",
-    "PICKLED",
-    "as_numpy",
-    "check_inflation",
-    "check_written",
-    "damage",
-    "existing_file",
-    "load_npy",
-    "load_pt",
-    "load_tensors",
-    "map_safetensors",
-    "nearby",
-    "plain_tensor",
-    "read_gzip",
-    "read_json",
-    "refuse_unused",
-    "split_member",
-]
-
 Array = np.ndarray[Any, Any]
 
 _MEMBER = re.compile(r"(?P<path>.*\.(npz|safetensors|pt|h5|hdf5|parquet)):(?P<name>.+)", re.DOTALL)
@@ -112,10 +92,8 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
 def damage(where: object, what: str, *kinds: type[Exception], code: str = "damaged-file") -> Iterator[None]:
     """State what is the matter with a file on which a library raises one of these kinds, or an `OSError` for its bytes.
 
-    Raises
-    ------
-    UnreachableError
-        The place of the file does not answer, or the process has no file handle left: nothing is known of the file.
+    Where its place does not answer, or the process has no file handle left, nothing is known of the file:
+    `UnreachableError`.
     """
     expected: tuple[type[Exception], ...] = (*kinds, OSError)
     try:
@@ -221,11 +199,7 @@ def unmasked(array: np.ndarray, where: str) -> np.ndarray:
 def plain_tensor(tensor: Any, where: str, *, sparse: bool = False) -> Any:
     """A tensor without gradient, and with its numbers as they are stored.
 
-    Raises
-    ------
-    InvalidInputError
-        It has no numbers or no shape, or numpy does not know its dtype (``unsupported-tensor``); or it is expanded
-        far beyond what is stored (``too-large``).
+    One without numbers or shape, of a dtype that numpy does not know, or expanded far beyond what is stored is refused.
     """
     kinds = {"meta": tensor.is_meta, "nested": tensor.is_nested, "quantized": tensor.is_quantized}
     kind = next((name for name, is_it in kinds.items() if is_it), None)

@@ -233,13 +233,7 @@ class SetAttributes:
 
     @classmethod
     def from_json(cls, attrs: Mapping[str, Any], where: str) -> SetAttributes:
-        """Parse and validate the attributes of the set at `where`.
-
-        Raises
-        ------
-        StoreFormatError
-            The attributes are of a newer format, or do not belong to an activation set.
-        """
+        """Parse and validate the attributes of the set at `where`; a newer format is a `StoreFormatError`."""
         check_version(attrs, where)
         if attrs.get("checksum") != digest({name: value for name, value in attrs.items() if name != "checksum"}):
             raise StoreFormatError(

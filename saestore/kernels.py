@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from saestore.sparse_rows import pointers
-
-Array = np.ndarray[Any, Any]
+from saestore.sparse_rows import Array, pointers
 
 _BITS = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 _SIGN = {2: np.uint16(1 << 15), 4: np.uint32(1 << 31), 8: np.uint64(1 << 63)}
@@ -22,15 +20,8 @@ _FEATURE_BITS = 16  # features of one sorted block, relative to its first
 
 
 def descending_bits(values: Array) -> Array:
-    """Unsigned integers that sort ascending where the floats sort descending.
+    """Unsigned integers that sort ascending where the floats, float16 to float64 without NaN, sort descending.
 
-    Parameters
-    ----------
-    values
-        float16, float32 or float64; no NaN.
-
-    Notes
-    -----
     The bits of an IEEE number with its sign bit flipped sort as the numbers do; the bits of a negative number must be
     inverted altogether. -0.0 and 0.0 differ here, so zeros must not occur (a store has none).
     """

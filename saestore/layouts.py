@@ -12,8 +12,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-__all__ = ["LAYOUTS", "Layout", "ask"]
-
 LAYOUTS = ("saestore.superactivators",)
 
 

@@ -12,10 +12,7 @@ import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.files import LIBRARY_DAMAGE, PICKLED, check_inflation, damage, existing_file, load_npy, split_member
-
-__all__ = ["NpzArray", "NpzFile", "load_array"]
-
-Array = np.ndarray[Any, Any]
+from saestore.sparse_rows import Array
 
 _SKIP = 1 << 24  # bytes that are decompressed at once to get past them
 

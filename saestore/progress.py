@@ -16,8 +16,6 @@ from typing import Any, Self
 
 from saestore.errors import InvalidInputError, TooLargeError
 
-__all__ = ["Bar", "Progress", "ProgressOption", "check_deadline", "deadline", "time_left"]
-
 ProgressOption = bool | Callable[[str], object]
 
 _LOG_SECONDS = 30  # between two lines of a bar in a file or a cluster's log
@@ -48,15 +46,7 @@ def check_deadline() -> None:
 class Progress:
     """Passes messages on, and opens bars.
 
-    Parameters
-    ----------
-    option
-        True shows bars and lines on stderr, False shows nothing, a function receives every line.
-
-    Raises
-    ------
-    InvalidInputError
-        `option` is something else.
+    True shows bars and lines on stderr, False shows nothing, a function receives every line.
     """
 
     def __init__(self, option: ProgressOption) -> None:

@@ -21,13 +21,7 @@ def sae_record(sae: LoadedSAE) -> dict[str, Any]:
 
 
 def source_record(source: Mapping[str, Any] | None, images: Any) -> dict[str, Any]:
-    """What a set records of where its activations come from, by the caller's word.
-
-    Raises
-    ------
-    InvalidInputError, NotFoundError
-        A name is one that saestore records itself, a value is not JSON-able, or the folder of images does not exist.
-    """
+    """What a set records of where its activations come from, by the caller's word, after a check."""
     given = dict(source or {})
     reserved = {"kind", "fingerprint", "items", "items_fingerprint", "token_spans_fingerprint", "images"} & set(given)
     if reserved:

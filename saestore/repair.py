@@ -28,8 +28,6 @@ from saestore.tables.table_writer import TableWriter
 from saestore.verify import Problem, Progress, Report, verify_set
 from saestore.writing.writer import SetWriter
 
-Array = np.ndarray[Any, Any]
-
 
 @dataclass(frozen=True)
 class Repair:
@@ -50,18 +48,8 @@ def repair_set(root: zarr.Group, path: str, progress: Progress | None = None) ->
 
     A segment of which one order is damaged is written again from the other one; damaged statistics and derived arrays
     are computed again; a table whose values can be read and whose documents are damaged is written again; documents of
-    groups and files that nothing names are put right. What is whole is never changed.
-
-    Raises
-    ------
-    CorruptStoreError, StoreFormatError
-        The attributes of the set are damaged, of which everything else follows.
-    StoreWriteError, LockedError
-        The store was opened to read only, or another process writes the set.
-
-    Notes
-    -----
-    Memory: about 60 bytes per non-zero of a damaged segment.
+    groups and files that nothing names are put right. What is whole is never changed. The attributes, of which
+    everything else follows, must be whole. Memory: about 60 bytes per non-zero of a damaged segment.
     """
     found = verify_set(root, path, progress)
     if found.ok:

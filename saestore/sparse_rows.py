@@ -10,8 +10,6 @@ import numpy as np
 
 from saestore.errors import InvalidInputError
 
-__all__ = ["Advance", "RowSource", "SparseRows", "check_matrix_ids", "pointers"]
-
 Array = np.ndarray[Any, Any]
 Advance = Callable[[int, int], object]  # receives a number of rows and of their non-zeros
 
@@ -26,11 +24,8 @@ def pointers(counts: Array | Sequence[int]) -> Array:
 def check_matrix_ids(matrix: Any, what: str) -> None:
     """Check every row and column number of a scipy sparse matrix, before scipy narrows or follows them.
 
-    Raises
-    ------
-    InvalidInputError
-        A number is outside of the shape (``id-out-of-range``), or the pointers do not fit the entries
-        (``bad-pointers``).
+    Refuses numbers outside of the shape (``id-out-of-range``), and pointers that do not fit the entries
+    (``bad-pointers``).
     """
     n_rows, n_columns = matrix.shape if matrix.ndim == 2 else (0, 0)
     if matrix.format == "coo" and matrix.ndim == 2:
@@ -109,7 +104,9 @@ class SparseRows:
 
     @classmethod
     def concat(cls, parts: Sequence[SparseRows]) -> SparseRows:
-        """The rows of all parts, one part after the other; at least one part."""
+        """The rows of all parts, one part after the other; at least one part. One alone is not copied."""
+        if len(parts) == 1:
+            return parts[0]
         return cls(
             pointers(np.concatenate([np.diff(part.indptr) for part in parts])),
             np.concatenate([part.indices for part in parts]),

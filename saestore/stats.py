@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.kernels import segment_sums
+from saestore.sparse_rows import Array
 
 if TYPE_CHECKING:
     import xarray
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -52,19 +51,7 @@ class Moments:
 
     @classmethod
     def of_lists(cls, indptr: Array, data: Array, n_rows: int) -> Moments:
-        """The sums of feature lists, in any order within a list.
-
-        Parameters
-        ----------
-        indptr, data
-            Pointers and activations of a CSC matrix.
-        n_rows
-            Its number of rows.
-
-        Notes
-        -----
-        Memory: 16 bytes per entry.
-        """
+        """The sums of feature lists of `n_rows` samples, in any order within a list. Memory: 16 bytes per entry."""
         n_active = np.diff(indptr).astype(np.int64)
         # Sums of float64 activations near the largest number may be infinite, as numpy's own are.
         with np.errstate(over="ignore", invalid="ignore"):
@@ -82,19 +69,7 @@ class Moments:
 
     @classmethod
     def of_entries(cls, features: Array, data: Array, n_features: int, n_rows: int) -> Moments:
-        """The sums of entries in any order.
-
-        Parameters
-        ----------
-        features, data
-            Feature and activation of each.
-        n_rows
-            Number of samples.
-
-        Notes
-        -----
-        Memory: 32 bytes per entry.
-        """
+        """The sums of entries in any order, of `n_rows` samples. Memory: 32 bytes per entry."""
         result, features = cls.zeros(n_features, n_rows, data.dtype), features.astype(np.intp, copy=False)
         n_active = np.bincount(features, minlength=n_features)
         wide = data.astype(np.float64)
@@ -125,23 +100,11 @@ class Moments:
 
 
 class RunningMoments:
-    """Sums of feature lists that come in pieces of any length.
+    """Sums of feature lists with pointers `indptr`, of `n_rows` samples, that come in pieces of any length.
 
-    They are added in blocks of fixed length, so that the same entries give the same bits for any pieces: an
-    interrupted merge and an uninterrupted one end with the same bytes.
-
-    Parameters
-    ----------
-    indptr
-        Pointers of all lists, int64 (n_features + 1,).
-    n_rows
-        Number of samples.
-    first
-        Entry that the pieces begin with, the beginning of a block.
-
-    Notes
-    -----
-    Memory: about 2 MB, and 40 bytes per feature.
+    They are added in blocks of fixed length, so that the same entries give the same bits for any pieces: an interrupted
+    merge and an uninterrupted one end with the same bytes. The pieces begin with the entry `first`, the beginning of a
+    block. Memory: about 2 MB, and 40 bytes per feature.
     """
 
     BLOCK = 1 << 16
@@ -184,13 +147,7 @@ class RunningMoments:
 
 
 class MomentBlocks(RunningMoments):
-    """Sums of each block of entries, to be added to `RunningMoments` in their order.
-
-    Attributes
-    ----------
-    blocks
-        The first feature of each block, and its sums.
-    """
+    """Sums of each block of entries, with its first feature, to be added to `RunningMoments` in their order."""
 
     def __init__(self, indptr: Array, dtype: Any, first: int) -> None:
         super().__init__(indptr, 0, dtype, first)
@@ -247,13 +204,7 @@ STATISTICS: tuple[Statistic, ...] = (
 
 
 def statistics_table(moments: Moments, features: Array | None = None) -> xarray.Dataset:
-    """All statistics as an `xarray.Dataset` on dimension ``feature``.
-
-    Parameters
-    ----------
-    features
-        Ids of the features, where `moments` has only some of them.
-    """
+    """All statistics as an `xarray.Dataset` on dimension ``feature``; `features` are the ids of some."""
     import xarray as xr
 
     ids = np.arange(len(moments.n_active)) if features is None else features

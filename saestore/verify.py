@@ -21,6 +21,7 @@ from saestore.format import BY_FEATURE, BY_SAMPLE, KEY, SEGMENTS, SET_LEVELS, TA
 from saestore.segment import Segment, read_moments
 from saestore.segment.arrays import arrays_of
 from saestore.segment.check import check_segment
+from saestore.sparse_rows import Array
 from saestore.stats import STATISTICS
 from saestore.storage import (
     DOCUMENT,
@@ -40,9 +41,6 @@ from saestore.writing.commits import n_deleted
 from saestore.writing.derived import DERIVED, PER_SAMPLE, dead_features, per_sample
 from saestore.writing.lock import LOCK, holder_of
 
-__all__ = ["Problem", "Report", "verify_set", "verify_store"]
-
-Array = np.ndarray[Any, Any]
 Finding = tuple[str, str]
 Progress = Callable[[str], None]
 _ROWS = 1 << 20
@@ -91,12 +89,9 @@ def verify_set(root: zarr.Group, path: str, progress: Progress | None = None) ->
     """Re-read one activation set and check it.
 
     Both orders hold the same entries; rows ascend; features are in impact order; statistics and counts are right;
-    metadata and chunks agree with their checksums; nothing lies there that the attributes do not name.
-
-    Notes
-    -----
-    Memory: a block of about 4 million entries and the pointers of one segment. Entries are compared by a 128-bit sum of
-    hashes, not pairwise.
+    metadata and chunks agree with their checksums; nothing lies there that the attributes do not name. Entries are
+    compared by a 128-bit sum of hashes, not pairwise. Memory: a block of about 4 million entries and the pointers of
+    one segment.
     """
     problems = _set_problems(root, path, progress) + [Problem("", *f) for f in _check_parents(root, [path])]
     return Report((path,), tuple(problems))

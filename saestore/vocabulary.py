@@ -2,25 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "BUILD_DTYPES",
-    "CODECS",
-    "DATA_DTYPES",
-    "EXPORT_FORMATS",
-    "EXPORT_SUFFIXES",
-    "FORMATS",
-    "GENERAL_FORMATS",
-    "IMPORT_FORMATS",
-    "LEVELS",
-    "MATMUL_PRECISIONS",
-    "METRICS",
-    "MODEL_DTYPES",
-    "SAMPLE_TYPES",
-    "SCORES",
-    "SEVERITIES",
-    "TRANSPARENCIES",
-]
-
 LEVELS = ("item", "sample")
 SAMPLE_TYPES = ("patch", "token", "cls")
 CODECS = ("pcodec", "blosc")

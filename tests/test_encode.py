@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 sae_lens = pytest.importorskip("sae_lens")
 
 from saestore.sae import load_sae  # noqa: E402
-from saestore.sae.encode import TruncationStats, make_encoder, reduce_batch  # noqa: E402
+from saestore.sae.encode import Encoder, TruncationStats, reduce_batch  # noqa: E402
 from saestore.sae.forward import AboveThreshold, top_k, top_k_by_magnitude  # noqa: E402
 from saestore.sparse_rows import SparseRows  # noqa: E402
 
@@ -95,7 +95,7 @@ def assert_is(batch, dense):
 @pytest.mark.parametrize("architecture", INFERENCE)
 def test_equals_sae_lens(architecture, input_dtype):
     sae, x = inference_sae(architecture), embeddings(dtype=getattr(torch, input_dtype))
-    assert_is(make_encoder(load_sae(sae)).encode(x), sae.encode(x))
+    assert_is(Encoder(load_sae(sae)).encode(x), sae.encode(x))
 
 
 @pytest.mark.parametrize("apply_b_dec_to_input", [True, False])
@@ -107,15 +107,15 @@ def test_equals_sae_lens(architecture, input_dtype):
 def test_equals_sae_lens_with_every_normalisation(architecture, norm, apply_b_dec_to_input):
     sae = inference_sae(architecture, normalize_activations=norm, apply_b_dec_to_input=apply_b_dec_to_input)
     x = embeddings(zero_rows=norm != "constant_norm_rescale")
-    assert_is(make_encoder(load_sae(sae)).encode(x), sae.encode(x))
+    assert_is(Encoder(load_sae(sae)).encode(x), sae.encode(x))
 
 
 @pytest.mark.parametrize("architecture", ["topk", "abstopk"])
 def test_equals_sae_lens_when_rescaled_by_decoder_norm(architecture):
     x = embeddings()
-    plain = make_encoder(load_sae(inference_sae(architecture))).encode(x)
+    plain = Encoder(load_sae(inference_sae(architecture))).encode(x)
     sae = inference_sae(architecture, rescale_acts_by_decoder_norm=True)
-    batch = make_encoder(load_sae(sae)).encode(x)
+    batch = Encoder(load_sae(sae)).encode(x)
     assert_is(batch, sae.encode(x))
     assert not np.array_equal(batch.indices, plain.indices)  # the norms did choose other features
 
@@ -124,14 +124,14 @@ def test_equals_sae_lens_when_rescaled_by_decoder_norm(architecture):
 @pytest.mark.parametrize("architecture", INFERENCE)
 def test_equals_sae_lens_in_every_weight_dtype(architecture, dtype):
     sae, x = inference_sae(architecture, dtype=dtype), embeddings()
-    assert_is(make_encoder(load_sae(sae)).encode(x), sae.encode(x))
+    assert_is(Encoder(load_sae(sae)).encode(x), sae.encode(x))
 
 
 @pytest.mark.parametrize("architecture", INFERENCE)
 def test_equals_sae_lens_on_attention_heads(architecture):
     sae, x = inference_sae(architecture, reshape_activations="hook_z"), embeddings()
     heads = x.view(-1, 4, D_IN // 4)
-    encoder = make_encoder(load_sae(sae))
+    encoder = Encoder(load_sae(sae))
     assert_is(encoder.encode(x), sae.encode(heads))
     assert_is(encoder.encode(heads), sae.encode(heads))
 
@@ -150,7 +150,7 @@ def test_equals_what_sae_lens_saves_of_a_training_sae(architecture, from_what, t
     spec = {"inference folder": tmp_path / "inference", "training folder": tmp_path / "training", "object": training}
     loaded = load_sae(spec[from_what])
     x = embeddings()
-    assert_is(make_encoder(loaded).encode(x), expected.encode(x))
+    assert_is(Encoder(loaded).encode(x), expected.encode(x))
     assert loaded.info["architecture"] == expected.cfg.architecture()
     assert loaded.fingerprint() == load_sae(expected).fingerprint()
     assert all(torch.equal(before[key], tensor) for key, tensor in training.state_dict().items())
@@ -168,7 +168,7 @@ def test_equals_sae_lens_at_any_size(shape, architecture, seed, data):
     config = {"k": data.draw(st.integers(1, d_sae))} if architecture in ("topk", "abstopk") else {}
     sae = inference_sae(architecture, d_in, d_sae, seed, **config)
     x = embeddings(n, d_in, seed=seed)
-    assert_is(make_encoder(load_sae(sae)).encode(x), sae.encode(x))
+    assert_is(Encoder(load_sae(sae)).encode(x), sae.encode(x))
 
 
 def test_follows_a_subclass_that_encodes_otherwise():
@@ -177,14 +177,14 @@ def test_follows_a_subclass_that_encodes_otherwise():
             return -super().encode(x)
 
     sae, x = randomise(Negated(sae_lens.TopKSAEConfig(d_in=D_IN, d_sae=D_SAE, k=K))), embeddings()
-    batch = make_encoder(load_sae(sae)).encode(x)
+    batch = Encoder(load_sae(sae)).encode(x)
     assert_is(batch, sae.encode(x))
     assert (batch.data < 0).all()
 
 
 @pytest.mark.parametrize("architecture", INFERENCE)
 def test_more_rows_than_a_batch_are_encoded_in_parts(architecture):
-    encoder, x = make_encoder(load_sae(inference_sae(architecture))), embeddings(50)
+    encoder, x = Encoder(load_sae(inference_sae(architecture))), embeddings(50)
     parts = [encoder.encode(x[start : start + 7]) for start in range(0, 50, 7)]
     encoder.batch_rows = 7
     whole = encoder.encode(x)
@@ -195,13 +195,13 @@ def test_more_rows_than_a_batch_are_encoded_in_parts(architecture):
 
 @pytest.mark.parametrize("architecture", INFERENCE)
 def test_no_rows(architecture):
-    batch = make_encoder(load_sae(inference_sae(architecture))).encode(embeddings(0))
+    batch = Encoder(load_sae(inference_sae(architecture))).encode(embeddings(0))
     assert (len(batch), batch.nnz) == (0, 0)
 
 
 def test_wide_sae_has_uint32_ids_and_a_batch_within_its_bound():
     sae = inference_sae("topk", 8, 65_537, k=3)
-    encoder, x = make_encoder(load_sae(sae)), embeddings(9, 8)
+    encoder, x = Encoder(load_sae(sae)), embeddings(9, 8)
     batch, dense = encoder.encode(x), sae.encode(x).detach().numpy()
     assert batch.indices.dtype == np.uint32
     np.testing.assert_array_equal(batch.indices, np.nonzero(dense)[1])
@@ -211,7 +211,7 @@ def test_wide_sae_has_uint32_ids_and_a_batch_within_its_bound():
 def test_embeddings_are_left_as_they_are():
     sae, x = inference_sae("topk", normalize_activations="layer_norm"), embeddings()
     before = x.clone()
-    make_encoder(load_sae(sae)).encode(x)
+    Encoder(load_sae(sae)).encode(x)
     assert torch.equal(x, before)
 
 
@@ -229,7 +229,7 @@ def clip_scope(path, d_in=D_IN, d_sae=D_SAE, k=K, seed=0):
 def test_clip_scope_keeps_negative_activations(tmp_path):
     state = clip_scope(tmp_path / "x.pt", d_sae=16, k=12)
     x = embeddings()
-    encoder = make_encoder(load_sae(tmp_path / "x.pt"))
+    encoder = Encoder(load_sae(tmp_path / "x.pt"))
     top = torch.topk((x - state["pre_b"]) @ state["enc"], 12)
     dense = torch.zeros(len(x), 16).scatter_(1, top.indices, top.values)
     batch = encoder.encode(x)
@@ -242,7 +242,7 @@ def test_clip_scope_keeps_negative_activations(tmp_path):
 
 def test_clip_scope_drops_exact_zeros(tmp_path):
     state = clip_scope(tmp_path / "x.pt")
-    batch = make_encoder(load_sae(tmp_path / "x.pt")).encode(state["pre_b"].unsqueeze(0))
+    batch = Encoder(load_sae(tmp_path / "x.pt")).encode(state["pre_b"].unsqueeze(0))
     assert (len(batch), batch.nnz) == (1, 0)
 
 
@@ -306,7 +306,7 @@ def test_what_is_above_a_threshold_is_what_numpy_finds_there(values, seed):
 
 
 def test_refuses_another_width():
-    encoder = make_encoder(load_sae(inference_sae("topk")))
+    encoder = Encoder(load_sae(inference_sae("topk")))
     with raises(InvalidInputError, "width-mismatch", "(5, 7)", D_IN):
         encoder.encode(torch.zeros(5, 7))
     with raises(InvalidInputError, "not-float", "int64"):
@@ -319,11 +319,11 @@ def test_refuses_what_is_not_finite(architecture, bad):
     x = embeddings()
     x[7, 2] = bad
     with raises(InvalidInputError, "not-finite", "row 1,007", "feature"):
-        make_encoder(load_sae(inference_sae(architecture))).encode(x, first_row=1000)
+        Encoder(load_sae(inference_sae(architecture))).encode(x, first_row=1000)
 
 
 def test_refuses_a_zero_row_where_the_sae_divides_by_its_norm():
-    encoder = make_encoder(load_sae(inference_sae("standard", normalize_activations="constant_norm_rescale")))
+    encoder = Encoder(load_sae(inference_sae("standard", normalize_activations="constant_norm_rescale")))
     with raises(InvalidInputError, "not-finite", "row 3", "all zeros"):
         encoder.encode(embeddings())
 
@@ -333,7 +333,7 @@ def test_refuses_a_device_that_is_not_there(device, tmp_path):
     if device == "mps" and torch.backends.mps.is_available():
         pytest.skip("it is there")
     with raises(InvalidInputError, "unusable-device", f"{device!r}", "cpu") as caught:
-        make_encoder(load_sae(inference_sae("topk")), device)
+        Encoder(load_sae(inference_sae("topk")), device)
     assert len(str(caught.value)) < 350
     with raises(InvalidInputError, "unusable-device", f"{device!r}"):  # before the model is looked for
         build("A", store=tmp_path / "s", texts=["a"], model="no/model", sae=inference_sae("topk"), device=device)
@@ -355,12 +355,12 @@ def test_explained_variance_is_that_of_the_reconstruction(architecture, norm, ap
     with torch.no_grad():
         lost = x - sae.decode(sae.encode(x))
     expected = 1 - (lost.square().sum() / (x.double() - x.double().mean(0)).square().sum()).item()
-    encoder = make_encoder(load_sae(sae))
+    encoder = Encoder(load_sae(sae))
     assert encoder.explained_variance(x, encoder.encode(x)) == pytest.approx(expected, rel=1e-9)
 
 
 def test_explained_variance_of_half_precision_and_of_rows_all_alike():
-    encoder = make_encoder(load_sae(inference_sae("topk", dtype="bfloat16")))
+    encoder = Encoder(load_sae(inference_sae("topk", dtype="bfloat16")))
     x = embeddings()
     assert np.isfinite(encoder.explained_variance(x, encoder.encode(x)))
     alike = x[:1].expand(5, -1)
@@ -444,7 +444,7 @@ def test_equals_sae_lens_on_real_embeddings(example):
     assert loaded.name == f"{example}-sae"
     rows = np.load(folder / "embeddings.npy", mmap_mode="r")
     x = torch.from_numpy(rows[:: max(1, len(rows) // 2000)][:2000].copy())
-    encoder = make_encoder(loaded)
+    encoder = Encoder(loaded)
     batch = encoder.encode(x)
     assert_is(batch, sae_lens.SAE.load_from_disk(folder / "sae").encode(x))
     assert encoder.explained_variance(x, batch) > 0.7
@@ -455,7 +455,7 @@ def test_equals_sae_lens_on_real_embeddings(example):
 def test_equals_sae_lens_on_a_gpu(architecture):
     sae = inference_sae(architecture)
     x = embeddings()
-    encoder = make_encoder(load_sae(sae), "cuda")
+    encoder = Encoder(load_sae(sae), "cuda")
     batch = encoder.encode(x)
     assert_is(batch, sae.encode(x.cuda()).cpu())  # the SAE itself was moved
     assert np.isfinite(encoder.explained_variance(x, batch))

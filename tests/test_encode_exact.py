@@ -17,7 +17,7 @@ from saestore.sae import load_sae  # noqa: E402
 from saestore.sae.bf16.candidates import CandidateFilter  # noqa: E402
 from saestore.sae.bf16.error_bounds import RowBounds, as_bfloat16, prepare  # noqa: E402
 from saestore.sae.bf16.self_test import find_violation, is_profitable  # noqa: E402
-from saestore.sae.encode import make_encoder  # noqa: E402
+from saestore.sae.encode import Encoder  # noqa: E402
 from saestore.sae.forward import AboveThreshold, Affine, TopK, forward_of  # noqa: E402
 
 D_IN, D_SAE, K, ROWS = 48, 1152, 4, 64
@@ -97,7 +97,7 @@ DATA = ("random", "zero", "constant", "huge", "tiny", "subnormal", "outliers", "
 
 def both(loaded, x, batch_rows=ROWS):
     """What the float32 product and the candidates give; and the Encoder of the latter."""
-    encoders = [make_encoder(loaded, matmul_precision=exact) for exact in ("float32", "bfloat16")]
+    encoders = [Encoder(loaded, matmul_precision=exact) for exact in ("float32", "bfloat16")]
     for encoder in encoders:
         encoder.batch_rows = batch_rows
     return *(encoder.encode(x) for encoder in encoders), encoders[1]
@@ -177,7 +177,7 @@ def test_refuses_the_row_that_the_float32_product_refuses(kind, bad, tmp_path):
     x[7] = bad
     messages = []
     for exact in ("float32", "bfloat16"):
-        encoder = make_encoder(sae_of(kind, tmp_path), matmul_precision=exact)
+        encoder = Encoder(sae_of(kind, tmp_path), matmul_precision=exact)
         encoder.batch_rows = ROWS
         with raises(InvalidInputError, "not-finite", "row 1,007", "feature") as caught:
             encoder.encode(x, first_row=1000)
@@ -260,10 +260,10 @@ def test_a_batch_with_many_such_rows_falls_back_whole():
 @pytest.mark.parametrize("exact", ["auto", "bfloat16"])
 def test_auto_leaves_off_where_rows_keep_falling_back(exact, monkeypatch):
     monkeypatch.setattr("saestore.sae.bf16.is_profitable", lambda _: True)  # as it would of a larger SAE
-    encoder = make_encoder(spread_out(), matmul_precision=exact)
+    encoder = Encoder(spread_out(), matmul_precision=exact)
     encoder.batch_rows = ROWS
     x = torch.zeros(ROWS * 40, D_IN)
-    assert_equal(encoder.encode(x), make_encoder(spread_out(), matmul_precision="float32").encode(x))
+    assert_equal(encoder.encode(x), Encoder(spread_out(), matmul_precision="float32").encode(x))
     rows = encoder.encoding["rows"]
     assert encoder.encoding["rows_fallback"] == rows
     assert rows == len(x) if exact == "bfloat16" else 0 < rows < len(x)
@@ -390,30 +390,30 @@ def test_bfloat16_is_refused_where_it_cannot_be_had():
         "100 features are not a multiple of 32": sae_lens.TopKSAE(sae_lens.TopKSAEConfig(d_in=8, d_sae=100, k=2)),
     }
     for reason, sae in cases.items():
-        assert make_encoder(load_sae(sae)).encoding == {"mode": "float32"}
+        assert Encoder(load_sae(sae)).encoding == {"mode": "float32"}
         with raises(InvalidInputError, "bfloat16-unsupported", "cpu", reason):
-            make_encoder(load_sae(sae), matmul_precision="bfloat16")
+            Encoder(load_sae(sae), matmul_precision="bfloat16")
     with raises(InvalidInputError, "unknown-choice", "int8", "'auto', 'float32', 'bfloat16'"):
-        make_encoder(load_sae(cases["are float64"]), matmul_precision="int8")
+        Encoder(load_sae(cases["are float64"]), matmul_precision="int8")
 
 
 def test_auto_takes_it_where_it_pays():
     loaded = sae_of("topk", d_in=768, d_sae=16_384, k=8)
-    encoder, x = make_encoder(loaded), random(64, 768)
+    encoder, x = Encoder(loaded), random(64, 768)
     encoder.batch_rows = 64
     batch = encoder.encode(x)
     expected_mode = "bfloat16-candidates" if is_profitable(forward_of(loaded.module)) else "float32"
     assert encoder.encoding["mode"] == expected_mode
-    assert_equal(batch, make_encoder(loaded, matmul_precision="float32").encode(x))
+    assert_equal(batch, Encoder(loaded, matmul_precision="float32").encode(x))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_the_float32_product_on_a_gpu(kind, tmp_path):
-    expected = make_encoder(sae_of(kind, tmp_path, d_in=768, d_sae=16_384, k=8), "cuda", "float32")
+    expected = Encoder(sae_of(kind, tmp_path, d_in=768, d_sae=16_384, k=8), "cuda", "float32")
     x = random(4096, 768)
     try:
-        encoder = make_encoder(sae_of(kind, tmp_path, d_in=768, d_sae=16_384, k=8), "cuda", "bfloat16")
+        encoder = Encoder(sae_of(kind, tmp_path, d_in=768, d_sae=16_384, k=8), "cuda", "bfloat16")
     except InvalidInputError as refused:
         pytest.skip(str(refused))
     assert_equal(encoder.encode(x), expected.encode(x))

@@ -76,8 +76,8 @@ def test_combinations(files, tmp_path):
             saestore.build("Mine", store=tmp_path / "store", progress=False, **how)
         assert named in str(caught.value)
         assert not (tmp_path / "store").exists()
-    refuses(tmp_path, "unknown-choice", "'token'", "patch or cls", **of_images(files, sample_type="token"))
-    refuses(tmp_path, "unknown-choice", "'patch'", "token or cls", **of_texts(files, sample_type="patch"))
+    refuses(tmp_path, "unknown-choice", "'token'", "'patch' or 'cls'", **of_images(files, sample_type="token"))
+    refuses(tmp_path, "unknown-choice", "'patch'", "'token' or 'cls'", **of_texts(files, sample_type="patch"))
     refuses(tmp_path, "unknown-choice", "model_dtype='int8'", **of_images(files, model_dtype="int8"))
     refuses(tmp_path, "invalid-count", "batch_size 0", **of_images(files, batch_size=0))
 

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 safetensors = pytest.importorskip("safetensors.torch")
 
 from saestore.sae import load_sae  # noqa: E402
-from saestore.sae.encode import make_encoder  # noqa: E402
+from saestore.sae.encode import Encoder  # noqa: E402
 
 D, F, K = 12, 40, 5
 X = torch.randn(60, D, generator=torch.Generator().manual_seed(1))
@@ -30,7 +30,7 @@ def weights(seed=0):
 
 
 def dense_of(sae, x=X):
-    rows = make_encoder(sae).encode(x)
+    rows = Encoder(sae).encode(x)
     out = np.zeros((len(x), sae.d_sae), np.float32)
     out[np.repeat(np.arange(len(x)), np.diff(rows.indptr)), rows.indices] = rows.data
     return out
@@ -432,7 +432,7 @@ def test_an_object_may_give_sparse_tensors_and_numpy_widths():
         def encode(self, x):
             return x.relu().to_sparse()
 
-    rows, dense = make_encoder(load_sae(Sparse())).encode(X), X.relu().numpy()
+    rows, dense = Encoder(load_sae(Sparse())).encode(X), X.relu().numpy()
     assert np.array_equal(rows.rows(), np.nonzero(dense)[0])
     assert np.array_equal(rows.data, dense[np.nonzero(dense)])
 

@@ -26,7 +26,7 @@ import huggingface_hub.constants  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from saestore.sae import REGISTERED, load_sae  # noqa: E402
-from saestore.sae.encode import make_encoder  # noqa: E402
+from saestore.sae.encode import Encoder  # noqa: E402
 from saestore.sae.loaded import name_from_path, slug  # noqa: E402
 from saestore.sae.releases import find_releases  # noqa: E402
 
@@ -98,7 +98,7 @@ def test_a_folder_is_what_sae_lens_loads_of_it(architecture, norm, tmp_path):
     loaded, x = load_sae(tmp_path / "x"), torch.randn(20, D_IN)
     assert not isinstance(loaded.module, sae_lens.SAE)
     assert loaded.fingerprint() == load_sae(theirs).fingerprint()
-    encoder = make_encoder(loaded)
+    encoder = Encoder(loaded)
     rows, dense = encoder.encode(x), theirs.encode(x).detach().numpy()
     np.testing.assert_array_equal(rows.rows(), np.nonzero(dense)[0])
     np.testing.assert_array_equal(rows.data, dense[np.nonzero(dense)])
@@ -183,7 +183,7 @@ def test_a_key_that_sae_lens_leaves_out_is_warned_of(folder):
 
 
 def test_a_scale_that_is_not_folded_is_folded_or_warned_of(folder):
-    plain = make_encoder(load_sae(folder))
+    plain = Encoder(load_sae(folder))
     edit_config(folder, normalize_activations="expected_average_only_in")
     with pytest.warns(UserWarning, match="expected_average_only_in"):
         load_sae(folder)
@@ -191,7 +191,7 @@ def test_a_scale_that_is_not_folded_is_folded_or_warned_of(folder):
     loaded = load_sae(folder)  # without a warning: the checkpoint has the factor
     assert loaded.info["normalize_activations"] == "none"
     x = torch.randn(20, D_IN)
-    scaled, expected = make_encoder(loaded).encode(x), plain.encode(2 * x)
+    scaled, expected = Encoder(loaded).encode(x), plain.encode(2 * x)
     np.testing.assert_array_equal(scaled.indices, expected.indices)
     np.testing.assert_allclose(scaled.data, expected.data, rtol=1e-5)
     assert loaded.fingerprint() != load_sae(topk()).fingerprint()
@@ -290,7 +290,7 @@ def test_transcoders_encode_and_do_not_decode(name, tmp_path):
     for spec in (tmp_path / "t", sae):
         loaded = load_sae(spec)
         assert loaded.info["transcodes"] is True
-        encoder = make_encoder(loaded)
+        encoder = Encoder(loaded)
         rows = encoder.encode(x)
         dense = np.zeros((20, D_SAE), np.float32)
         dense[np.repeat(np.arange(20), np.diff(rows.indptr)), rows.indices] = rows.data

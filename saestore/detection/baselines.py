@@ -16,13 +16,13 @@ from saestore.errors import MissingDependencyError
 from saestore.query.reader import SetReader
 from saestore.scoring.pooling import Pooling
 from saestore.scoring.thresholds import Threshold, best_quantile
+from saestore.sparse_rows import Array
 
 if TYPE_CHECKING:
     import scipy.sparse
 
     from saestore.embeddings.base import EmbeddingSource
 
-Array = np.ndarray[Any, Any]
 
 METHODS = ("difference", "logistic", "svm", "k-means")
 # Other scores of an item from the cosines of its samples with the difference of means.

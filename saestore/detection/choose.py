@@ -12,12 +12,12 @@ from saestore.detection.inputs import CHOOSE, Inputs, Split
 from saestore.query.posting_lists import PostingLists
 from saestore.scoring.ranks import find_hits, rank, split_by_cost
 from saestore.scoring.thresholds import count_reaching, list_quantiles, middle_best
+from saestore.sparse_rows import Array
 from saestore.storage import in_order
 
 if TYPE_CHECKING:
     import scipy.sparse
 
-Array = np.ndarray[Any, Any]
 
 _PIECE = 1 << 18  # positive rows, or pairs of feature and concept, that are evaluated at a time
 
@@ -74,21 +74,13 @@ class FeatureThresholds:
 
 
 def best_on_calibration(inputs: Inputs, features: Array, recalls: Array, n: int) -> FeatureThresholds:
-    """The `n` best features of each concept by F1 on the calibration split, each with its best target recall.
+    """The `n` best `features` of each concept by F1 on the calibration split, each with its best target recall.
 
     A threshold is the ``1 - recall`` quantile of the activations above 0 of the concept's positive rows. A feature
-    without any is not a candidate. Of several recalls with the same F1 the middle one is chosen, of two in the middle
-    the smaller: it is farthest from both ends of what does as well. Units of unknown label count for nothing.
+    without any is not a candidate. Of several recalls (ascending, as the features) with the same F1 the middle one is
+    chosen, of two in the middle the smaller: it is farthest from both ends of what does as well. Units of unknown label
+    count for nothing.
 
-    Parameters
-    ----------
-    features
-        Ascending.
-    recalls
-        Ascending float64.
-
-    Notes
-    -----
     Memory: a block of a million entries or the longest list; per processor a piece of about 260,000 positive rows and
     pairs of feature and concept, or one list, with a few hundred bytes each; the candidates.
     """

@@ -12,9 +12,9 @@ from saestore.detection.options import DetectionOptions
 from saestore.scoring.bootstrap import BootstrapSampler
 from saestore.scoring.metrics import COUNTS, BootstrapCounts, evaluate
 from saestore.scoring.thresholds import Threshold, best_between, f1_at, middle_best, quantiles_of
+from saestore.sparse_rows import Array
 from saestore.vocabulary import METRICS
 
-Array = np.ndarray[Any, Any]
 Row = dict[str, Any]
 
 STRONGEST = (1, 5, 10)  # percent of the samples on which a feature is above 0
@@ -35,16 +35,9 @@ class Evaluation:
         return best_between(scores[known], self.cal.truth(concept)[known], above)
 
     def row(self, concept: int, method: str, threshold: Threshold, scores: Array, **chosen: Any) -> Row:
-        """One result.
+        """One result: a `threshold` from the calibration split, and the `scores` of every test unit, float64.
 
-        Parameters
-        ----------
-        threshold
-            Chosen on the calibration split.
-        scores
-            Of every test unit, float64.
-        chosen
-            ``feature``, ``features`` and ``setting``, if any.
+        `chosen` has ``feature``, ``features`` and ``setting``, if any.
         """
         known = self.test.known(concept)
         scores, truth, items = scores[known], self.test.truth(concept)[known], self.test.item_of_unit[known]
@@ -76,27 +69,21 @@ class Evaluation:
         return rows
 
     def localise(self, chosen: FeatureThresholds) -> list[Row]:
-        """A row for each chosen feature whose concept is labelled on samples.
+        """A row for each chosen feature whose concept is labelled on samples. Memory: two columns over a split.
 
         In detected items, the samples at or above a second threshold are predicted to have the concept. It is the
-        quantile of a target recall not below the detection's, with the best F1 over the samples of detected
-        calibration items. Results are over the samples of detected test items.
-
-        Memory: two columns over a split.
+        quantile of a target recall not below the detection's, with the best F1 over the samples of detected calibration
+        items. Results are over the samples of detected test items.
         """
         inputs = self.inputs
         if inputs.sample_labels is None:
             return []
         # A feature may be chosen by the mean of items and still never be above 0 on the samples of the concept.
         chosen = chosen.take(np.flatnonzero(inputs.from_samples[chosen.concept] & (chosen.n_rows > 0)))
-        if not len(chosen):
-            return []
-        seconds: dict[int, Threshold] = {}
-        for i, column, scores in self._columns(self.cal, chosen):
-            seconds[i] = self._second(column, scores, chosen.take(np.array([i])))
-        rows: dict[int, Row] = {}
-        for i, column, scores in self._columns(self.test, chosen):
-            rows[i] = self._located(column, scores, chosen.take(np.array([i])), seconds[i])
+        one = [chosen.take(np.array([i])) for i in range(len(chosen))]
+        second = {i: self._second(column, scores, one[i]) for i, column, scores in self._columns(self.cal, chosen)}
+        of_test = self._columns(self.test, chosen)
+        rows = {i: self._located(column, scores, one[i], second[i]) for i, column, scores in of_test}
         return [rows[i] for i in range(len(chosen))]
 
     def _columns(self, split: Split, chosen: FeatureThresholds) -> Any:

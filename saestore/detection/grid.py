@@ -19,8 +19,7 @@ from saestore.query.reader import Level, SetReader
 from saestore.query.results import ResultTable
 from saestore.query.slices import DENSE_LIMIT, check_size
 from saestore.scoring.metrics import ratios
-
-Array = np.ndarray[Any, Any]
+from saestore.sparse_rows import Array
 
 _RATIOS = ("precision", "recall", "accuracy", "f1", "tpr", "fpr", "tnr", "fnr")
 

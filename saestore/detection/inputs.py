@@ -15,12 +15,12 @@ from saestore.query.reader import Level, SetReader
 from saestore.scoring.concept_scores import read_labels
 from saestore.scoring.pooling import Pooling
 from saestore.scoring.splits import described, samples_of, samples_on
+from saestore.sparse_rows import Array
 from saestore.table_info import TableInfo
 
 if TYPE_CHECKING:
     import scipy.sparse
 
-Array = np.ndarray[Any, Any]
 
 _BLOCK = 1 << 20  # entries of lists that are read at a time
 FIT, CHOOSE, REPORT = "fit_on", "choose_on", "report_on"  # what a part of the samples is for
@@ -78,10 +78,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Inputs:
-    """One activation set as detection sees it.
-
-    Memory: 9 bytes per sample, and 5 per true or unknown label.
-    """
+    """One activation set as detection sees it. Memory: 9 bytes per sample, and 5 per true or unknown label."""
 
     # The set, what is predicted, and how an item is scored.
     reader: SetReader

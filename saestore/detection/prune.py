@@ -10,9 +10,7 @@ from saestore.detection.inputs import CHOOSE, Inputs
 from saestore.detection.options import DetectionOptions
 from saestore.scoring.splits import described
 from saestore.scoring.thresholds import decimal, list_quantiles, quantiles_of
-from saestore.sparse_rows import pointers
-
-Array = np.ndarray[Any, Any]
+from saestore.sparse_rows import Array, pointers
 
 _FENCE = 3.0  # interquartile ranges above the upper quartile, in the logarithm: Tukey's "far out"
 
@@ -39,14 +37,8 @@ def prune(inputs: Inputs, options: DetectionOptions, named: Array | None = None)
 def choose(n_active: Array, p99: Array, n_rows: int, options: DetectionOptions) -> tuple[Array, dict[str, Any]]:
     """Features that are kept, ascending, and the rules with the number of features that each of them left out.
 
-    Parameters
-    ----------
-    n_active
-        Calibration samples on which each feature is above 0.
-    p99
-        99th percentile of these activations, NaN without any.
-    n_rows
-        Number of calibration samples.
+    `n_active` counts the calibration samples on which each feature is above 0, `p99` is the 99th percentile of these
+    activations, NaN without any; there are `n_rows` such samples.
     """
     fraction = n_active / n_rows
     min_active = default_min_active(n_rows) if options.min_active is None else options.min_active

@@ -19,8 +19,7 @@ from saestore.query.details import feature_names
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.reader import Level, SetReader
 from saestore.scoring.splits import described, disjoint
-
-Array = np.ndarray[Any, Any]
+from saestore.sparse_rows import Array
 
 
 @retry_on_stale_snapshot

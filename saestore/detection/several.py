@@ -12,11 +12,11 @@ from saestore.detection.evaluation import Evaluation, Row
 from saestore.detection.inputs import FIT, Inputs, Split
 from saestore.errors import require
 from saestore.scoring.thresholds import NO_THRESHOLD, Threshold, f1_at
+from saestore.sparse_rows import Array
 
 if TYPE_CHECKING:
     import scipy.sparse
 
-Array = np.ndarray[Any, Any]
 
 METHODS = ("or", "mean")
 # Inverse strengths of the penalty; the best on the calibration split is chosen, of equal ones the sparsest.

@@ -14,13 +14,13 @@ from saestore.errors import InvalidInputError, MissingDependencyError, SaestoreE
 from saestore.query import distribution
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.segment import Segment
+from saestore.sparse_rows import Array
 from saestore.stats import Moments
 from saestore.tables.item_index import ItemIndex
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
 
-Array = np.ndarray[Any, Any]
 
 ALWAYS_ON = 0.5  # share of the samples
 NUMERICAL = 0.01  # share of the non-zeros that other hardware may add, drop or change

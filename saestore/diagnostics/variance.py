@@ -10,14 +10,13 @@ import torch
 from saestore.embeddings.base import EmbeddingSource
 from saestore.errors import InvalidInputError
 from saestore.sae import LoadedSAE
-from saestore.sae.encode import make_encoder
+from saestore.sae.encode import Encoder
 from saestore.sae.forward import AboveThreshold, Forward, TopK, forward_of
-from saestore.sparse_rows import SparseRows
+from saestore.sparse_rows import Array, SparseRows
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
 
-Array = np.ndarray[Any, Any]
 
 _RUNS = 64
 _TRIED = 128  # embeddings that other scales are tried on
@@ -52,7 +51,7 @@ def compare(acts: SetReader, sae: LoadedSAE, source: EmbeddingSource, rows: Arra
     """How well the stored activations of some samples reconstruct their embeddings; see `Diagnosis.reconstruction`."""
     x, matrix, forward = _read(source, rows), acts.sparse(rows), forward_of(sae.module)
     stored = SparseRows(matrix.indptr.astype(np.int64), matrix.indices, matrix.data)
-    encoder = make_encoder(sae)
+    encoder = Encoder(sae)
     with torch.inference_mode():
         decoded, given = decoded_rows(forward, x, stored), x.double()
     encoded = encoder.encode(x)
@@ -80,7 +79,7 @@ def best_scale(sae: LoadedSAE, x: torch.Tensor) -> dict[str, Any]:
     around the best. A factor other than 1 must explain more than 1 by 0.01.
     """
     x = x[:: max(1, len(x) // _TRIED)][:_TRIED].double()
-    encoder, bias = make_encoder(sae), getattr(forward_of(sae.module).decode, "bias", None)
+    encoder, bias = Encoder(sae), getattr(forward_of(sae.module).decode, "bias", None)
 
     def explain(shift: Any, power: float) -> float:
         tried = (x * 2.0**power + shift).float()

@@ -15,21 +15,6 @@ import torch
 from saestore.errors import InvalidInputError, OutOfRangeError
 from saestore.files import refuse_unused
 
-__all__ = [
-    "DTYPES",
-    "WHOLE",
-    "EmbeddingSource",
-    "MaskedSource",
-    "Matrix",
-    "Names",
-    "Part",
-    "PartedSource",
-    "checked",
-    "pick",
-    "rows_fingerprint",
-    "stated_in",
-]
-
 Names = Sequence[str]
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 # What activations may be besides, in the same layouts.
@@ -47,28 +32,14 @@ REMAP_BYTES = 64 << 20
 
 @runtime_checkable
 class EmbeddingSource(Protocol):
-    """Rows of embeddings, read by slice.
+    """Rows of embeddings, read by slice."""
 
-    Attributes
-    ----------
-    path : str
-        Where they are, for messages and records.
-    layout : str
-        "pt", "pt chunks", "npy", "safetensors", "zarr" or "array".
-    n_rows, d_in : int
-        Shape.
-    dtype : str
-        One of `DTYPES`.
-    item_size : int or None
-        Rows per item, of an array (n_items, rows, d_in); None for a plain matrix.
-    """
-
-    path: str
-    layout: str
+    path: str  # where they are, for messages and records
+    layout: str  # such as "pt", "pt chunks", "npy", "zarr" or "array"
     n_rows: int
-    d_in: int
-    dtype: str
-    item_size: int | None
+    d_in: int  # width of a row
+    dtype: str  # one of `DTYPES`
+    item_size: int | None  # rows per item, of an array (n_items, rows, d_in); None for a plain matrix
 
     def read(self, start: int, stop: int) -> torch.Tensor:
         """Return rows ``start`` to ``stop`` on the CPU in their own dtype, (stop - start, d_in)."""
@@ -116,40 +87,20 @@ class Part:
 
 
 class PartedSource:
-    """An `EmbeddingSource` over parts that follow each other.
+    """An `EmbeddingSource` over parts in row order, from row 0, without gap or overlap.
 
     Parts are opened when needed and at most four at a time. A read takes the memory of its slice (for zarr also of the
     chunks it touches), and mapped file pages of 64 MiB per part, or of the slice where that is more, which the kernel
     can take back at any time.
-
-    Parameters
-    ----------
-    path, layout
-        As in `EmbeddingSource`.
-    d_in, dtype
-        Width and dtype of every part.
-    parts
-        In row order, from row 0, without gap or overlap.
     """
 
     def __init__(
-        self,
-        path: str,
-        layout: str,
-        d_in: int,
-        dtype: str,
-        parts: Sequence[Part],
-        *,
-        item_size: int | None = None,
-        stated: Mapping[str, str] | None = None,
-    ) -> None:
+        self, path: str, layout: str, d_in: int, dtype: str, parts: Sequence[Part], *,
+        item_size: int | None = None, stated: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        self.path, self.layout, self.d_in, self.dtype = path, layout, d_in, dtype
         self.item_size, self.stated = item_size, stated or {}
-        self.path = path
-        self.layout = layout
-        self.n_rows = parts[-1].stop
-        self.d_in = d_in
-        self.dtype = dtype
-        self._parts = tuple(parts)
+        self.n_rows, self._parts = parts[-1].stop, tuple(parts)
         self._starts = [part.start for part in parts]
         self._open: dict[int, tuple[Matrix, int]] = {}
         self._lock = threading.Lock()
@@ -160,14 +111,13 @@ class PartedSource:
     ) -> PartedSource:
         """Make a source of a single file or array, once `checked`.
 
-        Parameters
-        ----------
-        width
-            Of a row, where known. An array of more than two dimensions is taken for rows of this width, or else of its
-            last dimension: (n_items, rows, d_in), or (n, heads, d_head) of attention heads.
+        An array of more than two dimensions is taken for rows of `width` values, or else of its last dimension:
+        (n_items, rows, d_in), or (n, heads, d_head) of attention heads.
         """
         given = opener()
-        shape, inner = given.shape, _inner(given.shape, width)
+        shape = given.shape
+        # How many of the last dimensions make a row.
+        inner = next((n for n in range(1, len(shape)) if int(np.prod(shape[-n:])) == width), 1)
 
         def flat() -> Matrix:
             return opener() if len(shape) <= 2 else flattened(opener(), inner)
@@ -181,15 +131,7 @@ class PartedSource:
         return f"<embeddings {self.n_rows:,} x {self.d_in:,} {self.dtype}, {self.layout}: {self.path}>"
 
     def read(self, start: int, stop: int) -> torch.Tensor:
-        """Return rows ``start`` to ``stop`` on the CPU in their own dtype, (stop - start, d_in), as a copy.
-
-        Raises
-        ------
-        OutOfRangeError
-            If the slice leaves the rows that there are.
-        InvalidInputError
-            If the rows cannot be decoded.
-        """
+        """Return rows ``start`` to ``stop`` on the CPU in their own dtype, (stop - start, d_in), as a copy."""
         if not 0 <= start <= stop <= self.n_rows:
             raise OutOfRangeError(
                 f"rows {start} to {stop} are not within the {self.n_rows:,} rows of {self.path}",
@@ -206,13 +148,7 @@ class PartedSource:
         return out
 
     def fingerprint(self, n_rows: int | None = None) -> str:
-        """Return a SHA-256 (hex) over shape, dtype and 256 evenly spaced rows, the first and the last among them.
-
-        Parameters
-        ----------
-        n_rows
-            Of the first `n_rows` rows only, as a source of only those would have it.
-        """
+        """Return a SHA-256 (hex) over shape, dtype and 256 evenly spaced rows, the first and the last among them."""
         return rows_fingerprint(self, n_rows)
 
     def _fill(self, out: torch.Tensor, index: int, start: int) -> None:
@@ -226,12 +162,6 @@ class PartedSource:
             while len(self._open) > _MOST_OPEN:
                 del self._open[next(iter(self._open))]
         matrix.fill(out, start, start + len(out))
-
-
-def _inner(shape: tuple[int, ...], width: int | None) -> int:
-    """How many of the last dimensions make a row."""
-    fits = [n for n in range(1, len(shape)) if int(np.prod(shape[-n:])) == width]
-    return fits[0] if fits else 1
 
 
 def flattened(matrix: Matrix, inner: int) -> Matrix:
@@ -251,15 +181,10 @@ def flattened(matrix: Matrix, inner: int) -> Matrix:
 
 
 class MaskedSource:
-    """The rows of another source that a mask keeps.
+    """The rows of another source that a mask keeps, bool (n_rows,).
 
-    Parameters
-    ----------
-    keep
-        bool (n_rows,).
-    ptr
-        Which rows of `source` belong to which item, int64 (n_items + 1,), where its rows are computed by a model: then
-        the fingerprint is the source's and the mask's, and no row is computed for it.
+    `ptr` is which rows of `source` belong to which item, int64 (n_items + 1,), where its rows are computed by a model:
+    then the fingerprint is the source's and the mask's, and no row is computed for it.
     """
 
     def __init__(self, source: EmbeddingSource, keep: np.ndarray, ptr: np.ndarray | None = None) -> None:
@@ -301,13 +226,7 @@ def rows_fingerprint(source: EmbeddingSource, n_rows: int | None) -> str:
 
 
 def checked(matrix: Matrix, where: str, dtypes: Names = DTYPES) -> Matrix:
-    """Return the matrix if it can be embeddings.
-
-    Raises
-    ------
-    InvalidInputError
-        If it does not have two dimensions, rows and columns, and a floating dtype.
-    """
+    """Return the matrix if it can be embeddings: rows and columns, of one of `dtypes`."""
     if matrix.dtype not in dtypes:
         raise InvalidInputError(
             f"{where} is {matrix.dtype}; it must be one of {', '.join(dtypes)}", code="unsupported-dtype"
@@ -320,26 +239,10 @@ def checked(matrix: Matrix, where: str, dtypes: Names = DTYPES) -> Matrix:
 
 
 def pick(shapes: dict[str, tuple[int, ...]], key: str | None, where: str, choose: str, others: Names = ()) -> str:
-    """Choose the tensor that holds the embeddings.
+    """Choose the tensor that holds the embeddings, of `shapes` by name; `choose` is the advice how to name it.
 
-    Parameters
-    ----------
-    shapes
-        Shape of each tensor, by name.
-    key
-        The requested name, or None for "embeddings", "normalized_embeddings" or the only 2-D one.
-    where
-        The file, for messages.
-    choose
-        How to name the right one, for messages.
-    others
-        Names of tensors that are read besides, such as a mask.
-
-    Raises
-    ------
-    InvalidInputError
-        If there is none, or several and no name; or another tensor has a value per row, such as a mask of padding,
-        which would be ignored (``unused-tensor``).
+    It is `key`, or else "embeddings", "normalized_embeddings" or the only 2-D one. Another tensor with a value per row,
+    such as a mask of padding, is refused (``unused-tensor``) unless it is one of the `others`, which are read besides.
     """
     shapes = {name: shape for name, shape in shapes.items() if name not in others}
     matrices = [name for name, shape in shapes.items() if len(shape) >= 2]

@@ -12,34 +12,27 @@ import torch
 from saestore.embeddings.base import REMAP_BYTES, Matrix, Part, PartedSource, checked, rows_fingerprint
 from saestore.errors import InvalidInputError
 
-__all__ = ["BatchSource", "spooled"]
-
 
 class BatchSource:
     """Embeddings in batches of any size, in order; from the start again for earlier rows.
 
-    A build goes through the batches several times; they must have the same rows each time. Memory: the batches of a
-    read.
-
-    Parameters
-    ----------
-    batches
-        Returns an iterator over tensors or arrays, (n, d_in) or (n_items, rows, d_in), each in row order.
-    n_rows
-        Rows of all batches.
+    `batches` returns an iterator over tensors or arrays, (n, d_in) or (n_items, rows, d_in), each in row order. A build
+    goes through them several times; they must have the same rows each time. Memory: the batches of a read.
     """
 
     path, layout = "batches", "batches"
+    item_size: int | None
+    _shape: tuple[int, ...] | None = None  # of a row in a batch, or of an item
 
     def __init__(self, batches: Callable[[], Iterable[Any]], n_rows: int) -> None:
         self._batches, self.n_rows = batches, n_rows
         self._iterator: Iterator[Any] = iter(())
-        self._shape: tuple[int, ...] | None = None  # of a row in a batch, or of an item
         self._held, self._start = torch.empty(0, 0), 0
         self._rewind()
         self.dtype = str(self._held.dtype).removeprefix("torch.")
         self.d_in = checked(Matrix(tuple(self._held.shape), self.dtype, lambda *_: None), "a batch").shape[1]
-        self.item_size = self._rows_per_item()
+        shape = self._shape or ()
+        self.item_size = None if len(shape) < 2 else int(np.prod(shape[:-1]))
 
     def read(self, start: int, stop: int) -> torch.Tensor:
         """Return rows ``start`` to ``stop`` on the CPU; refuses batches that end before them or differ in width."""
@@ -64,9 +57,6 @@ class BatchSource:
     def fingerprint(self, n_rows: int | None = None) -> str:
         """Return a SHA-256 (hex), as of a file with these rows."""
         return rows_fingerprint(self, n_rows)
-
-    def _rows_per_item(self) -> int | None:
-        return None if self._shape is None or len(self._shape) < 2 else int(np.prod(self._shape[:-1]))
 
     def _rewind(self) -> None:
         batches = self._batches()

@@ -26,23 +26,6 @@ from saestore.files import (
 )
 from saestore.npz import NpzFile
 
-__all__ = [
-    "is_zarr",
-    "numpy_matrix",
-    "open_arrow_folder",
-    "open_dataset",
-    "open_h5",
-    "open_npy",
-    "open_npz",
-    "open_parquet",
-    "open_pt",
-    "open_safetensors",
-    "open_zarr",
-    "saev_parts",
-    "torch_matrix",
-    "zarr_matrix",
-]
-
 _SAFETENSORS_DTYPES = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint"}
 
 
@@ -213,12 +196,7 @@ def open_arrow_folder(path: Path) -> Matrix:
 def saev_parts(path: Path, layer: int | None) -> tuple[list[Matrix], tuple[int, int]]:
     """Open saev's shards, ``acts*.bin`` beside ``metadata.json``: one layer, CLS left out.
 
-    Returns
-    -------
-    parts : list of Matrix
-        (images, patches, d_vit) each.
-    shape : tuple of int
-        Patches of an image, and width.
+    Returns matrices of (images, patches, d_vit), and the number of patches of an image and the width.
     """
     facts = read_json(path / "metadata.json")
     try:

@@ -16,19 +16,9 @@ if TYPE_CHECKING:
 
 
 def embeddings_of(reader: SetReader, embeddings: Any = None) -> EmbeddingSource:
-    """Open the embeddings of a set, one row per sample.
+    """Open the embeddings of a set, one row per sample; by default from where the set was built.
 
-    Parameters
-    ----------
-    embeddings
-        As `saestore.build` takes them; by default where the set was built from.
-
-    Raises
-    ------
-    NotFoundError
-        The set does not record where its embeddings are, or they are no longer there.
-    InvalidInputError
-        They are not the embeddings of the set: another number of rows, or another fingerprint than the recorded one.
+    Embeddings with another number of rows, or another fingerprint than the recorded one, are refused.
     """
     source = reader.attributes.source
     recorded = source if source.get("kind") == "embeddings" else {}

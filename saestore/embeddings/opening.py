@@ -14,47 +14,22 @@ import torch
 import zarr
 
 from saestore import layouts
-from saestore.embeddings.base import (
-    DTYPES,
-    EmbeddingSource,
-    Matrix,
-    Names,
-    Part,
-    PartedSource,
-    flattened,
-    pick,
-)
+from saestore.embeddings import matrices
+from saestore.embeddings.base import DTYPES, EmbeddingSource, Matrix, Names, Part, PartedSource, flattened, pick
 from saestore.embeddings.batches import BatchSource, spooled
-from saestore.embeddings.matrices import (
-    is_zarr,
-    numpy_matrix,
-    open_arrow_folder,
-    open_dataset,
-    open_h5,
-    open_npy,
-    open_npz,
-    open_parquet,
-    open_pt,
-    open_safetensors,
-    open_zarr,
-    saev_parts,
-    torch_matrix,
-    zarr_matrix,
-)
+from saestore.embeddings.matrices import is_zarr, numpy_matrix, torch_matrix, zarr_matrix
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.files import existing_file, nearby, split_member
 
-__all__ = ["locate", "open_embeddings"]
-
 Opener = Callable[[Path, str | None, Names], Matrix]
 _OPENERS: dict[str, Opener] = {
-    ".pt": open_pt,
-    ".npy": open_npy,
-    ".safetensors": open_safetensors,
-    ".npz": open_npz,
-    ".h5": open_h5,
-    ".hdf5": open_h5,
-    ".parquet": open_parquet,
+    ".pt": matrices.open_pt,
+    ".npy": matrices.open_npy,
+    ".safetensors": matrices.open_safetensors,
+    ".npz": matrices.open_npz,
+    ".h5": matrices.open_h5,
+    ".hdf5": matrices.open_h5,
+    ".parquet": matrices.open_parquet,
 }
 _OF_LAYOUTS = (".pt", ".json")  # suffixes of chunks and of lists of chunks
 
@@ -62,37 +37,19 @@ _OF_LAYOUTS = (".pt", ".json")  # suffixes of chunks and of lists of chunks
 def open_embeddings(
     spec: Any, *, width: int | None = None, others: Names = (), dtypes: Names = DTYPES
 ) -> EmbeddingSource:
-    """Open embeddings of any layout, without reading them.
+    """Open embeddings of any layout, without reading them: (n_rows, d_in) of one of `dtypes`.
 
-    Parameters
-    ----------
-    spec
-        A ``.pt`` (a tensor, or a dict with ``embeddings``), ``.npy``, ``.npz``, ``.safetensors``, HDF5 or Parquet file
-        (``file:key`` chooses a tensor, array, dataset or column); a list of chunks that a layout knows (see
-        `saestore.layouts`); the name of one of these without its suffix; a folder with one of these, of
-        ``Dataset.save_to_disk`` or of saev's shards (``folder:layer``); a zarr array or group (a path or URL); an
-        array, a tensor, a mapping of them or a `datasets.Dataset`; or a pair: batches, and the number of their rows.
-        Batches are a list, a loader, a function without arguments that returns an iterator, or an iterator, which goes
-        through a temporary file.
-    width
-        Of a row. An array of three or more dimensions is taken for rows of this width, by default of its last
-        dimension; its second dimension then counts the rows of an item.
-    others
-        Names of tensors in the file that are read besides, such as a mask.
-    dtypes
-        Those that a file may have.
+    `spec` is a ``.pt`` (a tensor, or a dict with ``embeddings``), ``.npy``, ``.npz``, ``.safetensors``, HDF5 or Parquet
+    file (``file:key`` chooses a tensor, array, dataset or column); a list of chunks that a layout knows (see
+    `saestore.layouts`); the name of one of these without its suffix; a folder with one of these, of
+    ``Dataset.save_to_disk`` or of saev's shards (``folder:layer``); a zarr array or group (a path or URL); an array, a
+    tensor, a mapping of them or a `datasets.Dataset`; or a pair: batches, and the number of their rows. Batches are a
+    list, a loader, a function without arguments that returns an iterator, or an iterator, which goes through a
+    temporary file.
 
-    Returns
-    -------
-    EmbeddingSource
-        With (n_rows, d_in) of one of `dtypes`.
-
-    Raises
-    ------
-    NotFoundError
-        If nothing is there, or several are and the name does not say which.
-    InvalidInputError
-        If it is damaged, of another kind, shape or dtype, or would have to be unpickled.
+    An array of three or more dimensions is taken for rows of `width` values, by default of its last dimension; its
+    second dimension then counts the rows of an item. `others` are names of tensors in the file that are read besides,
+    such as a mask.
     """
     if isinstance(spec, (str, os.PathLike)):
         return _open_path(os.fspath(spec), width, others, dtypes)
@@ -117,7 +74,7 @@ def _open_object(spec: Any, width: int | None, others: Names) -> EmbeddingSource
         shapes = {str(name): tuple(value.shape) for name, value in spec.items() if hasattr(value, "shape")}
         return open_embeddings(spec[pick(shapes, None, "the mapping", "leave the others out", others)], width=width)
     if hasattr(spec, "features") and hasattr(spec, "select_columns") and hasattr(spec, "__len__"):
-        return _at_hand("datasets.Dataset", "arrow", open_dataset(spec, "the Dataset"), width)
+        return _at_hand("datasets.Dataset", "arrow", matrices.open_dataset(spec, "the Dataset"), width)
     if hasattr(spec, "__array__"):
         return _at_hand(f"the {type(spec).__name__}", "array", numpy_matrix(np.asarray(spec)), width)
     raise InvalidInputError(
@@ -147,15 +104,7 @@ def _of_batches(batches: Any, n_rows: Any) -> EmbeddingSource:
 def locate(path: Path) -> Path:
     """Find what a path stands for: the file itself, or the one set of embeddings in a folder or under a base name.
 
-    Returns
-    -------
-    Path
-        A file with a known suffix, a list of chunks, or a zarr folder.
-
-    Raises
-    ------
-    NotFoundError
-        If there is none, or more than one.
+    That is a file with a known suffix, a list of chunks, or a zarr folder.
     """
     if path.is_file() or is_zarr(path):
         return path
@@ -188,14 +137,14 @@ def _at_hand(path: str, layout: str, matrix: Matrix, width: int | None, dtypes: 
 
 def _open_path(spec: str, width: int | None, others: Names, dtypes: Names) -> EmbeddingSource:
     if "://" in spec:
-        return _at_hand(spec, "zarr", open_zarr(spec), width, dtypes)
+        return _at_hand(spec, "zarr", matrices.open_zarr(spec), width, dtypes)
     foreign = _foreign_folder(spec, width)
     if foreign is not None:
         return foreign
     named, key = split_member(spec)
     path = locate(named)
     if path.is_dir():
-        return _at_hand(str(path), "zarr", open_zarr(str(path)), width, dtypes)
+        return _at_hand(str(path), "zarr", matrices.open_zarr(str(path)), width, dtypes)
     if path.suffix in _OF_LAYOUTS:
         source: EmbeddingSource | None = layouts.ask("open_embeddings", path)
         if source is not None:
@@ -218,7 +167,7 @@ def _foreign_folder(spec: str, width: int | None) -> PartedSource | None:
     if (Path(spec) / "dataset_dict.json").is_file():
         _refuse_splits(spec, sorted(entry.name for entry in Path(spec).iterdir() if entry.is_dir()), f"{spec}/SPLIT")
     if (Path(spec) / "dataset_info.json").is_file():
-        return PartedSource.of_one(spec, "arrow", partial(open_arrow_folder, Path(spec)), width)
+        return PartedSource.of_one(spec, "arrow", partial(matrices.open_arrow_folder, Path(spec)), width)
     if layer.isdecimal() and (Path(folder) / "metadata.json").is_file():
         return _saev(Path(folder), int(layer))
     if (Path(spec) / "metadata.json").is_file() and any(Path(spec).glob("acts*.bin")):
@@ -227,14 +176,13 @@ def _foreign_folder(spec: str, width: int | None) -> PartedSource | None:
 
 
 def _saev(path: Path, layer: int | None) -> PartedSource:
-    matrices, (per_item, width) = saev_parts(path, layer)
+    layers, (per_item, width) = matrices.saev_parts(path, layer)
     parts, start = [], 0
-    for matrix in matrices:
+    for matrix in layers:
         rows = flattened(matrix, 1)
         parts.append(Part(start, start + rows.shape[0], lambda rows=rows: rows))  # type: ignore[misc]
         start += rows.shape[0]
-    stated = matrices[0].stated
-    return PartedSource(str(path), "saev", width, "float32", parts, item_size=per_item, stated=stated)
+    return PartedSource(str(path), "saev", width, "float32", parts, item_size=per_item, stated=layers[0].stated)
 
 
 def _bases(folder: Path) -> dict[str, set[Path]]:

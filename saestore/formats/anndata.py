@@ -13,18 +13,17 @@ from saestore.errors import InvalidInputError, require
 from saestore.files import check_inflation, check_written, damage
 from saestore.format import RESERVED, TOKEN_SPANS
 from saestore.formats.anndata_output import TRUTH, write_anndata
-from saestore.formats.base import Format, Opened, Source, as_floats, nonzeros, stored_dtype
+from saestore.formats.base import Format, Opened, Source, as_floats, bad_shape, nonzeros, stored_dtype
 from saestore.formats.in_memory import open_object
 from saestore.formats.issues import Issue
 from saestore.formats.spool import Read, open_compressed
-from saestore.sparse_rows import SparseRows, pointers
+from saestore.sparse_rows import Array, SparseRows, pointers
 from saestore.tables import Items, as_items
 
 if TYPE_CHECKING:
     import anndata
     import pandas as pd
 
-Array = np.ndarray[Any, Any]
 
 _DAMAGE = (KeyError, ValueError, RuntimeError, TypeError)
 _KEYS = ("image_path", "text_path", "text")
@@ -66,13 +65,9 @@ def open_anndata(source: Source) -> Opened:
     sizes = matrix.shape if kind == "array" else matrix.attrs.get("shape", matrix.attrs.get("h5sparse_shape"))
     shape = tuple(int(n) for n in sizes)
     if len(shape) != 2 or min(shape) < 1:
-        raise InvalidInputError(
-            f"{where}: X has the shape {list(shape)}; it needs at least one sample and one feature.", code="bad-shape"
-        )
+        raise bad_shape(f"{where}: X has the shape {list(shape)}; it needs at least one sample and one feature.")
     if len(obs) != shape[0] or len(names) != shape[1]:
-        raise InvalidInputError(
-            f"{path}: X is {shape[0]} x {shape[1]}, obs has {len(obs)} rows and var {len(names)}.", code="bad-shape"
-        )
+        raise bad_shape(f"{path}: X is {shape[0]} x {shape[1]}, obs has {len(obs)} rows and var {len(names)}.")
     dtype = stored_dtype(np.dtype((matrix if kind == "array" else matrix["data"]).dtype), where)
     read, step = _rows(matrix, kind, shape, dtype, source)
     known = _items(obs, package.io.read_elem(root["uns/items"]) if "uns/items" in root else None)

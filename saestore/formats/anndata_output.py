@@ -15,8 +15,8 @@ import numpy as np
 
 from saestore.errors import InvalidInputError, require
 from saestore.format import BY_SAMPLE
-from saestore.formats.base import Written
 from saestore.formats.selection import Selected
+from saestore.sparse_rows import Array
 from saestore.vocabulary import LEVELS
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from saestore.query.reader import SetReader
 
-Array = np.ndarray[Any, Any]
 
 TRUTH = np.array(["false", "true"], np.dtypes.StringDType())  # the categories of a concept
 _TEXT = np.dtypes.StringDType()
@@ -127,14 +126,8 @@ def _stored(acts: SetReader, label: str, level: str, name: str) -> _Column:
         values = np.where(True if known is None else known, values, -1).astype(np.int32)
     elif known is not None:
         values = np.where(known, values, np.nan)
-    return _Column(
-        label, values.dtype, partial(_of_items, acts, values) if level == "item" else values.__getitem__, categories
-    )
-
-
-def _of_items(acts: SetReader, values: Array, samples: Array) -> Array:
-    taken: Array = values[acts.item_index.locate(samples)[0]]
-    return taken
+    of_samples = values.__getitem__ if level == "sample" else lambda samples: values[acts.item_index.locate(samples)[0]]
+    return _Column(label, values.dtype, of_samples, categories)
 
 
 def to_anndata(acts: SetReader, max_bytes: int, *, backed: bool) -> anndata.AnnData:
@@ -182,13 +175,11 @@ def _statistics(acts: SetReader, features: Array | None) -> pd.DataFrame:
     return table.set_index(table.index.astype(str).astype(object))
 
 
-def write_anndata(selected: Selected, path: Path) -> Written:
+def write_anndata(selected: Selected, path: Path) -> None:
     """Write the selected samples and features; ``.h5ad`` is HDF5, anything else zarr.
 
-    ``obs`` has the columns of ``acts.to_anndata()``; its names are the numbers of the samples. ``var`` has the
-    statistics of the features (none where only some samples are written), its names are their numbers.
-    ``uns["items"]`` is the table of the items.
-
+    ``obs`` has the columns of ``acts.to_anndata()``, ``var`` the statistics of the features (none where only some
+    samples are written), ``uns["items"]`` the table of the items; names are the numbers of samples and features.
     Memory: a block, the table of the items, and the statistics.
     """
     import pandas as pd
@@ -220,7 +211,6 @@ def write_anndata(selected: Selected, path: Path) -> Written:
             raise InvalidInputError(
                 f"{path.name} cannot hold a column of the items or samples ({error}).", code="not-in-format"
             ) from error
-    return Written((path.name,))
 
 
 def _item_table(acts: SetReader) -> pd.DataFrame:

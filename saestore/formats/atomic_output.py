@@ -15,13 +15,13 @@ from saestore.storage.open import write_errors
 
 
 def write_atomically(
-    target: Path, existing: Iterable[Path], write: Callable[[Path], Written], *, overwrite: bool
+    target: Path, existing: Iterable[Path], write: Callable[[Path], Written | None], *, overwrite: bool
 ) -> Written:
     """Write a file or folder, or several files beside it, in a folder of its own until all of it is complete.
 
-    `existing` are the paths that the output replaces or that would be taken for a part of it. `write` gets the target's
-    path in that folder, ``.<name>.partial``, which a killed export leaves and the next export to the same target
-    removes. Its files get their names in the order of its answer.
+    `existing` are the paths that the output replaces or that would be taken for a part of it. `write` writes the target
+    in ``.<name>.partial``, which a killed export leaves and the next one to the same target removes; its files get
+    their names in the order of its answer.
     """
     old = [path for path in existing if path.exists()]
     if old and not overwrite:
@@ -36,7 +36,7 @@ def write_atomically(
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
         try:
-            written = write(folder / target.name)
+            written = write(folder / target.name) or Written((target.name,))
             durable.flush((file for file in folder.rglob("*") if file.is_file()), folder)
             # One file replaces another at once. Of folders and several files the old ones go first, so that old and
             # new are never seen together.

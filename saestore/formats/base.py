@@ -16,12 +16,10 @@ from saestore.errors import InvalidInputError
 from saestore.files import damage, existing_file
 from saestore.format import feature_dtype
 from saestore.formats.issues import Issue, IssueCollector
-from saestore.sparse_rows import SparseRows, pointers
+from saestore.sparse_rows import Array, SparseRows, pointers
 from saestore.tables import Items
 from saestore.tables.item_index import ItemIndex
 from saestore.vocabulary import FORMATS
-
-Array = np.ndarray[Any, Any]
 
 # Entries, stored zeros included, that are read and checked at once: about 100 MiB while they are sorted.
 BLOCK = 1 << 21
@@ -79,7 +77,7 @@ class Opened:
 class Written(NamedTuple):
     """Names of the files that a format wrote, the one last that makes the output look complete; and what it changed."""
 
-    files: tuple[str, ...]
+    files: tuple[str, ...]  # where there are others than the path that was asked for
     notes: tuple[str, ...] = ()
 
 
@@ -92,7 +90,7 @@ class Format:
     recognise: Callable[[Path], bool] = lambda _: False
     open: Callable[[Source], Opened] | None = None  # opens a `Source`; None where the format is only written
     # ``write(selected, path, **options)`` writes to a new path, or several files beside it.
-    write: Callable[..., Written] | None = None
+    write: Callable[..., Written | None] | None = None
     options: tuple[str, ...] = ()  # the arguments of import and export that belong to this format
     # Of a target, the files there that an export would replace or that would be taken for a part of it.
     existing: Callable[[Path], list[Path]] = lambda target: [target]
@@ -107,6 +105,11 @@ class Format:
                 )
 
 
+def bad_shape(message: str) -> InvalidInputError:
+    """The error for activations whose parts do not make a matrix."""
+    return InvalidInputError(message, code="bad-shape")
+
+
 def load_format(name: str) -> Format:
     """A format by its name, a key of `saestore.vocabulary.FORMATS`; imports its module."""
     declared: tuple[Format, ...] = import_module(FORMATS[name]).FORMATS
@@ -116,9 +119,7 @@ def load_format(name: str) -> Format:
 def clean(rows: SparseRows, first_row: int, issues: IssueCollector, dtype: str) -> SparseRows:
     """Rows as a store holds them: ids strictly ascending in a row, no zeros; everything else counts as an issue.
 
-    Entries with an error are left out, so that the rest can still be checked.
-
-    Memory: about 50 bytes per entry.
+    Entries with an error are left out, so that the rest can still be checked. Memory: about 50 bytes per entry.
     """
     n, width = len(rows), issues.n_features
     check_ids(rows.indices, "the file")
@@ -144,7 +145,7 @@ def clean(rows: SparseRows, first_row: int, issues: IssueCollector, dtype: str) 
         issues.add("summed_duplicates" if issues.sum_duplicates else "duplicates", repeated, at)
         key, values = _merged(key, values, sum_duplicates=issues.sum_duplicates)
         over = np.flatnonzero(~np.isfinite(values))  # a sum may overflow where its parts did not
-        issues.add("not_finite", over, lambda entry: (*at(entry), float(values[entry]), False))
+        issues.add("not_finite", over, lambda entry: (*at(entry), float(values[entry]), ""))
     issues.add("negative", np.flatnonzero(values < 0), at)
     row, ids = np.divmod(key, width)
     lengths = np.bincount(row, minlength=n)
@@ -171,7 +172,7 @@ def _usable(row: Array, ids: Array, values: Array, first_row: int, issues: Issue
     """Which entries are activations: not zero, finite, of a feature that exists."""
     finite, nonzero = np.isfinite(values), values != 0
     inside = (ids >= 0) & (ids < issues.n_features)
-    half = values.dtype == np.float16
+    half = "; float16 holds nothing above 65,504, so it may be an overflow" if values.dtype == np.float16 else ""
 
     def at(entry: int) -> tuple[int, int]:
         return first_row + int(row[entry]), int(ids[entry])

@@ -16,13 +16,11 @@ import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError, require
 from saestore.files import damage, read_json
-from saestore.formats.base import Format, Opened, Source, check_ids, stored_dtype
+from saestore.formats.base import Format, Opened, Source, bad_shape, check_ids, stored_dtype
 from saestore.formats.delphi_output import IDS, SOURCE, write_delphi, write_neighbours
 from saestore.formats.issues import Issue
 from saestore.formats.spool import Spool, blocks
-from saestore.sparse_rows import pointers
-
-Array = np.ndarray[Any, Any]
+from saestore.sparse_rows import Array, pointers
 
 _NAME = re.compile(r"(?P<start>[0-9]+)_(?P<end>[0-9]+)\.safetensors\Z")
 _AXES = ("sequence", "position", "latent")
@@ -49,9 +47,7 @@ class _Tokens:
     @property
     def columns(self) -> dict[str, Array]:
         """The token id of each sample, where the cache has them."""
-        if self.ids is None:
-            return {}
-        return {IDS: self.ids.reshape(-1) if self.keep is None else self.ids[self.keep]}
+        return {} if self.ids is None else {IDS: self.ids[... if self.keep is None else self.keep].reshape(-1)}
 
     @property
     def n_rows(self) -> int:
@@ -149,19 +145,14 @@ def _tensor(path: Path, name: str, *, optional: bool = False) -> Any:
 def _tokens(parts: list[_Part], config: dict[str, Any], pad_token: int | None) -> tuple[_Tokens, list[Issue]]:
     """From the copy in the first file; without one, from the context length and the last sequence that is active."""
     folder, first = parts[0].path.parent, parts[0].path
-    found = {part.path.name: _tensor(part.path, "tokens", optional=True) for part in parts}
-    shapes = {name: None if each is None else tuple(each.get_shape()) for name, each in found.items()}
-    shape = shapes[first.name]
-    for name, other in shapes.items():
+    found = [_tensor(part.path, "tokens", optional=True) for part in parts]
+    shape, *others = [None if each is None else tuple(each.get_shape()) for each in found]
+    for part, other in zip(parts[1:], others, strict=True):
         if other != shape:
-            raise InvalidInputError(
-                f"{folder}: tokens of {name} are {other}, of the first file {shape}.", code="bad-shape"
-            )
+            raise bad_shape(f"{folder}: tokens of {part.path.name} are {other}, of the first file {shape}.")
     if shape is not None:
         if len(shape) != 2 or 0 in shape:
-            raise InvalidInputError(
-                f"{first}: tokens have the shape {shape}; they are sequences by positions.", code="bad-shape"
-            )
+            raise bad_shape(f"{first}: tokens have the shape {shape}; they are sequences by positions.")
         ids = np.asarray(_tensor(first, "tokens")[:])
         check_ids(ids, f"{first}: tokens")
         return _Tokens(shape[0], shape[1], None if pad_token is None else ids != pad_token, ids), []
@@ -178,10 +169,7 @@ def _blocks(part: _Part) -> Iterator[tuple[Array, Array]]:
     locations, activations = _tensor(part.path, "locations"), _tensor(part.path, "activations")
     shape, length = tuple(locations.get_shape()), int(activations.get_shape()[0])
     if shape != (length, 3):
-        raise InvalidInputError(
-            f"{part.path}: {length} activations have locations of shape {shape}, expected ({length}, 3).",
-            code="bad-shape",
-        )
+        raise bad_shape(f"{part.path}: {length} activations have locations of shape {shape}, expected ({length}, 3).")
     for start, stop in blocks(length):
         yield locations[start:stop], activations[start:stop]
 
@@ -205,12 +193,7 @@ def _entries(parts: list[_Part], tokens: _Tokens, padding: list[int]) -> Iterato
 
 
 FORMATS = (
-    Format(
-        "delphi",
-        lambda path: find_cache(path) is not None,
-        open_delphi,
-        write_delphi,
-        options=("pad_token", "tokens", "clip"),
-    ),
+    Format("delphi", lambda path: find_cache(path) is not None, open_delphi, write_delphi,
+           options=("pad_token", "tokens", "clip")),
     Format("delphi-neighbours", write=write_neighbours),
-)
+)  # fmt: skip

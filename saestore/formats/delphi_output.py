@@ -18,9 +18,7 @@ from saestore.files import load_npy
 from saestore.formats.base import Written
 from saestore.formats.selection import Block, Selected
 from saestore.npz import load_array
-from saestore.sparse_rows import pointers
-
-Array = np.ndarray[Any, Any]
+from saestore.sparse_rows import Array, pointers
 
 IDS = "token"  # the column of samples with token ids
 SOURCE = ("model_name", "dataset_repo", "dataset_split", "dataset_name", "dataset_column")
@@ -44,7 +42,7 @@ def write_delphi(selected: Selected, path: Path, tokens: Any = None, pad_token: 
     token_ids = _token_ids(tokens, acts.shape[0])
     folder = path / _hookpoint(selected)
     folder.mkdir(parents=True)
-    sizes = np.diff(selected.acts.item_index.pointers())[selected.items[0]]
+    sizes = np.diff(acts.item_index.pointers())[selected.items[0]]
     ctx = max(1, int(sizes.max()))
     with ExitStack() as stack:
         splits = _Splits(selected, ctx, stack, path, clip=clip)
@@ -54,11 +52,9 @@ def write_delphi(selected: Selected, path: Path, tokens: Any = None, pad_token: 
         for part in _sequences(selected, ctx, token_ids, pad_token):
             token_file.write(part.tobytes())
         splits.write(folder, token_file, (len(sizes), ctx))
-    source = selected.acts.attributes.source
+    defaults = {"dataset_repo": acts.path.split("/")[0], "dataset_column": "text"}
     config = {
-        **{name: str(source.get(name, "")) for name in SOURCE},
-        "dataset_repo": str(source.get("dataset_repo", selected.acts.path.split("/")[0])),
-        "dataset_column": str(source.get("dataset_column", "text")),
+        **{name: str(acts.attributes.source.get(name, defaults.get(name, ""))) for name in SOURCE},
         "batch_size": 32,
         "cache_ctx_len": ctx,
         "n_tokens": int(sizes.sum()),
@@ -205,13 +201,12 @@ def _save_safetensors(path: Path, tensors: dict[str, tuple[str, tuple[int, ...],
                 file.write(part.tobytes())
 
 
-def write_neighbours(selected: Selected, path: Path) -> Written:
+def write_neighbours(selected: Selected, path: Path) -> None:
     """Write ``<path>/<hookpoint>-co-occurrence.json``: of each feature the 10 with the largest Jaccard index.
 
     Delphi finds it as ``neighbours`` beside the folder of its caches. Features that are never active together with the
-    feature are left out.
-
-    Reads all posting lists once for every 2,048 features. Memory: about 400 MB, and 8 bytes per sample.
+    feature are left out. Reads all posting lists once for every 2,048 features. Memory: about 400 MB, and 8 bytes per
+    sample.
     """
     acts = selected.acts
     where = None if selected.samples is None else np.isin(np.arange(acts.shape[0]), selected.samples)
@@ -224,4 +219,3 @@ def write_neighbours(selected: Selected, path: Path) -> Written:
             selected.nnz += 1
     path.mkdir(parents=True)
     (path / f"{_hookpoint(selected)}-co-occurrence.json").write_text(json.dumps(lists))
-    return Written((path.name,))

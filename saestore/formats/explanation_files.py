@@ -12,7 +12,6 @@ import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError, check_choice, require
 from saestore.formats.atomic_output import write_atomically
-from saestore.formats.base import Written
 from saestore.formats.explanations import EXPLANATION, SOURCE, records
 
 if TYPE_CHECKING:
@@ -20,21 +19,14 @@ if TYPE_CHECKING:
 
     from saestore.query.reader import SetReader
 
-FORMATS = ("json", "csv", "parquet", "delphi", "neuronpedia")
-
 
 def export_features(
-    reader: SetReader,
-    path: str | os.PathLike[str],
-    file_format: str | None,
-    features: Any,
-    *,
-    overwrite: bool,
+    reader: SetReader, path: str | os.PathLike[str], file_format: str | None, features: Any, *, overwrite: bool
 ) -> int:
     """See `ActivationSet.export_explanations`; returns the number of features."""
     target = Path(path)
     chosen = file_format or ("delphi" if not target.suffix else target.suffix.removeprefix("."))
-    check_choice("format", chosen, FORMATS, "unknown-format")
+    check_choice("format", chosen, _WRITERS, "unknown-format")
     names = reader.features.names()
     if not names or (chosen in ("delphi", "neuronpedia") and EXPLANATION not in names):
         what = "explanations" if names else "columns"
@@ -45,27 +37,23 @@ def export_features(
     if features is not None:
         frame = frame.loc[reader.select_features(features).ids]
     frame = frame[frame.notna().any(axis=1)]
-    write = _WRITERS[chosen]
-    write_atomically(target, [target], lambda file: write(reader, frame, file), overwrite=overwrite)
+    write_atomically(target, [target], lambda file: _WRITERS[chosen](reader, frame, file), overwrite=overwrite)
     return len(frame)
 
 
-def _rows(frame: Any) -> list[dict[str, Any]]:
-    return [{name: value for name, value in row.items() if value is not None} for row in records(frame.reset_index())]
+def _rows(frame: Any, *needed: str) -> list[dict[str, Any]]:
+    """The known values of each row, of rows with the `needed` ones."""
+    rows = [{name: value for name, value in row.items() if value is not None} for row in records(frame.reset_index())]
+    return [row for row in rows if {*needed} <= {*row}]
 
 
-def _explained(frame: Any) -> list[dict[str, Any]]:
-    return [row for row in _rows(frame) if EXPLANATION in row]
-
-
-def _write_json(reader: SetReader, frame: Any, path: Path) -> Written:
-    sae = {"name": reader.attributes.sae.get("name"), "fingerprint": reader.attributes.sae.get("fingerprint")}
+def _write_json(reader: SetReader, frame: Any, path: Path) -> None:
+    sae = {name: reader.attributes.sae.get(name) for name in ("name", "fingerprint")}
     document = {"sae": {**sae, "d_sae": reader.shape[1]}, "features": _rows(frame)}
     path.write_text(json.dumps(document, indent=1, ensure_ascii=False), "utf-8")
-    return Written((path.name,))
 
 
-def _write_csv(_: SetReader, frame: Any, path: Path) -> Written:
+def _write_csv(_: SetReader, frame: Any, path: Path) -> None:
     for name in frame.select_dtypes("object"):
         lost = [text for text in frame[name].dropna() if text == "" or "\0" in str(text)]
         if lost:  # readers of CSV take an empty text for a missing one, and end a text at NUL
@@ -76,13 +64,11 @@ def _write_csv(_: SetReader, frame: Any, path: Path) -> Written:
     # Of a narrow float all digits, and in quotes what would end a line.
     wide = frame.astype({name: np.float64 for name, dtype in frame.dtypes.items() if dtype.kind == "f"})
     wide.to_csv(path, index=True, quoting=csv.QUOTE_NONNUMERIC)
-    return Written((path.name,))
 
 
-def _write_parquet(_: SetReader, frame: Any, path: Path) -> Written:
+def _write_parquet(_: SetReader, frame: Any, path: Path) -> None:
     require("pyarrow", "arrow", f"writing {path.name}")
     frame.reset_index().to_parquet(path, index=False)
-    return Written((path.name,))
 
 
 def delphi_hookpoint(reader: SetReader) -> str:
@@ -104,12 +90,13 @@ def write_delphi(
             (inner / f"{hookpoint}_latent{feature}.txt").write_text(text, "utf-8", "replace")
 
 
-def _write_delphi(reader: SetReader, frame: Any, path: Path) -> Written:
-    write_delphi(path, delphi_hookpoint(reader), {row["feature"]: row[EXPLANATION] for row in _explained(frame)})
-    return Written((path.name,))
+def _write_delphi(reader: SetReader, frame: Any, path: Path) -> None:
+    write_delphi(
+        path, delphi_hookpoint(reader), {row["feature"]: row[EXPLANATION] for row in _rows(frame, EXPLANATION)}
+    )
 
 
-def _write_neuronpedia(reader: SetReader, frame: Any, path: Path) -> Written:
+def _write_neuronpedia(reader: SetReader, frame: Any, path: Path) -> None:
     sae = reader.attributes.sae
     model = str(sae.get("model_name") or reader.attributes.source.get("model") or "")
     layer = str(sae.get("neuronpedia_id") or sae.get("name") or reader.path.split("/")[-1]).rpartition("/")[2]
@@ -122,13 +109,12 @@ def _write_neuronpedia(reader: SetReader, frame: Any, path: Path) -> Written:
             "explanationModelName": str(row.get(SOURCE, "")).removeprefix("neuronpedia: "),
             "typeName": "saestore",
         }
-        for row in _explained(frame)
+        for row in _rows(frame, EXPLANATION)
     ]
     path.write_text(json.dumps(rows, indent=1, ensure_ascii=False), "utf-8")
-    return Written((path.name,))
 
 
-_WRITERS: dict[str, Callable[[SetReader, Any, Path], Written]] = {
+_WRITERS: dict[str, Callable[[SetReader, Any, Path], None]] = {
     "json": _write_json,
     "csv": _write_csv,
     "parquet": _write_parquet,

@@ -186,10 +186,8 @@ def _neuronpedia(rows: Sequence[Mapping[str, Any]], source: str | None, path: Pa
             continue
         by = row.get("explanationModelName") or row.get("typeName")
         date = str(row["createdAt"])[:10] if row.get("createdAt") else None
-        values = {
-            EXPLANATION: str(row["description"]).strip(), SOURCE: f"neuronpedia: {by}" if by else "neuronpedia",
-            DATE: date,
-        }  # fmt: skip
+        values = {EXPLANATION: str(row["description"]).strip(), DATE: date}
+        values[SOURCE] = f"neuronpedia: {by}" if by else "neuronpedia"
         result.add(_number(row.get("index"), "index", path), values, str(path))
     return result
 

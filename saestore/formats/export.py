@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saestore.errors import InvalidInputError, did_you_mean
+from saestore.errors import InvalidInputError, check_choice
 from saestore.formats.atomic_output import write_atomically
 from saestore.formats.base import load_format
 from saestore.formats.selection import Selected
@@ -130,9 +130,5 @@ def _format_name(name: str, target: Path) -> str:
                 f"(format=), one of {', '.join(EXPORT_FORMATS)}.",
                 code="unknown-format",
             )
-    if name not in EXPORT_FORMATS:
-        raise InvalidInputError(
-            f"format {name!r}: {did_you_mean(name, EXPORT_FORMATS)}Use one of {', '.join(EXPORT_FORMATS)}.",
-            code="unknown-format",
-        )
+    check_choice("format", name, EXPORT_FORMATS, "unknown-format")
     return name

@@ -13,12 +13,10 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.files import plain_tensor, unmasked
-from saestore.formats.base import BLOCK, Opened, Source, as_floats, nonzeros, stored_dtype
+from saestore.files import as_numpy, plain_tensor, unmasked
+from saestore.formats.base import BLOCK, Opened, Source, as_floats, bad_shape, nonzeros, stored_dtype
 from saestore.formats.named_arrays import MemoryArray, is_named, of_parts, only_matrix, open_named, rows_per_item
-from saestore.sparse_rows import SparseRows
-
-Array = np.ndarray[Any, Any]
+from saestore.sparse_rows import Array, SparseRows
 
 _TAKEN = (
     "a path; a scipy or torch sparse matrix; an AnnData; an object with top_acts and top_indices; a mapping of named "
@@ -113,9 +111,7 @@ def _tensors(tensor: Any) -> _Parts:
 def _matrix(name: str, where: str, parts: _Parts, source: Source) -> Opened:
     shape = tuple(parts.shape)
     if len(shape) != 2 or 0 in shape:
-        raise InvalidInputError(
-            f"{where} has the shape {shape}; it needs at least one sample and one feature.", code="bad-shape"
-        )
+        raise bad_shape(f"{where} has the shape {shape}; it needs at least one sample and one feature.")
     arrays = {role: MemoryArray(array, where) for role, array in parts.arrays.items()}
     opened = of_parts(parts.kind, (shape[0], shape[1]), arrays, where, source.resources)
     facts = {"item_ptr": parts.item_ptr, "sum_duplicates": True, "digest": _digest(parts.arrays)}
@@ -143,10 +139,9 @@ def _dense(given: Any) -> Opened:
     """Rows by features, or items by rows (of any dimensions) by features."""
     where, values = f"the {type(given).__name__}", _array(given)
     if values.ndim < 2 or 0 in values.shape:
-        raise InvalidInputError(
+        raise bad_shape(
             f"{where} has the shape {values.shape}; dense activations are (samples, features) or (items, samples, "
-            "features), none of them 0.",
-            code="bad-shape",
+            "features), none of them 0."
         )
     flat, dtype = values.reshape(-1, values.shape[-1]), stored_dtype(values.dtype, where)
 
@@ -161,14 +156,13 @@ def _dense(given: Any) -> Opened:
 def _array(value: Any) -> Array:
     """A numpy array of an array or tensor on any device."""
     if hasattr(value, "is_meta"):
-        value = plain_tensor(value, "a tensor").cpu()
-        value = (value.float() if "bfloat16" in str(value.dtype) else value).numpy()
+        return as_numpy(value, "a tensor")
     try:
         found = np.asanyarray(value)
         if found.dtype == object and not isinstance(value, np.ndarray):  # a column of lists
             found = np.array(found.tolist())
     except ValueError as error:
-        raise InvalidInputError(f"an array has rows of several lengths ({error}).", code="bad-shape") from error
+        raise bad_shape(f"an array has rows of several lengths ({error}).") from error
     return unmasked(found, "the array")
 
 

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
+from saestore.sparse_rows import Array
 
-Array = np.ndarray[Any, Any]
 Severity = Literal["error", "fixed", "info"]  # described in `saestore.vocabulary.SEVERITIES`
 
 
@@ -28,47 +27,20 @@ class Issue:
         return {**values, "details": dict(self.details)} if details and self.details else values
 
 
-def _n(count: int, one: str, several: str | None = None) -> str:
-    return f"{count:,} {one if count == 1 else several or one + 's'}"
-
-
-def _duplicates(n: int, first: tuple[Any, ...]) -> str:
-    return (
-        f"{_n(n, 'entry repeats', 'entries repeat')} a feature of the same row: row {first[0]:,} has feature "
-        f"{first[1]} more than once"
-    )
-
-
-# Kind -> severity, and the message from the number of entries and the place of the first.
-_KINDS: dict[str, tuple[Severity, Callable[[int, tuple[Any, ...]], str]]] = {
-    "not_finite": (
-        "error",
-        lambda n, first: (
-            f"{_n(n, 'activation')} not finite: row {first[0]:,}, feature {first[1]} is {first[2]}"
-            + ("; float16 holds nothing above 65,504, so it may be an overflow" if first[3] else "")
-        ),
-    ),
+_REPEATS = "{n} a feature of the same row: row {0:,} has feature {1} more than once; "
+# Kind -> severity, what is counted (one, and several), and the message of it and of the values of the first one.
+_KINDS: dict[str, tuple[Severity, str, str, str]] = {
+    "not_finite": ("error", "activation", "activations", "{n} not finite: row {0:,}, feature {1} is {2}{3}"),
     "id_out_of_range": (
-        "error",
-        lambda n, first: (
-            f"{_n(n, 'feature id')} outside of 0 to {first[2]}: row {first[0]:,} has {first[1]}; check --n-features"
-        ),
+        "error", "feature id", "feature ids", "{n} outside of 0 to {2}: row {0:,} has {1}; check --n-features"
     ),
-    "duplicates": ("error", lambda n, first: f"{_duplicates(n, first)}; the file does not show which one is right"),
-    "summed_duplicates": ("fixed", lambda n, first: f"{_duplicates(n, first)}; added up, as scipy does"),
-    "padding": (
-        "info",
-        lambda n, first: (
-            f"{_n(n, 'place')} with the value 0 (row {first[0]:,} first): padding, its feature ids ignored"
-        ),
-    ),
-    "explicit_zeros": ("info", lambda n, first: f"{_n(n, 'zero')} stored (row {first[0]:,} first); left out"),
-    "negative": (
-        "info",
-        lambda n, first: f"{_n(n, 'negative activation')}; row {first[0]:,}, feature {first[1]} first; kept",
-    ),
-    "unsorted": ("fixed", lambda n, _: f"feature ids do not ascend in {_n(n, 'row')}; sorted"),
-}
+    "duplicates": ("error", "entry repeats", "entries repeat", _REPEATS + "the file does not show which one is right"),
+    "summed_duplicates": ("fixed", "entry repeats", "entries repeat", _REPEATS + "added up, as scipy does"),
+    "padding": ("info", "place", "places", "{n} with the value 0 (row {0:,} first): padding, its feature ids ignored"),
+    "explicit_zeros": ("info", "zero", "zeros", "{n} stored (row {0:,} first); left out"),
+    "negative": ("info", "negative activation", "negative activations", "{n}; row {0:,}, feature {1} first; kept"),
+    "unsorted": ("fixed", "row", "rows", "feature ids do not ascend in {n}; sorted"),
+}  # fmt: skip
 
 
 class IssueCollector:
@@ -97,8 +69,8 @@ class IssueCollector:
     def issues(self) -> list[Issue]:
         """All issues that occurred."""
         return [
-            Issue(kind, severity, message(count, self._first[kind]), count)
-            for kind, (severity, message) in _KINDS.items()
+            Issue(kind, level, text.format(*self._first[kind], n=f"{count:,} {one if count == 1 else several}"), count)
+            for kind, (level, one, several, text) in _KINDS.items()
             if (count := self._counts[kind])
         ]
 
@@ -109,4 +81,4 @@ def refusal(issues: Sequence[Issue]) -> str | None:
     if not errors:
         return None
     more = f" (and {len(errors) - 1} more: `saestore import --check` lists all)" if len(errors) > 1 else ""
-    return f"{errors[0].message}{more}"
+    return errors[0].message + more

@@ -12,12 +12,10 @@ import numpy as np
 
 from saestore.errors import InvalidInputError
 from saestore.files import refuse_unused
-from saestore.formats.base import BLOCK, Opened, as_floats, check_ids, stored_dtype
+from saestore.formats.base import BLOCK, Opened, as_floats, bad_shape, check_ids, stored_dtype
 from saestore.formats.issues import Issue
 from saestore.formats.spool import Entries, Spool, blocks, checked_rows, open_compressed
-from saestore.sparse_rows import SparseRows
-
-Array = np.ndarray[Any, Any]
+from saestore.sparse_rows import Array, SparseRows
 
 # What an array is, and the names that it goes by.
 _IDS = (
@@ -95,10 +93,9 @@ def _numbers(array: Any, where: str, name: str, lengths: tuple[int, ...]) -> tup
         return None
     values = np.asarray(array.read_all() if hasattr(array, "read_all") else array).reshape(-1)
     if len(values) not in lengths or values.dtype.kind not in "iu" or values.min() < 1:
-        raise InvalidInputError(
+        raise bad_shape(
             f"{where}: {name} is {values.tolist()}; it is {' or '.join(map(str, lengths))} whole number(s) of at least "
-            "1.",
-            code="bad-shape",
+            "1."
         )
     return tuple(values.tolist())
 
@@ -167,10 +164,9 @@ def _located(
     kind = table.shape[-1] if table.ndim == 2 else 0
     sizes = tuple(tokens.shape) if tokens is not None else shape[:-1]
     if kind not in (2, 3) or (kind == 3 and (len(sizes) != 2 or None in sizes)):
-        raise InvalidInputError(
+        raise bad_shape(
             f"{where}: locations has the shape {table.shape}; each names row and feature, or sequence, position and "
-            "feature, with the numbers of all three as 'shape', or 'tokens' of (sequences, positions).",
-            code="bad-shape",
+            "feature, with the numbers of all three as 'shape', or 'tokens' of (sequences, positions)."
         )
     rows, per_item = table[:, 0], None
     if kind == 3:
@@ -249,10 +245,9 @@ def compressed(
         return ids.read(a, b), as_floats(values.read(a, b), dtype, values.where)
 
     if len(arrays["indptr"].shape) != 1 or ids.length != values.length:
-        raise InvalidInputError(
+        raise bad_shape(
             f"{where}: indptr has the shape {arrays['indptr'].shape}, and there are {ids.length:,} indices of "
-            f"{values.length:,} values; it is one list of pointers, and each value has one index.",
-            code="bad-shape",
+            f"{values.length:,} values; it is one list of pointers, and each value has one index."
         )
     known, indptr = (shape[0], shape[1] or 0), arrays["indptr"].read_all()
     read, step = open_compressed(
@@ -268,10 +263,9 @@ def coordinates(arrays: Mapping[str, Any], n_rows: int | None, where: str, resou
     dtype = stored_dtype(values.dtype, values.where)
     issues: tuple[Issue, ...] = ()
     if not rows.length == columns.length == values.length or (not values.length and n_rows is None):
-        raise InvalidInputError(
+        raise bad_shape(
             f"{where} has {rows.length:,} rows, {columns.length:,} columns and {values.length:,} values; they are "
-            "equally many, and at least one where no shape is stated.",
-            code="bad-shape",
+            "equally many, and at least one where no shape is stated."
         )
     check_ids(np.empty(0, rows.dtype), rows.where)
     if n_rows is None:
@@ -300,10 +294,9 @@ def _top_k(arrays: Mapping[str, Any], where: str) -> Opened:
     ids, values = arrays["ids"], arrays["values"]
     shape = tuple(values.shape)
     if tuple(ids.shape) != shape or len(shape) < 2 or 0 in shape:
-        raise InvalidInputError(
+        raise bad_shape(
             f"{where}: {ids.where} has the shape {tuple(ids.shape)} and {values.where} {shape}; without indptr both "
-            "are rows by places, none of them 0.",
-            code="bad-shape",
+            "are rows by places, none of them 0."
         )
     dtype, k, n_rows = stored_dtype(values.dtype, values.where), shape[-1], int(np.prod(shape[:-1]))
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from saestore.errors import NotFoundError, did_you_mean, require
-from saestore.formats.base import Format, Written
+from saestore.formats.base import Format
 from saestore.formats.selection import Selected
+from saestore.sparse_rows import Array
 from saestore.tables.column import Column
 from saestore.tables.label_matrix import listed
 from saestore.vocabulary import LEVELS
@@ -19,10 +20,8 @@ from saestore.vocabulary import LEVELS
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
 
-Array = np.ndarray[Any, Any]
 
-
-def write_parquet(selected: Selected, path: Path, columns: Sequence[str] | str = ()) -> Written:
+def write_parquet(selected: Selected, path: Path, columns: Sequence[str] | str = ()) -> None:
     """Write the columns sample, feature, activation, item and position, by ascending sample and feature.
 
     Samples without an active feature have no row; the file's metadata has their number. Memory: a block, and the joined
@@ -56,7 +55,6 @@ def write_parquet(selected: Selected, path: Path, columns: Sequence[str] | str =
                 plain = column.values.astype(object) if column.values.dtype.kind == "T" else column.values
                 arrays.append(arrow.array(plain, mask=None if column.known is None else ~column.known))
             writer.write_table(arrow.table(arrays, schema=schema))
-    return Written((path.name,))
 
 
 def _names(acts: SetReader, columns: Sequence[str] | str) -> list[str]:

@@ -14,14 +14,12 @@ from typing import IO, Any
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.formats.base import Format, Opened, Source, Written
+from saestore.formats.base import Format, Opened, Source
 from saestore.formats.in_memory import in_file, open_object, renamed
 from saestore.formats.named_arrays import has_ids, of_parts, open_named, stated_shape
 from saestore.formats.selection import Selected
 from saestore.npz import NpzFile
-from saestore.sparse_rows import pointers
-
-Array = np.ndarray[Any, Any]
+from saestore.sparse_rows import Array, pointers
 
 _KINDS = ("csr", "csc", "coo", "bsr", "dia")
 _COMPRESSED = {"ids": "indices", "values": "data", "indptr": "indptr"}
@@ -41,13 +39,11 @@ def open_npz(source: Source) -> Opened:
         raise InvalidInputError(
             f"{path} is a {kind!r} matrix; scipy.sparse.save_npz writes {', '.join(_KINDS)}.", code="not-a-matrix"
         )
-    if kind is None:
-        arrays = {name: archive[name] for name in archive.names}
-        opened = renamed(open_named(arrays, str(path), source.resources, source.others), "npz", str(path))
-    else:
-        opened = _of_scipy(archive, kind, source)
-        opened = replace(opened, item_ptr=archive.read("item_ptr") if "item_ptr" in archive else None)
-    return replace(opened, files=(path,))
+    if kind is not None:
+        item_ptr = archive.read("item_ptr") if "item_ptr" in archive else None
+        return replace(_of_scipy(archive, kind, source), item_ptr=item_ptr, files=(path,))
+    arrays = {name: archive[name] for name in archive.names}
+    return renamed(open_named(arrays, str(path), source.resources, source.others), "npz", str(path), files=(path,))
 
 
 def _of_scipy(archive: NpzFile, kind: str, source: Source) -> Opened:
@@ -67,7 +63,7 @@ def _of_scipy(archive: NpzFile, kind: str, source: Source) -> Opened:
         return in_file(open_object(scipy.sparse.load_npz(archive.path), source), archive.path)
 
 
-def write_scipy(selected: Selected, path: Path) -> Written:
+def write_scipy(selected: Selected, path: Path) -> None:
     """Write the selected rows and columns as a CSR array.
 
     ``sample`` and ``feature`` are the numbers of rows and columns in the set, ``item`` and ``item_ptr`` the items of
@@ -85,15 +81,13 @@ def write_scipy(selected: Selected, path: Path) -> Written:
         items, item_ptr = selected.items
         with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
             _copy(archive, "indices", ids, index, nnz)
-            _put(archive, "indptr", indptr.astype(index))
-            _put(archive, "format", np.array(b"csr"))
-            _put(archive, "shape", np.array([selected.n_samples, selected.n_features], np.int64))
             _copy(archive, "data", values, selected.dtype, nnz)
-            _put(archive, "_is_array", np.array(True))
-            extra = {"sample": selected.sample_ids, "feature": selected.feature_ids, "item": items}
-            for name, array in {**extra, "item_ptr": item_ptr}.items():
-                _put(archive, name, array)
-    return Written((path.name,))
+            shape = np.array([selected.n_samples, selected.n_features], np.int64)
+            arrays = {"indptr": indptr.astype(index), "format": np.array(b"csr"), "shape": shape}
+            arrays |= {"_is_array": np.array(True), "sample": selected.sample_ids, "feature": selected.feature_ids}
+            for name, array in {**arrays, "item": items, "item_ptr": item_ptr}.items():
+                with _member(archive, name) as stream:
+                    np.lib.format.write_array(stream, array, allow_pickle=False)
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> Any:
@@ -101,11 +95,6 @@ def _member(archive: zipfile.ZipFile, name: str) -> Any:
     info.compress_type = zipfile.ZIP_DEFLATED
     info._compresslevel = 1  # type: ignore[attr-defined]  # noqa: SLF001
     return archive.open(info, "w", force_zip64=True)
-
-
-def _put(archive: zipfile.ZipFile, name: str, array: Array) -> None:
-    with _member(archive, name) as stream:
-        np.lib.format.write_array(stream, array, allow_pickle=False)
 
 
 def _copy(archive: zipfile.ZipFile, name: str, source: IO[bytes], dtype: np.dtype[Any], length: int) -> None:

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.sparse_rows import SparseRows, pointers
+from saestore.sparse_rows import Array, SparseRows, pointers
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
 
-Array = np.ndarray[Any, Any]
 
 BLOCK = 1 << 20  # non-zeros that are read and written at once: about 50 MiB
 
@@ -29,10 +28,7 @@ class Block(SparseRows):
 
 @dataclass
 class Selected:
-    """Samples and features of a set; None stands for all of them.
-
-    Memory: 8 bytes per selected sample.
-    """
+    """Samples and features of a set; None stands for all of them. Memory: 8 bytes per selected sample."""
 
     acts: SetReader
     samples: Array | None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from typing import Any
 
 import numpy as np
 
@@ -13,10 +12,9 @@ from saestore.errors import InvalidInputError
 from saestore.formats import base
 from saestore.formats.base import check_ids, rows_per_block
 from saestore.kernels import expand_pointers
-from saestore.sparse_rows import SparseRows, pointers
+from saestore.sparse_rows import Array, SparseRows, pointers
 from saestore.storage.open import write_errors
 
-Array = np.ndarray[Any, Any]
 Read = Callable[[int, int], SparseRows]
 Entries = Iterable[tuple[Array, Array, Array]]
 
@@ -26,9 +24,9 @@ _BUCKET = 1 << 12  # rows that are stored together
 class Spool:
     """A temporary file of entries, (rows, features, activations) in blocks of any order, from which rows can be read.
 
-    The file is in ``$TMPDIR``, takes 16 bytes per entry (20 of float64), and has no name: it is gone when this process
-    ends. Rows must be within `n_rows`. Memory: a block, and 8 bytes per block and 4,096 rows; of a read its rows, and
-    4,096 more at each end.
+    It is in ``$TMPDIR`` without a name, takes 16 bytes per entry (20 of float64), and goes with this process. Rows must
+    be within `n_rows`. Memory: a block, and 8 bytes per block and 4,096 rows; of a read its rows, and 4,096 more at
+    each end.
     """
 
     def __init__(self, n_rows: int, entries: Entries, dtype: str, resources: ExitStack) -> None:
@@ -87,13 +85,8 @@ def open_compressed(
     """
     check_ids(indptr, f"{where}: indptr")
     indptr, n_major = indptr.astype(np.int64), shape[by != "csr"]
-    if (
-        n_major < 1
-        or len(indptr) != n_major + 1
-        or indptr[0] != 0
-        or (np.diff(indptr) < 0).any()
-        or indptr[-1] > n_entries
-    ):
+    fits = len(indptr) == n_major + 1 > 1 and indptr[0] == 0 and indptr[-1] <= n_entries
+    if not fits or (np.diff(indptr) < 0).any():
         raise InvalidInputError(
             f"{where}: indptr does not ascend from 0 to at most {n_entries:,}, the number of activations, in "
             f"{n_major + 1:,} steps; the file is damaged.",

@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.files import load_tensors, refuse_unused
-from saestore.formats.base import BLOCK, Format, Opened, Source, as_floats, stored_dtype
+from saestore.files import as_numpy, load_tensors, refuse_unused
+from saestore.formats.base import BLOCK, Format, Opened, Source, as_floats, bad_shape, stored_dtype
 from saestore.formats.in_memory import in_file, open_mapping
 from saestore.formats.named_arrays import is_named, pair_of, rows_per_item, stated_shape
-from saestore.sparse_rows import SparseRows, pointers
-
-Array = np.ndarray[Any, Any]
+from saestore.sparse_rows import Array, SparseRows, pointers
 
 _OF_LAYOUTS = ("indices", "values")  # left to a layout that knows more of such files
 _REOPEN = 64 << 20  # pages that were read through a mapping count as memory of the process until it is unmapped
@@ -42,7 +40,7 @@ def open_topk(
     n_rows, shape = [math.prod(part.shape[:-1]) for part in parts], tuple(first.shape)
     k = shape[-1]
     ptr: Any = more.get("item_ptr")
-    dtype = stored_dtype(_floats(first[:0]).dtype, f"{path}:{keys[1]}")
+    dtype = stored_dtype(as_numpy(first[:0], "").dtype, f"{path}:{keys[1]}")
     layout = f"{len(files)} files of {k} places a row" if len(files) > 1 else f"{k} places a row"
     reader = _Reader(files, n_rows, keys, others)
     return Opened(
@@ -66,10 +64,9 @@ def _part(path: Path, keys: tuple[str, str], others: Sequence[str]) -> tuple[Any
         )
     ids, values = tensors.pop(keys[0]), tensors.pop(keys[1])
     if ids.shape != values.shape or values.ndim < 2 or 0 in values.shape:
-        raise InvalidInputError(
+        raise bad_shape(
             f"{path}: {keys[0]} has the shape {tuple(ids.shape)} and {keys[1]} {tuple(values.shape)}; they need "
-            "the same dimensions, rows and places at least, none of them 0.",
-            code="bad-shape",
+            "the same dimensions, rows and places at least, none of them 0."
         )
     if ids.is_floating_point() or ids.is_complex():
         raise InvalidInputError(f"{path}: {keys[0]} is {ids.dtype}; use integers.", code="unsupported-dtype")
@@ -107,14 +104,8 @@ class _Reader:
             self._open, self._n_read = (file, ids.reshape(-1, k), values.reshape(-1, k)), 0
         ids, values = self._open[1][start:stop], self._open[2][start:stop]
         self._n_read += ids.nbytes + values.nbytes
-        floats = _floats(values)
+        floats = as_numpy(values, self._keys[1])
         return ids.numpy(), as_floats(floats, stored_dtype(floats.dtype, ""), self._keys[1])
-
-
-def _floats(values: Any) -> Array:
-    """The numbers of a tensor; numpy does not know bfloat16."""
-    numbers: Array = (values.float() if "bfloat16" in str(values.dtype) else values).numpy()
-    return numbers
 
 
 def _is_named_tensors(path: Path) -> bool:

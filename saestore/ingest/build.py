@@ -192,11 +192,8 @@ def build(
     """
     given = dict(locals())
     require("torch", "sae", "building")
-    recipe, report, destination = (
-        BuildRecipe(BuildOptions.of(given), overwrite),
-        Progress(progress),
-        destination_of(store),
-    )
+    recipe, report = BuildRecipe(BuildOptions.of(given), overwrite), Progress(progress)
+    destination = destination_of(store)
     plan = recipe.resolve(destination, report)
     folder = local_path(store) if destination.root is None else local_folder(destination.root)
     with durable.at_durability(folder, durability):

@@ -20,7 +20,7 @@ from saestore.models import SAETrainingSpec
 from saestore.progress import Progress
 from saestore.provenance import sae_record
 from saestore.sae import load_sae
-from saestore.sae.encode import make_encoder
+from saestore.sae.encode import Encoder
 from saestore.writing.plan import WritePlan, add_dropped
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def open_build(
     # The dtype that holds the SAE's activations exactly, at least float32.
     lossless = "float64" if str(sae.info.get("dtype")).endswith("float64") else "float32"
     dtype = options.dtype or lossless
-    encoder = make_encoder(sae, options.device, options.matmul_precision)
+    encoder = Encoder(sae, options.device, options.matmul_precision)
     return BuildPlan(
         path=path,
         rows=EncodedRows(inputs.source, encoder, dtype, options.top_k, inputs.record),

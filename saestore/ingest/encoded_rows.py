@@ -90,7 +90,7 @@ class EncodedRows:
             parts.append(batch)
             if advance is not None:
                 advance(len(block), batch.nnz)
-        return parts[0] if len(parts) == 1 else SparseRows.concat(parts)
+        return SparseRows.concat(parts)
 
     def measure(self, first: int) -> tuple[int, float, float]:
         """Rows, mean number of active features and explained variance of the batch from row `first` on."""

@@ -59,7 +59,7 @@ class FileRows:
             raise InvalidInputError(
                 f"{self.opened.path} changed during the import: it has new faults.", code="changed-file"
             )
-        return parts[0] if len(parts) == 1 else SparseRows.concat(parts)
+        return SparseRows.concat(parts)
 
     def fingerprint(self, n_rows: int | None = None) -> str:
         """Digest of the files; a digest of the first rows alone does not exist."""

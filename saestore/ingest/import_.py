@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from saestore.activation_set import ActivationSet
@@ -21,30 +21,17 @@ from saestore.writing.pipeline import write_set
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What reading the activations of another program showed.
+    """What reading the activations of another program showed."""
 
-    Attributes
-    ----------
-    path
-        Path of the set that they become.
-    format
-        Format of the file.
-    n_samples, n_features, n_items, nnz
-        Shape, items and number of the usable activations.
-    dtype
-        Dtype in which they are stored.
-    faults
-        Everything that is wrong or worth knowing.
-    """
-
-    path: str
-    format: str
+    path: str  # of the set that they become
+    format: str  # of the file
+    # Shape, items and number of the usable activations
     n_samples: int
     n_features: int
     n_items: int
     nnz: int
-    dtype: str
-    faults: tuple[Issue, ...]
+    dtype: str  # in which they are stored
+    faults: tuple[Issue, ...]  # everything that is wrong or worth knowing
 
     @property
     def ok(self) -> bool:
@@ -53,8 +40,7 @@ class ImportReport:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able values."""
-        known = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {**known, "ok": self.ok, "faults": [fault.to_json() for fault in self.faults]}
+        return {**vars(self), "ok": self.ok, "faults": [fault.to_json() for fault in self.faults]}
 
 
 @reached("the input")

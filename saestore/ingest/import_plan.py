@@ -12,26 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saestore import layouts
-from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
+from saestore.errors import InvalidInputError, NotFoundError, check_choice
 from saestore.files import nearby, split_member
 from saestore.formats.base import Opened, Source, load_format
 from saestore.formats.in_memory import open_object
 from saestore.formats.issues import IssueCollector, refusal
+from saestore.ingest import row_choice
 from saestore.ingest.file_rows import FileRows
 from saestore.ingest.known import find_truth, found_items, known_item_ptr, one_sample_type
 from saestore.ingest.options import ImportOptions, default_item_ptr
-from saestore.ingest.row_choice import (
-    Array,
-    Computed,
-    chosen_rows,
-    mask_and_tokens,
-    norms,
-    of_rows,
-    rows_per_item,
-    tokens_record,
-)
+from saestore.ingest.row_choice import Computed, chosen_rows, rows_per_item
 from saestore.progress import Progress
 from saestore.provenance import given_sae_record, source_record
+from saestore.sparse_rows import Array
 from saestore.tables import as_items
 from saestore.vocabulary import GENERAL_FORMATS, IMPORT_FORMATS
 from saestore.writing.pipeline import path_of
@@ -84,11 +77,11 @@ def plan_import(options: ImportOptions, resources: ExitStack, progress: Progress
         items = None if options.items is None else as_items(options.items)
         ptr = known_item_ptr(dataset, options.sample_type, options.data, items, opened.n_rows, by_name=by_name)
         options = replace(options, item_ptr=ptr)
-    mask, tokens = mask_and_tokens(options, options.path, opened.n_rows, opened.item_ptr)
+    mask, tokens = row_choice.mask_and_tokens(options, options.path, opened.n_rows, opened.item_ptr)
     table = _table(options, opened, mask, tokens)
     of_items = opened.check_items(table.items, table.index) if opened.check_items else ()
     choice = chosen_rows(options, table, mask, _norms(given.get("embeddings"), opened))
-    given = {**given, **choice.record, **tokens_record(tokens)}
+    given = {**given, **choice.record, **row_choice.tokens_record(tokens)}
     name = "/".join([*options.parts, ""][:3])  # without the SAE's name, which its record may give
     named = {} if options.sae is None else given_sae_record(options.sae, name, n_features)
     _check_stated(named, opened, other=options.other_model)
@@ -99,7 +92,7 @@ def plan_import(options: ImportOptions, resources: ExitStack, progress: Progress
     missing = dict.fromkeys(name for name in ("architecture", "hook_name", "fingerprint") if name not in sae)
     return ImportPlan(
         path=path,
-        rows=FileRows(of_rows(opened, choice.keep), n_features, [*opened.issues, *of_items], given),
+        rows=FileRows(row_choice.of_rows(opened, choice.keep), n_features, [*opened.issues, *of_items], given),
         table=choice.table,
         dtype=opened.dtype,
         codec=options.codec,
@@ -139,7 +132,7 @@ def _norms(embeddings: Any, opened: Opened) -> Computed:
         check_rows(source, opened.n_rows, f"rows of {opened.path}")
         return source
 
-    return {} if embeddings is None else norms(rows)
+    return {} if embeddings is None else row_choice.norms(rows)
 
 
 def _check_stated(named: Mapping[str, Any], opened: Opened, *, other: bool) -> None:
@@ -202,11 +195,7 @@ def _table(options: ImportOptions, opened: Opened, mask: Array | None, tokens: A
 def _opened(options: ImportOptions, resources: ExitStack, progress: Progress) -> Opened:
     """Open the path of the options, in the format that they name or that the file shows."""
     name = options.format
-    if name not in ("auto", *IMPORT_FORMATS):
-        raise InvalidInputError(
-            f"format {name!r}: {did_you_mean(name, IMPORT_FORMATS)}Use auto, or one of {', '.join(IMPORT_FORMATS)}.",
-            code="unknown-format",
-        )
+    check_choice("format", name, ("auto", *IMPORT_FORMATS), "unknown-format")
     _, sample_type, *sae = options.parts
     given = (resources, sample_type, sae[0] if sae else None, options.n_features, options.sparse, options.pad_token)
     others = tuple(split_member(name)[1] or name for name in (options.mask, options.tokens) if isinstance(name, str))

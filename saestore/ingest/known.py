@@ -64,11 +64,18 @@ def find_truth(
 
     `given` is False for none. Ground truth numbers rows, so `dataset` is None where they were not found by name.
     """
-    folder = _truth_folder(given, dataset, data)
-    if folder is None:
+    if given is True:
+        raise InvalidInputError(
+            "ground_truth=True: give its folder, False, or None for the one found by name.", code="bad-ground-truth"
+        )
+    if given is False or (given is None and dataset is None):
         return None
+    from saestore.superactivators.file_names import find_ground_truth
     from saestore.superactivators.ground_truth import Expected, read_ground_truth
 
+    folder = find_ground_truth(dataset, data) if given is None and dataset is not None else Path(str(given))
+    if folder is None:
+        return None
     items = table.items
     split = None if items is None else items.columns.get("split")
     expected = Expected(sample_type, table.index, {} if items is None else items.concepts, split)
@@ -80,23 +87,6 @@ def find_truth(
         return None  # the folder that was found has samples of another type
     truth.check(_ADVICE)
     return truth
-
-
-def _truth_folder(given: str | bool | None, dataset: Dataset | None, data: str | None) -> Path | None:
-    if isinstance(given, bool):
-        if given:
-            raise InvalidInputError(
-                "ground_truth=True: give its folder, False, or None for the one found by name.",
-                code="bad-ground-truth",
-            )
-        return None
-    if given is not None:
-        return Path(given)
-    if dataset is None:
-        return None
-    from saestore.superactivators.file_names import find_ground_truth
-
-    return find_ground_truth(dataset, data)
 
 
 def add_found_truth(acts: ActivationSet, truth: GroundTruth | None, report: Progress) -> None:

@@ -136,11 +136,7 @@ class ImportOptions(RowOptions):
         """Refuse what no file could make right."""
         check_storage_options(self.codec, self.segment_rows)
         split_set_path("/".join([*self.parts, "sae"] if len(self.parts) == 2 else self.parts))
-        if self.sample_type not in SAMPLE_TYPES:
-            raise InvalidInputError(
-                f"{self.set_path!r} has the sample type {self.sample_type!r}: use one of {', '.join(SAMPLE_TYPES)}.",
-                code="unknown-sample-type",
-            )
+        check_choice(f"sample type of {self.set_path!r}", self.sample_type, SAMPLE_TYPES, "unknown-sample-type")
 
 
 def with_arguments_of(function: Callable[P, Any]) -> Callable[[Callable[..., R]], Callable[P, R]]:

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError, raise_unreachable, require
-from saestore.files import existing_file, load_tensors, plain_tensor, split_member
+from saestore.files import as_numpy, existing_file, load_tensors, split_member
 from saestore.format import SOURCE_ROW
 from saestore.formats.base import Opened
 from saestore.npz import load_array
 from saestore.query.where import bind
 from saestore.query.where_names import NamedValues, Names, NameSource
 from saestore.query.where_parser import parse
-from saestore.sparse_rows import SparseRows, pointers
+from saestore.sparse_rows import Array, SparseRows, pointers
 from saestore.tables.column import Column, as_column
 from saestore.tables.item_index import ItemIndex
 from saestore.writing.plan import ItemTable
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from saestore.embeddings.base import EmbeddingSource
     from saestore.ingest.options import RowOptions
 
-Array = np.ndarray[Any, Any]
 Computed = Mapping[str, Callable[[], Array]]
 
 _SINK = 10  # times the median norm
@@ -151,9 +150,7 @@ def norms(opened: Callable[[], EmbeddingSource]) -> Computed:
 
 def tokens_record(tokens: Array | None) -> dict[str, str]:
     """What a set records of its token ids, by which other ones are recognised."""
-    if tokens is None:
-        return {}
-    return {"tokens_fingerprint": _sha256(tokens)}
+    return {} if tokens is None else {"tokens_fingerprint": _sha256(tokens)}
 
 
 def _sha256(values: Array) -> str:
@@ -228,11 +225,8 @@ def _per_row(spec: Any, beside: Any, what: str, per_item: Any) -> tuple[str, Arr
     where = what
     if isinstance(spec, str | os.PathLike):
         where, spec = _load(os.fspath(spec), beside, what)
-    if hasattr(spec, "detach"):
-        tensor = plain_tensor(spec, where).cpu()
-        spec = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor  # which numpy does not know
     try:
-        values = np.asarray(spec)
+        values = as_numpy(spec, where) if hasattr(spec, "detach") else np.asarray(spec)
     except ValueError as error:
         raise InvalidInputError(f"{where} is not an array ({error})", code=f"bad-{what}") from error
     if values.ndim > 1 and isinstance(per_item, int) and values.shape[1] not in (1, per_item):

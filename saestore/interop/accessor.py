@@ -12,6 +12,7 @@ from saestore.errors import InvalidInputError, OutOfRangeError
 from saestore.interop.lazy import unread_ids
 from saestore.interop.origin import KEY, Origin
 from saestore.query.selection import select
+from saestore.sparse_rows import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from saestore.query.reader import SetReader
     from saestore.query.results import TopSamples
 
-Array = np.ndarray[Any, Any]
 
 _BLOCK = 1 << 22  # activations that are compared at once
 _SELECT = "Select with isel or sel, such as ds.isel(sample=ds.split == 'test'), and ask that."
@@ -119,18 +119,12 @@ class SAEAccessor:
             values = variable.set_dims(sizes)  # type: ignore[no-untyped-call]
             values = values.transpose("sample", "feature").isel(feature=np.flatnonzero(np.isin(own, features)))
             step = max(1, _BLOCK // max(1, len(features)))
-            same = all(
-                np.array_equal(
-                    values[start : start + step].to_numpy(),
-                    acts.dense(samples[start : start + step], own[np.isin(own, features)]),
-                )
-                for start in range(0, len(samples), step)
-            )
+            blocks = (slice(start, start + step) for start in range(0, len(samples), step))
+            chosen = own[np.isin(own, features)]
+            same = all(np.array_equal(values[at].to_numpy(), acts.dense(samples[at], chosen)) for at in blocks)
         if not same:
-            raise InvalidInputError(
-                f".sae answers from the set, and `activation` of this Dataset has other values or another order. "
-                f"{_SELECT}",
-                code="not-a-selection",
+            raise _not_a_selection(
+                "answers from the set, and `activation` of this Dataset has other values or another order."
             )
 
     def _samples(self) -> range | Array:
@@ -154,11 +148,10 @@ class SAEAccessor:
         variables = self._dataset.variables
         origin = variables["activation"].encoding.get(KEY) if "activation" in variables else None
         if not isinstance(origin, Origin):
-            raise InvalidInputError(
-                ".sae needs the variable `activation` of a Dataset that saestore opened, unchanged: by "
-                "acts.to_xarray(), or xr.open_dataset(…, engine='saestore'). This Dataset has none, or one that "
-                f"where() or arithmetic computed. {_SELECT}",
-                code="not-a-selection",
+            raise _not_a_selection(
+                "needs the variable `activation` of a Dataset that saestore opened, unchanged: by acts.to_xarray(), or "
+                "xr.open_dataset(…, engine='saestore'). This Dataset has none, or one that where() or arithmetic "
+                "computed."
             )
         for name in ("sample", "feature"):
             self._check_coordinate(name, origin)
@@ -174,19 +167,21 @@ class SAEAccessor:
     def _check_coordinate(self, name: str, origin: Origin) -> None:
         variable = self._dataset.variables.get(name)
         if variable is None or variable.encoding.get(KEY) != origin or variable.dtype.kind not in "iu":
-            raise InvalidInputError(
-                f".sae needs the coordinate `{name}` of the opened Dataset, which names the {name}s; it was dropped or "
-                f"replaced. {_SELECT}",
-                code="not-a-selection",
+            raise _not_a_selection(
+                f"needs the coordinate `{name}` of the opened Dataset, which names the {name}s; it was dropped or "
+                "replaced."
             )
         dims = self._dataset.variables["activation"].dims
         of_both = {"sample", "feature"}.issuperset(dims)
         if not of_both or variable.dims not in ((), (name,)) or set(variable.dims) != {name} & set(dims):
-            raise InvalidInputError(
-                f".sae needs samples and features as dimensions of their own; here `{name}` lies along "
-                f"{variable.dims} and `activation` along {dims}. {_SELECT}",
-                code="not-a-selection",
+            raise _not_a_selection(
+                f"needs samples and features as dimensions of their own; here `{name}` lies along {variable.dims} and "
+                f"`activation` along {dims}."
             )
+
+
+def _not_a_selection(reason: str) -> InvalidInputError:
+    return InvalidInputError(f".sae {reason} {_SELECT}", code="not-a-selection")
 
 
 def _same(a: range | Array, b: range | Array) -> bool:

@@ -8,23 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-Array = np.ndarray[Any, Any]
+from saestore.sparse_rows import Array
 
 _BLOCK = 1 << 20  # values at a time
 
 
 class CodedTexts(NDArrayOperatorsMixin):
-    """Texts by the number of their kind, which takes a byte per text where there are few kinds.
+    """Texts by the number of their kind: `kinds`, objects (n,), and `codes` into them, integers of any shape.
 
     An object of Python per text takes 8 bytes, and comparing one by one of 10^8 texts takes 4 GB. Where all are
     compared with one text, each kind is compared once; anything else happens to a copy, ``numpy.asarray`` of the texts.
-
-    Parameters
-    ----------
-    kinds
-        Distinct texts, objects (n,).
-    codes
-        Which of them each text is, an integer dtype of any shape.
     """
 
     dtype = np.dtype(object)

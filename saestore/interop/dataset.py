@@ -11,15 +11,8 @@ import xarray as xr
 
 from saestore.errors import require
 from saestore.format import FORMAT_VERSION, SetAttributes
-from saestore.interop.lazy import (
-    LazyActivation,
-    LazyCoordinate,
-    LazyFeatureColumn,
-    LazyStatistic,
-    LazyStatistics,
-    LazyVariable,
-    Numbers,
-)
+from saestore.interop import lazy
+from saestore.interop.lazy import Numbers
 from saestore.interop.origin import KEY, Origin
 from saestore.query.sample_coords import TEXT, SampleCoordinates
 from saestore.stats import STATISTICS
@@ -39,12 +32,12 @@ def make_dataset(acts: SetReader, max_bytes: int) -> xr.Dataset:
     origin, along = Origin.of(acts), row_chunks(acts.attributes)
     per_sample: Chunks = {SAMPLE: along}
     per_feature: Chunks = {FEATURE: (n_features,)}
-    activation = _lazy((SAMPLE, FEATURE), LazyActivation(acts, max_bytes), per_sample | per_feature, "activation")
+    activation = _lazy((SAMPLE, FEATURE), lazy.LazyActivation(acts, max_bytes), per_sample | per_feature, "activation")
     activation.encoding[KEY] = origin
-    statistics = LazyStatistics(acts)
+    statistics = lazy.LazyStatistics(acts)
     dtypes = statistics.dtypes()
     variables = {ACTIVATION: activation} | {
-        s.name: _lazy((FEATURE,), LazyStatistic(statistics, s.name, dtypes[s.name]), per_feature, s.description)
+        s.name: _lazy((FEATURE,), lazy.LazyStatistic(statistics, s.name, dtypes[s.name]), per_feature, s.description)
         for s in STATISTICS
     }
     along_samples = SampleCoordinates(acts)
@@ -55,11 +48,11 @@ def make_dataset(acts: SetReader, max_bytes: int) -> xr.Dataset:
         SET: xr.Variable((), np.array(origin.address, TEXT), {"long_name": "the activation set"}),
     }
     for name, coordinate in along_samples.by_name.items():
-        lazy = LazyCoordinate(along_samples, name, n_samples)
-        coordinates[name] = _lazy((SAMPLE,), lazy, per_sample, coordinate.description)
+        values = lazy.LazyCoordinate(along_samples, name, n_samples)
+        coordinates[name] = _lazy((SAMPLE,), values, per_sample, coordinate.description)
     taken = {*variables, *coordinates}
     for name in acts.features.names():
-        column = LazyFeatureColumn(acts, name)
+        column = lazy.LazyFeatureColumn(acts, name)
         label = f"feature.{name}" if name in taken else name
         coordinates[label] = _lazy((FEATURE,), column, per_feature, f"column {name!r} of the features")
     dataset = xr.Dataset(variables, coordinates, attributes_of(acts))
@@ -68,7 +61,7 @@ def make_dataset(acts: SetReader, max_bytes: int) -> xr.Dataset:
 
 
 def _lazy(dims: tuple[str, ...], array: Any, chunks: Chunks, description: str) -> xr.Variable:
-    data = LazyVariable(array)
+    data = lazy.LazyVariable(array)
     return xr.Variable(dims, data, {"long_name": description}, {"preferred_chunks": chunks}, fastpath=True)
 
 

@@ -12,11 +12,11 @@ from saestore.query.selection import select
 from saestore.query.slices import check_size
 from saestore.sae import REGISTERED, LoadedSAE, load_sae
 from saestore.sae.forward import CannotDecode, forward_of
+from saestore.sparse_rows import Array
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
 
-Array = np.ndarray[Any, Any]
 
 _BATCH = 1 << 19  # non-zeros of a batch
 

@@ -14,6 +14,7 @@ from xarray.core import indexing
 
 from saestore.interop.coded_texts import CodedTexts
 from saestore.query.slices import check_size
+from saestore.sparse_rows import Array
 from saestore.stats import Moments, statistics_table
 from saestore.tables.column import as_objects
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from saestore.query.reader import SetReader
     from saestore.query.sample_coords import SampleCoordinates
 
-Array = np.ndarray[Any, Any]
 
 _BLOCK = 1 << 20  # samples of a coordinate at a time
 _INSTEAD = (
@@ -73,13 +73,7 @@ class Numbers(pd.RangeIndex):  # type: ignore[misc]
 
 
 class LazyActivation(BackendArray):
-    """The activations as a dense array, samples x features.
-
-    Parameters
-    ----------
-    max_bytes
-        The largest array that indexing may make.
-    """
+    """The activations as a dense array, samples x features; indexing makes one of at most `max_bytes`."""
 
     def __init__(self, acts: SetReader, max_bytes: int) -> None:
         self.acts, self.max_bytes = acts, max_bytes
@@ -87,13 +81,7 @@ class LazyActivation(BackendArray):
         self.shape, self.dtype = acts.shape, acts.dtype
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Array:
-        """Read.
-
-        Raises
-        ------
-        TooLargeError
-            The answer is larger than `max_bytes`; nothing was read.
-        """
+        """Read; refuses an answer that is too large before anything is read."""
         if isinstance(key.tuple[0], slice) and not isinstance(key, indexing.VectorizedIndexer):
             return self._rows(key)
         rows, columns = (_ids(k, n) for k, n in zip(key.tuple, self.shape, strict=True))

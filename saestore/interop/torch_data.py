@@ -17,12 +17,10 @@ from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.rows import iterate_rows
 from saestore.query.selection import select
 from saestore.query.slices import DENSE_LIMIT, check_size
-from saestore.sparse_rows import SparseRows
+from saestore.sparse_rows import Array, SparseRows
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
-
-Array = np.ndarray[Any, Any]
 
 
 class Batch(NamedTuple):
@@ -194,7 +192,7 @@ class Batches(IterableDataset[Batch]):
 @retry_on_stale_snapshot
 def _whole_rows(acts: SetReader, rows: Array) -> SparseRows:
     parts = [block for _, block in iterate_rows(acts.segments, rows)]
-    values = parts[0] if len(parts) == 1 else SparseRows.concat(parts)
+    values = SparseRows.concat(parts)
     return values.astype(np.result_type(values.data.dtype, np.float32))
 
 

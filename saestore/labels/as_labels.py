@@ -14,7 +14,7 @@ import numpy as np
 from saestore.errors import InvalidInputError
 from saestore.files import load_npy
 from saestore.npz import NpzFile
-from saestore.sparse_rows import check_matrix_ids
+from saestore.sparse_rows import Array, check_matrix_ids
 from saestore.tables.column import as_column
 from saestore.tables.column import check_names as check_each_name
 from saestore.tables.label_matrix import LabelMatrix, check_level
@@ -22,7 +22,6 @@ from saestore.tables.label_matrix import LabelMatrix, check_level
 if TYPE_CHECKING:
     import scipy.sparse
 
-Array = np.ndarray[Any, Any]
 
 _KINDS = "biuf"
 

@@ -17,10 +17,9 @@ from saestore.labels.as_labels import check_names
 from saestore.labels.item_keys import OnUnmatched, check_on_unmatched, first_of, match_keys, unmatched
 from saestore.labels.patch_grid import Fit, Patches
 from saestore.query.set_table import SetTable
+from saestore.sparse_rows import Array
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.label_matrix import LabelMatrix, position_of
-
-Array = np.ndarray[Any, Any]
 
 THRESHOLD = 0.25
 _SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")

@@ -17,10 +17,10 @@ from saestore.format import KEY
 from saestore.labels.as_labels import check_names
 from saestore.labels.item_keys import OnUnmatched, check_on_unmatched, match_keys, unmatched
 from saestore.query.set_table import SetTable
+from saestore.sparse_rows import Array
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.label_matrix import LabelMatrix
 
-Array = np.ndarray[Any, Any]
 Span = tuple[int, int, str]
 Given = Mapping[Any, Any]  # of sequences of `Span`, which is yet to be checked
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -13,10 +12,9 @@ from saestore.format import KEY
 from saestore.labels.as_labels import check_names, of_masks
 from saestore.labels.item_keys import OnUnmatched, check_on_unmatched, first_of, match_keys, unmatched
 from saestore.query.set_table import SetTable
+from saestore.sparse_rows import Array
 from saestore.tables.items import Items
 from saestore.tables.label_matrix import LabelMatrix
-
-Array = np.ndarray[Any, Any]
 
 _TEXT = "text"
 

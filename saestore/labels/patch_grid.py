@@ -12,9 +12,9 @@ import numpy as np
 
 from saestore.errors import InvalidInputError, check_choice
 from saestore.query.set_table import SetTable
+from saestore.sparse_rows import Array
 from saestore.tables.item_index import ItemIndex
 
-Array = np.ndarray[Any, Any]
 Fit = Literal["squash", "crop"]
 GRID_COLUMNS = ("grid_rows", "grid_columns")  # of items, where images have grids of their own
 

@@ -11,10 +11,8 @@ import torch
 
 from saestore.errors import InvalidInputError
 from saestore.models.hooks import Hook, find_tap
-from saestore.models.pretrained import Pretrained, weights_fingerprint
+from saestore.models.pretrained import Pretrained, unsupported, weights_fingerprint
 from saestore.sae.hub import one_line
-
-__all__ = ["BlockModel", "Tower", "find_tower", "load_text_model", "load_tower"]
 
 # Names of the weights of the text part, in models of images and texts.
 _TEXT_PART = {r"^(?:model\.)?(?:language_model|text_model)\.(?:model\.)?": ""}
@@ -49,35 +47,11 @@ class _Reached(Exception):
 
 
 class BlockModel:
-    """A model up to a hook in one of its blocks.
+    """A model of transformers up to a hook in one of its blocks; nothing after the hook runs.
 
     The hidden state is taken from the block itself: in many models, the last entry of transformers' own list of hidden
-    states went through the final norm. Nothing after the hook runs.
-
-    Parameters
-    ----------
-    model
-        Of transformers, with its blocks up to the hook's.
-    hook
-        Where the hidden state is taken.
-    config
-        Configuration of the part that the blocks belong to.
-    device
-        Where it runs.
-    probe
-        Inputs of a run that shows whether the model has the hook, as in `__call__`.
-
-    Attributes
-    ----------
-    width : int
-        Width of the hidden state.
-    fingerprint : str
-        `weights_fingerprint` of the model.
-
-    Raises
-    ------
-    InvalidInputError
-        The model cannot be run up to a block, or its blocks have no such hook.
+    states went through the final norm. `config` is of the part that the blocks belong to, `probe` the inputs of a run
+    that shows whether the model has the hook. It has the `width` of the hidden state, and its `weights_fingerprint`.
     """
 
     def __init__(
@@ -103,17 +77,15 @@ class BlockModel:
         except (torch.OutOfMemoryError, InvalidInputError):
             raise
         except Exception as error:
-            raise InvalidInputError(
+            raise unsupported(
                 f"a model of the kind {kind!r} cannot be run up to a block: {type(error).__name__}: "
-                f"{one_line(error)}; give its embeddings as --embeddings",
-                code="unsupported-model",
+                f"{one_line(error)}; give its embeddings as --embeddings"
             ) from error
         rows = tuple(next(iter(probe.values())).shape)
         if len(shape) != 3 or shape[0] != 1 or (len(rows) == 2 and shape[1] != rows[1]):
-            raise InvalidInputError(
+            raise unsupported(
                 f"a block of a {kind!r} model returns an array of shape {shape} for an input of shape {rows}; saestore "
-                "needs (1, rows, width). Give its embeddings as --embeddings",
-                code="unsupported-model",
+                "needs (1, rows, width). Give its embeddings as --embeddings"
             )
         self.width = shape[2]
 
@@ -124,11 +96,9 @@ class BlockModel:
         raise _Reached
 
     def _run(self, inputs: dict[str, torch.Tensor]) -> None:
-        on_device = {
-            name: x.to(self.device, self._dtype if x.is_floating_point() else None) for name, x in inputs.items()
-        }
+        dtypes = {name: self._dtype if x.is_floating_point() else None for name, x in inputs.items()}
         with torch.inference_mode():
-            self._model(**on_device)
+            self._model(**{name: x.to(self.device, dtypes[name]) for name, x in inputs.items()})
 
     def __call__(self, **inputs: torch.Tensor) -> torch.Tensor:
         """Run a batch; returns the hidden state at the hook, (batch, rows, width), on the model's device."""
@@ -139,36 +109,23 @@ class BlockModel:
 
 
 def find_tower(pretrained: Pretrained) -> tuple[Tower, Any]:
-    """Facts about the vision part of a model, and its configuration.
-
-    Raises
-    ------
-    InvalidInputError
-        It is of a kind that saestore cannot run on images.
-    """
+    """Facts about the vision part of a model, and its configuration."""
     config = pretrained.config()
     config = getattr(config, "vision_config", config)
     tower = _TOWERS.get(config.model_type)
     if tower is None:
-        raise InvalidInputError(
+        raise unsupported(
             f"{pretrained.name} is of the kind {config.model_type!r}; images run through CLIP, SigLIP 1 and 2, DINOv2, "
-            f"DINOv3, ViT and MAE ({', '.join(_TOWERS)}). Give the embeddings of other models as --embeddings",
-            code="unsupported-model",
+            f"DINOv3, ViT and MAE ({', '.join(_TOWERS)}). Give the embeddings of other models as --embeddings"
         )
     n_before = tower.n_before + getattr(config, "num_register_tokens", 0) if tower.has_cls else 0
     return replace(tower, n_before=n_before), config
 
 
 def load_tower(
-    pretrained: Pretrained,
-    tower: Tower,
-    config: Any,
-    hook: Hook,
-    *,
-    dtype: str,
-    device: str,
-    probe: dict[str, torch.Tensor],
-) -> BlockModel:
+    pretrained: Pretrained, tower: Tower, config: Any, hook: Hook, *,
+    dtype: str, device: str, probe: dict[str, torch.Tensor],
+) -> BlockModel:  # fmt: skip
     """Load the vision part of a model up to a hook; `probe` has inputs of one run, as `BlockModel` takes them."""
     _check_layer(config, hook.layer, pretrained.name)
     config = copy.deepcopy(config)
@@ -194,18 +151,15 @@ def load_text_model(pretrained: Pretrained, hook: Hook, dtype: str, device: str)
     whole = copy.deepcopy(pretrained.config())
     config = getattr(whole, "text_config", whole)
     if whole.model_type.startswith(("clip", "siglip")) or whole.model_type in _TOWERS:
-        raise InvalidInputError(
-            f"{pretrained.name} is a model of images ({whole.model_type}); give it --images", code="unsupported-model"
-        )
+        raise unsupported(f"{pretrained.name} is a model of images ({whole.model_type}); give it --images")
     transformers = pretrained.transformers
     encoder = config.is_encoder_decoder or any("EncoderModel" in name for name in config.architectures or ())
     kinds = transformers.MODEL_FOR_TEXT_ENCODING_MAPPING if encoder else transformers.MODEL_MAPPING
     kind = kinds.get(type(config), None)
     if not isinstance(kind, type):
-        raise InvalidInputError(
+        raise unsupported(
             f"{pretrained.name} ({whole.model_type}) is not a text model that saestore can run; it runs models of one "
-            "row of blocks, such as Gemma, Llama, GPT-2 or BERT, and the encoder of T5",
-            code="unsupported-model",
+            "row of blocks, such as Gemma, Llama, GPT-2 or BERT, and the encoder of T5"
         )
     _check_layer(config, hook.layer, pretrained.name)
     config.use_cache = False  # nothing reads it
@@ -219,9 +173,12 @@ def load_text_model(pretrained: Pretrained, hook: Hook, dtype: str, device: str)
 def _check_layer(config: Any, layer: int, name: str) -> None:
     n_blocks = getattr(config, "num_hidden_layers", None)
     if not isinstance(n_blocks, int) or not hasattr(config, "hidden_size"):
-        raise InvalidInputError(
-            f"{name} ({config.model_type}) is not a model of blocks that saestore can run", code="unsupported-model"
-        )
+        raise unsupported(f"{name} ({config.model_type}) is not a model of blocks that saestore can run")
+    check_layer(name, layer, n_blocks)
+
+
+def check_layer(name: str, layer: int, n_blocks: int) -> None:
+    """Refuse a block that a model does not have."""
     if not 0 <= layer < n_blocks:
         raise InvalidInputError(
             f"{name} has no block {layer}: it has {n_blocks}, counted from 0 to {n_blocks - 1}", code="unknown-layer"
@@ -250,6 +207,4 @@ def _blocks(model: torch.nn.Module, n_blocks: int) -> torch.nn.ModuleList | torc
             and name.rsplit(".", 1)[-1] in _BLOCK_LISTS
         ):
             return module
-    raise InvalidInputError(
-        f"{type(model).__name__} has no list of {n_blocks} blocks that saestore can find", code="unsupported-model"
-    )
+    raise unsupported(f"{type(model).__name__} has no list of {n_blocks} blocks that saestore can find")

@@ -11,8 +11,6 @@ import torch
 
 from saestore.errors import InvalidInputError
 
-__all__ = ["Hook", "Tap", "find_tap", "first_tensor"]
-
 # Names of TransformerLens, and of the modules themselves in transformers, open_clip and timm.
 _PLACES = {
     "resid_post": "hook_resid_post",
@@ -40,13 +38,7 @@ class Hook:
 
     @classmethod
     def of(cls, name: str, by: str = "the SAE was trained at") -> Self:
-        """Parse a name; the input of a block is the output of the block before. `by` starts the message of an error.
-
-        Raises
-        ------
-        InvalidInputError
-            The hook is at a place where a model cannot be read.
-        """
+        """Parse a name; the input of a block is the output of the block before. `by` starts the message of an error."""
         module, match = _MODULE.fullmatch(name), _HOOK.fullmatch(name)
         if module is not None:
             return cls(int(module["layer"]))
@@ -89,21 +81,13 @@ def first_tensor(value: Any) -> Any:
 
 
 def find_tap(block: torch.nn.Module, place: str, run: Callable[[], None]) -> Tap | None:
-    """The module of a block that has a place, or None where the block has no such place.
+    """The module of a block that has a place (as in `Hook`), or None where the block has no such place.
 
-    Found by what the modules compute in one run, not by their names: attention is the first module whose output, added
-    to the block's input, is the input of another module (`resid_mid`). The MLP is the one whose output, added to that
-    or to its norm, is the input of a later module or the output of the block. In blocks that run both side by side, the
-    two outputs and the block's input add up to its output, and `resid_mid` does not exist.
-
-    Parameters
-    ----------
-    block
-        The block.
-    place
-        As in `Hook`.
-    run
-        Runs the model once, on a few rows, at least up to the end of the block.
+    Found by what the modules compute in one `run` of the model on a few rows, not by their names: attention is the
+    first module whose output, added to the block's input, is the input of another module (`resid_mid`). The MLP is the
+    one whose output, added to that or to its norm, is the input of a later module or the output of the block. In blocks
+    that run both side by side, the two outputs and the block's input add up to its output, and `resid_mid` does not
+    exist.
     """
     if place in ("resid_post", "resid_pre"):
         return Tap(block, place == "resid_post")
@@ -139,9 +123,8 @@ def _trace(block: torch.nn.Module, run: Callable[[], None]) -> list[_Event]:
         # Copied, because some models add to a tensor in place; and not every device computes in float64.
         return lambda x: events.append(_Event(module, output, x.to("cpu", copy=True))) if torch.is_tensor(x) else None
 
-    handles = [
-        Tap(module, output).attach(keeper(module, output)) for module in block.modules() for output in (False, True)
-    ]
+    taps = [Tap(module, output) for module in block.modules() for output in (False, True)]
+    handles = [tap.attach(keeper(tap.module, tap.output)) for tap in taps]
     try:
         run()
     finally:

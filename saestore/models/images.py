@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,18 +18,17 @@ import torch
 
 from saestore.errors import InvalidInputError, NotFoundError, UnreachableError, raise_unreachable
 from saestore.files import image_errors, nearby
-from saestore.models.request import first_few, select_items
+from saestore.models.request import select_items
 from saestore.sae.hub import one_line
+from saestore.sparse_rows import Array
 from saestore.tables import Items, as_items
-
-__all__ = ["ImageFiles", "ImageTransform", "find_images", "read_image"]
-
-Array = np.ndarray[Any, Any]
+from saestore.tables.label_matrix import listed
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _ENDS = 1 << 14
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap width and height
 _WHITE_16 = 65535
+_NAFLEX_INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
 THREADS = min(8, os.cpu_count() or 1)
 
 
@@ -45,56 +45,34 @@ class ImageFiles:
 
 
 def find_images(
-    folder: str | os.PathLike[str],
-    table: Any,
-    *,
-    skip_bad: bool,
-    advance: Callable[[int], None],
-    exif: bool = True,
-    known: Sequence[str] = (),
-) -> ImageFiles:
-    """Find the images of a folder and decode each once.
+    folder: str | os.PathLike[str], table: Any, *,
+    skip_bad: bool, advance: Callable[[int], None], exif: bool = True, known: Sequence[str] = (),
+) -> ImageFiles:  # fmt: skip
+    """Find the images of a folder (its hidden files apart) and decode each once.
 
-    Parameters
-    ----------
-    folder
-        Contains images, or folders of them; without `table` all of them count, by name. Hidden files do not.
-    table
-        A ``metadata.csv`` or the like: the images in its column ``image_path``, in its order.
-    skip_bad
-        Leave out images that cannot be read instead of refusing them.
-    advance
-        Receives the number of images that were decoded.
-    exif
-        Whether images are turned by their EXIF orientation.
-    known
-        Keys that come first if there is no table: new images may sort between those that a store has.
-
-    Raises
-    ------
-    NotFoundError
-        The folder, any image in it, or an image of the table does not exist.
-    InvalidInputError
-        Images cannot be read: names them.
+    `table` is a ``metadata.csv`` or the like with the images in its column ``image_path``; without one all images
+    count, by name, those with `known` keys first: new ones may sort between images that a store has. `skip_bad` leaves
+    out images that cannot be read instead of refusing them, `advance` receives the number of images that were decoded,
+    and `exif` is whether images are turned by their EXIF orientation.
     """
     root = Path(folder)
     if not root.is_dir():
         reason = nearby(root) if not root.exists() else "that is a file"
         raise NotFoundError(f"no folder of images {root}; {reason}", code="folder-missing")
-    items = None if table is None else as_items(table)
-    if items is None:
+    if table is None:
         by_key = {p.relative_to(root).as_posix(): p for p in root.rglob("*") if _is_image(p.relative_to(root))}
         first = [key for key in known if key in by_key]
         keys = [*first, *sorted(by_key.keys() - set(first))]
         paths = [by_key[key] for key in keys]
+        items = Items(np.array(keys, np.dtypes.StringDType()), {}, {})
     else:
-        keys = items.key.tolist()
-        paths = _named(keys, root, Path(table) if isinstance(table, str | os.PathLike) else None)
+        items = as_items(table)
+        paths = _named(items.key.tolist(), root, Path(table) if isinstance(table, str | os.PathLike) else None)
     if not paths:
         raise NotFoundError(
             f"{root} contains no images ({', '.join(_SUFFIXES)}); {nearby(root / 'image.jpg')}", code="no-images"
         )
-    return _decoded(paths, keys, items, partial(_look, exif=exif), skip_bad=skip_bad, advance=advance)
+    return _decoded(paths, items, exif=exif, skip_bad=skip_bad, advance=advance)
 
 
 def _is_image(relative: Path) -> bool:
@@ -105,53 +83,38 @@ def _is_image(relative: Path) -> bool:
 def _named(keys: list[str], root: Path, table: Path | None) -> list[Path]:
     """Where the images of a table are: below the folder, or beside the table, which may itself name the folder."""
     bases = [root, *([table.parent] if table is not None else []), root.parent]
-    paths: list[Path] = []
-    missing: list[str] = []
-    for key in keys:
-        path = next((base / key for base in bases if (base / key).is_file()), None)
-        if path is None:
-            missing.append(key)
-        else:
-            paths.append(path)
+    paths = [next((base / key for base in bases if (base / key).is_file()), None) for key in keys]
+    missing = [key for key, path in zip(keys, paths, strict=True) if path is None]
     if missing:
         raise NotFoundError(
-            f"{len(missing):,} of the {len(keys):,} images of the items are not in {root}: {first_few(missing)}. "
+            f"{len(missing):,} of the {len(keys):,} images of the items are not in {root}: {listed(missing, 5)}. "
             f"Looked below {', '.join(dict.fromkeys(str(base) for base in bases))}",
             code="image-missing",
         )
-    return paths
+    return [path for path in paths if path is not None]
 
 
 def _decoded(
-    paths: list[Path],
-    keys: list[str],
-    items: Items | None,
-    look: Callable[[Path, str], tuple[tuple[int, int], bytes, str | None]],
-    *,
-    skip_bad: bool,
-    advance: Callable[[int], None],
+    paths: list[Path], items: Items, *, exif: bool, skip_bad: bool, advance: Callable[[int], None]
 ) -> ImageFiles:
-    sizes, digests = np.zeros((len(paths), 2), np.int64), np.zeros((len(paths), 16), np.uint8)
-    bad: dict[int, str] = {}
+    keys, looks = items.key.tolist(), []
     with ThreadPoolExecutor(THREADS) as pool:
-        for i, (size, digest, why) in enumerate(pool.map(look, paths, keys)):
-            sizes[i], digests[i] = size, np.frombuffer(digest, np.uint8)
-            if why is not None:
-                bad[i] = why
+        for look in pool.map(partial(_look, exif=exif), paths, keys):
+            looks.append(look)
             advance(1)
-    reasons = {keys[i]: why for i, why in bad.items()}
-    if bad and (not skip_bad or len(bad) == len(paths)):
+    reasons = {key: why for key, (*_, why) in zip(keys, looks, strict=True) if why is not None}
+    if reasons and (not skip_bad or len(reasons) == len(paths)):
         raise InvalidInputError(
-            f"{len(bad):,} of {len(paths):,} images cannot be read: "
-            f"{first_few(f'{name} ({reason})' for name, reason in reasons.items())}. Nothing was written. Repair or "
+            f"{len(reasons):,} of {len(paths):,} images cannot be read: "
+            f"{listed([f'{name} ({reason})' for name, reason in reasons.items()], 5)}. Nothing was written. Repair or "
             "remove them, or leave them out with --skip-bad (skip_bad=True)",
             code="unreadable-image",
         )
-    good = np.array([i not in bad for i in range(len(paths))])
-    if items is None:
-        items = Items(np.array(keys, np.dtypes.StringDType()), {}, {})
-    kept = select_items(items, good, width=sizes[:, 0], height=sizes[:, 1])
-    return ImageFiles([p for p, ok in zip(paths, good, strict=True) if ok], kept, digests[good], reasons)
+    good = np.array([why is None for *_, why in looks])
+    widths, heights = np.array([size for size, *_ in looks], np.int64).T
+    digests = np.frombuffer(b"".join(digest for _, digest, _ in looks), np.uint8).reshape(-1, 16)
+    kept = select_items(items, good, width=widths, height=heights)
+    return ImageFiles([path for path, ok in zip(paths, good, strict=True) if ok], kept, digests[good], reasons)
 
 
 def _look(path: Path, key: str, *, exif: bool) -> tuple[tuple[int, int], bytes, str | None]:
@@ -175,21 +138,10 @@ def _look(path: Path, key: str, *, exif: bool) -> tuple[tuple[int, int], bytes, 
 
 
 def read_image(path: Path, *, exif: bool = True, transparency: str = "white") -> Any:
-    """Read an image as RGB of 8 bits.
+    """Read an image as RGB of 8 bits, turned by its EXIF orientation if `exif`.
 
     Grey, palette and CMYK images are converted, 16 bits scaled to 8; only the first of several frames is read.
-
-    Parameters
-    ----------
-    exif
-        Turn it by its EXIF orientation.
-    transparency
-        Put transparent pixels on ``white`` or ``black``, or show the colours that are ``stored`` there.
-
-    Raises
-    ------
-    InvalidInputError
-        It cannot be decoded.
+    Transparent pixels are put on ``white`` or ``black``, or show the colours that are ``stored`` there.
     """
     from PIL import ImageOps
 
@@ -198,13 +150,7 @@ def read_image(path: Path, *, exif: bool = True, transparency: str = "white") ->
 
 
 def check_image(path: Path, *, exif: bool = True) -> tuple[int, int]:
-    """Decode an image (a JPEG at an eighth of its size); returns width and height, with `exif` as it is turned.
-
-    Raises
-    ------
-    InvalidInputError
-        It cannot be decoded.
-    """
+    """Decode an image (a JPEG at an eighth of its size); returns width and height, with `exif` as it is turned."""
     with _opened(path) as image:
         width, height = image.size
         turned = exif and image.getexif().get(_ORIENTATION, 1) in _TURNED
@@ -263,13 +209,7 @@ class ImageTransform:
 
     @classmethod
     def of(cls, processor: Any, patch_size: int, where: str, *, exif: bool = True, transparency: str = "white") -> Self:
-        """Read the settings of a processor.
-
-        Raises
-        ------
-        InvalidInputError
-            It would not make all images one size, or not cut them into whole patches.
-        """
+        """Read the settings of a processor, which has to make all images one size of whole patches."""
         resize = _sizes(processor.size) if getattr(processor, "do_resize", False) else None
         crop = _sizes(processor.crop_size) if getattr(processor, "do_center_crop", False) else None
         final = crop or resize or {}
@@ -291,7 +231,7 @@ class ImageTransform:
             "crop": None if crop is None else [crop["height"], crop["width"]],
             "size": size,
             "grid": [n // patch_size for n in size],
-            **colours_of(processor),
+            **_colours_of(processor),
             "exif": exif,
             "transparency": transparency,
         }
@@ -316,7 +256,49 @@ class ImageTransform:
         return {"pixel_values": torch.linspace(-1, 1, 3 * height * width).reshape(1, 3, height, width)}
 
 
-def colours_of(processor: Any) -> dict[str, Any]:
+@dataclass(frozen=True)
+class NaflexTransform(ImageTransform):
+    """The image processor of SigLIP 2 NaFlex: images keep their proportions, each with a grid of patches of its own.
+
+    In its record ``size`` and ``grid`` are None.
+    """
+
+    @classmethod
+    def of(cls, processor: Any, patch_size: int, where: str, *, exif: bool = True, transparency: str = "white") -> Self:
+        """Read the settings of a processor, which has to be of such a model, with patches of its size."""
+        most, own = (getattr(processor, name, None) for name in ("max_num_patches", "patch_size"))
+        if most is None or own != patch_size or not processor.do_resize:
+            raise InvalidInputError(
+                f"{where} takes images in patches of {patch_size} x {patch_size}, and its image processor "
+                f"({type(processor).__name__}) makes at most {most} patches of {own} x {own}, with "
+                f"do_resize={processor.do_resize}; correct its preprocessor_config.json",
+                code="image-size",
+            )
+        resize = {"max_patches": int(most), "patch": int(own)}
+        record = {"resize": resize, "crop": None, "size": None, "grid": None, **_colours_of(processor)}
+        return cls(processor, {**record, "exif": exif, "transparency": transparency})
+
+    def grids(self, widths: Sequence[int], heights: Sequence[int]) -> Array:
+        """Rows and columns of patches of images, int64 (n, 2), by the rule of transformers."""
+        patch, most = (self.record["resize"][name] for name in ("patch", "max_patches"))
+        size_of = sys.modules[type(self.processor).__module__].get_image_size_for_max_num_patches
+        sizes: Array = np.array([size_of(*each, patch, most) for each in zip(heights, widths, strict=True)], np.int64)
+        return np.asarray(sizes.reshape(-1, 2) // patch)
+
+    def inputs(self, image: Any) -> dict[str, torch.Tensor]:
+        """The model's inputs for an RGB image of Pillow: patches with padding, mask, and grid."""
+        made = self.processor(images=image, return_tensors="np")
+        return {name: torch.from_numpy(np.ascontiguousarray(made[name][0])) for name in _NAFLEX_INPUTS}
+
+    def probe(self) -> dict[str, torch.Tensor]:
+        """Inputs of a run that shows whether the model has a hook."""
+        values = torch.linspace(-1, 1, 4 * 3 * self.record["resize"]["patch"] ** 2).reshape(1, 4, -1)
+        return dict(
+            zip(_NAFLEX_INPUTS, (values, torch.ones(1, 4, dtype=torch.int32), torch.tensor([[2, 2]])), strict=True)
+        )
+
+
+def _colours_of(processor: Any) -> dict[str, Any]:
     """How a processor makes numbers of pixels: ``resample``, ``rescale``, ``mean`` and ``std``."""
     normalised = getattr(processor, "do_normalize", False)
     return {

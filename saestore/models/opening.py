@@ -12,19 +12,17 @@ from saestore.errors import InvalidInputError
 from saestore.labels.patch_grid import GRID_COLUMNS
 from saestore.models.blocks import find_tower, load_text_model, load_tower
 from saestore.models.hooks import Hook
-from saestore.models.images import ImageTransform, find_images
-from saestore.models.naflex import NaflexTransform
+from saestore.models.images import ImageTransform, NaflexTransform, find_images
 from saestore.models.packages import ImageModel, load_package_model, package_of
 from saestore.models.pretrained import Pretrained
-from saestore.models.request import ModelInputs, ModelRequest, first_few, select_items
+from saestore.models.request import ModelInputs, ModelRequest, select_items
 from saestore.models.run import RunImages, RunTexts, text_groups
 from saestore.models.source import ModelSource
 from saestore.models.texts import find_texts
 from saestore.models.tokens import Tokenizer, tokenize
 from saestore.models.training_spec import SAETrainingSpec
 from saestore.sparse_rows import pointers
-
-__all__ = ["open_model_source"]
+from saestore.tables.label_matrix import listed
 
 _NO_LIMIT = 1 << 40  # tokenizers without a limit have one that is larger still
 _LISTED = 100  # names in the store's attributes
@@ -32,26 +30,7 @@ _TOKENS_PER_TEXT = 256  # in a full batch; fewer texts run together where they a
 
 
 def open_model_source(request: ModelRequest, spec: SAETrainingSpec, advance: Callable[[int], None]) -> ModelInputs:
-    """Load the model and look at every image or text.
-
-    Parameters
-    ----------
-    request
-        Which items, which model, how.
-    spec
-        What the SAE was trained on.
-    advance
-        Receives the number of items that were looked at.
-
-    Raises
-    ------
-    NotFoundError
-        The model, its files or items do not exist.
-    InvalidInputError
-        They cannot be used, or do not fit the SAE.
-    MissingDependencyError
-        transformers or Pillow is not installed.
-    """
+    """Load the model and look at every image or text; `advance` receives the number of items that were looked at."""
     request.check()
     hook = spec.place(request.layer, request.hook)
     name = spec.model_name(None if request.model is None else os.fspath(request.model))
@@ -65,12 +44,9 @@ def open_model_source(request: ModelRequest, spec: SAETrainingSpec, advance: Cal
 def _of_transformers(pretrained: Pretrained, hook: Hook, request: ModelRequest) -> ImageModel:
     tower, config = find_tower(pretrained)
     transform = (NaflexTransform if tower.naflex else ImageTransform).of(
-        pretrained.image_processor(),
-        config.patch_size,
-        pretrained.name,
-        exif=request.exif is not False,
-        transparency=request.transparency or "white",
-    )
+        pretrained.image_processor(), config.patch_size, pretrained.name,
+        exif=request.exif is not False, transparency=request.transparency or "white",
+    )  # fmt: skip
     size = transform.record["size"]
     if not tower.any_size and set(size) != {config.image_size}:
         raise InvalidInputError(
@@ -78,9 +54,8 @@ def _of_transformers(pretrained: Pretrained, hook: Hook, request: ModelRequest) 
             f"preprocessor_config.json makes them {size[0]} x {size[1]}; change it",
             code="image-size",
         )
-    model = load_tower(
-        pretrained, tower, config, hook, dtype=request.dtype, device=request.device, probe=transform.probe()
-    )
+    where: Any = {"dtype": request.dtype, "device": request.device}
+    model = load_tower(pretrained, tower, config, hook, **where, probe=transform.probe())
     return ImageModel(pretrained.name, config.model_type, model, transform, tower.n_before, tower.has_cls)
 
 
@@ -110,7 +85,7 @@ def _images(
     source = ModelSource(
         RunImages(model, transform, files.paths, slice(0, 1) if cls else slice(before, None)),
         path=str(request.images),
-        width=model.width,
+        d_in=model.width,
         dtype=request.dtype,
         ptr=ptr,
         groups=np.append(np.arange(0, n, request.batch), n).astype(np.int64),
@@ -141,7 +116,7 @@ def _texts(
     source = ModelSource(
         RunTexts(model, tokenizer, found.items.columns["text"].tolist(), found.windows, mean),
         path=str(request.texts) if isinstance(request.texts, str | os.PathLike) else "a list of texts",
-        width=model.width,
+        d_in=model.width,
         dtype=request.dtype,
         ptr=ptr if mean else found.window_ptr,
         groups=text_groups(found.lengths, request.batch, request.batch * _TOKENS_PER_TEXT),
@@ -157,7 +132,7 @@ def _texts(
     }
     notes = _skipped_note("text", found.skipped)
     if found.cut:
-        notes.append(f"{len(found.cut):,} texts have more than {longest:,} tokens and were cut: {first_few(found.cut)}")
+        notes.append(f"{len(found.cut):,} texts have more than {longest:,} tokens and were cut: {listed(found.cut, 5)}")
     spans, ids = (None, None) if mean else (found.spans, found.ids)
     return ModelInputs(source, found.items, ptr, spans, record, tuple(notes), ids)
 
@@ -204,5 +179,5 @@ def _record(request: ModelRequest, model: str, facts: dict[str, Any], skipped: d
 def _skipped_note(kind: str, skipped: dict[str, str]) -> list[str]:
     if not skipped:
         return []
-    names = first_few(f"{name} ({reason})" for name, reason in skipped.items())
+    names = listed([f"{name} ({reason})" for name, reason in skipped.items()], 5)
     return [f"{len(skipped):,} {kind}s were left out: {names}"]

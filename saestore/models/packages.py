@@ -10,13 +10,12 @@ from typing import Any
 import torch
 
 from saestore.errors import InvalidInputError, require
-from saestore.models.blocks import BlockModel
+from saestore.models.blocks import BlockModel, check_layer
 from saestore.models.hooks import Hook
 from saestore.models.images import ImageTransform
+from saestore.models.pretrained import unreadable, unsupported
 from saestore.models.request import ModelRequest
 from saestore.sae.hub import one_line
-
-__all__ = ["ImageModel", "load_package_model", "package_of"]
 
 _PACKAGES = {"timm": "timm", "open_clip": "open_clip_torch"}
 _PREFIXES = ("hf-hub:", "local-dir:")  # of both packages
@@ -44,15 +43,7 @@ def package_of(name: str) -> str | None:
 
 
 def load_package_model(name: str, hook: Hook, request: ModelRequest) -> ImageModel:
-    """Load a vision transformer by the package in its name.
-
-    Raises
-    ------
-    MissingDependencyError
-        The package is not installed.
-    InvalidInputError
-        The package cannot load it, it is not a row of blocks, or its preprocessing is not known here.
-    """
+    """Load a vision transformer by the package in its name, with its own preprocessing."""
     package, _, own = name.partition(":")
     library = require(package, "vision", f"the model {name}")
     try:
@@ -60,23 +51,16 @@ def load_package_model(name: str, hook: Hook, request: ModelRequest) -> ImageMod
     except Exception as error:
         if isinstance(error, InvalidInputError):
             raise
-        raise InvalidInputError(
-            f"{package} cannot load {own}: {type(error).__name__}: {one_line(error)}", code="unreadable-model"
-        ) from error
+        raise unreadable(f"{package} cannot load {own}: {type(error).__name__}: {one_line(error)}") from error
     clip = hasattr(tower, "transformer") and hasattr(tower, "grid_size")
     embedding = tower if clip else getattr(tower, "patch_embed", None)
     blocks = tower.transformer.resblocks if clip else getattr(tower, "blocks", None)
     if blocks is None or embedding is None or not hasattr(embedding, "patch_size"):
-        raise InvalidInputError(
+        raise unsupported(
             f"{name} ({type(tower).__name__}) is not a vision transformer of one row of blocks; give its embeddings as "
-            "--embeddings",
-            code="unsupported-model",
+            "--embeddings"
         )
-    if hook.layer >= len(blocks):
-        raise InvalidInputError(
-            f"{name} has no block {hook.layer}: it has {len(blocks)}, counted from 0 to {len(blocks) - 1}",
-            code="unknown-layer",
-        )
+    check_layer(name, hook.layer, len(blocks))
     del blocks[hook.layer + 1 :]
     record = _record(preprocess, name)
     record["grid"] = [size // patch for size, patch in zip(record["size"], _pair(embedding.patch_size), strict=True)]
@@ -120,9 +104,8 @@ def _record(preprocess: Any, name: str) -> dict[str, Any]:
         kind = step.__name__ if kind == "function" else kind
         if kind == "Resize":
             sizes = [step.size] if isinstance(step.size, int) else list(step.size)
-            record["resize"] = (
-                {"shortest_edge": sizes[0]} if len(sizes) == 1 else {"height": sizes[0], "width": sizes[1]}
-            )
+            names = ("shortest_edge",) if len(sizes) == 1 else ("height", "width")
+            record["resize"] = dict(zip(names, sizes, strict=False))
             record["resample"] = _RESAMPLING.get(str(getattr(step.interpolation, "value", step.interpolation)))
         elif kind == "CenterCrop":
             record["crop"] = [int(n) for n in step.size]

@@ -14,12 +14,10 @@ from typing import Any
 
 import torch
 
-from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, SaestoreError
+from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, require
 from saestore.files import nearby
 from saestore.format import canonical_json
 from saestore.sae.hub import one_line, require_hub
-
-__all__ = ["Pretrained", "import_transformers", "weights_fingerprint"]
 
 # Keys for where a model came from and how it is stored; they do not change its results.
 _NOT_SEMANTICS = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures", "use_cache")
@@ -27,21 +25,19 @@ _FINGERPRINT_VALUES = 1024
 
 
 def import_transformers() -> ModuleType:
-    """Import transformers.
+    """Import transformers, and Pillow for images: without it, other packages raise strange errors."""
+    require("PIL", "models", "running a model on images or texts")
+    return require("transformers", "models", "running a model on images or texts")  # type: ignore[no-any-return]
 
-    Raises
-    ------
-    MissingDependencyError
-        It is not installed.
-    """
-    try:
-        import PIL  # noqa: F401  (for images; without it, other packages raise strange errors)
-        import transformers
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"running a model on images or texts needs {error.name}: `pip install 'saestore[models]'`."
-        ) from error
-    return transformers
+
+def unsupported(message: str) -> InvalidInputError:
+    """The error for a model that saestore cannot run."""
+    return InvalidInputError(message, code="unsupported-model")
+
+
+def unreadable(message: str) -> InvalidInputError:
+    """The error for files of a model that cannot be loaded."""
+    return InvalidInputError(message, code="unreadable-model")
 
 
 class Pretrained:
@@ -49,16 +45,6 @@ class Pretrained:
 
     Code that comes with a model is never run, and weights are read as safetensors, or else unpickled with
     ``weights_only``, which transformers does by itself.
-
-    Parameters
-    ----------
-    name
-        Name of the folder or the repository.
-
-    Raises
-    ------
-    NotFoundError
-        The name is a path, and the folder does not exist.
     """
 
     def __init__(self, name: str) -> None:
@@ -73,23 +59,13 @@ class Pretrained:
             )
 
     def load(self, what: str, loader: Callable[..., Any], **kwargs: Any) -> Any:
-        """Call a ``from_pretrained`` of transformers.
-
-        Raises
-        ------
-        NotFoundError
-            The hub's cache does not have it, and the hub cannot be reached.
-        InvalidInputError
-            The files are missing, damaged, of a kind that transformers does not know, or need code of their own.
-        """
+        """Call a ``from_pretrained`` of transformers, whose errors come out as one clear error."""
         with _quiet(self.transformers):
             try:
                 return self._call(what, loader, local_files_only=True, **kwargs)
             except _NotHere as error:
                 if self.is_folder:
-                    raise InvalidInputError(
-                        f"the {what} of {self.name} cannot be loaded: {error}", code="unreadable-model"
-                    ) from error
+                    raise unreadable(f"the {what} of {self.name} cannot be loaded: {error}") from error
             advice = (
                 f"on a connected machine run `hf download {self.name} --local-dir model` and pass that folder as the "
                 "model (--model ./model), or copy its hub cache here and set HF_HOME"
@@ -110,23 +86,20 @@ class Pretrained:
         except OSError as error:
             raise _NotHere(one_line(error)) from error
         except SafetensorError as error:
-            raise InvalidInputError(
-                f"the weights of {self.name} are truncated or not a safetensors file ({error}); fetch them again",
-                code="unreadable-model",
+            raise unreadable(
+                f"the weights of {self.name} are truncated or not a safetensors file ({error}); fetch them again"
             ) from error
         except pickle.UnpicklingError as error:
-            raise InvalidInputError(
+            raise unreadable(
                 f"the weights of {self.name} hold Python objects, which are not unpickled because that could run code; "
-                "save them as model.safetensors",
-                code="unreadable-model",
+                "save them as model.safetensors"
             ) from error
         # transformers has no error class: a strange configuration raises any of these.
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as error:
             if isinstance(error, SaestoreError):
                 raise
-            raise InvalidInputError(
-                f"transformers cannot load the {what} of {self.name}: {type(error).__name__}: {one_line(error)}",
-                code="unreadable-model",
+            raise unreadable(
+                f"transformers cannot load the {what} of {self.name}: {type(error).__name__}: {one_line(error)}"
             ) from error
 
     def config(self) -> Any:
@@ -136,30 +109,18 @@ class Pretrained:
     def model(self, kind: Any, config: Any, dtype: str, key_mapping: dict[str, str] | None = None) -> torch.nn.Module:
         """Load weights, and refuse a model with missing ones: transformers would make them up.
 
-        Parameters
-        ----------
-        kind
-            Class of transformers, or one like it that has fewer blocks than the weights.
-        config
-            Its configuration.
-        dtype
-            Dtype of the loaded weights.
-        key_mapping
-            Patterns in the names of the weights, and what replaces them.
+        `kind` is a class of transformers, or one like it that has fewer blocks than the weights; `key_mapping` has
+        patterns in the names of the weights, and what replaces them.
         """
-        kwargs: dict[str, Any] = {
-            "output_loading_info": True,
-            "ignore_mismatched_sizes": True,
-        }  # each is an error below
-        if key_mapping is not None:
-            kwargs["key_mapping"] = key_mapping
-        model, info = self.load("model", kind.from_pretrained, config=config, dtype=getattr(torch, dtype), **kwargs)
+        kwargs: dict[str, Any] = {"config": config, "dtype": getattr(torch, dtype), "output_loading_info": True}
+        kwargs |= {} if key_mapping is None else {"key_mapping": key_mapping}
+        # Each mismatched size is an error below.
+        model, info = self.load("model", kind.from_pretrained, ignore_mismatched_sizes=True, **kwargs)
         if info["mismatched_keys"]:
             name, stored, expected = min(info["mismatched_keys"])
-            raise InvalidInputError(
+            raise unsupported(
                 f"{name} of {self.name} has the shape {tuple(stored)}, and the {config.model_type!r} model in "
-                f"config.json has {tuple(expected)}: the two do not belong together",
-                code="unsupported-model",
+                f"config.json has {tuple(expected)}: the two do not belong together"
             )
         missing = sorted(info["missing_keys"])
         if missing:
@@ -175,20 +136,11 @@ class Pretrained:
         return self.load("image processor", self.transformers.AutoImageProcessor.from_pretrained, backend="pil")
 
     def tokenizer(self) -> Any:
-        """The tokenizer.
-
-        Raises
-        ------
-        InvalidInputError
-            It has no words, or does not give the characters of its tokens.
-        """
+        """The tokenizer, which has to have words and give the characters of its tokens."""
         tokenizer = self.load("tokenizer", self.transformers.AutoTokenizer.from_pretrained)
         # Without files, transformers makes a tokenizer that knows no words.
         if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
-            raise InvalidInputError(
-                f"the tokenizer of {self.name} has no words: tokenizer.json is missing, or empty",
-                code="unreadable-model",
-            )
+            raise unreadable(f"the tokenizer of {self.name} has no words: tokenizer.json is missing, or empty")
         if not tokenizer.is_fast:
             raise InvalidInputError(
                 f"the tokenizer of {self.name} does not give the characters of its tokens; it needs a tokenizer.json",

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, check_choice
+from saestore.errors import InvalidInputError, check_at_least, check_choice
 from saestore.models.source import ModelSource
 from saestore.tables import Items
 from saestore.vocabulary import MODEL_DTYPES, TRANSPARENCIES
 
-__all__ = ["ModelInputs", "ModelRequest", "first_few", "select_items"]
-
 # A GPU needs larger batches than a processor.
 _BATCH = {"cpu": 16, "cuda": 64}
-_NAMED = 5
 _OF_TEXTS = ("max_tokens", "window", "stride", "chat", "bos")
 _OF_IMAGES = ("exif", "transparency")
 
@@ -65,14 +62,12 @@ class ModelRequest:
 
     def check(self) -> None:
         """Refuse options that do not exist."""
-        allowed = ("patch" if self.images is not None else "token", "cls")
-        if self.sample_type not in allowed:
-            raise InvalidInputError(
-                f"sample_type {self.sample_type!r}: for {self.kind} use {' or '.join(allowed)}.", code="unknown-choice"
-            )
+        check_choice(
+            f"sample_type of {self.kind}", self.sample_type, ("token" if self.images is None else "patch", "cls")
+        )
         check_choice("model_dtype", self.dtype, MODEL_DTYPES)
-        if self.batch_size is not None and self.batch_size < 1:
-            raise InvalidInputError(f"batch_size {self.batch_size}: use 1 or more.", code="invalid-count")
+        if self.batch_size is not None:
+            check_at_least("batch_size", self.batch_size, 1, "invalid-count")
         if self.transparency is not None:
             check_choice("transparency", self.transparency, TRANSPARENCIES)
         self._check_lengths()
@@ -98,8 +93,7 @@ class ModelRequest:
             )
         if self.stride is not None and self.window is None:
             raise InvalidInputError(
-                f"stride {self.stride} goes with windows: pass their length, --window (window=).",
-                code="unused-option",
+                f"stride {self.stride} goes with windows: pass their length, --window (window=).", code="unused-option"
             )
 
 
@@ -121,10 +115,3 @@ def select_items(items: Items, mask: np.ndarray, **more: np.ndarray) -> Items:
     columns = {name: values[mask] for name, values in {**items.columns, **more}.items()}
     concepts = {name: values[mask] for name, values in items.concepts.items() if name not in more}
     return Items(items.key[mask], columns, concepts)
-
-
-def first_few(names: Iterable[str]) -> str:
-    """The first five names, and the number of the others."""
-    listed = list(names)
-    more = f" and {len(listed) - _NAMED:,} more" if len(listed) > _NAMED else ""
-    return ", ".join(listed[:_NAMED]) + more

@@ -14,8 +14,6 @@ from saestore.models.blocks import BlockModel
 from saestore.models.images import THREADS, ImageTransform, read_image
 from saestore.models.tokens import Tokenizer
 
-__all__ = ["RunImages", "RunTexts", "text_groups"]
-
 
 @dataclass
 class RunImages:
@@ -86,8 +84,8 @@ class RunTexts:
 def text_groups(lengths: np.ndarray, batch: int, most_tokens: int) -> np.ndarray:
     """Borders of groups of texts that run together, int64 (n_groups + 1,).
 
-    A group has at most `batch` texts, and at most `most_tokens` tokens once they are padded, unless a single text has
-    more. Texts that are appended later change no group but the last.
+    A group has at most `batch` texts and `most_tokens` tokens, padding included, or one text that has more. Texts that
+    are appended later change no group but the last.
     """
     borders, longest = [0], 0
     for i, length in enumerate(lengths.tolist()):

@@ -15,30 +15,16 @@ from saestore.files import damage, existing_file
 from saestore.sae.hub import one_line
 from saestore.tables import Items, as_items
 
-__all__ = ["find_texts"]
-
 
 def find_texts(
     spec: str | os.PathLike[str] | Sequence[Any], table: Any, chat: Callable[[list[Any]], str] | None = None
 ) -> Items:
     """Read texts, into a table with a column ``text``.
 
-    Parameters
-    ----------
-    spec
-        ``.txt`` with a text per line, ``.csv`` with a column ``text`` (or ``text_path``, files beside it), ``.jsonl``
-        with objects that have ``text``; or a list of texts. Other columns become columns and labels of the items.
-        With `chat`, ``.jsonl`` may have ``messages`` in place of ``text``, and a list may have lists of messages.
-    table
-        Columns and labels from another table, one row per text; or None.
-    chat
-        Makes a text of messages, ``{"role": …, "content": …}``; a text becomes the message of a user. None leaves texts
-        as they are.
-
-    Raises
-    ------
-    NotFoundError, InvalidInputError
-        The file does not exist, is of another kind, or not in UTF-8.
+    `spec` is a ``.txt`` with a text per line, a ``.csv`` with a column ``text`` (or ``text_path``, files beside it), a
+    ``.jsonl`` with objects that have ``text``, or a list of texts. Other columns become columns and labels of the
+    items; `table` has more of them, one row per text. `chat` makes a text of messages, ``{"role": …, "content": …}``,
+    which a ``.jsonl`` (as ``messages``) and a list may then have; a text becomes the message of a user.
     """
     items, contents = _read(spec)
     if chat is not None:
@@ -54,8 +40,7 @@ def find_texts(
     more = as_items(table)
     if len(more) != len(items):
         raise InvalidInputError(
-            f"the items have {len(more):,} rows, but there are {len(items):,} texts; both must agree",
-            code="item-count",
+            f"the items have {len(more):,} rows, but there are {len(items):,} texts; both must agree", code="item-count"
         )
     return Items(more.key, {**more.columns, "text": items.columns["text"]}, more.concepts)
 
@@ -89,23 +74,20 @@ def _read(spec: str | os.PathLike[str] | Sequence[Any]) -> tuple[Items, list[Any
         columns = _json_lines(path)
         contents = columns["text"]
         return as_items({**columns, "text": list(map(_shown, contents))}), contents
-    items = _read_file(path)
+    if path.suffix == ".csv":
+        items = _with_texts(Items.from_csv(path), path)
+    elif path.suffix == ".txt":
+        lines = [line.removesuffix("\r") for line in _decoded(path).removesuffix("\n").split("\n")]
+        items = as_items({"text": lines})
+    else:
+        raise InvalidInputError(
+            f"{path} has the suffix {path.suffix!r}; texts are .txt, .csv or .jsonl", code="unknown-suffix"
+        )
     return items, items.columns["text"].tolist()
 
 
 def _shown(content: Any) -> str:
     return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
-
-
-def _read_file(path: Path) -> Items:
-    if path.suffix == ".csv":
-        return _with_texts(Items.from_csv(path), path)
-    if path.suffix == ".txt":
-        lines = _decoded(path).split("\n")
-        return as_items({"text": [line.removesuffix("\r") for line in lines[: len(lines) - (lines[-1] == "")]] or [""]})
-    raise InvalidInputError(
-        f"{path} has the suffix {path.suffix!r}; texts are .txt, .csv or .jsonl", code="unknown-suffix"
-    )
 
 
 def _with_texts(items: Items, path: Path) -> Items:

@@ -12,11 +12,10 @@ from typing import Any, Self
 import numpy as np
 
 from saestore.errors import InvalidInputError, did_you_mean
-from saestore.models.request import first_few, select_items
+from saestore.models.request import select_items
 from saestore.sparse_rows import pointers
 from saestore.tables import Items
-
-__all__ = ["TextTokens", "Tokenizer", "Tokens", "tokenize"]
+from saestore.tables.label_matrix import listed
 
 _AT_ONCE = 1024
 _NO_BOS = "none"
@@ -50,27 +49,10 @@ class Tokenizer:
 
     @classmethod
     def of(
-        cls,
-        tokenizer: Any,
-        prepend_bos: bool | None,
-        max_tokens: int | None,
-        vocab_size: int,
-        *,
-        bos: str | None = None,
-        chat: bool = False,
-    ) -> Self:
-        """Prepend a BOS as requested, else as in the SAE's training, or, if that is unknown, as the tokenizer does.
-
-        Parameters
-        ----------
-        bos
-            The token to prepend, ``"none"`` for none.
-
-        Raises
-        ------
-        InvalidInputError
-            The SAE expects a BOS and the tokenizer has neither BOS nor EOS, or `bos` is not one of its tokens.
-        """
+        cls, tokenizer: Any, prepend_bos: bool | None, max_tokens: int | None, vocab_size: int, *,
+        bos: str | None = None, chat: bool = False,
+    ) -> Self:  # fmt: skip
+        """Prepend `bos`, ``"none"`` for none; else a BOS as in the SAE's training, or, if unknown, as the tokenizer."""
         tokenizer.truncation_side = "right"
         own = tokenizer.bos_token_id
         has = not chat and own is not None and tokenizer("a")["input_ids"][:1] == [own]
@@ -90,13 +72,7 @@ class Tokenizer:
         return cls(tokenizer, added, drop, max_tokens, vocab_size, chat=chat)
 
     def in_windows(self, stride: int | None) -> Self:
-        """The same for windows of `max_tokens`, `stride` tokens apart; by default as far apart as they are long.
-
-        Raises
-        ------
-        InvalidInputError
-            Windows would leave out tokens, or do not advance.
-        """
+        """The same for windows of `max_tokens`, `stride` tokens apart; by default as far apart as they are long."""
         content = self._content
         if content < 1 or not 1 <= (stride or content) <= content:
             raise InvalidInputError(
@@ -122,14 +98,10 @@ class Tokenizer:
         overlap = 0 if self.stride is None else self._content - self.stride
         how = {"truncation": self._limit is not None, "max_length": self._limit, "stride": overlap, "verbose": False}
         encoded = self.tokenizer(texts, add_special_tokens=not self.chat, **how)
-        if self.stride is None:
-            return [[self._one(encoding)] for encoding in encoded.encodings]
+        following = [[] if self.stride is None else first.overflowing for first in encoded.encodings]
         return [
-            [
-                self._one(window, seen=overlap if number else 0)
-                for number, window in enumerate([first, *first.overflowing])
-            ]
-            for first in encoded.encodings
+            [self._one(first), *(self._one(window, seen=overlap) for window in windows)]
+            for first, windows in zip(encoded.encodings, following, strict=True)
         ]
 
     @cached_property
@@ -200,20 +172,19 @@ class TextTokens:
 
 
 def tokenize(items: Items, tokenizer: Tokenizer, *, skip_bad: bool, advance: Callable[[int], None]) -> TextTokens:
-    """Tokenize all texts once, to know how many rows each has.
-
-    Raises
-    ------
-    InvalidInputError
-        Texts are empty and `skip_bad` is False (names them), or the model does not know a token.
-    """
+    """Tokenize all texts once, to know how many rows each has; `skip_bad` leaves out texts without tokens."""
     counts, spans, ids, cut = [], [], [], []
     windows: list[tuple[int, int, int, int, bytes]] = []  # text, number, stored, length, digest
     for i, (text, rows) in enumerate(_tokenized(items.columns["text"].tolist(), tokenizer, advance)):
         counts.append(sum(int(tokens.stored.sum()) for tokens in rows))
         cut.append(rows[0].cut)
         for number, tokens in enumerate(rows):
-            _check_ids(text, tokens, tokenizer.vocab_size)
+            if tokens.ids.max(initial=0) >= tokenizer.vocab_size:
+                raise InvalidInputError(
+                    f"the tokenizer gives a text the token {tokens.ids.max()}, and the model has "
+                    f"{tokenizer.vocab_size:,}; it belongs to another model. The text: {text[:60]!r}",
+                    code="other-tokenizer",
+                )
             spans.append(tokens.spans)
             ids.append(tokens.ids[tokens.stored])
             content = b"" if number else json.dumps(text).encode()
@@ -224,7 +195,7 @@ def tokenize(items: Items, tokenizer: Tokenizer, *, skip_bad: bool, advance: Cal
     if skipped and (not skip_bad or len(skipped) == len(items)):
         raise InvalidInputError(
             f"{len(skipped):,} of {len(items):,} texts have no tokens (counted from 0, or by path): "
-            f"{first_few(skipped)}. Nothing was written. Remove them, or use --skip-bad (skip_bad=True)",
+            f"{listed([*skipped], 5)}. Nothing was written. Remove them, or use --skip-bad (skip_bad=True)",
             code="empty-text",
         )
     number_of = np.cumsum(good) - 1  # among the texts that are left
@@ -241,15 +212,6 @@ def tokenize(items: Items, tokenizer: Tokenizer, *, skip_bad: bool, advance: Cal
         items.key[np.array(cut) & good].tolist(),
         skipped,
     )
-
-
-def _check_ids(text: str, tokens: Tokens, vocab_size: int) -> None:
-    if tokens.ids.max(initial=0) >= vocab_size:
-        raise InvalidInputError(
-            f"the tokenizer gives a text the token {tokens.ids.max()}, and the model has {vocab_size:,}; it belongs to "
-            f"another model. The text: {text[:60]!r}",
-            code="other-tokenizer",
-        )
 
 
 def _tokenized(

@@ -19,8 +19,6 @@ from saestore.models.hooks import Hook
 if TYPE_CHECKING:
     from saestore.sae import LoadedSAE
 
-__all__ = ["SAETrainingSpec"]
-
 _ALIASES = {"gpt2-small": "gpt2", "mistral-7b": "mistral-7b-v0-1"}  # of TransformerLens, where it is not installed
 _LEFT_OUT = re.compile(r"^meta-(?=llama)|-hf$")
 # A module inside a block by its own name, such as layers.3.mlp.
@@ -49,13 +47,7 @@ class SAETrainingSpec:
         return cls(sae.name, sae.d_in, training.get("model") or info.get("model_name"), info.get("hook_name"), **more)
 
     def place(self, layer: int | None, hook: str | None = None) -> Hook:
-        """Choose the hook: the requested one, which must be the SAE's own if that is known.
-
-        Raises
-        ------
-        InvalidInputError
-            The two differ, or neither is known.
-        """
+        """Choose the hook: the requested one, which must be the SAE's own if that is known."""
         trained = None if self.hook is None else Hook.of(self.hook)
         requested = None if hook is None else Hook.of(hook, by="--hook (hook=) names")
         if requested is None and layer is not None:
@@ -112,13 +104,7 @@ class SAETrainingSpec:
             )
 
     def check_stated(self, path: str, stated: Mapping[str, str], *, other: bool = False) -> None:
-        """Refuse embeddings whose model or hook differs from the SAE's, where both state one, unless `other`.
-
-        Raises
-        ------
-        InvalidInputError
-            They differ (``other-model``, ``layer-mismatch``).
-        """
+        """Refuse embeddings whose model or hook differs from the SAE's, where both state one, unless `other`."""
         model, hook = stated.get("model"), stated.get("hook")
         if other:
             return

@@ -10,13 +10,13 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from saestore.plot.style import NEGATIVE, POSITIVE, axes_or_new, named, nothing_to_show, percent, titled
 from saestore.query.details import feature_names
+from saestore.sparse_rows import Array
 
 if TYPE_CHECKING:
     import xarray
 
     from saestore.query.reader import SetReader
 
-Array = np.ndarray[Any, Any]
 
 _SIZE = (6.4, 3.6)
 _UNEVEN = 30  # counts that differ by more than this factor are drawn on a logarithmic axis

@@ -12,13 +12,13 @@ import numpy as np
 from saestore.errors import InvalidInputError, NotFoundError, require
 from saestore.files import damage, image_errors, nearby
 from saestore.labels.patch_grid import Fit, Patches
+from saestore.sparse_rows import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from saestore.query.reader import SetReader
 
-Array = np.ndarray[Any, Any]
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 _MAX_PIXELS = 640  # of the longer side: more than a picture shows

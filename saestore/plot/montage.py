@@ -29,6 +29,7 @@ from saestore.plot.style import (
     value_range,
     width,
 )  # fmt: skip
+from saestore.sparse_rows import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from saestore.query.reader import SetReader
     from saestore.query.results import TopSamples
 
-Array = np.ndarray[Any, Any]
 
 # Inches: title of two lines, edge around everything, a line of the foot, another line, the scale in the foot.
 _TITLE, _EDGE, _FOOT, _LINE, _SCALE = 0.5, 0.1, 0.36, 0.2, 1.6

@@ -13,6 +13,7 @@ import numpy as np
 from saestore.errors import escape as escape_control
 from saestore.query.details import feature_names
 from saestore.query.html import escape
+from saestore.sparse_rows import Array
 from saestore.storage import save_file
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from saestore.query.reader import SetReader
     from saestore.query.results import TopSamples
 
-Array = np.ndarray[Any, Any]
 
 # Orange and blue: of the pairs tried, the furthest from each other and from grey for protan, deutan and tritan vision.
 POSITIVE, NEGATIVE = "#ff5a00", "#1f5fff"

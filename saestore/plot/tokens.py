@@ -23,12 +23,12 @@ from saestore.plot.style import (
     value_range,
 )  # fmt: skip
 from saestore.query.html import escape
+from saestore.sparse_rows import Array
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
     from saestore.query.results import TopSamples
 
-Array = np.ndarray[Any, Any]
 
 _UNKNOWN_TOKEN_LENGTH = 5  # characters a token, where the set does not store which they are
 _UNDERLINE = "border-bottom: 2px solid currentcolor"

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from saestore.query.results import NAMES
 from saestore.query.sample_coords import SampleCoordinates
+from saestore.sparse_rows import Array
 from saestore.tables.column import as_objects
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
     from saestore.query.results import ResultTable
 
-Array = np.ndarray[Any, Any]
 
 NAME = "name"  # the column of the features that is shown beside their numbers
 _OF_SAMPLES = {"key": "key", "token": "token", "row": "row", "col": "column"}
@@ -41,13 +41,7 @@ def names_of(reader: SetReader, table: ResultTable, other: SetReader | None = No
 
 
 def details_of(reader: SetReader, table: ResultTable, other: SetReader | None = None) -> dict[str, Array]:
-    """Further columns of an answer; see `ResultTable.with_details`.
-
-    Parameters
-    ----------
-    other
-        The set that ``other_feature`` is of.
-    """
+    """Further columns of an answer; see `ResultTable.with_details`. ``other_feature`` is of the set `other`."""
     columns, details = table.columns, names_of(reader, table, other)
     if "sample" in columns:
         along = SampleCoordinates(reader).by_name

@@ -13,15 +13,13 @@ from saestore.query.posting_lists import PostingLists
 from saestore.query.results import Histogram
 from saestore.query.where import one_feature
 from saestore.segment import Segment, read_moments
-from saestore.sparse_rows import pointers
+from saestore.sparse_rows import Array, pointers
 from saestore.stats import Moments
 
 if TYPE_CHECKING:
     import xarray
 
     from saestore.query.reader import Level, SetReader
-
-Array = np.ndarray[Any, Any]
 
 
 def all_moments(segments: Sequence[Segment], features: Array, n_features: int, dtype: Any) -> Moments:
@@ -84,13 +82,7 @@ def quantile(
 
 
 def _quantiles_of(lists: PostingLists, q: Array, counts: Array) -> Array:
-    """Quantiles of descending lists, each filled up with zeros to its count; zeros come below positive activations.
-
-    Returns
-    -------
-    Array
-        (len(q), lists), NaN where the count is 0.
-    """
+    """Quantiles (len(q), lists) of descending lists, each filled up with zeros to its count; NaN where that is 0."""
     starts, lengths = lists.indptr[:-1], np.diff(lists.indptr)
     positive = np.diff(pointers(lists.data > 0)[lists.indptr])
     zeros, last = counts - lengths, max(0, len(lists.data) - 1)

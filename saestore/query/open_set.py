@@ -17,6 +17,7 @@ from saestore.query.selection import Condition, select
 from saestore.query.where import as_tree, bind, names_activation, of_mask, stored_arrays
 from saestore.query.where_names import Activations, Names
 from saestore.segment import Segment, active_features, open_lists
+from saestore.sparse_rows import Array
 from saestore.storage import ArrayReader, Root, SnapshotStore, group_of, place_name, read_attributes
 from saestore.tables.column import Column
 from saestore.tables.item_index import ItemIndex
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from saestore.writing.writer import SetWriter
 
-Array = np.ndarray[Any, Any]
 P = ParamSpec("P")
 R = TypeVar("R")
 Self = TypeVar("Self", bound="OpenSet")
@@ -111,13 +111,7 @@ class OpenSet:
         self._index = ItemIndex.read(snapshot, prefix, attributes)
 
     def reopen(self) -> bool:
-        """Open the present state; True if it differs from the state before.
-
-        Raises
-        ------
-        StoreConflictError
-            Another set replaced this one.
-        """
+        """Open the present state; True if it differs from the state before. Another set in its place is an error."""
         before = self.attributes
         self._open(before)
         return before != self.attributes
@@ -332,15 +326,7 @@ class OpenSet:
 
 @contextmanager
 def changing(reader: OpenSet) -> Iterator[SetWriter]:
-    """Hold the lock of a set: what is read meanwhile nobody else changes.
-
-    Raises
-    ------
-    StoreConflictError
-        Another set replaced it.
-    StoreWriteError, LockedError
-        The store was opened to read only, or another process writes the set.
-    """
+    """Hold the lock of a set: what is read meanwhile nobody else changes."""
     from saestore.writing.writer import SetWriter
 
     with SetWriter(reader.root, reader.path) as writer:

@@ -10,9 +10,7 @@ import numpy as np
 
 from saestore.kernels import merge_impact, runs_of
 from saestore.segment import Segment, open_lists, read_entries
-from saestore.sparse_rows import pointers
-
-Array = np.ndarray[Any, Any]
+from saestore.sparse_rows import Array, pointers
 
 BLOCK = 1 << 22  # entries of a block: about 200 MB while it is merged
 

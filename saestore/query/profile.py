@@ -10,25 +10,18 @@ import numpy as np
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.query.slices import DENSE_LIMIT, check_size
 from saestore.query.view import View
+from saestore.sparse_rows import Array
 from saestore.tables.label_matrix import position_of
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
 
-Array = np.ndarray[Any, Any]
-
 
 def counts_by_group(view: View, features: Array, group_of: Callable[[Array], Array], n_groups: int) -> Array:
     """Rows of each group on which each feature is active, int64 (len(features), n_groups).
 
-    Parameters
-    ----------
-    group_of
-        From rows of the view to the group of each, -1 for rows that count for nothing.
-
-    Notes
-    -----
-    Memory: the answer, and a block of about 4 million entries.
+    `group_of` gives the groups of rows of the view, -1 for rows that count for nothing. Memory: the answer, and a block
+    of about 4 million entries.
     """
     distinct, back = np.unique(features, return_inverse=True)
     check_size((len(distinct), n_groups), 8, DENSE_LIMIT, "Choose features=.")
@@ -44,10 +37,7 @@ def counts_by_group(view: View, features: Array, group_of: Callable[[Array], Arr
 def purity(acts: SetReader, view: View, features: Array, classes: Any) -> dict[str, Any]:
     """Variables of a dataset: the share of the most frequent class among active rows, and that class.
 
-    Parameters
-    ----------
-    classes
-        A column of the items, or names of concepts of items; an item belongs to the first that is true of it.
+    `classes` are a column of the items, or names of concepts of items; an item belongs to the first that is true of it.
     """
     names, of_items = _classes(acts, classes)
 

@@ -23,6 +23,7 @@ from saestore.query.topk import top_of_items, top_of_lists, top_of_rows
 from saestore.query.unique import alike
 from saestore.query.view import Pooling, View, check_pooling
 from saestore.query.where import as_tree, names_activation, one_feature
+from saestore.sparse_rows import Array
 from saestore.stats import Moments, statistics_table
 from saestore.tables.label_matrix import check_level
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     import scipy.sparse
     import xarray
 
-Array = np.ndarray[Any, Any]
 Level = Literal["item", "sample"]
 _Key = tuple[SetAttributes, Condition | None]
 
@@ -63,13 +63,7 @@ class SetReader(OpenSet):
 
     @retry_on_stale_snapshot
     def top_samples(
-        self,
-        feature: Any,
-        n: int = 20,
-        *,
-        level: Level = "sample",
-        where: Any = None,
-        unique: bool | str = False,
+        self, feature: Any, n: int = 20, *, level: Level = "sample", where: Any = None, unique: bool | str = False
     ) -> TopSamples:
         """The samples on which a feature, or each of several, is strongest.
 
@@ -331,13 +325,7 @@ class SetReader(OpenSet):
 
     @retry_on_stale_snapshot
     def similar(
-        self,
-        feature: int,
-        n: int = 10,
-        metric: Metric = "jaccard",
-        *,
-        level: Level = "sample",
-        where: Any = None,
+        self, feature: int, n: int = 10, metric: Metric = "jaccard", *, level: Level = "sample", where: Any = None
     ) -> SimilarFeatures:
         """The features that are most like one, of those that are active on at least one sample with it.
 

@@ -10,12 +10,12 @@ import numpy as np
 
 from saestore.errors import MissingDependencyError, SaestoreError, escape
 from saestore.query import html
+from saestore.sparse_rows import Array
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-Array = np.ndarray[Any, Any]
 Details = Callable[["ResultTable"], dict[str, Array]]
 
 _SHOWN = 20

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from saestore.kernels import runs_of
 from saestore.segment import Segment, read_rows
-from saestore.sparse_rows import SparseRows
-
-Array = np.ndarray[Any, Any]
+from saestore.sparse_rows import Array, SparseRows
 
 _BLOCK = 1 << 22  # non-zeros of a block of rows
 ROW = 4  # non-zeros that take as much memory as the place of a row
@@ -26,7 +23,8 @@ def iterate_rows(
     """
     for plan in _plan_rows(segments, rows, block):
         parts = [part for _, part in plan]
-        yield parts[0] if len(parts) == 1 else np.concatenate(parts), _read_rows(plan, values=values)
+        blocks = read_rows([(segment, *runs_of(part)) for segment, part in plan], values=values)
+        yield parts[0] if len(parts) == 1 else np.concatenate(parts), SparseRows.concat(blocks)
 
 
 def _plan_rows(segments: Sequence[Segment], rows: Array, block: int) -> Iterator[list[tuple[Segment, Array]]]:
@@ -47,9 +45,3 @@ def _plan_rows(segments: Sequence[Segment], rows: Array, block: int) -> Iterator
                 plan, room = [], float(block)
     if plan:
         yield plan
-
-
-def _read_rows(plan: Sequence[tuple[Segment, Array]], *, values: bool) -> SparseRows:
-    """Rows of several segments, read together."""
-    parts = read_rows([(segment, *runs_of(rows)) for segment, rows in plan], values=values)
-    return parts[0] if len(parts) == 1 else SparseRows.concat(parts)

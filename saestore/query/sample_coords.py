@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from saestore.sparse_rows import Array
 from saestore.stats import STATISTICS
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
 
-Array = np.ndarray[Any, Any]
 
 # Not numpy's own type of text: it has no place for the missing values that xarray fills in when it aligns labels.
 TEXT = np.dtype(object)

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, OutOfRangeError, is_bool
+from saestore.sparse_rows import Array
 from saestore.tables.item_index import ItemIndex
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -39,17 +38,8 @@ class Selection:
 def select(spec: Any, size: int, what: str) -> Selection:
     """Resolve an int, slice, list or array of ints, boolean mask or None (all) against an axis of length `size`.
 
-    Parameters
-    ----------
-    what
-        Name of the axis in messages: ``feature`` or ``sample``.
-
-    Raises
-    ------
-    OutOfRangeError
-        An id is outside of the axis.
-    InvalidInputError
-        `spec` is not an index: floats, a mask of another length, more than one dimension.
+    `what` names the axis in messages: ``feature`` or ``sample``. Floats, a mask of another length and more than one
+    dimension are refused.
     """
     if spec is None:
         return Selection(range(size), scalar=False)

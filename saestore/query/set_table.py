@@ -17,13 +17,13 @@ from saestore.query.selection import select
 from saestore.query.statistic_columns import STATISTIC_NAMES, item_maximum, statistic
 from saestore.query.where import HALF_CHARACTER, as_tree, contains, rows_where
 from saestore.query.where_names import TableNames
+from saestore.sparse_rows import Array
 from saestore.tables.column import TEXT, Column, as_column, as_objects
 from saestore.tables.label_matrix import position_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Array = np.ndarray[Any, Any]
 
 _SHOWN = 20
 _LONGEST_SEARCH = 10_000  # characters

@@ -17,7 +17,7 @@ from saestore.query.posting_lists import PostingLists
 from saestore.query.results import FeatureMatches, SimilarFeatures
 from saestore.query.slices import DENSE_LIMIT, check_size
 from saestore.query.view import View
-from saestore.sparse_rows import pointers
+from saestore.sparse_rows import Array, pointers
 from saestore.stats import Moments
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from saestore.query.reader import Level, SetReader
 
-Array = np.ndarray[Any, Any]
 Metric = Literal["jaccard", "cosine", "correlation", "conditional", "npmi"]
 WITH_DOT = ("cosine", "correlation")
 METRICS: tuple[Metric, ...] = ("jaccard", "cosine", "correlation", "conditional", "npmi")
@@ -64,14 +63,8 @@ class Sizes:
 def score(metric: Metric, one: tuple[Sizes, Any], other: tuple[Sizes, Any], n_both: Array, dot: Array | None) -> Array:
     """The metric of pairs of features, NaN where it is not defined.
 
-    Parameters
-    ----------
-    one, other
-        Sizes, and which of their features each pair is of.
-    n_both
-        Samples on which both are active.
-    dot
-        Sum of the products of their activations, which ``cosine`` and ``correlation`` need.
+    `one` and `other` are sizes, and which of their features each pair is of; `n_both` are the samples on which both are
+    active; `dot` is the sum of the products of their activations, which ``cosine`` and ``correlation`` need.
     """
     (mine, i), (theirs, j) = one, other
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -233,25 +226,12 @@ def compare(
 def best_matches(
     metric: Metric, n: int, of: tuple[View, Sizes], among: tuple[View, Sizes], limit: int | None = None
 ) -> FeatureMatches:
-    """The features among another set's that are most like each feature and share a row with it.
+    """The `n` features `among` another set's, over the same rows, that are most like each and share a row with it.
 
-    Parameters
-    ----------
-    of, among
-        Either set, over the same rows, and the sizes of its features.
-    limit
-        Non-zeros of `among` that are held at a time, by default 64 million, and fewer from ten million rows on.
-
-    Returns
-    -------
-    FeatureMatches
-        At most `n` for each feature, best first, ties by ascending feature.
-
-    Notes
-    -----
-    Reads the lists of `of` once for every `limit` non-zeros of `among`, which are held as rows. Memory: 8 bytes for
-    each of them (5 for ``jaccard``, ``conditional`` and ``npmi``) and 4 for each row, 40 bytes for each of 4 million
-    products or of the products of one feature, a block of lists, and the answer.
+    Best first, ties by ascending feature. Reads the lists of `of` once for every `limit` non-zeros of `among` (by
+    default 64 million, and fewer from ten million rows on), which are held as rows. Memory: 8 bytes for each of them (5
+    for ``jaccard``, ``conditional`` and ``npmi``) and 4 for each row, 40 bytes for each of 4 million products or of the
+    products of one feature, a block of lists, and the answer.
     """
     (view, sizes), (other_view, other_sizes) = of, among
     with_dot = metric in WITH_DOT

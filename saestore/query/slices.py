@@ -15,10 +15,8 @@ from saestore.query.rows import iterate_rows
 from saestore.query.selection import Selection
 from saestore.query.view import Pooling, View
 from saestore.segment import Segment, open_lists
-from saestore.sparse_rows import pointers
+from saestore.sparse_rows import Array, pointers
 from saestore.storage import at_once, n_threads
-
-Array = np.ndarray[Any, Any]
 
 DENSE_LIMIT = 4 << 30
 _WORTH_THREADS = 1 << 24  # bytes of a dense answer

@@ -14,11 +14,10 @@ from saestore.query.rows import iterate_rows
 from saestore.query.selection import Condition
 from saestore.query.view import View, strongest_of_items
 from saestore.segment import Segment, read_entries
-from saestore.sparse_rows import SparseRows, pointers
+from saestore.sparse_rows import Array, SparseRows, pointers
 from saestore.storage import read_many
 from saestore.tables.item_index import ItemIndex
 
-Array = np.ndarray[Any, Any]
 _GROWTH = 4  # how much longer the next prefix is when the last was too short
 
 
@@ -63,22 +62,12 @@ def top_of_lists(
     dtype: Any,
     alike: Callable[[Array], Array] | None = None,
 ) -> PostingLists:
-    """The `n` strongest entries of every feature; features may repeat.
+    """The `n` strongest entries of every feature, of samples that fulfil `where`; features may repeat.
 
-    Parameters
-    ----------
-    per_item
-        Keep an item's strongest sample only.
-    where
-        Samples that may appear.
-    alike
-        From distinct items to values: of several items with the same value only the strongest appears. None is like
-        nothing.
-
-    Notes
-    -----
-    Reads a prefix of `n` entries of every list in every segment; where a condition or `per_item` drops some of them,
-    the prefixes grow until `n` are certain. All prefixes are planned together and read at once. Memory: the prefixes.
+    `per_item` keeps an item's strongest sample only. `alike` gives values of distinct items: of several items with the
+    same value only the strongest appears; None is like nothing. Reads a prefix of `n` entries of every list in every
+    segment; where something drops some of them, the prefixes grow until `n` are certain. All prefixes are planned
+    together and read at once. Memory: the prefixes.
     """
     # Where nothing is asked for, or nothing may appear, nothing is read: as if the lists were empty.
     exactly = not per_item and where is None and alike is None
@@ -162,22 +151,17 @@ def _settle(
         # An entry behind the end of any prefix may come before later entries of the others.
         last_bits, last_sample = min(ends)
         certain = int(np.count_nonzero((bits < last_bits) | ((bits == last_bits) & (samples <= last_sample))))
-    samples, data = samples[:certain], data[:certain]
+    kept = np.arange(certain)
     if where is not None:
-        keep = where.keeps(samples)
-        samples, data = samples[keep], data[keep]
+        kept = kept[where.keeps(samples[kept])]
     if groups is not None:
-        items = index.locate(samples)[0]
+        items = index.locate(samples[kept])[0]
         group = groups[1][np.searchsorted(groups[0], items)]
         _, first, back = np.unique(group, return_index=True, return_inverse=True)
-        keep = items == items[first][back]
-        samples, data = samples[keep], data[keep]
+        kept = kept[items == items[first][back]]
     if per_item:
-        first = np.sort(np.unique(index.locate(samples)[0], return_index=True)[1])
-        samples, data = samples[first], data[first]
-    if len(samples) >= n or not ends:
-        return samples[:n], data[:n]
-    return None
+        kept = kept[np.sort(np.unique(index.locate(samples[kept])[0], return_index=True)[1])]
+    return (samples[kept[:n]], data[kept[:n]]) if len(kept) >= n or not ends else None
 
 
 def top_of_rows(segments: Sequence[Segment], samples: Array, n: int, dtype: Any) -> SparseRows:
@@ -193,13 +177,10 @@ def top_of_rows(segments: Sequence[Segment], samples: Array, n: int, dtype: Any)
 
 
 def top_of_items(view: View, items: Array, n: int) -> tuple[Array, SparseRows, Array]:
-    """The `n` strongest features of items; items may repeat.
+    """The `n` strongest features of items, which may repeat.
 
-    Returns
-    -------
-    items, rows, samples
-        The items that count, their features, strongest first, ties by ascending feature, and for each the item's
-        sample on which it is strongest.
+    Returns the items that count, their features, strongest first, ties by ascending feature, and for each the item's
+    sample on which it is strongest.
     """
     unique, back = np.unique(items[view.counting(items)], return_inverse=True)
     picked: list[tuple[Array, Array, Array, Array]] = []

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
-import numpy as np
 
 from saestore.errors import NotFoundError, did_you_mean
 from saestore.query.set_table import SetTable
+from saestore.sparse_rows import Array
 from saestore.tables.column import as_objects
 from saestore.tables.label_matrix import listed
-
-Array = np.ndarray[Any, Any]
 
 _COMPARED = ("text", "hash", "key")  # the first of these columns that the items have
 
 
 def alike(items: SetTable, unique: bool | str) -> Callable[[Array], Array]:
-    """From distinct items to the values by which they are the same, None for unknown ones.
-
-    Raises
-    ------
-    NotFoundError
-        The items have no column of this name.
-    """
+    """From distinct items to the values by which they are the same, None for unknown ones."""
     names = items.columns
     column = next((name for name in _COMPARED if name in names), None) if unique is True else str(unique)
     if unique is not True and unique not in names:

@@ -15,7 +15,7 @@ from saestore.query.posting_lists import BLOCK, PostingLists, iterate_lists
 from saestore.query.rows import ROW, iterate_rows
 from saestore.query.selection import Condition, Selection
 from saestore.segment import Segment, open_lists
-from saestore.sparse_rows import SparseRows, pointers
+from saestore.sparse_rows import Array, SparseRows, pointers
 from saestore.stats import Moments
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.label_matrix import check_level
@@ -23,7 +23,6 @@ from saestore.tables.label_matrix import check_level
 if TYPE_CHECKING:
     from saestore.query.open_set import OpenSet
 
-Array = np.ndarray[Any, Any]
 Pooling = Literal["max", "mean", "sum"]
 POOLINGS: tuple[Pooling, ...] = ("max", "mean", "sum")
 

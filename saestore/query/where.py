@@ -17,6 +17,7 @@ from saestore.progress import check_deadline
 from saestore.query.selection import Condition, select_one
 from saestore.query.where_names import ACTIVATION, Block, NamedValues, Names, NameSource, TableNames, Values, marked
 from saestore.query.where_parser import Compare, Join, Mark, Name, Node, Not, Unknown, Value, parse, quote_text
+from saestore.sparse_rows import Array
 from saestore.storage import ArrayReader, prefetch
 from saestore.tables.column import TEXT, Column
 from saestore.tables.item_index import ItemIndex
@@ -26,7 +27,6 @@ from saestore.vocabulary import LEVELS
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
 
-Array = np.ndarray[Any, Any]
 
 _BLOCK = 1 << 20  # samples at a time
 _Mask: TypeAlias = Array | Callable[[Block], Array]
@@ -106,19 +106,7 @@ def _plain(name: object, option: Any) -> str | float | bool:
 
 
 def bind(tree: Node, names: Names) -> Condition:
-    """The samples that fulfil a condition.
-
-    Raises
-    ------
-    NotFoundError
-        A name is neither a column nor a concept.
-    InvalidInputError
-        A value has another type than its column.
-
-    Notes
-    -----
-    Memory: a byte per sample, and the columns that are named.
-    """
+    """The samples that fulfil a condition. Memory: a byte per sample, and the columns that are named."""
     _read_concepts(tree, *names.tables)
     mask = _bound(tree, names)
     if isinstance(mask, np.ndarray):

@@ -13,13 +13,12 @@ import numpy as np
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError, did_you_mean
 from saestore.format import TOKEN_SPANS
 from saestore.query.where_parser import Mark, Name, quote_text
+from saestore.sparse_rows import Array
 from saestore.tables.column import TEXT, Column
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.label_matrix import listed
 from saestore.tables.stored_table import StoredTable
 from saestore.vocabulary import LEVELS
-
-Array = np.ndarray[Any, Any]
 
 _NUMBERS = ("item", "position", "sample")  # names that no column stores
 _KINDS = {"b": "true and false", "i": "numbers", "u": "numbers", "f": "numbers", "T": "text"}
@@ -184,12 +183,8 @@ class Names(NameSource):
 class TableNames(NameSource):
     """The meaning of names in conditions over the rows of one table.
 
-    Parameters
-    ----------
-    computed
-        Gives columns that are not stored by their names, and None where there is none.
-    computed_names
-        Their names, for messages.
+    `computed` gives columns that are not stored by their names, and None where there is none; `computed_names` are
+    their names, for messages.
     """
 
     def __init__(

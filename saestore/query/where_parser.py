@@ -150,13 +150,7 @@ Node: TypeAlias = Name | Compare | Unknown | Not | Join
 
 
 def parse(text: str) -> Node:
-    """The tree of a condition.
-
-    Raises
-    ------
-    InvalidInputError
-        The text is not a condition. The message marks the place and names what is expected there.
-    """
+    """The tree of a condition; an error marks the place in the text, and names what is expected there."""
     if len(text) > _LENGTH:
         raise InvalidInputError(
             f"where=: the condition has {len(text):,} characters, the limit is {_LENGTH:,}. Give a mask, or a mapping "

@@ -24,10 +24,8 @@ from saestore.npz import NpzFile
 from saestore.sae.dictionaries import STREAMS_NDIM, read_crosscoder, read_dictionary
 from saestore.sae.hub import one_line
 from saestore.sae.linear import Rule, checked
-from saestore.sae.loaded import LoadedSAE, name_from_path
-from saestore.sae.reading import PLAIN, Read, claimed, need, read_object, read_tensors
-
-__all__ = ["FAMILIES", "load_checkpoint", "missing_family", "of_family", "recognise"]
+from saestore.sae.loaded import LoadedSAE, invalid, name_from_path, unsupported
+from saestore.sae.reading import PLAIN, RELU, Read, claimed, need, read_object, read_tensors
 
 _CLIP_MODEL = "laion/CLIP-ViT-L-14-laion2B-s32B-b82K"
 _CLIP_TRANSFORM = {"resize": {"shortest_edge": 224}, "crop": [224, 224]}
@@ -55,15 +53,7 @@ def recognise(path: Path) -> str | None:
 
 
 def load_checkpoint(path: Path, family: str, device: str = "cpu") -> LoadedSAE:
-    """Load an SAE of a family that `recognise` named.
-
-    Raises
-    ------
-    NotFoundError
-        A file is missing.
-    InvalidInputError
-        A file is damaged, holds Python objects, or contradicts another one; the message names the family.
-    """
+    """Load an SAE of a family that `recognise` named; errors name the family."""
     place = path.parent if path.name == "ae.pt" else path
     with of_family(place, family):
         read = FAMILIES[family].read(place)
@@ -97,9 +87,8 @@ def of_family(place: Path, family: str) -> Iterator[None]:
     except (InvalidInputError, NotFoundError) as error:
         raise type(error)(f"{error} ({place} looks like an SAE of {family})", code=error.code) from error
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, IndexError, RuntimeError) as error:
-        raise InvalidInputError(
-            f"{place} looks like an SAE of {family}, but its configuration is incomplete: {one_line(error)}",
-            code="invalid-sae",
+        raise invalid(
+            f"{place} looks like an SAE of {family}, but its configuration is incomplete: {one_line(error)}"
         ) from error
 
 
@@ -107,18 +96,17 @@ def _sparsify(folder: Path) -> Read:
     """sparsify, and Delphi: ``encoder.weight`` (d_sae, d_in), ReLU before the top k."""
     config, file = read_object(folder / "cfg.json"), folder / "sae.safetensors"
     state = read_tensors(file)
-    encoder = state["W_enc"] if "W_enc" in state else need(state, file, "encoder.weight")[0].T
-    w_dec, b_dec = need(state, file, "W_dec", "b_dec")
+    encoder = state["W_enc"] if "W_enc" in state else need(state, file, "encoder.weight")["encoder.weight"].T
+    weights = {"W_enc": encoder.contiguous(), **need(state, file, "W_dec", "b_dec")}
     bias = state.get("b_enc", state.get("encoder.bias"))
     transcodes = bool(config.get("transcode")) or "W_skip" in state
-    weights = {"W_enc": encoder.contiguous(), "W_dec": w_dec, "b_dec": b_dec}
     weights |= {} if bias is None else {"b_enc": bias}
     d_in = config.get("d_in")
     claimed({"d_in": d_in, "d_sae": config.get("num_latents") or (d_in or 0) * config.get("expansion_factor", 0)},
              weights, folder / "cfg.json")  # fmt: skip
     kind = config.get("activation", "topk")
     if kind not in ("topk", "groupmax"):
-        raise InvalidInputError(f"{folder} has the activation {kind!r}; use topk or groupmax", code="unsupported-sae")
+        raise unsupported(f"{folder} has the activation {kind!r}; use topk or groupmax")
     layer = _HOOK_OF_FOLDER.search(folder.absolute().name)
     hook = f"blocks.{layer[1]}.hook_resid_post" if layer and folder.absolute().name.endswith(layer[0]) else None
     rule = Rule(kind, config["k"], shift=not config.get("transcode"))
@@ -137,11 +125,9 @@ def _gemma_scope(path: Path) -> Read:
     else:  # Gemma Scope 2
         state = {name.replace("w_", "W_"): tensor for name, tensor in read_tensors(file).items()}
         config = read_object(file.with_name("config.json"))
-    weights, where = dict(zip(PLAIN, need(state, file, *PLAIN), strict=True)), str(file.absolute())
+    weights, where = need(state, file, *PLAIN), str(file.absolute())
     if config.get("architecture", "jump_relu") != "jump_relu":
-        raise InvalidInputError(
-            f"{path} is of architecture {config['architecture']!r}; use jump_relu", code="unsupported-sae"
-        )
+        raise unsupported(f"{path} is of architecture {config['architecture']!r}; use jump_relu")
     claimed({"d_sae": config.get("width")}, weights, file.with_name("config.json"))
     layer, place = re.search(r"layer_(\d+)", where), next((p for word, p in _GEMMA_PLACES if word in where), None)
     hook = f"blocks.{layer[1]}.{place}" if layer and place else None
@@ -164,19 +150,15 @@ def _clip_scope(file: Path) -> Read:
         raise InvalidInputError(f"{file} lacks {', '.join(missing)}; it is {shape}", code="not-an-sae")
     k, d_sae, d_in = loaded["k"], loaded["n_features"], loaded["d_in"]
     if not all(type(n) is int for n in (k, d_sae, d_in)) or not 1 <= k <= d_sae:
-        raise InvalidInputError(
-            f"{file} has k={k!r}, n_features={d_sae!r}, d_in={d_in!r}; they must be integers, 1 <= k <= n_features",
-            code="invalid-sae",
+        raise invalid(
+            f"{file} has k={k!r}, n_features={d_sae!r}, d_in={d_in!r}; they must be integers, 1 <= k <= n_features"
         )
     for key, expected in {"pre_b": (d_in,), "enc": (d_in, d_sae), "dec": (d_sae, d_in)}.items():
         tensor = held[key]
         if not isinstance(tensor, torch.Tensor) or tuple(tensor.shape) != expected:
             kind = type(tensor).__name__
             what = f"{tensor.dtype} {tuple(tensor.shape)}" if isinstance(tensor, torch.Tensor) else kind
-            raise InvalidInputError(
-                f"{file}: model_state_dict[{key!r}] is {what}; it must be a float tensor of shape {expected}",
-                code="invalid-sae",
-            )
+            raise invalid(f"{file}: model_state_dict[{key!r}] is {what}; it must be a float tensor of shape {expected}")
     weights = {"W_enc": held["enc"], "W_dec": held["dec"], "b_dec": held["pre_b"]}
     layer = re.fullmatch(r"(\d+)_resid", file.absolute().parent.name)  # the hub's own folders: <layer>_resid/<steps>.pt
     known = {"hook_name": f"blocks.{layer[1]}.hook_resid_post", "model_name": _CLIP_MODEL} if layer else {}
@@ -189,10 +171,10 @@ def _openmoss(folder: Path) -> Read:
     """OpenMOSS, Llama Scope: JumpReLU or top k on embeddings scaled to a mean norm, here folded into the weights."""
     config, file = read_object(folder / "hyperparams.json"), folder / "checkpoints" / "final.safetensors"
     state = read_tensors(file)
-    encoder, b_enc, decoder = need(state, file, "encoder.weight", "encoder.bias", "decoder.weight")
+    encoder, b_enc, decoder = need(state, file, "encoder.weight", "encoder.bias", "decoder.weight").values()
     b_dec = state.get("decoder.bias", torch.zeros(decoder.shape[0], dtype=decoder.dtype))
     if config.get("sparsity_include_decoder_norm") and config.get("act_fn") != "jumprelu":
-        raise InvalidInputError(f"{folder} chooses by activations times decoder norms", code="unsupported-sae")
+        raise unsupported(f"{folder} chooses by activations times decoder norms")
     norm = config.get("dataset_average_activation_norm", {}).get("in")
     factor = _scale(config, norm, folder)
     # As sae_lens folds the factor in: it also multiplies the threshold.
@@ -208,23 +190,22 @@ def _lm_saes(folder: Path) -> Read:
     """OpenMOSS's newer layout: the decoder's norms choose which activations there are, and do not scale them."""
     config, file = read_object(folder / "config.json"), folder / "sae_weights.safetensors"
     if config.get("sae_type") != "sae" or config.get("use_glu_encoder"):
-        raise InvalidInputError(
+        raise unsupported(
             f"{folder} is of sae_type {config.get('sae_type')!r}, which encodes otherwise than by one linear map "
-            "with one activation for each feature; use sae_type 'sae'",
-            code="unsupported-sae",
+            "with one activation for each feature; use sae_type 'sae'"
         )
     state = read_tensors(file)
-    encoder, b_enc, decoder = need(state, file, "W_E", "b_E", "W_D")
+    encoder, b_enc, decoder = need(state, file, "W_E", "b_E", "W_D").values()
     norms = decoder.norm(dim=1) if config.get("sparsity_include_decoder_norm", True) else torch.ones(len(decoder))
     if config.get("act_fn") == "topk" and not torch.allclose(norms, torch.ones_like(norms), rtol=1e-3):
-        raise InvalidInputError(f"{folder} chooses by activations times decoder norms", code="unsupported-sae")
+        raise unsupported(f"{folder} chooses by activations times decoder norms")
     norm = state.get(f"dataset_average_activation_norm.{config.get('hook_point_in')}")
     factor = _scale(config, None if norm is None else float(norm), folder)
     b_dec = state.get("b_D", torch.zeros(decoder.shape[1], dtype=decoder.dtype))
     weights = {"W_enc": encoder * factor, "b_enc": b_enc, "W_dec": decoder / factor, "b_dec": b_dec / factor}
     if config.get("act_fn") == "jumprelu":
-        (logarithm,) = need(state, file, "activation_function.log_jumprelu_threshold")
-        weights["threshold"] = (logarithm.exp() / norms).to(encoder.dtype)
+        name = "activation_function.log_jumprelu_threshold"
+        weights["threshold"] = (need(state, file, name)[name].exp() / norms).to(encoder.dtype)
     return _of_openmoss(config, weights, folder / "config.json")
 
 
@@ -232,16 +213,11 @@ def _scale(config: Mapping[str, Any], norm: float | None, folder: Path) -> float
     """What embeddings are multiplied by first."""
     kind = config.get("norm_activation", "dataset-wise")
     if kind not in ("dataset-wise", "inference"):
-        raise InvalidInputError(
-            f"{folder} has norm_activation {kind!r}; use dataset-wise or inference", code="unsupported-sae"
-        )
+        raise unsupported(f"{folder} has norm_activation {kind!r}; use dataset-wise or inference")
     if kind == "inference":
         return 1.0
     if not norm or norm < 0:
-        raise InvalidInputError(
-            f"{folder} has norm_activation 'dataset-wise', and the mean norm of its embeddings is {norm}",
-            code="invalid-sae",
-        )
+        raise invalid(f"{folder} has norm_activation 'dataset-wise', and the mean norm of its embeddings is {norm}")
     return float(config["d_model"] ** 0.5 / norm)
 
 
@@ -251,9 +227,7 @@ def _of_openmoss(config: Mapping[str, Any], weights: dict[str, torch.Tensor], fi
     claimed({"d_in": config.get("d_model"), "d_sae": d_sae}, weights, file)
     kind, shift = config.get("act_fn"), bool(config.get("apply_decoder_bias_to_pre_encoder"))
     if kind not in ("topk", "jumprelu", "relu") or (kind == "jumprelu" and "threshold" not in weights):
-        raise InvalidInputError(
-            f"{file} has act_fn {kind!r}; use relu, topk, or jumprelu with its threshold", code="unsupported-sae"
-        )
+        raise unsupported(f"{file} has act_fn {kind!r}; use relu, topk, or jumprelu with its threshold")
     rule = Rule(kind, config["top_k"] if kind == "topk" else None, shift=shift)
     return Read(weights, rule, kind, {"hook_name": config.get("hook_point_in")},
                 transcodes=config.get("hook_point_in") != config.get("hook_point_out"))  # fmt: skip
@@ -272,15 +246,12 @@ def _saev(file: Path) -> Read:
             f"{file} is truncated, or holds Python objects, which are not unpickled ({one_line(error)[:80]})",
             code="damaged-file",
         ) from error
-    names = ("W_enc", "b_enc", "W_dec", "b_dec")
-    weights = dict(zip(names, need(state, file, *names), strict=True))
+    weights = need(state, file, *RELU)
     config = header.get("cfg", header)
     activation = config.get("activation") or {"cls": header.get("cls"), "params": config}
     kind = activation.get("cls") if "schema" in header else "Relu"
     if kind not in ("Relu", "TopK", "BatchTopK"):
-        raise InvalidInputError(
-            f"{file} has the activation {kind!r}; use Relu, TopK or BatchTopK", code="unsupported-sae"
-        )
+        raise unsupported(f"{file} has the activation {kind!r}; use Relu, TopK or BatchTopK")
     d_in = config.get("d_vit", config.get("d_model"))
     claimed({"d_in": d_in, "d_sae": config.get("d_sae", (d_in or 0) * config.get("exp_factor", 0))}, weights, file)
     k = (activation.get("params") or {}).get("top_k")
@@ -292,15 +263,13 @@ def _saev(file: Path) -> Read:
 def _qwen_scope(file: Path) -> Read:
     """Qwen Scope: ``W_enc`` (d_sae, d_in); k is the L0 in the name of its repository."""
     state = read_tensors(file)
-    names = ("W_enc", "b_enc", "W_dec", "b_dec")
-    weights = dict(zip(names, need(state, file, *names), strict=True))
+    weights = need(state, file, *RELU)
     weights |= {name: weights[name].T.contiguous() for name in ("W_enc", "W_dec")}
     k = re.search(r"L0_(\d+)", str(file.absolute()))
     if k is None:
-        raise InvalidInputError(
+        raise invalid(
             f"{file} does not contain its number of active features: keep the name of its repository in the path, "
-            "…-L0_50/layer0.sae.pt",
-            code="invalid-sae",
+            "…-L0_50/layer0.sae.pt"
         )
     layer = re.search(r"layer(\d+)", file.name)
     return Read(weights, Rule("topk", int(k[1])), "topk",

@@ -12,11 +12,9 @@ from typing import Any
 
 import torch
 
-from saestore.errors import InvalidInputError
 from saestore.sae.linear import Rule
-from saestore.sae.reading import PLAIN, Read, claimed, need, read_object, read_tensors
-
-__all__ = ["STREAMS_NDIM", "read_crosscoder", "read_dictionary"]
+from saestore.sae.loaded import invalid, unsupported
+from saestore.sae.reading import PLAIN, RELU, Read, claimed, need, read_object, read_tensors
 
 # Class of dictionary_learning -> names of its weights, and the rule without its k.
 _LINEAR = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "decoder.weight"}
@@ -46,27 +44,20 @@ _CODE_NORMS: dict[int, Callable[[torch.Tensor], torch.Tensor]] = {
 def _side_by_side(weights: dict[str, Any], where: Path, *, norms: int | None = None) -> int:
     """Make one SAE of a crosscoder, in place: its streams are the parts of one embedding; returns their number.
 
-    Parameters
-    ----------
-    weights
-        ``W_enc`` (streams, d_model, d_sae), ``W_dec`` (d_sae, streams, d_model) or streams first, ``b_dec`` (streams,
-        d_model); ``threshold``, if it is there, is one number.
-    norms
-        A key of `_CODE_NORMS`, where there is a threshold.
+    ``W_enc`` is (streams, d_model, d_sae), ``W_dec`` (d_sae, streams, d_model) or streams first, ``b_dec`` (streams,
+    d_model). `norms` is a key of `_CODE_NORMS` where there is a ``threshold`` of one number.
     """
     w_enc, w_dec = weights["W_enc"], weights["W_dec"]
     if {w_enc.ndim, w_dec.ndim} != {STREAMS_NDIM}:
-        raise InvalidInputError(
+        raise invalid(
             f"{where}: the encoder is {tuple(w_enc.shape)} and the decoder {tuple(w_dec.shape)}; both need three "
-            "dimensions, one of them the streams",
-            code="invalid-sae",
+            "dimensions, one of them the streams"
         )
     if w_dec.shape[1] == w_enc.shape[2]:
         w_dec = w_dec.transpose(0, 1)
     if norms not in (None, *_CODE_NORMS):
-        raise InvalidInputError(
-            f"{where} has a threshold for each stream, or for a mixture of norms; use a crosscoder with one threshold",
-            code="unsupported-sae",
+        raise unsupported(
+            f"{where} has a threshold for each stream, or for a mixture of norms; use a crosscoder with one threshold"
         )
     if norms is not None:
         weights["threshold"] = weights["threshold"] / _CODE_NORMS[norms](w_dec).to(w_enc.dtype)
@@ -83,12 +74,14 @@ def read_dictionary(folder: Path) -> Read:
     # On the hub the configuration is the arguments of the class, without its name.
     kind = trainer["dict_class"] if file.name == "ae.pt" else "BatchTopKCrossCoder" if "k" in state else "CrossCoder"
     if kind not in _DICTIONARIES:
-        raise InvalidInputError(
-            f"{folder} has the dict_class {kind!r}; known are {', '.join(_DICTIONARIES)}", code="unsupported-sae"
-        )
+        raise unsupported(f"{folder} has the dict_class {kind!r}; known are {', '.join(_DICTIONARIES)}")
     names, rule = _DICTIONARIES[kind]
-    weights: dict[str, Any] = dict(zip(names, need(state, file, *names.values()), strict=True))
-    _refuse_threshold(weights, file)
+    weights: dict[str, Any] = dict(zip(names, need(state, file, *names.values()).values(), strict=True))
+    threshold = weights.get("threshold")
+    if threshold is not None and threshold.numel() == 1 and float(threshold) < 0:
+        raise unsupported(
+            f"{file} has no threshold yet (training was stopped early), so that its activations depend on the batch"
+        )
     streams = None
     if "CrossCoder" in kind:
         norms = int(state.get("code_normalization_id", 1)) if "threshold" in names else None
@@ -108,15 +101,6 @@ def read_dictionary(folder: Path) -> Read:
     return Read(weights, rule, kind, facts, transcodes=_writes_elsewhere(weights, streams), fused=fused)
 
 
-def _refuse_threshold(weights: Mapping[str, Any], file: Path) -> None:
-    threshold = weights.get("threshold")
-    if threshold is not None and threshold.numel() == 1 and float(threshold) < 0:
-        raise InvalidInputError(
-            f"{file} has no threshold yet (training was stopped early), so that its activations depend on the batch",
-            code="unsupported-sae",
-        )
-
-
 def _writes_elsewhere(weights: Mapping[str, Any], streams: int | None) -> bool:
     """Whether a crosscoder writes other streams than it reads: then it is a transcoder."""
     return streams is not None and weights["W_dec"].shape[-1] != weights["W_enc"].shape[0]
@@ -129,16 +113,14 @@ def read_crosscoder(path: Path) -> Read:
     config_file = next((each for each in beside if each.is_file()), beside[-1])
     config = read_object(config_file) if config_file.is_file() else {}
     state = read_tensors(file)
-    names = ("W_enc", "b_enc", "W_dec", "b_dec")
-    weights = dict(zip(names, need(state, file, *names), strict=True))
+    weights = need(state, file, *RELU)
     streams = _side_by_side(weights, file)
     stated = {"d_model": config.get("d_in"), "d_sae": config.get("dict_size"), "streams": config.get("n_models")}
     claimed(stated, weights, config_file, streams=streams)
     if "threshold" in state:
-        raise InvalidInputError(
+        raise unsupported(
             f"{file} has a threshold, so it is not the ReLU crosscoder of this layout; load it with its own code and "
-            "give the object (sae=)",
-            code="unsupported-sae",
+            "give the object (sae=)"
         )
     facts = {"hook_name": config.get("hook_point"), "streams": streams}
     return Read(weights, Rule("relu"), "crosscoder", facts, transcodes=_writes_elsewhere(weights, streams))

@@ -19,8 +19,6 @@ from saestore.sae.loaded import LoadedSAE
 from saestore.sparse_rows import SparseRows, pointers
 from saestore.vocabulary import MATMUL_PRECISIONS
 
-__all__ = ["Encoder", "TruncationStats", "make_encoder", "reduce_batch", "usable_device"]
-
 _BATCH_BYTES = 1 << 27
 _MAX_BATCH_ROWS = 4096
 # sae_lens's own encode holds at once: pre-activations, masks, activations, and then ours.
@@ -47,23 +45,15 @@ class TruncationStats:
 
 
 class Encoder:
-    """Turns batches of embeddings into activations of an SAE.
+    """Turns batches of embeddings into activations of an SAE; its weights are moved to the device.
 
     It holds one dense batch of pre-activations, `batch_rows` by `d_sae` and at most 128 MiB (more only where a single
     row is larger), which every call uses again: an Encoder is for one thread at a time. An SAE of a kind without a
     quick way goes through sae_lens's own ``encode``, in smaller batches.
 
-    Parameters
-    ----------
-    sae, device, matmul_precision
-        As in `make_encoder`.
-
-    Attributes
-    ----------
-    d_in, d_sae
-        Width of the embeddings, number of features.
-    batch_rows
-        Rows that are encoded at once; `encode` is quickest with this many.
+    `matmul_precision`: ``float32`` computes every pre-activation in float32. ``bfloat16`` filters with a bfloat16
+    product and recomputes the candidates in float32. ``auto`` does so where it is likely to be quicker and the device
+    passes a self-test, and stops when it turns out not to be quicker. The activations are identical, to the last bit.
     """
 
     def __init__(self, sae: LoadedSAE, device: str = "cpu", matmul_precision: str = "auto") -> None:
@@ -94,9 +84,7 @@ class Encoder:
     def encoding(self) -> dict[str, Any]:
         """How batches are encoded.
 
-        ``mode`` is ``float32``, or ``bfloat16-candidates`` once a batch was encoded so; then there are also ``rows``
-        (encoded so far), ``rows_fallback`` (those among them that needed the float32 product after all) and
-        ``candidates`` (pre-activations that were computed in float32 for the others).
+        ``mode`` is ``float32``, or ``bfloat16-candidates`` once a batch was encoded so, with the counts of `Counts`.
         """
         return self._candidates.encoding
 
@@ -105,27 +93,12 @@ class Encoder:
         return self._sae.fingerprint()
 
     def encode(self, x: torch.Tensor, first_row: int = 0) -> SparseRows:
-        """Encode embeddings.
+        """Encode embeddings (n, d_in), floats; of an SAE on attention heads (``hook_z``) also (n, heads, d_head).
 
-        Parameters
-        ----------
-        x
-            (n, d_in), any float dtype; for an SAE on attention heads (``hook_z``) also (n, heads, d_head). More than
-            `batch_rows` rows are encoded in parts.
-        first_row
-            Number of the first row, for messages.
-
-        Returns
-        -------
-        SparseRows
-            Support and values equal sae_lens's ``encode`` on the same rows. Features ascend in a row and are
-            uint16 up to 65,536 features, else uint32; activations are float32 (float16 and bfloat16 are widened), or
-            float64 for a float64 SAE.
-
-        Raises
-        ------
-        InvalidInputError
-            The width is not the SAE's, or an activation is not finite: the message names row and feature.
+        More than `batch_rows` rows are encoded in parts; `first_row` is the number of the first one, for messages.
+        Support and values equal sae_lens's ``encode`` on the same rows: features ascend in a row and are uint16 up to
+        65,536 features, else uint32; activations are float32 (float16 and bfloat16 are widened), or float64 for a
+        float64 SAE.
         """
         rows = self._checked(x)
         with torch.inference_mode():
@@ -133,14 +106,12 @@ class Encoder:
                 self._encode_part(rows[start : start + self.batch_rows], first_row + start)
                 for start in range(0, max(1, len(rows)), self.batch_rows)
             ]
-        return parts[0] if len(parts) == 1 else SparseRows.concat(parts)
+        return SparseRows.concat(parts)
 
     def explained_variance(self, x: torch.Tensor, batch: SparseRows) -> float:
         """Share of the variance of the embeddings `x` (n, d_in) that their activations explain.
 
-        NaN for equal rows, and for an SAE that cannot decode.
-
-        Memory: nothing of width `d_sae` is made.
+        NaN for equal rows, and for an SAE that cannot decode. Memory: nothing of width `d_sae` is made.
         """
         if isinstance(self._forward.decode, CannotDecode):
             return float("nan")
@@ -191,49 +162,13 @@ class Encoder:
         return torch.empty(self.batch_rows, self.d_sae, dtype=self._forward.dtype, device=self._device)
 
 
-def make_encoder(sae: LoadedSAE, device: str = "cpu", matmul_precision: str = "auto") -> Encoder:
-    """Make an Encoder of a loaded SAE; its weights are moved to the device.
-
-    Parameters
-    ----------
-    sae
-        The result of `load_sae`.
-    device
-        ``cpu``, ``cuda``.
-    matmul_precision
-        ``float32`` computes every pre-activation in float32. ``bfloat16`` filters with a bfloat16 product and
-        recomputes the candidates in float32. ``auto`` does so where it is likely to be quicker and the device passes a
-        self-test, and stops when it turns out not to be quicker. The activations are identical, to the last bit.
-
-    Raises
-    ------
-    InvalidInputError
-        torch cannot use the device, or ``bfloat16`` is requested and not possible.
-    """
-    return Encoder(sae, device, matmul_precision)
-
-
 def reduce_batch(
     batch: SparseRows, top_k: int | None = None, dtype: np.typing.DTypeLike | None = None, first_row: int = 0
 ) -> tuple[SparseRows, TruncationStats]:
-    """Keep the largest activations of each row, or store them in fewer bits, and measure the loss.
+    """Keep the `top_k` largest activations of each row (all if None), or store them in `dtype`, and measure the loss.
 
-    Parameters
-    ----------
-    batch
-        Activations as `Encoder.encode` returns them.
-    top_k
-        Activations to keep per row: the largest values, so negative ones go first; of equal values the lower feature
-        id stays. None keeps all.
-    dtype
-        Float dtype of the result; None leaves it as it is.
-    first_row
-        Number of the batch's first row, for messages.
-
-    Raises
-    ------
-    InvalidInputError
-        `dtype` cannot hold an activation: the message names value, row and feature.
+    Of equal values the lower feature id stays; negative ones go first. `first_row` is the number of the first row, for
+    the message about an activation that `dtype` cannot hold.
     """
     if top_k is not None and top_k < 1:
         raise InvalidInputError(f"top_k is {top_k}; use 1 or more", code="invalid-count")

@@ -133,8 +133,8 @@ class AboveThreshold:
     def __call__(self, dense: torch.Tensor) -> Entries:
         """Select.
 
-        Where few blocks of features reach the lowest of their thresholds, which takes a quarter of the time of holding
-        every value against its own, only those are searched.
+        Where few blocks of features reach the lowest of their thresholds, only those are searched, in a quarter of the
+        time.
         """
         n, m = dense.shape
         if not n or m % _BLOCK:
@@ -347,22 +347,10 @@ _ROWS_AT_ONCE = 64
 
 
 def top_k(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Find the k largest values of each row, in no particular order.
+    """Find the k largest values of each row of (n, m), contiguous, and their ids, int64; in no particular order.
 
     The k largest are in the k blocks whose maxima are the largest, so only those blocks are searched. Where values tie
-    for the last place, ``torch.topk`` decides which of them count: it gets the whole of such rows.
-
-    Parameters
-    ----------
-    values
-        Dense matrix of shape (n, m), contiguous. It is read, and never copied but for rows with ties, a few at a time.
-    k
-        At most m.
-
-    Returns
-    -------
-    values, ids
-        Tensors of shape (n, k); ids are int64.
+    for the last place, ``torch.topk`` decides which of them count: it gets the whole of such rows, a few at a time.
     """
     n, m = values.shape
     n_blocks = m // _BLOCK
@@ -386,11 +374,7 @@ def top_k(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def top_k_by_magnitude(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Find the k values of each row that are furthest from zero, with their signs.
-
-    Same arguments and results as `top_k`; magnitudes are made for a few rows at a time.
-    """
-    ids = torch.cat(
-        [torch.topk(part.abs(), k, dim=-1, sorted=False).indices for part in torch.split(values, _ROWS_AT_ONCE)]
-    )
+    """Find the k values of each row that are furthest from zero, with their signs, as `top_k` returns them."""
+    parts = torch.split(values, _ROWS_AT_ONCE)  # so that only a few rows are copied
+    ids = torch.cat([torch.topk(part.abs(), k, dim=-1, sorted=False).indices for part in parts])
     return values.gather(1, ids), ids

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from saestore.errors import MissingDependencyError, NotFoundError
+from saestore.errors import NotFoundError, require
 
 _PROBE_SECONDS = 5
 
@@ -16,18 +16,8 @@ _PROBE_SECONDS = 5
 def hub_file(repo: str, file: str, advice: str) -> str:
     """Path of one file of a hub repository in the local cache, downloaded if it is missing there.
 
-    Parameters
-    ----------
-    repo, file
-        Repository, and path inside it.
-    advice
-        What to do if the hub cannot be reached; the end of the error message.
-
-    Raises
-    ------
-    NotFoundError
-        The file is neither in the cache nor on the hub. Without a network this takes one refused connection (at most
-        5 s), where huggingface_hub alone would retry for half a minute.
+    `advice` ends the message where the hub cannot be reached. Without a network that takes one refused connection (at
+    most 5 s), where huggingface_hub alone would retry for half a minute.
     """
     hub = _huggingface_hub()
     what = f"{file} of {repo}"
@@ -74,8 +64,7 @@ def is_cached(repo: str) -> bool:
 @contextmanager
 def hub_errors(what: str, advice: str) -> Iterator[None]:
     """Turn errors of the hub's client inside the block into one clear error."""
-    hub = _huggingface_hub()
-    errors = hub.errors
+    errors = _huggingface_hub().errors
     try:
         yield
     except errors.HFValidationError as error:
@@ -90,13 +79,9 @@ def hub_errors(what: str, advice: str) -> Iterator[None]:
 
 
 def _huggingface_hub() -> Any:
-    try:
-        import huggingface_hub
-        import huggingface_hub.constants
-        import huggingface_hub.errors
-    except ImportError as error:
-        raise MissingDependencyError("the hub's files need huggingface_hub; pip install 'saestore[sae]'") from error
-    return huggingface_hub
+    for module in ("constants", "errors"):
+        require(f"huggingface_hub.{module}", "sae", "a file of the hub")
+    return require("huggingface_hub", "sae", "a file of the hub")
 
 
 def one_line(error: BaseException) -> str:

@@ -10,11 +10,9 @@ from typing import Any
 
 import torch
 
-from saestore.errors import InvalidInputError
 from saestore.sae.linear import LinearSAE, Rule, checked
+from saestore.sae.loaded import invalid
 from saestore.sae.reading import claimed, read_tensors
-
-__all__ = ["CONFIG", "WEIGHTS", "linear_of", "read_folder"]
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 # sae_lens's settings, with its defaults; what else a configuration has are notes, or settings of other architectures.
@@ -68,18 +66,10 @@ def linear_of(config: Mapping[str, Any], weights: dict[str, torch.Tensor], where
 
 
 def read_folder(path: Path, given: Mapping[str, Any]) -> tuple[LinearSAE, dict[str, Any], Mapping[str, Any]] | None:
-    """Read an SAE from the content of its ``cfg.json`` and from its weights, as sae_lens does.
+    """An SAE from the content of its ``cfg.json`` and its weights, as sae_lens reads it, its settings, and its notes.
 
-    Returns
-    -------
-    sae, config, notes
-        The SAE, the settings that decide its activations, and the notes about its training. None where only sae_lens
-        can read it: another architecture, or settings that are not known here.
-
-    Raises
-    ------
-    InvalidInputError
-        A setting has an impossible value, or contradicts the weights.
+    The settings decide its activations, the notes are about its training. None where only sae_lens can read it: another
+    architecture, or settings that are not known here.
     """
     version = given.get("sae_lens_version") or _notes(given).get("sae_lens_version")
     number = re.match(r"\d+", str(version))
@@ -110,10 +100,7 @@ def read_folder(path: Path, given: Mapping[str, Any]) -> tuple[LinearSAE, dict[s
             for verb, names in (("it lacks", expected - set(weights)), ("it also holds", set(weights) - expected))
             if names
         )
-        raise InvalidInputError(
-            f"{path / WEIGHTS} does not hold the weights of an SAE of architecture {architecture!r}: {wrong}",
-            code="invalid-sae",
-        )
+        raise invalid(f"{path / WEIGHTS} does not hold the weights of an SAE of architecture {architecture!r}: {wrong}")
     claimed(config, weights, path / CONFIG)
     sae = linear_of(config, weights, str(path))
     return None if sae is None else (sae, config, notes)
@@ -145,10 +132,7 @@ def _check(config: Mapping[str, Any], of_architecture: Mapping[str, Any], path: 
     allowed |= {"apply_b_dec_to_input": (False,)} if "d_out" in of_architecture else {}
     for name, values in allowed.items():
         if name in config and config[name] not in values:
-            raise InvalidInputError(
-                f"{path / CONFIG} has {name}={config[name]!r}; use {' or '.join(map(str, values))}", code="invalid-sae"
-            )
+            raise invalid(f"{path / CONFIG} has {name}={config[name]!r}; use {' or '.join(map(str, values))}")
     for name in ("d_in", "d_sae"):
         if type(config[name]) is not int or config[name] < 1:
-            raise InvalidInputError(f"{path / CONFIG} has {name}={config[name]!r}; it must be a positive integer",
-                                    code="invalid-sae")  # fmt: skip
+            raise invalid(f"{path / CONFIG} has {name}={config[name]!r}; it must be a positive integer")

@@ -7,9 +7,7 @@ from typing import Any
 
 import torch
 
-from saestore.errors import InvalidInputError
-
-__all__ = ["LinearSAE", "Rule", "checked"]
+from saestore.sae.loaded import invalid
 
 _OF_K = ("topk", "abstopk", "groupmax")
 _SHAPES = {"W_enc": ("d_in", "d_sae"), "W_dec": ("d_sae", "d_out"), "b_dec": ("d_out",), "W_skip": ("d_out", "d_in")}
@@ -42,32 +40,18 @@ class Rule:
 class LinearSAE(torch.nn.Module):
     """The weights of an SAE: ``rule((x - shift) @ W_enc + b_enc)``, and back ``activations @ W_dec + b_dec``.
 
-    Parameters
-    ----------
-    rule
-        The rule.
-    weights
-        ``W_enc`` (d_in, d_sae), ``W_dec`` (d_sae, d_out), ``b_dec`` (d_out,), and, as the rule needs them, ``b_enc``,
-        ``threshold`` (d_sae,) or one number, ``r_mag``, ``b_gate``, ``b_mag`` (d_sae,).
-    transcodes
-        Whether it reconstructs something else than its input, so that nothing can be decoded or explained.
-
-    Attributes
-    ----------
-    normalize
-        How embeddings are normalised first, as sae_lens names it.
-    rescale
-        Whether pre-activations are multiplied by the norms of the rows of ``W_dec``.
-    fused
-        Whether the bias is added within the product, and a ReLU comes next, as `torch.nn.Linear` has it: half precision
-        is rounded once, and ties of the k largest fall as there.
+    `weights` are ``W_enc`` (d_in, d_sae), ``W_dec`` (d_sae, d_out), ``b_dec`` (d_out,), and, as the rule needs them,
+    ``b_enc``, ``threshold`` (d_sae,) or one number, ``r_mag``, ``b_gate``, ``b_mag`` (d_sae,). One that `transcodes`
+    reconstructs something else than its input, so that nothing can be decoded or explained.
     """
 
     W_enc: torch.Tensor
     W_dec: torch.Tensor
     b_dec: torch.Tensor
-    normalize: str = "none"
-    rescale: bool = False
+    normalize: str = "none"  # how embeddings are normalised first, as sae_lens names it
+    rescale: bool = False  # whether pre-activations are multiplied by the norms of the rows of ``W_dec``
+    # Whether the bias is added within the product, and a ReLU comes next, as `torch.nn.Linear` has it: half precision
+    # is rounded once, and ties of the k largest fall as there.
     fused: bool = False
 
     def __init__(self, rule: Rule, weights: dict[str, torch.Tensor], *, transcodes: bool = False) -> None:
@@ -79,41 +63,32 @@ class LinearSAE(torch.nn.Module):
 
 
 def checked(rule: Rule, weights: dict[str, Any], where: str, *, transcodes: bool) -> LinearSAE:
-    """The SAE of these weights, if they fit each other.
-
-    Raises
-    ------
-    InvalidInputError
-        A weight is not a finite float tensor of the shape that the others ask for, or k is out of range.
-    """
+    """The SAE of these weights, if they are finite, of the shapes that the others ask for, and k is in range."""
     sizes: dict[str, int] = {}
     d_sae = weights["W_enc"].shape[-1]
     for name, tensor in weights.items():
         if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
             what = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
-            raise InvalidInputError(f"{where}: {name} is {what}; it must be a float tensor", code="invalid-sae")
+            raise invalid(f"{where}: {name} is {what}; it must be a float tensor")
         expected = () if name == "threshold" and tensor.ndim == 0 else _SHAPES.get(name, ("d_sae",))
         for size, dimension in zip(tensor.shape, expected, strict=False):
             sizes.setdefault(dimension, size)
         shape = tuple(sizes.get(dimension) for dimension in expected)
         if tuple(tensor.shape) != shape:
-            raise InvalidInputError(
-                f"{where}: {name} has the shape {tuple(tensor.shape)}; with the other weights it must have {shape}",
-                code="invalid-sae",
+            raise invalid(
+                f"{where}: {name} has the shape {tuple(tensor.shape)}; with the other weights it must have {shape}"
             )
         # A threshold or bias may be infinite: the feature never fires.
         if not bool((tensor.isfinite() if tensor.ndim == len(_SHAPES["W_enc"]) else ~tensor.isnan()).all()):
-            raise InvalidInputError(f"{where}: {name} holds NaN or infinity", code="invalid-sae")
+            raise invalid(f"{where}: {name} holds NaN or infinity")
     if len({tensor.dtype for tensor in weights.values()}) > 1:
-        raise InvalidInputError(f"{where}: all weights must have one dtype", code="invalid-sae")
+        raise invalid(f"{where}: all weights must have one dtype")
     if rule.kind in _OF_K and not (type(rule.k) is int and 1 <= rule.k <= d_sae):
-        raise InvalidInputError(f"{where} has k={rule.k!r}; it must be 1 to d_sae={d_sae:,}", code="invalid-sae")
+        raise invalid(f"{where} has k={rule.k!r}; it must be 1 to d_sae={d_sae:,}")
     if rule.kind == "groupmax" and d_sae % (rule.k or 1):
-        raise InvalidInputError(f"{where} has k={rule.k} groups of {d_sae:,} features, which are not of one size",
-                                code="invalid-sae")  # fmt: skip
+        raise invalid(f"{where} has k={rule.k} groups of {d_sae:,} features, which are not of one size")
     if sizes["d_out"] != sizes["d_in"] and not transcodes:
-        raise InvalidInputError(
-            f"{where}: W_dec is {sizes['d_out']:,} wide and W_enc takes {sizes['d_in']:,}; an SAE has one width",
-            code="invalid-sae",
+        raise invalid(
+            f"{where}: W_dec is {sizes['d_out']:,} wide and W_enc takes {sizes['d_in']:,}; an SAE has one width"
         )
     return LinearSAE(rule, weights, transcodes=transcodes)

@@ -47,27 +47,13 @@ _FORMS = (
 
 
 def load_sae(spec: Any, device: str = "cpu") -> LoadedSAE:
-    """Load an SAE.
+    """Load an SAE by its place or name; an existing path comes before a name. Its weights are on `device`.
 
-    Parameters
-    ----------
-    spec
-        The folder or file of an SAE, recognised by its content: of sae_lens (``cfg.json`` and
-        ``sae_weights.safetensors``) or one of `saestore.sae.checkpoints.FAMILIES`; a registered name
-        (``clip-scope-22``, ``gemma-scope-9b-34-16k``); ``release:sae_id`` of sae_lens's directory or of a hub
-        repository; an SAE object of sae_lens; or any object with ``encode(x)`` and a width, see
-        `saestore.sae.protocol`. An existing path comes before a name.
-    device
-        Device of the weights. An SAE object itself is moved there, not copied.
-
-    Raises
-    ------
-    NotFoundError
-        The file, name, release or id does not exist, or the hub cannot be reached.
-    InvalidInputError
-        The files are damaged or incomplete, or the SAE is of a kind that saestore cannot encode with.
-    MissingDependencyError
-        sae_lens is needed and not installed.
+    `spec` is the folder or file of an SAE, recognised by its content: of sae_lens (``cfg.json`` and
+    ``sae_weights.safetensors``) or one of `saestore.sae.checkpoints.FAMILIES`; a registered name (``clip-scope-22``,
+    ``gemma-scope-9b-34-16k``); ``release:sae_id`` of sae_lens's directory or of a hub repository; an SAE object of
+    sae_lens, which is itself moved to the device; or any object with ``encode(x)`` and a width, see
+    `saestore.sae.protocol`.
     """
     if isinstance(spec, LoadedSAE):
         return spec
@@ -110,8 +96,7 @@ def _load_file(path: Path, device: str) -> LoadedSAE:
         raise type(error)(f"{error}. {_FORMS}", code=error.code) from error
     if path.name in (CONFIG, WEIGHTS, "sae.safetensors", "params.safetensors", "hyperparams.json"):
         raise InvalidInputError(
-            f"{path} is one of the files of an SAE; give the folder {path.parent}",
-            code="not-an-sae",
+            f"{path} is one of the files of an SAE; give the folder {path.parent}", code="not-an-sae"
         )
     raise InvalidInputError(f"{path} is not an SAE that saestore can read. {_FORMS}", code="not-an-sae")
 

@@ -24,6 +24,16 @@ _GENERIC = re.compile(
 )
 
 
+def invalid(message: str) -> InvalidInputError:
+    """The error for an SAE that contradicts itself."""
+    return InvalidInputError(message, code="invalid-sae")
+
+
+def unsupported(message: str) -> InvalidInputError:
+    """The error for an SAE that saestore cannot encode with."""
+    return InvalidInputError(message, code="unsupported-sae")
+
+
 @dataclass(frozen=True)
 class LoadedSAE:
     """An SAE, ready to encode with."""
@@ -44,7 +54,7 @@ class LoadedSAE:
         for name in ("hook_name", "model_name"):
             value = self.info.get(name)
             if not isinstance(value, str | None):
-                raise InvalidInputError(f"the SAE {self.name} has {name} {value!r}; it is a name", code="invalid-sae")
+                raise invalid(f"the SAE {self.name} has {name} {value!r}; it is a name")
 
     @property
     def d_in(self) -> int:

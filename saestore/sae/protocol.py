@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,9 +12,7 @@ import torch
 
 from saestore.errors import InvalidInputError
 from saestore.sae.hub import one_line
-from saestore.sae.loaded import LoadedSAE, slug
-
-__all__ = ["Encodes", "ObjectSAE", "load_encoder"]
+from saestore.sae.loaded import LoadedSAE, invalid, slug, unsupported
 
 _ROWS, _FEW = 16, 5  # of the batch that an object is tried with
 _D_IN, _D_SAE = ("d_in", "activation_dim", "d_model"), ("d_sae", "dict_size", "num_latents", "d_hidden")
@@ -70,13 +69,8 @@ class ObjectSAE(torch.nn.Module):
 def load_encoder(given: Any, device: str = "cpu") -> LoadedSAE:
     """Take an object with ``encode`` as an SAE, after trying it on a batch of random rows.
 
-    It is named after its ``name``, else its class and the first digits of its fingerprint.
-
-    Raises
-    ------
-    InvalidInputError
-        It has no ``encode`` or no width, gives another shape, or gives a row other activations in another batch: stored
-        activations must not depend on how rows are batched.
+    It is named after its ``name``, else its class and the first digits of its fingerprint. One that gives a row other
+    activations in another batch is refused: stored activations must not depend on how rows are batched.
     """
     kind = type(given)
     d_in, d_sae = (_width(given, names) for names in (_D_IN, _D_SAE))
@@ -93,10 +87,7 @@ def load_encoder(given: Any, device: str = "cpu") -> LoadedSAE:
     config = {"architecture": architecture, "d_in": d_in, "d_sae": d_sae, **rules}
     provenance = getattr(given, "provenance", None)
     info = {
-        "architecture": architecture,
-        "d_in": d_in,
-        "d_sae": d_sae,
-        "k": rules.get("k"),
+        **{name: config.get(name) for name in ("architecture", "d_in", "d_sae", "k")},
         "dtype": str(module.dtype).removeprefix("torch."),
         **dict.fromkeys(("normalize_activations", "apply_b_dec_to_input", "release", "sae_id", "source")),
         **{name: getattr(given, name, None) for name in ("hook_name", "model_name")},
@@ -104,9 +95,8 @@ def load_encoder(given: Any, device: str = "cpu") -> LoadedSAE:
     }
     loaded = LoadedSAE("", info, config, module)
     name = getattr(given, "name", None)
-    plain = slug(re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower())
-    name = slug(name) if isinstance(name, str) else f"{plain}-{loaded.fingerprint()[:8]}"
-    return LoadedSAE(name, info, config, module)
+    plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower()
+    return replace(loaded, name=slug(name if isinstance(name, str) else f"{plain}-{loaded.fingerprint()[:8]}"))
 
 
 def _width(given: Any, names: tuple[str, ...]) -> int | None:
@@ -123,20 +113,17 @@ def _try(module: ObjectSAE, kind: str, device: str) -> None:
         with torch.inference_mode():
             whole, part = module.encode(x), module.encode(x[:_FEW])
     except Exception as error:
-        raise InvalidInputError(
+        raise invalid(
             f"{kind}.encode fails on embeddings of shape {tuple(x.shape)}, {x.dtype}: {type(error).__name__}: "
-            f"{one_line(error)}",
-            code="invalid-sae",
+            f"{one_line(error)}"
         ) from error
     if tuple(whole.shape) != (_ROWS, module.d_sae) or not whole.is_floating_point():
-        raise InvalidInputError(
+        raise invalid(
             f"{kind}.encode gives {whole.dtype} of shape {tuple(whole.shape)} for {_ROWS} embeddings; it must give "
-            f"floats of shape ({_ROWS}, {module.d_sae})",
-            code="invalid-sae",
+            f"floats of shape ({_ROWS}, {module.d_sae})"
         )
     if not torch.allclose(whole[:_FEW], part, rtol=1e-3, atol=1e-4):
-        raise InvalidInputError(
+        raise unsupported(
             f"{kind}.encode gives a row other activations in another batch (as BatchTopK does in training); give one "
-            "whose activations depend on the row alone",
-            code="unsupported-sae",
+            "whose activations depend on the row alone"
         )

@@ -12,10 +12,10 @@ import torch
 from saestore.errors import InvalidInputError
 from saestore.files import load_tensors, read_json
 from saestore.sae.linear import Rule
+from saestore.sae.loaded import invalid
 
-__all__ = ["PLAIN", "Read", "claimed", "need", "read_object", "read_tensors"]
-
-PLAIN = {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}  # names of weights
+RELU = ("W_enc", "b_enc", "W_dec", "b_dec")  # names of weights
+PLAIN = {name: name for name in (*RELU, "threshold")}
 
 
 @dataclass(frozen=True)
@@ -41,40 +41,35 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     return loaded
 
 
-def need(state: Mapping[str, Any], path: Path, *names: str) -> list[Any]:
-    """The weights of these names, each of which must be there."""
+def need(state: Mapping[str, Any], path: Path, *names: str) -> dict[str, Any]:
+    """The weights of these names, each of which must be there, in their order."""
     missing = [name for name in names if name not in state]
     if missing:
         raise InvalidInputError(
             f"{path} lacks {', '.join(missing)}; it holds {', '.join(sorted(state)) or 'nothing'}", code="not-an-sae"
         )
-    return [state[name] for name in names]
+    return {name: state[name] for name in names}
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """The content of a JSON file that holds an object."""
     config = read_json(path)
     if not isinstance(config, dict):
-        raise InvalidInputError(f"{path} contains a JSON {type(config).__name__}, not an object", code="invalid-sae")
+        raise invalid(f"{path} contains a JSON {type(config).__name__}, not an object")
     return config
 
 
 def claimed(
-    claims: Mapping[str, Any],
-    weights: Mapping[str, torch.Tensor],
-    path: Path,
-    *,
-    streams: int | None = None,
-    k: int | None = None,
-) -> None:
+    claims: Mapping[str, Any], weights: Mapping[str, torch.Tensor], path: Path, *,
+    streams: int | None = None, k: int | None = None,
+) -> None:  # fmt: skip
     """Refuse a configuration that contradicts the weights."""
     d_in, d_sae = weights["W_enc"].shape
     true = {"d_in": d_in, "d_sae": d_sae, "d_out": weights["W_dec"].shape[-1], "streams": streams, "k": k}
     true["d_model"] = d_in // (streams or 1)
     for name, size in true.items():
         if claims.get(name) not in (None, 0, size) and size is not None:
-            raise InvalidInputError(
+            raise invalid(
                 f"{path} states that {name} is {claims[name]!r}, and the weights are {d_in:,} x {d_sae:,}, with {name} "
-                f"{size:,}",
-                code="invalid-sae",
+                f"{size:,}"
             )

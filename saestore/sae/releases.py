@@ -10,8 +10,6 @@ from typing import Any
 
 from saestore.sae.sae_lens import import_sae_lens
 
-__all__ = ["Release", "find_releases"]
-
 _WIDTH = re.compile(
     r"width[_-](?P<n>\d+)(?P<unit>[km]?)|2pow(?P<power>\d+)|(?:^|[-_])w-?(?P<thousands>\d+)k"
     r"|(?:hook_[a-z_]+_|_ds)(?P<exact>\d{3,})(?![\dA-Za-z])",

@@ -11,12 +11,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, SaestoreError, did_you_mean
+from saestore.errors import InvalidInputError, NotFoundError, SaestoreError, did_you_mean, require
 from saestore.files import existing_file
 from saestore.sae.hub import hub_errors, is_cached, one_line, require_hub
 from saestore.sae.lens_folder import CONFIG, WEIGHTS, read_folder
 from saestore.sae.linear import LinearSAE
-from saestore.sae.loaded import LoadedSAE, name_from_path, slug
+from saestore.sae.loaded import LoadedSAE, invalid, name_from_path, slug, unsupported
 from saestore.sae.protocol import load_encoder
 from saestore.sae.reading import read_object
 
@@ -43,13 +43,6 @@ def load_folder(path: Path, device: str = "cpu") -> LoadedSAE:
     An SAE of a training architecture (BatchTopK, Matryoshka) is converted as sae_lens does it to save one for
     inference: to a JumpReLU with the trained threshold. The scaling factor that a checkpoint keeps in
     ``activation_scaler.json`` is folded into the weights.
-
-    Raises
-    ------
-    NotFoundError
-        One of the two files is missing.
-    InvalidInputError
-        A file is damaged, the two contradict each other, or saestore cannot encode with the architecture.
     """
     for file in (CONFIG, WEIGHTS):
         existing_file(path / file)
@@ -74,15 +67,7 @@ def load_folder(path: Path, device: str = "cpu") -> LoadedSAE:
 
 
 def load_release(release: str, sae_id: str, device: str = "cpu") -> LoadedSAE:
-    """Load an SAE from the hub by sae_lens's names.
-
-    Raises
-    ------
-    NotFoundError
-        sae_lens does not know the release or id, or the SAE is not in the cache and the hub cannot be reached.
-    InvalidInputError
-        saestore cannot encode with SAEs of this kind.
-    """
+    """Load an SAE from the hub by sae_lens's names."""
     lens = import_sae_lens()
     repo = _repository(release, sae_id)
     what, name = f"the SAE {release}:{sae_id}", slug(f"{release}-{sae_id}")
@@ -121,21 +106,11 @@ def download_advice(release: str, sae_id: str, name: str) -> str:
 
 
 def import_sae_lens() -> ModuleType:
-    """Import sae_lens (ten seconds the first time).
-
-    Raises
-    ------
-    MissingDependencyError
-        It is not installed.
-    """
-    try:
-        # Its import warns of names that transformer_lens deprecates, which no user of saestore can change.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import sae_lens
-    except ImportError as error:
-        raise MissingDependencyError(f"sae_lens cannot be imported ({error}); pip install 'saestore[sae]'") from error
-    return sae_lens  # type: ignore[no-any-return]
+    """Import sae_lens (ten seconds the first time)."""
+    # Its import warns of names that transformer_lens deprecates, which no user of saestore can change.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return require("sae_lens", "sae", "this SAE")  # type: ignore[no-any-return]
 
 
 def _loader(lens: ModuleType, architecture: str, where: str) -> Any:
@@ -146,10 +121,9 @@ def _loader(lens: ModuleType, architecture: str, where: str) -> Any:
     if architecture in SAE_TRAINING_CLASS_REGISTRY:
         return lens.TrainingSAE
     known = ", ".join(sorted({*SAE_CLASS_REGISTRY, *SAE_TRAINING_CLASS_REGISTRY}))
-    raise InvalidInputError(
+    raise unsupported(
         f"{where} is of architecture {architecture!r}, which sae_lens {lens.__version__} does not know "
-        f"(it has {known}); upgrade sae_lens",
-        code="unsupported-sae",
+        f"(it has {known}); upgrade sae_lens"
     )
 
 
@@ -173,19 +147,11 @@ def _check_activation(config: Mapping[str, Any], architecture: str, where: str) 
     arguments = config.get("activation_fn_kwargs")
     k = config.get("k", arguments.get("k") if isinstance(arguments, dict) else None)
     if "topk" in (name, architecture) and k is None:
-        raise InvalidInputError(
-            f"{where} has a topk activation without its number of features: add k to {CONFIG}", code="unsupported-sae"
-        )
+        raise unsupported(f"{where} has a topk activation without its number of features: add k to {CONFIG}")
     if architecture == "standard" and name != "topk" and k is not None:
-        raise InvalidInputError(
-            f"{where} has k={k} and the architecture 'standard', which keeps all: one of them is wrong",
-            code="invalid-sae",
-        )
+        raise invalid(f"{where} has k={k} and the architecture 'standard', which keeps all: one of them is wrong")
     if name not in (architecture, "relu", "topk"):
-        raise InvalidInputError(
-            f"{where} has the activation function {name!r}, which sae_lens would replace by a ReLU",
-            code="unsupported-sae",
-        )
+        raise unsupported(f"{where} has the activation function {name!r}, which sae_lens would replace by a ReLU")
 
 
 def _load(load: Any, where: str) -> Any:
@@ -204,9 +170,7 @@ def _load(load: Any, where: str) -> Any:
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
         if isinstance(error, SaestoreError):
             raise
-        raise InvalidInputError(
-            f"sae_lens cannot load {where}: {type(error).__name__}: {one_line(error)}", code="invalid-sae"
-        ) from error
+        raise invalid(f"sae_lens cannot load {where}: {type(error).__name__}: {one_line(error)}") from error
 
 
 @contextmanager
@@ -264,9 +228,9 @@ def _loaded(parts: _Parts, name: str, info: Mapping[str, Any], where: str) -> Lo
     _refuse(architecture, where)
     for note, kind in _NOTES.items():
         if not isinstance(notes.get(note), kind | None):
-            raise InvalidInputError(f"{where} has {note}={notes[note]!r}, which it cannot be", code="invalid-sae")
+            raise invalid(f"{where} has {note}={notes[note]!r}, which it cannot be")
     if k is not None and not 1 <= k <= d_sae:
-        raise InvalidInputError(f"{where} has k={k}; it must be 1 to d_sae={d_sae:,}", code="invalid-sae")
+        raise invalid(f"{where} has k={k}; it must be 1 to d_sae={d_sae:,}")
     facts = {key: config.get(key) for key in ("architecture", "d_in", "d_sae", "k", "dtype")}
     facts |= {key: config[key] for key in ("normalize_activations", "apply_b_dec_to_input")}
     facts |= {key: notes.get(key) for key in ("hook_name", "model_name")}
@@ -319,10 +283,9 @@ def _warn_of_training(name: str, facts: Mapping[str, Any]) -> None:
 
 def _refuse(architecture: str, where: str) -> None:
     if architecture == "temporal":
-        raise InvalidInputError(
+        raise unsupported(
             f"{where} is a temporal SAE: its activations depend on the tokens before, and saestore encodes each row by "
-            "itself; use an SAE that encodes single rows",
-            code="unsupported-sae",
+            "itself; use an SAE that encodes single rows"
         )
 
 

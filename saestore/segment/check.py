@@ -12,10 +12,10 @@ from saestore.errors import CorruptStoreError
 from saestore.format import BY_FEATURE, BY_SAMPLE
 from saestore.kernels import descending_bits, entry_hash, expand_pointers
 from saestore.segment.read import Segment
+from saestore.sparse_rows import Array
 from saestore.stats import MomentBlocks, Moments, RunningMoments
 from saestore.storage import in_order
 
-Array = np.ndarray[Any, Any]
 Finding = tuple[str, str]
 _BLOCK = 1 << 18  # entries that a thread checks at a time: what it makes of them stays in the processor's cache
 

@@ -20,13 +20,13 @@ from saestore.kernels import descending_bits, expand_pointers, merge_impact
 from saestore.segment.arrays import SegmentShape
 from saestore.segment.read import Segment
 from saestore.segment.write import SAMPLED_IDS, WORTH_THREADS, SegmentWriter
+from saestore.sparse_rows import Array
 from saestore.stats import MomentBlocks, Moments, RunningMoments
 from saestore.storage import ArrayReader, ArrayWriter, SnapshotStore, WriteBatch, Written, in_order
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
-Array = np.ndarray[Any, Any]
 T = TypeVar("T")
 R = TypeVar("R")
 

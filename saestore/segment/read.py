@@ -12,11 +12,9 @@ from saestore.errors import CorruptStoreError
 from saestore.format import BY_FEATURE, BY_SAMPLE, SEGMENTS, SegmentInfo, SetAttributes, document_digest
 from saestore.kernels import runs_of
 from saestore.segment.arrays import arrays_of
-from saestore.sparse_rows import SparseRows, pointers
+from saestore.sparse_rows import Array, SparseRows, pointers
 from saestore.stats import Moments
 from saestore.storage import DOCUMENT, ArrayReader, Digests, SnapshotStore, hold_small, prefetch, read_all, read_many
-
-Array = np.ndarray[Any, Any]
 
 # A first question reads the tails of the lists of segments up to this many shards (268 million non-zeros); of larger
 # ones those that it needs.
@@ -27,18 +25,7 @@ _ROWS = tuple(f"{BY_SAMPLE}/{name}" for name in ("indptr", "indices", "data"))
 
 
 class Segment:
-    """A committed segment of an activation set. Nothing is read before it is asked for.
-
-    Parameters
-    ----------
-    store
-        The store, as a snapshot.
-    path
-        Path of the set in it.
-    info
-        The segment, as the set's attributes describe it.
-    attributes
-        Of the set: its width, dtype and codec.
+    """A committed segment of the set at `path`, as `info` describes it. Nothing is read before it is asked for.
 
     Sample numbers here count within the set, not within the segment.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from saestore.format import (
 )
 from saestore.kernels import to_impact_order
 from saestore.segment.arrays import FINER_ROWS, SegmentShape, segment_arrays
-from saestore.sparse_rows import SparseRows
+from saestore.sparse_rows import Array, SparseRows
 from saestore.stats import Moments, RunningMoments
 from saestore.storage import (
     DOCUMENT,
@@ -39,7 +39,6 @@ from saestore.table_info import ArrayInfo
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
-Array = np.ndarray[Any, Any]
 
 # Activations are in no order in a row, and descend in a list. Samples of a list are in no order, unless activations
 # tie: of those pcodec finds out itself. For feature ids in rows see `_delta_of_ids`.
@@ -55,21 +54,10 @@ _WORTH_LOOKBACK = 0.9
 
 
 class SegmentWriter:
-    """Writes one segment array by array; nothing names it until the set's attributes do.
+    """Writes one segment of the set at `path`, array by array; nothing names it until the set's attributes do.
 
-    Parameters
-    ----------
-    store, path
-        The store, and the path of the set in it.
-    first_ids
-        The first `SAMPLED_IDS` feature ids of its rows, or all.
-
-    Attributes
-    ----------
-    arrays
-        The arrays of both matrices, by matrix and name.
-    shape, prefix
-        What the segment holds, and its path in the store.
+    `first_ids` are the first `SAMPLED_IDS` feature ids of its rows, or all. `arrays` are the arrays of both matrices,
+    by matrix and name, `shape` is what the segment holds, and `prefix` its path in the store.
     """
 
     def __init__(
@@ -163,20 +151,10 @@ def write_segment(
     name: str | None = None,
     quick: bool = False,
 ) -> SegmentInfo:
-    """Write consecutive samples from `start` on as a segment; nothing names it yet.
+    """Write consecutive samples from `start` on as a segment of the set at `path`; nothing names it yet.
 
-    Parameters
-    ----------
-    store, path
-        The store, and the path of the set in it.
-    rows
-        With ascending feature ids, no duplicates and no zeros.
-    quick
-        Encode for a merge that follows: see `NewArray`.
-
-    Notes
-    -----
-    One thread writes the rows while another sorts. Memory: about 48 bytes per non-zero of the segment.
+    `rows` have ascending feature ids, no duplicates and no zeros. `quick` encodes for a merge that follows: see
+    `NewArray`. One thread writes the rows while another sorts. Memory: about 48 bytes per non-zero of the segment.
     """
     indptr, indices, data = rows.indptr.astype(np.int64, copy=False), rows.indices, rows.data
     shape = SegmentShape(start, start + len(rows), rows.nnz, n_features, data.dtype)

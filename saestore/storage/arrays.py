@@ -11,12 +11,12 @@ from typing import Any, Literal
 import numpy as np
 
 from saestore.format import CHUNK, SHARD, document_digest, shard_digest
+from saestore.sparse_rows import Array
 from saestore.storage.batch import DOCUMENT, WriteBatch
 from saestore.storage.shards import Layout, crc, tail_of
 from saestore.storage.threads import at_once, n_threads
 from saestore.table_info import MOST_DIGESTS, ArrayInfo
 
-Array = np.ndarray[Any, Any]
 Written = tuple[tuple[str, ...], int]  # the digests of consecutive shards, and their bytes
 
 # zarr 3.1 says so at every opening of an array; the format document says it once. Not around each call, because
@@ -44,31 +44,18 @@ _CHUNKS_IN_THREADS = 16  # starting threads for fewer takes longer than it gains
 
 @dataclass(frozen=True)
 class NewArray:
-    """An array that is to be written: its length, dtype, codecs, chunks and shards.
-
-    Attributes
-    ----------
-    dim
-        Name of its dimension.
-    sharded
-        False makes one chunk of the whole array, for what is always read whole.
-    finer
-        How many times smaller chunks are than others.
-    delta
-        How neighbouring values relate: ``consecutive`` where they mostly ascend or descend, ``none`` where they do not,
-        ``lookback`` where runs of them come again.
-    quick
-        With pcodec: encoded in a seventh of the time, and a quarter larger, for what is merged before long.
-    """
+    """An array that is to be written: its length, dtype, codecs, chunks and shards."""
 
     length: int
     dtype: np.dtype[Any]
-    dim: str
+    dim: str  # name of its dimension
     codec: str
-    sharded: bool = True
-    finer: int = 1
+    sharded: bool = True  # False makes one chunk of the whole array, for what is always read whole
+    finer: int = 1  # how many times smaller chunks are than others
+    # How neighbouring values relate: ``consecutive`` where they mostly ascend or descend, ``none`` where they do not,
+    # ``lookback`` where runs of them come again.
     delta: Delta = "auto"
-    quick: bool = False
+    quick: bool = False  # with pcodec: in a seventh of the time, and a quarter larger, for what is merged before long
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
     @property

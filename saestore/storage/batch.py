@@ -19,17 +19,8 @@ _FLUSH_BYTES = 1 << 18
 
 
 class WriteBatch:
-    """Collects keys and values and writes them side by side.
+    """Collects keys and values and writes them side by side, into a writable zarr store below `prefix`.
 
-    Parameters
-    ----------
-    store
-        A writable zarr store.
-    prefix
-        Path below which every key is.
-
-    Notes
-    -----
     Memory: 256 KiB, or one value that is larger; and a path per key until `sync`.
     """
 

@@ -18,8 +18,6 @@ from zarr.storage import WrapperStore
 
 from saestore.storage.places import Request, Span
 
-__all__ = ["REQUESTS_AT_ONCE", "names_below", "read_keys", "write_keys"]
-
 # Requests that wait at the same time, unless zarr's configuration has `saestore.requests_at_once`.
 REQUESTS_AT_ONCE = 64
 _DOCUMENT = "zarr.json"

@@ -26,18 +26,6 @@ from saestore.errors import NotFoundError, StoreWriteError
 from saestore.storage import durable
 from saestore.storage.repository import RepositoryStore
 
-__all__ = [
-    "Tagged",
-    "check_conditional",
-    "get_tagged",
-    "is_shared",
-    "put_if_absent",
-    "put_if_match",
-    "remove",
-    "replace_tagged",
-    "unwrapped",
-]
-
 
 @dataclass(frozen=True)
 class Tagged:

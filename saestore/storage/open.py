@@ -101,25 +101,10 @@ def place_name(root: Root) -> str:
 
 
 def open_root(location: Any, mode: str, storage_options: Mapping[str, Any] | None = None) -> zarr.Group:
-    """Open the root group of a store.
+    """Open the root group of a store: a folder, a URL, a zip file, an icechunk session, a zarr store.
 
-    Parameters
-    ----------
-    location
-        A folder, a URL, a zip file, an icechunk session, a zarr store.
-    mode
-        ``"r"`` to read; ``"r+"`` to read and write; ``"a"`` to read and write, created if it does not exist.
-    storage_options
-        What reaches a URL: endpoint, region, credentials …
-
-    Raises
-    ------
-    NotFoundError
-        Nothing is there.
-    StoreFormatError
-        The path is not a saestore store, or has a newer format.
-    StoreWriteError
-        It cannot be created or written.
+    `mode` is ``"r"`` to read, ``"r+"`` to read and write, ``"a"`` to read and write, created if it does not exist.
+    `storage_options` reach a URL: endpoint, region, credentials …
     """
     check_choice("mode", mode, ("r", "r+", "a"), "unknown-mode")
     label = describe(location)

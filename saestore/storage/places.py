@@ -16,8 +16,6 @@ from saestore.errors import InvalidInputError, MissingDependencyError, StoreWrit
 if TYPE_CHECKING:
     from zarr.storage import MemoryStore, ObjectStore, ZipStore
 
-__all__ = ["Location", "Request", "Span", "describe", "local_path", "place_of"]
-
 # Which bytes of a key: from the first to the one after the last, or the last n as (-n, None).
 Span = tuple[int, int | None]
 # A key, and which bytes of it; None for all.
@@ -54,17 +52,7 @@ class Location(str):
 
 
 def place_of(location: Any, mode: str, options: Mapping[str, Any] | None = None) -> tuple[Any, Path | None]:
-    """What zarr opens, and the folder where that is a local one.
-
-    Raises
-    ------
-    InvalidInputError
-        The options are for another kind of place, or unknown to it.
-    MissingDependencyError
-        obstore, or the package of another kind of URL, is not installed.
-    StoreWriteError
-        The place can only be read, and `mode` writes.
-    """
+    """What zarr opens, and the folder where that is a local one; refuses options that the place does not have."""
     given = {**getattr(location, "options", {}), **(options or {})}
     if isinstance(location, os.PathLike | bytes):
         location = Path(os.fsdecode(location))

@@ -12,14 +12,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from saestore.errors import CorruptStoreError
 from saestore.format import shard_digest
 from saestore.progress import check_deadline
-from saestore.sparse_rows import pointers
+from saestore.sparse_rows import Array, pointers
 from saestore.storage.digests import Digests
 from saestore.storage.open import missing_as_error
 from saestore.storage.places import Request
@@ -27,8 +27,6 @@ from saestore.storage.shards import EMPTY, Layout, Tail, body_of, checksum_of, d
 from saestore.storage.snapshot import OneFile, SnapshotStore
 from saestore.storage.threads import at_once, n_threads
 from saestore.table_info import ArrayInfo
-
-Array = np.ndarray[Any, Any]
 
 # Below so many values starting threads takes longer than it gains.
 _WORTH_THREADS = 1 << 20
@@ -40,18 +38,7 @@ _MANY, _SHORT = 64, 256
 
 
 class ArrayReader:
-    """Slices of one immutable array.
-
-    Parameters
-    ----------
-    store
-        The store, as a snapshot.
-    path
-        Path of the array in it.
-    layout
-        Its length, dtype, chunks and shards, which follow from the set's attributes.
-    digests
-        The digests of its shards, under `name`.
+    """Slices of one immutable array, at `path` in a store, whose `digests` has the digests of its shards under `name`.
 
     Memory: the answer, the chunks that it touches, and 20 bytes for each chunk of a shard that was ever touched.
     """

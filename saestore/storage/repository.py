@@ -10,8 +10,6 @@ from zarr.storage import WrapperStore
 if TYPE_CHECKING:
     import icechunk
 
-__all__ = ["RepositoryStore"]
-
 _BRANCH = "main"
 
 

@@ -15,9 +15,8 @@ import numpy as np
 from pcodec import standalone
 
 from saestore.format import CHUNK, SHARD, shard_digest
+from saestore.sparse_rows import Array
 from saestore.table_info import ArrayInfo
-
-Array = np.ndarray[Any, Any]
 
 EMPTY = 2**64 - 1  # length of a chunk that a shard does not have
 TEXT = np.dtypes.StringDType()
@@ -29,24 +28,15 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 @dataclass(frozen=True)
 class Layout:
-    """What bytes an array has: known before any of them is read.
+    """What bytes an array has: known before any of them is read."""
 
-    Attributes
-    ----------
-    length, dtype, codec
-        Number of values, their dtype, and the set's codec.
-    chunk, shard
-        Values of a chunk and of a shard.
-    sharded
-        False where the array is one chunk without shards.
-    """
-
-    length: int
+    length: int  # number of values
     dtype: np.dtype[Any]
-    codec: str
+    codec: str  # of the set
+    # Values of a chunk and of a shard
     chunk: int
     shard: int
-    sharded: bool = True
+    sharded: bool = True  # False where the array is one chunk without shards
 
     @classmethod
     def of(

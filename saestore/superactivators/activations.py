@@ -19,14 +19,13 @@ from saestore.formats.dense_tensors import open_dense
 from saestore.formats.issues import Issue
 from saestore.formats.selection import Block, Selected
 from saestore.formats.topk_tensors import open_topk
+from saestore.sparse_rows import Array
 from saestore.superactivators import chunk_lists
 from saestore.superactivators.chunk_lists import ChunkWriter, base_name, find_chunks, list_of
 from saestore.superactivators.file_names import GRID, PipelineName
 from saestore.superactivators.unit_mapping import mapping_name, read_mapping, recover_feature_ids
 from saestore.tables import Items
 from saestore.tables.item_index import ItemIndex
-
-Array = np.ndarray[Any, Any]
 
 _KEYS = ("indices", "values")
 _GEMMA_IS_CUT = "`saestore build` from the embeddings has them all"

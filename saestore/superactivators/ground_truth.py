@@ -15,6 +15,7 @@ from saestore.errors import InvalidInputError, NotFoundError
 from saestore.files import load_pt, nearby
 from saestore.labels.as_labels import check_names
 from saestore.query.open_set import changing
+from saestore.sparse_rows import Array
 from saestore.superactivators.file_names import SUFFIXES, TOKEN_COUNTS
 from saestore.superactivators.token_counts import token_totals
 from saestore.tables.item_index import ItemIndex
@@ -24,7 +25,6 @@ from saestore.writing.columns import add_labels
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
 
-Array = np.ndarray[Any, Any]
 
 _FILE = re.compile(r"gt_(?P<what>patch|patches|samples)_per_concept(_(?P<split>train|cal|test))?")
 _LISTED = 5

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import numpy as np
 
 from saestore.errors import InvalidInputError
 from saestore.files import load_pt
-from saestore.sparse_rows import pointers
-
-Array = np.ndarray[Any, Any]
+from saestore.sparse_rows import Array, pointers
 
 # The embedding step cuts a text here, the token counts do not.
 _TOKEN_LIMIT = 512

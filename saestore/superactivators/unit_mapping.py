@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,11 +17,8 @@ from saestore.files import read_json
 from saestore.formats.base import Opened
 from saestore.formats.issues import Issue
 from saestore.kernels import mix64
-from saestore.sparse_rows import SparseRows
-
-Array = np.ndarray[Any, Any]
-
-_NAMED = 5
+from saestore.sparse_rows import Array, SparseRows
+from saestore.tables.label_matrix import listed
 
 
 @dataclass(frozen=True)
@@ -158,10 +154,9 @@ def _matched(columns: _Signatures, features: _Signatures, mapped: Array | None, 
         # Features with the same values on the same rows cannot be told apart, and need not be.
         units[column] = fits.pop(fits.index(claim) if claim in fits else 0)
     if unmatched:
-        shown = ", ".join(map(str, unmatched[:_NAMED])) + (", …" if len(unmatched) > _NAMED else "")
         raise InvalidInputError(
-            f"{len(unmatched)} columns of {path} ({shown}) have values that no feature of the sparse file has; give "
-            "the sparse file that it was made from.",
+            f"{len(unmatched)} columns of {path} ({listed(unmatched, 5)}) have values that no feature of the "
+            "sparse file has; give the sparse file that it was made from.",
             code="wrong-sparse-file",
         )
     return units

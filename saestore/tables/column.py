@@ -12,8 +12,7 @@ import numpy as np
 from saestore.errors import InvalidInputError
 from saestore.files import as_numpy
 from saestore.format import RESERVED
-
-Array = np.ndarray[Any, Any]
+from saestore.sparse_rows import Array
 
 TEXT = np.dtypes.StringDType()
 _FLOATS = ("float16", "float32", "float64")
@@ -80,22 +79,10 @@ def as_objects(values: Array) -> Array:
 
 
 def as_column(given: Any, what: str, unknown: Any = None) -> Column:
-    """Check the values of a column.
+    """Check the values of a column, which `what` names in messages.
 
-    Parameters
-    ----------
-    given
-        One-dimensional: numpy, masked or not, pandas, or a list, of true and false, ints, floats or texts. None, NaN,
-        ``pandas.NA`` and what is masked are unknown.
-    what
-        The column, for messages.
-    unknown
-        bool (n,): where values are unknown as well.
-
-    Raises
-    ------
-    InvalidInputError
-        The values have another dimension or are of another type.
+    `given` is one-dimensional: numpy, masked or not, pandas, or a list, of true and false, ints, floats or texts. None,
+    NaN, ``pandas.NA``, what is masked, and where `unknown` (n,) is True is unknown.
     """
     mask = np.ma.getmaskarray(given) if isinstance(given, np.ma.MaskedArray) else None
     values = _as_array(np.ma.getdata(given) if mask is not None else given, what)
@@ -118,11 +105,8 @@ def as_column(given: Any, what: str, unknown: Any = None) -> Column:
 
 def _as_array(given: Any, what: str) -> Array:
     if hasattr(given, "isna") and hasattr(given, "to_numpy"):  # pandas: its missing values stay what they are
-        return (
-            np.asarray(given)
-            if getattr(given.dtype, "kind", "O") in "biuf" and not given.isna().any()
-            else np.asarray(given.to_numpy(dtype=object))
-        )
+        plain = getattr(given.dtype, "kind", "O") in "biuf" and not given.isna().any()
+        return np.asarray(given if plain else given.to_numpy(dtype=object))
     if isinstance(given, np.ndarray) or hasattr(given, "is_meta"):
         return as_numpy(given, what)
     try:
@@ -151,14 +135,14 @@ def _missing(values: Array) -> Array:
 def _typed(values: Array, mask: Array, what: str) -> Array:
     """Objects as an array of their one type; what is masked becomes 0 or an empty text."""
     known = values[~mask].tolist()
-    if all(isinstance(v, bool | np.bool_) for v in known) and known:
-        dtype: Any = np.dtype(bool)
-    elif all(isinstance(v, numbers.Integral) and not isinstance(v, bool) for v in known) and known:
-        dtype = np.dtype(np.int64)
-    elif all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in known) and known:
-        dtype = np.dtype(np.float64)
-    elif all(isinstance(v, str) for v in known):
+    n_booleans = sum(isinstance(v, bool | np.bool_) for v in known)
+    dtype: Any
+    if all(isinstance(v, str) for v in known):
         dtype = TEXT
+    elif n_booleans == len(known):
+        dtype = bool
+    elif not n_booleans and all(isinstance(v, numbers.Real) for v in known):
+        dtype = np.int64 if all(isinstance(v, numbers.Integral) for v in known) else np.float64
     else:
         kinds = ", ".join(sorted({type(v).__name__ for v in known}))
         raise InvalidInputError(
@@ -193,10 +177,9 @@ def _stored(values: Array, mask: Array, what: str) -> Array:
         return values.astype(values.dtype.newbyteorder("=") if values.dtype.name in _FLOATS else np.float64)
     if kind in "UT":
         try:
-            native = (
-                values.astype(values.dtype.newbyteorder("=")) if kind == "U" else values
-            )  # numpy misreads the other
-            return native.astype(TEXT)
+            if kind == "U":  # numpy misreads the other byte order
+                values = values.astype(values.dtype.newbyteorder("="))
+            return values.astype(TEXT)
         except (TypeError, UnicodeError) as e:
             raise _not_unicode(what, e) from e
     raise InvalidInputError(

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import numpy as np
 
 from saestore.format import digest
+from saestore.sparse_rows import Array
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.items import Items
-
-Array = np.ndarray[Any, Any]
 
 
 def items_fingerprint(items: Items | None, index: ItemIndex) -> str:
@@ -22,16 +20,12 @@ def items_fingerprint(items: Items | None, index: ItemIndex) -> str:
             "key": items.key.tolist(),
             "columns": {k: [str(x) for x in v.tolist()] for k, v in items.columns.items()},
             "concepts": {
-                name: [
-                    np.packbits(np.ma.filled(v, False)).tobytes().hex(),
-                    np.packbits(np.ma.getmaskarray(v)).tobytes().hex(),
-                ]
+                name: [np.packbits(bits).tobytes().hex() for bits in (np.ma.filled(v, False), np.ma.getmaskarray(v))]
                 for name, v in items.concepts.items()
             },
         }
-    return digest(
-        [table, index.n_items, index.item_size, None if index.item_size is not None else index.pointers().tolist()]
-    )
+    pointers = None if index.item_size is not None else index.pointers().tolist()
+    return digest([table, index.n_items, index.item_size, pointers])
 
 
 def spans_fingerprint(spans: Array) -> str:

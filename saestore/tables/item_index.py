@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from saestore.errors import CorruptStoreError
 from saestore.format import SetAttributes
+from saestore.sparse_rows import Array
 from saestore.storage import ArrayReader, SnapshotStore
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)

@@ -14,35 +14,15 @@ from saestore.errors import InvalidInputError
 from saestore.files import as_numpy
 from saestore.npz import load_array
 
-__all__ = ["item_pointers", "token_spans"]
-
 
 def item_pointers(
     spec: int | str | os.PathLike[str] | Sequence[int] | np.ndarray | None, n_items: int | None, n_rows: int
 ) -> np.ndarray:
-    """Pointers of the items: item i has the rows ``ptr[i]:ptr[i + 1]``.
+    """Pointers of the items, int64 (n_items + 1,): item i has the rows ``ptr[i]:ptr[i + 1]``.
 
-    Parameters
-    ----------
-    spec
-        None: rows are shared evenly among the items (patches), or, without `n_items`, each row is an item. An int: this
-        many rows each. A sequence: the pointers themselves. A path: ``file.npy``, ``file.npz:name`` (the name may be
-        left out where the file has one 1-D array), or a file that a layout knows (see `saestore.layouts`).
-    n_items
-        Number of items, or None where only `spec` determines it.
-    n_rows
-        Number of rows of the embeddings.
-
-    Returns
-    -------
-    ndarray of int64, (n_items + 1,)
-
-    Raises
-    ------
-    NotFoundError
-        If there is no such file or array.
-    InvalidInputError
-        If rows and items do not fit; the message names the expected number.
+    `spec` None: rows are shared evenly among the items (patches), or, without `n_items`, each row is an item. An int:
+    this many rows each. A sequence: the pointers themselves. A path: ``file.npy``, ``file.npz:name`` (the name may be
+    left out where the file has one 1-D array), or a file that a layout knows (see `saestore.layouts`).
     """
     if spec is None:
         return _even(n_rows if n_items is None else n_items, n_rows)
@@ -62,25 +42,9 @@ def item_pointers(
 
 
 def token_spans(spec: str | os.PathLike[str] | np.ndarray, n_rows: int) -> np.ndarray:
-    """Read where each token starts and stops in its text.
+    """Read where each token starts and stops in its text, in characters: int32 (n_rows, 2).
 
-    Parameters
-    ----------
-    spec
-        ``file.npy``, ``file.npz:name``, or the array itself: (n_rows, 2) integers, start and stop in characters.
-    n_rows
-        Number of rows of the embeddings.
-
-    Returns
-    -------
-    ndarray of int32, (n_rows, 2)
-
-    Raises
-    ------
-    NotFoundError
-        If there is no such file or array.
-    InvalidInputError
-        If shape or dtype is another, or a span is negative or stops before it starts (its row is named).
+    `spec` is ``file.npy``, ``file.npz:name``, or the array itself.
     """
     where, values = "spans", as_numpy(spec, "spans")
     if isinstance(spec, (str, os.PathLike)):
@@ -139,36 +103,22 @@ def _rows_each(each: int, n_items: int | None, n_rows: int) -> np.ndarray:
 
 
 def _checked_pointers(where: str, values: np.ndarray, n_items: int | None, n_rows: int) -> np.ndarray:
-    if values.ndim != 1 or values.dtype.kind not in "iu" or values.size == 0:
-        raise InvalidInputError(
-            f"{where} is {values.dtype} {values.shape}; item pointers are one row of integers, one more than items",
-            code="invalid-pointers",
-        )
-    pointers = values.astype(np.int64)
-    if len(pointers) == n_items and int(pointers.sum()) == n_rows:
-        raise InvalidInputError(
-            f"{where} holds rows per item; give pointers instead, numpy.concatenate([[0], numpy.cumsum(counts)])",
-            code="invalid-pointers",
-        )
-    if n_items is not None and len(pointers) != n_items + 1:
-        raise InvalidInputError(
-            f"{where} has {len(pointers):,} pointers; {n_items:,} items need {n_items + 1:,}, from 0 to {n_rows}",
-            code="invalid-pointers",
-        )
-    if pointers[0] != 0:
-        raise InvalidInputError(
-            f"{where} starts with {pointers[0]}; item pointers start with 0", code="invalid-pointers"
-        )
-    falls = np.flatnonzero(np.diff(pointers) < 0)
-    if falls.size:
-        item = int(falls[0])
-        raise InvalidInputError(
-            f"{where} falls from {pointers[item]} to {pointers[item + 1]} at item {item}; item pointers never decrease",
-            code="invalid-pointers",
-        )
-    if pointers[-1] != n_rows:
-        raise InvalidInputError(
-            f"{where} ends at {pointers[-1]:,}, but the embeddings have {n_rows:,} rows; both must be equal",
-            code="invalid-pointers",
-        )
+    is_row = values.ndim == 1 and values.dtype.kind in "iu" and values.size > 0
+    pointers = values.astype(np.int64) if is_row else np.zeros(1, np.int64)
+    falls, problem = np.flatnonzero(np.diff(pointers) < 0), ""
+    if not is_row:
+        problem = f"is {values.dtype} {values.shape}; item pointers are one row of integers, one more than items"
+    elif len(pointers) == n_items and int(pointers.sum()) == n_rows:
+        problem = "holds rows per item; give pointers instead, numpy.concatenate([[0], numpy.cumsum(counts)])"
+    elif n_items is not None and len(pointers) != n_items + 1:
+        problem = f"has {len(pointers):,} pointers; {n_items:,} items need {n_items + 1:,}, from 0 to {n_rows}"
+    elif pointers[0] != 0:
+        problem = f"starts with {pointers[0]}; item pointers start with 0"
+    elif falls.size:
+        one, next_one = pointers[falls[0] : falls[0] + 2]
+        problem = f"falls from {one} to {next_one} at item {falls[0]}; item pointers never decrease"
+    elif pointers[-1] != n_rows:
+        problem = f"ends at {pointers[-1]:,}, but the embeddings have {n_rows:,} rows; both must be equal"
+    if problem:
+        raise InvalidInputError(f"{where} {problem}", code="invalid-pointers")
     return pointers

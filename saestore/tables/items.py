@@ -12,7 +12,6 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +19,10 @@ import numpy as np
 
 from saestore.errors import InvalidInputError, raise_unreachable
 from saestore.files import existing_file, plain_tensor, read_gzip
+from saestore.tables.label_matrix import listed
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = ["SPLITS", "Items", "as_items"]
 
 SPLITS = ("train", "cal", "val", "test", "none")
 
@@ -51,21 +49,12 @@ _FLOAT = re.compile(r"-?((0|[1-9][0-9]{0,16})(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """The images or texts of a dataset, in row order.
+    """The images or texts of a dataset, in row order."""
 
-    Attributes
-    ----------
-    key : ndarray of str, (n_items,)
-        Image path, else text path, else the row number.
-    columns : dict of str to ndarray, each (n_items,)
-        Every other column as it was, text (``StringDType``), int64, float64 or bool; ``split`` has any words.
-    concepts : dict of str to ndarray of bool, each (n_items,)
-        Labels, in the order of the file; a masked array where some are unknown.
-    """
-
-    key: np.ndarray
+    key: np.ndarray  # texts (n_items,): image path, else text path, else the row number
+    # Every other column as it was, (n_items,): text (``StringDType``), int64, float64 or bool; ``split`` has any words
     columns: dict[str, np.ndarray]
-    concepts: dict[str, np.ndarray]
+    concepts: dict[str, np.ndarray]  # labels, bool (n_items,), in the order of the file; masked where some are unknown
 
     def __len__(self) -> int:
         return len(self.key)
@@ -74,16 +63,8 @@ class Items:
     def from_csv(cls, path: str | os.PathLike[str]) -> Items:
         """Read a ``metadata.csv``: ``image_path``, ``text_path`` or ``text``, any 0/1 concepts, maybe ``split``.
 
-        Columns may come in any order. One whose values are all 0 and 1 is a concept, unless it is known to be
-        something else (``class``, ``text``, ``width`` …). The whole file is in memory.
-
-        Raises
-        ------
-        NotFoundError
-            If there is no such file.
-        InvalidInputError
-            If it is not a CSV, is empty, lacks a needed column, has one twice, a label other than 0 and 1, or an
-            unknown split; the message names column, value and row (from 0).
+        Columns may come in any order. One whose values are all 0 and 1 is a concept, unless it is known to be something
+        else (``class``, ``text``, ``width`` …). The whole file is in memory.
         """
         names, columns = read_csv(existing_file(path))
         return _items(names, columns, str(path))
@@ -96,15 +77,7 @@ class Items:
 
 
 def as_items(obj: Items | str | os.PathLike[str] | pd.DataFrame | Mapping[str, Sequence[Any] | np.ndarray]) -> Items:
-    """Make `Items` of what describes them: the path of a ``metadata.csv``, a DataFrame, or a mapping of columns.
-
-    Raises
-    ------
-    NotFoundError
-        If the path is not there.
-    InvalidInputError
-        If it is something else, or its content breaks a rule of `Items.from_csv`.
-    """
+    """Make `Items` of what describes them: the path of a ``metadata.csv``, a DataFrame, or a mapping of columns."""
     if isinstance(obj, Items):
         return obj
     if isinstance(obj, (str, os.PathLike)):
@@ -129,14 +102,12 @@ def read_csv(path: Path) -> tuple[list[str], list[np.ndarray]]:
         # The header is read as a row, else pandas would rename a column that is there twice. No value is guessed at:
         # a text "NA" is a text.
         packed = read_gzip(path) if path.suffix == ".gz" else None
-        read = partial(
-            lambda **options: pd.read_csv(path if packed is None else io.BytesIO(packed), **options),
-            header=None,
-            dtype=str,
-            keep_default_na=False,
-            na_filter=False,
-            encoding="utf-8-sig",
-        )
+        options: Any = {"header": None, "dtype": str, "keep_default_na": False, "na_filter": False}
+
+        def read(**more: Any) -> Any:
+            source = path if packed is None else io.BytesIO(packed)
+            return pd.read_csv(source, encoding="utf-8-sig", **options, **more)
+
         frame = read()
         # A file that is written by hand may have spaces beside its commas, which are not part of the values then.
         after_commas = frame.iloc[1:, 1:].to_numpy(dtype=object)
@@ -188,9 +159,8 @@ def _plain(series: pd.Series) -> np.ndarray:
         return np.asarray(series)
     missing = series.isna().to_numpy(dtype=bool)
     values = series.to_numpy(dtype=object, copy=True)
-    if not missing.all() and all(
-        isinstance(value, (bool, int, float, np.number, np.bool_)) for value in values[~missing]
-    ):
+    kinds = (bool, int, float, np.number, np.bool_)
+    if not missing.all() and all(isinstance(value, kinds) for value in values[~missing]):
         values[missing] = math.nan
         numbers = np.asarray(values.tolist())
         # An int beyond 64 bits would be an object again; it stays text.
@@ -226,7 +196,7 @@ def _items(names: list[str], columns: list[np.ndarray], where: str) -> Items:
     table = {name: column for name, column in zip(names, columns, strict=True) if name not in _PANDAS_INDEX}
     if not {*_KEYS, "text"} & set(table):
         raise InvalidInputError(
-            f"{where} has the columns {_some(list(table))}; it needs key, image_path, text_path or text",
+            f"{where} has the columns {listed([*table], 8)}; it needs key, image_path, text_path or text",
             code="no-keys",
         )
     n_items = len(columns[0])
@@ -245,29 +215,28 @@ def _items(names: list[str], columns: list[np.ndarray], where: str) -> Items:
 
 
 def _take_key(table: dict[str, np.ndarray], n_items: int, where: str) -> np.ndarray:
-    for name in _KEYS:
-        if name in table:
-            key = table.pop(name)
-            empty = np.flatnonzero(key == "")
-            if empty.size:
-                raise InvalidInputError(
-                    f"{where}: {name} is empty in row {empty[0]} (counting from 0); every item needs one",
-                    code="empty-key",
-                )
-            return key
-    return np.arange(n_items).astype(np.dtypes.StringDType())
+    name = next((name for name in _KEYS if name in table), None)
+    if name is None:
+        return np.arange(n_items).astype(np.dtypes.StringDType())
+    key = table.pop(name)
+    empty = np.flatnonzero(key == "")
+    if empty.size:
+        raise InvalidInputError(
+            f"{where}: {name} is empty in row {empty[0]} (counting from 0); every item needs one", code="empty-key"
+        )
+    return key
 
 
 def _check_split(table: dict[str, np.ndarray], where: str) -> None:
     if "split" not in table:
         return
-    for row, value in enumerate(table["split"]):
-        if not value:
-            raise InvalidInputError(
-                f"{where}: split is empty in row {row} (counting from 0); name the part of the data, such as train",
-                code="unknown-split",
-            )
     words = table["split"].tolist()
+    if "" in words:
+        raise InvalidInputError(
+            f"{where}: split is empty in row {words.index('')} (counting from 0); name the part of the data, such as "
+            "train",
+            code="unknown-split",
+        )
     odd = sorted({word for word in words if word not in SPLITS and word.lower() in SPLITS})
     if odd:
         warnings.warn(f"{where}: split {', '.join(map(repr, odd))} is read in lower case.", stacklevel=2)
@@ -320,8 +289,3 @@ def _numbers(name: str, column: np.ndarray) -> np.ndarray:
     if all(_FLOAT.fullmatch(value) for value in values):
         return np.array([float(value) for value in values])
     return column
-
-
-def _some(names: list[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

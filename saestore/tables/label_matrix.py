@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.errors import NotFoundError, check_choice, did_you_mean
-from saestore.sparse_rows import pointers
+from saestore.sparse_rows import Array, pointers
 from saestore.vocabulary import LEVELS
 
 if TYPE_CHECKING:
     import scipy.sparse
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,12 +83,16 @@ class LabelMatrix:
 
 def csc_of_rows(rows: Sequence[Any], n_rows: int) -> scipy.sparse.csc_array:
     """A matrix of bool, from the ascending rows of each column."""
+    indices = np.concatenate([np.empty(0, np.int64), *rows])
+    return csc_of(pointers([len(each) for each in rows]), indices, (n_rows, len(rows)))
+
+
+def csc_of(indptr: Array, indices: Array, shape: tuple[int, int]) -> scipy.sparse.csc_array:
+    """A matrix of bool, from the pointers of the columns and their ascending rows."""
     import scipy.sparse as sp
 
-    indptr, indices = pointers([len(each) for each in rows]), np.concatenate([np.empty(0, np.int64), *rows])
-    dtype = np.int32 if max(n_rows, len(indices)) < 1 << 31 else np.int64  # scipy wants one signed type for both
-    parts = np.ones(len(indices), bool), indices.astype(dtype), indptr.astype(dtype)
-    return sp.csc_array(parts, shape=(n_rows, len(rows)))
+    dtype = np.int32 if max(shape[0], len(indices)) < 1 << 31 else np.int64  # scipy wants one signed type for both
+    return sp.csc_array((np.ones(len(indices), bool), indices.astype(dtype), indptr.astype(dtype)), shape=shape)
 
 
 def ids(matrix: scipy.sparse.csc_array, column: int) -> Array:
@@ -114,7 +116,7 @@ def position_of(name: object, names: Sequence[str], what: str = "concept") -> in
     )
 
 
-def listed(names: Sequence[str], most: int = 30) -> str:
+def listed(names: Sequence[object], most: int = 30) -> str:
     """Names for a message, the first of them where they are many."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return (", ".join(map(str, names[:most])) or "none") + more

@@ -10,33 +10,19 @@ import numpy as np
 from saestore.errors import CorruptStoreError, NotFoundError, did_you_mean
 from saestore.format import SetAttributes
 from saestore.kernels import runs_of
+from saestore.sparse_rows import Array
 from saestore.storage import ArrayReader, SnapshotStore, read_all, read_many
 from saestore.table_info import TableInfo
 from saestore.tables.column import Column
-from saestore.tables.label_matrix import LabelMatrix, listed
+from saestore.tables.label_matrix import LabelMatrix, csc_of, listed
 
 if TYPE_CHECKING:
     import scipy.sparse
 
-Array = np.ndarray[Any, Any]
-
 
 class StoredTable:
-    """One table as it was committed: immutable, read when asked for.
+    """One table of the set at `path`, ``samples``, ``items`` or ``features``: immutable, read when asked for.
 
-    Parameters
-    ----------
-    store
-        The store, as a snapshot.
-    path
-        Path of the set in it.
-    name
-        ``samples``, ``items`` or ``features``.
-    attributes
-        Of the set.
-
-    Notes
-    -----
     Memory: the answers, and 8 bytes per concept.
     """
 
@@ -158,9 +144,5 @@ class StoredTable:
         return LabelMatrix(list(info.names), self._matrix(info.true, shape), level, unknown).resized(self.n_rows)
 
     def _matrix(self, group: str, shape: tuple[int, int]) -> scipy.sparse.csc_array:
-        import scipy.sparse as sp
-
         reader, indptr = self.reader(f"{group}/indices"), self._pointers(group)
-        indices = self._checked(reader.read(0, reader.length), group)
-        dtype = np.int32 if max(shape[0], len(indices)) < 1 << 31 else np.int64
-        return sp.csc_array((np.ones(len(indices), bool), indices.astype(dtype), indptr.astype(dtype)), shape=shape)
+        return csc_of(indptr, self._checked(reader.read(0, reader.length), group), shape)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.format import CSC_ATTRS, KEY, TOKEN_SPANS, SetAttributes, document_digest
+from saestore.sparse_rows import Array
 from saestore.storage import WriteBatch, write_array
 from saestore.table_info import ArrayInfo, ConceptsInfo, TableInfo
 from saestore.tables.column import Column, as_column
@@ -20,22 +21,14 @@ from saestore.tables.label_matrix import LabelMatrix
 if TYPE_CHECKING:
     import scipy.sparse
 
-Array = np.ndarray[Any, Any]
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_-]{,99}\Z")
 
 
 class TableWriter:
-    """Writes a new version of a table; `info` describes it, and nothing names it until it is committed.
+    """Writes a new version of a table, ``samples``, ``items`` or ``features``, from what `info` describes.
 
-    Parameters
-    ----------
-    batch
-        Writes below the set.
-    name
-        ``samples``, ``items`` or ``features``.
-    info
-        The table as it is.
+    Its own `info` describes the new one; nothing names it until it is committed.
     """
 
     def __init__(self, batch: WriteBatch, name: str, info: TableInfo, codec: str) -> None:
@@ -48,11 +41,7 @@ class TableWriter:
         """Add a column, or replace it."""
         self._forget(self.info.columns.get(name, ()))
         base = name if _PLAIN.match(name) else f"column-{len(self.info.columns)}"
-        parts = (
-            {base: column.values}
-            if column.unknown is None
-            else {base: column.values, f"{base}-unknown": column.unknown}
-        )
+        parts = {base: column.values} | ({} if column.unknown is None else {f"{base}-unknown": column.unknown})
         arrays = tuple(self._write(part, values, self._table.removesuffix("s"), name) for part, values in parts.items())
         self.info = replace(self.info, columns={**self.info.columns, name: arrays})
 
@@ -122,24 +111,13 @@ class TableWriter:
 
 
 def write_tables(
-    batch: WriteBatch,
-    attributes: SetAttributes,
-    items: Items | None,
-    index: ItemIndex,
-    spans: Array | None,
-    *,
+    batch: WriteBatch, attributes: SetAttributes, items: Items | None, index: ItemIndex, spans: Array | None, *,
     columns: Mapping[str, Array] | None = None,
-) -> SetAttributes:
+) -> SetAttributes:  # fmt: skip
     """Write what a set is started or extended with; returns its attributes with the tables.
 
-    Parameters
-    ----------
-    items, index
-        The items, and which samples belong to which.
-    spans
-        int32 (n_samples, 2): first character of a token in its text, and the one after its last.
-    columns
-        Further columns of samples, (n_samples,) each.
+    `spans` are int32 (n_samples, 2): first character of a token in its text, and the one after its last. `columns` are
+    further ones of samples, (n_samples,) each.
     """
     if items is not None or index.item_size is None or "items" in attributes.tables:
         before = attributes.table("items")

@@ -12,10 +12,9 @@ from saestore.errors import TooLargeError
 from saestore.query.posting_lists import one_list
 from saestore.query.results import ResultTable, SimilarFeatures
 from saestore.query.similarity import METRICS, WITH_DOT, best_matches, check_same_samples, overlap_of_list, ranked
+from saestore.sparse_rows import Array
 from saestore.web.request import Parameters
 from saestore.web.view import MOST_HELD, MOST_ROWS, Page, SetView, StoreView
-
-Array = np.ndarray[Any, Any]
 
 COMPARE = ("other", "metric", "match", "limit", "offset")
 MATCH = ("best", "one-to-one")

@@ -22,9 +22,8 @@ from saestore.errors import InvalidInputError, require
 from saestore.errors import escape as visible
 from saestore.files import image_errors
 from saestore.plot.style import number, opacity, percent
+from saestore.sparse_rows import Array
 from saestore.web.request import Links
-
-Array = np.ndarray[Any, Any]
 
 SIZES = (160, 320, 640, 1280)  # pixels of the longer side of a thumbnail
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")

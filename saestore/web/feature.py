@@ -25,7 +25,6 @@ from saestore.web.items import describe
 from saestore.web.request import Parameters, check_number, number_in
 from saestore.web.view import Page, SetView, StoreView, binned, scorers_of
 
-Array = np.ndarray[Any, Any]
 Level = Literal["item", "sample"]
 
 FEATURE = ("where", "level", "from", "n", "offset", "seed", "concept", "context", "metric", "other",

@@ -11,10 +11,9 @@ from saestore.errors import InvalidInputError, NotFoundError, SaestoreError
 from saestore.plot.images import ImageView, find_image, is_image, is_turned
 from saestore.plot.style import Row, rows_of
 from saestore.query.results import TopSamples
+from saestore.sparse_rows import Array
 from saestore.web.request import Parameters, check_number
 from saestore.web.view import MOST_ROWS, Page, SetView, StoreView, shortened, value_at
-
-Array = np.ndarray[Any, Any]
 
 
 def describe(

@@ -12,12 +12,12 @@ from saestore.errors import InvalidInputError, NotFoundError, TooLargeError, did
 from saestore.progress import time_left
 from saestore.scoring.concept_scores import concept_scores
 from saestore.scoring.feature_scores import roc_auc_of_all
+from saestore.sparse_rows import Array
 from saestore.tables.column import Column
 from saestore.vocabulary import LEVELS, SCORES
 from saestore.web.request import Parameters
 from saestore.web.view import EDITABLE, MOST_ROWS, Page, SetView, StoreView, binned, plain
 
-Array = np.ndarray[Any, Any]
 Level = Literal["item", "sample"]
 
 CONCEPT = ("by", "choose", "show", "n")

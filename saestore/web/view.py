@@ -26,14 +26,12 @@ from saestore.query.rows import iterate_rows
 from saestore.query.selection import Condition
 from saestore.query.similarity import Sizes
 from saestore.scoring.feature_scores import FeatureScorer
-from saestore.sparse_rows import pointers
+from saestore.sparse_rows import Array, pointers
 from saestore.stats import STATISTICS, Moments
 from saestore.storage import find_sets, read_attributes
 from saestore.tables.column import Column
 from saestore.web.drawing import Thumbnails
 from saestore.web.request import Links
-
-Array = np.ndarray[Any, Any]
 
 EDITABLE = ("name", "note", "explanation")  # columns of features that a page shows first, and can change
 MOST_ROWS = 500  # of a table on one page

@@ -20,13 +20,8 @@ __all__ = ["MULTIPLE", "Bf16Candidates"]
 class Bf16Candidates:
     """Selects the entries of whole batches from bfloat16 candidates where that is possible and quicker.
 
-    Parameters
-    ----------
-    forward
-        The steps of the SAE.
-    matmul_precision
-        ``float32`` never uses candidates, ``bfloat16`` always, ``auto`` where they are likely to be quicker and as long
-        as they turn out to be.
+    Never with `matmul_precision` ``float32``, always with ``bfloat16``; with ``auto`` where it is likely to be quicker
+    and as long as it turns out to be.
     """
 
     def __init__(self, forward: Forward, matmul_precision: str) -> None:
@@ -42,12 +37,9 @@ class Bf16Candidates:
         return {"mode": "bfloat16-candidates", **asdict(self._filter.counts)}
 
     def prepare(self, buffer: torch.Tensor) -> str | None:
-        """Make the candidate filter and test the device; returns the reason where it cannot be used, else None.
+        """Make the filter and test the device; returns the reason where it cannot be used, else None.
 
-        Parameters
-        ----------
-        buffer
-            Memory for the pre-activations of a batch, (n, d_sae).
+        `buffer` is memory for the pre-activations of a batch, (n, d_sae).
         """
         affine, select = self._forward.affine, self._forward.select
         reason = unsupported_reason(self._forward)

@@ -56,13 +56,8 @@ class Counts:
 class CandidateFilter:
     """Selects what ``select(affine(x))`` would, mostly without computing that.
 
-    Beside the SAE it holds its encoder's weights twice more, in bfloat16 and in float32 with each feature's weights
-    side by side: 134 MB and 268 MB at CLIP-Scope's size.
-
-    Parameters
-    ----------
-    affine, select
-        The steps of the SAE. Its weights are float32, its features a multiple of 32.
+    The weights are float32, the features a multiple of 32. Beside the SAE it holds its encoder's weights twice more, in
+    bfloat16 and in float32 with each feature's weights side by side: 134 MB and 268 MB at CLIP-Scope's size.
     """
 
     def __init__(self, affine: Affine, select: TopK | AboveThreshold) -> None:
@@ -77,15 +72,7 @@ class CandidateFilter:
         self._of_block, self._in_block = blocks.amax(1), blocks.transpose(1, 2).contiguous()
 
     def __call__(self, x: torch.Tensor, buffer: torch.Tensor) -> Entries:
-        """Select.
-
-        Parameters
-        ----------
-        x
-            Embeddings (n, d_in), float32; n is a multiple of 16.
-        buffer
-            Memory for the pre-activations, (n, d_sae), float32.
-        """
+        """Select from embeddings (n, d_in), float32, n a multiple of 16; `buffer` is memory (n, d_sae), float32."""
         n = len(x)
         shifted = self.affine.shifted(x)
         keys, whole = self._candidates(self.propose(shifted, buffer), RowBounds.of(shifted, self.bounds))
@@ -124,15 +111,7 @@ class CandidateFilter:
     def scores(self, shifted: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         """Float32 pre-activations, as the whole product would round them.
 
-        Parameters
-        ----------
-        shifted
-            Embeddings less the shift (n, d_in).
-        keys
-            Which: ``row * d_sae + feature``, ascending.
-
-        Notes
-        -----
+        `shifted` are embeddings less the shift (n, d_in), `keys` name which: ``row * d_sae + feature``, ascending.
         Memory: 4,096 features' weights, and about 16 numbers per key.
         """
         if not len(keys):

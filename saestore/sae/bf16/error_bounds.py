@@ -72,14 +72,9 @@ class RowBounds:
         return RowBounds(self.by_norm[rows], self.by_lost[rows], self.out_of_range[rows])
 
     def error(self, values: torch.Tensor, norm: torch.Tensor, lost: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
-        """How far the float32 pre-activations can lie from these, which a bfloat16 product gave.
+        """How far the float32 pre-activations can lie from `values` (n, m), which a bfloat16 product gave.
 
-        Parameters
-        ----------
-        values
-            (n, m), float32.
-        norm, lost, offset
-            `Bounds` of their features, (m,) or (n, m).
+        `norm`, `lost` and `offset` are the `Bounds` of their features, (m,) or (n, m).
         """
         return rounding_error(values).addcmul_(self.by_norm, norm).addcmul_(self.by_lost, lost).add_(offset)
 
@@ -116,18 +111,9 @@ def prepare(
 ) -> tuple[torch.Tensor, Bounds]:
     """Make the weights of a bfloat16 product that gives ``(x @ weight + bias) * scale - threshold``, and its bounds.
 
-    Parameters
-    ----------
-    columns
-        Each feature's weights (d_sae, d_in), float32.
-    bias, scale, threshold
-        Of every feature (d_sae,), or one number of all; None for 0, 1, 0.
-
-    Returns
-    -------
-    weight, bounds
-        The weights are (d_in, d_sae), with three more rows that make the bias where there is one: the embeddings then
-        need three ones at their end.
+    `columns` are each feature's weights (d_sae, d_in), float32; the others are (d_sae,), or one number of all, and None
+    for 0, 1, 0. The weights are (d_in, d_sae), with three more rows that make the bias where there is one: the
+    embeddings then need three ones at their end.
     """
     d_sae, d_in = columns.shape
     factor, added, taken = (

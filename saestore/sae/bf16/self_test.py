@@ -42,8 +42,8 @@ def unsupported_reason(forward: Forward) -> str | None:
 def is_profitable(forward: Forward) -> bool:
     """Whether candidates are likely to be quicker than the float32 product, judged by SAE and device alone.
 
-    Always False on a GPU: its libraries may add in another order for each size of a product, which `find_violation`
-    does not find.
+    False on a GPU: its libraries may add in another order for each size of a product, which `find_violation` does not
+    find.
     """
     if unsupported_reason(forward) is not None or forward.affine is None:
         return False
@@ -56,12 +56,9 @@ def is_profitable(forward: Forward) -> bool:
 
 
 def find_violation(candidates: CandidateFilter, buffer: torch.Tensor) -> str | None:
-    """The assumption that the device violates, or None. Costs about two float32 products of 512 rows.
+    """The assumption that the device violates, or None; `buffer` is memory for pre-activations (n, d_sae), float32.
 
-    Parameters
-    ----------
-    buffer
-        Memory for pre-activations (n, d_sae), float32.
+    Costs about two float32 products of 512 rows.
     """
     rows = min(len(buffer) - len(buffer) % MULTIPLE, _MOST_ROWS)
     if not rows:
@@ -85,9 +82,9 @@ def find_violation(candidates: CandidateFilter, buffer: torch.Tensor) -> str | N
 
 
 def _same_bits(candidates: CandidateFilter, x: torch.Tensor, product: torch.Tensor) -> bool:
-    for n in (MULTIPLE, 3 * MULTIPLE):
-        if not torch.equal(torch.mm(x[-n:], candidates.affine.weight), product[-n:]):
-            return False
+    sizes = (MULTIPLE, 3 * MULTIPLE)
+    if not all(torch.equal(torch.mm(x[-n:], candidates.affine.weight), product[-n:]) for n in sizes):
+        return False
     # Of the first rows all features, of the others more and more.
     counts = [candidates.d_sae, *(_STEP * group for group in range(1, len(x) // MULTIPLE))]
     rows = torch.arange(len(x), device=x.device).unsqueeze(1) * candidates.d_sae
