@@ -17,6 +17,8 @@ from unittest import mock
 
 import numpy as np
 
+from saestore.storage import durable
+
 Files = dict[str, bytes]
 _CALLS = ("mkdir", "replace", "rename", "link", "unlink", "rmdir", "fsync")
 
@@ -37,6 +39,7 @@ class Recorder:
         calls = {name: self._watched(name, getattr(os, name)) for name in _CALLS}
         with (
             mock.patch.multiple(os, **calls),
+            mock.patch.object(durable, "exchange", self._watched("exchange", durable.exchange)),
             mock.patch.object(io, "open", self._opening(io.open)),
             mock.patch.object(builtins, "open", self._opening(builtins.open)),
         ):
@@ -62,7 +65,8 @@ class Recorder:
             return [Path(f"/proc/self/fd/{fd}").readlink()]
         descriptor = options.get("dir_fd")
         above = Path.cwd() if descriptor is None else Path(f"/proc/self/fd/{descriptor}").readlink()
-        return [above / os.fsdecode(each) for each in args[: 2 if name in ("replace", "rename", "link") else 1]]
+        n_paths = 2 if name in ("replace", "rename", "link", "exchange") else 1
+        return [above / os.fsdecode(each) for each in args[:n_paths]]
 
     def _opening(self, call: Callable) -> Callable:
         def opening(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
@@ -147,6 +151,10 @@ class Recorder:
         self.log.append(("names", [self._change(source, None), self._change(target, number)]))
 
     _replace = _rename
+
+    def _exchange(self, path: Path, other: Path) -> None:
+        numbers = [self._entries(above)[name] for above, name in map(self._place, (path, other))]
+        self.log.append(("names", [self._change(path, numbers[1]), self._change(other, numbers[0])]))
 
 
 class _Disk:
