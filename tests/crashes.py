@@ -255,6 +255,21 @@ def crashes(log: list[tuple[Any, ...]], seed: int, steps: Collection[int]) -> It
                 yield step, disk.files(lambda likely=likely: random.random() < likely, torn)
 
 
+def torn_where_whole(log: list[tuple[Any, ...]], first: int = 0) -> set[str]:
+    """Names whose file is replaced by one that is not flushed: a crash may leave neither the old nor the new content."""
+    names: dict[tuple[int, str], int] = {}
+    found = set()
+    for step, disk in _steps(log):
+        if log[step - 1][0] == "names":
+            for above, name, number in log[step - 1][1]:
+                if number in disk.written and (above, name) in names and step > first:
+                    found.add(name)
+                names.pop((above, name), None)
+                if number is not None:
+                    names[above, name] = number
+    return found
+
+
 def _steps(log: list[tuple[Any, ...]]) -> Iterator[tuple[int, _Disk]]:
     disk = _Disk()
     for step, entry in enumerate(log, 1):
