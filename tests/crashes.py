@@ -256,7 +256,7 @@ def crashes(log: list[tuple[Any, ...]], seed: int, steps: Collection[int]) -> It
 
 
 def torn_where_whole(log: list[tuple[Any, ...]], first: int = 0) -> set[str]:
-    """Names whose file is replaced by one that is not flushed: a crash may leave neither the old nor the new content."""
+    """Names whose file is replaced by one that is not flushed: a crash may leave neither content."""
     names: dict[tuple[int, str], int] = {}
     found = set()
     for step, disk in _steps(log):

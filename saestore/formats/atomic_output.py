@@ -38,8 +38,11 @@ def write_atomically(
             written = write(folder / target.name)
             durable.flush((file for file in folder.rglob("*") if file.is_file()), folder)
             _publish(written, folder, target, old)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        except BaseException:
+            if not any(folder.glob("replaced/*")):  # old files that could not be put back
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
     return written
 
 
