@@ -17,6 +17,8 @@ from unittest import mock
 
 import numpy as np
 
+from saestore.storage import durable
+
 Files = dict[str, bytes]
 _CALLS = ("mkdir", "replace", "rename", "link", "unlink", "rmdir", "fsync")
 
@@ -37,6 +39,7 @@ class Recorder:
         calls = {name: self._watched(name, getattr(os, name)) for name in _CALLS}
         with (
             mock.patch.multiple(os, **calls),
+            mock.patch.object(durable, "exchange", self._watched("exchange", durable.exchange)),
             mock.patch.object(io, "open", self._opening(io.open)),
             mock.patch.object(builtins, "open", self._opening(builtins.open)),
         ):
@@ -62,7 +65,8 @@ class Recorder:
             return [Path(f"/proc/self/fd/{fd}").readlink()]
         descriptor = options.get("dir_fd")
         above = Path.cwd() if descriptor is None else Path(f"/proc/self/fd/{descriptor}").readlink()
-        return [above / os.fsdecode(each) for each in args[: 2 if name in ("replace", "rename", "link") else 1]]
+        n_paths = 2 if name in ("replace", "rename", "link", "exchange") else 1
+        return [above / os.fsdecode(each) for each in args[:n_paths]]
 
     def _opening(self, call: Callable) -> Callable:
         def opening(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
@@ -147,6 +151,10 @@ class Recorder:
         self.log.append(("names", [self._change(source, None), self._change(target, number)]))
 
     _replace = _rename
+
+    def _exchange(self, path: Path, other: Path) -> None:
+        numbers = [self._entries(above)[name] for above, name in map(self._place, (path, other))]
+        self.log.append(("names", [self._change(path, numbers[1]), self._change(other, numbers[0])]))
 
 
 class _Disk:
@@ -245,6 +253,21 @@ def crashes(log: list[tuple[Any, ...]], seed: int, steps: Collection[int]) -> It
             yield step, disk.files(lambda: True, _TEARS[2])
             for likely in (0.1, 0.5, 0.9):
                 yield step, disk.files(lambda likely=likely: random.random() < likely, torn)
+
+
+def torn_where_whole(log: list[tuple[Any, ...]], first: int = 0) -> set[str]:
+    """Names whose file is replaced by one that is not flushed: a crash may leave neither content."""
+    names: dict[tuple[int, str], int] = {}
+    found = set()
+    for step, disk in _steps(log):
+        if log[step - 1][0] == "names":
+            for above, name, number in log[step - 1][1]:
+                if number in disk.written and (above, name) in names and step > first:
+                    found.add(name)
+                names.pop((above, name), None)
+                if number is not None:
+                    names[above, name] = number
+    return found
 
 
 def _steps(log: list[tuple[Any, ...]]) -> Iterator[tuple[int, _Disk]]:

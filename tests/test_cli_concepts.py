@@ -208,8 +208,8 @@ def test_pictures_are_files(images, tmp_path):
     pytest.importorskip("matplotlib")
     for kind in ("histogram", "density"):
         feature = ["--feature", 3] if kind == "histogram" else []
-        ask("plot", "Toy", "--kind", kind, *feature, "--output", tmp_path / "a.svg", store=images)
-        assert ("activation, where active" in (tmp_path / "a.svg").read_text()) == (kind == "histogram")
+        ask("plot", "Toy", "--kind", kind, *feature, "--output", tmp_path / kind / "a.svg", store=images)
+        assert ("activation, where active" in (tmp_path / kind / "a.svg").read_text()) == (kind == "histogram")
     texts = cli_stores.text_store(tmp_path / "texts.zarr")
     words = ["--kind", "tokens", "--feature", 1, "-n", 1, "--where", "activation > 1", "--output", tmp_path / "a.html"]
     ask("plot", *words, store=texts)

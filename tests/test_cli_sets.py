@@ -213,6 +213,14 @@ def test_delete_removes_one_set_and_asks_on_a_terminal_only(tmp_path, monkeypatc
     assert not (tmp_path / "no.zarr").exists()
 
 
+def test_what_is_left_of_a_set_is_deleted_as_verify_advises(tmp_path):
+    stored = cli_stores.several_sets(tmp_path / "several.zarr")
+    (stored.path / "Other/cls/y/zarr.json").unlink()
+    assert "`saestore delete`" in invoke("verify", store=stored).output
+    ask("delete", "Other/cls/y", "--yes", store=stored)
+    assert saestore.open(stored.path).verify().ok
+
+
 def test_a_set_that_is_being_written_is_not_deleted(tmp_path):
     stored = cli_stores.several_sets(tmp_path / "several.zarr")
     with SetWriter(saestore.open(stored.path, "a").root, "Other/cls/y"):

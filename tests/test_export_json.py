@@ -153,3 +153,12 @@ def test_on_the_command_line(tmp_path):
     said = ask("export", store.name, str(out), "--features", "0-2", store=store)
     assert "as neuronpedia" in said
     assert [each["feature_index"] for each in json.loads(out.read_text())["features"]] == [0, 1, 2]
+
+
+def test_parquet_on_the_command_line_joins_no_columns_unless_asked(tmp_path):
+    pytest.importorskip("pyarrow")
+    store = text_store(tmp_path / "s.zarr")
+    for columns, joined in (([], set()), (["--columns", "text"], {"text"})):
+        ask("export", store.name, tmp_path / "x.parquet", "--overwrite", *columns, store=store)
+        table = pytest.importorskip("pandas").read_parquet(tmp_path / "x.parquet")
+        assert set(table) == {"sample", "feature", "activation", "item", "position"} | joined

@@ -1,8 +1,10 @@
 """`saestore.export`: scipy's `.npz`, and what every export has in common."""
 
+import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from strategies import PATH, cases, make_case, scratch_store, write_case, write_
 
 import saestore
 from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError, StoreWriteError
+from saestore.formats.atomic_output import write_atomically
+from saestore.formats.base import Written
 
 
 def stored(case):
@@ -111,6 +115,31 @@ def test_killed_it_leaves_nothing_that_looks_whole(tmp_path, project_dir, before
     saestore.export(acts, path, overwrite=True)
     assert np.array_equal(sp.load_npz(path).toarray(), case.dense)
     assert [p.name for p in path.parent.iterdir()] == ["x.npz"]
+
+
+def test_old_files_that_cannot_be_put_back_are_kept(tmp_path, monkeypatch):
+    """Of several files the old ones go first; then the disk refuses every further name."""
+    old = [tmp_path / "a", tmp_path / "b"]
+    for path in old:
+        path.write_text("old")
+
+    def write(place):
+        for name in "ab":
+            place.with_name(name).write_text("new")
+        return Written(("b", "a"))
+
+    calls, replace = [], Path.replace
+
+    def failing(path, name):
+        calls.append(name)
+        if len(calls) > 2:
+            raise OSError(errno.ENOSPC, "full")
+        return replace(path, name)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    with raises(StoreWriteError, "disk-full"):
+        write_atomically(tmp_path / "a", old, write, overwrite=True)
+    assert {path.read_text() for path in (tmp_path / ".a.partial" / "replaced").iterdir()} == {"old"}
 
 
 def test_an_error_leaves_nothing(tmp_path):

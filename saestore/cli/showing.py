@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +119,11 @@ def plot(target: Target, *, kind: str, feature: str | None, output: str, images:
     else:
         given |= {"images": images} if kind == "top" else {}
         ax = plots.density(**given) if kind == "density" else getattr(plots, kind)(number, **given)
-        ax.figure.savefig(output, bbox_inches="tight", dpi=150)
+        from saestore.storage import save_file
+
+        drawn = io.BytesIO()
+        ax.figure.savefig(drawn, format=Path(output).suffix[1:], bbox_inches="tight", dpi=150)
+        save_file(output, drawn.getvalue())
     note(f"wrote {output}.")
 
 

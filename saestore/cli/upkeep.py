@@ -12,7 +12,7 @@ from saestore.cli.app import command, note
 from saestore.cli.options import option
 from saestore.cli.set_options import dask_client, dask_option
 from saestore.cli.target import Target, json_option, with_set, with_target
-from saestore.errors import escape
+from saestore.errors import NotFoundError, escape
 
 _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<prefix>[kKMGT]?)(?P<binary>i?)B?\Z")
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
@@ -102,7 +102,15 @@ def delete(target: Target, yes: bool) -> None:
 
     Asks first on a terminal; elsewhere it needs --yes. A set that another process writes is left alone.
     """
-    found = target.choose(target.open())
+    from saestore.writing.leftovers import is_half_deleted
+
+    store = target.open()
+    try:
+        found = target.choose(store)
+    except NotFoundError:
+        found = (target.path or "").strip("/")
+        if not is_half_deleted(store.root, found):
+            raise
     if not yes:
         if not _asks():
             raise click.UsageError(f"This removes {found} for good; add --yes.")

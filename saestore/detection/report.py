@@ -15,7 +15,7 @@ import numpy as np
 from saestore.errors import escape
 from saestore.query import html
 from saestore.records import plain, to_csv
-from saestore.storage import save_file, write_errors
+from saestore.storage import save_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,8 +132,6 @@ class Detection:
     def save(self, folder: str | os.PathLike[str]) -> list[str]:
         """Write the report into a folder as Markdown, CSV (one file for localisation) and JSON; returns the paths."""
         into = Path(folder)
-        with write_errors(str(into)):
-            into.mkdir(parents=True, exist_ok=True)
         texts = {
             "detection.md": self.to_markdown(),
             "detection.csv": self.to_csv(),

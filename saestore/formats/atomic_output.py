@@ -30,36 +30,43 @@ def write_atomically(
             code="file-exists",
         )
     folder = target.with_name(f".{target.name}{PARTIAL}")
-    made = [parent for parent in target.absolute().parents if not parent.exists()]
     with write_errors(str(target)):
         with suppress(FileNotFoundError):
             shutil.rmtree(folder)
-        folder.mkdir(parents=True)
+        durable.make_folder(folder)
         try:
             written = write(folder / target.name) or Written((target.name,))
             durable.flush((file for file in folder.rglob("*") if file.is_file()), folder)
-            # One file replaces another at once. Of folders and several files the old ones go first, so that old and
-            # new are never seen together.
-            moves = [(folder / name, target.with_name(name)) for name in written.files]
-            if not (len(moves) == 1 and old == [target] and target.is_file()):
-                aside = folder / "replaced"
-                aside.mkdir()
-                moves = [*((path, aside / path.name) for path in old), *moves]
-            _move(moves, (target.parent, *(new.parent for new in made)))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            _publish(written, folder, target, old)
+        except BaseException:
+            if not any(folder.glob("replaced/*")):  # old files that could not be put back
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
     return written
 
 
-def _move(moves: list[tuple[Path, Path]], folders: Iterable[Path]) -> None:
-    """Give files their names for good, before the old ones go; all of them, or none where there is none yet."""
+def _publish(written: Written, folder: Path, target: Path, old: list[Path]) -> None:
+    """Give what is complete its names, for good before anything old is removed.
+
+    One file or folder replaces another at once. Of several files, and where a system cannot exchange folders, the old
+    ones go first, so that old and new are never seen together.
+    """
+    moves = [(folder / name, target.with_name(name)) for name in written.files]
+    is_one = len(moves) == 1 and old == [target]
+    if is_one and target.is_dir() and durable.exchange(*moves[0]):
+        durable.flush_folder(target.parent)
+        return
+    if not is_one or target.is_dir():
+        aside = folder / "replaced"
+        aside.mkdir()
+        moves = [*((path, aside / path.name) for path in old), *moves]
     done = []
     try:
         for path, name in moves:
             done.append((path, name, name.exists()))
             path.replace(name)
-        for folder in folders:
-            durable.flush_folder(folder)
+            durable.flush_folder(target.parent)
     except BaseException:
         for path, name, is_replaced in reversed(done):
             with suppress(OSError):

@@ -13,6 +13,7 @@ import numpy as np
 from saestore.errors import InvalidInputError, NotFoundError, check_choice, require
 from saestore.formats.atomic_output import write_atomically
 from saestore.formats.explanations import EXPLANATION, SOURCE, records
+from saestore.storage import durable, save_file
 
 if TYPE_CHECKING:
     import os
@@ -77,23 +78,26 @@ def delphi_hookpoint(reader: SetReader) -> str:
 
 
 def write_delphi(
-    folder: Path, hookpoint: str, explanations: Mapping[int, str], judged: Mapping[tuple[str, int], Any] | None = None
+    folder: Path,
+    hookpoint: str,
+    explanations: Mapping[int, str],
+    judged: Mapping[tuple[str, int], Any],
+    save: Callable[[Path, bytes], object] = save_file,
 ) -> None:
     """Write a folder of Delphi's results: ``explanations/``, and ``scores/<scorer>/`` of what is `judged`."""
     files: dict[Path, dict[int, Any]] = {folder / "explanations": dict(explanations)}
-    for (scorer, feature), examples in (judged or {}).items():
+    for (scorer, feature), examples in judged.items():
         files.setdefault(folder / "scores" / scorer, {})[feature] = examples
     for inner, contents in files.items():
-        inner.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(inner)
         for feature, content in contents.items():
             text = json.dumps(content, ensure_ascii=False)
-            (inner / f"{hookpoint}_latent{feature}.txt").write_text(text, "utf-8", "replace")
+            save(inner / f"{hookpoint}_latent{feature}.txt", text.encode("utf-8", "replace"))
 
 
 def _write_delphi(reader: SetReader, frame: Any, path: Path) -> None:
-    write_delphi(
-        path, delphi_hookpoint(reader), {row["feature"]: row[EXPLANATION] for row in _rows(frame, EXPLANATION)}
-    )
+    texts = {row["feature"]: row[EXPLANATION] for row in _rows(frame, EXPLANATION)}
+    write_delphi(path, delphi_hookpoint(reader), texts, {}, Path.write_bytes)
 
 
 def _write_neuronpedia(reader: SetReader, frame: Any, path: Path) -> None:

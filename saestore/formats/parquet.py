@@ -59,7 +59,7 @@ def write_parquet(selected: Selected, path: Path, columns: Sequence[str] | str =
 
 def _names(acts: SetReader, columns: Sequence[str] | str) -> list[str]:
     if columns != "all":
-        return list(columns.split(",") if isinstance(columns, str) else columns)
+        return list(columns.split(",") if isinstance(columns, str) and columns else columns)
     of_items, of_samples = (acts.table(name).info.names for name in ("items", "samples"))
     return [*of_items, *(f"sample.{name}" if name in of_items else name for name in of_samples)]
 

@@ -49,8 +49,12 @@ class WriteBatch:
 
     def put_group(self, path: str, attributes: Mapping[str, Any] | None = None) -> bytes:
         """Write the document of a group; returns it."""
-        document = group_document(attributes)
-        self._put(f"{path}/{DOCUMENT}".strip("/"), document)
+        key, document = f"{path}/{DOCUMENT}".strip("/"), group_document(attributes)
+        file = None if self._folder is None else self._folder / self._prefix / key
+        if file is not None and file.is_file() and file.read_bytes() == document:
+            self._files.append(file)  # a crash while it is written again could tear it
+        else:
+            self._put(key, document)
         return document
 
     def flush(self) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PARTIAL = ".partial"  # how zarr's local store, too, ends the name of a file that it is writing
 _DRAFT_SECONDS = 3600  # no file of saestore takes longer to write
 _AT_ONCE = 32  # flushes
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # what file systems without hard links return
 _NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # what file systems that cannot flush a folder return
 
@@ -94,10 +95,28 @@ def flush_folder(folder: Path) -> None:
             raise
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, and have their names on the disk."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in made:
+        flush_folder(path.parent)
+
+
+def exchange(path: Path, other: Path) -> bool:
+    """Let two files or folders change names at once; False where the system cannot."""
+    import ctypes
+
+    try:
+        call = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):  # not Linux
+        return False
+    return bool(call(_HERE, os.fsencode(path), _HERE, os.fsencode(other), _EXCHANGE) == 0)
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Replace a file at once: after a crash it has the old content or the new one."""
     draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
-    path.parent.mkdir(exist_ok=True)
     try:
         _write_flushed(draft, content)
         draft.replace(path)
@@ -121,7 +140,7 @@ def drafts(folder: Path, *, old: bool) -> list[Path]:
 def create_file(path: Path, content: bytes) -> bool:
     """Write a file where there is none, whole at once; False where another process was quicker."""
     draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     try:
         _write_flushed(draft, content)
         publish(draft, path)

@@ -233,8 +233,11 @@ def save_file(path: str | os.PathLike[str], content: bytes) -> Path:
     """Write a file that a user asked for, whole or not at all, and return its path."""
     target = Path(path)
     with write_errors(str(path)):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(target.parent)
         durable.replace_file(target, content)
+        for draft in durable.drafts(target.parent, old=True):  # of processes killed while they wrote this file
+            if draft.name.startswith(f"{target.name}."):
+                draft.unlink(missing_ok=True)
     return target
 
 
