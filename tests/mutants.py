@@ -1,46 +1,60 @@
-"""Mutants: small changes to a file of the core, each of which the file's own tests have to notice.
+"""Mutants: small changes to the core, each of which a test that runs the changed line has to notice.
 
-    python tests/mutants.py [--each 10] [--seed 0] [FILE ...]
+    python tests/mutants.py [--each 10] [--seed 0] [--tests test_kernels.py ...] [FILE ...]
 
-Prints the mutants that survived and the share that was killed. `make mutants` runs it.
+Prints the mutants that survived and the share that was killed. `make mutants` runs it. All tests run once, in one
+process, which notes the lines that each of them runs. A mutant then meets the tests of its line, the quickest first,
+until one fails. It lives in a fork, as new code of functions that are imported already. Tests that start other
+processes than forks do not see it.
 """
 
 import argparse
 import ast
 import contextlib
-import importlib.abc
-import importlib.util
+import gc
+import importlib
+import itertools
+import math
 import os
+import pickle
 import random
+import resource
+import shutil
 import signal
 import sys
+import tempfile
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import Phase, settings
 
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "saestore"
-QUERIES = ["test_queries.py", "test_selection.py"]
-# Files of the core, and the tests that are theirs.
-OWN_TESTS = {
-    "kernels.py": ["test_kernels.py"],
-    "stats.py": ["test_stats.py", "test_kernels.py"],
-    "sparse_rows.py": ["test_segment.py", "test_write.py"],
-    "segment/merge.py": ["test_segment.py", "test_compaction.py"],
-    "segment/check.py": ["test_named_mutants.py", "test_verify.py"],
-    "query/topk.py": ["test_named_mutants.py", *QUERIES],
-    "query/slices.py": QUERIES,
-    "query/distribution.py": QUERIES,
-    "query/similarity.py": ["test_named_mutants.py", "test_neighbours.py"],
-    "query/where.py": ["test_where.py", "test_where_again.py"],
-    "scoring/ranks.py": ["test_scores.py"],
-    "scoring/metrics.py": ["test_scores.py"],
-    "scoring/thresholds.py": ["test_scores.py"],
-    "writing/lock.py": ["test_lock.py"],
-    "writing/writer.py": ["test_named_mutants.py", "test_compaction.py", "test_replacing.py", "test_durable.py"],
-    "writing/commits.py": ["test_named_mutants.py", "test_replacing.py", "test_durable.py", "test_places.py"],
-}
-SECONDS = 300  # after which a mutant counts as killed: it loops
+ROOMS = ("segment", "query", "scoring", "writing")
+CORE = [
+    "kernels.py", "stats.py", "sparse_rows.py",
+    *(f"{room}/{file.name}" for room in ROOMS for file in sorted((PACKAGE / room).glob("[!_]*.py"))),
+]  # fmt: skip
+# The tests that are the core's own; the quickest that together run all its lines.
+OWN_TESTS = [
+    f"test_{name}.py"
+    for name in (
+        "kernels stats segment write append compaction merge_parts named_mutants replacing places conditional lock "
+        "interleavings verify queries selection neighbours distribution row_choice where where_again xarray_plain html "
+        "export_json scores feature_scores levels tables labels requests import_scipy import_pipeline"
+    ).split()
+]
+SECONDS = 60  # of tests, at most, that a mutant has to survive
+# What ends a mutant, which then counts as killed: it loops, takes all memory, or waits for what does not happen.
+LIMITS = {resource.RLIMIT_CPU: 3 * SECONDS, resource.RLIMIT_AS: 12 << 30}
+PATIENCE = 1800
 
 OTHERS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -60,7 +74,7 @@ def mutations(tree: ast.Module) -> Iterator[tuple[int, str, Callable[[], None]]]
         elif isinstance(node, ast.BoolOp | ast.BinOp | ast.AugAssign) and type(node.op) in OTHERS:
             yield node.lineno, _names(node.op), lambda node=node: setattr(node, "op", OTHERS[type(node.op)]())
         elif isinstance(node, ast.If | ast.While | ast.IfExp):
-            yield node.lineno, "condition negated", lambda node=node: setattr(node, "test", _negated(node.test))
+            yield node.test.lineno, "condition negated", lambda node=node: setattr(node, "test", _negated(node.test))
         elif isinstance(node, ast.Constant) and type(node.value) in (bool, int):
             value = not node.value if isinstance(node.value, bool) else node.value + 1
             text = f"{node.value} -> {value}"
@@ -92,27 +106,118 @@ def _negated(test: ast.expr) -> ast.expr:
     )
 
 
-class Mutated(importlib.abc.SourceLoader, importlib.abc.MetaPathFinder):
-    """Imports one module from another source."""
+class Core:
+    """One file of the core, imported, whose functions and constants can be replaced in place."""
 
-    def __init__(self, file: str, source: str) -> None:
-        self.name = f"saestore.{file.removesuffix('.py').replace('/', '.')}"
-        self.path, self.source = str(PACKAGE / file), source
+    def __init__(self, file: str) -> None:
+        self.path, self.source = str(PACKAGE / file), (PACKAGE / file).read_text()
+        self.module = importlib.import_module(f"saestore.{file.removesuffix('.py').replace('/', '.')}")
+        gc.unfreeze()  # `conftest.py` froze what is imported, and hid it
+        self.functions = [
+            f for f in gc.get_objects() if isinstance(f, FunctionType) and f.__code__.co_filename == self.path
+        ]
+        self.mutants = list(mutations(ast.parse(self.source)))
 
-    def find_spec(self, name, path, target=None):  # noqa: ARG002
-        return importlib.util.spec_from_loader(name, self, origin=self.path) if name == self.name else None
+    def mutate(self, number: int) -> None:
+        tree = ast.parse(self.source)
+        list(mutations(tree))[number][2]()
+        code = compile(ast.fix_missing_locations(tree), self.path, "exec")
+        codes, changed = dict(_nested(code)), False
+        for function in self.functions:
+            new = codes.get(_place(function.__code__), function.__code__)
+            changed |= new != function.__code__
+            function.__code__ = new
+        if not changed:
+            self._replace_constants(code)
 
-    def get_filename(self, name: str) -> str:  # noqa: ARG002
-        return self.path
+    def _replace_constants(self, code: CodeType) -> None:
+        """Constants of the module, where else they were imported, and defaults of functions."""
+        fresh: dict[str, Any] = {"__name__": self.module.__name__, "__file__": self.path}
+        exec(code, fresh)  # noqa: S102
+        for name, value in fresh.items():
+            old = vars(self.module).get(name)
+            if not isinstance(value, ModuleType | FunctionType | type) and name[:2] != "__":
+                for module in [m for n, m in sys.modules.items() if n.startswith("saestore")]:
+                    if vars(module).get(name) is old:
+                        setattr(module, name, value)
+        defaults = {
+            _place(f.__code__): f
+            for f in gc.get_objects()
+            if isinstance(f, FunctionType) and f.__code__.co_filename == self.path and f not in self.functions
+        }
+        for function in self.functions:
+            if new := defaults.get(_place(function.__code__)):
+                function.__defaults__, function.__kwdefaults__ = new.__defaults__, new.__kwdefaults__
 
-    def get_data(self, path: str) -> bytes:
-        if path != self.path:
-            raise OSError(path)  # no compiled copy
-        return self.source.encode()
+
+def _place(code: CodeType) -> tuple[str, int]:
+    return code.co_qualname, code.co_firstlineno
 
 
-def is_killed(file: str, source: str) -> bool:
-    """Run a file's tests in a child that has the other source."""
+def _nested(code: CodeType) -> Iterator[tuple[tuple[str, int], CodeType]]:
+    yield _place(code), code
+    for below in code.co_consts:
+        if isinstance(below, CodeType):
+            yield from _nested(below)
+
+
+class Lines:
+    """A plugin: which lines of the core each test runs, and how long it takes.
+
+    What runs before a test counts for every test of its file: fixtures may be shared.
+    """
+
+    def __init__(self, paths: list[str]) -> None:
+        self.paths, self.running = frozenset(paths), ""
+        self.run_by: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
+        self.seconds: dict[str, float] = {}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item):
+        start, self.running = time.process_time(), item.nodeid.partition("::")[0]
+        sys.settrace(self.trace)
+        threading.settrace(self.trace)
+        result = yield
+        self.seconds[item.nodeid] = time.process_time() - start
+        return result
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item):
+        file, self.running = self.running, item.nodeid
+        try:
+            return (yield)
+        finally:
+            self.running = file
+
+    def trace(self, frame, event, arg):  # noqa: ARG002
+        return self.line if frame.f_code.co_filename in self.paths else None
+
+    def line(self, frame, event, arg):  # noqa: ARG002
+        self.run_by[frame.f_code.co_filename, frame.f_lineno].add(self.running)
+        return self.line
+
+    def tests(self, items: list[pytest.Item], path: str, line: int) -> list[pytest.Item]:
+        """The tests that run a line, or where none was seen to, the file: the quickest first."""
+        ran = self.run_by.get((path, line)) or set().union(*(n for (p, _), n in self.run_by.items() if p == path))
+        own = [item for item in items if item.nodeid in ran or item.nodeid.partition("::")[0] in ran]
+        own.sort(key=lambda item: self.seconds[item.nodeid])
+        total = itertools.accumulate(self.seconds[item.nodeid] for item in own)
+        return [item for item, seconds in zip(own, total, strict=True) if seconds < SECONDS]
+
+
+def first_failed(session: pytest.Session, items: list[pytest.Item]) -> str:
+    """Run tests until one fails; returns its id, or nothing where all pass."""
+    for item, following in itertools.zip_longest(items, items[1:]):
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.testsfailed:
+            return item.nodeid
+    return ""
+
+
+def in_fork(work: Callable[[], Any], seconds: float) -> Any:
+    """Do a piece of work in a child; returns its result, or None if it dies or takes too long."""
+    folder = Path(tempfile.mkdtemp(dir=os.environ["PYTEST_DEBUG_TEMPROOT"]))
+    result, end = folder / "result", time.monotonic() + seconds
     pid = os.fork()
     if not pid:
         with contextlib.suppress(BaseException):
@@ -120,52 +225,77 @@ def is_killed(file: str, source: str) -> bool:
             os.dup2(null, 1)
             os.dup2(null, 2)
             os.setpgid(0, 0)
-            sys.meta_path.insert(0, Mutated(file, source))
-            import pytest
+            os.environ["PYTEST_DEBUG_TEMPROOT"] = str(folder)
+            found = pickle.dumps(work())
+            result.write_bytes(found)
+        os._exit(0)
+    try:
+        while not os.waitpid(pid, os.WNOHANG)[0] and time.monotonic() < end:
+            time.sleep(0.01)
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # also what the tests started and left
+            os.killpg(pid, signal.SIGKILL)
+    found = pickle.loads(result.read_bytes()) if result.exists() else None  # noqa: S301
+    shutil.rmtree(folder, ignore_errors=True)
+    return found
 
-            tests = [str(TESTS / name) for name in OWN_TESTS[file]]
-            options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--benchmark-disable",
-                       "-W", "ignore::pytest.PytestAssertRewriteWarning"]  # fmt: skip
-            os._exit(int(pytest.main([*options, *tests])))
-        os._exit(99)
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status) != 0
-        time.sleep(0.05)
-    os.killpg(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return True
+
+class Mutants:
+    """A plugin that runs the tests of mutants in place of all the tests."""
+
+    def __init__(self, files: list[str], each: int, seed: int) -> None:
+        self.files, self.each, self.seed = files, each, seed
+        self.lines = Lines([str(PACKAGE / file) for file in files])
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+        found = in_fork(lambda: self._look(session), math.inf)
+        if not isinstance(found, tuple):
+            sys.exit(f"fails without a mutant: {found}")
+        self.lines.run_by, self.lines.seconds = found
+        totals = defaultdict(lambda: np.zeros(2, int))
+        for file in self.files:
+            core = Core(file)
+            count = len(core.mutants)
+            chosen = sorted(random.Random(self.seed).sample(range(count), min(self.each, count)))
+            survived = [number for number in chosen if self._survives(session, core, number)]
+            for number in survived:
+                print(f"survived: saestore/{file}:{core.mutants[number][0]} {core.mutants[number][1]}", flush=True)
+            print(f"{file}: {len(chosen) - len(survived)} of {len(chosen)} killed ({count} in all)", flush=True)
+            for name in (file.partition("/")[0], "all"):
+                totals[name] += len(chosen) - len(survived), len(chosen)
+        for name, (killed, total) in totals.items():
+            print(f"{name}: {killed} of {total} mutants killed: {killed / max(1, total):.0%}", flush=True)
+        return True
+
+    def _look(self, session: pytest.Session) -> str | tuple[dict, dict]:
+        session.config.pluginmanager.register(self.lines)
+        return first_failed(session, session.items) or (dict(self.lines.run_by), self.lines.seconds)
+
+    def _survives(self, session: pytest.Session, core: Core, number: int) -> bool:
+        def work() -> str:
+            for limit, value in LIMITS.items():
+                resource.setrlimit(limit, (value, value))
+            core.mutate(number)
+            return first_failed(session, self.lines.tests(session.items, core.path, core.mutants[number][0]))
+
+        return in_fork(work, PATIENCE) == ""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="*", metavar="FILE", help=f"below saestore/: {', '.join(OWN_TESTS)}")
+    parser.add_argument("files", nargs="*", metavar="FILE", help=f"below saestore/: {', '.join(CORE)}")
     parser.add_argument("--each", type=int, default=10, help="mutants of each file")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tests", nargs="+", metavar="FILE", default=OWN_TESTS, help="below tests/")
     options = parser.parse_args()
-    for module in ("numpy", "scipy.sparse", "zarr", "xarray", "hypothesis", "pytest", "pandas"):
-        importlib.import_module(module)  # once, before the children
-    total = killed = 0
-    for file in options.files or OWN_TESTS:
-        source = (PACKAGE / file).read_text()
-        if is_killed(file, source):
-            sys.exit(f"{file}: its tests fail, or take more than {SECONDS} s, without a mutant")
-        count = len(list(mutations(ast.parse(source))))
-        chosen = random.Random(options.seed).sample(range(count), min(options.each, count))
-        dead = 0
-        for number in sorted(chosen):
-            tree = ast.parse(source)
-            line, what, change = list(mutations(tree))[number]
-            change()
-            if is_killed(file, ast.unparse(ast.fix_missing_locations(tree))):
-                dead += 1
-            else:
-                print(f"survived: saestore/{file}:{line} {what}", flush=True)
-        print(f"{file}: {dead} of {len(chosen)} killed ({count} in all)", flush=True)
-        total, killed = total + len(chosen), killed + dead
-    print(f"{killed} of {total} mutants killed: {killed / max(1, total):.0%}")
+    # An example that fails is enough: the smallest one takes long to find.
+    phases = [Phase.explicit, Phase.generate]
+    settings.register_profile("mutants", settings.get_profile("ci"), phases=phases)
+    arguments = ["-q", "-s", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", "--benchmark-disable",
+                 "--hypothesis-profile=mutants",
+                 "-W", "ignore::pytest.PytestAssertRewriteWarning", *(str(TESTS / name) for name in options.tests)]  # fmt: skip
+    sys.exit(pytest.main(arguments, [Mutants(options.files or CORE, options.each, options.seed)]))
 
 
 if __name__ == "__main__":

@@ -243,20 +243,27 @@ def test_items_whose_samples_are_not_there_yet_are_left_out():
 
 def test_pieces_of_bounded_memory_give_the_same_bits():
     case = make_case(4, 60, 12, density=0.5, palette="signed", segment_rows=25)
-    acts, _, _ = write_labelled(case, 4)
-    whole = acts.concepts.scores()
+    acts, _, names = write_labelled(case, 4)
+    pairs = [(names[0], 11), (names[1], 0), (names[0], 5)]
+    whole, intervals = acts.concepts.scores(), acts.concepts.intervals(pairs, n_resamples=9)
     with (
         mock.patch("saestore.scoring.concept_scores._PIECE", 7),
         mock.patch("saestore.scoring.concept_scores.BLOCK", 20),
+        mock.patch.object(ScoredObservations.lists, "__defaults__", (20,)),
     ):
         pieces = acts.concepts.scores()
+        assert intervals.identical(acts.concepts.intervals(pairs, n_resamples=9))
     assert whole.identical(pieces)
 
 
 def test_chosen_features_and_concepts_are_rows_and_columns_of_all():
     case = make_case(5, 60, 12, palette="heavy")
-    acts, _, names = write_labelled(case, 1)
+    acts, truth, names = write_labelled(case, 1)
+    given = acts.concepts.scores(concepts=dict(zip(names, truth.T, strict=True)))
+    acts.features.set("name", {7: "seven"})
     whole = acts.concepts.scores()
+    assert whole.drop_vars("name").identical(given)
+    assert whole["name"].values[7] == "seven"
     some = acts.concepts.scores(concepts=[names[2], names[0]], features=[7, 0, 7, -1])
     assert some.identical(whole.isel(concept=[2, 0], feature=[7, 0, 7, 11]))
     one = acts.concepts.scores(concepts=names[1], features=3)

@@ -21,7 +21,7 @@ from saestore.sparse_rows import Array
 from saestore.storage import ArrayReader, Root, SnapshotStore, group_of, place_name, read_attributes
 from saestore.tables.column import Column
 from saestore.tables.item_index import ItemIndex
-from saestore.tables.label_matrix import LabelMatrix, check_level, csc_of_rows, position_of
+from saestore.tables.label_matrix import LabelMatrix, check_level, position_of
 from saestore.tables.stored_table import StoredTable
 
 if TYPE_CHECKING:
@@ -172,8 +172,7 @@ class OpenSet:
 
     def unknown_matrix(self, level: str = "item") -> scipy.sparse.csc_array:
         """Where concepts are unknown, as `concept_matrix` has where they are true."""
-        labels = self.labels(level)
-        return csc_of_rows([[]] * len(labels.names), labels.n_rows) if labels.unknown is None else labels.unknown
+        return self.labels(level).unknown_matrix
 
     @property
     def root(self) -> zarr.Group:

@@ -210,11 +210,8 @@ def read_labels(reader: SetReader, level: Level, concepts: Sequence[str] | str |
     InvalidInputError, NotFoundError
         The level does not exist; it has no concepts, or not these.
     """
-    import scipy.sparse as sp
-
     if isinstance(concepts, LabelMatrix):
-        not_known = sp.csc_array(concepts.matrix.shape, dtype=bool) if concepts.unknown is None else concepts.unknown
-        return ConceptLabels(concepts.names, concepts.matrix, not_known)
+        return ConceptLabels(concepts.names, concepts.matrix, concepts.unknown_matrix)
     known, matrix = reader.concept_names(level), reader.concept_matrix(level)
     if not known:
         raise NotFoundError(

@@ -70,17 +70,18 @@ class ScoredObservations:
         where: Condition | None,
         *,
         index: ItemIndex | None = None,
-        unknown: scipy.sparse.csc_array | None = None,
+        unknown: scipy.sparse.csc_array,
     ) -> ScoredObservations:
         """Samples with a known label that fulfil a condition; with `index`, items that have such a sample.
 
         Parameters
         ----------
         unknown
-            Observations x concepts, true where a label is not known; None where all are.
+            Observations x concepts, true where a label is not known.
         """
         kept = np.ones(n_samples, bool) if where is None else where.over_samples(n_samples).copy()
-        sizes, counted, labelled = None, kept, _labelled(labels.shape, unknown)
+        sizes, counted = None, kept
+        labelled = np.bincount(unknown.indices, minlength=labels.shape[0]) < labels.shape[1]  # for one concept or more
         if index is None:
             n_all = np.count_nonzero(kept)
             kept[: len(labelled)] &= labelled[:n_samples]
@@ -124,16 +125,8 @@ class ScoredObservations:
         return None if self.kept.all() else self.kept
 
 
-def _labelled(shape: tuple[int, int], unknown: scipy.sparse.csc_array | None) -> Array:
-    """Observations whose label is known for one concept or more."""
-    if unknown is None:
-        return np.ones(shape[0], bool)
-    labelled: Array = np.bincount(unknown.indices, minlength=shape[0]) < shape[1]
-    return labelled
-
-
-def _groups(unknown: scipy.sparse.csc_array | None, counted: Array, n_concepts: int) -> list[KnownGroup]:
-    if unknown is None or not unknown.nnz:
+def _groups(unknown: scipy.sparse.csc_array, counted: Array, n_concepts: int) -> list[KnownGroup]:
+    if not unknown.nnz:
         return [KnownGroup(np.arange(n_concepts), None, int(np.count_nonzero(counted)))]
     alike: dict[bytes, list[int]] = {}
     for concept in range(n_concepts):

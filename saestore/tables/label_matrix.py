@@ -41,6 +41,11 @@ class LabelMatrix:
         """Number of items or samples."""
         return int(self.matrix.shape[0])
 
+    @property
+    def unknown_matrix(self) -> scipy.sparse.csc_array:
+        """`unknown`, an empty matrix where all are known."""
+        return csc_of_rows([[]] * len(self.names), self.n_rows) if self.unknown is None else self.unknown
+
     def mask(self, name: str) -> Array:
         """Where a concept is true, bool (n_rows,)."""
         return _mask(self.matrix, position_of(name, self.names))
@@ -56,10 +61,8 @@ class LabelMatrix:
         """With this many rows; the labels of further ones are unknown."""
         if n_rows == self.n_rows:
             return self
-        matrix, unknown = self.matrix.copy(), csc_of_rows([[]] * len(self.names), self.n_rows)
+        matrix, unknown = self.matrix.copy(), self.unknown_matrix
         matrix.resize(n_rows, len(self.names))
-        if self.unknown is not None:
-            unknown = self.unknown.copy()
         rows = [np.append(ids(unknown, i), np.arange(self.n_rows, n_rows)) for i in range(len(self.names))]
         return replace(self, matrix=matrix, unknown=csc_of_rows([r[r < n_rows] for r in rows], n_rows))
 
