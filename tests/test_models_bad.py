@@ -79,7 +79,7 @@ def test_combinations(files, tmp_path):
     refuses(tmp_path, "unknown-choice", "'token'", "'patch' or 'cls'", **of_images(files, sample_type="token"))
     refuses(tmp_path, "unknown-choice", "'patch'", "'token' or 'cls'", **of_texts(files, sample_type="patch"))
     refuses(tmp_path, "unknown-choice", "model_dtype='int8'", **of_images(files, model_dtype="int8"))
-    refuses(tmp_path, "invalid-count", "batch_size 0", **of_images(files, batch_size=0))
+    refuses(tmp_path, "invalid-count", "batch_size=0", **of_images(files, batch_size=0))
 
 
 def test_layers_and_widths(files, tmp_path):

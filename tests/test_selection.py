@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import basic_indices
 from raising import raises
 from strategies import make_case, scratch_store, write_case
 
-from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
+from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError, check_choice
 from saestore.query.selection import select
 from saestore.tables.item_index import ItemIndex
 
@@ -169,3 +169,10 @@ def test_items_and_positions_are_those_of_the_pointers(sizes):
     assert items.tolist() == [i for i, n in enumerate(sizes) for _ in range(n)]
     assert positions.tolist() == [p for n in sizes for p in range(n)]
     assert np.array_equal(index.pointers(), ptr)
+
+
+def test_a_choice_that_does_not_exist_is_answered_with_the_one_that_it_is_like():
+    with raises(InvalidInputError, "unknown-choice", "level='items'", "Did you mean 'item'?", "'sample'"):
+        check_choice("level", "items", ("item", "sample"))
+    with raises(InvalidInputError, "unknown-choice", "level=3: use 'item' or 'sample'"):
+        check_choice("level", 3, ("item", "sample"))
