@@ -14,7 +14,6 @@ import numpy as np
 from saestore.sparse_rows import Array, pointers
 
 _BITS = {2: np.uint16, 4: np.uint32, 8: np.uint64}
-_SIGN = {2: np.uint16(1 << 15), 4: np.uint32(1 << 31), 8: np.uint64(1 << 63)}
 _SUMMED = 1 << 20  # values that are made float64 at a time
 _FEATURE_BITS = 16  # features of one sorted block, relative to its first
 
@@ -22,21 +21,22 @@ _FEATURE_BITS = 16  # features of one sorted block, relative to its first
 def descending_bits(values: Array) -> Array:
     """Unsigned integers that sort ascending where the floats, float16 to float64 without NaN, sort descending.
 
-    The bits of an IEEE number with its sign bit flipped sort as the numbers do; the bits of a negative number must be
-    inverted altogether. -0.0 and 0.0 differ here, so zeros must not occur (a store has none).
+    The bits of negative IEEE numbers ascend as the numbers descend; with all bits but the sign inverted, those of
+    positive ones do, too. -0.0 and 0.0 differ here, so zeros must not occur (a store has none).
     """
-    unsigned, sign = _BITS[values.itemsize], _SIGN[values.itemsize]
+    unsigned = _BITS[values.itemsize]
     bits = np.ascontiguousarray(values).view(unsigned)
-    # Descending, hence inverted once more: positive numbers ~(bits ^ sign), negative ones bits.
-    return np.where(bits & sign, bits, ~(bits ^ sign))
+    inverted: Array = bits >> unsigned(8 * values.itemsize - 1)
+    inverted -= unsigned(1)  # all bits of positive numbers, none of negative ones
+    inverted >>= unsigned(1)
+    inverted ^= bits
+    return inverted
 
 
 def from_descending_bits(bits: Array, dtype: Any) -> Array:
-    """Inverse of `descending_bits`."""
+    """Inverse of `descending_bits`, which is the same step again."""
     dtype = np.dtype(dtype)
-    unsigned, sign = _BITS[dtype.itemsize], _SIGN[dtype.itemsize]
-    bits = bits.astype(unsigned, copy=False)
-    return np.where(bits & sign, bits, ~bits ^ sign).view(dtype)
+    return descending_bits(bits.astype(_BITS[dtype.itemsize], copy=False)).view(dtype)
 
 
 def to_impact_order(indptr: Array, indices: Array, data: Array, n_features: int) -> tuple[Array, Array, Array]:
@@ -45,68 +45,41 @@ def to_impact_order(indptr: Array, indices: Array, data: Array, n_features: int)
     Pointers are int64 and rows uint32, so at most 2**32 - 1 of them. Memory: about 40 bytes per non-zero.
     """
     rows = np.repeat(np.arange(len(indptr) - 1, dtype=np.uint32), np.diff(indptr))
-    counts = np.bincount(indices, minlength=n_features)
-    out_ptr = pointers(counts)
-    row_bits = max(1, int(len(indptr) - 2).bit_length())
-    value_bits = 8 * data.itemsize
-    if row_bits + value_bits + _FEATURE_BITS > 64:
-        order = np.lexsort((rows, descending_bits(data), indices))
-        return out_ptr, rows[order], data[order]
-    if n_features <= 1 << _FEATURE_BITS:
-        sorted_rows, sorted_data = _sort_keys(indices, data, rows, row_bits)
-        return out_ptr, sorted_rows, sorted_data
-    return out_ptr, *_sort_in_blocks(out_ptr, indices, data, rows, row_bits)
-
-
-def _sort_keys(features: Array, data: Array, rows: Array, row_bits: int) -> tuple[Array, Array]:
-    """Sort (feature, descending activation, row), packed into one uint64 each."""
-    value_bits = 8 * data.itemsize
-    keys = features.astype(np.uint64) << np.uint64(value_bits + row_bits)
-    keys |= descending_bits(data).astype(np.uint64) << np.uint64(row_bits)
-    keys |= rows
-    keys.sort()
-    sorted_rows = (keys & np.uint64((1 << row_bits) - 1)).astype(np.uint32)
-    bits = (keys >> np.uint64(row_bits)) & np.uint64((1 << value_bits) - 1)
-    return sorted_rows, from_descending_bits(bits, data.dtype)
-
-
-def _sort_in_blocks(out_ptr: Array, indices: Array, data: Array, rows: Array, row_bits: int) -> tuple[Array, Array]:
-    """More features than fit the key: sort 65,536 of them at a time."""
+    out_ptr = pointers(np.bincount(indices, minlength=n_features))
+    room = 64 - 8 * data.itemsize - int(len(indptr) - 2).bit_length()  # bits that a sort has for features
+    if n_features <= 1 << max(0, room) or room < _FEATURE_BITS:
+        return out_ptr, *impact_sort(indices, data, rows)
     out_rows, out_data = np.empty(len(rows), np.uint32), np.empty_like(data)
     block = 1 << _FEATURE_BITS
-    for first in range(0, len(out_ptr) - 1, block):
-        lo, hi = out_ptr[first], out_ptr[min(first + block, len(out_ptr) - 1)]
+    for first in range(0, n_features, block):
+        lo, hi = out_ptr[first], out_ptr[min(first + block, n_features)]
         inside = (indices >= first) & (indices < first + block)
-        part = _sort_keys(indices[inside] - indices.dtype.type(first), data[inside], rows[inside], row_bits)
-        out_rows[lo:hi], out_data[lo:hi] = part
-    return out_rows, out_data
+        out_rows[lo:hi], out_data[lo:hi] = impact_sort(indices[inside], data[inside], rows[inside])
+    return out_ptr, out_rows, out_data
 
 
-def merge_impact(features: Array, data: Array, rows: Array, segment: Array) -> tuple[Array, Array]:
-    """Rows and activations of several segments' feature lists, merged into impact order by feature.
+def impact_sort(features: Array, data: Array, rows: Array) -> tuple[Array, Array]:
+    """Rows and activations of entries in any order, sorted by feature, activation descending and row.
 
-    `segment` is the number of the segment that each entry is from, non-decreasing: inside a segment entries are in
-    order already, and a later segment has higher rows.
+    Feature, activation and row are packed into one uint64 where they fit, counted from the lowest feature and row.
     """
     if not len(features):
         return rows, data
-    relative = features - features.min()
-    top, last = int(relative.max()), int(segment[-1])
-    value_bits, segment_bits = 8 * data.itemsize, max(1, last.bit_length())
-    if top.bit_length() + value_bits + segment_bits > 64 or last >= 1 << 16:
-        order = np.lexsort((segment, descending_bits(data), features))
+    first, low = features.min(), rows.min()
+    row_bits, value_bits = int(rows.max() - low).bit_length(), 8 * data.itemsize
+    if int(features.max() - first).bit_length() + value_bits + row_bits > 64:
+        order = np.lexsort((rows, descending_bits(data), features))
         return rows[order], data[order]
-    keys = relative.astype(np.uint64) << np.uint64(value_bits + segment_bits)
-    keys |= descending_bits(data).astype(np.uint64) << np.uint64(segment_bits)
-    keys |= segment.astype(np.uint64)
+    keys = (features - first).astype(np.uint64)
+    keys <<= np.uint64(value_bits)
+    keys |= descending_bits(data)
+    keys <<= np.uint64(row_bits)
+    keys |= (rows - low).astype(np.uint64)
     keys.sort()
-    bits = (keys >> np.uint64(segment_bits)) & np.uint64((1 << value_bits) - 1)
-    came_from = (keys & np.uint64((1 << segment_bits) - 1)).astype(np.uint16)
-    # The entries of one segment keep their order, so its rows fall one after the other into its places; numpy's stable
-    # sort of uint16 is a radix sort.
-    out_rows = np.empty_like(rows)
-    out_rows[np.argsort(came_from, kind="stable")] = rows
-    return out_rows, from_descending_bits(bits, data.dtype)
+    sorted_rows = (keys & np.uint64((1 << row_bits) - 1)).astype(rows.dtype)
+    sorted_rows += low
+    keys >>= np.uint64(row_bits)
+    return sorted_rows, from_descending_bits(keys, data.dtype)
 
 
 def segment_sums(values: Array, indptr: Array) -> Array:

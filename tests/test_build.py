@@ -403,6 +403,21 @@ def test_explained_variance_of_the_first_batch(build, saes):
     assert expected > 0.6
 
 
+@pytest.mark.once
+def test_every_batch_is_encoded_once(build, saes, monkeypatch):
+    """The first one too, of which the explained variance is measured, unless a segment begins with fewer rows."""
+    from saestore.sae.encode import Encoder
+
+    x, encode, encoded = near(saes["tiny"], 9500), Encoder.encode, []
+    monkeypatch.setattr(Encoder, "encode", lambda self, x, *first: encoded.append(len(x)) or encode(self, x, *first))
+    acts = build(embeddings=x)
+    assert encoded == [4096, 4096, 1308]
+    assert_holds(acts, in_batches(lambda part: clip_scope_dense(saes["tiny"], part), x, 4096))
+    encoded.clear()
+    build("Other", embeddings=x[:150], segment_rows=64)
+    assert encoded == [150, 64, 64, 22]
+
+
 def test_low_explained_variance_warns_the_caller(build, saes):
     with pytest.warns(
         UserWarning, match=r"tiny explains -\d+\.\d\d of the variance of the first 50 .*wrong layer"

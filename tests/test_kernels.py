@@ -14,7 +14,7 @@ from saestore.kernels import (
     entry_hash,
     expand_pointers,
     from_descending_bits,
-    merge_impact,
+    impact_sort,
     runs_of,
     segment_sums,
     to_impact_order,
@@ -90,33 +90,37 @@ def test_merging_pieces_of_rows_gives_the_order_of_all_rows(seed, cuts, dtype, n
     indptr, indices, data = random_rows(seed, 50, n_features, 200, dtype)
     bounds = [0, *sorted(cuts), 50]
     parts = []
-    for number, (start, stop) in enumerate(itertools.pairwise(bounds)):
+    for start, stop in itertools.pairwise(bounds):
         if start == stop:
             continue
         lo, hi = indptr[start], indptr[stop]
         pointers, rows, values = to_impact_order(indptr[start : stop + 1] - lo, indices[lo:hi], data[lo:hi], n_features)
         features = np.repeat(np.arange(n_features), np.diff(pointers))
-        parts.append((features, values, rows.astype(np.int64) + start, np.full(len(rows), number, np.uint32)))
-    merged = merge_impact(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        parts.append((features, values, rows.astype(np.int64) + start))
+    merged = impact_sort(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     expected = impact_order_by_lexsort(indptr, indices, data, n_features)
     assert np.array_equal(merged[0], expected[1])
     assert np.array_equal(merged[1], expected[2])
 
 
-@pytest.mark.parametrize("last", [1, 65_535, 65_536, 1_000_000])
-def test_merging_takes_any_number_of_segments(last):
+@pytest.mark.parametrize("last", [1, 65_535, 65_536, 1 << 31, 1 << 32, 1 << 40])
+@pytest.mark.parametrize("n_features", [1, 2])
+def test_merging_takes_any_number_of_rows(last, n_features):
+    """Also more than fit a key beside the features."""
     features = np.zeros(6, np.int64)
+    features[0] = n_features - 1
     data = np.array([3, 1, 1, 3, 2, 1], np.float32)
-    rows = np.arange(10, 16)
-    segment = np.array([0, 0, 0, last, last, last], np.uint32)
-    found_rows, found_data = merge_impact(features, data, rows, segment)
-    assert found_rows.tolist() == [10, 13, 14, 11, 12, 15]
-    assert found_data.tolist() == [3, 3, 2, 1, 1, 1]
+    rows = np.array([10, 11, 12, 13, 14, 15 + last])
+    found_rows, found_data = impact_sort(features, data, rows)
+    assert (found_rows.tolist() == [10, 13, 14, 11, 12, 15 + last]) == (n_features == 1)
+    order = np.lexsort((rows, -data, features))
+    assert found_rows.tolist() == rows[order].tolist()
+    assert found_data.tolist() == data[order].tolist()
 
 
 def test_merging_nothing_gives_nothing():
     nothing = np.empty(0, np.int64)
-    rows, data = merge_impact(nothing, np.empty(0, np.float32), nothing, np.empty(0, np.uint32))
+    rows, data = impact_sort(nothing, np.empty(0, np.float32), nothing)
     assert len(rows) == len(data) == 0
 
 

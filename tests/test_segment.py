@@ -13,11 +13,12 @@ from brute import stored_bytes
 from damage import lie_in_segment
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import Case, cases, csr_rows, layout, make_case
+from strategies import PATH, Case, cases, csr_rows, layout, make_case
 from zarr.storage import LocalStore, MemoryStore
 
+import saestore
 from saestore.format import SegmentInfo, SetAttributes
-from saestore.segment import Segment, merge_segments, plan_merges, write_segment
+from saestore.segment import Segment, merge, merge_segments, plan_merges, write_segment
 from saestore.segment.check import check_segment
 from saestore.storage import SnapshotStore
 
@@ -280,3 +281,23 @@ def test_an_array_of_another_length_or_dtype_is_found_out():
         segment = Segment(SnapshotStore(parent.store), parent.path, info, other)
         found = dict(check_segment(segment, 6, "float64"))
         assert "by_sample/data" in found or "by_feature/indptr" in found
+
+
+@pytest.mark.once
+def test_more_features_than_one_sort_packs_merge_in_steps(monkeypatch):
+    """A key has 15 bits for a feature beside 17 for a row and 32 for an activation: 70,000 features take 3 steps."""
+    rng = np.random.default_rng(0)
+    flat = np.sort(rng.choice(70_000 * 70_000, 3_000, replace=False))
+    ids = np.divmod(flat, 70_000)
+    matrix = sp.csr_array((rng.choice([0.5, 1.0, -1.0], 3_000).astype(np.float32), ids), shape=(70_000, 70_000))
+    sort, spans = merge.impact_sort, []
+    monkeypatch.setattr(
+        merge, "impact_sort", lambda ids, *rest: spans.append(int(ids.max() - ids.min())) or sort(ids, *rest)
+    )
+    store = saestore.open(MemoryStore(), "a")
+    acts = store.write(PATH, matrix, segment_rows=35_000)
+    assert len(spans) == 3
+    assert max(spans) < 1 << 15
+    assert len(acts.attributes.segments) == 1
+    assert (acts.sparse() != matrix).nnz == 0
+    assert store.verify().ok

@@ -30,6 +30,7 @@ class EncodedRows:
         self._dtype, self._top_k, self._record = np.dtype(dtype), top_k, record
         self.dropped = TruncationStats()
         self.n_identical = 0
+        self._measured: tuple[int, SparseRows] | None = None  # a batch that `read` need not encode again
 
     @property
     def n_rows(self) -> int:
@@ -96,11 +97,14 @@ class EncodedRows:
         """Rows, mean number of active features and explained variance of the batch from row `first` on."""
         count = min(self.encoder.batch_rows, self.n_rows - first)
         block = self.source.read(first, first + count)
-        batch = self.encoder.encode(block)
+        batch = self.encoder.encode(block, first)
+        self._measured = first, batch
         return count, batch.nnz / count, self.encoder.explained_variance(block, batch)
 
     def _encode(self, block: Any, first: int) -> SparseRows:
-        batch = self.encoder.encode(block, first)
+        held, self._measured = self._measured, None
+        same = held is not None and (held[0], len(held[1])) == (first, len(block))
+        batch = held[1] if held is not None and same else self.encoder.encode(block, first)
         if self._top_k is None and batch.data.dtype == self._dtype:
             return batch
         batch, dropped = reduce_batch(batch, self._top_k, self._dtype.name, first)

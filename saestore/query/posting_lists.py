@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from saestore.kernels import merge_impact, runs_of
+from saestore.kernels import impact_sort, runs_of
 from saestore.segment import Segment, open_lists, read_entries
 from saestore.sparse_rows import Array, pointers
 
@@ -80,6 +80,5 @@ def _read(segments: Sequence[Segment], features: Array, indptr: Array, dtype: An
     if len(segments) > 1:
         lengths = [segment.feature_ptr[features + 1] - segment.feature_ptr[features] for segment in segments]
         list_of_entry = np.concatenate([np.repeat(np.arange(len(features)), each) for each in lengths])
-        segment_of_entry = np.repeat(np.arange(len(segments), dtype=np.uint32), [each.sum() for each in lengths])
-        samples, data = merge_impact(list_of_entry, data, samples, segment_of_entry)
+        samples, data = impact_sort(list_of_entry, data, samples)
     return PostingLists(features, indptr, samples, data)

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 import numpy as np
 
 from saestore.format import BY_FEATURE, BY_SAMPLE, MAX_ROWS_PER_SEGMENT, SegmentInfo
-from saestore.kernels import descending_bits, expand_pointers, merge_impact
+from saestore.kernels import descending_bits, expand_pointers, impact_sort
 from saestore.segment.arrays import SegmentShape
 from saestore.segment.read import Segment
 from saestore.segment.write import SAMPLED_IDS, WORTH_THREADS, SegmentWriter
 from saestore.sparse_rows import Array
 from saestore.stats import MomentBlocks, Moments, RunningMoments
-from saestore.storage import ArrayReader, ArrayWriter, SnapshotStore, WriteBatch, Written, in_order
+from saestore.storage import ArrayReader, ArrayWriter, SnapshotStore, WriteBatch, Written, in_order, read_all
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -256,8 +256,7 @@ class _Merge:
     def _lists(self, first: int, stop: int) -> Iterator[tuple[Array, ...]]:
         """Samples and activations in impact order by feature."""
         firsts, stops = (_cut(self.segments, self.pointers, position) for position in (first, stop))
-        for samples, data in _merged(self.segments, self._entries, firsts, stops):
-            yield (samples - self._shape.start).astype(np.uint32), data
+        yield from _merged(self.segments, self._entries, firsts, stops)
 
 
 def _cut(segments: Sequence[Segment], pointers: Array, position: int) -> list[int]:
@@ -310,17 +309,19 @@ def _count(reader: ArrayReader, start: int, stop: int, pivot: Any, side: Literal
 
 
 class _Stream:
-    """One segment's feature lists, read block by block: features, samples and activations in order."""
+    """One segment's feature lists, read block by block: features, rows and activations in order.
 
-    def __init__(self, segment: Segment, block: int, first: int, stop: int) -> None:
+    Rows are counted from `start`, the first sample of the merged segment.
+    """
+
+    def __init__(self, segment: Segment, block: int, first: int, stop: int, start: int) -> None:
         self._segment, self._block = segment, block
-        self._chunk = segment.lists[0].chunk
+        self._offset, self._chunk = np.uint32(segment.info.start - start), segment.lists[0].chunk
         self._next, self._stop = first, stop
-        self._read, self._rest = first, (np.empty(0, np.uint32), np.empty(0, np.float32))
+        nothing = np.empty(0, np.uint32), np.empty(0, segment.lists[1].dtype)
+        self._read, self._rest = first, nothing
         self.features = np.empty(0, np.int64)
-        self.bits = np.empty(0, np.uint32)
-        self.samples = np.empty(0, np.int64)
-        self.data = np.empty(0, np.float32)
+        self.rows, self.data = nothing
 
     @property
     def has_more(self) -> bool:
@@ -336,65 +337,63 @@ class _Stream:
         if not self.has_more or 2 * held > self._block:
             return
         stop = min(self._next + self._block - held, self._stop)
-        samples, data = self._entries(stop)
+        rows, data = self._entries(stop)
         features = expand_pointers(self._segment.feature_ptr, self._next, stop)
-        self._append(features, descending_bits(data), samples, data)
-        self._next = stop
+        if held:
+            features, rows = np.concatenate([self.features, features]), np.concatenate([self.rows, rows])
+            data = np.concatenate([self.data, data])
+        self.features, self.rows, self.data, self._next = features, rows, data, stop
 
     def _entries(self, stop: int) -> tuple[Array, Array]:
-        """Samples and activations up to `stop`; whole chunks are read, so that none is decoded twice."""
-        first, (rows, data) = self._segment.info.start, self._rest
+        """Rows and activations up to `stop`; whole chunks are read, so that none is decoded twice."""
+        rows, data = self._rest
         if stop > self._read:
             end = min(-(-stop // self._chunk) * self._chunk, self._stop)
-            samples, more = self._segment.read_entries([(self._read, end)])[0]
-            rows = np.concatenate([rows, (samples - first).astype(np.uint32)])
-            data = np.concatenate([data, more]) if len(data) else more
+            more = read_all([(reader, self._read, end) for reader in self._segment.lists])
+            rows, data = np.concatenate([rows, more[0] + self._offset]), np.concatenate([data, more[1]])
             self._read = end
         count = stop - self._next
         self._rest = rows[count:].copy(), data[count:].copy()
-        return rows[:count].astype(np.int64) + first, data[:count]
-
-    def _append(self, features: Array, bits: Array, samples: Array, data: Array) -> None:
-        if len(self.features):
-            features, bits = np.concatenate([self.features, features]), np.concatenate([self.bits, bits])
-            samples, data = np.concatenate([self.samples, samples]), np.concatenate([self.data, data])
-        self.features, self.bits, self.samples, self.data = features, bits, samples, data
+        return rows[:count], data[:count]
 
     def count_until(self, feature: int, bits: int, including: bool) -> int:
         """How many entries come before (feature, bits), those equal to it included or not."""
         lo = int(np.searchsorted(self.features, feature, "left"))
         hi = int(np.searchsorted(self.features, feature, "right"))
         side: Literal["left", "right"] = "right" if including else "left"
-        return lo + int(np.searchsorted(self.bits[lo:hi], np.array(bits, self.bits.dtype), side))
+        own = descending_bits(self.data[lo:hi])
+        return lo + int(np.searchsorted(own, np.array(bits, own.dtype), side))
 
     def take(self, count: int) -> tuple[Array, Array, Array]:
-        """Remove the first entries: features, samples, activations."""
-        taken = self.features[:count], self.samples[:count], self.data[:count]
-        self.features, self.bits = self.features[count:], self.bits[count:]
-        self.samples, self.data = self.samples[count:], self.data[count:]
+        """Remove the first entries: features, activations, rows."""
+        taken = self.features[:count], self.data[:count], self.rows[:count]
+        self.features, self.data, self.rows = self.features[count:], self.data[count:], self.rows[count:]
         return taken
 
 
 def _merged(
     segments: Sequence[Segment], entries: int, firsts: Sequence[int], stops: Sequence[int]
 ) -> Iterator[tuple[Array, Array]]:
-    """Samples and activations of these entries in impact order by feature, in pieces of at most `entries`."""
-    block = max(64, entries // len(segments))
-    streams = [_Stream(s, block, first, stop) for s, first, stop in zip(segments, firsts, stops, strict=True)]
+    """Rows and activations of these entries in impact order by feature, in pieces of at most `entries`."""
+    block, start = max(64, entries // len(segments)), segments[0].info.start
+    streams = [_Stream(s, block, first, stop, start) for s, first, stop in zip(segments, firsts, stops, strict=True)]
+    value_bits = 8 * streams[0].data.itemsize
+    # Of no more features at once than a sort packs beside activation and row; float64 never fits.
+    room = 64 - value_bits - (segments[-1].info.stop - start - 1).bit_length()
+    at_once = 1 << room if room >= 0 else segments[0].n_features
     while True:
         for stream in streams:
             stream.fill()
-        if not any(len(s.features) for s in streams):
+        held = [s for s in streams if len(s.features)]
+        if not held:
             return
         # The earliest end of a block with more behind it, the segment's number deciding among equals. Up to there every
         # entry of every segment is in memory.
-        ends = [(int(s.features[-1]), int(s.bits[-1]), i) for i, s in enumerate(streams) if s.has_more]
-        if ends:
-            feature, bits, owner = min(ends)
-            counts = [s.count_until(feature, bits, including=i <= owner) for i, s in enumerate(streams)]
-        else:
-            counts = [len(s.features) for s in streams]
+        ends = [
+            (int(s.features[-1]), int(descending_bits(s.data[-1:])[0]), i) for i, s in enumerate(streams) if s.has_more
+        ]
+        last = min(int(s.features[0]) for s in held) + at_once - 1
+        feature, bits, owner = min([*ends, (last, (1 << value_bits) - 1, len(streams))])
+        counts = [s.count_until(feature, bits, including=i <= owner) for i, s in enumerate(streams)]
         parts = [s.take(count) for s, count in zip(streams, counts, strict=True)]
-        segment = np.repeat(np.arange(len(parts), dtype=np.uint32), counts)
-        features, samples, data = (np.concatenate([p[k] for p in parts]) for k in range(3))
-        yield merge_impact(features, data, samples, segment)
+        yield impact_sort(*(np.concatenate(column) for column in zip(*parts, strict=True)))
