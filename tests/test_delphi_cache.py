@@ -76,8 +76,12 @@ def test_padding_is_left_out_if_it_is_said_which(tmp_path):
     tokens[1, 7:] = tokens[4, :] = tokens[5, 2:] = 0
     keep = tokens.reshape(-1) != 0
     folder = save_delphi(tmp_path / "h", dense, CTX, tokens=tokens)
-    assert np.array_equal(imported(folder).dense(), dense)
+    whole = imported(folder)
+    assert np.array_equal(whole.dense(), dense)
+    assert faults(whole)["perhaps_padding"]["count"] == 3 + 8  # of two sequences that end in it
+    assert "--pad-token 0" in faults(whole)["perhaps_padding"]["message"]
     acts = imported(folder, pad_token=0)
+    assert "perhaps_padding" not in faults(acts)
     assert np.array_equal(acts.dense(), dense[keep])
     assert acts.item_index.pointers().tolist() == np.cumsum([0, 10, 7, 10, 10, 0, 2]).tolist()
     assert faults(acts)["padding_tokens"]["count"] == np.count_nonzero(dense[~keep])

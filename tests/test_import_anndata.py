@@ -12,7 +12,7 @@ from raising import raises
 from strategies import cases, make_case, scratch_store
 
 import saestore
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, NotFoundError
 
 anndata = pytest.importorskip("anndata")
 import pandas as pd  # noqa: E402
@@ -150,3 +150,11 @@ def test_features_that_are_a_part(tmp_path):
     (fault,) = imported(tmp_path / "x.h5ad").attributes.source["faults"]
     assert (fault["kind"], fault["severity"]) == ("renumbered_features", "info")
     assert "called 5 in var is feature 0" in fault["message"]
+
+
+def test_a_file_of_another_kind_is_not_an_anndata(tmp_path):
+    np.savez(tmp_path / "x.npz", a=1)
+    with raises(InvalidInputError, "not-anndata", "x.npz", "--format"):
+        saestore.check_import("T/patch/x", tmp_path / "x.npz", format="anndata")
+    with raises(NotFoundError, "no-such-file", "y.npz"):
+        saestore.check_import("T/patch/x", tmp_path / "y.npz", format="anndata")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, require
-from saestore.files import check_inflation, check_written, damage
+from saestore.files import check_inflation, check_written, damage, existing_file
 from saestore.format import RESERVED, TOKEN_SPANS
 from saestore.formats.anndata_output import TRUTH, write_anndata
 from saestore.formats.base import Format, Opened, Source, as_floats, nonzeros, stored_dtype
@@ -111,8 +111,14 @@ def _check_sizes(group: Any, where: str) -> None:
 
 def _group(path: Path, resources: ExitStack) -> Any:
     """The root group of a file or folder."""
-    if path.suffix == ".h5ad" and not path.is_dir():
-        return resources.enter_context(require("h5py", "anndata", f"opening {path.name}").File(path))
+    if not path.is_dir():
+        h5py = require("h5py", "anndata", f"opening {path.name}")
+        if not h5py.is_hdf5(existing_file(path)):
+            message = (
+                f"{path} is not an AnnData, which is an .h5ad file or a zarr folder; leave --format (format=) out."
+            )
+            raise InvalidInputError(message, code="not-anndata")
+        return resources.enter_context(h5py.File(path))
     import zarr
 
     return zarr.open_group(path, mode="r", use_consolidated=False)

@@ -164,7 +164,8 @@ def _tokens(parts: list[_Part], config: dict[str, Any], pad_token: int | None) -
             )
         ids = np.asarray(_tensor(first, "tokens")[:])
         check_ids(ids, f"{first}: tokens")
-        return _Tokens(shape[0], shape[1], None if pad_token is None else ids != pad_token, ids), []
+        keep = None if pad_token is None else ids != pad_token
+        return _Tokens(shape[0], shape[1], keep, ids), _repeated_ends(ids) if keep is None else []
     ctx = config.get("cache_ctx_len")
     if pad_token is not None or type(ctx) is not int:
         reason = "so that it does not show padding" if pad_token is not None else "and config.json no cache_ctx_len"
@@ -172,6 +173,22 @@ def _tokens(parts: list[_Part], config: dict[str, Any], pad_token: int | None) -
     last = max(int(rows[:, 0].max(initial=0)) for part in parts for rows, _ in _blocks(part))
     message = f"the cache has no tokens: samples after sequence {last}, the last active one, are unknown"
     return _Tokens(last + 1, ctx, None), [Issue("no_tokens", "info", message)]
+
+
+def _repeated_ends(ids: Array) -> list[Issue]:
+    """An issue where sequences begin or end with the same token several times, as padding does."""
+    issues = []
+    for end, rows in (("end", ids[:, ::-1]), ("begin", ids)):
+        tokens, counts = np.unique(rows[:, 0], return_counts=True)
+        lengths = np.cumprod(rows == tokens[counts.argmax()], axis=1).sum(axis=1)
+        lengths = lengths[(lengths > 1) & (lengths < rows.shape[1])]
+        if len(lengths) > 1:
+            token, n = tokens[counts.argmax()], int(lengths.sum())
+            message = (
+                f"{len(lengths):,} sequences {end} with the token {token} several times, {n:,} samples in all: if it "
+            )
+            issues.append(Issue("perhaps_padding", "info", f"{message}is padding, pass --pad-token {token}", n))
+    return issues
 
 
 def _blocks(part: _Part) -> Iterator[tuple[Array, Array]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, NotFoundError, require
+from saestore.errors import InvalidInputError, NotFoundError, reached, require, shown
 from saestore.files import damage, image_errors
 from saestore.labels.patch_grid import Fit, Patches
 
@@ -83,11 +83,15 @@ class ImageView:
         return Box(across[0] / width, down[0] / height, across[-1] / width, down[-1] / height)
 
 
+@reached("the image")
 def find_image(acts: SetReader, key: str, images: str | os.PathLike[str] | None) -> Path:
     """Find the file of an image: below `images`, else where the build found it."""
     source = acts.attributes.source
     bases = []
     if images is not None:
+        if not isinstance(images, str | os.PathLike):
+            message = f"images={shown(images)}: give the folder that the keys of the items start in."
+            raise InvalidInputError(message, code="not-a-path")
         bases = [Path(images)]
     elif source.get("images"):
         bases = [Path(str(source["images"]))]
