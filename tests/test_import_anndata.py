@@ -154,7 +154,7 @@ def test_features_that_are_a_part(tmp_path):
 
 def test_a_file_of_another_kind_is_not_an_anndata(tmp_path):
     np.savez(tmp_path / "x.npz", a=1)
-    with raises(InvalidInputError, "not-anndata", "x.npz", "--format"):
+    with raises(InvalidInputError, "damaged-file", "x.npz", "--format"):
         saestore.check_import("T/patch/x", tmp_path / "x.npz", format="anndata")
     with raises(NotFoundError, "no-such-file", "y.npz"):
         saestore.check_import("T/patch/x", tmp_path / "y.npz", format="anndata")

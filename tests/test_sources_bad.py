@@ -6,6 +6,7 @@ import pickle
 import sys
 import tempfile
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ safetensors_torch = pytest.importorskip("safetensors.torch")
 
 from embedding_files import LAYOUTS, change, rows, save_safetensors, write_chunks  # noqa: E402 (it needs torch)
 
+import saestore  # noqa: E402
 from saestore.embeddings.opening import open_embeddings  # noqa: E402
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError  # noqa: E402
 
@@ -272,6 +274,28 @@ class TestZarr:
         (tmp_path / "x.zarr" / "zarr.json").write_text("{")
         with raises(InvalidInputError, "damaged-file", "x.zarr"):
             open_embeddings(tmp_path / "x.zarr")
+
+    @pytest.mark.parametrize(
+        "document",
+        ["[" * 100_000, "null", "[]", b"\xff", {"shape": [-11, 6]}, {"shape": [2.5, 6]}, {"shape": "ab"},
+         {"shape": [10**19]}, {"codecs": [{"name": "other"}]}, {"data_type": "float9"}, {"chunk_shape": [0, 6]},
+         {"chunk_shape": [10**10, 6], "shape": [10**10, 6]}],
+        ids=lambda each: str(each)[:20],
+    )  # fmt: skip
+    def test_documents_that_no_array_has(self, tmp_path, document):
+        """Refused as embeddings and as activations; a chunk that claims far more than is stored, too."""
+        zarr.create_array(tmp_path / "x.zarr", data=rows().numpy(), chunks=(11, 6))
+        file = tmp_path / "x.zarr" / "zarr.json"
+        if isinstance(document, dict):
+            whole = json.loads(file.read_text())
+            if "chunk_shape" in document:
+                whole["chunk_grid"]["configuration"]["chunk_shape"] = document.pop("chunk_shape")
+            document = json.dumps(whole | document)
+        file.write_bytes(document if isinstance(document, bytes) else document.encode())
+        for ask in (open_embeddings, partial(saestore.check_import, "A/patch/x")):
+            with pytest.raises(InvalidInputError) as caught:
+                ask(tmp_path / "x.zarr")
+            assert caught.value.code in ("damaged-file", "too-large", "missing-chunk")
 
     def test_damaged_chunk(self, tmp_path):
         zarr.create_array(tmp_path / "x.zarr", data=rows().numpy(), chunks=(11, 6))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, require
-from saestore.files import check_inflation, check_written, damage, existing_file
+from saestore.files import LIBRARY_DAMAGE, check_inflation, check_written, damage, existing_file, open_zarr_node
 from saestore.format import RESERVED, TOKEN_SPANS
 from saestore.formats.anndata_output import TRUTH, write_anndata
 from saestore.formats.base import Format, Opened, Source, as_floats, nonzeros, stored_dtype
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-_DAMAGE = (KeyError, ValueError, RuntimeError, TypeError)
 _KEYS = ("image_path", "text_path", "text")
 _DENSE = 1 << 23  # values of a dense block
 
@@ -34,10 +33,8 @@ _DENSE = 1 << 23  # values of a dense block
 def is_anndata(path: Path) -> bool:
     """Whether a path is an ``.h5ad`` file or a zarr group with an ``X``."""
     if any((path / name).is_file() for name in ("zarr.json", ".zgroup")):
-        import zarr
-
-        node = zarr.open(path, mode="r")
-        return isinstance(node, zarr.Group) and "X" in node
+        node = open_zarr_node(path)
+        return not hasattr(node, "chunks") and "X" in node
     return path.suffix == ".h5ad"
 
 
@@ -50,7 +47,7 @@ def open_anndata(source: Source) -> Opened:
     """
     path, where = source.path, str(source.path)
     package = require("anndata", "anndata", f"reading {path}")
-    with damage(path, "is damaged, or not an AnnData file with an X", *_DAMAGE):
+    with damage(path, "is damaged, or not an AnnData file with an X", *LIBRARY_DAMAGE):
         root = _group(path, source.resources)
         matrix = root["X"]
         for name in ("obs", "var", "uns/items"):
@@ -114,10 +111,8 @@ def _group(path: Path, resources: ExitStack) -> Any:
     if not path.is_dir():
         h5py = require("h5py", "anndata", f"opening {path.name}")
         if not h5py.is_hdf5(existing_file(path)):
-            message = (
-                f"{path} is not an AnnData, which is an .h5ad file or a zarr folder; leave --format (format=) out."
-            )
-            raise InvalidInputError(message, code="not-anndata")
+            message = f"{path} is damaged or not an AnnData (.h5ad, or a zarr folder); leave --format out."
+            raise InvalidInputError(message, code="damaged-file")
         return resources.enter_context(h5py.File(path))
     import zarr
 
