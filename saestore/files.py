@@ -100,8 +100,10 @@ def nearby(path: Path) -> str:
 def existing_file(path: str | os.PathLike[str]) -> Path:
     """Return the path if a readable file is there."""
     file = Path(path)
-    if file.is_dir():
-        raise InvalidInputError(f"{file} is a folder; give a file", code="not-a-file")
+    if file.is_dir() or file.is_char_device() or file.is_block_device():
+        raise InvalidInputError(
+            f"{file} is a {'folder' if file.is_dir() else 'device'}; give a file", code="not-a-file"
+        )
     if not file.exists():
         raise NotFoundError(f"no file {file}; {nearby(file)}", code="no-such-file")
     if not os.access(file, os.R_OK):
@@ -309,7 +311,7 @@ def open_zarr_node(location: str | os.PathLike[str]) -> Any:
 def read_gzip(path: Path) -> bytes:
     """The content of a file that gzip packed; refuses one that inflates without measure."""
     content = bytearray()
-    with gzip.open(path) as file:
+    with damage(path, "is damaged or not packed by gzip", EOFError, zlib.error), gzip.open(path) as file:
         while part := file.read(1 << 24):
             content += part
             check_inflation(len(content), path.stat().st_size, str(path))

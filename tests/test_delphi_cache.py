@@ -329,3 +329,13 @@ def test_places_outside_of_the_cache_are_refused(tmp_path, bad):
 def cache_tokens(path):
     """The tokens that an export wrote."""
     return safetensors_numpy.load_file(min(path.rglob("*.safetensors")))["tokens"]
+
+
+@pytest.mark.parametrize("ctx", [10**12, 10**30])
+def test_a_cache_without_tokens_that_claims_rows_without_measure(tmp_path, ctx):
+    folder = save_delphi(tmp_path / "h", top_rows(60, 20, 5, short=False).astype(np.float16), CTX)
+    for path in folder.glob("*.safetensors"):
+        rewrite(path, lambda content: content.pop("tokens"))
+    (folder / "config.json").write_text(json.dumps({"cache_ctx_len": ctx}))
+    with raises(InvalidInputError, "too-large", "h"):
+        imported(folder)

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from click.testing import CliRunner
 from raising import raises
 from strategies import PATH, make_case, scratch_store, write_case, written
@@ -494,3 +495,16 @@ def test_a_value_that_no_item_has_is_a_warning_with_what_is_near(tmp_path, case)
     assert result.exit_code == 0
     assert "'test'" in result.stderr
     assert "warning" not in CliRunner().invoke(main, [*asked, "split=test"]).stderr
+
+
+def test_a_device_is_not_a_file():
+    with raises(InvalidInputError, "not-a-file", "/dev/zero"):
+        scratch_store().write(PATH, sp.csr_array(np.eye(3, dtype=np.float32)), items="/dev/zero")
+
+
+def test_a_truncated_gzip_is_refused(tmp_path):
+    (tmp_path / "x.csv.gz").write_bytes(gzip.compress(b"image_path,a\nx,1\n")[:-6])
+    with pytest.raises(InvalidInputError, match=r"x\.csv\.gz"):
+        saestore.open(tmp_path / "s.zarr", "a").write(
+            PATH, sp.csr_array(np.eye(1, dtype="f4")), items=tmp_path / "x.csv.gz"
+        )

@@ -200,6 +200,15 @@ class TestChunks:
         change(info, lambda listed: listed["chunks"].reverse())
         torch.testing.assert_close(open_embeddings(info).read(0, 11), rows(), rtol=0, atol=0)
 
+    @pytest.mark.parametrize("name", ["../{}", "{folder}/{}", "a/../../{}"])
+    def test_a_list_names_files_of_its_folder_only(self, info, name):
+        facts = json.loads(info.read_text())
+        first = facts["chunks"][0]
+        first["file"] = name.format(first["file"], folder=info.parent.parent)
+        info.write_text(json.dumps(facts))
+        with raises(InvalidInputError, "bad-chunk-list", "its folder"):
+            open_embeddings(info)
+
     def test_list_that_is_no_json(self, info):
         info.write_text(info.read_text()[:50])
         with raises(InvalidInputError, "bad-chunk-list", "not JSON"):
@@ -361,3 +370,12 @@ def test_a_tensor_that_is_named_may_have_neighbours_but_no_mask(tmp_path):
     safetensors_torch.save_file({"embeddings": x, "mask": labels}, file)
     with raises(InvalidInputError, "unused-tensor", "mask"):
         open_embeddings(f"{file}:embeddings")
+
+
+@pytest.mark.parametrize("width", [0, -32, 2**62])
+def test_shards_of_saev_with_a_width_that_cannot_be(tmp_path, width):
+    np.zeros(5 * 4 * 32, "<f4").tofile(tmp_path / "acts000000.bin")
+    facts = {"layers": [3], "d_vit": width, "n_patches_per_img": 4, "n_imgs": 5, "cls_token": False}
+    (tmp_path / "metadata.json").write_text(json.dumps(facts))
+    with raises(InvalidInputError, "damaged-file", tmp_path):
+        open_embeddings(tmp_path)

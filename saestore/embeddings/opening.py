@@ -42,7 +42,7 @@ from saestore.embeddings.matrices import (
     zarr_matrix,
 )
 from saestore.errors import InvalidInputError, NotFoundError
-from saestore.files import existing_file, nearby, split_member
+from saestore.files import LIBRARY_DAMAGE, damage, existing_file, nearby, split_member
 
 __all__ = ["locate", "open_embeddings"]
 
@@ -95,7 +95,8 @@ def open_embeddings(
         If it is damaged, of another kind, shape or dtype, or would have to be unpickled.
     """
     if isinstance(spec, (str, os.PathLike)):
-        return _open_path(os.fspath(spec), width, others, dtypes)
+        with damage(spec, "is damaged, or states sizes that cannot be", *LIBRARY_DAMAGE):
+            return _open_path(os.fspath(spec), width, others, dtypes)
     if isinstance(spec, np.ndarray):
         return _at_hand("numpy array", "array", numpy_matrix(spec), width)
     if isinstance(spec, torch.Tensor):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, require
-from saestore.files import LIBRARY_DAMAGE, check_inflation, check_written, damage, existing_file, open_zarr_node
+from saestore.files import check_inflation, check_written, damage, existing_file, open_zarr_node
 from saestore.format import RESERVED, TOKEN_SPANS
 from saestore.formats.anndata_output import TRUTH, write_anndata
 from saestore.formats.base import Format, Opened, Source, as_floats, nonzeros, stored_dtype
@@ -47,14 +47,13 @@ def open_anndata(source: Source) -> Opened:
     """
     path, where = source.path, str(source.path)
     package = require("anndata", "anndata", f"reading {path}")
-    with damage(path, "is damaged, or not an AnnData file with an X", *LIBRARY_DAMAGE):
-        root = _group(path, source.resources)
-        matrix = root["X"]
-        for name in ("obs", "var", "uns/items"):
-            if name in root:
-                _check_sizes(root[name], f"{where}: {name}")
-        obs = package.io.read_elem(root["obs"])
-        names = package.io.read_elem(root["var"]).index
+    root = _group(path, source.resources)
+    matrix = root["X"]
+    for name in ("obs", "var", "uns/items"):
+        if name in root:
+            _check_sizes(root[name], f"{where}: {name}")
+    with damage(path, "has an obs or var that anndata cannot read", Exception):  # its own error has no other base
+        obs, names = package.io.read_elem(root["obs"]), package.io.read_elem(root["var"]).index
     kind = str(matrix.attrs.get("encoding-type", "array"))
     if kind not in ("array", "csr_matrix", "csc_matrix"):
         raise InvalidInputError(

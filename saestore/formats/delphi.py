@@ -19,7 +19,7 @@ from saestore.files import damage, read_json
 from saestore.formats.base import Format, Opened, Source, check_ids, stored_dtype
 from saestore.formats.delphi_output import IDS, SOURCE, write_delphi, write_neighbours
 from saestore.formats.issues import Issue
-from saestore.formats.spool import Spool, blocks
+from saestore.formats.spool import Spool, blocks, check_claimed
 from saestore.sparse_rows import pointers
 
 Array = np.ndarray[Any, Any]
@@ -171,6 +171,8 @@ def _tokens(parts: list[_Part], config: dict[str, Any], pad_token: int | None) -
         reason = "so that it does not show padding" if pad_token is not None else "and config.json no cache_ctx_len"
         raise InvalidInputError(f"{first} has no tokens, {reason}.", code="no-tokens")
     last = max(int(rows[:, 0].max(initial=0)) for part in parts for rows, _ in _blocks(part))
+    n_entries = sum(int(_tensor(part.path, "activations").get_shape()[0]) for part in parts)
+    check_claimed((last + 1) * ctx, n_entries, str(folder))
     message = f"the cache has no tokens: samples after sequence {last}, the last active one, are unknown"
     return _Tokens(last + 1, ctx, None), [Issue("no_tokens", "info", message)]
 
