@@ -30,6 +30,7 @@ from saestore.errors import (
     SaestoreError,
     did_you_mean,
     raise_unreachable,
+    reached,
     require,
 )
 
@@ -97,6 +98,7 @@ def nearby(path: Path) -> str:
     return near[0].lower() + near[1:] if near else f"{folder} holds {len(names):,} other names"
 
 
+@reached("the file")
 def existing_file(path: str | os.PathLike[str]) -> Path:
     """Return the path if a readable file is there."""
     file = Path(path)

@@ -34,7 +34,7 @@ def is_anndata(path: Path) -> bool:
     """Whether a path is an ``.h5ad`` file or a zarr group with an ``X``."""
     if any((path / name).is_file() for name in ("zarr.json", ".zgroup")):
         node = open_zarr_node(path)
-        return not hasattr(node, "chunks") and "X" in node
+        return not hasattr(node, "chunks") and bool("X" in node)
     return path.suffix == ".h5ad"
 
 
