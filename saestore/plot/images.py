@@ -84,7 +84,7 @@ class ImageView:
 
 
 @reached("the image")
-def find_image(acts: SetReader, key: str, images: str | os.PathLike[str] | None) -> Path:
+def find_image(acts: SetReader, key: str, images: Any) -> Path:
     """Find the file of an image: below `images`, else where the build found it."""
     source = acts.attributes.source
     bases = []
