@@ -35,7 +35,9 @@ __all__ = [
     "is_bool",
     "raise_unreachable",
     "reached",
+    "refuse_unusable",
     "require",
+    "shown",
 ]
 
 
@@ -68,6 +70,12 @@ _UNREACHABLE: tuple[tuple[tuple[int | str, ...], str], ...] = (
         "The place does not answer: check the address and the network, then ask again.",
     ),
 )  # fmt: skip
+# What Python's own refusal of a value has in it, and what to say instead.
+_UNUSABLE = (
+    ("integer string conversion", "A number of more than 4,300 digits was given; use a number that fits 64 bits."),
+    ("embedded null", "A path with a NUL was given; no file has such a name."),
+    ("surrogates not allowed", "A text with half of a character was given; use whole characters."),
+)
 # Errors of the system that damage can cause: what is there is missing, or of another kind or size.
 _ABOUT_NODES = (
     None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EINVAL,
@@ -187,9 +195,9 @@ def check_choice(name: str, value: object, choices: Iterable[str], code: str = "
     """Refuse what is not one of some texts, such as an array, of which no comparison is one truth."""
     allowed = list(choices)
     if not isinstance(value, str) or value not in allowed:
-        shown = " or ".join(map(repr, allowed)) if len(allowed) < 3 else f"one of {', '.join(map(repr, allowed))}"
+        choice = " or ".join(map(repr, allowed)) if len(allowed) < 3 else f"one of {', '.join(map(repr, allowed))}"
         near = did_you_mean(value, allowed)
-        raise InvalidInputError(f"{name}={value!r:.100}: {near}{'Use' if near else 'use'} {shown}.", code=code)
+        raise InvalidInputError(f"{name}={shown(value)}: {near}{'Use' if near else 'use'} {choice}.", code=code)
 
 
 def check_at_least(name: str, value: Any, least: int, code: str = "too-small") -> int:
@@ -200,11 +208,20 @@ def check_at_least(name: str, value: Any, least: int, code: str = "too-small") -
         number = operator.index(value)
     except (TypeError, ValueError, RuntimeError) as e:
         raise InvalidInputError(
-            f"{name}={value!r:.100}: use a whole number, {least} or more.", code="not-an-integer"
+            f"{name}={shown(value)}: use a whole number, {least} or more.", code="not-an-integer"
         ) from e
-    if number < least:
-        raise InvalidInputError(f"{name}={number}: use {least} or more.", code=code)
+    if number < least or (number >> 63 and name != "seed"):  # a seed may have any length
+        more = "or more" if number < least else f"to {(1 << 63) - 1}"
+        raise InvalidInputError(f"{name}={shown(number)}: use {least} {more}.", code=code)
     return number
+
+
+def shown(value: object) -> str:
+    """The first 100 characters of the repr of a value, for a message; of what has none, its type."""
+    try:
+        return " ".join(repr(value).split())[:100]
+    except (ValueError, RecursionError):  # Python writes no whole number of more than 4,300 digits
+        return f"({type(value).__name__} too long to show)"
 
 
 def is_bool(value: Any) -> bool:
@@ -233,6 +250,16 @@ def reached(what: str) -> Iterator[None]:
     except OSError as error:
         raise_unreachable(what, error)
         raise
+    except ValueError as error:
+        refuse_unusable(error)
+        raise
+
+
+def refuse_unusable(error: ValueError) -> None:
+    """Raise an error of saestore where Python itself refuses a number, a path or a text."""
+    reason = next((reason for part, reason in _UNUSABLE if part in str(error)), None)
+    if reason is not None and not isinstance(error, SaestoreError):
+        raise InvalidInputError(reason, code="unusable-value") from error
 
 
 def raise_unreachable(what: str, error: BaseException, verb: str = "read") -> None:

@@ -30,6 +30,7 @@ from saestore.errors import (
     SaestoreError,
     did_you_mean,
     raise_unreachable,
+    reached,
     require,
 )
 
@@ -45,8 +46,8 @@ _SKIP = 1 << 24  # bytes that are decompressed at once to get past them
 # Neither numpy nor torch has an error of its own for a damaged file: what comes depends on the place of the damage, and
 # numpy's header is Python source.
 LIBRARY_DAMAGE = (
-    ValueError, EOFError, OverflowError, MemoryError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
-    LookupError, RuntimeError, TypeError, AttributeError, struct.error,
+    ValueError, EOFError, ArithmeticError, MemoryError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile,
+    zlib.error, LookupError, RuntimeError, TypeError, AttributeError, struct.error,
 )  # fmt: skip
 PICKLED = "which are not unpickled because that could run code"
 
@@ -76,11 +77,14 @@ def nearby(path: Path) -> str:
     return near[0].lower() + near[1:] if near else f"{folder} holds {len(names):,} other names"
 
 
+@reached("the file")
 def existing_file(path: str | os.PathLike[str]) -> Path:
     """Return the path if a readable file is there."""
     file = Path(path)
-    if file.is_dir():
-        raise InvalidInputError(f"{file} is a folder; give a file", code="not-a-file")
+    if file.is_dir() or file.is_char_device() or file.is_block_device():
+        raise InvalidInputError(
+            f"{file} is a {'folder' if file.is_dir() else 'device'}; give a file", code="not-a-file"
+        )
     if not file.exists():
         raise NotFoundError(f"no file {file}; {nearby(file)}", code="no-such-file")
     if not os.access(file, os.R_OK):
@@ -244,7 +248,7 @@ def check_inflation(size: int, packed: int, where: str) -> None:
 
 
 def check_written(array: Any, where: str) -> None:
-    """Refuse an array of zarr or HDF5 with chunks that were never written, which would read as zeros."""
+    """Refuse an array of zarr or HDF5 with chunks that are missing, which would read as zeros, or that inflate."""
     sizes = zip(array.shape, array.chunks or array.shape, strict=True)
     n_chunks = math.prod(-(-n // size) for n, size in sizes if size)
     if hasattr(type(array), "nchunks_initialized"):  # shards count whole, the last one too, so that more is no error
@@ -256,6 +260,10 @@ def check_written(array: Any, where: str) -> None:
         n_chunks, n_written = 1, int(not array.size or array.id.get_storage_size() > 0)
     else:
         n_written = array.id.get_num_chunks()
+    size = math.prod(array.chunks or (0,)) * array.dtype.itemsize  # a slice of rows needs whole chunks
+    if size > _MOST_BYTES:
+        stored = array.id.get_storage_size() if hasattr(array, "id") else array.nbytes_stored()
+        check_inflation(size, stored, f"a chunk of {where}")
     if n_written < n_chunks:
         raise InvalidInputError(
             f"{where}: {n_chunks - n_written:,} of {n_chunks:,} chunks are missing and would read as zeros; write them "
@@ -264,10 +272,21 @@ def check_written(array: Any, where: str) -> None:
         )
 
 
+def open_zarr_node(location: str | os.PathLike[str]) -> Any:
+    """A zarr array or group that another program wrote, opened to read."""
+    import zarr
+
+    with damage(location, "is not a zarr array or group that can be read", *LIBRARY_DAMAGE):
+        node = zarr.open(location, mode="r")
+        if not all(getattr(node, "chunks", ())):
+            raise ValueError("its chunks hold no value")
+        return node
+
+
 def read_gzip(path: Path) -> bytes:
     """The content of a file that gzip packed; refuses one that inflates without measure."""
     content = bytearray()
-    with gzip.open(path) as file:
+    with damage(path, "is damaged or not packed by gzip", EOFError, zlib.error), gzip.open(path) as file:
         while part := file.read(1 << 24):
             content += part
             check_inflation(len(content), path.stat().st_size, str(path))

@@ -134,6 +134,7 @@ def test_a_feature_that_is_never_active_is_said_to_be(images):
     assert ask_json("top-samples", "--feature", dead, store=images)["rows"] == []
 
 
+@pytest.mark.filterwarnings("default")
 def test_a_condition_that_nothing_fulfils_is_said_to_be(images):
     result = invoke("top-samples", "--feature", 2, "--where", "split=tset", "--json", store=images)
     assert json.loads(result.stdout)["rows"] == []

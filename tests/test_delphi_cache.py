@@ -76,8 +76,12 @@ def test_padding_is_left_out_if_it_is_said_which(tmp_path):
     tokens[1, 7:] = tokens[4, :] = tokens[5, 2:] = 0
     keep = tokens.reshape(-1) != 0
     folder = save_delphi(tmp_path / "h", dense, CTX, tokens=tokens)
-    assert np.array_equal(imported(folder).dense(), dense)
+    whole = imported(folder)
+    assert np.array_equal(whole.dense(), dense)
+    assert faults(whole)["perhaps_padding"]["count"] == 3 + 8  # of two sequences that end in it
+    assert "--pad-token 0" in faults(whole)["perhaps_padding"]["message"]
     acts = imported(folder, pad_token=0)
+    assert "perhaps_padding" not in faults(acts)
     assert np.array_equal(acts.dense(), dense[keep])
     assert acts.item_index.pointers().tolist() == np.cumsum([0, 10, 7, 10, 10, 0, 2]).tolist()
     assert faults(acts)["padding_tokens"]["count"] == np.count_nonzero(dense[~keep])
@@ -325,3 +329,13 @@ def test_places_outside_of_the_cache_are_refused(tmp_path, bad):
 def cache_tokens(path):
     """The tokens that an export wrote."""
     return safetensors_numpy.load_file(min(path.rglob("*.safetensors")))["tokens"]
+
+
+@pytest.mark.parametrize("ctx", [10**12, 10**30])
+def test_a_cache_without_tokens_that_claims_rows_without_measure(tmp_path, ctx):
+    folder = save_delphi(tmp_path / "h", top_rows(60, 20, 5, short=False).astype(np.float16), CTX)
+    for path in folder.glob("*.safetensors"):
+        rewrite(path, lambda content: content.pop("tokens"))
+    (folder / "config.json").write_text(json.dumps({"cache_ctx_len": ctx}))
+    with raises(InvalidInputError, "too-large", "h"):
+        imported(folder)

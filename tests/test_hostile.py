@@ -4,12 +4,14 @@ import errno
 import gzip
 import tracemalloc
 import zipfile
+from contextlib import suppress
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from click.testing import CliRunner
 from raising import raises
-from strategies import make_case, scratch_store, write_case, written
+from strategies import PATH, make_case, scratch_store, write_case, written
 from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 import saestore
@@ -20,10 +22,13 @@ from saestore.errors import (
     InvalidInputError,
     NotFoundError,
     OutOfRangeError,
+    SaestoreError,
     StoreFormatError,
     UnreachableError,
     escape,
 )
+from saestore.plot.images import find_image
+from saestore.tables import as_items
 
 pytestmark = pytest.mark.once
 
@@ -456,3 +461,54 @@ def test_documents_that_are_deep_or_inflate_are_refused(acts, tmp_path, monkeypa
         archive.writestr("zarr.json", b" " * (1 << 20))
     with raises(InvalidInputError, "too-large", "s.zip", "zarr.json"):
         saestore.open(tmp_path / "s.zip")
+
+
+@pytest.mark.parametrize("number", [10**5000, 2**63 - 1, 10**12], ids=["5001 digits", "int64", "10^12"])
+def test_a_number_of_any_size_is_refused_or_answered(acts, number):
+    """Python writes no number of more than 4,300 digits, so that a message cannot name it."""
+    for ask in (
+        lambda: acts.top_samples(3, n=number), lambda: acts.top_samples(number), lambda: acts.dense([number]),
+        lambda: acts.dense(slice(0, number)), lambda: acts.samples.where({"split": number}),
+        lambda: acts.quantile(1, number),
+        lambda: acts.card(1, n=number), lambda: acts.card(1, context=number), lambda: acts.card(1, quantiles=number),
+        lambda: acts.examples(1, random=number, near_misses=number), lambda: acts.compare(acts, n=number),
+        lambda: acts.examples(1, seed=number), lambda: acts.concepts.scores(level=number),
+        lambda: acts.decode(1, sae=number),
+    ):  # fmt: skip
+        with suppress(SaestoreError):
+            ask()
+
+
+@pytest.mark.parametrize("path", ["9" * 5000, "a\0b", "\udc80/x", 17])
+def test_a_path_that_no_file_can_have_is_refused(acts, path):
+    pytest.importorskip("torch")
+    pytest.importorskip("matplotlib")
+    asked = [lambda: acts.decode([1], sae=path), lambda: find_image(acts, "a.png", path)]
+    if path != 17 and "\udc80" not in path:
+        asked += [lambda: saestore.export(acts, path, format="scipy"), lambda: as_items(path)]
+    for ask in asked:
+        with pytest.raises(SaestoreError):
+            ask()
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_value_that_no_item_has_is_a_warning_with_what_is_near(tmp_path, case):
+    write_case(saestore.open(tmp_path / "s.zarr", "a"), case)
+    asked = ["top-samples", PATH, "--feature", "1", "--store", str(tmp_path / "s.zarr"), "--where"]
+    result = CliRunner().invoke(main, [*asked, "split=tset"])
+    assert result.exit_code == 0
+    assert "'test'" in result.stderr
+    assert "warning" not in CliRunner().invoke(main, [*asked, "split=test"]).stderr
+
+
+def test_a_device_is_not_a_file():
+    with raises(InvalidInputError, "not-a-file", "/dev/zero"):
+        scratch_store().write(PATH, sp.csr_array(np.eye(3, dtype=np.float32)), items="/dev/zero")
+
+
+def test_a_truncated_gzip_is_refused(tmp_path):
+    (tmp_path / "x.csv.gz").write_bytes(gzip.compress(b"image_path,a\nx,1\n")[:-6])
+    with pytest.raises(InvalidInputError, match=r"x\.csv\.gz"):
+        saestore.open(tmp_path / "s.zarr", "a").write(
+            PATH, sp.csr_array(np.eye(1, dtype="f4")), items=tmp_path / "x.csv.gz"
+        )

@@ -12,7 +12,7 @@ from raising import raises
 from strategies import cases, make_case, scratch_store
 
 import saestore
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, NotFoundError
 
 anndata = pytest.importorskip("anndata")
 import pandas as pd  # noqa: E402
@@ -150,3 +150,30 @@ def test_features_that_are_a_part(tmp_path):
     (fault,) = imported(tmp_path / "x.h5ad").attributes.source["faults"]
     assert (fault["kind"], fault["severity"]) == ("renumbered_features", "info")
     assert "called 5 in var is feature 0" in fault["message"]
+
+
+def test_a_file_of_another_kind_is_not_an_anndata(tmp_path):
+    np.savez(tmp_path / "x.npz", a=1)
+    with raises(InvalidInputError, "damaged-file", "x.npz", "--format"):
+        saestore.check_import("T/patch/x", tmp_path / "x.npz", format="anndata")
+    with raises(NotFoundError, "no-such-file", "y.npz"):
+        saestore.check_import("T/patch/x", tmp_path / "y.npz", format="anndata")
+
+
+@pytest.mark.parametrize(
+    ("node", "name", "value"),
+    [("X", "shape", "ab"), ("X", "shape", 5), ("X", "shape", None), ("X", "shape", [-1, 9]), ("X", "encoding-type", 5),
+     ("obs", "encoding-type", "other"), ("obs", "_index", "other"), ("X", None, "data"), ("X", None, "indptr")],
+)  # fmt: skip
+def test_attributes_that_no_anndata_has(tmp_path, node, name, value):
+    h5py = pytest.importorskip("h5py")
+    path = save(tmp_path, sp.csr_matrix(make_case(6, 40, 9).csr))
+    with h5py.File(path, "r+") as file:
+        if name is None:
+            del file[node][value]
+        elif value is None:
+            del file[node].attrs[name]
+        else:
+            file[node].attrs[name] = value
+    with pytest.raises(InvalidInputError):
+        imported(path)

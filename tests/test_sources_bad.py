@@ -6,6 +6,7 @@ import pickle
 import sys
 import tempfile
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ safetensors_torch = pytest.importorskip("safetensors.torch")
 
 from embedding_files import LAYOUTS, change, rows, save_safetensors, write_chunks  # noqa: E402 (it needs torch)
 
+import saestore  # noqa: E402
 from saestore.embeddings.opening import open_embeddings  # noqa: E402
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError  # noqa: E402
 
@@ -198,6 +200,15 @@ class TestChunks:
         change(info, lambda listed: listed["chunks"].reverse())
         torch.testing.assert_close(open_embeddings(info).read(0, 11), rows(), rtol=0, atol=0)
 
+    @pytest.mark.parametrize("name", ["../{}", "{folder}/{}", "a/../../{}"])
+    def test_a_list_names_files_of_its_folder_only(self, info, name):
+        facts = json.loads(info.read_text())
+        first = facts["chunks"][0]
+        first["file"] = name.format(first["file"], folder=info.parent.parent)
+        info.write_text(json.dumps(facts))
+        with raises(InvalidInputError, "bad-chunk-list", "its folder"):
+            open_embeddings(info)
+
     def test_list_that_is_no_json(self, info):
         info.write_text(info.read_text()[:50])
         with raises(InvalidInputError, "bad-chunk-list", "not JSON"):
@@ -273,6 +284,28 @@ class TestZarr:
         with raises(InvalidInputError, "damaged-file", "x.zarr"):
             open_embeddings(tmp_path / "x.zarr")
 
+    @pytest.mark.parametrize(
+        "document",
+        ["[" * 100_000, "null", "[]", b"\xff", {"shape": [-11, 6]}, {"shape": [2.5, 6]}, {"shape": "ab"},
+         {"shape": [10**19]}, {"codecs": [{"name": "other"}]}, {"data_type": "float9"}, {"chunk_shape": [0, 6]},
+         {"chunk_shape": [10**10, 6], "shape": [10**10, 6]}],
+        ids=lambda each: str(each)[:20],
+    )  # fmt: skip
+    def test_documents_that_no_array_has(self, tmp_path, document):
+        """Refused as embeddings and as activations; a chunk that claims far more than is stored, too."""
+        zarr.create_array(tmp_path / "x.zarr", data=rows().numpy(), chunks=(11, 6))
+        file = tmp_path / "x.zarr" / "zarr.json"
+        if isinstance(document, dict):
+            whole = json.loads(file.read_text())
+            if "chunk_shape" in document:
+                whole["chunk_grid"]["configuration"]["chunk_shape"] = document.pop("chunk_shape")
+            document = json.dumps(whole | document)
+        file.write_bytes(document if isinstance(document, bytes) else document.encode())
+        for ask in (open_embeddings, partial(saestore.check_import, "A/patch/x")):
+            with pytest.raises(InvalidInputError) as caught:
+                ask(tmp_path / "x.zarr")
+            assert caught.value.code in ("damaged-file", "too-large", "missing-chunk")
+
     def test_damaged_chunk(self, tmp_path):
         zarr.create_array(tmp_path / "x.zarr", data=rows().numpy(), chunks=(11, 6))
         [chunk] = (path for path in (tmp_path / "x.zarr" / "c").rglob("*") if path.is_file())
@@ -337,3 +370,12 @@ def test_a_tensor_that_is_named_may_have_neighbours_but_no_mask(tmp_path):
     safetensors_torch.save_file({"embeddings": x, "mask": labels}, file)
     with raises(InvalidInputError, "unused-tensor", "mask"):
         open_embeddings(f"{file}:embeddings")
+
+
+@pytest.mark.parametrize("width", [0, -32, 2**62])
+def test_shards_of_saev_with_a_width_that_cannot_be(tmp_path, width):
+    np.zeros(5 * 4 * 32, "<f4").tofile(tmp_path / "acts000000.bin")
+    facts = {"layers": [3], "d_vit": width, "n_patches_per_img": 4, "n_imgs": 5, "cls_token": False}
+    (tmp_path / "metadata.json").write_text(json.dumps(facts))
+    with raises(InvalidInputError, "damaged-file", tmp_path):
+        open_embeddings(tmp_path)

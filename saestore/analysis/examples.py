@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from saestore.errors import check_at_least
+from saestore.errors import InvalidInputError, check_at_least
 from saestore.plot.style import number
 from saestore.query import html
 from saestore.query.details import names_of
@@ -34,6 +34,7 @@ KINDS = ("top", "quantile", "random", "silent", "near-miss")
 _AT_ONCE = 256  # features whose companions are found together
 _ACTIVE, _BACKGROUND = 128, 4096  # samples of a feature, and of the set, by which companions are found
 _COMPANIONS, _PREFIX = 8, 1 << 12  # companions of a feature, and entries of each that are searched for near misses
+_MOST_QUANTILES = 10_000
 _TRIES = 32  # draws of silent samples before all samples are listed
 
 
@@ -165,6 +166,9 @@ def examples(
     numbers = {"quantiles": quantiles, "n": n, "random": random, "near_misses": near_misses, "context": context}
     for name, value in {**numbers, "seed": seed}.items():
         check_at_least(name, value, 0)
+    if quantiles > _MOST_QUANTILES:
+        raise InvalidInputError(f"quantiles={quantiles}: use at most {_MOST_QUANTILES:,}.", code="bad-option")
+    n, random, near_misses, context = (min(each, acts.shape[0]) for each in (n, random, near_misses, context))
     check_level(level)
     ids = acts.select_features(feature).ids
     of_one = names_activation(where)  # another condition for each feature

@@ -14,12 +14,14 @@ import zarr
 from saestore.embeddings.base import Matrix, Names, pick, stated_in
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, require
 from saestore.files import (
+    LIBRARY_DAMAGE,
     check_written,
     damage,
     existing_file,
     load_npy,
     load_pt,
     map_safetensors,
+    open_zarr_node,
     plain_tensor,
     read_json,
     unmasked,
@@ -58,9 +60,7 @@ def zarr_matrix(array: zarr.Array[Any], where: str) -> Matrix:
     check_written(array, where)
 
     def fill(out: torch.Tensor, start: int, stop: int) -> None:
-        # Each codec has its own way to say that bytes are damaged.
-        broken = (RuntimeError, ValueError, TypeError, KeyError)
-        with damage(where, f"cannot be decoded at rows {start} to {stop}", *broken):
+        with damage(where, f"cannot be decoded at rows {start} to {stop}", *LIBRARY_DAMAGE):
             np.copyto(out.numpy(), np.asarray(array[start:stop]))
 
     return Matrix(tuple(array.shape), np.dtype(array.dtype).name, fill, stated_in(array.attrs.asdict()))
@@ -98,7 +98,7 @@ def open_h5(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
     """Open a dataset of an HDF5 file: `key`, a path in it, or the one that `pick` finds."""
     h5py = require("h5py", "anndata", f"reading {path}")
     existing_file(path)
-    with damage(path, "is damaged or not an HDF5 file", RuntimeError):
+    with damage(path, "is damaged or not an HDF5 file", *LIBRARY_DAMAGE):
         file = h5py.File(path, "r")
         shapes: dict[str, tuple[int, ...]] = {}
         file.visititems(
@@ -109,7 +109,7 @@ def open_h5(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
     check_written(dataset, f"{path}:{name}")
 
     def fill(out: torch.Tensor, start: int, stop: int) -> None:
-        with damage(path, f"cannot be decoded at rows {start} to {stop}", RuntimeError):
+        with damage(path, f"cannot be decoded at rows {start} to {stop}", *LIBRARY_DAMAGE):
             np.copyto(out.numpy(), dataset[start:stop])
 
     return Matrix(tuple(dataset.shape), dataset.dtype.name, fill, stated_in({**file.attrs, **dataset.attrs}))
@@ -123,7 +123,7 @@ def open_parquet(path: Path, key: str | None = None, others: Names = ()) -> Matr
     arrow = require("pyarrow", "arrow", f"reading {path}")
     parquet = require("pyarrow.parquet", "arrow", f"reading {path}")
     existing_file(path)
-    with damage(path, "is damaged or not a Parquet file", arrow.ArrowInvalid):
+    with damage(path, "is damaged or not a Parquet file", *LIBRARY_DAMAGE):
         columns = parquet.read_schema(path).names
         if key is not None and key not in columns:
             raise InvalidInputError(f"{path} has no column {key!r}; it has {', '.join(columns)}", code="no-such-tensor")
@@ -189,7 +189,7 @@ def open_dataset(data: Any, where: str) -> Matrix:
 def open_arrow_folder(path: Path) -> Matrix:
     """Open a folder of ``Dataset.save_to_disk``."""
     library = require("datasets", "sae", f"reading {path}")
-    with damage(path, "is damaged", ValueError, KeyError, TypeError):
+    with damage(path, "is damaged", *LIBRARY_DAMAGE):
         return open_dataset(library.load_from_disk(str(path)), str(path))
 
 
@@ -260,8 +260,7 @@ def is_zarr(folder: Path) -> bool:
 def open_zarr(location: str) -> Matrix:
     """Open a zarr array, or a group's array that `pick` finds, at a path or URL."""
     try:
-        with damage(location, "is not a zarr array or group that can be read", ValueError, KeyError):
-            node = zarr.open(location, mode="r")
+        node = open_zarr_node(location)
     except InvalidInputError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             raise NotFoundError(f"no zarr array or group at {location}", code="no-such-file") from error

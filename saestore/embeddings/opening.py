@@ -19,7 +19,7 @@ from saestore.embeddings.base import DTYPES, EmbeddingSource, Matrix, Names, Par
 from saestore.embeddings.batches import BatchSource, spooled
 from saestore.embeddings.matrices import is_zarr, numpy_matrix, torch_matrix, zarr_matrix
 from saestore.errors import InvalidInputError, NotFoundError
-from saestore.files import existing_file, nearby, split_member
+from saestore.files import LIBRARY_DAMAGE, damage, existing_file, nearby, split_member
 
 Opener = Callable[[Path, str | None, Names], Matrix]
 _OPENERS: dict[str, Opener] = {
@@ -52,7 +52,8 @@ def open_embeddings(
     such as a mask.
     """
     if isinstance(spec, (str, os.PathLike)):
-        return _open_path(os.fspath(spec), width, others, dtypes)
+        with damage(spec, "is damaged, or states sizes that cannot be", *LIBRARY_DAMAGE):
+            return _open_path(os.fspath(spec), width, others, dtypes)
     if isinstance(spec, np.ndarray):
         return _at_hand("numpy array", "array", numpy_matrix(spec), width)
     if isinstance(spec, torch.Tensor):

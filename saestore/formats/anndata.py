@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, require
-from saestore.files import check_inflation, check_written, damage
+from saestore.files import check_inflation, check_written, damage, existing_file, open_zarr_node
 from saestore.format import RESERVED, TOKEN_SPANS
 from saestore.formats.anndata_output import TRUTH, write_anndata
 from saestore.formats.base import Format, Opened, Source, as_floats, bad_shape, nonzeros, stored_dtype
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-_DAMAGE = (KeyError, ValueError, RuntimeError, TypeError)
 _KEYS = ("image_path", "text_path", "text")
 _DENSE = 1 << 23  # values of a dense block
 
@@ -33,10 +32,8 @@ _DENSE = 1 << 23  # values of a dense block
 def is_anndata(path: Path) -> bool:
     """Whether a path is an ``.h5ad`` file or a zarr group with an ``X``."""
     if any((path / name).is_file() for name in ("zarr.json", ".zgroup")):
-        import zarr
-
-        node = zarr.open(path, mode="r")
-        return isinstance(node, zarr.Group) and "X" in node
+        node = open_zarr_node(path)
+        return not hasattr(node, "chunks") and bool("X" in node)
     return path.suffix == ".h5ad"
 
 
@@ -49,14 +46,13 @@ def open_anndata(source: Source) -> Opened:
     """
     path, where = source.path, str(source.path)
     package = require("anndata", "anndata", f"reading {path}")
-    with damage(path, "is damaged, or not an AnnData file with an X", *_DAMAGE):
-        root = _group(path, source.resources)
-        matrix = root["X"]
-        for name in ("obs", "var", "uns/items"):
-            if name in root:
-                _check_sizes(root[name], f"{where}: {name}")
-        obs = package.io.read_elem(root["obs"])
-        names = package.io.read_elem(root["var"]).index
+    root = _group(path, source.resources)
+    matrix = root["X"]
+    for name in ("obs", "var", "uns/items"):
+        if name in root:
+            _check_sizes(root[name], f"{where}: {name}")
+    with damage(path, "has an obs or var that anndata cannot read", Exception):  # its own error has no other base
+        obs, names = package.io.read_elem(root["obs"]), package.io.read_elem(root["var"]).index
     kind = str(matrix.attrs.get("encoding-type", "array"))
     if kind not in ("array", "csr_matrix", "csc_matrix"):
         raise InvalidInputError(
@@ -106,8 +102,12 @@ def _check_sizes(group: Any, where: str) -> None:
 
 def _group(path: Path, resources: ExitStack) -> Any:
     """The root group of a file or folder."""
-    if path.suffix == ".h5ad" and not path.is_dir():
-        return resources.enter_context(require("h5py", "anndata", f"opening {path.name}").File(path))
+    if not path.is_dir():
+        h5py = require("h5py", "anndata", f"opening {path.name}")
+        if not h5py.is_hdf5(existing_file(path)):
+            message = f"{path} is damaged or not an AnnData (.h5ad, or a zarr folder); leave --format out."
+            raise InvalidInputError(message, code="damaged-file")
+        return resources.enter_context(h5py.File(path))
     import zarr
 
     return zarr.open_group(path, mode="r", use_consolidated=False)

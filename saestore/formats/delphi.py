@@ -19,7 +19,7 @@ from saestore.files import damage, read_json
 from saestore.formats.base import Format, Opened, Source, bad_shape, check_ids, stored_dtype
 from saestore.formats.delphi_output import IDS, SOURCE, write_delphi, write_neighbours
 from saestore.formats.issues import Issue
-from saestore.formats.spool import Spool, blocks
+from saestore.formats.spool import Spool, blocks, check_claimed
 from saestore.sparse_rows import Array, pointers
 
 _NAME = re.compile(r"(?P<start>[0-9]+)_(?P<end>[0-9]+)\.safetensors\Z")
@@ -155,14 +155,33 @@ def _tokens(parts: list[_Part], config: dict[str, Any], pad_token: int | None) -
             raise bad_shape(f"{first}: tokens have the shape {shape}; they are sequences by positions.")
         ids = np.asarray(_tensor(first, "tokens")[:])
         check_ids(ids, f"{first}: tokens")
-        return _Tokens(shape[0], shape[1], None if pad_token is None else ids != pad_token, ids), []
+        keep = None if pad_token is None else ids != pad_token
+        return _Tokens(shape[0], shape[1], keep, ids), _repeated_ends(ids) if keep is None else []
     ctx = config.get("cache_ctx_len")
     if pad_token is not None or type(ctx) is not int:
         reason = "so that it does not show padding" if pad_token is not None else "and config.json no cache_ctx_len"
         raise InvalidInputError(f"{first} has no tokens, {reason}.", code="no-tokens")
     last = max(int(rows[:, 0].max(initial=0)) for part in parts for rows, _ in _blocks(part))
+    n_entries = sum(int(_tensor(part.path, "activations").get_shape()[0]) for part in parts)
+    check_claimed((last + 1) * ctx, n_entries, str(folder))
     message = f"the cache has no tokens: samples after sequence {last}, the last active one, are unknown"
     return _Tokens(last + 1, ctx, None), [Issue("no_tokens", "info", message)]
+
+
+def _repeated_ends(ids: Array) -> list[Issue]:
+    """An issue where sequences begin or end with the same token several times, as padding does."""
+    issues = []
+    for end, rows in (("end", ids[:, ::-1]), ("begin", ids)):
+        tokens, counts = np.unique(rows[:, 0], return_counts=True)
+        lengths = np.cumprod(rows == tokens[counts.argmax()], axis=1).sum(axis=1)
+        lengths = lengths[(lengths > 1) & (lengths < rows.shape[1])]
+        if len(lengths) > 1:
+            token, n = tokens[counts.argmax()], int(lengths.sum())
+            message = (
+                f"{len(lengths):,} sequences {end} with the token {token} several times, {n:,} samples in all: if it "
+            )
+            issues.append(Issue("perhaps_padding", "info", f"{message}is padding, pass --pad-token {token}", n))
+    return issues
 
 
 def _blocks(part: _Part) -> Iterator[tuple[Array, Array]]:

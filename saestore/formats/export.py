@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saestore.errors import InvalidInputError, check_choice
+from saestore.errors import InvalidInputError, check_choice, reached
 from saestore.formats.atomic_output import write_atomically
 from saestore.formats.base import load_format
 from saestore.formats.selection import Selected
@@ -36,6 +36,7 @@ class Exported:
         return {**vars(self), "files": [str(path) for path in self.files], "notes": list(self.notes)}
 
 
+@reached("the output")
 def export(
     acts: SetReader,
     path: str | os.PathLike[str],

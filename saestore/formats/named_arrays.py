@@ -14,7 +14,7 @@ from saestore.errors import InvalidInputError
 from saestore.files import refuse_unused
 from saestore.formats.base import BLOCK, Opened, as_floats, bad_shape, check_ids, stored_dtype
 from saestore.formats.issues import Issue
-from saestore.formats.spool import Entries, Spool, blocks, checked_rows, open_compressed
+from saestore.formats.spool import Entries, Spool, blocks, check_claimed, checked_rows, open_compressed
 from saestore.sparse_rows import Array, SparseRows
 
 # What an array is, and the names that it goes by.
@@ -37,7 +37,6 @@ _NAMES = {
     "locations": ("locations",),
 }  # fmt: skip
 _WIDTHS = ("d_sae", "n_features", "dict_size", "num_latents", "n_latents", "width")
-_ROWS = 1 << 24  # that a matrix of coordinates may have with hardly any entry
 KNOWN = (
     "indices and values; indptr, indices and data; rows, cols and vals; or locations and activations; a dense array of "
     "several is named as FILE:NAME"
@@ -273,12 +272,7 @@ def coordinates(arrays: Mapping[str, Any], n_rows: int | None, where: str, resou
         message = f"no shape: samples after row {n_rows - 1:,}, the last one with an activation, are unknown"
         issues = (Issue("no_shape", "info", message),)
     n = n_rows
-    if n > _ROWS + 1000 * values.length:  # nothing but the file's word shows that there are so many
-        raise InvalidInputError(
-            f"{where} has {n:,} rows and only {values.length:,} entries. The file is damaged; where it is not, save it "
-            "as CSR.",
-            code="too-large",
-        )
+    check_claimed(n, values.length, where)
 
     def entries() -> Entries:
         for a, b in blocks(values.length):

@@ -19,6 +19,7 @@ Read = Callable[[int, int], SparseRows]
 Entries = Iterable[tuple[Array, Array, Array]]
 
 _BUCKET = 1 << 12  # rows that are stored together
+_ROWS = 1 << 24  # that a matrix may have with hardly any entry
 
 
 class Spool:
@@ -112,6 +113,16 @@ def open_compressed(
 def blocks(length: int) -> Iterator[tuple[int, int]]:
     """Start and stop of the blocks of `length` entries."""
     yield from ((start, min(start + base.BLOCK, length)) for start in range(0, length, base.BLOCK))
+
+
+def check_claimed(n_rows: int, n_entries: int, where: str) -> None:
+    """Refuse far more rows than entries, where only the word of the file shows that it has them."""
+    if n_rows > _ROWS + 1000 * n_entries:
+        raise InvalidInputError(
+            f"{where} has {n_rows:,} rows and only {n_entries:,} entries. The file is damaged; where it is not, save "
+            "it as CSR.",
+            code="too-large",
+        )
 
 
 def checked_rows(rows: Array, n_rows: int, where: str) -> Array:

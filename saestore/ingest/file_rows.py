@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from saestore.errors import InvalidInputError
+from saestore.files import LIBRARY_DAMAGE, damage
 from saestore.formats.base import Opened, clean, fingerprint
 from saestore.formats.issues import Issue, IssueCollector, refusal
 from saestore.sparse_rows import Advance, SparseRows
@@ -87,7 +88,9 @@ class FileRows:
 
     def _block(self, start: int, stop: int, collector: IssueCollector) -> SparseRows:
         opened = self.opened
-        return clean(opened.read(start, stop), start, collector, opened.dtype)
+        with damage(opened.path, f"cannot be read at rows {start:,} to {stop:,}", *LIBRARY_DAMAGE):
+            rows = opened.read(start, stop)
+        return clean(rows, start, collector, opened.dtype)
 
     def _faults(self, collector: IssueCollector) -> list[Issue]:
         return [*self.faults, *collector.issues(), *_cut_off(self.opened, collector)]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from saestore import layouts
 from saestore.errors import InvalidInputError, NotFoundError, check_choice
-from saestore.files import nearby, split_member
+from saestore.files import LIBRARY_DAMAGE, damage, nearby, split_member
 from saestore.formats.base import Opened, Source, load_format
 from saestore.formats.in_memory import open_object
 from saestore.formats.issues import IssueCollector, refusal
@@ -207,7 +207,8 @@ def _opened(options: ImportOptions, resources: ExitStack, progress: Progress) ->
     chosen.check_options([name for name, value in own.items() if value is not None], path)
     if chosen.open is None:
         raise RuntimeError(f"{chosen.name} has no reader")
-    return chosen.open(Source(path, *given, progress.line, others))
+    with damage(path, f"is damaged, or not a file of the format {chosen.name}", *LIBRARY_DAMAGE):
+        return chosen.open(Source(path, *given, progress.line, others))
 
 
 def _of_object(options: ImportOptions, source: Source) -> Opened:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, NotFoundError, require
+from saestore.errors import InvalidInputError, NotFoundError, reached, require, shown
 from saestore.files import damage, image_errors, nearby
 from saestore.labels.patch_grid import Fit, Patches
 from saestore.sparse_rows import Array
@@ -83,7 +83,8 @@ class ImageView:
         return Box(across[0] / width, down[0] / height, across[-1] / width, down[-1] / height)
 
 
-def find_image(acts: SetReader, key: str, images: str | os.PathLike[str] | None) -> Path:
+@reached("the image")
+def find_image(acts: SetReader, key: str, images: Any) -> Path:
     """Find the file of an image: below `images`, else where the build found it."""
     source = acts.attributes.source
     bases = []
@@ -105,6 +106,9 @@ def find_image(acts: SetReader, key: str, images: str | os.PathLike[str] | None)
 
 def images_folder(images: str | os.PathLike[str]) -> Path:
     """The folder that was given as images=, if it is one."""
+    if not isinstance(images, str | os.PathLike):
+        message = f"images={shown(images)}: give the folder that the keys of the items start in."
+        raise InvalidInputError(message, code="not-a-path")
     folder = Path(images)
     if not folder.is_dir():
         what = "it is a file" if folder.exists() else nearby(folder)

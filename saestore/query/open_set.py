@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
-from saestore.errors import CorruptStoreError, InvalidInputError, NotFoundError, StoreConflictError
+from saestore.errors import CorruptStoreError, InvalidInputError, NotFoundError, StoreConflictError, refuse_unusable
 from saestore.format import LEVEL_TABLES, TOKEN_SPANS, SetAttributes, digest
 from saestore.query.posting_lists import one_list
 from saestore.query.selection import Condition, select
@@ -58,6 +58,9 @@ def retry_on_stale_snapshot(query: Callable[Concatenate[Self, P], R]) -> Callabl
                 except CorruptStoreError:
                     if not self.reopen():
                         raise
+                except ValueError as error:
+                    refuse_unusable(error)
+                    raise
         finally:
             _asking.set = outer
 

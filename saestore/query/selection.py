@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, OutOfRangeError, is_bool
+from saestore.errors import InvalidInputError, OutOfRangeError, is_bool, shown
 from saestore.sparse_rows import Array
 from saestore.tables.item_index import ItemIndex
 
@@ -85,14 +85,13 @@ def _as_array(spec: Any, size: int, what: str) -> Array:
         try:
             ids = ids.astype(np.int64)
         except OverflowError as e:
-            raise OutOfRangeError(f"{what} {max(ids.flat, key=abs)} is out of range: there are {size:,}.") from e
+            raise OutOfRangeError(f"{what} {shown(max(ids.flat, key=abs))} is out of range: there are {size:,}.") from e
     return ids
 
 
 def _not_an_index(spec: Any, what: str, reason: str) -> InvalidInputError:
-    value = " ".join(repr(spec).split())[:100]
     return InvalidInputError(
-        f"{what}s {value} is not an index ({reason}); give an int, a slice, a list of ints or a boolean mask.",
+        f"{what}s {shown(spec)} is not an index ({reason}); give an int, a slice, a list of ints or a boolean mask.",
         code="not-an-index",
     )
 

@@ -237,6 +237,7 @@ def best_matches(
     with_dot = metric in WITH_DOT
     if limit is None:  # the pointer of a row takes as much as half a non-zero
         limit = max(_HELD // 4, _HELD - view.n_rows // 2)
+    n = min(n, other_view.n_features)
     best = [np.full((len(sizes.n_active), n), empty) for empty in (-1, -np.inf, 0)]
     for first, last in _parts(other_sizes.n_active, limit):
         nnz, n_others = int(other_sizes.n_active[first:last].sum()), last - first

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, TooLargeError
+from saestore.errors import InvalidInputError, TooLargeError, shown
 from saestore.kernels import runs_of
 from saestore.query.posting_lists import iterate_lists
 from saestore.query.rows import iterate_rows
@@ -26,7 +26,7 @@ _BLOCK = 1 << 22  # points that are looked up at a time
 def check_size(shape: tuple[int, ...], itemsize: int, limit: Any, instead: str) -> None:
     """Refuse an answer larger than `limit` bytes before anything is read or allocated."""
     if not isinstance(limit, numbers.Real):
-        raise InvalidInputError(f"max_bytes={limit!r:.100}: give a number of bytes.", code="not-a-number")
+        raise InvalidInputError(f"max_bytes={shown(limit)}: give a number of bytes.", code="not-a-number")
     size = int(np.prod(shape, dtype=np.float64)) * itemsize
     if size > limit:
         raise TooLargeError(

@@ -6,13 +6,14 @@ import itertools
 import math
 import operator
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, did_you_mean
 from saestore.progress import check_deadline
 from saestore.query.selection import Condition, select_one
 from saestore.query.where_names import ACTIVATION, Block, NamedValues, Names, NameSource, TableNames, Values, marked
@@ -47,6 +48,7 @@ _LARGEST = 1 << 1000
 _MOST_NAMES, _MOST_VALUES = 1000, 1 << 18  # of a mapping
 _PLAIN = {str, int, float, bool}
 _MANY = 16  # values, from which on they are looked up instead of compared one by one
+_MOST_NEAR = 1000  # items whose values are compared with a text that no item has
 _EXPRESSION = re.compile(r"\s(and|or)\s|^[\"'].*[\"']$", re.DOTALL)  # what an untyped value hardly ever holds
 
 
@@ -351,8 +353,11 @@ def _converted(column: NamedValues, text: str, mark: Mark | None) -> str | float
     except (KeyError, ValueError):
         expected = {"b": "true or false", "f": "a number"}.get(kind, "an integer")
         _refuse(f"the value of {column.name!r} is {expected}, not {text!r}", mark)
-    if isinstance(column.values, Column) and _EXPRESSION.search(text) and text not in column.values.values:
-        _refuse(f'no item has this {column.name!r}; write == and quotes: {column.name} == "…" and …', mark)
+    if isinstance(column.values, Column) and text not in column.values.values:
+        if _EXPRESSION.search(text):
+            _refuse(f'no item has this {column.name!r}; write == and quotes: {column.name} == "…" and …', mark)
+        if near := did_you_mean(text, set(column.values.values[:_MOST_NEAR].tolist())).strip():
+            warnings.warn(f"no item has the {column.name} {text!r}. {near}", stacklevel=2)
     return text
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
+from saestore.errors import InvalidInputError, NotFoundError, did_you_mean, reached
 from saestore.sae.checkpoints import FAMILIES, load_checkpoint, missing_family, of_family, recognise
 from saestore.sae.hub import hub_file
 from saestore.sae.lens_folder import CONFIG, WEIGHTS
@@ -46,6 +46,7 @@ _FORMS = (
 )
 
 
+@reached("the SAE")
 def load_sae(spec: Any, device: str = "cpu") -> LoadedSAE:
     """Load an SAE by its place or name; an existing path comes before a name. Its weights are on `device`.
 

@@ -106,6 +106,9 @@ def _read(info: Path) -> Chunks:
             code="bad-chunk-list",
         )
     for file in files:
+        if ".." in file.parts or info.parent not in file.parents:
+            message = f"{info} lists {file}, which is not in its folder; list the names of the files beside it"
+            raise InvalidInputError(message, code="bad-chunk-list")
         if not file.is_file():
             raise NotFoundError(
                 f"a chunk is missing: {file}, listed in {info.name}; {nearby(file)}", code="missing-chunk"
