@@ -257,14 +257,17 @@ class Mutants:
             core = Core(file)
             count = len(core.mutants)
             chosen = sorted(random.Random(self.seed).sample(range(count), min(self.each, count)))
-            survived = [number for number in chosen if self._survives(session, core, number)]
-            for number in survived:
-                print(f"survived: saestore/{file}:{core.mutants[number][0]} {core.mutants[number][1]}", flush=True)
-            print(f"{file}: {len(chosen) - len(survived)} of {len(chosen)} killed ({count} in all)", flush=True)
+            killed = 0
+            for number in chosen:
+                if self._survives(session, core, number):
+                    print(f"survived: saestore/{file}:{core.mutants[number][0]} {core.mutants[number][1]}", flush=True)
+                else:
+                    killed += 1
+            print(f"{file}: {killed} of {len(chosen)} killed ({count} in all)", flush=True)
             for name in (file.partition("/")[0], "all"):
-                totals[name] += len(chosen) - len(survived), len(chosen)
-        for name, (killed, total) in totals.items():
-            print(f"{name}: {killed} of {total} mutants killed: {killed / max(1, total):.0%}", flush=True)
+                totals[name] += killed, len(chosen)
+        for name, (dead, total) in totals.items():
+            print(f"{name}: {dead} of {total} mutants killed: {dead / max(1, total):.0%}", flush=True)
         return True
 
     def _look(self, session: pytest.Session) -> str | tuple[dict, dict]:
