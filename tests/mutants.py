@@ -1,6 +1,6 @@
 """Mutants: small changes to the core, each of which a test that runs the changed line has to notice.
 
-    python tests/mutants.py [--each 10] [--seed 0] [--tests test_kernels.py ...] [FILE ...]
+    python tests/mutants.py [--each 10] [--seed 0] [--tests kernels ...] [FILE ...]
 
 Prints the mutants that survived and the share that was killed. `make mutants` runs it. All tests run once, in one
 process, which notes the lines that each of them runs. A mutant then meets the tests of its line, the quickest first,
@@ -42,15 +42,14 @@ CORE = [
     "kernels.py", "stats.py", "sparse_rows.py",
     *(f"{room}/{file.name}" for room in ROOMS for file in sorted((PACKAGE / room).glob("[!_]*.py"))),
 ]  # fmt: skip
-# The tests that are the core's own; the quickest that together run all its lines.
+# The quickest tests that together run the lines of the core. Which of them a mutant meets is seen, not listed.
 OWN_TESTS = [
-    f"test_{name}.py"
-    for name in (
-        "kernels stats segment write append compaction merge_parts named_mutants replacing places conditional lock "
-        "interleavings verify queries selection neighbours distribution row_choice where where_again xarray_plain html "
-        "export_json scores feature_scores levels tables labels requests import_scipy import_pipeline"
-    ).split()
-]
+    "kernels", "stats", "segment", "write", "append", "compaction", "merge_parts", "replacing", "durable",
+    "plan", "places", "lock", "import_pipeline", "import_resume", "format_1", "named_mutants", "verify",
+    "queries", "selection", "neighbours", "row_choice", "where", "where_again", "knowledge", "analysis_pairs",
+    "analysis_contrast", "xarray", "html", "scores", "feature_scores", "levels", "detect", "tables", "labels",
+    "labels_from", "annotations",
+]  # fmt: skip
 SECONDS = 60  # of tests, at most, that a mutant has to survive
 # What ends a mutant, which then counts as killed: it loops, takes all memory, or waits for what does not happen.
 LIMITS = {resource.RLIMIT_CPU: 3 * SECONDS, resource.RLIMIT_AS: 12 << 30}
@@ -133,7 +132,7 @@ class Core:
     def _replace_constants(self, code: CodeType) -> None:
         """Constants of the module, where else they were imported, and defaults of functions."""
         fresh: dict[str, Any] = {"__name__": self.module.__name__, "__file__": self.path}
-        exec(code, fresh)  # noqa: S102
+        exec(code, fresh)
         for name, value in fresh.items():
             old = vars(self.module).get(name)
             if not isinstance(value, ModuleType | FunctionType | type) and name[:2] != "__":
@@ -235,7 +234,7 @@ def in_fork(work: Callable[[], Any], seconds: float) -> Any:
     finally:
         with contextlib.suppress(ProcessLookupError):  # also what the tests started and left
             os.killpg(pid, signal.SIGKILL)
-    found = pickle.loads(result.read_bytes()) if result.exists() else None  # noqa: S301
+    found = pickle.loads(result.read_bytes()) if result.exists() else None
     shutil.rmtree(folder, ignore_errors=True)
     return found
 
@@ -258,14 +257,17 @@ class Mutants:
             core = Core(file)
             count = len(core.mutants)
             chosen = sorted(random.Random(self.seed).sample(range(count), min(self.each, count)))
-            survived = [number for number in chosen if self._survives(session, core, number)]
-            for number in survived:
-                print(f"survived: saestore/{file}:{core.mutants[number][0]} {core.mutants[number][1]}", flush=True)
-            print(f"{file}: {len(chosen) - len(survived)} of {len(chosen)} killed ({count} in all)", flush=True)
+            killed = 0
+            for number in chosen:
+                if self._survives(session, core, number):
+                    print(f"survived: saestore/{file}:{core.mutants[number][0]} {core.mutants[number][1]}", flush=True)
+                else:
+                    killed += 1
+            print(f"{file}: {killed} of {len(chosen)} killed ({count} in all)", flush=True)
             for name in (file.partition("/")[0], "all"):
-                totals[name] += len(chosen) - len(survived), len(chosen)
-        for name, (killed, total) in totals.items():
-            print(f"{name}: {killed} of {total} mutants killed: {killed / max(1, total):.0%}", flush=True)
+                totals[name] += killed, len(chosen)
+        for name, (dead, total) in totals.items():
+            print(f"{name}: {dead} of {total} mutants killed: {dead / max(1, total):.0%}", flush=True)
         return True
 
     def _look(self, session: pytest.Session) -> str | tuple[dict, dict]:
@@ -287,14 +289,16 @@ def main() -> None:
     parser.add_argument("files", nargs="*", metavar="FILE", help=f"below saestore/: {', '.join(CORE)}")
     parser.add_argument("--each", type=int, default=10, help="mutants of each file")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tests", nargs="+", metavar="FILE", default=OWN_TESTS, help="below tests/")
+    parser.add_argument("--tests", nargs="+", metavar="NAME", default=OWN_TESTS, help="such as: kernels segment")
     options = parser.parse_args()
     # An example that fails is enough: the smallest one takes long to find.
     phases = [Phase.explicit, Phase.generate]
     settings.register_profile("mutants", settings.get_profile("ci"), phases=phases)
+    tests = [str(TESTS / f"test_{name}.py") for name in options.tests]
     arguments = ["-q", "-s", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", "--benchmark-disable",
                  "--hypothesis-profile=mutants",
-                 "-W", "ignore::pytest.PytestAssertRewriteWarning", *(str(TESTS / name) for name in options.tests)]  # fmt: skip
+                 "-W", "ignore::pytest.PytestAssertRewriteWarning", *tests]  # fmt: skip
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # and with it the child
     sys.exit(pytest.main(arguments, [Mutants(options.files or CORE, options.each, options.seed)]))
 
 

@@ -218,7 +218,7 @@ def test_other_content_is_refused_unless_it_shall_replace():
     with raises(StoreConflictError, "different-content", PATH, "matrix (", "overwrite=True"):
         write_case(store, second)
     with SetWriter(store.root, PATH) as writer, raises(StoreConflictError, "set-exists", PATH, "overwrite=True"):
-        writer.start(writer.attributes, lambda batch, attributes: attributes)
+        writer.start(writer.attributes, lambda _, attributes: attributes)
     assert np.array_equal(store[PATH].dense(), first.dense)
     acts = write_case(store, second, overwrite=True)
     assert np.array_equal(acts.dense(), second.dense)
