@@ -124,9 +124,10 @@ def test_of_many_tasks_readers_see_16_segments_at_most(tmp_path, job, monkeypatc
 
     monkeypatch.setattr(SetWriter, "commit", spy)
     if killed:
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(SetWriter, "_merge", failing)
+        monkeypatch.setattr(SetWriter, "_merge", failing)
+        with pytest.raises(KeyboardInterrupt):
             plan.commit()
+        monkeypatch.setattr(SetWriter, "_merge", merge)
         assert not seen
         assert saestore.open(store)[PATH].attributes.n_samples == 0
     plan.commit()

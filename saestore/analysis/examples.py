@@ -250,7 +250,8 @@ class _Picker:
     def _unless(self, taken: Array, samples: Array) -> Array:
         """The samples that are not among `taken`, ascending, or whose item is not."""
         units = samples if self.level == "sample" else self._items(samples)
-        return samples[np.searchsorted(taken, units) == np.searchsorted(taken, units, "right")]
+        free: Array = np.searchsorted(taken, units) == np.searchsorted(taken, units, "right")
+        return np.asarray(samples[free])
 
     def near_misses(self, lists: PostingLists, n: int) -> list[Array]:
         """Samples of each feature that share its companions and lack it, the nearest first."""

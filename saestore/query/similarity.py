@@ -33,7 +33,7 @@ METRICS: tuple[Metric, ...] = ("jaccard", "cosine", "correlation", "conditional"
 
 _WIDTH = 1 << 11  # features of a block; two blocks make 4 million pairs
 _HELD = 1 << 26  # non-zeros of a set that are held at a time
-_PAIRS = 1 << 22  # products of non-zeros that are made at a time
+_PAIRS = 1 << 20  # products of non-zeros that are made at a time
 
 
 @dataclass(frozen=True)
@@ -251,19 +251,19 @@ def best_matches(
     -----
     Reads the lists of `of` once for every `limit` non-zeros of `among`, which are held as rows. Memory: 8 bytes for
     each of them (5 for ``jaccard``, ``conditional`` and ``npmi``) and 4 for each of their rows, a byte per row for a
-    while, 40 bytes for each of 4 million products, a block of lists, and the answer.
+    while, 40 bytes for each of a million products, a block of lists, and the answer.
     """
     (view, sizes), (other_view, other_sizes) = of, among
     with_dot = metric in WITH_DOT
     if limit is None:  # the pointer of a row takes as much as half a non-zero
-        limit = max(_HELD // 2, _HELD - view.n_rows // 2)
+        limit = max(1, _HELD // 2, _HELD - view.n_rows // 2)
     best = [np.full((len(sizes.n_active), n), empty) for empty in (-1, -np.inf, 0)]
     for first, last in _parts(other_sizes.n_active, limit):
         nnz = int(other_sizes.n_active[first:last].sum())
         held = _held(other_view, first, last, nnz, with_dot)
         for lists in view.lists(np.flatnonzero(sizes.n_active)):
             for feature, n_both, dot in _overlaps(lists, held, min(_PAIRS, limit), with_dot):
-                together = np.flatnonzero(n_both)
+                together = np.flatnonzero(n_both > 0)
                 counts, others = n_both[together], together + first
                 products = None if dot is None else dot[together]
                 scores = score(metric, (sizes, feature), (other_sizes, others), counts, products)
@@ -308,17 +308,18 @@ def _overlaps(
         if b > a + 1:
             yield from _totals(lists.part(a, b), held, with_dot)
             continue
-        whole, start = lists.part(a, b), int(lists.indptr[a])
+        feature, stop = lists.features[a:b], int(lists.indptr[b])
         n_both, dot = np.zeros(held.n_columns, np.int64), np.zeros(held.n_columns) if with_dot else None
-        for first, last in _parts(lengths[start : lists.indptr[b]], limit):
-            entries = whole.samples[first:last], whole.data[first:last]
-            ((_, counts, sums),) = _totals(
-                PostingLists(whole.features, np.array([0, last - first]), *entries), held, with_dot
-            )
-            n_both += counts
-            if dot is not None:
-                dot += sums
-        yield int(whole.features[0]), n_both, dot
+        for start in range(int(lists.indptr[a]), stop, limit):
+            for first, last in _parts(lengths[start : min(start + limit, stop)], limit):
+                entries = slice(start + first, start + last)
+                ends = np.array([0, last - first])
+                part = PostingLists(feature, ends, lists.samples[entries], lists.data[entries])
+                ((_, counts, sums),) = _totals(part, held, with_dot)
+                n_both += counts
+                if dot is not None and sums is not None:
+                    dot += sums
+        yield int(feature[0]), n_both, dot
 
 
 def _totals(lists: PostingLists, held: NonEmptyRows, with_dot: bool) -> Iterator[tuple[int, Array, Array | None]]:

@@ -155,9 +155,9 @@ def auc_interval(values: Array, items: Array, hit: Array, positive: Array, negat
     if min(with_positive, with_negative) < 2:
         return np.nan, np.nan
     narrow = np.int32 if max(n_positive, n_negative) < 1 << 30 else np.int64  # for twice a number
-    starts = np.flatnonzero(np.append(True, values[1:] != values[:-1])[: len(values)])  # of runs of equal values
-    starts = np.append(starts, len(values)).astype(narrow)
-    hits = pointers(hit).astype(narrow)[starts]  # positives before each run
+    fresh = np.flatnonzero(np.append(True, values[1:] != values[:-1])[: len(values)])
+    starts: Array = np.append(fresh, len(values)).astype(narrow)  # of runs of equal values
+    hits: Array = pointers(hit).astype(narrow)[starts]  # positives before each run
     runs = np.diff(starts), hits, starts - hits, int(np.count_nonzero(values[starts[:-1]] > 0))
     # Of an observation of each value: the share of negatives below it, and of positives above it, ties half.
     below, zero_below = _share_above(*runs[2:], n_negative)
