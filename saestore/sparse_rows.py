@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from saestore.errors import InvalidInputError
 
+if TYPE_CHECKING:
+    import scipy.sparse
+
 Array = np.ndarray[Any, Any]
 Advance = Callable[[int, int], object]  # receives a number of rows and of their non-zeros
+
+_FOUND = 1 << 18  # rows that are looked up at a time
 
 
 def pointers(counts: Array | Sequence[int]) -> Array:
@@ -112,6 +117,65 @@ class SparseRows:
             np.concatenate([part.indices for part in parts]),
             np.concatenate([part.data for part in parts]),
         )
+
+
+class NonEmptyRows:
+    """A sparse matrix of many rows that keeps those with an entry, and answers for all: any rows as a CSR matrix.
+
+    Memory: a bit and an eighth of a byte per row where some are empty, beside the matrix.
+    """
+
+    def __init__(self, non_empty: Array, matrix: scipy.sparse.csr_array) -> None:
+        """`non_empty`: of all rows, bool. `matrix`: these rows, and one or more without entries after them."""
+        self.matrix, self._words = matrix, None
+        if not non_empty.all():
+            bits = np.zeros(-(-len(non_empty) // 64) * 8, np.uint8)
+            bits[: -(-len(non_empty) // 8)] = np.packbits(non_empty, bitorder="little")
+            self._words = bits.view("<u8")
+            self._before = pointers(np.bitwise_count(self._words))
+
+    @classmethod
+    def of_columns(cls, columns: scipy.sparse.csc_array) -> NonEmptyRows:
+        """Of a matrix that is stored by column."""
+        import scipy.sparse as sp
+
+        non_empty = np.zeros(columns.shape[0], bool)
+        non_empty[columns.indices] = True
+        rows = cls(non_empty, columns)  # for its numbers of rows
+        shape = int(np.count_nonzero(non_empty)) + 1, columns.shape[1]
+        rows.matrix = sp.csc_array((columns.data, rows._find(columns.indices), columns.indptr), shape=shape).tocsr()
+        return rows
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of the matrix."""
+        return int(self.matrix.shape[1])
+
+    def __getitem__(self, rows: Array) -> scipy.sparse.csr_array:
+        """These rows, in this order."""
+        return self.matrix[self._find(rows)]
+
+    def lengths(self, rows: Array) -> Array:
+        """How many entries each of these rows has."""
+        at = self._find(rows)
+        lengths: Array = self.matrix.indptr[1:][at]
+        lengths -= self.matrix.indptr[at]
+        return lengths
+
+    def _find(self, rows: Array) -> Array:
+        """Rows of the matrix that is kept; the last one stands for rows without an entry."""
+        if self._words is None:
+            return rows
+        out = np.empty(len(rows), self.matrix.indices.dtype)
+        for start in range(0, len(rows), _FOUND):
+            part = rows[start : start + _FOUND]
+            word, bit = part >> 6, (part & 63).astype(np.uint64)
+            bits = self._words[word] >> bit
+            # The bits from the row's own on count down from the end of its word.
+            at = self._before[word + 1] - np.bitwise_count(bits)
+            out[start : start + _FOUND] = np.where(bits & np.uint64(1), at, -1)
+        out[out < 0] = self.matrix.shape[0] - 1
+        return out
 
 
 class RowSource(Protocol):

@@ -13,6 +13,7 @@ from strategies import make_case, memory_store, write_case
 import saestore
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
 from saestore.plot.style import number
+from saestore.scoring.feature_scores import FeatureScorer
 
 pytestmark = pytest.mark.once
 
@@ -81,8 +82,8 @@ def test_a_card_has_the_figures_of_the_queries(acts, tmp_path):
 def test_concepts_are_chosen_on_cal_and_measured_on_test(acts):
     text = " ".join(page_of(acts.card(FEATURE)).texts)
     assert "F1 on cal" in text
-    found = acts.concepts.intervals([("color::red", FEATURE)], where='split == "test"', n_resamples=200)
-    low, high = float(found["roc_auc_low"][0]), float(found["roc_auc_high"][0])
+    scorer = FeatureScorer(acts, "item", 'split == "test"')
+    low, high = scorer.interval(scorer.lists(FEATURE), scorer.names.index("color::red"))
     assert f"[{low:.2f}, {high:.2f}]" in text
 
 

@@ -115,6 +115,23 @@ def test_a_dead_feature_has_silent_examples_only():
     assert not len(acts.examples([]))
 
 
+def test_silent_examples_of_a_feature_that_is_active_almost_everywhere():
+    """Draws find none of the few silent samples, which are listed then; an item with an active sample is not silent."""
+    dense = np.ones((6000, 1), np.float32)
+    dense[[7, 3999, 4000, 4001]] = 0
+    acts = memory_store().write("T/token/x", sp.csr_array(dense), 3)
+    where = "item >= 1000"
+    for level, condition, expected in (
+        ("sample", None, [7, 3999, 4000, 4001]), ("item", None, [3999]), ("sample", where, [3999, 4000, 4001]),
+    ):  # fmt: skip
+        silent = of_kind(acts.examples(0, level=level, where=condition), 0, "silent")
+        if level == "sample":
+            assert sorted(silent.sample) == expected
+        else:
+            assert len(silent) == 1
+            assert silent.item.tolist() == [acts.item_index.locate(np.array(expected))[0][0]]
+
+
 @pytest.mark.parametrize("level", ["sample", "item"])
 def test_bad_input_is_one_error(acts, level):
     with raises(OutOfRangeError, "out-of-range", 99):

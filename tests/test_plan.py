@@ -102,6 +102,42 @@ def test_readers_never_see_the_segments_of_the_tasks(tmp_path, job, built, monke
     assert hashes(store) == built
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_of_many_tasks_readers_see_16_segments_at_most(tmp_path, job, monkeypatch, killed):
+    """Merges of a few segments at once come before the first commit; of a killed one nothing is seen."""
+    store, seen = tmp_path / "s.zarr", []
+    merge, commit = SetWriter._merge, SetWriter.commit
+    plan = saestore.plan_build(**job(store, segment_rows=2))
+    n_features = saestore.open(store)[PATH].shape[1]
+    monkeypatch.setattr("saestore.distributed.plan.MERGE_MEMORY", 4 * 8 * (n_features + 1) * 5)  # five at once
+    for task in range(len(plan)):
+        plan.run(task)
+
+    def spy(writer, attributes):
+        seen.append(len(attributes.segments))
+        commit(writer, attributes)
+
+    def failing(writer, run, *rest):
+        merge(writer, run, *rest)
+        if len(writer.attributes.segments) < 60:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(SetWriter, "commit", spy)
+    if killed:
+        monkeypatch.setattr(SetWriter, "_merge", failing)
+        with pytest.raises(KeyboardInterrupt):
+            plan.commit()
+        monkeypatch.setattr(SetWriter, "_merge", merge)
+        assert not seen
+        assert saestore.open(store)[PATH].attributes.n_samples == 0
+    plan.commit()
+    assert len(plan) == 100
+    assert 1 < max(seen) <= 16
+    alone = tmp_path / "alone.zarr"
+    saestore.build(**job(alone, segment_rows=2))
+    assert hashes(store) == hashes(alone)
+
+
 def test_what_comes_late_or_again_changes_nothing(tmp_path, job, built):
     store = tmp_path / "s.zarr"
     plan = saestore.plan_build(**job(store))

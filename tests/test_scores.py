@@ -23,6 +23,7 @@ from saestore.scoring.concept_scores import WITH_INTERVAL
 from saestore.scoring.observations import ScoredObservations
 from saestore.scoring.ranks import find_hits, rank
 from saestore.scoring.scores import score_all
+from saestore.sparse_rows import NonEmptyRows
 from saestore.vocabulary import SCORES
 from saestore.writing import SetWriter
 
@@ -441,7 +442,7 @@ def test_observations_of_unknown_label_count_for_no_score(case, seed, level):
     for lists in observations.lists(acts.segments, np.arange(case.n_features), acts.dtype):
         for group in observations.groups:
             ranked = group.rank(lists)
-            labels = observations.labels[:, group.concepts]
+            labels = observations.columns.tocsr()[:, group.concepts]
             scores = score_all(ranked, find_hits(ranked, labels), observations.n_positive[group.concepts])
             for i, concept in enumerate(group.concepts.tolist()):
                 known = counted & ~unknown[:, concept]
@@ -518,3 +519,16 @@ def test_what_is_chosen_on_one_split_is_measured_on_another(level, palette):
         acts.concepts.scores(level, choose_on="cal", report_on="tests")
     with raises(NotFoundError, "empty-split"):
         acts.concepts.scores(level, choose_on="cal", report_on="item > 999")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_rows_without_an_entry_are_kept_as_bits_and_answer_as_others(share):
+    """Any rows of a matrix that keeps the pointers of its rows with an entry only."""
+    rng = np.random.default_rng(1)
+    for n in (1, 63, 64, 65, 300):
+        dense = (rng.random((n, 3)) < 0.5) & (rng.random(n) < share)[:, None] | (share == 1)
+        rows = NonEmptyRows.of_columns(sp.csc_array(dense))
+        asked = rng.integers(0, n, 100)
+        np.testing.assert_array_equal(rows[asked].toarray(), dense[asked])
+        np.testing.assert_array_equal(rows.lengths(asked), dense[asked].sum(axis=1))
+        assert rows.matrix.shape[0] == dense.any(axis=1).sum() + 1

@@ -25,13 +25,12 @@ from saestore.query.posting_lists import one_list
 from saestore.query.reader import Level, SetReader
 from saestore.query.results import Histogram, TopSamples
 from saestore.query.where import one_feature
-from saestore.scoring.concept_scores import concept_scores, score_intervals
+from saestore.scoring.feature_scores import FeatureScorer
 
 Array = np.ndarray[Any, Any]
 
 _LISTED = 8  # rows of a table of features, concepts or tokens
 _PIXELS = 224  # of the longer side of an image
-_DRAWS = 200  # of the bootstrap, for intervals
 
 
 class Card(HtmlPage):
@@ -82,9 +81,9 @@ def card(
 
     Notes
     -----
-    Concepts are chosen on the split ``cal`` (else ``train``) and measured on ``test``, with 95 % intervals of 200
-    resamples; where there are no such splits, on all samples, and the card states it. Memory: the feature's list and
-    what `examples`, `similar` and `concepts.scores` of one feature take.
+    Concepts are chosen on the split ``cal`` (else ``train``) and measured on ``test``, with 95 % intervals over items,
+    as in the explorer; where there are no such splits, on all samples, and the card states it. Memory: the feature's
+    list, and what `examples`, `similar` and `concepts.scores` of one feature take.
     """
     feature = one_feature(acts, feature, "card")
     check_at_least("n", n, 0)
@@ -179,17 +178,20 @@ def concepts(acts: SetReader, feature: int) -> str:
     rows: list[list[str]] = []
     levels: tuple[Level, ...] = ("item", "sample")
     for level in (level for level in levels if acts.concept_names(level)):
-        names = acts.concept_names(level)
-        f1 = concept_scores(acts, level, where=chosen_on, features=[feature])["f1"].to_numpy()[:, 0]
+        scorer = FeatureScorer(acts, level, chosen_on)
+        f1 = scorer.scores(scorer.lists(feature))["f1"]
         order = [i for i in np.argsort(-np.nan_to_num(f1, nan=-1), kind="stable")[:_LISTED] if f1[i] > 0]
         if not order:
             continue
-        pairs, on = [(names[i], feature) for i in order], {"choose_on": chosen_on, "report_on": report_on}
-        found = score_intervals(acts, pairs, level, n_resamples=_DRAWS, **on)
-        for i, one in enumerate(order):
-            auc, low, high = (float(found[name][i]) for name in ("roc_auc", "roc_auc_low", "roc_auc_high"))
-            measured = "-" if np.isnan(auc) else f"{auc:.2f} [{low:.2f}, {high:.2f}]"
-            rows.append([names[one], level, f"{f1[one]:.2f}", measured, f"{int(found['n_positive'][i]):,}"])
+        if report_on is not None:
+            scorer = FeatureScorer(acts, level, report_on)
+        lists = scorer.lists(feature)
+        auc = scorer.scores(lists)["roc_auc"]
+        for i in order:
+            low, high = scorer.interval(lists, i)
+            measured = "-" if np.isnan(auc[i]) else f"{auc[i]:.2f} [{low:.2f}, {high:.2f}]"
+            positives = f"{int(scorer.observations.n_positive[i]):,}"
+            rows.append([scorer.names[i], level, f"{f1[i]:.2f}", measured, positives])
     if not rows:
         return ""
     same = report_on is None

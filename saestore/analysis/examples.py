@@ -242,13 +242,20 @@ class _Picker:
             found = found[self._one_per_item(found)]
             if len(found) >= n:
                 return found[:n]
-        everything = rng.permutation(np.arange(n_allowed) if allowed is None else allowed)
-        left = self._unless(taken, everything)
+        # Few are left: they are listed, and not all samples.
+        index, n_samples = self.acts.item_index, self.acts.shape[0]
+        free = np.ones(n_samples if self.level == "sample" else index.n_items, bool)
+        free[taken] = False
+        if self.level == "item":
+            free = np.repeat(free, np.diff(np.minimum(index.pointers(), n_samples)))
+        left = rng.permutation(np.flatnonzero(free) if allowed is None else allowed[free[allowed]])
         return left[self._one_per_item(left)][:n]
 
     def _unless(self, taken: Array, samples: Array) -> Array:
-        """The samples that are not among `taken`, or whose item is not."""
-        return samples[~np.isin(samples if self.level == "sample" else self._items(samples), taken)]
+        """The samples that are not among `taken`, ascending, or whose item is not."""
+        units = samples if self.level == "sample" else self._items(samples)
+        free: Array = np.searchsorted(taken, units) == np.searchsorted(taken, units, "right")
+        return np.asarray(samples[free])
 
     def near_misses(self, lists: PostingLists, n: int) -> list[Array]:
         """Samples of each feature that share its companions and lack it, the nearest first."""

@@ -188,8 +188,7 @@ class Plan:
             if not self._is_mine(attributes):
                 raise self._gone()
             if attributes.n_samples != self.n_samples:
-                # The first merge commits them: of up to 128 tasks no reader ever sees the segments.
-                writer.attributes = self._with_receipts(attributes)
+                writer.hold_back(self._with_receipts(attributes))
             writer.finish(
                 first=first_of_last_append(writer.require()),
                 memory=MERGE_MEMORY,

@@ -17,7 +17,7 @@ from saestore.query.posting_lists import PostingLists
 from saestore.query.results import FeatureMatches, SimilarFeatures
 from saestore.query.slices import DENSE_LIMIT, check_size
 from saestore.query.view import View
-from saestore.sparse_rows import Array, pointers
+from saestore.sparse_rows import Array, NonEmptyRows, pointers
 from saestore.stats import Moments
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ METRICS: tuple[Metric, ...] = ("jaccard", "cosine", "correlation", "conditional"
 
 _WIDTH = 1 << 11  # features of a block; two blocks make 4 million pairs
 _HELD = 1 << 26  # non-zeros of a set that are held at a time
-_PAIRS = 1 << 22  # products of non-zeros that are made at a time
+_PAIRS = 1 << 20  # products of non-zeros that are made at a time
 
 
 @dataclass(frozen=True)
@@ -230,36 +230,25 @@ def best_matches(
 
     Best first, ties by ascending feature. Reads the lists of `of` once for every `limit` non-zeros of `among` (by
     default 64 million, and fewer from ten million rows on), which are held as rows. Memory: 8 bytes for each of them (5
-    for ``jaccard``, ``conditional`` and ``npmi``) and 4 for each row, 40 bytes for each of 4 million products or of the
-    products of one feature, a block of lists, and the answer.
+    for ``jaccard``, ``conditional`` and ``npmi``) and 4 for each of their rows, a byte per row for a while, 40 bytes
+    for each of a million products, a block of lists, and the answer.
     """
     (view, sizes), (other_view, other_sizes) = of, among
     with_dot = metric in WITH_DOT
     if limit is None:  # the pointer of a row takes as much as half a non-zero
-        limit = max(_HELD // 4, _HELD - view.n_rows // 2)
+        limit = max(1, _HELD // 2, _HELD - view.n_rows // 2)
     n = min(n, other_view.n_features)
     best = [np.full((len(sizes.n_active), n), empty) for empty in (-1, -np.inf, 0)]
     for first, last in _parts(other_sizes.n_active, limit):
-        nnz, n_others = int(other_sizes.n_active[first:last].sum()), last - first
+        nnz = int(other_sizes.n_active[first:last].sum())
         held = _held(other_view, first, last, nnz, with_dot)
         for lists in view.lists(np.flatnonzero(sizes.n_active)):
-            lengths = held.indptr[1:][lists.samples] - held.indptr[lists.samples]
-            for a, b in _parts(segment_sums(lengths, lists.indptr), min(_PAIRS, limit)):
-                part = lists.part(a, b)
-                rows = held[part.samples]
-                ends, dot = rows.indptr[part.indptr], None
-                products = rows.data
-                if with_dot:
-                    products = products.astype(np.float64) * np.repeat(part.data, np.diff(rows.indptr))
-                for i, feature in enumerate(part.features.tolist()):
-                    entries = rows.indices[ends[i] : ends[i + 1]]
-                    counts = np.bincount(entries, minlength=n_others)
-                    others = np.flatnonzero(counts > 0)
-                    if with_dot:
-                        dot = np.bincount(entries, products[ends[i] : ends[i + 1]], n_others)[others]
-                    counts, others = counts[others], others + first
-                    scores = score(metric, (sizes, feature), (other_sizes, others), counts, dot)
-                    _keep_best([kept[feature] for kept in best], others, scores, counts)
+            for feature, n_both, dot in _overlaps(lists, held, min(_PAIRS, limit), with_dot):
+                together = np.flatnonzero(n_both > 0)
+                counts, others = n_both[together], together + first
+                products = None if dot is None else dot[together]
+                scores = score(metric, (sizes, feature), (other_sizes, others), counts, products)
+                _keep_best([kept[feature] for kept in best], others, scores, counts)
     features, ranks = np.nonzero(best[0] >= 0)
     return FeatureMatches(features, *(values[features, ranks] for values in best))
 
@@ -288,24 +277,69 @@ def _parts(costs: Array, limit: int) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def _held(view: View, first: int, last: int, nnz: int, with_data: bool) -> scipy.sparse.csr_array:
+def _overlaps(
+    lists: PostingLists, held: NonEmptyRows, limit: int, with_dot: bool
+) -> Iterator[tuple[int, Array, Array | None]]:
+    """For each list: its feature, the rows that it shares with each feature of `held`, and the sums of the products.
+
+    Makes about `limit` products at a time.
+    """
+    lengths = held.lengths(lists.samples)
+    for a, b in _parts(segment_sums(lengths, lists.indptr), limit):
+        if b > a + 1:
+            yield from _totals(lists.part(a, b), held, with_dot)
+            continue
+        feature, stop = lists.features[a:b], int(lists.indptr[b])
+        n_both, dot = np.zeros(held.n_columns, np.int64), np.zeros(held.n_columns) if with_dot else None
+        for start in range(int(lists.indptr[a]), stop, limit):
+            for first, last in _parts(lengths[start : min(start + limit, stop)], limit):
+                entries = slice(start + first, start + last)
+                ends = np.array([0, last - first])
+                part = PostingLists(feature, ends, lists.samples[entries], lists.data[entries])
+                ((_, counts, sums),) = _totals(part, held, with_dot)
+                n_both += counts
+                if dot is not None and sums is not None:
+                    dot += sums
+        yield int(feature[0]), n_both, dot
+
+
+def _totals(lists: PostingLists, held: NonEmptyRows, with_dot: bool) -> Iterator[tuple[int, Array, Array | None]]:
+    """`_overlaps` of lists that are short enough."""
+    rows = held[lists.samples]
+    ends, products = rows.indptr[lists.indptr], None
+    if with_dot:
+        products = rows.data.astype(np.float64)
+        products *= np.repeat(lists.data, np.diff(rows.indptr))
+    for i, feature in enumerate(lists.features.tolist()):
+        entries = rows.indices[ends[i] : ends[i + 1]]
+        dot = None if products is None else np.bincount(entries, products[ends[i] : ends[i + 1]], held.n_columns)
+        yield feature, np.bincount(entries, minlength=held.n_columns), dot
+
+
+def _held(view: View, first: int, last: int, nnz: int, with_data: bool) -> NonEmptyRows:
     """Some features of all rows, rows x these features, `nnz` in all: the activations, or True for each."""
     import scipy.sparse as sp
 
     dtype = np.result_type(view.dtype, np.float32) if with_data else bool  # scipy has no float16
     # scipy widens the ids to the type of the pointers.
-    ends = np.zeros(view.n_rows + 1, np.int32 if nnz < 1 << 31 else np.int64)
-    ids, values, done = np.empty(nnz, ends.dtype), np.ones(nnz, dtype), 0
+    ends = np.zeros(min(nnz, view.n_rows) + 2, np.int32 if nnz < 1 << 31 else np.int64)
+    ids, values, non_empty = np.empty(nnz, ends.dtype), np.ones(nnz, dtype), np.zeros(view.n_rows, bool)
+    n_rows, done = 1, 0
     for rows, block in view.all_rows(values=with_data):
         kept = (block.indices >= first) & (block.indices < last)
-        ends[rows + 1] = np.diff(pointers(kept)[block.indptr])
+        lengths = np.diff(pointers(kept)[block.indptr])
+        filled = lengths > 0
+        non_empty[rows[filled]] = True
+        lengths = lengths[filled]
+        ends[n_rows : (n_rows := n_rows + len(lengths))] = lengths
         found = block.indices[kept]
         part = slice(done, done := done + len(found))
         ids[part] = found
         if with_data:
             values[part] = block.data[kept]
     ids -= first
-    return sp.csr_array((values, ids, np.cumsum(ends, out=ends)), shape=(view.n_rows, last - first))
+    parts = values, ids, np.cumsum(ends, out=ends)
+    return NonEmptyRows(non_empty, sp.csr_array(parts, shape=(len(ends) - 1, last - first)))
 
 
 def _blocks(view: View, features: Array) -> Iterator[PostingLists]:

@@ -245,9 +245,8 @@ def score_pieces(
 ) -> Iterator[tuple[slice, Array, dict[str, Array]]]:
     """Score a block in pieces of bounded memory: a slice of its features, columns of the labels, and their scores."""
     ranked, concepts, labels = group.rank(lists), group.concepts, observations.labels
-    n_labels = labels.indptr[ranked.rows + 1] - labels.indptr[ranked.rows]  # not of all observations
-    hits = np.bincount(np.repeat(np.arange(len(ranked)), ranked.n_active), n_labels, len(ranked))
-    costs = (hits * (len(concepts) / max(1, labels.shape[1]))).astype(np.int64) + len(concepts)
+    hits = segment_sums(labels.lengths(ranked.rows), ranked.indptr)
+    costs = (hits * (len(concepts) / max(1, labels.n_columns))).astype(np.int64) + len(concepts)
     for first, last in split_by_cost(costs, _PIECE):
         part = ranked.part(first, last)
         # For one long list, some concepts at a time.

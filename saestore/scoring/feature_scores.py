@@ -12,6 +12,7 @@ from saestore.query.posting_lists import PostingLists, iterate_lists
 from saestore.query.reader import Level, SetReader
 from saestore.scoring.concept_scores import read_labels, read_observations, score_pieces
 from saestore.scoring.observations import BLOCK
+from saestore.sparse_rows import pointers
 from saestore.storage import in_order
 from saestore.tables.label_matrix import ids
 from saestore.vocabulary import SCORES
@@ -103,7 +104,8 @@ class FeatureScorer:
         true, (positive, negative) = self._true(concept), self._of_items(concept)
         at = np.minimum(np.searchsorted(true, rows), max(0, len(true) - 1))
         hit = true[at] == rows if len(true) else np.zeros(len(rows), bool)
-        return auc_interval(values.astype(np.float64), self._items(rows), hit, positive, negative)
+        del at  # as large as the list
+        return auc_interval(values, self._items(rows), hit, positive, negative)
 
     def _true(self, concept: int) -> Array:
         return ids(self.observations.columns, concept)
@@ -118,8 +120,8 @@ class FeatureScorer:
             counting = observations.kept if observations.sizes is None else observations.sizes > 0
             counting = counting if known is None else counting & known[: len(counting)]
             if observations.sizes is None:
-                pointers = np.minimum(self.reader.item_index.pointers(), len(counting))
-                total = segment_sums(counting, pointers).astype(np.int64)
+                ends = np.minimum(self.reader.item_index.pointers(), len(counting))
+                total = segment_sums(counting, ends).astype(np.int64)
             else:
                 total = counting.astype(np.int64)
             true = self._true(concept)
@@ -134,7 +136,7 @@ def auc_interval(values: Array, items: Array, hit: Array, positive: Array, negat
     Parameters
     ----------
     values, items, hit
-        Of each observation that is not 0: its score, its item, and whether it is positive.
+        Of each observation that is not 0, descending: its score, its item, and whether it is positive.
     positive, negative
         Of each item, its positive and negative observations, zeros included, int64 (n_items,).
 
@@ -152,20 +154,22 @@ def auc_interval(values: Array, items: Array, hit: Array, positive: Array, negat
     with_positive, with_negative = np.count_nonzero(positive), np.count_nonzero(negative)
     if min(with_positive, with_negative) < 2:
         return np.nan, np.nan
-    place = np.unique(np.append(-values, 0.0), return_inverse=True)[1]
-    place, zero = place[:-1], place[-1]
-    p, q = (np.bincount(place[mask], minlength=place.max(initial=zero) + 1).astype(float) for mask in (hit, ~hit))
-    p[zero] += n_positive - hit.sum()
-    q[zero] += n_negative - (~hit).sum()
+    narrow = np.int32 if max(n_positive, n_negative) < 1 << 30 else np.int64  # for twice a number
+    fresh = np.flatnonzero(np.append(True, values[1:] != values[:-1])[: len(values)])
+    starts: Array = np.append(fresh, len(values)).astype(narrow)  # of runs of equal values
+    hits: Array = pointers(hit).astype(narrow)[starts]  # positives before each run
+    runs = np.diff(starts), hits, starts - hits, int(np.count_nonzero(values[starts[:-1]] > 0))
     # Of an observation of each value: the share of negatives below it, and of positives above it, ties half.
-    shares = (n_negative - np.cumsum(q) + q / 2) / n_negative, (np.cumsum(p) - p / 2) / n_positive
-    auc = float(p @ shares[0]) / n_positive
+    below, zero_below = _share_above(*runs[2:], n_negative)
+    above, zero_above = _share_above(*runs[1::2], n_positive)
+    auc = 1 - (np.diff(hits) @ below + (n_positive - hits[-1]) * zero_below) / n_positive
     if not 0 < auc < 1:
         return auc, auc
     deviations = []
-    for mask, total, share in zip((hit, ~hit), (positive, negative), shares, strict=True):
+    sides = (hit, positive, 1 - below, 1 - zero_below), (~hit, negative, above, zero_above)
+    for mask, total, share, of_zero in sides:
         active = np.bincount(items[mask], minlength=n_items)
-        sums = np.bincount(items[mask], share[place[mask]], n_items) + share[zero] * (total - active)
+        sums = np.bincount(items[mask], np.repeat(share, runs[0])[mask], n_items) + of_zero * (total - active)
         deviations.append(sums - auc * total)
     of_positive, of_negative = deviations
     n_used = np.count_nonzero(positive + negative)
@@ -177,3 +181,15 @@ def auc_interval(values: Array, items: Array, hit: Array, positive: Array, negat
     reach = _Z * np.sqrt(max(0.0, variance)) / (auc * (1 - auc))
     low, high = (float(1 / (1 + (1 - auc) / auc * np.exp(sign * reach))) for sign in (1, -1))
     return low, high
+
+
+def _share_above(before: Array, n_above_zero: int, n: int) -> tuple[Array, float]:
+    """The share of `n` observations that are above each run of equal values, ties half; and above zero.
+
+    `before`: How many of them are before each run and after the last, descending and without zeros. `n_above_zero`:
+    Runs of values above zero.
+    """
+    n_zero = n - int(before[-1])
+    twice = before[:-1] + before[1:]
+    twice[n_above_zero:] += 2 * n_zero
+    return twice / (2 * n), (int(before[n_above_zero]) + n_zero / 2) / n

@@ -15,6 +15,7 @@ from saestore.query.selection import Condition
 from saestore.query.view import lists_over
 from saestore.scoring.ranks import Ranked, rank
 from saestore.segment import Segment
+from saestore.sparse_rows import NonEmptyRows
 from saestore.tables.item_index import ItemIndex
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class ScoredObservations:
     """Samples or items that are scored, and their labels.
 
     Memory: 1 byte per sample, 8 bytes per item, 5 bytes per true label, 1 byte per observation and group, and for
-    `labels` 4 bytes per observation and 5 per true label more.
+    `labels` a quarter of a byte per observation and up to 9 per true label more.
     """
 
     kept: Array  # which samples count, bool (n_samples,); at the level of items, for the maximum of their item
@@ -103,9 +104,9 @@ class ScoredObservations:
         return cls(kept, labels, index, sizes, n, groups, n_positive, n_known - n_positive, n_all - n_known)
 
     @cached_property
-    def labels(self) -> scipy.sparse.csr_array:
-        """The labels as CSR, for what looks at one observation after the other."""
-        return self.columns.tocsr()
+    def labels(self) -> NonEmptyRows:
+        """The labels by observation, for what looks at one observation after the other."""
+        return NonEmptyRows.of_columns(self.columns)
 
     def lists(
         self, segments: Sequence[Segment], features: Array, dtype: Any, block: int = BLOCK

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saestore.sparse_rows import pointers
+from saestore.sparse_rows import NonEmptyRows, pointers
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -65,27 +65,27 @@ class Hits:
 def rank(indptr: Array, rows: Array, values: Array, n: int) -> Ranked:
     """Find the places of the entries of lists in impact order, in columns of length `n`.
 
-    Memory: about 40 bytes per entry.
+    Memory: about 24 bytes per entry.
     """
     lengths, n_entries = np.diff(indptr), len(values)
     fresh = np.ones(n_entries, bool)
     np.not_equal(values[1:], values[:-1], out=fresh[1:])
     fresh[indptr[:-1][lengths > 0]] = True
-    firsts = np.flatnonzero(fresh)
-    sizes = np.diff(firsts, append=n_entries)
-    starts = np.searchsorted(firsts, indptr)  # of each list among the runs of equal values
+    place = np.dtype(np.int32 if max(n, n_entries) < 1 << 31 else np.int64)
+    firsts = np.flatnonzero(fresh).astype(place)
+    sizes = np.diff(firsts, append=place.type(n_entries))
+    starts = np.searchsorted(firsts, indptr.astype(place))  # of each list among the runs of equal values
     negative = np.flatnonzero(values[firsts] < 0)
     feature = np.searchsorted(starts, negative, "right") - 1
     n_negative = np.bincount(feature, sizes[negative], len(lengths)).astype(np.int64)
     start = firsts  # which is not needed any more
-    start -= np.repeat(indptr[:-1], np.diff(starts))
-    start[negative] += (n - lengths)[feature]
-    place = np.dtype(np.int32 if n < 1 << 31 else np.int64)
-    stop, start = (start + sizes).astype(place), start.astype(place)
+    start -= np.repeat(indptr[:-1].astype(place), np.diff(starts))
+    start[negative] += (n - lengths)[feature].astype(place)
+    stop = start + sizes
     return Ranked(n, indptr, rows, values, np.repeat(start, sizes), np.repeat(stop, sizes), lengths - n_negative)
 
 
-def find_hits(ranked: Ranked, labels: scipy.sparse.csr_array, concepts: Array | None = None) -> Hits:
+def find_hits(ranked: Ranked, labels: scipy.sparse.csr_array | NonEmptyRows, concepts: Array | None = None) -> Hits:
     """Find the entries that some concepts are true of.
 
     Parameters
@@ -102,7 +102,7 @@ def find_hits(ranked: Ranked, labels: scipy.sparse.csr_array, concepts: Array | 
     import scipy.sparse as sp
 
     of_entry = labels[ranked.rows]
-    if concepts is not None and len(concepts) < labels.shape[1]:
+    if concepts is not None and len(concepts) < of_entry.shape[1]:
         of_entry = of_entry[:, concepts]
     n_concepts = of_entry.shape[1]
     per_feature = np.diff(of_entry.indptr[ranked.indptr])

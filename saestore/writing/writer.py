@@ -64,6 +64,7 @@ class SetWriter(SetCommits):
     def __init__(self, root: zarr.Group, path: str, *, resumes: Callable[[SetAttributes], bool] | None = None) -> None:
         super().__init__(root, path)
         self._resumes = resumes
+        self._held_back = False  # whether the attributes name segments that no commit has named yet
         self._active: Array | None = None  # which features are active in a committed sample, once that is counted
 
     def __enter__(self) -> Self:
@@ -214,6 +215,13 @@ class SetWriter(SetCommits):
         self._active[rows.indices] = True
         return a.n_features - int(np.count_nonzero(self._active))
 
+    def hold_back(self, attributes: SetAttributes) -> None:
+        """Take segments that others wrote, for `finish`: its first commit names at most 16.
+
+        Merges before that are lost where it is killed, and what they merged stays until it ends.
+        """
+        self.attributes, self._held_back = attributes, True
+
     def merge_level(self, first: int, memory: int) -> None:
         """Merge as many of the last segments as leave room for one more among 16, while a set of any size is written.
 
@@ -314,6 +322,10 @@ class SetWriter(SetCommits):
                 engine=engine,
             )
             kept = [merged if s is run[0] else s for s in a.segments if s is run[0] or s not in run]
+            if self._held_back and len(kept) > MOST_SEGMENTS:
+                self.attributes = a.with_segments(kept)
+                return
+            self._held_back = False
             self.commit(a.with_segments(kept))
             for info in run:
                 leftovers.remove(self._root, f"{self.path}/{SEGMENTS}/{info.name}")
