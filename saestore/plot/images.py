@@ -104,7 +104,7 @@ def find_image(acts: SetReader, key: str, images: Any) -> Path:
     raise NotFoundError(message, code="image-missing")
 
 
-def images_folder(images: str | os.PathLike[str]) -> Path:
+def images_folder(images: Any) -> Path:
     """The folder that was given as images=, if it is one."""
     if not isinstance(images, str | os.PathLike):
         message = f"images={shown(images)}: give the folder that the keys of the items start in."
