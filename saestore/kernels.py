@@ -21,8 +21,8 @@ _FEATURE_BITS = 16  # features of one sorted block, relative to its first
 def descending_bits(values: Array) -> Array:
     """Unsigned integers that sort ascending where the floats, float16 to float64 without NaN, sort descending.
 
-    The bits of negative IEEE numbers ascend as the numbers descend; with all bits but the sign inverted, those of
-    positive ones do, too. -0.0 and 0.0 differ here, so zeros must not occur (a store has none).
+    The bits of negative IEEE numbers ascend as the numbers descend; with all bits but the sign inverted, the bits
+    of positive ones do, too. -0.0 and 0.0 differ here, so zeros must not occur (a store has none).
     """
     unsigned = _BITS[values.itemsize]
     bits = np.ascontiguousarray(values).view(unsigned)

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.once
 SECONDS = 20  # of a busy machine; each takes milliseconds
 CHARACTERS = st.characters(exclude_categories=[]) | st.sampled_from("\x00\x1b\u202e\udc80é'\"\\/.")
 TEXT = st.text(CHARACTERS, max_size=12)
-NUMBERS = st.integers() | st.floats() | st.sampled_from([2**63, -(2**63) - 1, 10**400, 10**5000, 1e308])
+NUMBERS = st.integers() | st.floats() | st.sampled_from([2**63, -(2**63) - 1, 10**400, 1e308])
 PLAIN = st.none() | st.booleans() | NUMBERS | TEXT
 VALUES = st.recursive(
     PLAIN, lambda each: st.lists(each, max_size=4) | st.dictionaries(TEXT, each, max_size=3), max_leaves=8

@@ -33,8 +33,8 @@ def write_atomically(
     with write_errors(str(target)):
         with suppress(FileNotFoundError):
             shutil.rmtree(folder)
-        durable.make_folder(folder)
         try:
+            durable.make_folder(folder)
             written = write(folder / target.name) or Written((target.name,))
             durable.flush((file for file in folder.rglob("*") if file.is_file()), folder)
             _publish(written, folder, target, old)

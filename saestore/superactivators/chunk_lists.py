@@ -106,7 +106,7 @@ def _read(info: Path) -> Chunks:
             code="bad-chunk-list",
         )
     for file in files:
-        if ".." in file.parts or info.parent not in file.parents:
+        if ".." in file.parts or info.parent.absolute() not in file.absolute().parents:
             message = f"{info} lists {file}, which is not in its folder; list the names of the files beside it"
             raise InvalidInputError(message, code="bad-chunk-list")
         if not file.is_file():
