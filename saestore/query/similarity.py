@@ -249,6 +249,7 @@ def best_matches(
                 products = None if dot is None else dot[together]
                 scores = score(metric, (sizes, feature), (other_sizes, others), counts, products)
                 _keep_best([kept[feature] for kept in best], others, scores, counts)
+        del held  # before the next is read
     features, ranks = np.nonzero(best[0] >= 0)
     return FeatureMatches(features, *(values[features, ranks] for values in best))
 
