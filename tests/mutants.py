@@ -113,7 +113,7 @@ class Core:
         self.module = importlib.import_module(f"saestore.{file.removesuffix('.py').replace('/', '.')}")
         gc.unfreeze()  # `conftest.py` froze what is imported, and hid it
         self.functions = [
-            f for f in gc.get_objects() if isinstance(f, FunctionType) and f.__code__.co_filename == self.path
+            f for f in gc.get_objects() if type(f) is FunctionType and f.__code__.co_filename == self.path
         ]
         self.mutants = list(mutations(ast.parse(self.source)))
 
@@ -142,7 +142,7 @@ class Core:
         defaults = {
             _place(f.__code__): f
             for f in gc.get_objects()
-            if isinstance(f, FunctionType) and f.__code__.co_filename == self.path and f not in self.functions
+            if type(f) is FunctionType and f.__code__.co_filename == self.path and f not in self.functions
         }
         for function in self.functions:
             if new := defaults.get(_place(function.__code__)):
@@ -204,13 +204,13 @@ class Lines:
         return [item for item, seconds in zip(own, total, strict=True) if seconds < SECONDS]
 
 
-def first_failed(session: pytest.Session, items: list[pytest.Item]) -> str:
-    """Run tests until one fails; returns its id, or nothing where all pass."""
+def failing(session: pytest.Session, items: list[pytest.Item]) -> Iterator[str]:
+    """Run tests; the ids of those that fail, each when it does."""
     for item, following in itertools.zip_longest(items, items[1:]):
+        failed = session.testsfailed
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-        if session.testsfailed:
-            return item.nodeid
-    return ""
+        if session.testsfailed > failed:
+            yield item.nodeid
 
 
 def in_fork(work: Callable[[], Any], seconds: float) -> Any:
@@ -249,9 +249,9 @@ class Mutants:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
         found = in_fork(lambda: self._look(session), math.inf)
-        if not isinstance(found, tuple):
-            sys.exit(f"fails without a mutant: {found}")
-        self.lines.run_by, self.lines.seconds = found
+        self.lines.run_by, self.lines.seconds, failed = found
+        session.items = [item for item in session.items if item.nodeid not in failed]
+        print("left out, as they fail when they are traced:", *failed or ["none"], flush=True)
         totals = defaultdict(lambda: np.zeros(2, int))
         for file in self.files:
             core = Core(file)
@@ -270,16 +270,18 @@ class Mutants:
             print(f"{name}: {dead} of {total} mutants killed: {dead / max(1, total):.0%}", flush=True)
         return True
 
-    def _look(self, session: pytest.Session) -> str | tuple[dict, dict]:
+    def _look(self, session: pytest.Session) -> tuple[dict, dict, list[str]]:
         session.config.pluginmanager.register(self.lines)
-        return first_failed(session, session.items) or (dict(self.lines.run_by), self.lines.seconds)
+        failed = list(failing(session, session.items))
+        return dict(self.lines.run_by), self.lines.seconds, failed
 
     def _survives(self, session: pytest.Session, core: Core, number: int) -> bool:
         def work() -> str:
             for limit, value in LIMITS.items():
                 resource.setrlimit(limit, (value, value))
             core.mutate(number)
-            return first_failed(session, self.lines.tests(session.items, core.path, core.mutants[number][0]))
+            own = self.lines.tests(session.items, core.path, core.mutants[number][0])
+            return next(failing(session, own), "")
 
         return in_fork(work, PATIENCE) == ""
 
