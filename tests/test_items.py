@@ -102,6 +102,7 @@ def test_byte_order_mark_and_pandas_index(write):
         (["nan", "inf", "2"], "T", ["nan", "inf", "2"]),
         (["2_0", "30", "40"], "T", ["2_0", "30", "40"]),
         (["0", "1", "2"], "int64", [0, 1, 2]),  # numbers, of which some happen to be 0 and 1
+        (["0", "1", "0", "1", "3"], "int64", [0, 1, 0, 1, 3]),  # how many there are
     ],
 )
 def test_other_columns_become_numbers_only_where_nothing_is_lost(write, values, dtype, expected):

@@ -247,17 +247,17 @@ def _check_split(table: dict[str, np.ndarray], where: str) -> None:
 def _labels(name: str, column: np.ndarray, where: str) -> np.ndarray | None:
     """Return a concept as bool, masked where cells are empty, and None for another column.
 
-    A column with mostly 0 and 1 in it is a concept with a mistake, which is refused.
+    A column with mostly 0 and 1 in it is a concept with a mistake, which is refused; but one in which a tenth of the
+    values are whole numbers from 2 on counts something.
     """
     if name in _TEXT or name in _NUMBERS:
         return None
     if column.dtype.kind in "biuf":
-        valid, labels = (column == 0) | (column == 1), column == 1
+        values = column
         empty = np.isnan(column) if column.dtype.kind == "f" else np.zeros(len(column), bool)
     else:
         words = [value.strip().lower() for value in column.tolist()]
         values = np.array([_LABEL_WORDS.get(w, float(w) if _FLOAT.fullmatch(w) else math.nan) for w in words])
-        valid, labels = (values == 0) | (values == 1), values == 1
         empty = np.array([word == "" for word in words])
         if "::" not in name and any(set(words) - {""} <= each for each in _ANSWERS) and not empty.all():
             warnings.warn(
@@ -265,9 +265,12 @@ def _labels(name: str, column: np.ndarray, where: str) -> np.ndarray | None:
                 "and 0.",
                 stacklevel=2,
             )
+    valid, labels = (values == 0) | (values == 1), values == 1
     if (valid | empty).all() and valid.any():
         return np.ma.MaskedArray(labels, empty) if empty.any() else np.asarray(labels)
-    if "::" not in name and valid.mean() < _MOSTLY:
+    others = values[~valid & ~empty]
+    mostly = 0.9 if (others >= 2).all() and (others % 1 == 0).all() else _MOSTLY
+    if "::" not in name and valid.mean() < mostly:
         return None
     row = int(np.flatnonzero(~valid & ~empty)[0]) if not empty.all() else 0
     value = column.tolist()[row]
