@@ -112,6 +112,9 @@ def test_scores_of_columns(case, n_concepts):
     ranked = rank(*ranks_of(case.dense), len(case.dense))
     labels = sp.csr_array(truth)
     assert_scores(score_all(ranked, find_hits(ranked, labels), truth.sum(axis=0)), case.dense, truth)
+    last = ranked.part(case.dense.shape[1] // 2, case.dense.shape[1])
+    half = case.dense[:, case.dense.shape[1] // 2 :]
+    assert_scores(score_all(last, find_hits(last, labels), truth.sum(axis=0)), half, truth)
 
 
 @given(st.lists(st.sampled_from([0.0, 0.5, 1.0, -1.0]), min_size=2, max_size=12), st.data())
