@@ -259,16 +259,18 @@ def test_shuffling_is_by_seed_and_epoch_and_not_by_workers(acts):
 
 @settings(max_examples=25)
 @given(
-    st.integers(1, 70), st.tuples(st.integers(1, 70), st.integers(1, 70)), st.booleans(),
+    st.integers(1, 70), st.tuples(st.integers(1, 70), st.integers(1, 70), st.booleans()), st.booleans(),
     st.none() | st.lists(st.integers(-60, 59), max_size=30),
 )  # fmt: skip
 def test_batches_of_any_size_have_every_row_once(acts, batch_size, buffers, shuffle, samples):
     pytest.importorskip("torch")
-    block, buffer = buffers
+    block, buffer, threads = buffers
     dataset = acts.torch_dataset(
         batch_size, samples=samples, features=[3, 0], shuffle=shuffle, block_rows=block, buffer_rows=buffer
     )
-    batches = list(dataset)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("saestore.interop.torch_data._WORTH_THREADS", 0 if threads else 1 << 18)
+        batches = list(dataset)
     rows = list(range(60)) if samples is None else [s % 60 for s in samples]
     assert len(batches) == len(dataset) == -(-len(rows) // batch_size)
     if rows:
