@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.figures import QUESTIONS, ROOT, STATES, Results, by_samples, figure, load
-from benchmarks.goals import GOALS
+from benchmarks.goals import GOALS, of_a_scan, of_the_limit
 from benchmarks.peers import PEERS
 from benchmarks.plots import draw
 from benchmarks.tasks import SCALE_TASKS, SCORES, TASKS
@@ -110,6 +110,34 @@ def processes(results: Results) -> str:
     rows = [["`saestore top-samples`", f"{first['saestore-cli'] / 1e3:.2f}", *[""] * len(peaks)]]
     rows += [row(key, f"{peer.label}, in Python") for key, peer in PEERS.items() if key in first]
     return table(["", "first answer, s", *(f"{p['label']}, MB" for p in peaks)], rows)
+
+
+def streams(results: Results) -> str:
+    f = results["streams"]["clustered"]
+    rows = []
+    for key in ("saestore", "pt", "limit"):
+        times = [f["seconds"].get(f"{key} {order}") for order in ("in order", "shuffled")]
+        rate = [f["rows"] / np.median(t or f["seconds"][key]) / 1e6 for t in times]
+        ratio = ["", ""] if key == "limit" else [figure(rate[1]), f"{of_a_scan(results, key):.0%}"]
+        label = "the limit: every chunk decoded" if key == "limit" else PEERS[key].label
+        rows.append([label, figure(rate[0]), *ratio])
+    mixed, best = f["entropy"]
+    return (
+        f"Data: {f['shape']}. Batches of {f['batch']:,} rows, sparse CSR tensors.\n\n"
+        + table(["million rows a second", "in order", "shuffled", "shuffled compared with in order"], rows)
+        + f"\n\nA scan in order reaches {of_the_limit(results):.0%} of the limit. The items in a shuffled batch have "
+        f"an entropy of {mixed:.2f} bits; of an entirely random order it is {best:.2f}."
+    )
+
+
+def cores(results: Results) -> str:
+    f = results["cores"]["work"]
+    rows = [
+        [name, *(figure(took[key]) for key in ("one", "all")), f"{took['one'] / took['all']:.1f} x"]
+        for name, took in f["seconds"].items()
+    ]
+    head = ["", "one processor, s", f"{f['processors']} processors, s", "times as fast"]
+    return f"Data: {f['shape']}.\n\n{table(head, rows)}"
 
 
 def encoding(results: Results) -> str:
@@ -303,7 +331,7 @@ def analyses(results: Results) -> str:
     return f"Data: {size}, synthetic. {_machine(results['analyses'])}\n\n{table(head, rows)}"
 
 
-_PERFORMANCE = (goals, questions, sizes, writing, processes, encoding, gpu, building, peers, machine)
+_PERFORMANCE = (goals, questions, sizes, writing, processes, streams, cores, encoding, gpu, building, peers, machine)
 _SCALE = (scale_times, scale_requests, scale_peaks, scale_writing, scale_beyond, scale_machine)
 BLOCKS: dict[str, Callable[[Results], str]] = {
     make.__name__: make for make in (*_PERFORMANCE, *_SCALE, analyses, headline, beside)

@@ -77,8 +77,9 @@ class PreadAndDecode(Peer):
         group = zarr.open_group(self.folder / "store.zarr", path=f"{SET}/segments", mode="r")
         (name,) = group.group_keys()
         self.indptr = group[f"{name}/by_feature/indptr"][:]
-        folder = self.folder / "store.zarr" / SET / "segments" / name / "by_feature"
-        self.arrays = [_Chunks(folder / array) for array in ("indices", "data")]
+        folder = self.folder / "store.zarr" / SET / "segments" / name
+        self.arrays = [_Chunks(folder / "by_feature" / array) for array in ("indices", "data")]
+        self.rows_of_samples = [_Chunks(folder / "by_sample" / array) for array in ("indices", "data")]
 
     def top_samples(self, feature: int, n: int) -> Entries:
         start, stop = self.indptr[feature : feature + 2].tolist()
