@@ -32,7 +32,8 @@ def mapped(data: Dataset, epoch: int, *, shuffle: bool) -> Batches:
     order = torch.from_numpy(np.random.default_rng(epoch).permutation(n)) if shuffle else torch.arange(n)
     for start, samples in zip(range(0, n, BATCH), order.split(BATCH), strict=True):
         rows = samples if shuffle else slice(start, start + BATCH)
-        ids, values = peer.indices[rows].reshape(-1), peer.values[rows].reshape(-1)
+        # A slice is a view of the file, of which nothing would be read.
+        ids, values = (each[rows].clone().reshape(-1) for each in (peer.indices, peer.values))
         pointers = torch.arange(0, len(ids) + 1, len(ids) // len(samples))
         size = len(samples), data.matrix.shape[1]
         yield samples, torch.sparse_csr_tensor(pointers, ids, values, size=size, check_invariants=False)

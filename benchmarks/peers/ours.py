@@ -115,6 +115,7 @@ class _Chunks:
             tail = 16 * per_shard + 4
             index = np.frombuffer(os.pread(file, tail, os.fstat(file).st_size - tail)[:-4], "<u8").reshape(-1, 2)
             self.offsets += [(file, int(offset), int(size)) for offset, size in index]
+        del self.offsets[-(-length // self.chunk) :]  # the last shard has room for more
 
     def read(self, start: int, stop: int) -> np.ndarray:
         first, last = start // self.chunk, max(start, stop - 1) // self.chunk
