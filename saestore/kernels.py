@@ -116,8 +116,8 @@ def runs_of(ids: Array) -> tuple[Array, Array]:
     >>> runs_of(np.array([2, 3, 4, 7]))
     (array([2, 7]), array([5, 8]))
     """
-    if not len(ids):
-        return ids, ids
+    if len(ids) <= 1:  # as of most questions about a feature, where the steps below take a tenth of the time
+        return ids, ids + 1
     breaks = np.flatnonzero(np.diff(ids) != 1)
     return ids[np.append(0, breaks + 1)], ids[np.append(breaks, len(ids) - 1)] + 1
 

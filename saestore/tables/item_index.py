@@ -49,10 +49,12 @@ class ItemIndex:
         """Item and position of samples, int64 each."""
         if self.item_size is not None:
             items = samples // self.item_size  # which numpy does six times as fast as divmod
-            return items, samples - items * self.item_size
-        ptr = self._pointers()
-        items = np.searchsorted(ptr, samples, "right") - 1
-        return items, samples - ptr[items]
+            starts = items * self.item_size
+        else:
+            ptr = self._pointers()
+            items = np.searchsorted(ptr, samples, "right") - 1
+            starts = ptr[items]
+        return items, np.subtract(samples, starts, out=starts)  # fresh memory takes longer than the difference
 
     def pointers(self) -> Array:
         """The pointer array, int64 (n_items + 1,)."""
