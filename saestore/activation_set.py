@@ -247,6 +247,7 @@ class ActivationSet(SetReader):
         sparse: bool = True,
         block_rows: int = 1 << 12,
         buffer_rows: int = 1 << 17,
+        device: str | None = None,
     ) -> Batches:
         """Batches of rows with their sample numbers, for ``torch.utils.data.DataLoader(…, batch_size=None)``.
 
@@ -263,6 +264,9 @@ class ActivationSet(SetReader):
             The same seed and epoch give the same batches, with any number of workers.
         sparse
             Sparse CSR tensors, or dense ones.
+        device
+            Where the tensors are, such as ``"cuda"``: the next batch is on its way, from pinned memory, while one is
+            used. Of a DataLoader with workers leave it None, and give that ``pin_memory=True``.
 
         Returns
         -------
@@ -288,6 +292,7 @@ class ActivationSet(SetReader):
             sparse=sparse,
             block_rows=block_rows,
             buffer_rows=buffer_rows,
+            device=device,
         )
 
     def to_anndata(self, *, backed: bool = False, max_bytes: int = DENSE_LIMIT) -> anndata.AnnData:

@@ -337,6 +337,19 @@ def test_batches_go_to_workers_that_share_no_memory(tmp_path, forkserver):
     assert_batches(batches, CASE.dense, 16, range(60))
 
 
+def test_batches_go_to_a_device(acts):
+    torch = pytest.importorskip("torch")
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    for device, sparse in itertools.product(devices, (True, False)):
+        batches = list(acts.torch_dataset(16, shuffle=True, sparse=sparse, device=device))
+        assert {part.device.type for batch in batches for part in batch} == {device}
+        assert_batches([type(batch)(*(part.cpu() for part in batch)) for batch in batches], CASE.dense, 16, range(60))
+    with raises(InvalidInputError, "unusable-device", "cuda:99"):
+        acts.torch_dataset(device="cuda:99")
+    with pytest.raises(InvalidInputError, match="pin_memory=True"):  # torch makes the error anew, without its code
+        epoch(acts.torch_dataset(16, device="cpu"), num_workers=1)
+
+
 def test_bad_batches_are_told(acts):
     pytest.importorskip("torch")
     for name in ("batch_size", "block_rows", "buffer_rows"):

@@ -12,11 +12,12 @@ import scipy.sparse as sp
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from saestore.errors import CorruptStoreError, check_at_least
+from saestore.errors import CorruptStoreError, InvalidInputError, check_at_least
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.rows import iterate_rows
 from saestore.query.selection import select
 from saestore.query.slices import DENSE_LIMIT, check_size
+from saestore.sae.encode import usable_device
 from saestore.sparse_rows import Array, SparseRows
 from saestore.storage import at_once, n_threads
 
@@ -62,6 +63,7 @@ class Batches(IterableDataset[Batch]):
         sparse: bool,
         block_rows: int,
         buffer_rows: int,
+        device: str | None,
     ) -> None:
         batch_size = check_at_least("batch_size", batch_size, 1)
         block_rows, buffer_rows = (
@@ -69,6 +71,7 @@ class Batches(IterableDataset[Batch]):
             check_at_least("buffer_rows", buffer_rows, 1),
         )
         self._acts, self._batch_size, self._sparse = acts, batch_size, sparse
+        self._device = None if device is None else usable_device(device)
         self._rows = None if samples is None else select(samples, acts.shape[0], "sample").ids
         self._n_rows = acts.shape[0] if self._rows is None else len(self._rows)
         self._features = acts.select_features(features).ids if features is not None else None
@@ -94,6 +97,26 @@ class Batches(IterableDataset[Batch]):
         self._epoch.fill_(check_at_least("epoch", epoch, 0))
 
     def __iter__(self) -> Iterator[Batch]:
+        return self._host() if self._device is None else self._moved(self._device)
+
+    def _moved(self, device: torch.device) -> Iterator[Batch]:
+        """The batches on a device, the next one on its way while one is used."""
+        if get_worker_info() is not None:
+            message = (
+                f"device={str(device)!r} is for batches of this process. Of workers give DataLoader(pin_memory=True)."
+            )
+            raise InvalidInputError(message, code="device-in-worker")
+        before = None
+        for batch in self._host():
+            parts = [part.pin_memory() for part in batch] if device.type == "cuda" else batch
+            moved = Batch(*(part.to(device, non_blocking=True) for part in parts))
+            if before is not None:
+                yield before
+            before = moved
+        if before is not None:
+            yield before
+
+    def _host(self) -> Iterator[Batch]:
         worker = get_worker_info()
         buffers = self._buffers(*((0, 1) if worker is None else (worker.id, worker.num_workers)))
         with ThreadPoolExecutor(1) as reading:  # decoding and mixing let other threads run meanwhile
