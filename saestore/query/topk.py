@@ -19,6 +19,8 @@ from saestore.storage import read_many
 from saestore.tables.item_index import ItemIndex
 
 _GROWTH = 4  # how much longer the next prefix is when the last was too short
+_FIRST = 1 << 12  # entries of the first one at most, where a condition drops some
+_ASKED = 1 << 10  # samples or items that tell how many a condition leaves
 
 
 @dataclass
@@ -77,7 +79,7 @@ def top_of_lists(
     lists = {int(f): [] if nothing_to_find else _prefixes(segments, int(f)) for f in features}
     nothing = np.empty(0, np.int64), np.empty(0, dtype)
     results = {f: nothing for f, prefixes in lists.items() if not prefixes}
-    length, done = n if exactly else _GROWTH * n, 0
+    length, done = n if exactly else _first_length(n, where), 0
     while len(results) < len(lists):
         unsettled = [f for f in lists if f not in results]
         prefixes = [prefix for f in unsettled for prefix in lists[f]]
@@ -92,6 +94,14 @@ def top_of_lists(
     entries = [results[int(f)] for f in features]
     samples, data = (np.concatenate([*(e[i] for e in entries), nothing[i]]) for i in (0, 1))
     return PostingLists(features, pointers([len(s) for s, _ in entries]), samples, data)
+
+
+def _first_length(n: int, where: Condition | None) -> int:
+    """Entries of the first prefixes: a second one costs as much as hundreds of entries more in the first."""
+    if where is None or not len(where.mask):
+        return _GROWTH * n
+    left = float(np.mean(where.mask[:: 1 + len(where.mask) // _ASKED]))
+    return max(_GROWTH * n, min(_FIRST, int(_GROWTH * n / max(left, 1 / _FIRST))))
 
 
 def _heads(segment: Segment, features: Array, n: int) -> PostingLists:
@@ -143,8 +153,9 @@ def _settle(
     samples = np.concatenate([a for p in prefixes for a in p.samples])
     data = np.concatenate([a for p in prefixes for a in p.data])
     bits = descending_bits(data)
-    order = np.lexsort((samples, bits)) if len(prefixes) > 1 else np.arange(len(samples))
-    samples, data, bits = samples[order], data[order], bits[order]
+    if len(prefixes) > 1:
+        order = np.lexsort((samples, bits))
+        samples, data, bits = samples[order], data[order], bits[order]
     certain = len(samples)
     ends = [(descending_bits(p.data[-1])[-1], p.samples[-1][-1]) for p in prefixes if not p.exhausted]
     if ends:
