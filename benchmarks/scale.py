@@ -32,8 +32,8 @@ from benchmarks.synthetic import Columns, Items, Stream
 from benchmarks.tasks import SCALE_TASKS, Task
 from saestore.format import DEFAULT_SEGMENT_ROWS, SetAttributes
 from saestore.sparse_rows import SparseRows
-from saestore.tables import as_items
 from saestore.tables.item_index import ItemIndex
+from saestore.tables.items import as_items
 from saestore.writing import SetWriter
 from saestore.writing.pipeline import start_set
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,6 +23,9 @@ def to_csv(rows: Sequence[Mapping[str, Any]], head: Sequence[str] = ()) -> str:
 
     Without a row it is `head` alone.
     """
+    import csv
+    import io
+
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     if rows or head:

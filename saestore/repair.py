@@ -20,7 +20,8 @@ from saestore.format import (
     document_digest,
     shard_digest,
 )
-from saestore.segment import Segment, write_segment
+from saestore.segment.read import Segment
+from saestore.segment.write import write_segment
 from saestore.sparse_rows import SparseRows, pointers
 from saestore.storage import DOCUMENT, NewArray, SnapshotStore, WriteBatch, group_document, write_errors
 from saestore.tables.stored_table import StoredTable

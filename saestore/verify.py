@@ -18,9 +18,9 @@ import zarr
 
 from saestore.errors import CorruptStoreError, SaestoreError, UnreachableError
 from saestore.format import BY_FEATURE, BY_SAMPLE, KEY, SEGMENTS, SET_LEVELS, TABLES, SetAttributes, document_digest
-from saestore.segment import Segment, read_moments
 from saestore.segment.arrays import arrays_of
 from saestore.segment.check import check_segment
+from saestore.segment.read import Segment, read_moments
 from saestore.sparse_rows import Array
 from saestore.stats import STATISTICS
 from saestore.storage import (

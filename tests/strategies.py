@@ -22,8 +22,8 @@ from saestore.activation_set import ActivationSet
 from saestore.format import SetAttributes, feature_dtype
 from saestore.sparse_rows import SparseRows
 from saestore.store import Store
-from saestore.tables import as_items
 from saestore.tables.item_index import ItemIndex
+from saestore.tables.items import as_items
 from saestore.writing import SetWriter
 from saestore.writing.pipeline import start_set
 

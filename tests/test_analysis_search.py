@@ -7,7 +7,7 @@ from raising import raises
 from strategies import make_case, memory_store, write_case, write_segments
 
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError
-from saestore.segment import read_entries
+from saestore.segment.read import read_entries
 
 pytestmark = pytest.mark.once
 

@@ -84,7 +84,9 @@ def test_top_samples_of_a_local_folder_imports_no_zarr_and_nothing_that_others_n
         "import contextlib, sys\nfrom saestore.cli import main\n"
         f"with contextlib.suppress(SystemExit): main(['top-samples', '--feature=1', '--store', {str(images.path)!r}])\n"
         "heavy = {'torch', 'sae_lens', 'pandas', 'xarray', 'scipy', 'zarr', 'asyncio', 'matplotlib', 'ssl', 'http'}\n"
-        "heavy |= {'numpy.ma', 'concurrent.futures'}\n"
+        "heavy |= {'numpy.ma', 'concurrent.futures', 'numcodecs', 'importlib.metadata', 'multiprocessing', 'logging'}\n"
+        "heavy |= {'html', 'csv', 'shutil', 'zipfile', 'gzip', 'email', 'tempfile', 'saestore.files', 'saestore.npz'}\n"
+        "heavy |= {'saestore.query.where_parser', 'saestore.query.set_table', 'saestore.segment.write'}\n"
         "print(sorted((heavy | {'saestore.activation_set', 'saestore.cli.build'}) & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", script], cwd=project_dir, capture_output=True, text=True, check=True)

@@ -159,7 +159,7 @@ def test_arrays_at_the_root_cover_what_the_attributes_say(store):
 def test_a_limit_on_rows_is_kept(store, monkeypatch):
     case = make_case(9, 40, 10, segment_rows=8, density=0.4)
     write_segments(store, case)
-    from saestore.segment import plan_merges
+    from saestore.segment.merge import plan_merges
     from saestore.writing import writer
 
     monkeypatch.setattr(writer, "plan_merges", lambda infos: plan_merges(infos, 20))

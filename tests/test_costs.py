@@ -17,7 +17,9 @@ from zarr.storage import MemoryStore
 import saestore
 from benchmarks.counting import CountingStore, decoded
 from saestore.format import SegmentInfo, SetAttributes, feature_dtype
-from saestore.segment import Segment, limit_fan_in, merge
+from saestore.segment import merge
+from saestore.segment.merge import limit_fan_in
+from saestore.segment.read import Segment
 from saestore.sparse_rows import SparseRows
 from saestore.storage import SnapshotStore
 from saestore.tables.item_index import ItemIndex

@@ -11,8 +11,8 @@ from zarr.storage import MemoryStore
 import saestore
 from saestore.format import SetAttributes
 from saestore.sparse_rows import SparseRows
-from saestore.tables import as_items
 from saestore.tables.item_index import ItemIndex
+from saestore.tables.items import as_items
 from saestore.writing import SetWriter
 from saestore.writing.pipeline import start_set
 

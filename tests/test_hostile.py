@@ -28,7 +28,7 @@ from saestore.errors import (
     escape,
 )
 from saestore.plot.images import find_image
-from saestore.tables import as_items
+from saestore.tables.items import as_items
 
 pytestmark = pytest.mark.once
 

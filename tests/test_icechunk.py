@@ -20,7 +20,7 @@ KILLED = """
 import icechunk, os, saestore, sys
 from saestore.writing import SetWriter
 from strategies import PATH, append_segments, csr_rows, layout, make_case
-from saestore.segment import write_segment
+from saestore.segment.write import write_segment
 case = make_case(1, 24, 6, density=0.5, segment_rows=8, ragged=True)
 root = saestore.open(icechunk.Repository.create(icechunk.local_filesystem_storage(sys.argv[1])), "a").root
 with layout(case), SetWriter(root, PATH) as writer:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from raising import raises
 
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError
-from saestore.tables import item_pointers, token_spans
+from saestore.tables.item_pointers import item_pointers, token_spans
 
 pytestmark = pytest.mark.once
 

@@ -86,7 +86,7 @@ def test_a_second_layout_needs_nothing_but_its_name(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(layouts, "LAYOUTS", (*layouts.LAYOUTS, "second_lab"))
-    from saestore.tables import item_pointers
+    from saestore.tables.item_pointers import item_pointers
 
     assert item_pointers("x.sizes", None, 5).tolist() == [0, 2, 5]
     assert layouts.ask("activation_format", tmp_path) is None  # a question that it does not answer

@@ -17,7 +17,9 @@ from zarr.storage import MemoryStore
 import saestore
 from saestore.format import SegmentInfo, SetAttributes, segment_name
 from saestore.progress import Progress
-from saestore.segment import Segment, last_level, level_start, merge
+from saestore.segment import merge
+from saestore.segment.merge import last_level, level_start
+from saestore.segment.read import Segment
 from saestore.stats import RunningMoments
 from saestore.storage import NewArray, SnapshotStore, group_document
 from saestore.storage.arrays import described

@@ -20,8 +20,8 @@ import saestore
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError, escape
 from saestore.format import TOKEN_SPANS, feature_dtype
 from saestore.sparse_rows import SparseRows
-from saestore.tables import as_items
 from saestore.tables.item_index import ItemIndex
+from saestore.tables.items import as_items
 from saestore.writing import SetWriter
 from saestore.writing.pipeline import start_set
 

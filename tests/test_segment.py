@@ -18,8 +18,11 @@ from zarr.storage import LocalStore, MemoryStore
 
 import saestore
 from saestore.format import SegmentInfo, SetAttributes
-from saestore.segment import Segment, merge, merge_segments, plan_merges, write_segment
+from saestore.segment import merge
 from saestore.segment.check import check_segment
+from saestore.segment.merge import merge_segments, plan_merges
+from saestore.segment.read import Segment
+from saestore.segment.write import write_segment
 from saestore.storage import SnapshotStore
 
 pytestmark = pytest.mark.once

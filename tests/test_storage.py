@@ -1,9 +1,12 @@
 """Opening a store, filling arrays and reading slices of them, by zarr itself and without."""
 
 import asyncio
+import itertools
 import json
 import os
+import sys
 
+import numcodecs
 import numpy as np
 import pytest
 import zarr
@@ -25,7 +28,7 @@ from saestore.errors import (
     StoreWriteError,
 )
 from saestore.format import digest
-from saestore.segment import Segment
+from saestore.segment.read import Segment
 from saestore.storage import (
     ArrayReader,
     ArrayWriter,
@@ -35,6 +38,7 @@ from saestore.storage import (
     begin_array,
     read_all,
     read_many,
+    shards,
 )
 
 CODECS = ["pcodec", "blosc"]
@@ -74,6 +78,42 @@ def test_text_comes_back(text):
     group = zarr.create_group(MemoryStore())
     write_array(group, "x", np.array(text, np.dtypes.StringDType()), "pcodec")
     assert group["x"][:].tolist() == text
+
+
+@pytest.mark.parametrize("route", ["alone", "numcodecs", "no symbol"])
+@pytest.mark.parametrize("dtype", ["bool", "text"])
+def test_zstd_is_decoded_the_same_with_and_without_numcodecs(monkeypatch, dtype, route):
+    values = some_values("bool") if dtype == "bool" else np.array(["", "a", "ü" * 300, "x\ny"] * 9, shards.TEXT)
+    group = zarr.create_group(MemoryStore())
+    info = write_array(group, "x", values, "pcodec")
+    if route == "alone":
+        monkeypatch.setattr(shards, "_chunks_of_texts", itertools.count())
+        monkeypatch.delitem(sys.modules, "numcodecs")
+    elif route == "no symbol":  # as on Windows
+        monkeypatch.setattr(shards, "_zstd", lambda: None)
+    reader = ArrayReader.described(SnapshotStore.of(group), "x", info, "pcodec")
+    result = reader.read(0, len(values))
+    if route == "alone":
+        assert "numcodecs" not in sys.modules
+    assert result.dtype == values.dtype
+    assert_array_equal(result, values)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("change", [lambda raw: raw[:-1], lambda raw: raw + b"\1", lambda raw: b"\7" + raw[1:]])
+def test_texts_that_do_not_fill_their_chunk_are_damage(change):
+    raw = bytes(numcodecs.VLenUTF8().encode(np.array(["a", "bc"], object)))
+    assert shards._split(raw) == ["a", "bc"]
+    with pytest.raises(ValueError, match="does not end"):
+        shards._split(change(raw))
+
+
+@pytest.mark.once
+def test_a_frame_of_another_size_is_damage():
+    frame = numcodecs.Zstd().encode(b"abcd")
+    for body, size in ((frame, 5), (frame, 3), (frame[:-1], 4)):
+        with pytest.raises(ValueError, match="zstd frame"):
+            shards._decode_zstd(body, np.empty(size, np.uint8))
 
 
 def test_a_chunk_of_zeros_is_written_too():

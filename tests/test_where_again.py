@@ -9,8 +9,7 @@ from zarr.storage import MemoryStore
 import saestore
 from benchmarks.counting import CountingStore
 from saestore.errors import InvalidInputError
-from saestore.query import open_set
-from saestore.query.where import bind
+from saestore.query import where as conditions
 
 pytestmark = pytest.mark.once
 
@@ -44,7 +43,8 @@ def test_asked_again_it_reads_nothing(counted, where):
 def test_another_feature_resolves_a_condition_on_activation_anew(counted, monkeypatch, where, n):
     acts, _, dense = counted
     resolved = []
-    monkeypatch.setattr(open_set, "bind", lambda *args: resolved.append(0) or bind(*args))
+    bind = conditions.bind
+    monkeypatch.setattr(conditions, "bind", lambda *args: resolved.append(0) or bind(*args))
     for feature in (2, 5, 7):
         found = acts.top_samples(feature, where=where).sample
         assert set(found.tolist()) == set(np.flatnonzero((dense[:, feature] > 0) & (SPLIT[ITEM] == "test")).tolist())

@@ -17,7 +17,7 @@ from saestore.query.reader import Level, SetReader
 from saestore.query.results import ResultTable
 from saestore.query.selection import select, select_one
 from saestore.query.view import View, pool
-from saestore.segment import Segment, read_entries
+from saestore.segment.read import Segment, read_entries
 from saestore.sparse_rows import SparseRows
 from saestore.tables.label_matrix import check_level
 

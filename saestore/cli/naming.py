@@ -60,8 +60,9 @@ def places(acts: SetReader, samples: np.ndarray[Any, Any]) -> list[dict[str, Any
     from saestore.query.sample_coords import grid_width
 
     items, positions = acts.item_index.locate(samples)
-    known, nothing = acts.items.names(), [None] * len(samples)
-    keys, texts = (acts.items.column(name, items).tolist() if name in known else nothing for name in (KEY, "text"))
+    known, nothing = acts.table("items").info.columns, [None] * len(samples)
+    columns = (acts.read_column("items", name, items).array() if name in known else None for name in (KEY, "text"))
+    keys, texts = (nothing if values is None else values.tolist() for values in columns)
     spans = acts.spans(samples) if "text" in known else None
     ends = [(None, None)] * len(samples) if spans is None else spans.tolist()
     wide = grid_width(acts)

@@ -104,6 +104,8 @@ def conditions(
 
 
 def _tree(where: Sequence[str]) -> Node | None:
+    if not where:
+        return None
     from saestore.query.where_parser import Compare, Join, Mark, Name, Value, parse
 
     terms: list[Node] = []
@@ -119,7 +121,7 @@ def _tree(where: Sequence[str]) -> Node | None:
         first = Name(name, mark=Mark(text, *equals.span("name")))
         options.setdefault(name, (first, []))[1].append(Value(value, Mark(text, *equals.span("value")), untyped=True))
     terms += [Compare(name, "==", tuple(values)) for name, values in options.values()]
-    return Join("and", tuple(terms)) if terms else None
+    return Join("and", tuple(terms))
 
 
 def features_of(acts: SetReader, given: Sequence[str]) -> list[int]:

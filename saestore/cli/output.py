@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -20,7 +19,13 @@ _WIDTH = 100  # of lines that go to a file or another program
 
 def line_width() -> int:
     """Width of the terminal, or 100 where stdout is not a terminal."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH
+    return _terminal_width() if sys.stdout.isatty() else _WIDTH
+
+
+def _terminal_width() -> int:
+    import shutil
+
+    return shutil.get_terminal_size().columns
 
 
 def line(text: str = "", *, nl: bool = True, err: bool = False, bold: bool = False) -> None:
@@ -67,7 +72,7 @@ class Status:
         """Replace the line."""
         if sys.stderr.isatty():
             click.echo(
-                f"\r\033[K{clip(escape(message, one_line=True), shutil.get_terminal_size().columns - 1)}",
+                f"\r\033[K{clip(escape(message, one_line=True), _terminal_width() - 1)}",
                 err=True,
                 nl=False,
             )

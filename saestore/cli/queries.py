@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -115,6 +114,8 @@ def top_features(target: Target, *, sample: tuple[int, ...], item: tuple[int, ..
 
 def _sample(target: Target) -> str:
     """What a note calls a sample that was asked for."""
+    import shlex
+
     return " ".join(["sample", *(f"that fulfils --where {shlex.quote(text)}" for text in target.asked["where"])])
 
 

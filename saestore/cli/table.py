@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -211,6 +210,8 @@ def render(columns: Sequence[Column], limit: int) -> list[str]:
 
 def pairs(rows: Sequence[tuple[str, str]], limit: int) -> list[str]:
     """Labels and values, one below the other; a long value goes on in its own column."""
+    import textwrap
+
     rows = [(escape(name, one_line=True), escape(value, one_line=True)) for name, value in rows]
     label = max((width(name) for name, _ in rows), default=0)
     lines = []

@@ -107,7 +107,7 @@ class Target:
             if self._options:
                 raise click.UsageError(f"Name the set either as SET or with {' and '.join(self._options)}.")
             return store.resolve(self.path)
-        sets = list(store)
+        sets = list(iter(store))  # `list(store)` also asks for its length, which looks through the store again
         fits = [s for s in sets if all(s.split("/")[_PARTS[o]] == value for o, value in self._options.items())]
         if len(fits) == 1:
             return fits[0]

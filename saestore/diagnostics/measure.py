@@ -13,7 +13,7 @@ from saestore.diagnostics.report import Diagnosis, Finding
 from saestore.errors import InvalidInputError, MissingDependencyError, SaestoreError
 from saestore.query import distribution
 from saestore.query.open_set import retry_on_stale_snapshot
-from saestore.segment import Segment
+from saestore.segment.read import Segment
 from saestore.sparse_rows import Array
 from saestore.stats import Moments
 from saestore.tables.item_index import ItemIndex

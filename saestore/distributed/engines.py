@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from saestore.errors import MissingDependencyError
 from saestore.progress import Progress
-from saestore.segment import Engine, InThisProcess
+from saestore.segment.merge import Engine, InThisProcess
 
 if TYPE_CHECKING:
     from saestore.distributed.plan import Plan

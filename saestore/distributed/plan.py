@@ -22,7 +22,7 @@ from saestore.distributed.engines import engine_of
 from saestore.errors import InvalidInputError, OutOfRangeError, StoreConflictError, reached
 from saestore.format import ATTEMPT, NEXT, TASKS, SegmentInfo, SetAttributes, segment_name
 from saestore.progress import Progress, ProgressOption
-from saestore.segment import write_segment
+from saestore.segment.write import write_segment
 from saestore.sparse_rows import SparseRows
 from saestore.storage import DOCUMENT, at_once, group_document, missing_as_error, read_attributes, write_errors
 from saestore.storage.conditional import put_if_absent

@@ -18,7 +18,7 @@ from saestore.formats.in_memory import open_object
 from saestore.formats.issues import Issue
 from saestore.formats.spool import Read, open_compressed
 from saestore.sparse_rows import Array, SparseRows, pointers
-from saestore.tables import Items, as_items
+from saestore.tables.items import Items, as_items
 
 if TYPE_CHECKING:
     import anndata

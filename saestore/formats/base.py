@@ -17,8 +17,8 @@ from saestore.files import damage, existing_file
 from saestore.format import feature_dtype
 from saestore.formats.issues import Issue, IssueCollector
 from saestore.sparse_rows import Array, SparseRows, pointers
-from saestore.tables import Items
 from saestore.tables.item_index import ItemIndex
+from saestore.tables.items import Items
 from saestore.vocabulary import FORMATS
 
 # Entries, stored zeros included, that are read and checked at once: about 100 MiB while they are sorted.

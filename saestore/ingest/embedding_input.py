@@ -13,8 +13,8 @@ from saestore.ingest.options import BuildOptions, default_item_ptr
 from saestore.ingest.row_choice import chosen_rows, mask_and_tokens, norms, open_mask, rows_per_item, tokens_record
 from saestore.models import ModelRequest, SAETrainingSpec, open_model_source
 from saestore.sae import LoadedSAE
-from saestore.tables import as_items
 from saestore.tables.item_index import ItemIndex
+from saestore.tables.items import as_items
 from saestore.writing.pipeline import path_of
 from saestore.writing.plan import ItemTable
 

@@ -25,7 +25,7 @@ from saestore.ingest.row_choice import Computed, chosen_rows, rows_per_item
 from saestore.progress import Progress
 from saestore.provenance import given_sae_record, source_record
 from saestore.sparse_rows import Array
-from saestore.tables import as_items
+from saestore.tables.items import as_items
 from saestore.vocabulary import GENERAL_FORMATS, IMPORT_FORMATS
 from saestore.writing.pipeline import path_of
 from saestore.writing.plan import ItemTable, WritePlan

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from saestore.activation_set import ActivationSet
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.progress import Progress
-from saestore.tables import Items
+from saestore.tables.items import Items
 from saestore.writing.plan import ItemTable
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from saestore.files import image_errors, nearby
 from saestore.models.request import select_items
 from saestore.sae.hub import one_line
 from saestore.sparse_rows import Array
-from saestore.tables import Items, as_items
+from saestore.tables.items import Items, as_items
 from saestore.tables.label_matrix import listed
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")

@@ -11,7 +11,7 @@ import numpy as np
 
 from saestore.errors import InvalidInputError, check_at_least, check_choice
 from saestore.models.source import ModelSource
-from saestore.tables import Items
+from saestore.tables.items import Items
 from saestore.vocabulary import MODEL_DTYPES, TRANSPARENCIES
 
 # A GPU needs larger batches than a processor.

@@ -13,7 +13,7 @@ import numpy as np
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.files import damage, existing_file
 from saestore.sae.hub import one_line
-from saestore.tables import Items, as_items
+from saestore.tables.items import Items, as_items
 
 
 def find_texts(

@@ -14,7 +14,7 @@ import numpy as np
 from saestore.errors import InvalidInputError, did_you_mean
 from saestore.models.request import select_items
 from saestore.sparse_rows import pointers
-from saestore.tables import Items
+from saestore.tables.items import Items
 from saestore.tables.label_matrix import listed
 
 _AT_ONCE = 1024

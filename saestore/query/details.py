@@ -22,10 +22,10 @@ _OF_SAMPLES = {"key": "key", "token": "token", "row": "row", "col": "column"}
 
 def feature_names(reader: SetReader, features: Array) -> Array | None:
     """Names of features, objects (n,), None where a feature has none; None where the set has no names."""
-    if NAME not in reader.features.names():
+    if NAME not in reader.table("features").info.columns:
         return None
     unique, back = np.unique(features, return_inverse=True)
-    names = as_objects(reader.features.column(NAME, unique))
+    names = as_objects(reader.read_column("features", NAME, unique).array())
     return np.array([name or None for name in names.tolist()], object)[back]
 
 
@@ -46,7 +46,7 @@ def details_of(reader: SetReader, table: ResultTable, other: SetReader | None = 
     if "sample" in columns:
         along = SampleCoordinates(reader).by_name
         details |= {shown: along[name].at(columns["sample"]) for name, shown in _OF_SAMPLES.items() if name in along}
-        if "text" in reader.items.names():
+        if "text" in reader.table("items").info.columns:
             items, back = np.unique(columns["item"], return_inverse=True)
-            details["text"] = reader.items.column("text", items).astype(object)[back]
+            details["text"] = reader.read_column("items", "text", items).array().astype(object)[back]
     return details

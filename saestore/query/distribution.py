@@ -11,8 +11,7 @@ from saestore.errors import InvalidInputError
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import PostingLists
 from saestore.query.results import Histogram
-from saestore.query.where import one_feature
-from saestore.segment import Segment, read_moments
+from saestore.segment.read import Segment, read_moments
 from saestore.sparse_rows import Array, pointers
 from saestore.stats import Moments
 
@@ -119,6 +118,8 @@ def histogram(
     if isinstance(bins, str) and not active_only:
         message = f"bins={bins!r} needs active_only=True; give a number of bins or their edges for all samples."
         raise InvalidInputError(message, code="wrong-bins")
+    from saestore.query.where import one_feature
+
     number = one_feature(reader, feature, "histogram")
     view = reader.view(level, where, feature=number)
     values = next(view.lists(np.array([number]))).data

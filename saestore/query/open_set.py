@@ -14,9 +14,7 @@ from saestore.errors import CorruptStoreError, InvalidInputError, NotFoundError,
 from saestore.format import LEVEL_TABLES, TOKEN_SPANS, SetAttributes, digest
 from saestore.query.posting_lists import one_list
 from saestore.query.selection import Condition, select
-from saestore.query.where import as_tree, bind, names_activation, of_mask, stored_arrays
-from saestore.query.where_names import Activations, Names
-from saestore.segment import Segment, active_features, open_lists
+from saestore.segment.read import Segment, active_features, open_lists
 from saestore.sparse_rows import Array
 from saestore.storage import ArrayReader, Root, SnapshotStore, group_of, place_name, read_attributes
 from saestore.tables.column import Column
@@ -304,11 +302,18 @@ class OpenSet:
         The last expression or mapping is remembered: a byte per item or sample. With `lists`, what a question about
         features needs is read in the same step.
         """
-        tree = None if where is None else as_tree(where)
+        if where is None:
+            if lists:
+                self._open_lists()
+            return None
+        from saestore.query.where import as_tree, bind, names_activation, of_mask, stored_arrays
+        from saestore.query.where_names import Activations, Names
+
+        tree = as_tree(where)
         if tree is None:
             if lists:
                 self._open_lists()
-            return None if where is None else of_mask(where, self.shape[0], self.item_index)
+            return of_mask(where, self.shape[0], self.item_index)
         feature = feature if names_activation(tree) else None
         key = repr((tree, feature))  # which tells 1 from True, as == does not
         if self._last_condition is not None and self._last_condition[0] == key:

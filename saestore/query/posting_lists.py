@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from saestore.kernels import impact_sort, runs_of
-from saestore.segment import Segment, open_lists, read_entries
+from saestore.segment.read import Segment, open_lists, read_entries
 from saestore.sparse_rows import Array, pointers
 
 BLOCK = 1 << 22  # entries of a block: about 200 MB while it is merged

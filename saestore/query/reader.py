@@ -10,19 +10,16 @@ import numpy as np
 
 from saestore.errors import InvalidInputError, check_at_least
 from saestore.format import SetAttributes
-from saestore.query import distribution, profile, similarity, slices
+from saestore.query import distribution, similarity, slices
 from saestore.query.details import details_of
 from saestore.query.open_set import OpenSet, retry_on_stale_snapshot
 from saestore.query.posting_lists import PostingLists
 from saestore.query.results import SimilarFeatures, TopFeatures, TopSamples
 from saestore.query.selection import Condition, Selection, select
-from saestore.query.set_table import SetTable
 from saestore.query.similarity import Metric, Sizes
 from saestore.query.slices import DENSE_LIMIT, check_size
 from saestore.query.topk import top_of_items, top_of_lists, top_of_rows
-from saestore.query.unique import alike
 from saestore.query.view import Pooling, View, check_pooling
-from saestore.query.where import as_tree, names_activation, one_feature
 from saestore.sparse_rows import Array
 from saestore.stats import Moments, statistics_table
 from saestore.tables.label_matrix import check_level
@@ -31,7 +28,10 @@ if TYPE_CHECKING:
     import scipy.sparse
     import xarray
 
+    from saestore.query.set_table import SetTable
+
 Level = Literal["item", "sample"]
+_INDEX = int, slice, list, np.ndarray, type(None)  # what is not a condition
 _Key = tuple[SetAttributes, Condition | None]
 
 
@@ -49,17 +49,22 @@ class SetReader(OpenSet):
     @property
     def samples(self) -> SetTable:
         """The table of the samples: ``samples.where(expression)`` gives numbers, ``samples["column"]`` values."""
-        return SetTable(self, "samples")
+        return self._set_table("samples")
 
     @property
     def items(self) -> SetTable:
         """The table of the images or texts: key, split, columns and concepts."""
-        return SetTable(self, "items")
+        return self._set_table("items")
 
     @property
     def features(self) -> SetTable:
         """The table of the features: their names, notes, and all else that is known of them."""
-        return SetTable(self, "features")
+        return self._set_table("features")
+
+    def _set_table(self, name: str) -> SetTable:
+        from saestore.query.set_table import SetTable  # most questions need no table, and conditions are long to import
+
+        return SetTable(self, name)
 
     @retry_on_stale_snapshot
     def top_samples(
@@ -93,11 +98,18 @@ class SetReader(OpenSet):
         check_level(level)
         selected = self.select_features(feature)
         features = selected.ids
-        if len(features) > 1 and names_activation(where):
-            each = [self.top_samples(int(f), n, level=level, where=where, unique=unique) for f in features]
-            return TopSamples.concat(each)
+        if len(features) > 1 and where is not None:
+            from saestore.query.where import names_activation
+
+            if names_activation(where):
+                each = [self.top_samples(int(f), n, level=level, where=where, unique=unique) for f in features]
+                return TopSamples.concat(each)
         condition = self.condition(where, selected.only, lists=True)
-        same = None if unique is False else alike(self.items, unique)
+        same = None
+        if unique is not False:
+            from saestore.query.unique import alike
+
+            same = alike(self.items, unique)
         options: dict[str, Any] = {"per_item": level == "item", "where": condition, "alike": same}
         found = top_of_lists(self.segments, features, n, self.item_index, dtype=self.dtype, **options)
         return self._table(found)
@@ -105,13 +117,18 @@ class SetReader(OpenSet):
     @retry_on_stale_snapshot
     def feature(self, feature: int, *, where: Any = None) -> TopSamples:
         """All samples on which one feature is active, strongest first. Memory: its list."""
+        from saestore.query.where import one_feature
+
         number = one_feature(self, feature, "feature")
         return self._table(self._list(number, self.view(where=where, feature=number, lists=True)))
 
     def select_features(self, features: Any) -> Selection:
         """Features by numpy's rules for an index, or those that fulfil a condition; see `SetTable.where`."""
-        if type(features) is not int and as_tree(features) is not None:
-            return Selection(self.features.where(features), scalar=False)
+        if not isinstance(features, _INDEX):
+            from saestore.query.where import as_tree
+
+            if as_tree(features) is not None:
+                return Selection(self.features.where(features), scalar=False)
         return select(features, self.shape[1], "feature")
 
     def _list(self, feature: int, view: View) -> PostingLists:
@@ -309,6 +326,8 @@ class SetReader(OpenSet):
         """
         selected = self.select_features(features)
         ids, view = selected.ids, self.view(level, where, feature=selected.only)
+        from saestore.query import profile
+
         table = statistics_table(self._moments(view, ids), ids)
         if classes is not None:
             table = table.assign(profile.purity(self, view, ids, classes))
@@ -351,6 +370,8 @@ class SetReader(OpenSet):
         Reads the feature's list and the rows of its samples; with `where` or of items all activations once. Memory:
         the list, a block of about 4 million non-zeros, and about 100 bytes per feature.
         """
+        from saestore.query.where import one_feature
+
         n, number = similarity.check_request(n, metric), one_feature(self, feature, "similar")
         view = self.view(level, where, feature=number)
         lists = self._list(number, view)

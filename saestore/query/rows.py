@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from saestore.kernels import runs_of
-from saestore.segment import Segment, read_rows
+from saestore.segment.read import Segment, read_rows
 from saestore.sparse_rows import Array, SparseRows
 
 _BLOCK = 1 << 22  # non-zeros of a block of rows

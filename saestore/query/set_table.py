@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError, OutOfRangeError, StoreConflictError, did_you_mean, escape
-from saestore.files import as_numpy
 from saestore.format import KEY
 from saestore.query import html
 from saestore.query.open_set import OpenSet, changing, retry_on_stale_snapshot
@@ -347,6 +346,8 @@ def _rows_where(reader: OpenSet, table: str, condition: Any) -> Array:
         return np.arange(n_rows) if chosen is None else np.flatnonzero(chosen.over_samples(n_rows))
     tree = as_tree(condition)
     if tree is None:
+        from saestore.files import as_numpy
+
         mask = as_numpy(condition, "the condition")
         if mask.dtype != bool or mask.shape != (n_rows,):
             raise InvalidInputError(

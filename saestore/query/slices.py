@@ -14,7 +14,7 @@ from saestore.query.posting_lists import iterate_lists
 from saestore.query.rows import iterate_rows
 from saestore.query.selection import Selection
 from saestore.query.view import Pooling, View
-from saestore.segment import Segment, open_lists
+from saestore.segment.read import Segment, open_lists
 from saestore.sparse_rows import Array, pointers
 from saestore.storage import at_once, n_threads
 

@@ -13,7 +13,7 @@ from saestore.query.posting_lists import PostingLists
 from saestore.query.rows import iterate_rows
 from saestore.query.selection import Condition
 from saestore.query.view import View, strongest_of_items
-from saestore.segment import Segment, read_entries
+from saestore.segment.read import Segment, read_entries
 from saestore.sparse_rows import Array, SparseRows, pointers
 from saestore.storage import read_many
 from saestore.tables.item_index import ItemIndex

@@ -14,7 +14,7 @@ from saestore.query import distribution
 from saestore.query.posting_lists import BLOCK, PostingLists, iterate_lists
 from saestore.query.rows import ROW, iterate_rows
 from saestore.query.selection import Condition, Selection
-from saestore.segment import Segment, open_lists
+from saestore.segment.read import Segment, open_lists
 from saestore.sparse_rows import Array, SparseRows, pointers
 from saestore.stats import Moments
 from saestore.tables.item_index import ItemIndex

@@ -14,7 +14,7 @@ from saestore.query.posting_lists import PostingLists, iterate_lists
 from saestore.query.selection import Condition
 from saestore.query.view import lists_over
 from saestore.scoring.ranks import Ranked, rank
-from saestore.segment import Segment
+from saestore.segment.read import Segment
 from saestore.sparse_rows import NonEmptyRows
 from saestore.tables.item_index import ItemIndex
 

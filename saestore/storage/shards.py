@@ -5,9 +5,15 @@ Pure functions on bytes, which `saestore.storage.reader` reads; see ``docs/decis
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import importlib.util
+import itertools
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from importlib.machinery import PathFinder
 from typing import Any
 
 import google_crc32c
@@ -23,6 +29,8 @@ TEXT = np.dtypes.StringDType()
 _CRC = 4  # bytes of a checksum
 _BATCH = 256  # values that pcodec decodes together
 _LARGEST_TEXTS = 1 << 30  # bytes of a decoded chunk of texts
+# Chunks of texts that are split here, in twice the time that numcodecs takes, before it is worth its import.
+_FEW_CHUNKS, _chunks_of_texts = 4, itertools.count()
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
@@ -162,22 +170,64 @@ def _decode_blosc(body: bytes, out: Array) -> None:
 
 
 def _decode_bytes(body: bytes, out: Array) -> None:
-    import numcodecs
-
     if _decoded_size(body) != out.nbytes:
         raise ValueError(f"a chunk does not hold {len(out)} values")
-    out[:] = np.frombuffer(numcodecs.Zstd().decode(body), out.dtype)
+    _decode_zstd(body, out)
 
 
 def _decode_texts(body: bytes, out: Array) -> None:
-    import numcodecs
-
     if _decoded_size(body) > _LARGEST_TEXTS:
         raise ValueError(f"a chunk of texts claims {_decoded_size(body):,} bytes")
-    texts = numcodecs.VLenUTF8().decode(numcodecs.Zstd().decode(body))
+    raw = np.empty(_decoded_size(body), np.uint8)
+    _decode_zstd(body, raw)
+    if "numcodecs" in sys.modules or next(_chunks_of_texts) >= _FEW_CHUNKS:
+        import numcodecs
+
+        texts: Any = np.asarray(numcodecs.VLenUTF8().decode(raw)).astype(TEXT)
+    else:
+        texts = _split(raw.tobytes())
     if len(texts) != len(out):
         raise ValueError(f"a chunk does not hold {len(out)} values")
-    out[:] = np.asarray(texts).astype(TEXT)
+    out[:] = texts
+
+
+def _split(raw: bytes) -> list[str]:
+    """The texts of a chunk: their number, and of each its length and its UTF-8."""
+    texts, at = list[str](), 4
+    while at < len(raw):
+        start = at + 4
+        at = start + int.from_bytes(raw[at:start], "little")
+        texts.append(raw[start:at].decode())
+    if at != len(raw) or len(texts) != int.from_bytes(raw[:4], "little"):
+        raise ValueError("a chunk of texts does not end with its last text")
+    return texts
+
+
+def _decode_zstd(body: bytes, out: Array) -> None:
+    decompress = _zstd()
+    if decompress is None:
+        import numcodecs
+
+        numcodecs.Zstd().decode(body, out)
+    elif decompress(out.ctypes.data, out.nbytes, body, len(body)) != out.nbytes:
+        raise ValueError("a chunk is not a zstd frame of the size that it claims")
+
+
+@functools.cache
+def _zstd() -> Callable[[int, int, bytes, int], int] | None:
+    """The function of zstd in the library of numcodecs, where it can be called.
+
+    Importing numcodecs takes half as long as numpy: it reads the entry points of all installed packages.
+    """
+    package = importlib.util.find_spec("numcodecs")
+    module = PathFinder.find_spec("numcodecs.zstd", package.submodule_search_locations if package else None)
+    try:
+        function = ctypes.CDLL(str(module and module.origin)).ZSTD_decompress
+    except (AttributeError, OSError):  # on Windows a library exports only what Python calls
+        return None
+    function.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t
+    function.restype = ctypes.c_size_t
+    return function
 
 
 def _decoded_size(body: bytes) -> int:

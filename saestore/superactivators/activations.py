@@ -24,8 +24,8 @@ from saestore.superactivators import chunk_lists
 from saestore.superactivators.chunk_lists import ChunkWriter, base_name, find_chunks, list_of
 from saestore.superactivators.file_names import GRID, PipelineName
 from saestore.superactivators.unit_mapping import mapping_name, read_mapping, recover_feature_ids
-from saestore.tables import Items
 from saestore.tables.item_index import ItemIndex
+from saestore.tables.items import Items
 
 _KEYS = ("indices", "values")
 _GEMMA_IS_CUT = "`saestore build` from the embeddings has them all"

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.files import as_numpy
 from saestore.format import RESERVED
 from saestore.sparse_rows import Array
 
@@ -108,6 +107,8 @@ def _as_array(given: Any, what: str) -> Array:
         plain = getattr(given.dtype, "kind", "O") in "biuf" and not given.isna().any()
         return np.asarray(given if plain else given.to_numpy(dtype=object))
     if isinstance(given, np.ndarray) or hasattr(given, "is_meta"):
+        from saestore.files import as_numpy
+
         return as_numpy(given, what)
     try:
         values = list(given)
@@ -119,6 +120,8 @@ def _as_array(given: Any, what: str) -> Array:
 
 
 def _as_mask(unknown: Any, n: int, what: str) -> Array:
+    from saestore.files import as_numpy
+
     mask = as_numpy(unknown, f"unknown= of {what}")
     if mask.dtype != bool or mask.shape != (n,):
         raise InvalidInputError(

@@ -10,9 +10,9 @@ import zarr
 from saestore.errors import StoreConflictError
 from saestore.format import KEY, SetAttributes
 from saestore.storage import SnapshotStore
-from saestore.tables import Items
 from saestore.tables.fingerprint import spans_fingerprint
 from saestore.tables.item_index import ItemIndex
+from saestore.tables.items import Items
 from saestore.tables.stored_table import StoredTable
 
 if TYPE_CHECKING:

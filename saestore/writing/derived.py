@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from saestore.format import BY_SAMPLE, SetAttributes
-from saestore.segment import Segment, read_moments
+from saestore.segment.read import Segment, read_moments
 from saestore.stats import STATISTICS, Moments
 from saestore.storage import NewArray, WriteBatch, begin_array, prefetch, write_array
 from saestore.table_info import ArrayInfo

@@ -19,11 +19,11 @@ import zarr
 from saestore.errors import InvalidInputError, NotFoundError, StoreConflictError, check_at_least, check_choice
 from saestore.format import MAX_ROWS_PER_SEGMENT, TASKS, SetAttributes
 from saestore.progress import Progress
-from saestore.segment import MOST_SEGMENTS
+from saestore.segment.merge import MOST_SEGMENTS
 from saestore.sparse_rows import SparseRows
 from saestore.storage import WriteBatch, open_root, read_attributes
-from saestore.tables import Items
 from saestore.tables.item_index import ItemIndex
+from saestore.tables.items import Items
 from saestore.tables.table_writer import write_tables
 from saestore.vocabulary import CODECS
 from saestore.writing.compare import check_prefix, refuse_other

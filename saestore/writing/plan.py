@@ -12,9 +12,10 @@ import numpy as np
 from saestore.format import SetAttributes, default_segment_rows
 from saestore.progress import Progress
 from saestore.sparse_rows import RowSource
-from saestore.tables import Items, as_items, item_pointers, token_spans
 from saestore.tables.fingerprint import items_fingerprint, spans_fingerprint
 from saestore.tables.item_index import ItemIndex
+from saestore.tables.item_pointers import item_pointers, token_spans
+from saestore.tables.items import Items, as_items
 
 __all__ = ["ItemTable", "WritePlan", "add_dropped"]
 

@@ -13,18 +13,17 @@ import zarr
 
 from saestore.errors import CorruptStoreError, InvalidInputError, LockedError, StoreConflictError, StoreFormatError
 from saestore.format import ATTEMPT, NEXT, SEGMENTS, TABLES, TASKS, SegmentInfo, SetAttributes, digest, segment_name
-from saestore.segment import (
+from saestore.segment.merge import (
     MOST_SEGMENTS,
     Engine,
-    Segment,
-    active_features,
     last_level,
     level_start,
     limit_fan_in,
     merge_segments,
     plan_merges,
-    write_segment,
 )
+from saestore.segment.read import Segment, active_features
+from saestore.segment.write import write_segment
 from saestore.sparse_rows import SparseRows
 from saestore.storage import SnapshotStore, WriteBatch, local_folder, read_attributes
 from saestore.storage.conditional import get_tagged, remove

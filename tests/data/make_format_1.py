@@ -13,8 +13,8 @@ import scipy.sparse as sp
 import saestore
 from saestore.format import SetAttributes
 from saestore.sparse_rows import SparseRows
-from saestore.tables import as_items
 from saestore.tables.item_index import ItemIndex
+from saestore.tables.items import as_items
 from saestore.writing import SetWriter
 from saestore.writing.pipeline import start_set
 
