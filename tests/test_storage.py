@@ -314,8 +314,10 @@ def test_nothing_there_is_told_and_nothing_is_made(tmp_path):
         with raises(NotFoundError, "no-store", path):
             saestore.open(path)
     assert list(tmp_path.iterdir()) == []
-    with raises(NotFoundError, "no-store"):
-        saestore.open(MemoryStore())
+    for empty in (MemoryStore(), {}):
+        with raises(NotFoundError, "no-store"):
+            saestore.open(empty)
+        assert list(saestore.open(empty, "a")) == []
 
 
 @pytest.mark.parametrize("make", [lambda p: p, str, lambda p: f"file://{p}", LocalStore])

@@ -140,16 +140,17 @@ def open_root(location: Any, mode: str, storage_options: Mapping[str, Any] | Non
 
 def _find(location: Any, mode: Any, label: str) -> zarr.Group | None:
     """The root group, or None where there is no document of one."""
+    from zarr.abc.store import Store
     from zarr.errors import GroupNotFoundError
 
     from saestore.storage.snapshot import SnapshotStore
 
+    place = Path(location) if isinstance(location, str) else location
     for _ in range(2):  # another process may make it meanwhile
         try:
             return _open_existing(location, mode, label)
         except (GroupNotFoundError, FileNotFoundError):  # zarr says so of damaged documents, too
-            place = SnapshotStore(Path(location) if isinstance(location, str) else location)
-            if place.find([(DOCUMENT, None)]) == [None]:
+            if not isinstance(place, Path | Store) or SnapshotStore(place).find([(DOCUMENT, None)]) == [None]:
                 return None
     raise StoreFormatError(
         f"{label}: its zarr.json does not describe a group. Restore it from a copy.", code="unreadable-store"
