@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from crashes import Recorder, crashes
 from hypothesis import given, settings
 from raising import raises
 from strategies import PATH, cases, make_case, scratch_store, write_case, write_segments
@@ -117,29 +118,66 @@ def test_killed_it_leaves_nothing_that_looks_whole(tmp_path, project_dir, before
     assert [p.name for p in path.parent.iterdir()] == ["x.npz"]
 
 
-def test_old_files_that_cannot_be_put_back_are_kept(tmp_path, monkeypatch):
-    """Of several files the old ones go first; then the disk refuses every further name."""
-    old = [tmp_path / "a", tmp_path / "b"]
-    for path in old:
-        path.write_text("old")
+def export_two(folder: Path, text: str, names: str, *, overwrite: bool) -> None:
+    """Two files of three, each of which is a part of the output."""
 
     def write(place):
-        for name in "ab":
-            place.with_name(name).write_text("new")
-        return Written(("b", "a"))
+        for name in names:
+            place.with_name(name).write_text(text)
+        return Written(tuple(names))
 
-    calls, replace = [], Path.replace
+    write_atomically(folder / "a", [folder / name for name in "abc"], write, overwrite=overwrite)
 
-    def failing(path, name):
-        calls.append(name)
-        if len(calls) > 2:
-            raise OSError(errno.ENOSPC, "full")
-        return replace(path, name)
 
-    monkeypatch.setattr(Path, "replace", failing)
-    with raises(StoreWriteError, "disk-full"):
-        write_atomically(tmp_path / "a", old, write, overwrite=True)
-    assert {path.read_text() for path in (tmp_path / ".a.partial" / "replaced").iterdir()} == {"old"}
+def settled(folder: Path) -> dict[str, str]:
+    """What an interrupted export leaves once the next one to the same name has begun, and been refused."""
+    with raises(StoreConflictError, "file-exists"):
+        export_two(folder, "third", "ab", overwrite=False)
+    return {path.name: path.read_text() for path in folder.glob("[abc]")}
+
+
+OLD, NEW = {"a": "old", "b": "old"}, {"a": "new", "c": "new"}
+
+
+@pytest.mark.parametrize("n_moves", range(6))
+def test_of_several_files_an_error_for_good_keeps_the_old_or_the_new(tmp_path, monkeypatch, n_moves):
+    """The disk refuses every further name, so that nothing can be put back."""
+    export_two(tmp_path, "old", "ab", overwrite=False)
+    with monkeypatch.context() as patch:
+        left, replace = iter(range(n_moves)), Path.replace
+
+        def failing(path, name):
+            if next(left, None) is None:
+                raise OSError(errno.ENOSPC, "full")
+            return replace(path, name)
+
+        patch.setattr(Path, "replace", failing)
+        if n_moves < 5:
+            with raises(StoreWriteError, "disk-full"):
+                export_two(tmp_path, "new", "ac", overwrite=True)
+        else:
+            export_two(tmp_path, "new", "ac", overwrite=True)
+    assert settled(tmp_path) == (OLD if n_moves < 3 else NEW)
+
+
+def test_of_several_files_a_crash_of_the_machine_keeps_the_old_or_the_new(tmp_path):
+    recorder = Recorder(tmp_path)
+    with recorder.active():
+        export_two(tmp_path / "out", "old", "ab", overwrite=False)
+        first = len(recorder.log)
+        export_two(tmp_path / "out", "new", "ac", overwrite=True)
+    steps, seen = range(first, len(recorder.log) + 1), []
+    for i, (_, files) in enumerate(crashes(recorder.log, 0, steps)):
+        for name, content in files.items():
+            path = tmp_path / f"{i}" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        seen.append(settled(tmp_path / f"{i}" / "out"))
+        export_two(tmp_path / f"{i}" / "out", "last", "ac", overwrite=True)
+        assert {path.name for path in (tmp_path / f"{i}" / "out").iterdir()} == {"a", "c"}
+    assert all(files in (OLD, NEW) for files in seen)
+    assert seen[0] == OLD
+    assert seen[-5:] == [NEW] * 5
 
 
 def test_an_error_leaves_nothing(tmp_path):

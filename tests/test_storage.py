@@ -306,10 +306,22 @@ def no_json(tmp_path):
     return tmp_path / "a.zarr"
 
 
+def another_node(tmp_path):
+    """One flipped bit, of which zarr says that there is no group."""
+    saestore.open(tmp_path / "a.zarr", "a")
+    document = tmp_path / "a.zarr" / "zarr.json"
+    document.write_bytes(document.read_bytes().replace(b"group", b"grOup"))
+    return tmp_path / "a.zarr"
+
+
 def newer(tmp_path):
     store = saestore.open(tmp_path / "a.zarr", "a")
     store.root.attrs["format"] = 2
     return tmp_path / "a.zarr"
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 REFUSED = [
@@ -319,6 +331,7 @@ REFUSED = [
     (a_plain_group, StoreFormatError, "not-a-store"),
     (an_array, StoreFormatError, "not-a-store"),
     (no_json, StoreFormatError, "unreadable-store"),
+    (another_node, StoreFormatError, "unreadable-store"),
     (newer, StoreFormatError, "newer-format"),
 ]
 
@@ -327,13 +340,13 @@ REFUSED = [
 @pytest.mark.parametrize(("make", "error", "code"), REFUSED, ids=[make.__name__ for make, _, _ in REFUSED])
 def test_what_is_no_store_is_refused_and_left_alone(tmp_path, make, error, code, mode):
     path = make(tmp_path)
-    before = sorted(tmp_path.rglob("*"))
+    before = contents(tmp_path)
     with pytest.raises(error) as caught:
         saestore.open(path, mode)
     assert caught.value.code == (code if isinstance(code, str) else code["ra".index(mode)])
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert sorted(tmp_path.rglob("*")) == before
+    assert contents(tmp_path) == before
 
 
 def test_nothing_there_is_told_and_nothing_is_made(tmp_path):
@@ -341,8 +354,10 @@ def test_nothing_there_is_told_and_nothing_is_made(tmp_path):
         with raises(NotFoundError, "no-store", path):
             saestore.open(path)
     assert list(tmp_path.iterdir()) == []
-    with raises(NotFoundError, "no-store"):
-        saestore.open(MemoryStore())
+    for empty in (MemoryStore(), {}):
+        with raises(NotFoundError, "no-store"):
+            saestore.open(empty)
+        assert list(saestore.open(empty, "a")) == []
 
 
 @pytest.mark.parametrize("make", [lambda p: p, str, lambda p: f"file://{p}", LocalStore])

@@ -13,6 +13,8 @@ from saestore.storage import durable
 from saestore.storage.durable import PARTIAL
 from saestore.storage.open import write_errors
 
+_ASIDE, _REPLACED = "aside", "replaced"  # where old files go, and its name once it has all of them
+
 
 def write_atomically(
     target: Path, existing: Iterable[Path], write: Callable[[Path], Written | None], *, overwrite: bool
@@ -23,13 +25,15 @@ def write_atomically(
     in ``.<name>.partial``, which a killed export leaves and the next one to the same target removes; its files get
     their names in the order of its answer.
     """
+    folder = target.with_name(f".{target.name}{PARTIAL}")
+    with write_errors(str(target)):
+        _settle(folder, target)
     old = [path for path in existing if path.exists()]
     if old and not overwrite:
         raise StoreConflictError(
             f"{old[0]} exists; pass --overwrite (overwrite=True) to replace it, or name another path.",
             code="file-exists",
         )
-    folder = target.with_name(f".{target.name}{PARTIAL}")
     with write_errors(str(target)):
         with suppress(FileNotFoundError):
             shutil.rmtree(folder)
@@ -39,18 +43,30 @@ def write_atomically(
             durable.flush((file for file in folder.rglob("*") if file.is_file()), folder)
             _publish(written, folder, target, old)
         except BaseException:
-            if not any(folder.glob("replaced/*")):  # old files that could not be put back
+            if not any(folder.glob(f"{_ASIDE}/*")) and not (folder / _REPLACED).exists():  # else for `_settle`
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         shutil.rmtree(folder, ignore_errors=True)
     return written
 
 
+def _settle(folder: Path, target: Path) -> None:
+    """Put back the old files that an interrupted export had set aside or, if it had all of them, complete it."""
+    if (folder / _REPLACED).exists():
+        files = [path for path in folder.iterdir() if path.name != _REPLACED]
+    else:
+        files = list(folder.glob(f"{_ASIDE}/*"))
+    for path in files:
+        path.replace(target.with_name(path.name))
+    if files:
+        durable.flush_folder(target.parent)
+
+
 def _publish(written: Written, folder: Path, target: Path, old: list[Path]) -> None:
     """Give what is complete its names, for good before anything old is removed.
 
     One file or folder replaces another at once. Of several files, and where a system cannot exchange folders, the old
-    ones go first, so that old and new are never seen together.
+    ones go first, so that old and new are never seen together; where this is interrupted, `_settle` ends it.
     """
     moves = [(folder / name, target.with_name(name)) for name in written.files]
     is_one = len(moves) == 1 and old == [target]
@@ -58,18 +74,18 @@ def _publish(written: Written, folder: Path, target: Path, old: list[Path]) -> N
         durable.flush_folder(target.parent)
         return
     if not is_one or target.is_dir():
-        aside = folder / "replaced"
-        aside.mkdir()
-        moves = [*((path, aside / path.name) for path in old), *moves]
+        aside = folder / _ASIDE
+        durable.make_folder(aside)
+        moves = [*((path, aside / path.name) for path in old), (aside, folder / _REPLACED), *moves]
     done = []
     try:
         for path, name in moves:
             done.append((path, name, name.exists()))
             path.replace(name)
-            durable.flush_folder(target.parent)
+            durable.flush_folder(name.parent)
     except BaseException:
-        for path, name, is_replaced in reversed(done):
-            with suppress(OSError):
-                if not is_replaced:
+        with suppress(OSError):
+            for path, name, is_replaced in reversed(done):
+                if not is_replaced and not path.exists():
                     name.replace(path)
         raise

@@ -118,17 +118,14 @@ def open_root(location: Any, mode: str, storage_options: Mapping[str, Any] | Non
         if getattr(error, "errno", None) not in _BAD_PATH:
             raise_unreachable(label, error)
         raise StoreFormatError(f"{label} cannot be a path: {first_line(error)}.") from error
-    from zarr.errors import GroupNotFoundError
-
-    try:
-        root = _open_existing(location, "r" if mode == "r" else "r+", label)
-    except (GroupNotFoundError, FileNotFoundError):
+    root = _find(location, "r" if mode == "r" else "r+", label)
+    if root is None:
         if mode != "a":
             raise NotFoundError(
                 f"There is no saestore store at {label}. Build one with `saestore build`, or name another with "
                 "--store PATH or $SAESTORE_PATH.",
                 code="no-store",
-            ) from None
+            )
         with write_errors(label):
             return _create(location, local, label)
     if root.attrs.get("encoding-type") != ROOT_ATTRIBUTES["encoding-type"]:
@@ -139,6 +136,25 @@ def open_root(location: Any, mode: str, storage_options: Mapping[str, Any] | Non
         )
     check_version(root.attrs.asdict(), label)
     return root
+
+
+def _find(location: Any, mode: Any, label: str) -> zarr.Group | None:
+    """The root group, or None where there is no document of one."""
+    from zarr.abc.store import Store
+    from zarr.errors import GroupNotFoundError
+
+    from saestore.storage.snapshot import SnapshotStore
+
+    place = Path(location) if isinstance(location, str) else location
+    for _ in range(2):  # another process may make it meanwhile
+        try:
+            return _open_existing(location, mode, label)
+        except (GroupNotFoundError, FileNotFoundError):  # zarr says so of damaged documents, too
+            if not isinstance(place, Path | Store) or SnapshotStore(place).find([(DOCUMENT, None)]) == [None]:
+                return None
+    raise StoreFormatError(
+        f"{label}: its zarr.json does not describe a group. Restore it from a copy.", code="unreadable-store"
+    )
 
 
 def _open_existing(location: Any, mode: Any, label: str) -> zarr.Group:
@@ -173,7 +189,7 @@ def _open_existing(location: Any, mode: Any, label: str) -> zarr.Group:
 def _create(location: Any, local: Path | None, label: str, attempts: int = 3) -> zarr.Group:
     import zarr
     from zarr.abc.store import Store
-    from zarr.errors import ContainsGroupError, GroupNotFoundError
+    from zarr.errors import ContainsGroupError
 
     from saestore.storage.conditional import put_if_absent
 
@@ -192,10 +208,8 @@ def _create(location: Any, local: Path | None, label: str, attempts: int = 3) ->
         # Another process creates the same store: it was quicker, or took our document for a dead one's half.
         if not attempts:
             raise
-    try:
-        return _open_existing(location, "r+", label)
-    except (GroupNotFoundError, FileNotFoundError):
-        return _create(location, local, label, attempts - 1)
+    found = _find(location, "r+", label)
+    return _create(location, local, label, attempts - 1) if found is None else found
 
 
 def _check_local(path: Path) -> None:
