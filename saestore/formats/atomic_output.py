@@ -11,7 +11,7 @@ from saestore.errors import StoreConflictError
 from saestore.formats.base import Written
 from saestore.storage import durable
 from saestore.storage.durable import PARTIAL
-from saestore.storage.open import write_errors
+from saestore.storage.open import check_replaceable, write_errors
 
 
 def write_atomically(
@@ -23,14 +23,15 @@ def write_atomically(
     in ``.<name>.partial``, which a killed export leaves and the next one to the same target removes; its files get
     their names in the order of its answer.
     """
+    check_replaceable(target)
     old = [path for path in existing if path.exists()]
     if old and not overwrite:
         raise StoreConflictError(
             f"{old[0]} exists; pass --overwrite (overwrite=True) to replace it, or name another path.",
             code="file-exists",
         )
-    folder = target.with_name(f".{target.name}{PARTIAL}")
     with write_errors(str(target)):
+        folder = target.with_name(f".{target.name}{PARTIAL}")
         with suppress(FileNotFoundError):
             shutil.rmtree(folder)
         try:
