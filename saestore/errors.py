@@ -74,6 +74,7 @@ _UNREACHABLE: tuple[tuple[tuple[int | str, ...], str], ...] = (
 _UNUSABLE = (
     ("integer string conversion", "A number of more than 4,300 digits was given; use a number that fits 64 bits."),
     ("embedded null", "A path with a NUL was given; no file has such a name."),
+    ("an empty name", "A path that ends in no name was given; name a file or a folder."),
     ("surrogates not allowed", "A text with half of a character was given; use whole characters."),
 )
 # Errors of the system that damage can cause: what is there is missing, or of another kind or size.

@@ -38,7 +38,7 @@ Array = np.ndarray[Any, Any]
 
 _MEMBER = re.compile(r"(?P<path>.*\.(npz|safetensors|pt|h5|hdf5|parquet)):(?P<name>.+)", re.DOTALL)
 # Arrays that are read whole: at most this many bytes, or this many times the size of the file.
-_MOST_BYTES, _MOST_INFLATION = 256 << 20, 64
+MOST_BYTES, _MOST_INFLATION = 256 << 20, 64
 _MOST_CHUNKS = 1 << 22  # of an array of zarr
 _NUMBERS = re.compile(r"bool|u?int(8|16|32|64)|b?float(16|32|64)|complex(64|128)")  # dtypes that numpy or torch reads
 _SKIP = 1 << 24  # bytes that are decompressed at once to get past them
@@ -62,6 +62,16 @@ def split_member(spec: str | os.PathLike[str]) -> tuple[Path, str | None]:
     return Path(match["path"]), match["name"]
 
 
+def below(name: str, *folders: Path) -> list[Path]:
+    """The paths of a name in some folders; a name that leads out of all of them is refused."""
+    paths, tops = [folder / name for folder in folders], {folder.absolute() for folder in folders}
+    if not any(tops & set(Path(os.path.normpath(path.absolute())).parents) for path in paths):
+        raise InvalidInputError(
+            f"The name {name!r} leads out of {folders[0]}; files are read from that folder only.", code="outside-folder"
+        )
+    return paths
+
+
 def nearby(path: Path) -> str:
     """The end of an error message: the names in the folder of a missing file that are most like its name."""
     folder = path.parent
@@ -81,15 +91,24 @@ def nearby(path: Path) -> str:
 def existing_file(path: str | os.PathLike[str]) -> Path:
     """Return the path if a readable file is there."""
     file = Path(path)
-    if file.is_dir() or file.is_char_device() or file.is_block_device():
-        raise InvalidInputError(
-            f"{file} is a {'folder' if file.is_dir() else 'device'}; give a file", code="not-a-file"
-        )
     if not file.exists():
         raise NotFoundError(f"no file {file}; {nearby(file)}", code="no-such-file")
+    if not file.is_file():  # a pipe may never answer, and some devices never end
+        kind = "folder" if file.is_dir() else "device, a pipe or a socket"
+        raise InvalidInputError(f"{file} is a {kind}; give a file", code="not-a-file")
     if not os.access(file, os.R_OK):
         raise InvalidInputError(f"{file} may not be read: permission denied", code="permission-denied")
     return file
+
+
+@reached("the folder")
+def existing_folder(path: str | os.PathLike[str], what: str = "", code: str = "no-such-folder") -> Path:
+    """Return the path if a folder is there; `what` it is of, such as ``"of images "``."""
+    folder = Path(path)
+    if not folder.is_dir():
+        reason = "that is a file" if folder.exists() else nearby(folder)
+        raise NotFoundError(f"no folder {what}{folder}; {reason}", code=code)
+    return folder
 
 
 @contextmanager
@@ -164,12 +183,12 @@ def load_pt(path: str | os.PathLike[str], *, sparse: bool = False) -> object:
         ) from error
 
 
-def map_safetensors(path: Path) -> Any:
+def map_safetensors(path: Path, framework: str = "pt") -> Any:
     """Open a ``.safetensors`` file by its own package; it is mapped as long as the result lives."""
     library = require("safetensors", "sae", f"reading {path}")
     file = existing_file(path)
     with damage(file, "is truncated or not a .safetensors file", library.SafetensorError):
-        return library.safe_open(file, framework="pt")
+        return library.safe_open(file, framework=framework)
 
 
 def load_tensors(path: Path, *, sparse: bool = False) -> dict[str, Any]:
@@ -215,7 +234,7 @@ def plain_tensor(tensor: Any, where: str, *, sparse: bool = False) -> Any:
             f"{where} is a {kind} tensor; give an ordinary dense tensor, of float16 to float64 or integers",
             code="unsupported-tensor",
         )
-    if layout == "strided" and tensor.nbytes > max(_MOST_BYTES, tensor.untyped_storage().nbytes()):
+    if layout == "strided" and tensor.nbytes > max(MOST_BYTES, tensor.untyped_storage().nbytes()):
         raise InvalidInputError(
             f"{where} has {tensor.nbytes:,} bytes, shape {tuple(tensor.shape)}, expanded from fewer",
             code="too-large",
@@ -238,7 +257,7 @@ def as_numpy(given: Any, what: str) -> Array:
 
 def check_inflation(size: int, packed: int, where: str) -> None:
     """Refuse what inflates out of all proportion to its compressed bytes (``too-large``)."""
-    limit = max(_MOST_BYTES, _MOST_INFLATION * packed)
+    limit = max(MOST_BYTES, _MOST_INFLATION * packed)
     if size > limit:
         raise InvalidInputError(
             f"{where} inflates to {size:,} bytes or more, and {limit:,} are read; store it without compression if that "
@@ -261,7 +280,7 @@ def check_written(array: Any, where: str) -> None:
     else:
         n_written = array.id.get_num_chunks()
     size = math.prod(array.chunks or (0,)) * array.dtype.itemsize  # a slice of rows needs whole chunks
-    if size > _MOST_BYTES:
+    if size > MOST_BYTES:
         stored = array.id.get_storage_size() if hasattr(array, "id") else array.nbytes_stored()
         check_inflation(size, stored, f"a chunk of {where}")
     if n_written < n_chunks:
@@ -280,17 +299,61 @@ def open_zarr_node(location: str | os.PathLike[str]) -> Any:
         node = zarr.open(location, mode="r")
         if not all(getattr(node, "chunks", ())):
             raise ValueError("its chunks hold no value")
-        return node
+        return zarr.open(_checked_store(node.store), path=node.path, mode="r", zarr_format=node.metadata.zarr_format)
+
+
+def _checked_store(store: Any) -> Any:
+    """A store that refuses a chunk before a codec inflates it without measure, and what is not a file."""
+    from zarr.storage import LocalStore, WrapperStore
+
+    class Checked(WrapperStore[Any]):
+        async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+            if isinstance(store, LocalStore) and (store.root / key).exists() and not (store.root / key).is_dir():
+                existing_file(store.root / key)
+            value = await super().get(key, prototype, byte_range)
+            if value is not None and len(value) > 16:
+                raw = value.as_numpy_array()
+                size = _inflated(raw[:16].tobytes(), raw[-4:].tobytes(), len(value))
+                check_inflation(size, len(value), f"a chunk of {store}/{key}")
+            return value
+
+    return Checked(store)
+
+
+def _inflated(head: bytes, tail: bytes, n: int) -> int:
+    """The size that the header of a chunk of zstd, gzip or blosc claims; 0 of any other."""
+    if head[:4] == b"\x28\xb5\x2f\xfd":
+        flags = head[4]
+        at = 5 + (not flags & 32) + (0, 1, 2, 4)[flags & 3]
+        return int.from_bytes(head[at : at + (flags >> 5 & 1, 2, 4, 8)[flags >> 6]], "little")
+    if head[:3] == b"\x1f\x8b\x08":
+        return int.from_bytes(tail, "little")
+    return int.from_bytes(head[4:8], "little") if int.from_bytes(head[12:16], "little") == n else 0
 
 
 def read_gzip(path: Path) -> bytes:
     """The content of a file that gzip packed; refuses one that inflates without measure."""
     content = bytearray()
-    with damage(path, "is damaged or not packed by gzip", EOFError, zlib.error), gzip.open(path) as file:
+    with damage(path, "is damaged or not packed by gzip", EOFError, zlib.error), gzip.open(existing_file(path)) as file:
         while part := file.read(1 << 24):
             content += part
             check_inflation(len(content), path.stat().st_size, str(path))
     return bytes(content)
+
+
+def read_parquet(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> Any:
+    """A `pyarrow.Table` of a Parquet file, or of some columns; refuses one that inflates without measure."""
+    arrow = require("pyarrow", "arrow", f"reading {path}")
+    parquet = require("pyarrow.parquet", "arrow", f"reading {path}")
+    size, packed, batches = 0, existing_file(path).stat().st_size, []
+    with damage(path, "is damaged or not a Parquet file", *LIBRARY_DAMAGE):
+        file = parquet.ParquetFile(path)  # which its batches hold open
+        for batch in file.iter_batches(1 << 12, columns=columns):
+            size += batch.nbytes
+            check_inflation(size, packed, str(path))
+            batches.append(batch)
+        table = arrow.Table.from_batches(batches, batches[0].schema if batches else file.schema_arrow)
+        return table.replace_schema_metadata(file.schema_arrow.metadata)
 
 
 def refuse_unused(

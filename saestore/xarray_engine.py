@@ -14,6 +14,7 @@ from xarray.backends import BackendEntrypoint
 from saestore.activation_set import ActivationSet
 from saestore.interop.dataset import make_dataset
 from saestore.query.slices import DENSE_LIMIT
+from saestore.storage.durable import read_file
 from saestore.storage.open import ROOT_ATTRIBUTES
 from saestore.store import Store
 from saestore.store import open as open_store
@@ -77,7 +78,7 @@ class SaestoreBackend(BackendEntrypoint):
             return False
         document = Path(filename_or_obj) / "zarr.json"
         try:
-            attributes = json.loads(document.read_bytes()).get("attributes", {})
+            attributes = json.loads(read_file(document)).get("attributes", {})
             return bool(attributes.get("encoding-type") == ROOT_ATTRIBUTES["encoding-type"])
         except (OSError, ValueError, AttributeError, RecursionError):
             return False

@@ -453,7 +453,7 @@ def test_documents_that_are_deep_or_inflate_are_refused(acts, tmp_path, monkeypa
         (tmp_path / "saestore.toml").write_text(content)
         result = CliRunner().invoke(main, ["datasets"])
         assert (result.exit_code, "cannot be read as TOML" in result.output) == (1, True)
-    monkeypatch.setattr(files, "_MOST_BYTES", 1 << 16)
+    monkeypatch.setattr(files, "MOST_BYTES", 1 << 16)
     (tmp_path / "x.json.gz").write_bytes(gzip.compress(b" " * (1 << 20)))
     with raises(InvalidInputError, "too-large", "x.json.gz"):
         acts.import_explanations(tmp_path / "x.json.gz")

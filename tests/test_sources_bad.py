@@ -206,7 +206,7 @@ class TestChunks:
         first = facts["chunks"][0]
         first["file"] = name.format(first["file"], folder=info.parent.parent)
         info.write_text(json.dumps(facts))
-        with raises(InvalidInputError, "bad-chunk-list", "its folder"):
+        with raises(InvalidInputError, "bad-chunk-list", "leads out"):
             open_embeddings(info)
 
     def test_list_that_is_no_json(self, info):

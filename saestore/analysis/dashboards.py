@@ -29,6 +29,7 @@ Array = np.ndarray[Any, Any]
 
 _PARTS, _EXAMPLES, _CONTEXT = 10, 10, 64  # quantiles; examples of each, and of the strongest; tokens on either side
 _BARS, _SIMILAR, _LOGITS = 40, 5, 10
+_MOST_IDS = 1 << 24  # of a vocabulary; the largest have about 260,000
 _AT_ONCE = 64  # features whose examples are in memory together
 _LAYER = re.compile(r"\b(?:blocks|layers?|h)[._](\d+)")
 
@@ -191,7 +192,7 @@ def _vocabulary(given: Any) -> list[str]:
         where, given = str(given), read_json(given)
     if isinstance(given, Mapping) and isinstance(given.get("model"), Mapping):  # tokenizer.json
         given = given["model"].get("vocab")
-    if isinstance(given, Mapping) and all(type(number) is int for number in given.values()):
+    if isinstance(given, Mapping) and all(type(number) is int and number < _MOST_IDS for number in given.values()):
         texts = {number: text for text, number in given.items()}
         given = [str(texts.get(number, "")) for number in range(max(texts, default=-1) + 1)]
     if not isinstance(given, list | tuple | np.ndarray) or not all(isinstance(text, str) for text in given):

@@ -14,6 +14,7 @@ import torch
 
 from saestore.errors import InvalidInputError, OutOfRangeError
 from saestore.files import refuse_unused
+from saestore.tables.label_matrix import listed
 
 Names = Sequence[str]
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -247,9 +248,7 @@ def pick(shapes: dict[str, tuple[int, ...]], key: str | None, where: str, choose
     shapes = {name: shape for name, shape in shapes.items() if name not in others}
     matrices = [name for name, shape in shapes.items() if len(shape) >= 2]
     if key is not None and key not in shapes:
-        raise InvalidInputError(
-            f"{where} has no tensor {key!r}; it has {', '.join(shapes) or 'none'}", code="no-such-tensor"
-        )
+        raise InvalidInputError(f"{where} has no tensor {key!r}; it has {listed([*shapes], 8)}", code="no-such-tensor")
     named = [name for name in (key, *_KEYS) if name is not None and name in shapes]
     choices = named[:1] or [name for name in matrices if not _per_row(name, shapes)]
     if len(choices) == 1:
@@ -257,7 +256,7 @@ def pick(shapes: dict[str, tuple[int, ...]], key: str | None, where: str, choose
         refuse_unused(shapes, (choices[0], *_KEYS), n_rows, where, masks_only=key is not None)
         return choices[0]
     raise InvalidInputError(
-        f"{where} holds {', '.join(shapes) or 'no tensor'}; embeddings are called {' or '.join(_KEYS)}, or are the "
+        f"{where} holds {listed([*shapes], 8)}; embeddings are called {' or '.join(_KEYS)}, or are the "
         f"only 2-D tensor; {choose}",
         code="no-embeddings",
     )

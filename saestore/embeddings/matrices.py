@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from saestore.embeddings.base import Matrix, Names, pick, stated_in
 from saestore.errors import InvalidInputError, MissingDependencyError, NotFoundError, require
 from saestore.files import (
     LIBRARY_DAMAGE,
+    MOST_BYTES,
     check_written,
     damage,
     existing_file,
@@ -24,6 +26,7 @@ from saestore.files import (
     open_zarr_node,
     plain_tensor,
     read_json,
+    read_parquet,
     unmasked,
 )
 from saestore.npz import NpzFile
@@ -58,12 +61,28 @@ def numpy_matrix(array: np.ndarray) -> Matrix:
 def zarr_matrix(array: zarr.Array[Any], where: str) -> Matrix:
     """Wrap a zarr array; one with missing chunks is refused, because zarr would read them as zeros."""
     check_written(array, where)
+    facts = stated_in(array.attrs.asdict())
+    return Matrix(tuple(array.shape), np.dtype(array.dtype).name, _decoding(array, where), facts)
+
+
+def _decoding(array: Any, where: str) -> Callable[[torch.Tensor, int, int], None]:
+    """Fill from an array of zarr or HDF5, of which the last chunks are kept: each slice would decode them again."""
+    step = array.chunks[0] if array.chunks else 1
+    kept: list[tuple[int, int, Any]] = [(0, 0, None)]
 
     def fill(out: torch.Tensor, start: int, stop: int) -> None:
         with damage(where, f"cannot be decoded at rows {start} to {stop}", *LIBRARY_DAMAGE):
-            np.copyto(out.numpy(), np.asarray(array[start:stop]))
+            first, last, rows = kept[0]
+            if not first <= start <= stop <= last:
+                first, last = start // step * step, -(-stop // step) * step
+                if (last - first) * out[:1].nbytes > MOST_BYTES:
+                    first, last = start, stop
+                rows = array[first:last]
+                if last - first > stop - start:
+                    kept[0] = first, last, rows
+            np.copyto(out.numpy(), np.asarray(rows[start - first : stop - first]))
 
-    return Matrix(tuple(array.shape), np.dtype(array.dtype).name, fill, stated_in(array.attrs.asdict()))
+    return fill
 
 
 def open_pt(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
@@ -107,12 +126,8 @@ def open_h5(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
     name = pick(shapes, None if key is None else key.strip("/"), str(path), f"choose one as {path.name}:KEY", others)
     dataset = file[name]
     check_written(dataset, f"{path}:{name}")
-
-    def fill(out: torch.Tensor, start: int, stop: int) -> None:
-        with damage(path, f"cannot be decoded at rows {start} to {stop}", *LIBRARY_DAMAGE):
-            np.copyto(out.numpy(), dataset[start:stop])
-
-    return Matrix(tuple(dataset.shape), dataset.dtype.name, fill, stated_in({**file.attrs, **dataset.attrs}))
+    facts = stated_in({**file.attrs, **dataset.attrs})
+    return Matrix(tuple(dataset.shape), dataset.dtype.name, _decoding(dataset, str(path)), facts)
 
 
 def open_parquet(path: Path, key: str | None = None, others: Names = ()) -> Matrix:
@@ -121,13 +136,9 @@ def open_parquet(path: Path, key: str | None = None, others: Names = ()) -> Matr
     It is read whole.
     """
     arrow = require("pyarrow", "arrow", f"reading {path}")
-    parquet = require("pyarrow.parquet", "arrow", f"reading {path}")
-    existing_file(path)
-    with damage(path, "is damaged or not a Parquet file", *LIBRARY_DAMAGE):
-        columns = parquet.read_schema(path).names
-        if key is not None and key not in columns:
-            raise InvalidInputError(f"{path} has no column {key!r}; it has {', '.join(columns)}", code="no-such-tensor")
-        table = parquet.read_table(path, columns=None if key is None else [key])
+    table = read_parquet(path, None if key is None else [key])
+    if key is not None and key not in table.column_names:
+        raise InvalidInputError(f"{path} has no column {key!r}", code="no-such-tensor")
     kinds = (arrow.types.is_list, arrow.types.is_large_list, arrow.types.is_fixed_size_list)
 
     def leaf(of: Any) -> Any:

@@ -11,7 +11,7 @@ from saestore.errors import StoreConflictError
 from saestore.formats.base import Written
 from saestore.storage import durable
 from saestore.storage.durable import PARTIAL
-from saestore.storage.open import write_errors
+from saestore.storage.open import check_replaceable, write_errors
 
 _ASIDE, _REPLACED = "aside", "replaced"  # where old files go, and its name once it has all of them
 
@@ -25,8 +25,9 @@ def write_atomically(
     in ``.<name>.partial``, which a killed export leaves and the next one to the same target removes; its files get
     their names in the order of its answer.
     """
-    folder = target.with_name(f".{target.name}{PARTIAL}")
+    check_replaceable(target)
     with write_errors(str(target)):
+        folder = target.with_name(f".{target.name}{PARTIAL}")
         _settle(folder, target)
     old = [path for path in existing if path.exists()]
     if old and not overwrite:

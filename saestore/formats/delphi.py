@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, NotFoundError, require
-from saestore.files import damage, read_json
+from saestore.errors import InvalidInputError, NotFoundError
+from saestore.files import map_safetensors, read_json
 from saestore.formats.base import Format, Opened, Source, bad_shape, check_ids, stored_dtype
 from saestore.formats.delphi_output import IDS, SOURCE, write_delphi, write_neighbours
 from saestore.formats.issues import Issue
@@ -131,10 +131,10 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _tensor(path: Path, name: str, *, optional: bool = False) -> Any:
     """A tensor of a file, not read yet; None where an `optional` one is not there."""
-    safetensors = require("safetensors", "sae", f"reading {path}")
-    with damage(path, "is truncated or not a .safetensors file", safetensors.SafetensorError):
-        opened = safetensors.safe_open(path, framework="np")
+    opened = map_safetensors(path, "np")
     if name in opened.keys():  # noqa: SIM118 (no mapping)
+        if not opened.get_slice(name).get_shape():
+            raise bad_shape(f"{path}: {name} is a single number.")
         return opened.get_slice(name)
     if optional:
         return None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, require
-from saestore.files import damage, load_tensors, split_member
+from saestore.files import LIBRARY_DAMAGE, damage, load_tensors, read_parquet, split_member
 from saestore.formats.base import Format, Opened, Source, as_floats, nonzeros, stored_dtype
 from saestore.formats.in_memory import in_file, open_object
 from saestore.formats.named_arrays import KNOWN, is_named, only_matrix
@@ -66,7 +66,7 @@ def _open(source: Source) -> Opened:
     elif path.suffix == ".parquet" and name is None and path.is_file():
         given = _table(path)
     elif (path / "dataset_info.json").is_file():
-        with damage(path, "is damaged", ValueError, KeyError, TypeError):
+        with damage(path, "is damaged", *LIBRARY_DAMAGE):
             given = require("datasets", "sae", f"reading {path}").load_from_disk(str(path))
     return open_embedded(source.path, source, (path,)) if given is None else in_file(open_object(given, source), path)
 
@@ -87,11 +87,11 @@ def _the_one(tensors: Mapping[str, Any], where: str, others: Sequence[str]) -> s
 def _table(path: Path) -> Any:
     """The columns of a sparse matrix, with the shape that an export records; None for other tables."""
     parquet = require("pyarrow.parquet", "arrow", f"reading {path}")
-    with damage(path, "is damaged or not a Parquet file", ValueError):
+    with damage(path, "is damaged or not a Parquet file", *LIBRARY_DAMAGE):
         schema = parquet.read_schema(path)
         if not is_named(schema.names):
             return None
-        table = parquet.read_table(path)
+        table = read_parquet(path)
         about = json.loads((schema.metadata or {}).get(b"saestore", b"{}"))
         shape = {"shape": [about["n_samples"], about["n_features"]]} if about else {}
     return {name: table[name] for name in table.column_names} | shape

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saestore.errors import InvalidInputError, NotFoundError, require
-from saestore.files import damage, existing_file, read_gzip
+from saestore.errors import InvalidInputError, NotFoundError
+from saestore.files import damage, existing_file, read_gzip, read_parquet
 from saestore.tables.column import TEXT, as_objects
 from saestore.tables.items import read_csv
 from saestore.tables.label_matrix import listed
@@ -153,7 +153,7 @@ def _delphi(folder: Path, source: str | None) -> Annotations:
 
 
 def _explanation(file: Path) -> str:
-    text = file.read_text("utf-8")
+    text = _text_of(file)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -164,7 +164,7 @@ def _explanation(file: Path) -> str:
 def _balanced_accuracy(file: Path) -> float | None:
     """Mean of the true positive and the true negative rate of a scorer's examples, as Delphi's own report has it."""
     try:
-        examples = json.loads(file.read_text("utf-8"))
+        examples = json.loads(_text_of(file))
         judged = [(bool(e["activating"]), e["prediction"] >= 0.5) for e in examples if e.get("prediction") is not None]
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise InvalidInputError(f"{file} is not a file of a Delphi scorer: {e!r}.", code="unreadable-file") from e
@@ -267,7 +267,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _text_of(path: Path) -> str:
-    return read_gzip(path).decode() if path.suffix == ".gz" else path.read_text("utf-8")
+    return read_gzip(path).decode() if path.suffix == ".gz" else existing_file(path).read_text("utf-8")
 
 
 def _read_csv(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -288,10 +288,7 @@ def _typed(values: dict[Any, str]) -> dict[Any, Any]:
 
 
 def _read_parquet(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    import pandas as pd
-
-    require("pyarrow", "arrow", f"reading {path.name}")
-    return records(pd.read_parquet(path)), {}
+    return records(read_parquet(path).to_pandas()), {}
 
 
 def records(frame: Any) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError, raise_unreachable, require
-from saestore.files import as_numpy, existing_file, load_tensors, split_member
+from saestore.files import as_numpy, existing_file, load_tensors, read_parquet, split_member
 from saestore.format import SOURCE_ROW
 from saestore.formats.base import Opened
 from saestore.npz import load_array
@@ -269,7 +269,7 @@ def _load(spec: str, beside: Any, what: str) -> tuple[str, Any]:
 
 def _beside(path: Path, name: str) -> tuple[Path, str | None]:
     """The file of this name beside an input; where there is none, the input and the name of an array in it."""
-    files = [path.with_name(f"{name}{suffix}") for suffix in (".npy", ".npz", ".pt")]
+    files = [path.parent / f"{name}{suffix}" for suffix in (".npy", ".npz", ".pt")]
     return next(((file, None) for file in files if file.is_file() and file != path), (path, name))
 
 
@@ -287,8 +287,7 @@ def _member(path: Path, name: str) -> Array:
     existing_file(path)
     try:
         if path.suffix == ".parquet":
-            table = require("pyarrow.parquet", "arrow", f"reading {path}").read_table(path, columns=[name])
-            return np.asarray(table[name].to_pylist())
+            return np.asarray(read_parquet(path, [name])[name].to_pylist())
         with require("h5py", "anndata", f"reading {path}").File(path, "r") as file:
             return np.asarray(file[name])
     except (KeyError, ValueError, OSError) as error:

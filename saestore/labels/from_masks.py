@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, NotFoundError, check_choice, require
-from saestore.files import damage, image_errors
+from saestore.errors import InvalidInputError, check_choice, require
+from saestore.files import damage, existing_folder, image_errors
 from saestore.format import KEY
 from saestore.labels.as_labels import check_names
 from saestore.labels.item_keys import OnUnmatched, check_on_unmatched, first_of, match_keys, unmatched
@@ -106,8 +106,7 @@ def _within(items: SetTable, options: MaskOptions) -> dict[str, Array]:
 
 def _folders(folder: Path, options: MaskOptions) -> dict[str, Path]:
     """Folders of masks by concept; one of no concept has the key ""."""
-    if not folder.is_dir():
-        raise NotFoundError(f"there is no folder {folder}.", code="no-folder")
+    existing_folder(folder, "of masks ", "no-folder")
     if options.concept is not None or options.within:
         return {options.concept or "": folder}
     inside = sorted(path for path in folder.iterdir() if path.is_dir())

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from saestore.errors import InvalidInputError, NotFoundError, UnreachableError, raise_unreachable
-from saestore.files import image_errors, nearby
+from saestore.files import below, existing_folder, image_errors, nearby
 from saestore.models.request import select_items
 from saestore.sae.hub import one_line
 from saestore.sparse_rows import Array
@@ -55,10 +55,7 @@ def find_images(
     out images that cannot be read instead of refusing them, `advance` receives the number of images that were decoded,
     and `exif` is whether images are turned by their EXIF orientation.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        reason = nearby(root) if not root.exists() else "that is a file"
-        raise NotFoundError(f"no folder of images {root}; {reason}", code="folder-missing")
+    root = existing_folder(folder, "of images ", "folder-missing")
     if table is None:
         by_key = {p.relative_to(root).as_posix(): p for p in root.rglob("*") if _is_image(p.relative_to(root))}
         first = [key for key in known if key in by_key]
@@ -83,7 +80,7 @@ def _is_image(relative: Path) -> bool:
 def _named(keys: list[str], root: Path, table: Path | None) -> list[Path]:
     """Where the images of a table are: below the folder, or beside the table, which may itself name the folder."""
     bases = [root, *([table.parent] if table is not None else []), root.parent]
-    paths = [next((base / key for base in bases if (base / key).is_file()), None) for key in keys]
+    paths = [next((path for path in below(key, *bases) if path.is_file()), None) for key in keys]
     missing = [key for key, path in zip(keys, paths, strict=True) if path is None]
     if missing:
         raise NotFoundError(

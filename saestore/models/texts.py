@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError
-from saestore.files import damage, existing_file
+from saestore.files import below, damage, existing_file
 from saestore.sae.hub import one_line
 from saestore.tables.items import Items, as_items
 
@@ -95,7 +95,7 @@ def _with_texts(items: Items, path: Path) -> Items:
         return items
     texts = []
     for key in items.key.tolist():
-        file = next((base / key for base in (path.parent, path.parent.parent) if (base / key).is_file()), None)
+        file = next((file for file in below(key, path.parent, path.parent.parent) if file.is_file()), None)
         if file is None:
             raise NotFoundError(
                 f"{path} has no column text, and the file {key} that it names is not in {path.parent}",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError, reached, require, shown
-from saestore.files import damage, image_errors, nearby
+from saestore.files import damage, existing_folder, image_errors
 from saestore.labels.patch_grid import Fit, Patches
 from saestore.sparse_rows import Array
 
@@ -109,11 +109,7 @@ def images_folder(images: Any) -> Path:
     if not isinstance(images, str | os.PathLike):
         message = f"images={shown(images)}: give the folder that the keys of the items start in."
         raise InvalidInputError(message, code="not-a-path")
-    folder = Path(images)
-    if not folder.is_dir():
-        what = "it is a file" if folder.exists() else nearby(folder)
-        raise NotFoundError(f"no folder of images {folder}; {what}", code="folder-missing")
-    return folder
+    return existing_folder(images, "of images ", "folder-missing")
 
 
 def _inside(folder: Path, key: str) -> Path:

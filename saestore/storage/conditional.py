@@ -115,7 +115,7 @@ class _Folder(_Place):
 
     def get(self, key: str) -> Tagged | None:
         try:
-            value = (self._root / key).read_bytes()
+            value = durable.read_file(self._root / key)
         except (FileNotFoundError, NotADirectoryError):
             return None
         return Tagged(value, value)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -112,6 +113,21 @@ def exchange(path: Path, other: Path) -> bool:
     except (AttributeError, OSError, TypeError):  # not Linux
         return False
     return bool(call(_HERE, os.fsencode(path), _HERE, os.fsencode(other), _EXCHANGE) == 0)
+
+
+def open_file(path: str | os.PathLike[str]) -> int:
+    """Open a file to read, and nothing else: a pipe may never answer, and some devices never end."""
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise IsADirectoryError(errno.EISDIR, "not a file", os.fspath(path))
+    return fd
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """The content of a file, and of nothing else."""
+    with open(open_file(path), "rb") as file:
+        return file.read()
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -20,6 +20,7 @@ from saestore.errors import (
     check_choice,
     first_line,
     raise_unreachable,
+    refuse_unusable,
 )
 from saestore.format import DELETED, FORMAT_VERSION, check_version, digest
 from saestore.storage import durable
@@ -82,7 +83,9 @@ def local_root(location: Any, storage_options: Mapping[str, Any] | None = None) 
 def group_attributes(folder: Path) -> dict[str, Any] | None:
     """The attributes of a group in a local folder; None where zarr must say what is there instead."""
     try:
-        document = json.loads((folder / DOCUMENT).read_bytes())
+        document = json.loads(durable.read_file(folder / DOCUMENT))
+    except IsADirectoryError as e:  # or a pipe, for which zarr would wait
+        raise StoreFormatError(f"{folder / DOCUMENT} is not a file.", code="unreadable-store") from e
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(document, dict) or set(document) != _GROUP or not isinstance(document["attributes"], dict):
@@ -219,6 +222,7 @@ def _check_local(path: Path) -> None:
         raise StoreFormatError(
             f"{path} is a file; a store is a folder or a zip file. Name another path.", code="not-a-store"
         )
+    group_attributes(path)  # which refuses a document that is not a file
     if path.is_dir() and not (path / "zarr.json").exists() and any(p.suffix != PARTIAL for p in path.iterdir()):
         raise StoreFormatError(
             f"{path} is a folder but no saestore store (it has no zarr.json). Name the folder that "
@@ -237,16 +241,28 @@ def write_errors(label: str) -> Iterator[None]:
     except Exception as e:
         code, reason = _write_reason(e)
         if code is None:
+            if isinstance(e, ValueError):
+                refuse_unusable(e)
             if getattr(e, "errno", None) != errno.EPIPE:  # of a pipe that the program prints to
                 raise_unreachable(label, e, "written")
             raise
         raise StoreWriteError(f"Cannot write {label}: {reason}", code=code) from e
 
 
+def check_replaceable(path: Path) -> None:
+    """Refuse to put a file in the place of a device, a pipe or a socket, which would be gone."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise StoreWriteError(
+            f"Cannot write {path}: it is a device, a pipe or a socket, which a file would replace. Name a file.",
+            code="not-a-file",
+        )
+
+
 def save_file(path: str | os.PathLike[str], content: bytes) -> Path:
     """Write a file that a user asked for, whole or not at all, and return its path."""
     target = Path(path)
     with write_errors(str(path)):
+        check_replaceable(target)
         durable.make_folder(target.parent)
         durable.replace_file(target, content)
         for draft in durable.drafts(target.parent, old=True):  # of processes killed while they wrote this file
@@ -291,6 +307,8 @@ def _write_reason(error: Exception) -> tuple[str | None, str]:
     """The code and the advice for an error of a place that cannot be written, (None, "") for any other."""
     if isinstance(error, ValueError) and "read-only" in str(error):
         return "read-only", "it was opened read-only. Open it with mode='a'."
+    if isinstance(error, FileNotFoundError):  # of the system's own folders, or one that is removed meanwhile
+        return "bad-path", f"no file can be made there ({first_line(error)}). Choose another path."
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):  # under what a library makes of it
         cause = cause.__cause__ or cause.__context__

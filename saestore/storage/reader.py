@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from saestore.errors import CorruptStoreError
 from saestore.format import shard_digest
 from saestore.progress import check_deadline
 from saestore.sparse_rows import Array, pointers
+from saestore.storage import durable
 from saestore.storage.digests import Digests
 from saestore.storage.open import missing_as_error
 from saestore.storage.places import Request
@@ -104,7 +104,7 @@ class ArrayReader:
                 if piece.shard != shard:
                     shard, path = piece.shard, f"{self._folder}{piece.shard}"
                     if not self.layout.sharded:
-                        self.fill_whole(piece, Path(path).read_bytes())
+                        self.fill_whole(piece, durable.read_file(path))
                         continue
                     tail = self._tails.get(shard) or self._learn_locally(shard, path, file)
                     places, checksums = tail.places, tail.checksums

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from saestore.errors import CorruptStoreError
+from saestore.storage import durable
 from saestore.storage.open import LocalRoot, Root, missing_as_error
 from saestore.storage.places import Request, Span
 
@@ -76,7 +77,7 @@ def _read_file(path: str, key: str, which: Span | None) -> bytes | None:
     with missing_as_error(key):
         try:
             if which is None:
-                return Path(path).read_bytes()
+                return durable.read_file(path)
             start, stop = which
             return pread(path, start, -start if stop is None else stop - start)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -105,7 +106,7 @@ class OneFile:
     def pread(self, path: str, offset: int, count: int) -> bytes:
         """Bytes of a file; a negative offset counts from its end."""
         if path != self._path:
-            fd, before, self._path = os.open(path, os.O_RDONLY), self._fd, path
+            fd, before, self._path = durable.open_file(path), self._fd, path
             self._fd = fd
             if before >= 0:
                 os.close(before)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from saestore.errors import InvalidInputError, NotFoundError
-from saestore.files import split_member
+from saestore.files import existing_folder, split_member
 from saestore.superactivators import SCRATCH
 from saestore.superactivators.chunk_lists import INFO_SUFFIX
 from saestore.superactivators.datasets import Dataset
@@ -104,11 +104,8 @@ class PipelineName:
 
 def data_roots(data: Folder = None) -> list[Path]:
     """Folders with ``Embeddings/``, ``Data/`` and ``GT_Samples/``, in the order in which they are searched."""
-    if data is not None and not Path(data).is_dir():
-        raise NotFoundError(
-            f"no folder {data}; --data (data=) takes the one that holds Data/, GT_Samples/ or Embeddings/",
-            code="no-such-folder",
-        )
+    if data is not None:
+        existing_folder(data, "with Data/, GT_Samples/ or Embeddings/ ")
     return [Path(each) for each in (data, os.environ.get(SCRATCH)) if each]
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, NotFoundError
-from saestore.files import load_pt, nearby
+from saestore.files import existing_folder, load_pt, nearby
 from saestore.labels.as_labels import check_names
 from saestore.query.open_set import changing
 from saestore.sparse_rows import Array
@@ -110,8 +110,7 @@ def read_ground_truth(folder: str | os.PathLike[str], expected: Expected) -> Gro
 
 def _suffix(folder: Path, sample_type: str) -> str:
     """The end of the files' names."""
-    if not folder.is_dir():
-        raise NotFoundError(f"no folder {folder} with ground truth; {nearby(folder)}", code="no-such-folder")
+    existing_folder(folder, "of ground truth ")
     kinds = {"patch": ("image",), "token": ("text",)}.get(sample_type, ("image", "text"))
     suffixes = [SUFFIXES[kind] for kind in kinds if any(_names(folder, SUFFIXES[kind], sample_type))]
     if len(suffixes) == 1:

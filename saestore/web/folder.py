@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from saestore.errors import SaestoreError, StoreConflictError
+from saestore.errors import SaestoreError, StoreConflictError, reached
 from saestore.formats.atomic_output import write_atomically
 from saestore.formats.base import Written
 from saestore.query.reader import SetReader
@@ -51,6 +51,7 @@ class FolderLinks(Links):
         return f"{self.depth}images/{item}.jpg"
 
 
+@reached("the output")
 def write_folder(
     reader: SetReader,
     features: Sequence[int],
