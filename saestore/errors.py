@@ -70,6 +70,7 @@ _UNREACHABLE: tuple[tuple[tuple[int | str, ...], str], ...] = (
         "The place does not answer: check the address and the network, then ask again.",
     ),
 )  # fmt: skip
+_ERRNO = re.compile(r"(?:errno = |os error |\[[Ee]rrno )([0-9]{1,3})\b")  # in the words of HDF5, Rust and others
 # What Python's own refusal of a value has in it, and what to say instead.
 _UNUSABLE = (
     ("integer string conversion", "A number of more than 4,300 digits was given; use a number that fits 64 bits."),
@@ -294,4 +295,5 @@ def _is_any(error: BaseException, kinds: tuple[int | str, ...]) -> bool:
     status = getattr(error, "status", None) or getattr(error, "status_code", None)
     names = {base.__name__ for base in type(error).__mro__}
     names |= {f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in type(error).__mro__}
-    return bool(names & set(kinds)) or getattr(error, "errno", None) in kinds or status in kinds
+    number = getattr(error, "errno", None) or next(map(int, _ERRNO.findall(str(error))), None)
+    return bool(names & set(kinds)) or number in kinds or status in kinds

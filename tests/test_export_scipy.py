@@ -160,6 +160,16 @@ def test_of_several_files_an_error_for_good_keeps_the_old_or_the_new(tmp_path, m
     assert settled(tmp_path) == (OLD if n_moves < 3 else NEW)
 
 
+@pytest.mark.parametrize("name", ["aside", "replaced", "a[1]"])
+def test_what_a_killed_export_leaves_is_not_taken_for_old_files(tmp_path, name):
+    half = tmp_path / f".{name}.partial" / name
+    half.mkdir(parents=True)
+    (half / "x").write_text("half")
+    write_atomically(tmp_path / name, [tmp_path / name], lambda place: place.mkdir(), overwrite=False)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert list((tmp_path / name).iterdir()) == []
+
+
 def test_of_several_files_a_crash_of_the_machine_keeps_the_old_or_the_new(tmp_path):
     recorder = Recorder(tmp_path)
     with recorder.active():

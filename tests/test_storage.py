@@ -26,7 +26,9 @@ from saestore.errors import (
     SaestoreError,
     StoreFormatError,
     StoreWriteError,
+    UnreachableError,
 )
+from saestore.files import damage
 from saestore.format import digest
 from saestore.segment.read import Segment
 from saestore.storage import (
@@ -347,6 +349,21 @@ def test_what_is_no_store_is_refused_and_left_alone(tmp_path, make, error, code,
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("Unable to synchronously open object (file read failed: errno = 5, error message = '...'"),
+        RuntimeError("Error while deserializing: I/O error: Input/output error (os error 5)"),
+        ValueError("[Errno 5] Input/output error"),
+    ],
+)
+def test_an_error_of_the_device_is_known_by_the_words_of_a_library(error):
+    with raises(UnreachableError, "unreachable", "device"), damage("x.h5", "is damaged", type(error)):
+        raise error
+    with raises(InvalidInputError, "damaged-file"), damage("x.h5", "is damaged", ValueError):
+        raise ValueError("bad magic number (os error 22)")
 
 
 def test_nothing_there_is_told_and_nothing_is_made(tmp_path):

@@ -13,8 +13,6 @@ from saestore.storage import durable
 from saestore.storage.durable import PARTIAL
 from saestore.storage.open import check_replaceable, write_errors
 
-_ASIDE, _REPLACED = "aside", "replaced"  # where old files go, and its name once it has all of them
-
 
 def write_atomically(
     target: Path, existing: Iterable[Path], write: Callable[[Path], Written | None], *, overwrite: bool
@@ -44,7 +42,8 @@ def write_atomically(
             durable.flush((file for file in folder.rglob("*") if file.is_file()), folder)
             _publish(written, folder, target, old)
         except BaseException:
-            if not any(folder.glob(f"{_ASIDE}/*")) and not (folder / _REPLACED).exists():  # else for `_settle`
+            aside, replaced = _old_files(folder)
+            if not replaced.exists() and not (aside.exists() and any(aside.iterdir())):  # else for `_settle`
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         shutil.rmtree(folder, ignore_errors=True)
@@ -53,14 +52,18 @@ def write_atomically(
 
 def _settle(folder: Path, target: Path) -> None:
     """Put back the old files that an interrupted export had set aside or, if it had all of them, complete it."""
-    if (folder / _REPLACED).exists():
-        files = [path for path in folder.iterdir() if path.name != _REPLACED]
-    else:
-        files = list(folder.glob(f"{_ASIDE}/*"))
-    for path in files:
-        path.replace(target.with_name(path.name))
-    if files:
+    aside, replaced = _old_files(folder)
+    source = folder if replaced.exists() else aside
+    if source.exists():
+        for path in source.iterdir():
+            if path != replaced:
+                path.replace(target.with_name(path.name))
         durable.flush_folder(target.parent)
+
+
+def _old_files(folder: Path) -> tuple[Path, Path]:
+    """Where old files go, and its name once it has all of them; not the name of any output."""
+    return folder / f"{folder.name}.aside", folder / f"{folder.name}.replaced"
 
 
 def _publish(written: Written, folder: Path, target: Path, old: list[Path]) -> None:
@@ -75,9 +78,9 @@ def _publish(written: Written, folder: Path, target: Path, old: list[Path]) -> N
         durable.flush_folder(target.parent)
         return
     if not is_one or target.is_dir():
-        aside = folder / _ASIDE
+        aside, replaced = _old_files(folder)
         durable.make_folder(aside)
-        moves = [*((path, aside / path.name) for path in old), (aside, folder / _REPLACED), *moves]
+        moves = [*((path, aside / path.name) for path in old), (aside, replaced), *moves]
     done = []
     try:
         for path, name in moves:
