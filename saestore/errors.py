@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 __all__ = [
+    "CONTROL",
     "CorruptStoreError",
     "InvalidInputError",
     "LockedError",
@@ -42,7 +43,7 @@ __all__ = [
 
 
 # Control characters but for tabs and line ends, other line ends, changes of direction, halves of characters.
-_CONTROL = re.compile(
+CONTROL = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb\ud800-\udfff]|\r(?!\n)"
 )
 
@@ -51,7 +52,7 @@ def escape(text: str, *, one_line: bool = False) -> str:
     r"""The text with control characters as ``\x1b``, so that it cannot move the cursor or colour the terminal."""
     if one_line:
         text = " ".join(re.split(r"[\t\r\n]+", text))
-    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 # What a place answers that tells nothing of the stored bytes: numbers of errors, of HTTP, and names of classes, because

@@ -1,5 +1,6 @@
 """Files made to harm: pipes and devices, sizes that are claimed, names that lead out of their folder."""
 
+import json
 import os
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from saestore import files
 from saestore.analysis.dashboards import _vocabulary
 from saestore.embeddings.matrices import _decoding
 from saestore.embeddings.opening import open_embeddings
-from saestore.errors import InvalidInputError, SaestoreError, StoreWriteError
+from saestore.errors import CONTROL, InvalidInputError, NotFoundError, SaestoreError, StoreWriteError
 from saestore.models.images import _named as find_images
 from saestore.models.texts import _read as read_texts
+from saestore.web.request import as_json
 
 pytestmark = pytest.mark.once
 torch = pytest.importorskip("torch", reason="embeddings need torch")
@@ -159,3 +161,15 @@ def test_an_output_never_takes_the_place_of_a_pipe(tmp_path, store):
         with raises(StoreWriteError, "not-a-file"):
             write(path)
         assert path.is_fifo()
+
+
+def test_a_home_of_nobody_is_a_folder_that_is_not_there():
+    with raises(NotFoundError, "no-store"):
+        saestore.open("~nobody-at-all/x.zarr")
+    assert files.expanded("~") == Path.home()
+
+
+def test_pages_in_json_have_no_control_characters():
+    text = "\x1b[31m \x7f\x9b\u202e\u2028\ud800 é🙂"
+    assert CONTROL.search(as_json({text: text}).decode()) is None
+    assert json.loads(as_json({text: text})) == {text: text}

@@ -83,7 +83,16 @@ def test_a_server_starts_without_what_takes_seconds_to_import():
 def test_a_name_of_another_host_is_refused(served):
     """A page elsewhere can make its own name lead to this machine."""
     port = urlsplit(served).port
-    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "", "@127.0.0.1"):
+    for host in (
+        "evil.example",
+        f"evil.example:{port}",
+        "127.0.0.1.evil.example",
+        "",
+        "@127.0.0.1",
+        "[",
+        "[::1",
+        "[1]:80",
+    ):
         assert ask(served, "/", Host=host)[0] in (400, 403), host
     for host in (f"localhost:{port}", "127.0.0.1", f"[::1]:{port}"):
         assert ask(served, "/", Host=host)[0] == 200, host

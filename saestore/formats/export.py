@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saestore.errors import InvalidInputError, check_choice, reached
+from saestore.files import expanded
 from saestore.formats.atomic_output import write_atomically
 from saestore.formats.base import load_format
 from saestore.formats.selection import Selected
@@ -103,7 +104,7 @@ def export(
     Memory: a block of about a million non-zeros, and about 40 bytes per sample; for ``.pt`` files 512 MiB, since torch
     writes a tensor whole.
     """
-    target = Path(path).expanduser()
+    target = expanded(path)
     into = load_format(_format_name(format, target))
     options = {
         "tokens": tokens, "pad_token": pad_token, "clip": clip, "columns": columns, "unembedding": unembedding,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from saestore import layouts
 from saestore.errors import InvalidInputError, NotFoundError, check_choice
-from saestore.files import LIBRARY_DAMAGE, damage, nearby, split_member
+from saestore.files import LIBRARY_DAMAGE, damage, expanded, nearby, split_member
 from saestore.formats.base import Opened, Source, load_format
 from saestore.formats.in_memory import open_object
 from saestore.formats.issues import IssueCollector, refusal
@@ -201,7 +201,7 @@ def _opened(options: ImportOptions, resources: ExitStack, progress: Progress) ->
     others = tuple(split_member(name)[1] or name for name in (options.mask, options.tokens) if isinstance(name, str))
     if not isinstance(options.path, str | os.PathLike):
         return _of_object(options, Source(Path(), *given, progress.line, others))
-    path = Path(options.path).expanduser()
+    path = expanded(options.path)
     chosen = load_format(recognise(path) if name == "auto" else name)
     own = {"sparse": options.sparse, "pad_token": options.pad_token}
     chosen.check_options([name for name, value in own.items() if value is not None], path)

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zarr
@@ -16,6 +15,7 @@ from saestore.activation_set import ActivationSet
 from saestore.distributed.engines import run_tasks
 from saestore.distributed.plan import Plan, keep_open, planned_attributes
 from saestore.errors import InvalidInputError, NotFoundError
+from saestore.files import expanded
 from saestore.format import KEY, canonical_json
 from saestore.ingest.import_plan import ImportPlan, plan_import
 from saestore.ingest.known import add_found_truth
@@ -168,8 +168,8 @@ def _absolute(value: Any) -> Any:
     text = os.fspath(value)
     file, colon, name = text.rpartition(":")
     for path, rest in ((text, ""), (file, colon + name)):
-        if path and Path(path).expanduser().exists():
-            return f"{Path(path).expanduser().absolute()}{rest}"
+        if path and expanded(path).exists():
+            return f"{expanded(path).absolute()}{rest}"
     return text
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from saestore.errors import InvalidInputError, MissingDependencyError, StoreWriteError, first_line
+from saestore.files import expanded
 
 if TYPE_CHECKING:
     from zarr.storage import MemoryStore, ObjectStore, ZipStore
@@ -156,7 +157,7 @@ def _scheme(location: Any) -> str:
 def local_path(location: Any) -> Path | None:
     """The absolute path, which is still right after a change of the working folder; None for other places."""
     if isinstance(location, Path):
-        return location.expanduser().absolute()
+        return expanded(location).absolute()
     if not isinstance(location, str):
         return None
     if location.lower().startswith("file://"):
@@ -164,7 +165,7 @@ def local_path(location: Any) -> Path | None:
 
         return Path(url2pathname(urlsplit(location).path))
     if not _scheme(location) and not location.startswith("memory:"):
-        return Path(location).expanduser().absolute()
+        return expanded(location).absolute()
     return None
 
 

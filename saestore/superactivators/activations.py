@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, StoreWriteError, require
-from saestore.files import load_tensors
+from saestore.files import expanded, load_tensors
 from saestore.formats.base import Format, Opened, Source, Written
 from saestore.formats.dense_tensors import open_dense
 from saestore.formats.issues import Issue
@@ -72,7 +72,7 @@ def open_filtered(name: str, source: Source) -> Opened:
     pipeline, dense = PipelineName.of(chunks.base), name == "superactivators-dense-filtered"
     sparse = None if pipeline is None else pipeline.beside(path)
     if source.sparse is not None:
-        sparse = Path(source.sparse).expanduser()
+        sparse = expanded(source.sparse)
     if sparse is None:
         raise InvalidInputError(
             f"{path} is {name}: the unit mapping of such files is often wrong, and only the sparse file that it was "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
+from saestore.files import expanded
 
 CONFIG = "saestore.toml"
 SAES = {"image": "clip-scope-22", "text": "gemma-scope-9b-34-16k"}
@@ -144,7 +145,7 @@ def _fields(file: Path, name: str, table: Any) -> dict[str, Any]:
 
 
 def _resolved(file: Path, path: str) -> str:
-    return path if "://" in path else str(file.parent / Path(path).expanduser())
+    return path if "://" in path else str(file.parent / expanded(path))
 
 
 def _check_keys(table: dict[str, Any], allowed: tuple[str, ...], where: str) -> None:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from saestore.errors import (
     InvalidInputError,
@@ -64,7 +64,7 @@ class Guard:
     def check(self, request: WebRequest) -> None:
         """Raise `NotAllowedError` for a request that is not answered."""
         given = request.headers.get("host", "")
-        host = urlsplit(f"//{given}").hostname if re.fullmatch(r"[\w.:\[\]-]{1,255}", given) else None
+        host = _split(f"//{given}").hostname if re.fullmatch(r"[\w.:\[\]-]{1,255}", given) else None
         if self.token is None and host not in self.hosts:
             message = f"This server answers at {' and '.join(self.hosts[:2])} only."
             raise NotAllowedError(message, code="unknown-host")
@@ -73,8 +73,16 @@ class Guard:
             message = "This server needs its token: open the address that it printed when it started."
             raise NotAllowedError(message, code="bad-token")
         origin = request.headers.get("origin")
-        if request.method == "POST" and origin is not None and urlsplit(origin).netloc != given:
+        if request.method == "POST" and origin is not None and _split(origin).netloc != given:
             raise NotAllowedError("A form of another page cannot change the store.", code="other-origin")
+
+
+def _split(address: str) -> SplitResult:
+    """The parts of an address of a header; none of one that is not an address."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
 
 
 def application(explorer: Explorer, hosts: Sequence[str], token: str | None = None) -> Starlette:
@@ -135,7 +143,7 @@ def _answer_until(end: float, explorer: Explorer, question: Request) -> Answer:
 
 async def _question(request: WebRequest) -> Request:
     """What is asked, or `InvalidInputError` for what is too long, or not a question at all."""
-    if len(request.url.path) + len(request.url.query) > _LONGEST_ADDRESS:
+    if len(request.scope["path"]) + len(request.scope["query_string"]) > _LONGEST_ADDRESS:
         raise InvalidInputError(f"An address has at most {_LONGEST_ADDRESS:,} characters.", code="address-too-long")
     if request.method not in ("GET", "HEAD", "POST"):
         raise InvalidInputError(f"{request.method} is not used here; use GET or POST.", code="unknown-method")
@@ -230,7 +238,7 @@ def widget(reader: SetReader, images: Path | None = None) -> Any:
         def _asked(self, _: Any, content: Any, __: Any) -> None:
             if not isinstance(content, dict) or "address" not in content:
                 return
-            parts = urlsplit(str(content["address"])[:_LONGEST_ADDRESS])
+            parts = _split(str(content["address"])[:_LONGEST_ADDRESS])
             form = {str(name): str(value) for name, value in dict(content.get("form") or {}).items()}
             method = "POST" if content.get("method") == "POST" else "GET"
             question = Request(unquote(parts.path) or "/", dict(parse_qsl(parts.query)), method, form)

@@ -230,7 +230,7 @@ class Explorer:
         """Change what is known of a feature, or make a concept of chosen items, and lead back to the page."""
         parts = path.strip("/").split("/")
         form = request.form
-        if not secrets.compare_digest(form.get("token", "").encode(), self.token.encode()):
+        if not secrets.compare_digest(form.get("token", "").encode("utf-8", "replace"), self.token.encode()):
             raise InvalidInputError("The form is of an earlier session; load the page again.", code="bad-token")
         if not self.store.writable:
             raise InvalidInputError("The store was opened to read only.", code="read-only")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from saestore.errors import InvalidInputError, OutOfRangeError, did_you_mean
+from saestore.errors import CONTROL, InvalidInputError, OutOfRangeError, did_you_mean
 from saestore.records import plain
 
 LONGEST = 4000  # characters of one parameter
@@ -154,5 +154,6 @@ def with_query(path: str, query: Mapping[str, Any], *, quoted: bool = True) -> s
 
 
 def as_json(value: Any) -> bytes:
-    """JSON in UTF-8; NaN and infinities are null."""
-    return json.dumps(plain(value), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+    """JSON in UTF-8; NaN and infinities are null, characters that move a cursor or turn a text are escaped."""
+    text = json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
+    return CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text).encode()
