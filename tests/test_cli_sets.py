@@ -8,6 +8,7 @@ from cli_stores import ask, ask_json, invoke, paths_in, refused
 from click.testing import CliRunner
 
 import saestore
+from saestore import store
 from saestore.cli import keys, main
 from saestore.writing import SetWriter
 
@@ -226,3 +227,11 @@ def test_a_set_that_is_being_written_is_not_deleted(tmp_path):
     with SetWriter(saestore.open(stored.path, "a").root, "Other/cls/y"):
         assert "Other/cls/y" in refused("delete", "Other", "--yes", store=stored)
     assert len(saestore.open(stored.path)) == 3
+
+
+def test_a_command_that_names_no_set_looks_through_the_store_once(images, monkeypatch):
+    calls = []
+    find = store.find_sets
+    monkeypatch.setattr(store, "find_sets", lambda root: calls.append(root) or find(root))
+    ask("top-samples", "--feature", 1, store=images)
+    assert len(calls) == 1

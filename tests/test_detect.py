@@ -17,7 +17,7 @@ from raising import raises
 from sklearn import metrics as sk
 from strategies import PATH, cases, make_case, scratch_store, write_case, write_segments
 
-from saestore.detection import DetectionOptions
+from saestore.detection import DetectionOptions, evaluation
 from saestore.detection.prune import choose, default_max_fraction
 from saestore.detection.report import compare
 from saestore.errors import InvalidInputError, NotFoundError
@@ -33,6 +33,7 @@ from saestore.scoring.thresholds import (
     count_reaching,
     list_quantiles,
 )
+from saestore.storage import threads
 from saestore.vocabulary import METRICS
 from saestore.writing import SetWriter
 
@@ -338,6 +339,18 @@ def test_detection_equals_brute_force(seed, palette, dtype, segment_rows):
         check(case, acts, truth, rows_true, found, score=score)
     found = detect(acts, "sample", n=9, n_resamples=5, **ALL)
     check(case, acts, parts, parts, found, level="sample")
+
+
+@pytest.mark.once
+def test_detection_is_the_same_with_one_thread_and_several(monkeypatch):
+    _, acts, _, _ = planted(11, palette="heavy")
+    answers = []
+    for n, few in ((1, 1 << 20), (4, 1 << 20), (4, 0)):  # of many rows, one column after the other
+        monkeypatch.setattr(threads, "n_threads", lambda n=n: n)
+        monkeypatch.setattr(evaluation, "_FEW_ROWS", few)
+        found = detect(acts, n=3, n_resamples=20, **ALL)
+        answers.append(repr((found.rows, found.candidates)))
+    assert answers[0] == answers[1] == answers[2]
 
 
 @pytest.mark.parametrize("level", ["item", "sample"])

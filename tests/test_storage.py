@@ -102,6 +102,17 @@ def test_zstd_is_decoded_the_same_with_and_without_numcodecs(monkeypatch, dtype,
 
 
 @pytest.mark.once
+@pytest.mark.parametrize(("n", "ahead", "taken"), [(1, 5, 1), (2, 0, 3), (2, 4, 7)])
+def test_parts_are_taken_no_further_ahead_than_threads_and_asked(monkeypatch, n, ahead, taken):
+    monkeypatch.setattr(storage.threads, "n_threads", lambda: n)
+    seen = []
+    results = storage.in_order(lambda part: 2 * part, (seen.append(i) or i for i in range(20)), ahead)
+    assert next(results) == 0
+    assert len(seen) == taken
+    assert list(results) == list(range(2, 40, 2))
+
+
+@pytest.mark.once
 @pytest.mark.parametrize("change", [lambda raw: raw[:-1], lambda raw: raw + b"\1", lambda raw: b"\7" + raw[1:]])
 def test_texts_that_do_not_fill_their_chunk_are_damage(change):
     raw = bytes(numcodecs.VLenUTF8().encode(np.array(["a", "bc"], object)))

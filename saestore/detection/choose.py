@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 _PIECE = 1 << 18  # positive rows, or pairs of feature and concept, that are evaluated at a time
+_AHEAD = 16  # pieces of a block, which are parts of it, that wait while the next block is read
 
 
 @dataclass(frozen=True)
@@ -81,38 +82,36 @@ def best_on_calibration(inputs: Inputs, features: Array, recalls: Array, n: int)
     chosen, of two in the middle the smaller: it is farthest from both ends of what does as well. Units of unknown label
     count for nothing.
 
-    Memory: a block of a million entries or the longest list; per processor a piece of about 260,000 positive rows and
-    pairs of feature and concept, or one list, with a few hundred bytes each; the candidates.
+    Memory: two blocks of a million entries or the longest list; per processor a piece of about 260,000 positive rows
+    and pairs of feature and concept, or one list, with a few hundred bytes each; the candidates.
     """
     split = inputs.of(CHOOSE)
     row_labels, best = inputs.row_labels(split), FeatureThresholds.none()
-    parts = (part for lists in inputs.lists(split, features) for part in pieces(inputs, split, lists, row_labels))
-    for found in in_order(lambda part: _evaluate(inputs, split, *part, row_labels, recalls=recalls), parts):
+    parts = (part for lists in inputs.lists(split, features) for part in pieces(lists, row_labels))
+    evaluated = in_order(lambda part: _evaluate(inputs, split, part, row_labels, recalls=recalls), parts, _AHEAD)
+    for found in evaluated:
         best = (best + found).best(n)
     return best
 
 
-def pieces(
-    inputs: Inputs, split: Split, lists: PostingLists, row_labels: scipy.sparse.csr_array
-) -> Iterator[tuple[PostingLists, PostingLists]]:
-    """Some features at a time: their lists over rows, above 0, and over units."""
+def pieces(lists: PostingLists, row_labels: scipy.sparse.csr_array) -> Iterator[PostingLists]:
+    """Lists over rows, some features at a time."""
     feature = np.repeat(np.arange(len(lists.features)), np.diff(lists.indptr))
     n_labels = np.bincount(feature, np.diff(row_labels.indptr)[lists.samples], len(lists.features))
     for first, last in split_by_cost(n_labels.astype(np.int64) + row_labels.shape[1], _PIECE):
-        part = lists.part(first, last)
-        yield part.keep(part.data > 0), inputs.unit_lists(split, part)
+        yield lists.part(first, last)
 
 
 def _evaluate(
     inputs: Inputs,
     split: Split,
-    rows: PostingLists,
-    units: PostingLists,
+    part: PostingLists,
     row_labels: scipy.sparse.csr_array,
     *,
     recalls: Array,
 ) -> FeatureThresholds:
     """Every concept with every feature of a piece, at its best target recall."""
+    rows, units = part.keep(part.data > 0), inputs.unit_lists(split, part)
     pairs, thresholds, n_rows = thresholds_of(inputs, split, rows, units, row_labels, recalls=recalls)
     if not len(pairs):
         return FeatureThresholds.none()

@@ -13,10 +13,12 @@ from saestore.scoring.bootstrap import BootstrapSampler
 from saestore.scoring.metrics import COUNTS, BootstrapCounts, evaluate
 from saestore.scoring.thresholds import Threshold, best_between, f1_at, middle_best, quantiles_of
 from saestore.sparse_rows import Array
+from saestore.storage import in_order
 from saestore.vocabulary import METRICS
 
 Row = dict[str, Any]
 
+_FEW_ROWS = 1 << 20  # of a split, of which a column for each processor is 16 MB
 STRONGEST = (1, 5, 10)  # percent of the samples on which a feature is above 0
 
 
@@ -59,14 +61,16 @@ class Evaluation:
         }
 
     def of_features(self, chosen: FeatureThresholds) -> list[Row]:
-        """A row for each candidate. Memory: one column of the split at a time."""
-        rows = []
-        for feature, _, scores in self.inputs.columns(self.test, chosen.feature):
-            for i in np.flatnonzero(chosen.feature == feature):
-                threshold = Threshold(*(float(a[i]) for a in (chosen.f1, chosen.threshold, chosen.target_recall)))
-                concept = int(chosen.concept[i])
-                rows.append(self.row(concept, "feature", threshold, scores, feature=feature, features=[feature]))
-        return rows
+        """A row for each candidate. Memory: a column of the split and 100 MB, of few rows for each processor."""
+
+        def row(part: tuple[int, Array, Array]) -> Row:
+            i, _, scores = part
+            threshold = Threshold(*(float(a[i]) for a in (chosen.f1, chosen.threshold, chosen.target_recall)))
+            concept, feature = int(chosen.concept[i]), int(chosen.feature[i])
+            return self.row(concept, "feature", threshold, scores, feature=feature, features=[feature])
+
+        at_once = in_order if len(self.test.rows) <= _FEW_ROWS else map
+        return list(at_once(row, self._columns(self.test, chosen)))
 
     def localise(self, chosen: FeatureThresholds) -> list[Row]:
         """A row for each chosen feature whose concept is labelled on samples. Memory: two columns over a split.

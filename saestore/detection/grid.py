@@ -131,7 +131,8 @@ def _parts(inputs: Inputs, features: Array, recalls: Array) -> Iterator[tuple[Ar
     chosen, reported, n_concepts = inputs.of(CHOOSE), inputs.of(REPORT), len(inputs.names)
     row_labels = inputs.row_labels(chosen)
     for lists in inputs.lists(chosen, features):
-        for rows, units in pieces(inputs, chosen, lists, row_labels):
+        for piece in pieces(lists, row_labels):
+            rows, units = piece.keep(piece.data > 0), inputs.unit_lists(chosen, piece)
             pairs, thresholds, _ = thresholds_of(inputs, chosen, rows, units, row_labels, recalls=recalls)
             for first, stop, part in _reported(inputs, rows.features):
                 some = slice(*np.searchsorted(pairs, [first * n_concepts, stop * n_concepts]))

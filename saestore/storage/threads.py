@@ -33,8 +33,11 @@ def at_once(work: Callable[[T], R], parts: Sequence[T]) -> list[R]:
         return [work(parts[0]), *rest]  # this thread takes a part too
 
 
-def in_order(work: Callable[[T], R], parts: Iterable[T]) -> Iterator[R]:
-    """What `work` makes of each of the parts, in their order; a result and one part per thread are in memory."""
+def in_order(work: Callable[[T], R], parts: Iterable[T], ahead: int = 0) -> Iterator[R]:
+    """What `work` makes of each of the parts, in their order; a result and one part per thread are in memory.
+
+    `ahead` more parts may wait, so that threads have work while the next parts take long to make.
+    """
     n = n_threads()
     if n == 1:
         yield from map(work, parts)
@@ -46,7 +49,7 @@ def in_order(work: Callable[[T], R], parts: Iterable[T]) -> Iterator[R]:
         try:
             for part in parts:
                 running.append(pool.submit(work, part))
-                if len(running) > n:
+                if len(running) > n + ahead:
                     yield running.popleft().result()
             while running:
                 yield running.popleft().result()
