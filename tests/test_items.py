@@ -17,7 +17,7 @@ from zarr.storage import MemoryStore
 import saestore
 from saestore.errors import InvalidInputError, NotFoundError
 from saestore.scoring.splits import samples_on
-from saestore.tables import Items, as_items
+from saestore.tables.items import Items, as_items
 
 CLEVR = """image_path,class,color::blue,color::green,shape::cube,split,material,size
 images/CLEVR_new_000000.jpg,green_sphere,0,1,0,train,rubber,large

@@ -20,9 +20,9 @@ from saestore.query.where_names import ACTIVATION, Block, NamedValues, Names, Na
 from saestore.query.where_parser import Compare, Join, Mark, Name, Node, Not, Unknown, Value, parse, quote_text
 from saestore.sparse_rows import Array
 from saestore.storage import ArrayReader, prefetch
-from saestore.tables import SPLITS
 from saestore.tables.column import TEXT, Column
 from saestore.tables.item_index import ItemIndex
+from saestore.tables.items import SPLITS
 from saestore.tables.stored_table import StoredTable
 from saestore.vocabulary import LEVELS
 
