@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 from raising import raises
+from zarr.storage import MemoryStore
 
+import saestore
 from saestore.errors import InvalidInputError, NotFoundError
+from saestore.scoring.splits import samples_on
 from saestore.tables.items import Items, as_items
 
 CLEVR = """image_path,class,color::blue,color::green,shape::cube,split,material,size
@@ -308,6 +312,17 @@ def test_words_that_look_like_labels_or_splits_in_another_case_are_named():
     assert [any(word in str(w.message) for w in warned) for word in ("split 'Train'", "'red' is text")] == [True, True]
     assert read.columns["split"].tolist() == ["train", "test", "Other"]
     assert read.columns["red"].tolist() == ["yes", "No", ""]
+
+
+def test_a_split_that_is_kept_in_lower_case_is_found_as_it_was_given():
+    table = {"key": list("abc"), "split": ["Train", "TEST", "Other"]}
+    with pytest.warns(UserWarning, match="lower case"):
+        acts = saestore.open(MemoryStore(), "a").write("T/cls/s", sp.eye_array(3, format="csr"), items=table)
+    conditions = ({"split": "Train"}, 'split == "TEST"', 'split != "Test"', {"split": ["TRAIN", "other"]})
+    assert [acts.samples.where(each).tolist() for each in conditions] == [[0], [1], [0, 2], [0]]
+    assert samples_on(acts, "Test").tolist() == [False, True, False]
+    acts.items.set("split", ["Train", "train", "test"])
+    assert acts.samples.where('split == "Train"').tolist() == [0]
 
 
 def test_what_is_not_a_text_or_a_number_is_refused():

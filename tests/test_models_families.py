@@ -8,6 +8,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("PIL")
 
+import numpy as np
 import torch
 import transformers
 from raising import raises
@@ -19,6 +20,8 @@ from saestore.errors import InvalidInputError
 from saestore.models.blocks import BlockModel, find_tower, load_text_model, load_tower
 from saestore.models.hooks import Hook
 from saestore.models.pretrained import Pretrained
+from saestore.models.run import RunTexts
+from saestore.models.tokens import Tokens
 
 pytestmark = pytest.mark.once
 
@@ -105,6 +108,23 @@ def test_blocks_of_text_models(kind, tmp_path, monkeypatch):
         alone = model(input_ids=IDS[1:, :4], attention_mask=MASK[1:, :4])  # padding makes no difference
         torch.testing.assert_close(ours[1, :4], alone[0], atol=1e-4, rtol=1e-4)
     assert not caches
+
+
+def test_texts_of_a_model_that_mixes_padding_in_run_by_length(tmp_path):
+    """MobileBERT's embedding of a token has the next token's in it, with no mask."""
+    sizes = {"hidden_size": SIZE, "embedding_size": SIZE, "intra_bottleneck_size": SIZE, "num_hidden_layers": 2}
+    config = transformers.MobileBertConfig(**sizes, vocab_size=300, num_attention_heads=4, intermediate_size=SIZE)
+    torch.manual_seed(0)
+    quietly(livelier(transformers.MobileBertModel(config)).save_pretrained, tmp_path)
+    model, _ = load_text_model(Pretrained(str(tmp_path)), Hook(1), "float32", "cpu")
+    lengths = [(6, 0), (3, 0), (6, 1)]
+    ids = [np.arange(5, 5 + n) + add for n, add in lengths]
+    texts = [Tokens(each, np.ones(len(each), bool), np.zeros((len(each), 2), np.int32), cut=False) for each in ids]
+    windows = np.array([[i, 0] for i in range(3)])
+    together = RunTexts(model, lambda numbers: [[texts[int(i)]] for i in numbers], list("012"), windows, mean=False)
+    alone = [model(input_ids=torch.tensor(each[None])).squeeze(0) for each in ids]
+    assert not model.pads
+    torch.testing.assert_close(together(0, 3), torch.cat(alone))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

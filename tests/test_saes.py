@@ -380,6 +380,9 @@ def test_fingerprint_of_a_checkpoint_depends_on_weights_and_k(tmp_path):
         ("checkpoints/o3k9wq1b/checkpoint-500", "o3k9wq1b-checkpoint-500"),
         ("o3k9wq1b/checkpoints/step_100k", "o3k9wq1b-checkpoints-step_100k"),
         ("o3k9wq1b/layer_12", "layer_12"),
+        ("o3k9wq1b/best_model", "o3k9wq1b-best_model"),
+        ("o3k9wq1b/epoch=3-step=10", "o3k9wq1b-epoch-3-step-10"),
+        ("o3k9wq1b/final_500_tokens", "o3k9wq1b-final_500_tokens"),
     ],
 )
 def test_name_from_path(path, name, tmp_path):

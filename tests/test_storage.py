@@ -388,6 +388,16 @@ def test_nothing_there_is_told_and_nothing_is_made(tmp_path):
         assert list(saestore.open(empty, "a")) == []
 
 
+def test_a_zarr_store_of_a_relative_path_stays_where_it_was(tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    store = saestore.open(LocalStore("a.zarr"), "a")
+    monkeypatch.chdir("other")
+    write_case(store, make_case(1, 8, 3))
+    assert list(saestore.open(tmp_path / "a.zarr")) == list(store) != []
+    assert list((tmp_path / "other").iterdir()) == []
+
+
 @pytest.mark.parametrize("make", [lambda p: p, str, lambda p: f"file://{p}", LocalStore])
 def test_a_store_is_made_and_opened_by_path_url_or_zarr_store(tmp_path, make):
     where = make(tmp_path / "deep" / "a.zarr")

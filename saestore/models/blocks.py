@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -51,7 +52,8 @@ class BlockModel:
 
     The hidden state is taken from the block itself: in many models, the last entry of transformers' own list of hidden
     states went through the final norm. `config` is of the part that the blocks belong to, `probe` the inputs of a run
-    that shows whether the model has the hook. It has the `width` of the hidden state, and its `weights_fingerprint`.
+    that shows whether the model has the hook. It has the `width` of the hidden state, and its `weights_fingerprint`;
+    `pads` is whether padding beside a text leaves its hidden states as they are.
     """
 
     def __init__(
@@ -74,6 +76,8 @@ class BlockModel:
                 )
             tap.attach(self._keep)
             shape = tuple(self(**probe).shape)
+            # Whether texts of several lengths may run together, the shorter ones padded.
+            self.pads = "input_ids" not in probe or self._ignores_padding(probe["input_ids"])
         except (torch.OutOfMemoryError, InvalidInputError):
             raise
         except Exception as error:
@@ -88,6 +92,17 @@ class BlockModel:
                 "needs (1, rows, width). Give its embeddings as --embeddings"
             )
         self.width = shape[2]
+
+    def _ignores_padding(self, ids: torch.Tensor) -> bool:
+        """Whether a text has the same hidden states beside a longer one; some models mix neighbours without a mask."""
+        n = ids.shape[1]
+        both = ids.repeat(2, 4)
+        both[1, n:] = 0
+        mask = torch.ones_like(both)
+        mask[1, n:] = 0
+        alone, beside = self(input_ids=ids, attention_mask=mask[:1, :n]), self(input_ids=both, attention_mask=mask)
+        rounding = 1e-3 if self._dtype == torch.float32 else 0.05
+        return torch.allclose(beside[1, :n], alone[0], rtol=0.0, atol=rounding * float(alone.abs().max()))
 
     def _keep(self, value: torch.Tensor) -> None:
         # Gemma 3n has several streams side by side, one of which attention and MLP read.
@@ -150,7 +165,7 @@ def load_text_model(pretrained: Pretrained, hook: Hook, dtype: str, device: str)
     """Load a text model up to a hook, without its head: of images and text only the text part, of T5 the encoder."""
     whole = copy.deepcopy(pretrained.config())
     config = getattr(whole, "text_config", whole)
-    if whole.model_type.startswith(("clip", "siglip")) or whole.model_type in _TOWERS:
+    if whole.model_type in _TOWERS or re.match("(clip|siglip)(?!.*text)", whole.model_type):
         raise unsupported(f"{pretrained.name} is a model of images ({whole.model_type}); give it --images")
     transformers = pretrained.transformers
     encoder = config.is_encoder_decoder or any("EncoderModel" in name for name in config.architectures or ())

@@ -68,16 +68,19 @@ class RunTexts:
         numbers = list(dict.fromkeys(text for text, _ in wanted))
         tokenized = dict(zip(numbers, self.tokenizer([self.texts[number] for number in numbers]), strict=True))
         texts = [tokenized[text][number] for text, number in wanted]
-        # Padding is at the end, where no token of a causal model sees it, and is masked for other models.
-        ids = np.zeros((len(texts), max(len(tokens.ids) for tokens in texts)), np.int64)
-        mask = np.zeros_like(ids)
-        for row, tokens in enumerate(texts):
-            ids[row, : len(tokens.ids)], mask[row, : len(tokens.ids)] = tokens.ids, 1
-        hidden = self.model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
-        parts = []
-        for row, tokens in enumerate(texts):
-            kept = hidden[row, : len(tokens.ids)][torch.from_numpy(tokens.stored).to(hidden.device)]
-            parts.append(kept.float().mean(0, keepdim=True).to(kept.dtype) if self.mean else kept)
+        lengths = [len(tokens.ids) for tokens in texts]
+        parts: list[torch.Tensor] = [torch.empty(0)] * len(texts)
+        for length in [max(lengths)] if self.model.pads else dict.fromkeys(lengths):
+            rows = [row for row, n in enumerate(lengths) if self.model.pads or n == length]
+            # Padding is at the end, where no token of a causal model sees it, and is masked for other models.
+            ids = np.zeros((len(rows), length), np.int64)
+            mask = np.zeros_like(ids)
+            for i, row in enumerate(rows):
+                ids[i, : lengths[row]], mask[i, : lengths[row]] = texts[row].ids, 1
+            hidden = self.model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
+            for row, states in zip(rows, hidden, strict=True):
+                kept = states[: lengths[row]][torch.from_numpy(texts[row].stored).to(hidden.device)]
+                parts[row] = kept.float().mean(0, keepdim=True).to(kept.dtype) if self.mean else kept
         return torch.cat(parts).cpu()
 
 

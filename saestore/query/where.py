@@ -22,6 +22,7 @@ from saestore.sparse_rows import Array
 from saestore.storage import ArrayReader, prefetch
 from saestore.tables.column import TEXT, Column
 from saestore.tables.item_index import ItemIndex
+from saestore.tables.items import SPLITS
 from saestore.tables.stored_table import StoredTable
 from saestore.vocabulary import LEVELS
 
@@ -234,7 +235,7 @@ def _compared(node: Compare, names: NameSource, negated: bool) -> _Mask:
         return _applied(lambda one, another: compare(one.values, another.values), [column, other], negated)
     options: list[Any] = [value.value for value in node.right]
     if column.kind != "numbers" or node.operator == "contains" or set(map(type, options)) != {float}:  # else all fit
-        options = [_fitting(column, node.operator, value) for value in node.right]
+        options = [_as_stored(column, _fitting(column, node.operator, value)) for value in node.right]
     return _applied(lambda values: _any_of(node.operator, values, options), [column], negated)
 
 
@@ -319,6 +320,14 @@ def _applied(function: Callable[..., Array], columns: Sequence[NamedValues], neg
 
 def _on(values: Values, block: Block) -> Column:
     return values.at(block.located[0]) if isinstance(values, Column) else values(block)
+
+
+def _as_stored(column: NamedValues, value: Any) -> Any:
+    """A split in lower case where the items have it so: that is how `Items` keeps the usual ones."""
+    if column.name != "split" or not isinstance(value, str) or not isinstance(column.values, Column):
+        return value
+    words = column.values.values
+    return value.lower() if value.lower() in SPLITS and value not in words else value
 
 
 def _fitting(column: NamedValues, comparison: str, value: Value) -> str | float | bool:

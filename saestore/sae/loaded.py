@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 # Folder and file names that do not identify an SAE; the name of the folder above is then added.
 _GENERIC = re.compile(
-    r"(saes?|ae|params|trainers?|layers|width|average_l0|models?|weights|final|best|last|latest|checkpoints?|ckpts?|steps?|epochs?|iter|inference|outputs?|out)?"
-    r"([\d_.-]+[kmb]?)?",
+    r"(saes?|ae|params|trainers?|trained|layers|width|average_l0|models?|weights|final|best|last|latest|checkpoints?|"
+    r"ckpts?|global|steps?|epochs?|iter|tokens?|inference|outputs?|out|[\d_.=-][kmb]?)*",
     re.IGNORECASE,
 )
 

@@ -44,6 +44,8 @@ def samples_on(acts: SetReader, on: Any) -> Array:
         The items have no such split, or no column ``split`` at all, or nothing fulfils the condition.
     """
     names, on = split_names(acts), str(on) if isinstance(on, int) else on
+    if isinstance(on, str) and on not in names and on.lower() in names:
+        on = on.lower()
     if isinstance(on, str) and on not in names and _WORD.fullmatch(on) and on not in _columns(acts):
         if not names:
             message = (

@@ -77,7 +77,16 @@ def place_of(location: Any, mode: str, options: Mapping[str, Any] | None = None)
         return _in_memory.setdefault(str(location), MemoryStore()), None
     if scheme in _OBJECTS:
         return _objects(str(location), scheme, mode, given), None
-    return _icechunk(location, mode), None
+    return _icechunk(_absolute(location), mode), None
+
+
+def _absolute(location: Any) -> Any:
+    """A zarr store of a relative path with the absolute one; anything else as it is."""
+    from zarr.storage import LocalStore
+
+    if type(location) is not LocalStore or location.root.is_absolute():
+        return location
+    return LocalStore(location.root.absolute(), read_only=location.read_only)
 
 
 def _zip_file(path: Path, mode: str) -> ZipStore:

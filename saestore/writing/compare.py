@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["check_prefix", "refuse_other", "stored_items"]
 
-_REPLACE = "Pass --overwrite (overwrite=True) to replace it, or name another set"
+_REPLACE = (
+    "Pass --overwrite (overwrite=True) to replace it, or give it another name: another dataset or path, or a link to "
+    "the SAE's folder"
+)
 _APPEND = (
     "Only further items can be appended; to remove or change items pass --overwrite (overwrite=True), which builds the "
-    "set again, or name another set."
+    "set again, or give it another name."
 )
 
 
