@@ -123,7 +123,7 @@ def streams(results: Results) -> str:
         rows.append([label, figure(rate[0]), *ratio])
     mixed, best = f["entropy"]
     return (
-        f"Data: {f['shape']}. Batches of {f['batch']:,} rows, sparse CSR tensors.\n\n"
+        f"Data: {f['shape']}. Batches of {f['batch']:,} rows, sparse CSR tensors. {_machine(results['streams'])}\n\n"
         + table(["million rows a second", "in order", "shuffled", "shuffled compared with in order"], rows)
         + f"\n\nA scan in order reaches {of_the_limit(results):.0%} of the limit. The items in a shuffled batch have "
         f"an entropy of {mixed:.2f} bits; of an entirely random order it is {best:.2f}."
@@ -137,7 +137,7 @@ def cores(results: Results) -> str:
         for name, took in f["seconds"].items()
     ]
     head = ["", "one processor, s", f"{f['processors']} processors, s", "times as fast"]
-    return f"Data: {f['shape']}.\n\n{table(head, rows)}"
+    return f"Data: {f['shape']}. {_machine(results['cores'])}\n\n{table(head, rows)}"
 
 
 def encoding(results: Results) -> str:
