@@ -52,11 +52,6 @@ LIBRARY_DAMAGE = (
 PICKLED = "which are not unpickled because that could run code"
 
 
-def expanded(path: str | os.PathLike[str]) -> Path:
-    """The path with the home folder in place of ``~``; as it is where there is no such user."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111 (pathlib's raises)
-
-
 def split_member(spec: str | os.PathLike[str]) -> tuple[Path, str | None]:
     """Split ``file.npz:name`` or ``file.safetensors:key`` into path and name; the name is None where none is given."""
     text = os.fspath(spec)

@@ -206,7 +206,7 @@ def test_a_csv_file_gives_back_what_was_written(images, acts, tmp_path):
     ("a.txt", "x", "unknown-format"), ("a.json", "{", "unreadable-file"), ("a.json", "[1]", "unreadable-file"),
     ("a.csv", "x,name\n1,a\n", "unknown-column"), ("a.csv", "feature,name\n1,a\n1,b\n", "duplicate-name"),
     ("a.csv", "feature,name\n-1,a\n", "not-an-index"), ("a.csv", "feature,name\nb,a\n", "not-an-index"),
-    ("a.csv", "feature,max\n1,2\n", "reserved-name"), ("a.parquet", "x", "unreadable-file"),
+    ("a.csv", "feature,max\n1,2\n", "reserved-name"), ("a.parquet", "x", "damaged-file"),
     ("a.csv", "feature,name,name\n1,a,b\n", "duplicate-name"), ("a.csv", "feature,name\n1,a,b\n", "unreadable-file"),
     ("a.csv", "feature,name\n,a\n", "not-an-index"), ("a.csv", "feature,name\ninf,a\n", "not-an-index"),
     ("a.json", '{"3": "a", "3": "b"}', "duplicate-name"), ("a.json", '{"sae": 5, "features": []}', "unreadable-file"),

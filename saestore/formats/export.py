@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saestore.errors import InvalidInputError, check_choice, reached
-from saestore.files import expanded
 from saestore.formats.atomic_output import write_atomically
 from saestore.formats.base import load_format
 from saestore.formats.selection import Selected
 from saestore.progress import Progress, ProgressOption
+from saestore.storage.places import expanded
 from saestore.vocabulary import EXPORT_FORMATS, EXPORT_SUFFIXES
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from saestore import layouts
 from saestore.errors import InvalidInputError, NotFoundError, check_choice
-from saestore.files import LIBRARY_DAMAGE, damage, expanded, nearby, split_member
+from saestore.files import LIBRARY_DAMAGE, damage, nearby, split_member
 from saestore.formats.base import Opened, Source, load_format
 from saestore.formats.in_memory import open_object
 from saestore.formats.issues import IssueCollector, refusal
@@ -25,6 +25,7 @@ from saestore.ingest.row_choice import Computed, chosen_rows, rows_per_item
 from saestore.progress import Progress
 from saestore.provenance import given_sae_record, source_record
 from saestore.sparse_rows import Array
+from saestore.storage.places import expanded
 from saestore.tables.items import as_items
 from saestore.vocabulary import GENERAL_FORMATS, IMPORT_FORMATS
 from saestore.writing.pipeline import path_of

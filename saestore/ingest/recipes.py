@@ -15,12 +15,12 @@ from saestore.activation_set import ActivationSet
 from saestore.distributed.engines import run_tasks
 from saestore.distributed.plan import Plan, keep_open, planned_attributes
 from saestore.errors import InvalidInputError, NotFoundError
-from saestore.files import expanded
 from saestore.format import KEY, canonical_json
 from saestore.ingest.import_plan import ImportPlan, plan_import
 from saestore.ingest.known import add_found_truth
 from saestore.ingest.options import BuildOptions, ImportOptions, RowOptions
 from saestore.progress import Progress
+from saestore.storage.places import expanded
 from saestore.writing.compare import stored_items
 from saestore.writing.pipeline import Destination, plan_set
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from saestore.errors import InvalidInputError, MissingDependencyError, StoreWriteError, first_line
-from saestore.files import expanded
 
 if TYPE_CHECKING:
     from zarr.storage import MemoryStore, ObjectStore, ZipStore
@@ -78,6 +77,11 @@ def place_of(location: Any, mode: str, options: Mapping[str, Any] | None = None)
     if scheme in _OBJECTS:
         return _objects(str(location), scheme, mode, given), None
     return _icechunk(_absolute(location), mode), None
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """The path with the home folder in place of ``~``; as it is where there is no such user."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (pathlib's raises)
 
 
 def _absolute(location: Any) -> Any:

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError, StoreWriteError, require
-from saestore.files import expanded, load_tensors
+from saestore.files import load_tensors
 from saestore.formats.base import Format, Opened, Source, Written
 from saestore.formats.dense_tensors import open_dense
 from saestore.formats.issues import Issue
 from saestore.formats.selection import Block, Selected
 from saestore.formats.topk_tensors import open_topk
 from saestore.sparse_rows import Array
+from saestore.storage.places import expanded
 from saestore.superactivators import chunk_lists
 from saestore.superactivators.chunk_lists import ChunkWriter, base_name, find_chunks, list_of
 from saestore.superactivators.file_names import GRID, PipelineName

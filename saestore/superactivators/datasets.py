@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
-from saestore.files import expanded
+from saestore.storage.places import expanded
 
 CONFIG = "saestore.toml"
 SAES = {"image": "clip-scope-22", "text": "gemma-scope-9b-34-16k"}

@@ -105,7 +105,7 @@ class PipelineName:
 def data_roots(data: Folder = None) -> list[Path]:
     """Folders with ``Embeddings/``, ``Data/`` and ``GT_Samples/``, in the order in which they are searched."""
     if data is not None:
-        existing_folder(data, "with Data/, GT_Samples/ or Embeddings/ ")
+        existing_folder(data)
     return [Path(each) for each in (data, os.environ.get(SCRATCH)) if each]
 
 
