@@ -33,6 +33,7 @@ from saestore.errors import (
     reached,
     require,
 )
+from saestore.frames import zstd_size
 
 Array = np.ndarray[Any, Any]
 
@@ -313,7 +314,7 @@ def _checked_store(store: Any) -> Any:
             value = await super().get(key, prototype, byte_range)
             if value is not None and len(value) > 16:
                 raw = value.as_numpy_array()
-                size = _inflated(raw[:16].tobytes(), raw[-4:].tobytes(), len(value))
+                size = _inflated(raw[:18].tobytes(), raw[-4:].tobytes(), len(value))
                 check_inflation(size, len(value), f"a chunk of {store}/{key}")
             return value
 
@@ -322,13 +323,10 @@ def _checked_store(store: Any) -> Any:
 
 def _inflated(head: bytes, tail: bytes, n: int) -> int:
     """The size that the header of a chunk of zstd, gzip or blosc claims; 0 of any other."""
-    if head[:4] == b"\x28\xb5\x2f\xfd":
-        flags = head[4]
-        at = 5 + (not flags & 32) + (0, 1, 2, 4)[flags & 3]
-        return int.from_bytes(head[at : at + (flags >> 5 & 1, 2, 4, 8)[flags >> 6]], "little")
     if head[:3] == b"\x1f\x8b\x08":
         return int.from_bytes(tail, "little")
-    return int.from_bytes(head[4:8], "little") if int.from_bytes(head[12:16], "little") == n else 0
+    blosc = int.from_bytes(head[4:8], "little") if int.from_bytes(head[12:16], "little") == n else 0
+    return zstd_size(head) or blosc
 
 
 def read_gzip(path: Path) -> bytes:

@@ -19,6 +19,7 @@ from saestore.embeddings.opening import open_embeddings
 from saestore.errors import CONTROL, InvalidInputError, NotFoundError, SaestoreError, StoreWriteError
 from saestore.models.images import _named as find_images
 from saestore.models.texts import _read as read_texts
+from saestore.storage import places
 from saestore.web.request import as_json
 
 pytestmark = pytest.mark.once
@@ -166,7 +167,7 @@ def test_an_output_never_takes_the_place_of_a_pipe(tmp_path, store):
 def test_a_home_of_nobody_is_a_folder_that_is_not_there():
     with raises(NotFoundError, "no-store"):
         saestore.open("~nobody-at-all/x.zarr")
-    assert files.expanded("~") == Path.home()
+    assert places.expanded("~") == Path.home()
 
 
 def test_pages_in_json_have_no_control_characters():

@@ -30,6 +30,7 @@ from saestore.errors import (
 )
 from saestore.files import damage
 from saestore.format import digest
+from saestore.frames import zstd_size
 from saestore.segment.read import Segment
 from saestore.storage import (
     ArrayReader,
@@ -119,6 +120,13 @@ def test_texts_that_do_not_fill_their_chunk_are_damage(change):
     assert shards._split(raw) == ["a", "bc"]
     with pytest.raises(ValueError, match="does not end"):
         shards._split(change(raw))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 257, 65_791, 65_792, 1 << 20])
+def test_the_header_of_a_frame_states_its_size(size):
+    assert zstd_size(numcodecs.Zstd().encode(bytes(size))[:18]) == size
+    assert zstd_size(numcodecs.Blosc().encode(bytes(size))) is None
 
 
 @pytest.mark.once

@@ -30,6 +30,7 @@ from saestore.files import (
     unmasked,
 )
 from saestore.npz import NpzFile
+from saestore.tables.label_matrix import listed
 
 _SAFETENSORS_DTYPES = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint"}
 
@@ -138,7 +139,8 @@ def open_parquet(path: Path, key: str | None = None, others: Names = ()) -> Matr
     arrow = require("pyarrow", "arrow", f"reading {path}")
     table = read_parquet(path, None if key is None else [key])
     if key is not None and key not in table.column_names:
-        raise InvalidInputError(f"{path} has no column {key!r}", code="no-such-tensor")
+        known = require("pyarrow.parquet", "arrow", f"reading {path}").read_schema(path).names
+        raise InvalidInputError(f"{path} has no column {key!r}; it has {listed(known, 8)}", code="no-such-tensor")
     kinds = (arrow.types.is_list, arrow.types.is_large_list, arrow.types.is_fixed_size_list)
 
     def leaf(of: Any) -> Any:

@@ -21,6 +21,7 @@ import numpy as np
 from pcodec import standalone
 
 from saestore.format import CHUNK, SHARD, shard_digest
+from saestore.frames import zstd_size
 from saestore.sparse_rows import Array
 from saestore.table_info import ArrayInfo
 
@@ -31,7 +32,6 @@ _BATCH = 256  # values that pcodec decodes together
 _LARGEST_TEXTS = 1 << 30  # bytes of a decoded chunk of texts
 # Chunks of texts that are split here, in twice the time that numcodecs takes, before it is worth its import.
 _FEW_CHUNKS, _chunks_of_texts = 4, itertools.count()
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 @dataclass(frozen=True)
@@ -170,15 +170,16 @@ def _decode_blosc(body: bytes, out: Array) -> None:
 
 
 def _decode_bytes(body: bytes, out: Array) -> None:
-    if _decoded_size(body) != out.nbytes:
+    if zstd_size(body) != out.nbytes:
         raise ValueError(f"a chunk does not hold {len(out)} values")
     _decode_zstd(body, out)
 
 
 def _decode_texts(body: bytes, out: Array) -> None:
-    if _decoded_size(body) > _LARGEST_TEXTS:
-        raise ValueError(f"a chunk of texts claims {_decoded_size(body):,} bytes")
-    raw = np.empty(_decoded_size(body), np.uint8)
+    size = zstd_size(body)
+    if size is None or size > _LARGEST_TEXTS:
+        raise ValueError(f"a chunk of texts claims {size} bytes")
+    raw = np.empty(size, np.uint8)
     _decode_zstd(body, raw)
     if "numcodecs" in sys.modules or next(_chunks_of_texts) >= _FEW_CHUNKS:
         import numcodecs
@@ -228,16 +229,3 @@ def _zstd() -> Callable[[int, int, bytes, int], int] | None:
     function.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t
     function.restype = ctypes.c_size_t
     return function
-
-
-def _decoded_size(body: bytes) -> int:
-    """Size that the header of a zstd frame claims, which the decoder would allocate; see RFC 8878, 3.1.1.1."""
-    if body[:4] != _ZSTD_MAGIC or len(body) < 6:
-        raise ValueError("a chunk is not a zstd frame")
-    flags = body[4]
-    single = bool(flags & 0x20)
-    start = 5 + (not single) + (0, 1, 2, 4)[flags & 3]
-    size = (1 if single else 0, 2, 4, 8)[flags >> 6]
-    if not size:
-        raise ValueError("a chunk does not state its size")
-    return int.from_bytes(body[start : start + size], "little") + (256 if size == 2 else 0)
