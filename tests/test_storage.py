@@ -228,6 +228,42 @@ def test_of_a_chunk_no_more_is_decoded_than_is_needed(tmp_path, monkeypatch, cod
     assert [path.endswith("x/c/0") for path in opened] == ([] if in_memory else [True])
 
 
+@pytest.mark.parametrize("chunk", [2, 255, 256, 1000, 4096])
+@pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype != "bool"])
+def test_neighbouring_chunks_are_decoded_in_one_call(monkeypatch, dtype, chunk):
+    values, calls = some_values(dtype, 5 * chunk + chunk // 2), []
+    plan = shards.Layout.of(len(values), dtype, "pcodec", chunk=chunk)
+    bodies = [shards.standalone.simple_compress(part, shards.ChunkConfig()) for part in chunks_of(values, chunk)]
+    decode = shards.standalone.simple_decompress_into
+    monkeypatch.setattr(shards.standalone, "simple_decompress_into", lambda *args: calls.append(1) or decode(*args))
+    # Of the last chunk, which may be a whole one, no more is decoded than there is memory for.
+    for n, expected in [(len(values), 2), (5 * chunk, 1), (chunk, 1), *([(3 * chunk + 256, 2)] if chunk > 256 else [])]:
+        out = np.empty(n, dtype)
+        shards.decoder_of_many(plan)(bodies[: -(-n // chunk)], out)
+        assert out.tobytes() == values[:n].tobytes()
+        assert len(calls) == expected
+        calls.clear()
+
+
+def chunks_of(values, chunk):
+    return [values[start : start + chunk] for start in range(0, len(values), chunk)]
+
+
+def test_chunks_that_cannot_be_joined_are_decoded_one_by_one():
+    values = some_values("float32", 4 * 1000)
+    plan = shards.Layout.of(len(values), "float32", "pcodec", chunk=1000)
+    bodies = [shards.standalone.simple_compress(part, shards.ChunkConfig()) for part in chunks_of(values, 1000)]
+    head = bodies[0].index((999).to_bytes(3, "little")) - 1
+    # The number of all values, which is a hint only, is in the header: another writer may give another one.
+    other = shards.standalone.simple_compress(np.zeros(900, "float32"), shards.ChunkConfig())[:head]
+    bodies[2], out = other + bodies[2][head:], np.empty_like(values)
+    shards.decoder_of_many(plan)(bodies, out)
+    assert out.tobytes() == values.tobytes()
+    for short in (bodies[:1], [bodies[0], bodies[1][:-9]], [bodies[0], bodies[0][:-1]]):
+        with pytest.raises((ValueError, RuntimeError)):
+            shards.decoder_of_many(plan)(short, np.empty(2000, np.float32))
+
+
 def copy_of(folder, name="") -> MemoryStore:
     """The same store, or one node of it, in memory, where zarr itself has to read it."""
     from zarr.core.buffer import default_buffer_prototype

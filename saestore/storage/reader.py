@@ -23,7 +23,7 @@ from saestore.storage import durable
 from saestore.storage.digests import Digests
 from saestore.storage.open import missing_as_error
 from saestore.storage.places import Request
-from saestore.storage.shards import EMPTY, Layout, Tail, body_of, checksum_of, decoder, parse_tail
+from saestore.storage.shards import EMPTY, Layout, Tail, body_of, checksum_of, decoder, decoder_of_many, parse_tail
 from saestore.storage.snapshot import OneFile, SnapshotStore
 from saestore.storage.threads import at_once, n_threads
 from saestore.table_info import ArrayInfo
@@ -48,7 +48,7 @@ class ArrayReader:
         self.length, self.chunk, self.shard, self.dtype = layout.length, layout.chunk, layout.shard, layout.dtype
         self.digests, self._name = digests, name
         self._per_shard = layout.per_shard
-        self._decode = decoder(layout)
+        self._decode, self._decode_many = decoder(layout), decoder_of_many(layout)
         # A plain string: joining paths costs as much as reading does.
         self._folder = None if store.folder is None else f"{store.folder}/{self.path}/c/"
         self._tails: dict[int, Tail] = {}
@@ -133,13 +133,12 @@ class ArrayReader:
 
     def fill(self, piece: Piece, block: bytes, begin: int) -> None:
         """Decode a piece from its bytes, which begin at `begin` in the shard."""
-        tail, size = self._tails[piece.shard], self.chunk
+        tail = self._tails[piece.shard]
         chosen = slice(piece.first, piece.first + piece.n_chunks)
         with missing_as_error(self.path):
             parts = zip(tail.places[chosen].tolist(), tail.checksums[chosen].tolist(), strict=True)
-            for i, ((offset, length), checksum) in enumerate(parts):
-                raw = block[offset - begin : offset - begin + length]
-                self._decode(body_of(raw, checksum), piece.out[i * size : (i + 1) * size])
+            places = ((offset - begin, offset - begin + length, checksum) for (offset, length), checksum in parts)
+            self._decode_many([body_of(block[a:b], checksum) for a, b, checksum in places], piece.out)
 
     def fill_whole(self, piece: Piece, raw: bytes) -> None:
         """Decode the one chunk of an array without shards."""
