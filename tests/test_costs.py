@@ -3,6 +3,9 @@
 Where a change makes one better, pin the better number: `pytest tests/test_costs.py -rP` prints what was found.
 """
 
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -210,3 +213,30 @@ def test_merging_in_several_passes_rewrites_few_samples(n, fan_in, most):
         rewritten += sum(run[-1].stop - run[0].start for run in runs if len(run) > 1)
         infos = [SegmentInfo(run[0].start, run[-1].stop, 1, "", run[0].name, 1) for run in runs]
     assert rewritten <= most * n
+
+
+BLOCKS = """
+import resource, sys
+import numpy as np
+from saestore.storage import in_order
+
+def block(size):
+    arrays = [np.ones(size, np.uint8) for _ in range(4)]
+    del arrays
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+sizes = [1 << 20] * 40
+faults = list(in_order(block, sizes)) if sys.argv[1] == "kept" else list(map(block, sizes))
+print(faults[-1] - faults[9])
+"""
+
+
+@pytest.mark.once
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the malloc of glibc is meant")
+def test_blocks_of_long_work_take_the_memory_of_those_before():
+    def faults(how: str) -> int:
+        ran = subprocess.run([sys.executable, "-c", BLOCKS, how], capture_output=True, text=True, check=True)
+        return int(ran.stdout)
+
+    # Otherwise each array of a block costs a fault for each of its 256 pages, or of those that its thread gave back.
+    assert faults("kept") < 30 * 256 < faults("given back")
