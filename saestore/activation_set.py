@@ -276,8 +276,8 @@ class ActivationSet(SetReader):
         Notes
         -----
         A thread reads the next `buffer_rows` rows while the rows before are handed out. ``item_entropy()`` reports how
-        well items are mixed. Memory in each worker: the non-zeros of `buffer_rows` rows four times, a batch, and 8
-        bytes for each of `samples` where they are given.
+        well items are mixed. Memory in each worker: the non-zeros of `buffer_rows` rows four times, a batch, up
+        to 62 MiB that were freed, and 8 bytes for each of `samples` where they are given.
         """
         require("torch", "torch", "torch_dataset()")
         from saestore.interop.torch_data import Batches

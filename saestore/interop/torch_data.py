@@ -19,12 +19,13 @@ from saestore.query.selection import select
 from saestore.query.slices import DENSE_LIMIT, check_size
 from saestore.sae.encode import usable_device
 from saestore.sparse_rows import Array, SparseRows
-from saestore.storage import at_once, n_threads
+from saestore.storage import at_once, keep_freed_memory, n_threads
 
 if TYPE_CHECKING:
     from saestore.query.reader import SetReader
 
 _WORTH_THREADS = 1 << 18  # non-zeros that are mixed in threads
+_KEPT = 31 << 20  # bytes, the most that glibc keeps: a buffer's activations of 60 a row, for the next buffer
 
 
 class Batch(NamedTuple):
@@ -118,6 +119,7 @@ class Batches(IterableDataset[Batch]):
 
     def _host(self) -> Iterator[Batch]:
         worker = get_worker_info()
+        keep_freed_memory(_KEPT)
         buffers = self._buffers(*((0, 1) if worker is None else (worker.id, worker.num_workers)))
         with ThreadPoolExecutor(1) as reading:  # decoding and mixing let other threads run meanwhile
             ahead: list[Future[list[tuple[SparseRows, Array]]]] = []

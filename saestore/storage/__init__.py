@@ -28,7 +28,7 @@ from saestore.storage.open import (
 from saestore.storage.reader import ArrayReader, hold_small, prefetch, read_all, read_many
 from saestore.storage.sets import find_sets, is_set_at, read_attributes
 from saestore.storage.snapshot import SnapshotStore
-from saestore.storage.threads import at_once, in_order, n_threads
+from saestore.storage.threads import at_once, in_order, keep_freed_memory, n_threads
 
 __all__ = [
     "DOCUMENT",
@@ -52,6 +52,7 @@ __all__ = [
     "hold_small",
     "in_order",
     "is_set_at",
+    "keep_freed_memory",
     "local_folder",
     "local_root",
     "missing_as_error",

@@ -17,7 +17,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 MAX_THREADS = 16
-_KEPT = 31 << 20  # bytes, less than the 32 MiB above which glibc maps every array
+_KEPT = 17 << 19  # bytes: more than an array of a block takes; with 31 MiB a merge would hold 380 MB more
 
 
 def n_threads() -> int:
@@ -32,7 +32,7 @@ def at_once(work: Callable[[T], R], parts: Sequence[T]) -> list[R]:
         return [work(part) for part in parts]
     from concurrent.futures import ThreadPoolExecutor
 
-    _keep_freed_memory()
+    keep_freed_memory()
     with ThreadPoolExecutor(min(MAX_THREADS, len(parts) - 1)) as pool:
         rest = pool.map(work, parts[1:])
         return [work(parts[0]), *rest]  # this thread takes a part too
@@ -44,7 +44,7 @@ def in_order(work: Callable[[T], R], parts: Iterable[T], ahead: int = 0) -> Iter
     `ahead` more parts may wait, so that threads have work while the next parts take long to make.
     """
     n = n_threads()
-    _keep_freed_memory()
+    keep_freed_memory()
     if n == 1:
         yield from map(work, parts)
         return
@@ -65,10 +65,11 @@ def in_order(work: Callable[[T], R], parts: Iterable[T], ahead: int = 0) -> Iter
 
 
 @functools.cache
-def _keep_freed_memory() -> None:
-    """Let the arrays of a block take the memory of those before, up to 64 MiB in each thread.
+def keep_freed_memory(n_bytes: int = _KEPT) -> None:
+    """Let arrays of up to `n_bytes` take the memory of those before, of which each thread keeps twice as much.
 
     glibc returns every array above 128 kB to the system, until a larger one was freed: this one, which takes no memory
-    as nothing is written to it. Mapping and clearing pages again for every block was half the time of `verify`.
+    as nothing is written to it; of more than 32 MB it returns every one. Mapping and clearing pages again for every
+    block was half the time of `verify`.
     """
-    np.empty(_KEPT, np.uint8)
+    np.empty(n_bytes, np.uint8)
