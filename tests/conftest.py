@@ -20,6 +20,8 @@ import pytest
 import tiny_blocks
 from hypothesis import settings
 
+from saestore.storage.threads import keep_freed_memory
+
 if TYPE_CHECKING:
     from build_helpers import Server
 
@@ -48,6 +50,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    keep_freed_memory()  # once a process: tracemalloc would count what it takes only in name
     if IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ENOUGH:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
     if config.getoption("--thorough", default=False):

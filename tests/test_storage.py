@@ -233,7 +233,7 @@ def test_of_a_chunk_no_more_is_decoded_than_is_needed(tmp_path, monkeypatch, cod
 def test_neighbouring_chunks_are_decoded_in_one_call(monkeypatch, dtype, chunk):
     values, calls = some_values(dtype, 5 * chunk + chunk // 2), []
     plan = shards.Layout.of(len(values), dtype, "pcodec", chunk=chunk)
-    bodies = [shards.standalone.simple_compress(part, shards.ChunkConfig()) for part in chunks_of(values, chunk)]
+    bodies = encoded(values, chunk)
     decode = shards.standalone.simple_decompress_into
     monkeypatch.setattr(shards.standalone, "simple_decompress_into", lambda *args: calls.append(1) or decode(*args))
     # Of the last chunk, which may be a whole one, no more is decoded than there is memory for.
@@ -245,18 +245,19 @@ def test_neighbouring_chunks_are_decoded_in_one_call(monkeypatch, dtype, chunk):
         calls.clear()
 
 
-def chunks_of(values, chunk):
-    return [values[start : start + chunk] for start in range(0, len(values), chunk)]
+def encoded(values, chunk):
+    parts = [values[start : start + chunk] for start in range(0, len(values), chunk)]
+    return [memoryview(shards.standalone.simple_compress(part, shards.ChunkConfig())) for part in parts]
 
 
 def test_chunks_that_cannot_be_joined_are_decoded_one_by_one():
     values = some_values("float32", 4 * 1000)
     plan = shards.Layout.of(len(values), "float32", "pcodec", chunk=1000)
-    bodies = [shards.standalone.simple_compress(part, shards.ChunkConfig()) for part in chunks_of(values, 1000)]
-    head = bodies[0].index((999).to_bytes(3, "little")) - 1
+    bodies = encoded(values, 1000)
+    head = bytes(bodies[0]).index((999).to_bytes(3, "little")) - 1
     # The number of all values, which is a hint only, is in the header: another writer may give another one.
     other = shards.standalone.simple_compress(np.zeros(900, "float32"), shards.ChunkConfig())[:head]
-    bodies[2], out = other + bodies[2][head:], np.empty_like(values)
+    bodies[2], out = memoryview(other + bodies[2][head:]), np.empty_like(values)
     shards.decoder_of_many(plan)(bodies, out)
     assert out.tobytes() == values.tobytes()
     for short in (bodies[:1], [bodies[0], bodies[1][:-9]], [bodies[0], bodies[0][:-1]]):

@@ -23,7 +23,17 @@ from saestore.storage import durable
 from saestore.storage.digests import Digests
 from saestore.storage.open import missing_as_error
 from saestore.storage.places import Request
-from saestore.storage.shards import EMPTY, Layout, Tail, body_of, checksum_of, decoder, decoder_of_many, parse_tail
+from saestore.storage.shards import (
+    EMPTY,
+    Layout,
+    Tail,
+    bodies_of,
+    body_of,
+    checksum_of,
+    decoder,
+    decoder_of_many,
+    parse_tail,
+)
 from saestore.storage.snapshot import OneFile, SnapshotStore
 from saestore.storage.threads import at_once, n_threads
 from saestore.table_info import ArrayInfo
@@ -137,8 +147,8 @@ class ArrayReader:
         chosen = slice(piece.first, piece.first + piece.n_chunks)
         with missing_as_error(self.path):
             parts = zip(tail.places[chosen].tolist(), tail.checksums[chosen].tolist(), strict=True)
-            places = ((offset - begin, offset - begin + length, checksum) for (offset, length), checksum in parts)
-            self._decode_many([body_of(block[a:b], checksum) for a, b, checksum in places], piece.out)
+            cuts = ((offset - begin, offset - begin + length, checksum) for (offset, length), checksum in parts)
+            self._decode_many(bodies_of(block, cuts), piece.out)
 
     def fill_whole(self, piece: Piece, raw: bytes) -> None:
         """Decode the one chunk of an array without shards."""
