@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
-from numcodecs.pcodec import standalone
 from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest, Store
 from zarr.storage import WrapperStore
+
+from saestore.storage import reader, shards
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,14 @@ class CountingStore(WrapperStore[Store]):
 
 @contextlib.contextmanager
 def decoded() -> Iterator[Counter[str]]:
-    """Count the chunks that pcodec decodes inside the block, and their bytes."""
+    """Count the chunks that are decoded inside the block, each of which is checked first, and their bytes."""
     counter: Counter[str] = Counter()
-    decode = standalone.simple_decompress_into
+    check = shards.body_of
 
-    def counted(buf: Any, out: Any) -> Any:
-        counter.update(chunks=1, bytes=len(buf))
-        return decode(buf, out)
+    def counted(raw: bytes, checksum: int) -> bytes:
+        body = check(raw, checksum)
+        counter.update(chunks=1, bytes=len(body))
+        return body
 
-    with mock.patch.object(standalone, "simple_decompress_into", counted):
+    with mock.patch.object(shards, "body_of", counted), mock.patch.object(reader, "body_of", counted):
         yield counter

@@ -30,7 +30,6 @@ TEXT = np.dtypes.StringDType()
 _CRC = 4  # bytes of a checksum
 _BATCH = 256  # values that pcodec decodes together
 _PCO_CHUNK = 4  # bytes of the type and the number of values of a chunk
-_OTHER = {"f": np.uint32, "u": np.float32, "i": np.float32}  # a type of another kind
 _LARGEST_TEXTS = 1 << 30  # bytes of a decoded chunk of texts
 # Chunks of texts that are split here, in twice the time that numcodecs takes, before it is worth its import.
 _FEW_CHUNKS, _chunks_of_texts = 4, itertools.count()
@@ -144,7 +143,7 @@ def body_of(raw: bytes, checksum: int) -> bytes:
 
 
 def bodies_of(block: bytes, cuts: Iterable[tuple[int, int, int]]) -> list[memoryview]:
-    """The same of several chunks in a block, from `cuts`: where each begins and ends, and its checksum. Not copied."""
+    """Chunks of a block without their checksums, not copied; of each `cuts` has its start, stop and checksum."""
     view, bodies = memoryview(block), list[memoryview]()
     for start, stop, checksum in cuts:
         bodies.append(view[start : start + len(body_of(block[start:stop], checksum))])
@@ -196,7 +195,8 @@ def decoder_of_many(layout: Layout) -> Callable[[Sequence[memoryview], Array], N
 @functools.cache
 def _heads(dtype: np.dtype[Any], n: int) -> tuple[bytes, bytes]:
     """How a file of pcodec begins, and how its chunk of `n` values does: with its type and their number."""
-    of, other = (standalone.simple_compress(np.zeros(n, each), ChunkConfig()) for each in (dtype, _OTHER[dtype.kind]))
+    types = dtype, np.dtype("f4" if dtype.kind != "f" else "u4")
+    of, other = (standalone.simple_compress(np.zeros(n, each), ChunkConfig()) for each in types)
     start = next(i for i, (mine, its) in enumerate(zip(of, other, strict=False)) if mine != its)  # the type
     return of[:start], of[start : start + _PCO_CHUNK]
 
