@@ -204,9 +204,10 @@ def peak_of_compaction(folder: Path, n_rows: int, n_segments: int) -> int:
 def test_memory_is_bounded_and_does_not_grow_with_the_data(tmp_path):
     small = peak_of_compaction(tmp_path / "small.zarr", 10_000, 5)
     large = peak_of_compaction(tmp_path / "large.zarr", 40_000, 10)
-    # The bound, the chunks that are joined, the shards that wait to be written, and the running sums.
-    assert small < 4.5 * MIB
-    assert large < 4.5 * MIB
+    # The bound, the shards that wait to be written, and the running sums. Which of its threads is ahead moves the peak:
+    # 3.0 to 3.2 MiB, and 3.8 to 4.03 MiB.
+    assert small < 3.5 * MIB
+    assert large < 4.25 * MIB
 
 
 def test_segments_are_named_by_their_rows():
