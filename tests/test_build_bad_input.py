@@ -455,12 +455,12 @@ for n in numbers:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 def test_peak_memory_does_not_grow_with_the_samples(tmp_path):
-    """Every bound is a constant; here they are small, so that 100,000 samples are far beyond each.
+    """Every bound is a constant; here they are small, so that 40,000 samples are beyond each.
 
-    640,000 non-zeros more would be 31 MB in one segment, and 60 MB in one step of a merge.
+    Without the bound of a segment, a merge or the mapped rows 160,000 samples more take 70, 59 and 41 MB.
     """
     sae = clip_scope(tmp_path / "sae.pt", d_in=16, d_sae=512, k=8)
-    x, numbers = near(sae, 20_000).numpy(), (20_000, 100_000)
+    x, numbers = near(sae, 20_000).numpy(), (40_000, 200_000)
     for n in numbers:
         np.save(tmp_path / f"{n}.npy", np.tile(x, (n // len(x), 1)))
     run = subprocess.run(
@@ -468,4 +468,4 @@ def test_peak_memory_does_not_grow_with_the_samples(tmp_path):
         cwd=PROJECT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     few, many = (int(peak) / 1024 for peak in run.stdout.split())
-    assert many - few < 25, (few, many)
+    assert many - few < 33, (few, many)
