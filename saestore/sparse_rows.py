@@ -26,6 +26,14 @@ def pointers(counts: Array | Sequence[int]) -> Array:
     return out
 
 
+def keep_entries(mask: Array, indptr: Array, *values: Array) -> tuple[Array, ...]:
+    """Pointers and values of the entries where a mask over them is true; where it is everywhere, these themselves."""
+    if mask.all():
+        return indptr, *values
+    kept = np.flatnonzero(mask)  # where half is true, taking at numbers is up to six times as fast as at a mask
+    return pointers(mask)[indptr], *(each[kept] for each in values)
+
+
 def check_matrix_ids(matrix: Any, what: str) -> None:
     """Check every row and column number of a scipy sparse matrix, before scipy narrows or follows them.
 
@@ -101,7 +109,7 @@ class SparseRows:
 
     def keep(self, mask: Array) -> SparseRows:
         """Only the entries where `mask`, bool (nnz,), is true."""
-        return SparseRows(pointers(mask)[self.indptr], self.indices[mask], self.data[mask])
+        return SparseRows(*keep_entries(mask, self.indptr, self.indices, self.data))
 
     def astype(self, dtype: Any) -> SparseRows:
         """The same rows with activations of another dtype."""

@@ -19,6 +19,7 @@ from saestore.kernels import (
     segment_sums,
     to_impact_order,
 )
+from saestore.sparse_rows import keep_entries
 from saestore.stats import Moments
 
 FLOATS = [np.dtype(name) for name in ("float16", "float32", "float64")]
@@ -34,6 +35,18 @@ def test_descending_bits_sort_as_the_floats_do_and_turn_back(values):
     assert bits.dtype == f"uint{8 * values.itemsize}"
     assert np.array_equal(values[np.argsort(bits, kind="stable")], np.sort(values)[::-1])
     assert np.array_equal(from_descending_bits(bits, values.dtype), values)
+
+
+@given(arrays(bool, st.integers(0, 40)), st.data())
+def test_entries_are_kept_as_by_a_mask(mask, data):
+    cuts = np.sort(data.draw(st.lists(st.integers(0, len(mask)), max_size=6)))
+    indptr, values = np.array([0, *cuts, len(mask)], np.int64), np.arange(len(mask)) * 7
+    kept_ptr, kept = keep_entries(mask, indptr, values)
+    assert np.array_equal(kept, values[mask])
+    assert [kept[a:b].tolist() for a, b in itertools.pairwise(kept_ptr)] == [
+        values[a:b][mask[a:b]].tolist() for a, b in itertools.pairwise(indptr)
+    ]
+    assert (kept is values) == mask.all()  # all are not copied
 
 
 def random_rows(seed, n_rows, n_features, nnz, dtype):

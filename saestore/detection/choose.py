@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import scipy.sparse
 
 
-_PIECE = 1 << 18  # positive rows, or pairs of feature and concept, that are evaluated at a time
+_PIECE = 1 << 19  # positive rows, or pairs of feature and concept, that are evaluated at a time
 _AHEAD = 16  # pieces of a block, which are parts of it, that wait while the next block is read
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from saestore.kernels import impact_sort, runs_of
 from saestore.segment.read import Segment, open_lists, read_entries
-from saestore.sparse_rows import Array, pointers
+from saestore.sparse_rows import Array, keep_entries, pointers
 
 BLOCK = 1 << 22  # entries of a block: about 200 MB while it is merged
 
@@ -34,7 +34,7 @@ class PostingLists:
 
     def keep(self, mask: Array) -> PostingLists:
         """Only the entries where a mask over them is true."""
-        return PostingLists(self.features, pointers(mask)[self.indptr], self.samples[mask], self.data[mask])
+        return PostingLists(self.features, *keep_entries(mask, self.indptr, self.samples, self.data))
 
     def part(self, first: int, last: int) -> PostingLists:
         """The lists of consecutive features."""

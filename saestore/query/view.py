@@ -15,7 +15,7 @@ from saestore.query.posting_lists import BLOCK, PostingLists, iterate_lists
 from saestore.query.rows import ROW, iterate_rows
 from saestore.query.selection import Condition, Selection
 from saestore.segment.read import Segment, open_lists
-from saestore.sparse_rows import Array, SparseRows, pointers
+from saestore.sparse_rows import Array, SparseRows, keep_entries, pointers
 from saestore.stats import Moments
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.label_matrix import check_level
@@ -202,24 +202,31 @@ def item_maxima(indptr: Array, items: Array, values: Array, sizes: Array) -> tup
 
     `sizes` are the samples of every item (n_items,); an inactive one scores 0. Items of score 0 are left out.
     """
-    kept = strongest_of_items(indptr, items, values, sizes)
-    return pointers(kept)[indptr], items[kept], values[kept]
+    ends, kept_items, maxima = keep_entries(strongest_of_items(indptr, items, values, sizes), indptr, items, values)
+    return ends, kept_items, maxima
 
 
 def strongest_of_items(indptr: Array, items: Array, values: Array, sizes: Array) -> Array:
     """Which entries are the strongest of their item, and not below an inactive sample, bool; see `item_maxima`."""
     import scipy.sparse as sp
 
-    by_feature = sp.csr_array((np.arange(len(items)), items, indptr), (len(indptr) - 1, len(sizes)))
+    # Narrow numbers, as scipy would look through wide ones to find that they are.
+    index = np.int32 if max(len(items), len(sizes)) < 1 << 31 else np.int64
+    numbers = (part.astype(index, copy=False) for part in (np.arange(len(items), dtype=index), items, indptr))
+    by_feature = sp.csr_array(tuple(numbers), (len(indptr) - 1, len(sizes)))
     by_item = by_feature.tocsc()  # a stable counting sort: an item's entries by feature, still strongest first
-    item = np.repeat(np.arange(len(sizes)), np.diff(by_item.indptr))
-    fresh = np.ones(len(items), bool)
-    fresh[1:] = (by_item.indices[1:] != by_item.indices[:-1]) | (item[1:] != item[:-1])
-    firsts = np.flatnonzero(fresh)
+    fresh = np.empty(len(items) + 1, bool)
+    np.not_equal(by_item.indices[1:], by_item.indices[:-1], out=fresh[1:-1])
+    fresh[by_item.indptr] = True
+    firsts = np.flatnonzero(fresh[:-1])
     strongest = by_item.data[firsts]
-    all_active = np.diff(firsts, append=len(items)) == sizes[item[firsts]]
+    counts = values[strongest] > 0
+    if not counts.all():
+        item = np.searchsorted(by_item.indptr, firsts, "right") - 1
+        counts |= np.diff(firsts, append=len(items)) == sizes[item]
+        strongest = strongest[counts]
     kept = np.zeros(len(items), bool)
-    kept[strongest[(values[strongest] > 0) | all_active]] = True
+    kept[strongest] = True
     return kept
 
 

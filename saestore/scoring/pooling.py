@@ -10,7 +10,7 @@ import numpy as np
 
 from saestore.errors import InvalidInputError
 from saestore.query.view import item_maxima
-from saestore.sparse_rows import pointers
+from saestore.sparse_rows import keep_entries
 
 Array = np.ndarray[Any, Any]
 
@@ -57,8 +57,8 @@ class Pooling:
             Descending in every list; of the dtype of `values` for the maximum, else float64.
         """
         if self.largest == 1:
-            positive = values > 0
-            return item_maxima(pointers(positive)[indptr], items[positive], values[positive], sizes)
+            indptr, items, values = keep_entries(values > 0, indptr, items, values)
+            return item_maxima(indptr, items, values, sizes)
         feature = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
         order = np.lexsort((feature, items))  # stable: still strongest first
         feature, items, values = feature[order], items[order], values[order].astype(np.float64)

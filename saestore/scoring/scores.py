@@ -14,7 +14,7 @@ import numpy as np
 from saestore.kernels import segment_sums
 from saestore.scoring.ranks import Hits, Ranked
 from saestore.scoring.thresholds import count_reaching
-from saestore.sparse_rows import pointers
+from saestore.sparse_rows import keep_entries
 
 Array = np.ndarray[Any, Any]
 
@@ -168,8 +168,8 @@ def _f1_at(ranked: Ranked, hits: Hits, n_positive: Array, thresholds: Array) -> 
 
 def _count(indptr: Array, values: Array, lists: Array, cuts: Array) -> Array:
     """`count_reaching` of the values above 0."""
-    kept = values > 0
-    return count_reaching(pointers(kept)[indptr], values[kept], lists, cuts)
+    indptr, values = keep_entries(values > 0, indptr, values)
+    return count_reaching(indptr, values, lists, cuts)
 
 
 def _means(ranked: Ranked, hits: Hits, n_hits: Array, n_positive: Array) -> dict[str, Array]:
