@@ -1,9 +1,8 @@
-"""Detection at the size of COCO: `python -m benchmarks.detect FOLDER [--dense]` writes a store there and asks it.
+"""Detection at the size of COCO: `python -m benchmarks.detect FOLDER` writes a store there and asks it.
 
-Synthetic: samples of `benchmarks.synthetic.Stream`, items with 80 concepts and the splits of COCO. An item has 3
-concepts on average, as in COCO; a few are common and most are rare. `--dense` makes the hardest case: an item has 21
-concepts, and activations spread over all features, so that few features are cut. Prints JSON: seconds, seconds of CPU,
-peak memory of the process.
+Synthetic: samples of `benchmarks.synthetic.Stream`, items with 80 concepts and the splits of COCO. An item has 21
+concepts, seven times as many as in COCO, and activations spread over all features, so that few features are cut. Prints
+JSON: seconds, seconds of CPU, peak memory of the process.
 """
 
 import argparse
@@ -18,25 +17,14 @@ import saestore
 from benchmarks.peers.ours import SET
 from benchmarks.process import peak_bytes
 from benchmarks.scale import merge, write_stream
-from benchmarks.synthetic import N_CONCEPTS, Columns, Items, Stream, labels
+from benchmarks.synthetic import Columns, Stream, labels
 
 SPLITS = {"train": 4_001 / 5_500, "cal": 500 / 5_500, "test": 999 / 5_500}
 SHIFT = 7_919  # a prime: features of neighbouring items share nothing
-CONCEPTS_PER_ITEM, MIN_ITEMS = 3.0, 6
 COCO = Stream(n_items=5_500, item_size=256)
 
 
-def items_of(n_items: int, dense: bool) -> Items:
-    """Columns of items: path, split, 80 concepts."""
-    items, rng = labels(n_items, SPLITS), np.random.default_rng(5)
-    if not dense:
-        share = 1 / np.arange(1, N_CONCEPTS + 1)
-        for i, mean in enumerate(CONCEPTS_PER_ITEM * share / share.sum()):
-            items[f"concept {i:02}"] = (rng.permutation(n_items) < max(MIN_ITEMS, mean * n_items)).astype(np.int64)
-    return items
-
-
-def write(folder: Path, stream: Stream, dense: bool = False) -> None:
+def write(folder: Path, stream: Stream) -> None:
     """Write the store, one segment in memory at a time, and merge it."""
 
     def spread(start: int, rows: Columns) -> Columns:
@@ -48,8 +36,7 @@ def write(folder: Path, stream: Stream, dense: bool = False) -> None:
         ids = np.take_along_axis(shifted, order, axis=1).astype(ids.dtype)
         return indptr, ids.ravel(), np.take_along_axis(values.reshape(-1, stream.l0), order, axis=1).ravel()
 
-    change = {"change": spread} if dense else {}
-    write_stream(folder, stream, items=items_of(stream.n_items, dense), **change)
+    write_stream(folder, stream, items=labels(stream.n_items, SPLITS), change=spread)
     merge(folder)
 
 
@@ -71,10 +58,9 @@ def ask(folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--dense", action="store_true")
     options = parser.parse_args()
     if not options.folder.exists():
-        write(options.folder, COCO, options.dense)
+        write(options.folder, COCO)
     print(json.dumps(ask(options.folder), indent=1))
 
 

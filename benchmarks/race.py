@@ -23,7 +23,7 @@ class Race:
     `budget` is the number of seconds after which a peer answers no more queries, once it has answered a few.
     """
 
-    def __init__(self, task: Task, peers: Sequence[Peer], budget: float = 3.0) -> None:
+    def __init__(self, task: Task, peers: Sequence[Peer], budget: float = 2.0) -> None:
         self.task, self.peers, self.budget = task, list(peers), budget
         self.first = self.peers[0].key
         self.seconds: dict[str, list[float]] = {peer.key: [] for peer in peers}  # NaN where it was not asked

@@ -10,7 +10,7 @@ from benchmarks.peers.ours import SET
 from benchmarks.process import run, run_task
 from benchmarks.tasks import TASKS, TOP
 
-ROUNDS = 3
+ROUNDS, SLOW = 3, 10.0  # seconds of a process that is started only once
 CLI = "saestore-cli"
 TASKS_IN_PROCESS = ("top20", "dense", "rows", "stats")
 
@@ -23,7 +23,7 @@ def test_first_answer_of_a_process(data, full, recorder):
     seconds = {key: [] for key in [CLI, *(data.peers if full else ["saestore"])]}
     rng = np.random.default_rng(0)
     for _ in range(ROUNDS if full else 1):
-        for key in rng.permutation(list(seconds)).tolist():
+        for key in rng.permutation([key for key, took in seconds.items() if max(took, default=0) < SLOW]).tolist():
             if key == CLI:
                 took, answer = run(command)
                 samples = [row["sample"] for row in answer["rows"]]
