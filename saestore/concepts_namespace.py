@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from saestore import layouts
+from saestore.errors import check_texts
 from saestore.labels import (
     THRESHOLD,
     Fit,
@@ -230,8 +231,9 @@ class Concepts:
             check_level(level)
         from saestore.writing.columns import remove_labels
 
+        chosen = check_texts("names", names)
         with changing(self._reader) as writer:
-            remove_labels(writer, [names] if isinstance(names, str) else list(names), level)
+            remove_labels(writer, chosen, level)
 
     def scores(
         self,

@@ -8,9 +8,11 @@ A message is one sentence or two: the value that was given, what was allowed, wh
 import errno
 import importlib
 import operator
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 __all__ = [
@@ -30,6 +32,8 @@ __all__ = [
     "UnreachableError",
     "check_at_least",
     "check_choice",
+    "check_path",
+    "check_texts",
     "did_you_mean",
     "escape",
     "first_line",
@@ -77,6 +81,7 @@ _UNUSABLE = (
     ("integer string conversion", "A number of more than 4,300 digits was given; use a number that fits 64 bits."),
     ("embedded null", "A path with a NUL was given; no file has such a name."),
     ("an empty name", "A path that ends in no name was given; name a file or a folder."),
+    ("truth value of an array", "An array was given where one value is wanted; give that value, such as True."),
     ("surrogates not allowed", "A text with half of a character was given; use whole characters."),
 )
 # Errors of the system that damage can cause: what is there is missing, or of another kind or size.
@@ -217,6 +222,21 @@ def check_at_least(name: str, value: Any, least: int, code: str = "too-small") -
         more = "or more" if number < least else f"to {(1 << 63) - 1}"
         raise InvalidInputError(f"{name}={shown(number)}: use {least} {more}.", code=code)
     return number
+
+
+def check_path(value: Any, name: str = "path") -> Path:
+    """Return a text or a path as a path; refuse anything else."""
+    if not isinstance(value, str | os.PathLike):
+        raise InvalidInputError(f"{name}={shown(value)}: give the path of a file or a folder.", code="not-a-path")
+    return Path(value)
+
+
+def check_texts(name: str, value: Any) -> list[str]:
+    """Return one text, or several, as a list; refuse what is neither."""
+    texts: list[Any] = [value] if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [None]
+    if all(isinstance(text, str) for text in texts):
+        return texts
+    raise InvalidInputError(f"{name}={shown(value)}: give a text, or a list of texts.", code="invalid-names")
 
 
 def shown(value: object) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, StoreFormatError
+from saestore.errors import InvalidInputError, StoreFormatError, shown
 from saestore.table_info import LARGEST_SHARD, ArrayInfo, TableInfo, array_infos
 from saestore.vocabulary import DATA_DTYPES
 
@@ -59,6 +59,13 @@ def feature_dtype(n_features: int) -> np.dtype[Any]:
 def default_segment_rows(l0: float) -> int:
     """Rows of a segment of about two million non-zeros: a power of two from 256 to 65,536."""
     return min(DEFAULT_SEGMENT_ROWS, max(1 << 8, 1 << int(np.log2((1 << 21) / max(1.0, l0)))))
+
+
+def stripped_path(path: Any) -> str:
+    """The path of a set, or a part of one, without slashes around it."""
+    if not isinstance(path, str):
+        raise InvalidInputError(f"path={shown(path)}: name a set, such as 'CLEVR/patch'.", code="invalid-set-path")
+    return path.strip("/")
 
 
 def split_set_path(path: str) -> tuple[str, str, str]:

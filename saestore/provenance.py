@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saestore.errors import InvalidInputError, NotFoundError
+from saestore.errors import InvalidInputError, NotFoundError, check_path, shown
 from saestore.format import canonical_json
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ def sae_record(sae: LoadedSAE) -> dict[str, Any]:
 
 def source_record(source: Mapping[str, Any] | None, images: Any) -> dict[str, Any]:
     """What a set records of where its activations come from, by the caller's word, after a check."""
+    if not isinstance(source, Mapping | None):
+        raise InvalidInputError(f"source={shown(source)}: give a mapping, or None.", code="bad-source")
     given = dict(source or {})
     reserved = {"kind", "fingerprint", "items", "items_fingerprint", "token_spans_fingerprint", "images"} & set(given)
     if reserved:
@@ -35,7 +37,7 @@ def source_record(source: Mapping[str, Any] | None, images: Any) -> dict[str, An
         raise InvalidInputError(f"source must hold JSON-able values ({error}).", code="bad-source") from error
     if images is None:
         return given
-    if not Path(images).is_dir():
+    if not check_path(images, "images").is_dir():
         raise NotFoundError(f"there is no folder of images {images}.", code="missing-images")
     return {**given, "images": str(images)}
 

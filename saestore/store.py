@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from saestore.errors import NotFoundError, SaestoreError, check_at_least, did_you_mean, reached
-from saestore.format import SET_LEVELS, split_set_path
+from saestore.format import SET_LEVELS, split_set_path, stripped_path
 from saestore.progress import Progress, ProgressOption
 from saestore.provenance import given_sae_record, source_record
 from saestore.query import html
@@ -135,7 +135,7 @@ class Store(Mapping[str, "ActivationSet"]):
     def __getitem__(self, path: str) -> ActivationSet:
         from saestore.activation_set import ActivationSet
 
-        parts = path.strip("/").split("/")
+        parts = stripped_path(path).split("/")
         if len(parts) == len(SET_LEVELS):
             with suppress(NotFoundError):  # then the message names what there is
                 return ActivationSet(self._root, "/".join(parts))
@@ -149,7 +149,7 @@ class Store(Mapping[str, "ActivationSet"]):
         NotFoundError
             It fits none, or several; the message names them.
         """
-        parts = path.strip("/").split("/")
+        parts = stripped_path(path).split("/")
         if len(parts) == 3 and is_set_at(self._root, "/".join(parts)):
             return "/".join(parts)
         paths = self._paths()
@@ -180,7 +180,7 @@ class Store(Mapping[str, "ActivationSet"]):
 
     def _named(self, path: str) -> str:
         """The full path of a set, which may be so damaged that it cannot be found."""
-        path = path.strip("/")
+        path = stripped_path(path)
         if len(path.split("/")) == len(SET_LEVELS):
             (document,) = SnapshotStore.of(self._root).find([(f"{self._root.path}/{path}/{DOCUMENT}".strip("/"), None)])
             if document is not None:
@@ -312,7 +312,7 @@ class Store(Mapping[str, "ActivationSet"]):
         from saestore.verify import verify_set, verify_store
 
         report = Progress(progress).line
-        with reached(path or "the store"):
+        with reached("the store" if path is None else stripped_path(path)):
             return verify_store(self.root, report) if path is None else verify_set(self.root, self._named(path), report)
 
     def unlock(self, path: str, *, force: bool = False) -> dict[str, Any] | None:
@@ -340,7 +340,7 @@ class Store(Mapping[str, "ActivationSet"]):
         """
         from saestore.writing import SetLock
 
-        if path.count("/") != 2:  # a writer may have left nothing else than the lock
+        if stripped_path(path).count("/") != 2:  # a writer may have left nothing else than the lock
             path = self.resolve(path)
         return SetLock(self.root, path).break_(force=force)
 

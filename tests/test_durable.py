@@ -3,7 +3,9 @@
 `pytest --thorough tests/test_durable.py` tries every state that may be on the disk; by default some of each command.
 """
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -305,3 +307,22 @@ def test_folders_that_a_system_cannot_exchange_are_replaced_too(tmp_path, monkey
     export("a", store, tmp_path)
     assert exports(of_folder(tmp_path)).keys() == before.keys()
     assert not list((tmp_path / "new").glob(".*"))
+
+
+def test_a_folder_that_was_there_and_is_gone_again_is_made(tmp_path, monkeypatch):
+    """As that of a lock, which another process gives back at this moment."""
+    make, calls = os.mkdir, []
+
+    def gone_again(path, *how):
+        calls.append(path)
+        if len(calls) < 4:
+            raise FileExistsError(errno.EEXIST, "File exists", path)
+        make(path, *how)
+
+    monkeypatch.setattr(os, "mkdir", gone_again)
+    durable.make_folder(tmp_path / "lock")
+    assert (tmp_path / "lock").is_dir()
+    assert len(calls) == 4
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        durable.make_folder(tmp_path / "file")

@@ -3,6 +3,8 @@
 `pytest --thorough tests/test_fuzz.py` draws a hundred times as many examples.
 """
 
+import inspect
+import itertools
 import json
 import shutil
 import time
@@ -117,6 +119,52 @@ QUESTIONS: list[Callable] = [
 def test_arguments_of_questions(acts, question, a, b):
     with refused_or_answered():
         question(acts, a, b)
+
+
+WRONG = [object(), 1.5, b"x", ["x"], {}, np.zeros((2, 2, 2))]
+NEEDED = {
+    "path": PATH, "level": "item", "feature": 1, "features": [1, 2], "samples": [1], "n": 3, "values": [1, 2, 3],
+    "columns": {"n": [1, 2, 3]}, "labels": {"new": [True, False, True]}, "matrix": sp.csr_array(np.eye(3, dtype="f4")),
+    "table": "items", "condition": "x > 1", "embeddings": np.ones((3, 2), np.float32), "weights": np.ones(7),
+}  # fmt: skip
+SERVES = {"explore", "torch_dataset"}  # a server, and an object that asks later
+PARTS = ["store", "acts", "samples", "items", "features", "concepts"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("part", PARTS)
+def test_an_argument_of_a_wrong_type_is_answered_or_refused(folder, tmp_path, monkeypatch, part):
+    """Every parameter of every public method of a store, a set, its tables and its concepts."""
+    monkeypatch.chdir(tmp_path)  # of what is exported to a path that is taken
+
+    document = Path("s.zarr", PATH, "zarr.json")
+
+    def opened():
+        shutil.rmtree("s.zarr", ignore_errors=True)
+        shutil.copytree(folder, "s.zarr")
+        store = saestore.open("s.zarr", "a")
+        whole = {"store": store, "acts": store[PATH]}.get(part) or getattr(store[PATH], part)
+        return whole, document.read_bytes()
+
+    (whole, before), raw, asked = opened(), [], 0
+    for name in (name for name in dir(whole) if not name.startswith("_") and name not in SERVES):
+        if not inspect.ismethod(getattr(whole, name)):
+            continue
+        parameters = inspect.signature(getattr(whole, name)).parameters.values()
+        needed = {p.name: NEEDED.get(p.name, "x") for p in parameters if p.default is p.empty}
+        wrong = [p.name for p in parameters if not isinstance(p.default, bool) and p.kind.name[:3] != "VAR"]
+        for parameter, value in itertools.product(wrong, WRONG):
+            asked += 1
+            try:
+                getattr(whole, name)(**needed | {parameter: value})
+            except SaestoreError:
+                pass
+            except Exception as error:  # noqa: BLE001 (all are shown together)
+                raw.append(f"{name}({parameter}={value!r}): {error!r}")
+            if not document.exists() or document.read_bytes() != before:
+                whole, before = opened()
+    assert asked > 50
+    assert not raw, "\n".join(raw)
 
 
 @fuzzed(40)

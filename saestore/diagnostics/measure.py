@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.diagnostics.report import Diagnosis, Finding
-from saestore.errors import InvalidInputError, MissingDependencyError, SaestoreError
+from saestore.errors import InvalidInputError, MissingDependencyError, SaestoreError, check_at_least
 from saestore.query import distribution
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.segment.read import Segment
@@ -62,8 +62,7 @@ def diagnose(
     Every activation is read once. Memory: about 20 MB, 16 bytes per sample and 60 bytes per feature; with
     embeddings also the SAE, 128 MiB of pre-activations and ``n_rows`` embeddings eight times.
     """
-    if n_rows < 2:
-        raise InvalidInputError(f"n_rows={n_rows}: compare at least 2 samples.", code="bad-option")
+    n_rows = check_at_least("n_rows", n_rows, 2, "bad-option")
     if not acts.nnz:
         raise InvalidInputError(f"{acts.path} has no activations yet: nothing to diagnose.", code="empty-set")
     n_samples, n_features = acts.shape

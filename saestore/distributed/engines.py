@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from saestore.errors import MissingDependencyError
+from saestore.errors import InvalidInputError, MissingDependencyError, shown
 from saestore.progress import Progress
 from saestore.segment.merge import Engine, InThisProcess
 
@@ -64,7 +64,7 @@ def engine_of(client: Any) -> Engine:
 
     Raises
     ------
-    TypeError
+    InvalidInputError
         It is not a client.
     """
     if client is None:
@@ -74,7 +74,7 @@ def engine_of(client: Any) -> Engine:
     except ImportError as error:
         raise MissingDependencyError(f"client= needs distributed ({error}); pip install 'saestore[dask]'") from error
     if not isinstance(client, Client):
-        raise TypeError(f"client {client!r}: give a distributed.Client, or None")
+        raise InvalidInputError(f"client={shown(client)}: give a distributed.Client, or None.", code="bad-client")
     return DaskEngine(client)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, NotFoundError, check_choice, require
+from saestore.errors import InvalidInputError, NotFoundError, check_choice, check_path, require
 from saestore.formats.atomic_output import write_atomically
 from saestore.formats.explanations import EXPLANATION, SOURCE, records
 from saestore.storage import durable, save_file
@@ -25,8 +25,8 @@ def export_features(
     reader: SetReader, path: str | os.PathLike[str], file_format: str | None, features: Any, *, overwrite: bool
 ) -> int:
     """See `ActivationSet.export_explanations`; returns the number of features."""
-    target = Path(path)
-    chosen = file_format or ("delphi" if not target.suffix else target.suffix.removeprefix("."))
+    target = check_path(path)
+    chosen = (target.suffix.removeprefix(".") or "delphi") if file_format is None else file_format
     check_choice("format", chosen, _WRITERS, "unknown-format")
     names = reader.features.names()
     if not names or (chosen in ("delphi", "neuronpedia") and EXPLANATION not in names):

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saestore.errors import InvalidInputError, NotFoundError
+from saestore.errors import InvalidInputError, NotFoundError, check_path
 from saestore.files import damage, existing_file, read_gzip, read_parquet
 from saestore.tables.column import TEXT, as_objects
 from saestore.tables.items import read_csv
@@ -64,7 +64,7 @@ def read_annotations(reader: SetReader, path: str | os.PathLike[str], source: st
 
     `ActivationSet.import_explanations` explains `path` and `source`; explanations may also be in a folder alone.
     """
-    path = Path(path)
+    path = check_path(path)
     kinds = (ValueError, TypeError, AttributeError, KeyError, RecursionError)
     with damage(path, "cannot be read", *kinds, code="unreadable-file"):
         annotations = _read(reader, path, source)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from saestore.errors import require
+from saestore.errors import InvalidInputError, require, shown
 from saestore.format import FORMAT_VERSION, SetAttributes
 from saestore.interop import lazy
 from saestore.interop.lazy import Numbers
@@ -96,6 +97,8 @@ def _plain(value: Any) -> Any:
 
 def open_set(acts: SetReader, chunks: Any, max_bytes: int) -> xr.Dataset:
     """Open a set that is open already; see `ActivationSet.to_xarray`."""
+    if not isinstance(chunks, int | Mapping | None) and not (isinstance(chunks, str) and chunks == "auto"):
+        raise InvalidInputError(f"chunks={shown(chunks)}: give a number, a mapping or 'auto'.", code="bad-chunks")
     if chunks is not None:
         require("dask", "dask", "chunks=")
     if chunks == "auto":

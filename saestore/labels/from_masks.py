@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, check_choice, require
+from saestore.errors import InvalidInputError, check_choice, check_path, require, shown
 from saestore.files import damage, existing_folder, image_errors
 from saestore.format import KEY
 from saestore.labels.as_labels import check_names
@@ -51,7 +52,7 @@ def from_masks(
     """Labels of patches from a folder of masks, see `Concepts.add_masks`. Memory: 8 bytes for each such patch."""
     _check_options(options)
     grid = Patches.of(index, source, options.fit, items)
-    folders, starts = _folders(Path(folder), options), index.pointers()
+    folders, starts = _folders(check_path(folder, "folder"), options), index.pointers()
     within = _within(items, options)
     rows: dict[str, list[Array]] = {name: [] for name in [*(n for n in folders if n), *within]}
     check_names(list(rows))
@@ -82,8 +83,9 @@ def _any_channel(pixels: Array) -> Array:
 
 
 def _check_options(options: MaskOptions) -> None:
-    if not 0 <= options.threshold < 1:
-        message = f"threshold={options.threshold}: use a share of the patch, 0 <= threshold < 1."
+    threshold: Any = options.threshold
+    if not isinstance(threshold, numbers.Real) or not 0 <= float(threshold) < 1:
+        message = f"threshold={shown(threshold)}: use a share of the patch, 0 <= threshold < 1."
         raise InvalidInputError(message, code="invalid-threshold")
     check_choice("missing", options.missing, ("error", "negative"))
     check_on_unmatched(options.on_unmatched)

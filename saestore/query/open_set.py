@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
-from saestore.errors import CorruptStoreError, InvalidInputError, NotFoundError, StoreConflictError, refuse_unusable
-from saestore.format import LEVEL_TABLES, TOKEN_SPANS, SetAttributes, digest
+from saestore.errors import (
+    CorruptStoreError,
+    InvalidInputError,
+    NotFoundError,
+    StoreConflictError,
+    check_choice,
+    refuse_unusable,
+)
+from saestore.format import LEVEL_TABLES, TABLES, TOKEN_SPANS, SetAttributes, digest
 from saestore.query.posting_lists import one_list
 from saestore.query.selection import Condition, select
 from saestore.segment.read import Segment, active_features, open_lists
@@ -119,6 +126,7 @@ class OpenSet:
 
     def table(self, name: str) -> StoredTable:
         """One of the tables ``samples``, ``items`` and ``features``, as of opening."""
+        check_choice("table", name, TABLES, "unknown-table")
         if name not in self._tables:
             self._tables[name] = StoredTable(self._snapshot, self._base, name, self.attributes)
         return self._tables[name]
@@ -158,9 +166,8 @@ class OpenSet:
             There is no concept of this name; the message names those that there are.
         """
         if level is None:
-            level = "sample" if name in self.concept_names("sample") else "item"
-            level = "item" if name in self.concept_names("item") else level
             position_of(name, self.concept_names())
+            level = "item" if name in self.concept_names("item") else "sample"
         position_of(name, self.concept_names(level), f"concept of {level}s")
         return np.ma.filled(self.read_column(LEVEL_TABLES[level], name).array(), False)
 

@@ -17,7 +17,7 @@ from saestore.query.statistic_columns import STATISTIC_NAMES, item_maximum, stat
 from saestore.query.where import HALF_CHARACTER, as_tree, contains, rows_where
 from saestore.query.where_names import TableNames
 from saestore.sparse_rows import Array
-from saestore.tables.column import TEXT, Column, as_column, as_objects
+from saestore.tables.column import TEXT, Column, as_column, as_objects, check_names
 from saestore.tables.label_matrix import position_of
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ class SetTable:
         StoreWriteError, LockedError
             The store was opened to read only, or another process writes the set.
         """
+        check_names([name], "column")
         self.update({name: values}, unknown=unknown)
 
     def update(self, columns: Mapping[str, Any], *, unknown: Any = None) -> None:
@@ -283,8 +284,8 @@ class SetTable:
         more = f"<p>… {len(self) - _SHOWN:,} more rows</p>" if len(self) > _SHOWN else ""
         return html.table([self._name.removesuffix("s"), *names], shown) + more
 
-    def _check_writable(self, names: Iterable[str]) -> None:
-        computed = [name for name in names if name in self._computed]
+    def _check_writable(self, names: Iterable[Any]) -> None:
+        computed = [name for name in names if isinstance(name, str) and name in self._computed]
         if computed:
             raise InvalidInputError(
                 f"{computed[0]!r} is a statistic of the {self._name}, computed from the activations; choose another "

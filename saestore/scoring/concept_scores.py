@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, NotFoundError
+from saestore.errors import InvalidInputError, NotFoundError, check_texts
 from saestore.kernels import segment_sums
 from saestore.query.details import feature_names
 from saestore.query.open_set import retry_on_stale_snapshot
@@ -222,7 +222,7 @@ def read_labels(reader: SetReader, level: Level, concepts: Sequence[str] | str |
     unknown = reader.unknown_matrix(level)
     if concepts is None:
         return ConceptLabels(known, matrix, unknown)
-    names = [concepts] if isinstance(concepts, str) else list(concepts)
+    names = check_texts("concepts", concepts)
     columns = [position_of(name, known, f"concept of {level}s") for name in names]
     return ConceptLabels(names, matrix[:, columns], unknown[:, columns])
 

@@ -99,9 +99,24 @@ def flush_folder(folder: Path) -> None:
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, and have their names on the disk."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    while not _made(folder):
+        pass
     for path in made:
         flush_folder(path.parent)
+
+
+def _made(folder: Path) -> bool:
+    """Make a folder where there is none; False where another process removed it at the moment that it was asked for."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        try:
+            is_folder = stat.S_ISDIR(folder.lstat().st_mode)  # it may be there again
+        except FileNotFoundError:
+            return False
+        if not is_folder and not folder.is_dir():
+            raise
+    return True
 
 
 def exchange(path: Path, other: Path) -> bool:
