@@ -32,7 +32,7 @@ def client(forkserver):
     os.environ["PYTHONPATH"] = str(PROJECT)
     with (
         dask.config.set({"distributed.worker.multiprocessing-method": forkserver}),
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         distributed.Client(cluster) as client,
     ):
         yield client
