@@ -16,7 +16,7 @@ from benchmarks.peers.ours import SET
 from benchmarks.scale import merge, write_stream
 from benchmarks.synthetic import Stream, labels
 
-STREAM, TINY = Stream(n_items=1_024), Stream(n_items=24, item_size=16, n_features=256, l0=8, pool_items=12)
+STREAM, TINY = Stream(n_items=512), Stream(n_items=24, item_size=16, n_features=256, l0=8, pool_items=12)
 SEGMENTS, ROUNDS = 8, 3
 # Of a store whose set is merged, and of a folder with one that is not; each gives an answer that can be compared.
 WORK: dict[str, Callable[[saestore.Store, Path], Any]] = {
