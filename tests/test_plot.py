@@ -604,6 +604,14 @@ def test_small_and_large_axes(two_images, name, size):
 
 
 @pytest.mark.parametrize("name", ["histogram", "top"])
+def test_what_is_no_axes_is_refused(two_images, name):
+    with raises(InvalidInputError, "not-axes", "ax=3"):
+        PLOTS[name](two_images, ax=3)
+    with raises(InvalidInputError, "not-axes", "ax=3"):
+        two_images.plot.density(3)
+
+
+@pytest.mark.parametrize("name", ["histogram", "top"])
 def test_dead_feature_says_so(texts, name):
     ax = getattr(texts.plot, name)(1)
     assert "active on none of 5 samples" in words_of(ax)

@@ -277,6 +277,8 @@ WRONG = [
     (lambda a: a.histogram([1, 2]), (InvalidInputError, "not-one"), [[1, 2]]),
     (lambda a: a.quantile(1.5), (InvalidInputError, "not-a-probability"), ["q=1.5"]),
     (lambda a: a.quantile("half"), (InvalidInputError, "not-a-probability"), ["q='half'"]),
+    (lambda a: a.quantile(True), (InvalidInputError, "not-a-probability"), ["q=True"]),
+    (lambda a: a.histogram(1, bins=True), (InvalidInputError, "wrong-bins"), ["bins=True"]),
     (lambda a: a.histogram(1, bins=0), (InvalidInputError, "wrong-bins"), ["bins=0"]),
     (lambda a: a.histogram(1, bins=[2, 1]), (InvalidInputError, "wrong-bins"), ["bins=[2, 1]"]),
     (lambda a: a.histogram(1, range=(2, 1)), (InvalidInputError, "wrong-bins"), ["range=(2, 1)"]),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from saestore.errors import InvalidInputError, shown
 from saestore.errors import escape as escape_control
 from saestore.query.details import feature_names
 from saestore.query.html import escape
@@ -158,14 +159,23 @@ def silence(acts: SetReader, feature: int) -> str:
 def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
     """`ax`, or the only Axes of a new pyplot figure of `size` inches, which a notebook shows by itself."""
     if ax is not None:
-        return ax
+        return _checked(ax)
     import matplotlib.pyplot as plt
 
     return plt.figure(figsize=size, layout="constrained").add_subplot()
 
 
+def _checked(ax: Any) -> Axes:
+    from matplotlib.axes import Axes
+
+    if not isinstance(ax, Axes):
+        raise InvalidInputError(f"ax={shown(ax)}: give the Axes of a matplotlib figure, or None.", code="not-axes")
+    return ax
+
+
 def inches_of(ax: Axes) -> tuple[float, float]:
     """Width and height of an Axes."""
+    ax = _checked(ax)
     box, dpi = ax.get_window_extent(), getattr(ax.figure, "figure", ax.figure).dpi  # of the figure, not of a part of it
     return box.width / dpi, box.height / dpi
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, is_bool, shown
 from saestore.query.open_set import retry_on_stale_snapshot
 from saestore.query.posting_lists import PostingLists
 from saestore.query.results import Histogram
@@ -66,7 +66,7 @@ def quantile(
     selected = reader.select_features(features)
     view = reader.view(level, where, feature=selected.only)
     try:
-        probabilities = np.atleast_1d(np.asarray(q, np.float64))
+        probabilities = np.array([np.nan]) if is_bool(q) else np.atleast_1d(np.asarray(q, np.float64))
     except (TypeError, ValueError, RuntimeError):
         probabilities = np.array([np.nan])
     if probabilities.ndim != 1 or not ((probabilities >= 0) & (probabilities <= 1)).all():
@@ -115,6 +115,8 @@ def histogram(
     where: Any = None,
 ) -> Histogram:
     """Exact histogram of one feature, as `numpy.histogram`, over its active samples or items, or over all."""
+    if is_bool(bins):
+        raise InvalidInputError(f"bins={shown(bins)}: give a number of bins or their edges.", code="wrong-bins")
     if isinstance(bins, str) and not active_only:
         message = f"bins={bins!r} needs active_only=True; give a number of bins or their edges for all samples."
         raise InvalidInputError(message, code="wrong-bins")
