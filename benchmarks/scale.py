@@ -39,7 +39,7 @@ from saestore.writing.pipeline import start_set
 
 ROWS = (10**5, 10**6, 10**7)
 MEMORY = 256 << 20  # the bound on the merge
-N_QUERIES, ROUNDS = 30, 2
+N_QUERIES, ROUNDS = 30, 3
 Result = dict[str, Any]
 
 

@@ -13,9 +13,9 @@ torch = pytest.importorskip("torch")
 from benchmarks.building import build, make  # noqa: E402  (imports torch)
 from benchmarks.encoding import SaeShape  # noqa: E402  (imports torch)
 
-ROUNDS = 3
+ROUNDS = 2
 MERGE, SLACK = 256 << 20, 32 << 20  # the bound of `saestore.build` on the merge at its end
-CLIP_SCOPE, CLIP_SCOPE_ROWS = SaeShape("topk", 1_024, 65_536, 32), 6_144
+CLIP_SCOPE, CLIP_SCOPE_ROWS = SaeShape("topk", 1_024, 65_536, 32), 16_384
 # A million rows at CLIP-Scope's shape would take twenty minutes. The bounded memory does not depend on d_in, and on
 # d_sae only by the arrays of one value per feature.
 SMALL, SMALL_ROWS = SaeShape("topk", 64, 4_096, 32), (100_000, 1_000_000)

@@ -11,7 +11,7 @@ from benchmarks.encoding import RandomSAE, SaeShape  # noqa: E402  (imports torc
 from saestore.sae import load_sae  # noqa: E402  (imports torch)
 from saestore.sae.encode import Encoder  # noqa: E402  (imports torch)
 
-WARM_UPS, ROUNDS = 1, 3
+WARM_UPS, ROUNDS = 1, 5
 # The shapes of CLIP-Scope and of Gemma Scope.
 FULL = {
     "topk": SaeShape("topk", 1_024, 65_536, 32),
