@@ -21,11 +21,12 @@ from effort import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
+from raising import raises
 from strategies import PATH, make_case, scratch_store, write_case
 
 import saestore
 from saestore.cli import main
-from saestore.errors import SaestoreError
+from saestore.errors import InvalidInputError, SaestoreError
 
 pytestmark = pytest.mark.once
 
@@ -165,6 +166,25 @@ def test_an_argument_of_a_wrong_type_is_answered_or_refused(folder, tmp_path, mo
                 whole, before = opened()
     assert asked > 50
     assert not raw, "\n".join(raw)
+
+
+IMPORT = {"store": {}, "progress": False}
+CALLS = [
+    (lambda _: saestore.export(1.5, "x.npz"), "not-a-set"),
+    (lambda acts: saestore.export(acts, 1.5), "not-a-path"),
+    (lambda acts: saestore.export(acts, "x.parquet", columns=1.5), "invalid-names"),
+    (lambda acts: saestore.import_activations(1.5, acts.sparse(), **IMPORT), "invalid-set-path"),
+    (lambda acts: saestore.import_activations(PATH, acts.sparse(), n_features="3", **IMPORT), "not-an-integer"),
+    (lambda _: saestore.open("memory://x", "a", storage_options=1.5), "bad-option"),
+]
+
+
+@pytest.mark.parametrize(("call", "code"), CALLS)
+def test_a_function_refuses_what_it_does_not_take(acts, tmp_path, monkeypatch, call, code):
+    monkeypatch.chdir(tmp_path)
+    with raises(InvalidInputError, code):
+        call(acts)
+    assert not list(tmp_path.iterdir())
 
 
 @fuzzed(40)

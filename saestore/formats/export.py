@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saestore.errors import InvalidInputError, check_choice, reached
+from saestore.errors import InvalidInputError, check_choice, check_path, check_texts, reached
 from saestore.formats.atomic_output import write_atomically
 from saestore.formats.base import load_format
 from saestore.formats.selection import Selected
@@ -104,7 +104,8 @@ def export(
     Memory: a block of about a million non-zeros, and about 40 bytes per sample; for ``.pt`` files 512 MiB, since torch
     writes a tensor whole.
     """
-    target = expanded(path)
+    target = expanded(check_path(path))
+    check_texts("columns", columns)
     into = load_format(_format_name(format, target))
     options = {
         "tokens": tokens, "pad_token": pad_token, "clip": clip, "columns": columns, "unembedding": unembedding,

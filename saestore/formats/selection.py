@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saestore.errors import InvalidInputError
+from saestore.errors import InvalidInputError, shown
 from saestore.sparse_rows import Array, SparseRows, pointers
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ class Selected:
     @classmethod
     def of(cls, acts: SetReader, where: Any, features: Any, progress: Callable[[str], None] | None) -> Selected:
         """Resolve ``where=`` and ``features=`` as the queries do."""
+        from saestore.query.reader import SetReader
+
+        if not isinstance(acts, SetReader):
+            raise InvalidInputError(f"acts={shown(acts)}: give an activation set.", code="not-a-set")
         if not acts.attributes.complete:
             raise InvalidInputError(
                 f"{acts.path} has {len(acts):,} of {acts.attributes.planned_samples:,} planned samples; complete it "

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saestore import layouts
-from saestore.errors import InvalidInputError, NotFoundError, check_choice
+from saestore.errors import InvalidInputError, NotFoundError, check_at_least, check_choice
 from saestore.files import LIBRARY_DAMAGE, damage, nearby, split_member
 from saestore.formats.base import Opened, Source, load_format
 from saestore.formats.in_memory import open_object
@@ -164,7 +164,7 @@ def _full_path(parts: list[str], opened: Opened, given: Mapping[str, Any]) -> st
 
 def _width(options: ImportOptions, opened: Opened) -> int:
     given, stored = options.n_features, opened.n_features
-    width = stored if given is None else given
+    width = stored if given is None else check_at_least("n_features", given, 1, "bad-n-features")
     if width is None:
         raise InvalidInputError(
             f"{opened.path} does not record how many features the SAE has: pass --n-features (n_features=).",

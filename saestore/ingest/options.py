@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ParamSpec, Self, TypeVar
 
-from saestore.errors import InvalidInputError, check_choice
-from saestore.format import split_set_path
+from saestore.errors import InvalidInputError, check_at_least, check_choice
+from saestore.format import split_set_path, stripped_path
 from saestore.vocabulary import BUILD_DTYPES, SAMPLE_TYPES
 from saestore.writing.pipeline import check_storage_options
 
@@ -86,8 +86,8 @@ class BuildOptions(RowOptions):
             check_choice("sample_type", self.sample_type, SAMPLE_TYPES, "unknown-sample-type")
         if self.dtype is not None:
             check_choice("dtype", self.dtype, BUILD_DTYPES, "unknown-dtype")
-        if self.top_k is not None and self.top_k < 1:
-            raise InvalidInputError(f"top_k {self.top_k}: keep at least 1 activation per sample.", code="bad-top-k")
+        if self.top_k is not None:
+            check_at_least("top_k", self.top_k, 1, "bad-top-k")
         check_storage_options(self.codec, self.segment_rows)
         self._check_inputs()
         usable_device(self.device)
@@ -125,7 +125,7 @@ class ImportOptions(RowOptions):
     @property
     def parts(self) -> list[str]:
         """Dataset, sample type and, if it is given, the name of the SAE."""
-        return self.set_path.split("/")
+        return stripped_path(self.set_path).split("/")
 
     @property
     def sample_type(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from saestore.distributed.plan import Plan
-from saestore.errors import reached, require
+from saestore.errors import InvalidInputError, reached, require
 from saestore.ingest.build import build
 from saestore.ingest.options import BuildOptions, bound, with_arguments_of
 from saestore.ingest.recipes import BuildRecipe, make_plan, planned
@@ -39,7 +39,9 @@ def plan_build(dataset: str, **arguments: Any) -> Plan:
     """
     given = bound(build, dataset, **arguments)
     if given["client"] is not None:
-        raise TypeError("plan_build takes no client: run the tasks with it, or call saestore.build(client=)")
+        raise InvalidInputError(
+            "plan_build takes no client: run the tasks with it, or call saestore.build(client=).", code="bad-client"
+        )
     require("torch", "sae", "building")
     recipe = BuildRecipe(BuildOptions.of(given), given["overwrite"])
     report, destination = Progress(given["progress"]), destination_of(given["store"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from saestore.errors import InvalidInputError, NotFoundError, raise_unreachable, require
+from saestore.errors import InvalidInputError, NotFoundError, raise_unreachable, require, shown
 from saestore.files import as_numpy, existing_file, load_tensors, read_parquet, split_member
 from saestore.format import SOURCE_ROW
 from saestore.formats.base import Opened
@@ -201,11 +201,12 @@ def _fulfilling(condition: str, names: _RowNames, option: str) -> Array:
 
 
 def _texts(given: Any) -> tuple[str, ...]:
-    texts = (given,) if isinstance(given, str) else tuple(given or ())
+    several = given if isinstance(given, Iterable) else () if given is None else (given,)
+    texts = (given,) if isinstance(given, str) else tuple(several)
     wrong = next((each for each in texts if not isinstance(each, str)), None)
     if wrong is not None:
         raise InvalidInputError(
-            f"include= and exclude= take conditions such as 'position > 0', not {wrong!r}.", code="where-type"
+            f"include= and exclude= take conditions such as 'position > 0', not {shown(wrong)}.", code="where-type"
         )
     return texts
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from saestore.errors import InvalidInputError, check_choice
+from saestore.errors import InvalidInputError, check_choice, shown
 from saestore.format import feature_dtype
 from saestore.sae.bf16 import MULTIPLE, Bf16Candidates
 from saestore.sae.forward import Affine, CannotDecode, Entries, explained_variance, forward_of
@@ -203,12 +203,12 @@ def usable_device(device: str) -> torch.device:
         one = torch.ones(1, device=device)
         one.item()  # not of the device "meta", which holds no values
     # Torch built without CUDA raises an AssertionError.
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         available = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
         available += ["mps"] if torch.backends.mps.is_available() else []
         reason = one_line(error).partition(". ")[0]
         raise InvalidInputError(
-            f"device {device!r} cannot be used ({reason}); this machine has {', '.join(available)}",
+            f"device {shown(device)} cannot be used ({reason}); this machine has {', '.join(available)}",
             code="unusable-device",
         ) from error
     return one.device

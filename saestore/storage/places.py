@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from saestore.errors import InvalidInputError, MissingDependencyError, StoreWriteError, first_line
+from saestore.errors import InvalidInputError, MissingDependencyError, StoreWriteError, first_line, shown
 
 if TYPE_CHECKING:
     from zarr.storage import MemoryStore, ObjectStore, ZipStore
@@ -53,6 +53,8 @@ class Location(str):
 
 def place_of(location: Any, mode: str, options: Mapping[str, Any] | None = None) -> tuple[Any, Path | None]:
     """What zarr opens, and the folder where that is a local one; refuses options that the place does not have."""
+    if not isinstance(options, Mapping | None):
+        raise InvalidInputError(f"storage_options={shown(options)}: give a mapping.", code="bad-option")
     given = {**getattr(location, "options", {}), **(options or {})}
     if isinstance(location, os.PathLike | bytes):
         location = Path(os.fsdecode(location))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from saestore.errors import InvalidInputError, NotFoundError, did_you_mean
+from saestore.errors import InvalidInputError, NotFoundError, did_you_mean, shown
 from saestore.storage.places import expanded
 
 CONFIG = "saestore.toml"
@@ -94,6 +94,8 @@ def known_datasets() -> list[Dataset]:
 
 def find_dataset(name: str, instead: str = f"--embeddings and --sae, or name them in {CONFIG}") -> Dataset:
     """Return the known data set of that name, in upper or lower case; `instead` is what another one needs."""
+    if not isinstance(name, str):
+        raise InvalidInputError(f"dataset={shown(name)}: give the name of a data set.", code="invalid-name")
     datasets = {dataset.name.casefold(): dataset for dataset in known_datasets()}
     dataset = datasets.get(name.casefold())
     if dataset is not None:
