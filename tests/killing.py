@@ -33,7 +33,7 @@ from saestore.writing import SetWriter, leftovers
 
 CASE = make_case(3, 48, 9, density=0.4, segment_rows=16, chunk=40, shard=80)
 KILLED = 9
-POINTS = choose(5, 50)
+POINTS = choose(4, 50)
 RANDOM_KILLS = choose(2, 20)
 
 

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.once
 CASE = make_case(3, 12, 5, density=0.5, segment_rows=4, ragged=False)
 OTHER = make_case(4, 9, 5, density=0.5, segment_rows=9, ragged=False)
 ODD = np.arange(12) % 2 == 1
-STEPS = 10  # of each command, each with five states of the disk
+STEPS = 7  # of each command, each with five states of the disk
 Work = Callable[[saestore.Store, Path], object]
 
 

@@ -16,6 +16,8 @@ from saestore.tables.items import as_items
 from saestore.writing import SetWriter
 from saestore.writing.pipeline import start_set
 
+pytestmark = pytest.mark.once
+
 PATH = "Mine/token/some"
 RANDOM = np.random.default_rng(0)
 DENSE = sp.random_array((40, 9), density=0.3, rng=RANDOM, format="csr", dtype=np.float32)

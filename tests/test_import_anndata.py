@@ -81,6 +81,7 @@ def test_samples_of_an_item_follow_each_other(tmp_path):
         imported(path)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
 def test_items_may_be_named_by_texts(suffix, tmp_path):
     matrix, texts = sp.csr_matrix(make_case(3, 6, 7).csr), ["b", "b", "b", "c", "c", "a"]

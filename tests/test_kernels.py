@@ -22,6 +22,8 @@ from saestore.kernels import (
 from saestore.sparse_rows import keep_entries
 from saestore.stats import Moments
 
+pytestmark = pytest.mark.once
+
 FLOATS = [np.dtype(name) for name in ("float16", "float32", "float64")]
 
 

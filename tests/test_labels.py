@@ -23,6 +23,8 @@ from saestore.errors import CorruptStoreError, InvalidInputError, NotFoundError,
 from saestore.sparse_rows import SparseRows
 from saestore.writing import SetWriter
 
+pytestmark = pytest.mark.once
+
 
 def random_masks(n, seed=0, names=("object", "traffic light", "über::all", "nothing")):
     rng = np.random.default_rng(seed)
@@ -330,7 +332,6 @@ def test_anndata_and_xarray_read_labels(tmp_path, case):
     xr.open_datatree(tmp_path / "a.zarr", engine="zarr", group="Shapes", consolidated=False)
 
 
-@pytest.mark.once
 def test_a_damaged_label_is_found_and_named(tmp_path, case):
     store = saestore.open(tmp_path / "a.zarr", "a")
     acts = write_case(store, case)
@@ -360,7 +361,6 @@ def test_a_damaged_label_is_found_and_named(tmp_path, case):
     assert store.verify().ok
 
 
-@pytest.mark.once
 def test_whoever_adds_labels_may_be_killed_at_any_write(tmp_path):
     """After each kill a reader sees all old labels or all new ones, and the next writer goes on."""
     here = Path(__file__).parent

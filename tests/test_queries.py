@@ -179,6 +179,7 @@ def check_distributions(acts, case: Case, features: list[int]) -> None:
             assert acts.histogram(feature, 4, range=(-1, 1), active_only=active_only).count.tolist() == counts.tolist()
 
 
+@pytest.mark.once
 @FEW
 @given(cases(), st.booleans())
 def test_answers_are_brute_forces_before_and_after_compaction(tmp_path_factory, case, in_memory):

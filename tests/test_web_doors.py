@@ -22,6 +22,8 @@ from saestore.errors import StoreConflictError
 from saestore.web.doors import application, bind, is_loopback
 from saestore.web.folder import write_folder
 
+pytestmark = pytest.mark.once
+
 pytest.importorskip("uvicorn", reason="the extra `web`")
 
 X = f"/{IMAGES}"

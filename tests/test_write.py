@@ -238,6 +238,7 @@ OTHER = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("what", OTHER)
 def test_what_differs_is_named(what):
     store = scratch_store()
@@ -455,6 +456,7 @@ def fail_at(monkeypatch, n, error):
         monkeypatch.setattr(LocalStore, name, asynchronous if name == "set" else synchronous)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("at", [1, 8, 40, 80, 100])
 def test_a_disk_that_is_full_is_told_and_the_next_call_goes_on(tmp_path, at):
     case = make_case(1, 20, 8, segment_rows=5, density=0.5)
