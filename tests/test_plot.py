@@ -30,6 +30,7 @@ matplotlib.use("Agg")
 image_module = pytest.importorskip("PIL.Image")
 
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
 from matplotlib.colors import to_hex  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.patches import StepPatch  # noqa: E402
@@ -220,7 +221,7 @@ def test_tint_lies_on_the_patch(tmp_path, size, fit, feature, sign):
     """The corners and the middle of the active patch are tinted in the rendered picture, its surroundings are not."""
     acts = pictures(tmp_path, [size])
     figure = Figure(figsize=(6, 7), dpi=100)
-    matplotlib.backends.backend_agg.FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)
     ax = acts.plot.top(feature, ax=figure.add_subplot(), images=tmp_path, fit=fit)
     left, right, low, high = image_box(ax)
     assert (right - left) / (high - low) == pytest.approx(size[0] / size[1])
