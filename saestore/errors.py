@@ -224,7 +224,7 @@ def check_at_least(name: str, value: Any, least: int, code: str = "too-small") -
     return number
 
 
-def check_path(value: Any, name: str = "path") -> Path:
+def check_path(name: str, value: Any) -> Path:
     """Return a text or a path as a path; refuse anything else."""
     if not isinstance(value, str | os.PathLike):
         raise InvalidInputError(f"{name}={shown(value)}: give the path of a file or a folder.", code="not-a-path")
@@ -233,10 +233,12 @@ def check_path(value: Any, name: str = "path") -> Path:
 
 def check_texts(name: str, value: Any) -> list[str]:
     """Return one text, or several, as a list; refuse what is neither."""
-    texts: list[Any] = [value] if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [None]
-    if all(isinstance(text, str) for text in texts):
-        return texts
-    raise InvalidInputError(f"{name}={shown(value)}: give a text, or a list of texts.", code="invalid-names")
+    if isinstance(value, str):
+        return [value]
+    texts: list[Any] = list(value) if isinstance(value, Iterable) else [value]
+    if not all(isinstance(text, str) for text in texts):
+        raise InvalidInputError(f"{name}={shown(value)}: give a text, or a list of texts.", code="invalid-names")
+    return texts
 
 
 def shown(value: object) -> str:

@@ -37,7 +37,7 @@ def source_record(source: Mapping[str, Any] | None, images: Any) -> dict[str, An
         raise InvalidInputError(f"source must hold JSON-able values ({error}).", code="bad-source") from error
     if images is None:
         return given
-    if not check_path(images, "images").is_dir():
+    if not check_path("images", images).is_dir():
         raise NotFoundError(f"there is no folder of images {images}.", code="missing-images")
     return {**given, "images": str(images)}
 

@@ -136,8 +136,7 @@ PARTS = ["store", "acts", "samples", "items", "features", "concepts"]
 @pytest.mark.parametrize("part", PARTS)
 def test_an_argument_of_a_wrong_type_is_answered_or_refused(folder, tmp_path, monkeypatch, part):
     """Every parameter of every public method of a store, a set, its tables and its concepts."""
-    monkeypatch.chdir(tmp_path)  # of what is exported to a path that is taken
-
+    monkeypatch.chdir(tmp_path)  # where what is exported goes
     document = Path("s.zarr", PATH, "zarr.json")
 
     def opened():

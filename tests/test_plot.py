@@ -605,7 +605,7 @@ def test_small_and_large_axes(two_images, name, size):
 
 
 @pytest.mark.parametrize("name", ["histogram", "top"])
-def test_what_is_no_axes_is_refused(two_images, name):
+def test_an_ax_of_another_kind_is_refused(two_images, name):
     with raises(InvalidInputError, "not-axes", "ax=3"):
         PLOTS[name](two_images, ax=3)
     with raises(InvalidInputError, "not-axes", "ax=3"):

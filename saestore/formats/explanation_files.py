@@ -25,7 +25,7 @@ def export_features(
     reader: SetReader, path: str | os.PathLike[str], file_format: str | None, features: Any, *, overwrite: bool
 ) -> int:
     """See `ActivationSet.export_explanations`; returns the number of features."""
-    target = check_path(path)
+    target = check_path("path", path)
     chosen = (target.suffix.removeprefix(".") or "delphi") if file_format is None else file_format
     check_choice("format", chosen, _WRITERS, "unknown-format")
     names = reader.features.names()

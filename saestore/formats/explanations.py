@@ -64,7 +64,7 @@ def read_annotations(reader: SetReader, path: str | os.PathLike[str], source: st
 
     `ActivationSet.import_explanations` explains `path` and `source`; explanations may also be in a folder alone.
     """
-    path = check_path(path)
+    path = check_path("path", path)
     kinds = (ValueError, TypeError, AttributeError, KeyError, RecursionError)
     with damage(path, "cannot be read", *kinds, code="unreadable-file"):
         annotations = _read(reader, path, source)

@@ -104,7 +104,7 @@ def export(
     Memory: a block of about a million non-zeros, and about 40 bytes per sample; for ``.pt`` files 512 MiB, since torch
     writes a tensor whole.
     """
-    target = expanded(check_path(path))
+    target = expanded(check_path("path", path))
     check_texts("columns", columns)
     into = load_format(_format_name(format, target))
     options = {

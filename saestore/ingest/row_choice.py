@@ -201,8 +201,9 @@ def _fulfilling(condition: str, names: _RowNames, option: str) -> Array:
 
 
 def _texts(given: Any) -> tuple[str, ...]:
-    several = given if isinstance(given, Iterable) else () if given is None else (given,)
-    texts = (given,) if isinstance(given, str) else tuple(several)
+    if given is None:
+        return ()
+    texts = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
     wrong = next((each for each in texts if not isinstance(each, str)), None)
     if wrong is not None:
         raise InvalidInputError(

@@ -52,7 +52,7 @@ def from_masks(
     """Labels of patches from a folder of masks, see `Concepts.add_masks`. Memory: 8 bytes for each such patch."""
     _check_options(options)
     grid = Patches.of(index, source, options.fit, items)
-    folders, starts = _folders(check_path(folder, "folder"), options), index.pointers()
+    folders, starts = _folders(check_path("folder", folder), options), index.pointers()
     within = _within(items, options)
     rows: dict[str, list[Array]] = {name: [] for name in [*(n for n in folders if n), *within]}
     check_names(list(rows))

@@ -261,7 +261,7 @@ def check_replaceable(path: Path) -> None:
 
 def save_file(path: str | os.PathLike[str], content: bytes) -> Path:
     """Write a file that a user asked for, whole or not at all, and return its path."""
-    target = check_path(path)
+    target = check_path("path", path)
     with write_errors(str(path)):
         check_replaceable(target)
         durable.make_folder(target.parent)

@@ -92,7 +92,7 @@ def read_ground_truth(folder: str | os.PathLike[str], expected: Expected) -> Gro
     `folder` is ``GT_Samples/<dataset>``. Patches use its files of images, tokens its files of texts, and ``cls`` its
     files of items, of either kind. Memory: the dictionaries, which are lists of Python integers, and 8 bytes per label.
     """
-    where = check_path(folder, "folder")
+    where = check_path("folder", folder)
     suffix = _suffix(where, expected.sample_type)
     if expected.sample_type == "token":
         _check_counts(where / TOKEN_COUNTS, expected.index)
