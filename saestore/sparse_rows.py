@@ -99,11 +99,11 @@ class SparseRows:
     def select(self, rows: Array) -> SparseRows:
         """These rows, in this order, repetitions included."""
         lengths = np.diff(self.indptr)
-        counts = lengths[rows]
-        indptr = pointers(counts)
         if len(lengths) and (lengths == lengths[0]).all():  # as of a TopK SAE: a row is one piece of memory
             parts = (each.reshape(len(lengths), -1).take(rows, axis=0) for each in (self.indices, self.data))
-            return SparseRows(indptr, *(part.ravel() for part in parts))
+            return SparseRows(np.arange(len(rows) + 1) * lengths[0], *(part.ravel() for part in parts))
+        counts = lengths[rows]
+        indptr = pointers(counts)
         entries = np.arange(indptr[-1]) + np.repeat(self.indptr[rows] - indptr[:-1], counts)
         return SparseRows(indptr, self.indices[entries], self.data[entries])
 

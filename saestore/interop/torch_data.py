@@ -201,7 +201,7 @@ class Batches(IterableDataset[Batch]):
         n = n_threads() if values.nnz >= _WORTH_THREADS else 1
         step = -(-len(order) // (n * self._batch_size)) * self._batch_size
         shares = [order[start : start + step] for start in range(0, len(order), step)]
-        return at_once(lambda share: (pick(share), rows[share]), shares)
+        return at_once(lambda share: (pick(share), rows.take(share)), shares)
 
     def _batches(self, parts: list[tuple[SparseRows, Array]]) -> Iterator[Batch]:
         size = self._batch_size

@@ -120,7 +120,7 @@ class SetReader(OpenSet):
         from saestore.query.where import one_feature
 
         number = one_feature(self, feature, "feature")
-        return self._table(self._list(number, self.view(where=where, feature=number, lists=True)))
+        return self.top_samples(number, self.shape[0], where=where)
 
     def select_features(self, features: Any) -> Selection:
         """Features by numpy's rules for an index, or those that fulfil a condition; see `SetTable.where`."""
@@ -130,9 +130,6 @@ class SetReader(OpenSet):
             if as_tree(features) is not None:
                 return Selection(self.features.where(features), scalar=False)
         return select(features, self.shape[1], "feature")
-
-    def _list(self, feature: int, view: View) -> PostingLists:
-        return next(view.lists(np.array([feature])))
 
     def _table(self, lists: PostingLists) -> TopSamples:
         items, positions = self.item_index.locate(lists.samples)
@@ -374,7 +371,7 @@ class SetReader(OpenSet):
 
         n, number = similarity.check_request(n, metric), one_feature(self, feature, "similar")
         view = self.view(level, where, feature=number)
-        lists = self._list(number, view)
+        lists = next(view.lists(np.array([number])))
         found = similarity.most_similar(metric, n, view, lists, Sizes.of(self._moments(view)))
         return replace(found, _details=partial(details_of, self))
 
