@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -30,6 +31,9 @@ from build_helpers import (  # noqa: E402 (what follows needs torch)
 )
 from embedding_files import LAYOUTS, rows, write_chunks  # noqa: E402
 from raising import raises  # noqa: E402
+
+from saestore.embeddings.opening import open_embeddings  # noqa: E402
+from saestore.ingest import encoded_rows  # noqa: E402
 
 ARCHITECTURES = ("standard", "topk", "batchtopk", "matryoshka_batchtopk", "jumprelu", "gated")
 LOW = "ignore:.* of the variance of the first:UserWarning"  # an SAE of random weights explains nothing
@@ -582,3 +586,22 @@ def test_identical_rows_are_reported_and_recorded(build, saes):
     with pytest.warns(UserWarning, match="40 of 200 embeddings are identical"):
         acts = build(embeddings=x, overwrite=True)
     assert acts.attributes.summary["identical_rows"] == 40
+
+
+@pytest.mark.parametrize("n", [1, 2, 200_000])
+def test_looking_for_identical_rows_takes_ten_bytes_a_row(monkeypatch, n):
+    """Also of whole numbers, whose floats have zeros in most of their bits."""
+    monkeypatch.setattr(encoded_rows, "_CHECK_BYTES", 1 << 16)
+    x = np.random.default_rng(n).integers(0, 30, (n, 4)).astype(np.float32)
+    rows = encoded_rows.EncodedRows(open_embeddings(x), None, "float32", None, {})
+    tracemalloc.start()
+    try:
+        rows.check(0, lambda *_: None)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    counts = np.unique(x, axis=0, return_counts=True)[1]
+    assert rows.n_identical == counts[counts > 1].sum()
+    assert peak < 11 * n + (1 << 20)
+    rows.check(n, lambda *_: None)  # nothing is appended
+    assert rows.n_identical == 0
