@@ -576,7 +576,7 @@ def _wait_until_stopped(pid):
         time.sleep(0.01)
 
 
-def test_identical_rows_are_reported_and_recorded(build, saes):
+def test_identical_rows_are_reported_and_recorded(build, saes, monkeypatch):
     """Padding that was not left out makes features look frequent."""
     x = near(saes["tiny"], 200)
     with warnings.catch_warnings():
@@ -586,6 +586,9 @@ def test_identical_rows_are_reported_and_recorded(build, saes):
     with pytest.warns(UserWarning, match="40 of 200 embeddings are identical"):
         acts = build(embeddings=x, overwrite=True)
     assert acts.attributes.summary["identical_rows"] == 40
+    monkeypatch.setattr(encoded_rows, "_COMPARED", 85)
+    with pytest.warns(UserWarning, match="35 of the first 85 embeddings are identical"):
+        build(embeddings=x[:180], overwrite=True)
 
 
 @pytest.mark.parametrize("n", [1, 2, 200_000])

@@ -60,10 +60,11 @@ class BuildPlan(WritePlan):
         if not self.inputs.computed:
             with progress.bar(self.path, "checked", self.rows.n_rows, first) as bar:
                 self.rows.check(first, lambda count, _: bar.advance(count))
-            same, n = self.rows.n_identical, self.rows.n_rows - first
+            same, n = self.rows.n_identical, self.rows.n_compared
+            of = f"{n:,}" if n == self.rows.n_rows - first else f"the first {n:,}"
             if same >= max(_FEW_IDENTICAL, _MANY_IDENTICAL * n):
                 warnings.warn(
-                    f"{same:,} of {n:,} embeddings are identical to another one: padding that was not left out would "
+                    f"{same:,} of {of} embeddings are identical to another one: padding that was not left out would "
                     "look like this. Each is stored as a sample.",
                     stacklevel=6,
                 )

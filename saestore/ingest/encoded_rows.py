@@ -15,6 +15,7 @@ from saestore.sae.encode import Encoder, TruncationStats, reduce_batch
 from saestore.sparse_rows import Advance, SparseRows
 
 _CHECK_BYTES = 64 << 20
+_COMPARED = 1 << 24  # rows among which identical ones are looked for
 
 
 class EncodedRows:
@@ -29,7 +30,7 @@ class EncodedRows:
         self.source, self.encoder = source, encoder
         self._dtype, self._top_k, self._record = np.dtype(dtype), top_k, record
         self.dropped = TruncationStats()
-        self.n_identical = 0
+        self.n_identical = self.n_compared = 0
         self._measured: tuple[int, SparseRows] | None = None  # a batch that `read` need not encode again
 
     @property
@@ -53,12 +54,13 @@ class EncodedRows:
         return {**self._record, "path": source.path, "layout": source.layout, **shape}
 
     def check(self, first: int, advance: Advance) -> None:
-        """Read the embeddings from row `first` on and refuse NaN and infinity.
+        """Read the embeddings from row `first` on, refuse NaN and infinity, and count identical ones.
 
-        Reading costs a hundredth of encoding. Memory: 64 MiB of embeddings, and 10 bytes per row.
+        Of more than 16 million rows, those among the first 16 million. Reading costs a hundredth of encoding. Memory:
+        64 MiB of embeddings, and 10 bytes per row that is compared.
         """
         source = self.source
-        hashes = np.empty(source.n_rows - first, np.uint64)
+        hashes = np.empty(min(source.n_rows - first, _COMPARED), np.uint64)
         step = max(1, _CHECK_BYTES // (4 * source.d_in))
         for start in range(first, source.n_rows, step):
             block = source.read(start, min(start + step, source.n_rows))
@@ -73,11 +75,12 @@ class EncodedRows:
                         "written.",
                         code="not-finite",
                     )
-            hashes[start - first : start - first + len(block)] = _hashes(block)
+            _hash(block, hashes[start - first : start - first + len(block)])
             advance(len(block), 0)
         hashes.sort()
         like_next = hashes[1:] == hashes[:-1]
         # Each that is like the next one, and the last of each run of them.
+        self.n_compared = len(hashes)
         self.n_identical = int(
             np.count_nonzero(like_next) + np.count_nonzero(np.diff(like_next, prepend=False)[like_next])
         )
@@ -130,17 +133,15 @@ def _read_ahead(
             yield span, block
 
 
-def _hashes(rows: torch.Tensor) -> np.ndarray[Any, Any]:
-    """A number per row, uint64 (n,), equal for rows of equal bytes and nearly never for others."""
-    data = rows.contiguous().view(torch.uint8).numpy()
+def _hash(rows: torch.Tensor, out: np.ndarray[Any, Any]) -> None:
+    """Fill `out`, uint64 (n,), with a number for each of the first n rows: equal for equal bytes, else nearly never."""
+    data = rows[: len(out)].contiguous().view(torch.uint8).numpy()
     words = data.view(np.uint64 if data.shape[1] % 8 == 0 else np.uint16)
     random: Any = np.random.default_rng(0).integers(1 << 63, size=words.shape[1] + 1, dtype=np.uint64) * 2 + 1
     step = max(1, (1 << 18) // len(random))  # a block of products stays in the processor's cache
-    parts = []
-    for i in range(0, len(words), step):
+    for i in range(0, len(out), step):
         products = words[i : i + step] * random[0]
         # Floats of whole numbers have zeros in all but their highest bits, which the next product alone would push out.
         products ^= products >> np.uint64(32)
         products *= random[1:]
-        parts.append(products.sum(1, dtype=np.uint64))
-    return np.concatenate(parts)
+        products.sum(1, out=out[i : i + step])
