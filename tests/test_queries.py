@@ -1,6 +1,7 @@
 """Every question, equal to brute force on the dense tensor: in segments, compacted, in memory and in a folder."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import brute
 import numpy as np
@@ -324,7 +325,10 @@ def test_tables_go_to_pandas_records_and_notebooks(small):
     assert frame["key"].tolist() == acts.items["key"][top.item].tolist()
     assert len(top) == 6
     assert top._repr_html_().count("<tr>") == 7
-    assert "activation" in repr(top)
+    long = replace(top, _details=lambda _: {"key": np.array(["a key of more than ten letters", *"bcdef"])})
+    columns, *rows = repr(long).splitlines()[1:]
+    assert columns.split() == [*top.columns, "key"]
+    assert {len(row) for row in rows} == {len(columns)}
     assert list(acts.top_features(0).to_pandas().columns) == ["item", "sample", "feature", "activation", "key"]
     assert list(acts.histogram(1, 5).to_pandas().columns) == ["left", "right", "count"]
 

@@ -98,7 +98,9 @@ class ResultTable:
 
     def __repr__(self) -> str:
         shown, left_out = self._shown()
-        lines = ["  ".join(f"{text:>10}" for text in row) for row in (shown, *zip(*shown.values(), strict=True))]
+        widths = [max(len(name), 10, *map(len, texts)) for name, texts in shown.items()]
+        rows = shown, *zip(*shown.values(), strict=True)
+        lines = ["  ".join(map(str.rjust, row, widths)) for row in rows]
         if len(self) > _SHOWN:
             lines.append(f"… {len(self) - _SHOWN} more rows")
         return escape("\n".join([f"{type(self).__name__} of {len(self)} rows", *lines, *left_out]))
