@@ -587,6 +587,7 @@ def test_identical_rows_are_reported_and_recorded(build, saes, monkeypatch):
         acts = build(embeddings=x, overwrite=True)
     assert acts.attributes.summary["identical_rows"] == 40
     monkeypatch.setattr(encoded_rows, "_COMPARED", 85)
+    monkeypatch.setattr(encoded_rows, "_CHECK_BYTES", 4 * 4 * x.shape[1])  # whole blocks come after the last of these
     with pytest.warns(UserWarning, match="35 of the first 85 embeddings are identical"):
         build(embeddings=x[:180], overwrite=True)
 

@@ -323,7 +323,7 @@ def _write_reason(error: Exception) -> tuple[str | None, str]:
 class missing_as_error:
     """Name the node in any error that zarr and the codecs raise on a damaged or missing chunk or document.
 
-    Every read is inside of one: a generator would take four times as long.
+    Every read is inside of one: a generator would take three times as long.
     """
 
     def __init__(self, what: str) -> None:

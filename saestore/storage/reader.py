@@ -86,13 +86,7 @@ class ArrayReader:
 
     def read(self, start: int, stop: int) -> Array:
         """Values ``start`` to ``stop``."""
-        if not self.is_local or stop - start >= _WORTH_THREADS:
-            return _read_runs([(self, start, stop)])[0]
-        check_deadline()  # the head of a list or a column, mostly: here microseconds are the answer's time
-        values, pieces = self.plan(start, stop)
-        with OneFile() as file:
-            self.fill_locally(pieces, file)
-        return values
+        return _read_runs([(self, start, stop)])[0]
 
     def hold(self, values: Array) -> None:
         """Keep all values for the next read, or for every one where they are few."""
@@ -128,6 +122,7 @@ class ArrayReader:
                     begin, end = self.bytes_of(piece)
                     self.fill(piece, pread(path, begin, end - begin), begin)
                     continue
+                # The head of a list or a few rows, mostly: here microseconds are the answer's time.
                 offset, size = places[piece.first].tolist()
                 if size == EMPTY:
                     raise CorruptStoreError(f"{path} lacks a chunk.")
@@ -234,8 +229,6 @@ def read_all(wanted: Sequence[tuple[ArrayReader, int, int]]) -> list[Array]:
     twice; separate ones at the same time.
     """
     if len({id(reader) for reader, _, _ in wanted}) == len(wanted):  # as of a top 20, where planning takes a tenth
-        if wanted and wanted[0][0].is_local and sum(stop - start for _, start, stop in wanted) < _WORTH_THREADS:
-            return [reader.read(start, stop) for reader, start, stop in wanted]
         return _read_runs(wanted)
     runs = _plan_runs(wanted)
     values = _read_runs([(reader, start, stop) for reader, start, stop, _ in runs])
