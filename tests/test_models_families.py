@@ -124,7 +124,8 @@ def test_texts_of_a_model_that_mixes_padding_in_run_by_length(tmp_path):
     together = RunTexts(model, lambda numbers: [[texts[int(i)]] for i in numbers], list("012"), windows, mean=False)
     alone = [model(input_ids=torch.tensor(each[None])).squeeze(0) for each in ids]
     assert not model.pads
-    torch.testing.assert_close(together(0, 3), torch.cat(alone))
+    # Of values up to 30 some processors round these products otherwise, by 2e-5; padding would make it 10.
+    torch.testing.assert_close(together(0, 3), torch.cat(alone), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
