@@ -6,6 +6,7 @@ import json
 import os
 import sys
 
+import google_crc32c
 import numcodecs
 import numpy as np
 import pytest
@@ -233,13 +234,13 @@ def test_of_a_chunk_no_more_is_decoded_than_is_needed(tmp_path, monkeypatch, cod
 def test_neighbouring_chunks_are_decoded_in_one_call(monkeypatch, dtype, chunk):
     values, calls = some_values(dtype, 5 * chunk + chunk // 2), []
     plan = shards.Layout.of(len(values), dtype, "pcodec", chunk=chunk)
-    bodies = encoded(values, chunk)
+    chunks = encoded(values, chunk)
     decode = shards.standalone.simple_decompress_into
     monkeypatch.setattr(shards.standalone, "simple_decompress_into", lambda *args: calls.append(1) or decode(*args))
     # Of the last chunk, which may be a whole one, no more is decoded than there is memory for.
     for n, expected in [(len(values), 2), (5 * chunk, 1), (chunk, 1), *([(3 * chunk + 256, 2)] if chunk > 256 else [])]:
         out = np.empty(n, dtype)
-        shards.decoder_of_many(plan)(bodies[: -(-n // chunk)], out)
+        shards.decoder_of_many(plan)(chunks[: -(-n // chunk)], out)
         assert out.tobytes() == values[:n].tobytes()
         assert len(calls) == expected
         calls.clear()
@@ -247,20 +248,24 @@ def test_neighbouring_chunks_are_decoded_in_one_call(monkeypatch, dtype, chunk):
 
 def encoded(values, chunk):
     parts = [values[start : start + chunk] for start in range(0, len(values), chunk)]
-    return [memoryview(shards.standalone.simple_compress(part, shards.ChunkConfig())) for part in parts]
+    return [with_checksum(shards.standalone.simple_compress(part, shards.ChunkConfig())) for part in parts]
+
+
+def with_checksum(body):
+    return body + shards.crc(body)
 
 
 def test_chunks_that_cannot_be_joined_are_decoded_one_by_one():
     values = some_values("float32", 4 * 1000)
     plan = shards.Layout.of(len(values), "float32", "pcodec", chunk=1000)
-    bodies = encoded(values, 1000)
-    head = bytes(bodies[0]).index((999).to_bytes(3, "little")) - 1
+    chunks = encoded(values, 1000)
+    head = chunks[0].index((999).to_bytes(3, "little")) - 1
     # The number of all values, which is a hint only, is in the header: another writer may give another one.
     other = shards.standalone.simple_compress(np.zeros(900, "float32"), shards.ChunkConfig())[:head]
-    bodies[2], out = memoryview(other + bodies[2][head:]), np.empty_like(values)
-    shards.decoder_of_many(plan)(bodies, out)
+    chunks[2], out = with_checksum(other + chunks[2][head:-4]), np.empty_like(values)
+    shards.decoder_of_many(plan)(chunks, out)
     assert out.tobytes() == values.tobytes()
-    for short in (bodies[:1], [bodies[0], bodies[1][:-9]], [bodies[0], bodies[0][:-1]]):
+    for short in (chunks[:1], [chunks[0], chunks[1][:-13]], [chunks[0], chunks[0][:-5]]):
         with pytest.raises((ValueError, RuntimeError)):
             shards.decoder_of_many(plan)(short, np.empty(2000, np.float32))
 
@@ -546,3 +551,18 @@ def test_codecs_and_chunks_are_those_of_the_format(tmp_path):
         assert "numcodecs" not in json.dumps(meta["codecs"])
         assert json.dumps(meta["codecs"]).count("crc32c") >= 1
         assert all(meta["dimension_names"])
+
+
+def test_a_chunk_is_the_one_that_was_committed_or_refused():
+    body = np.random.default_rng(0).bytes(300)
+    raw, checksum = with_checksum(body), google_crc32c.value(body)
+    assert shards.check_chunk(raw, checksum) is raw
+    for place in range(8 * len(raw)):
+        damaged = bytearray(raw)
+        damaged[place // 8] ^= 1 << place % 8
+        with pytest.raises(ValueError, match="not the one"):
+            shards.check_chunk(bytes(damaged), checksum)
+    # One that agrees with itself, but is another one; and what is too short to agree with anything.
+    for foreign in (with_checksum(body[1:]), with_checksum(b""), *(raw[:n] for n in range(5))):
+        with pytest.raises(ValueError, match="not the one"):
+            shards.check_chunk(foreign, checksum)

@@ -23,7 +23,15 @@ from saestore.query.posting_lists import one_list
 from saestore.query.selection import Condition, select
 from saestore.segment.read import Segment, active_features, open_lists
 from saestore.sparse_rows import Array
-from saestore.storage import ArrayReader, Root, SnapshotStore, group_of, place_name, read_attributes
+from saestore.storage import (
+    ArrayReader,
+    Root,
+    SnapshotStore,
+    group_of,
+    keep_freed_memory,
+    place_name,
+    read_attributes,
+)
 from saestore.tables.column import Column
 from saestore.tables.item_index import ItemIndex
 from saestore.tables.label_matrix import LabelMatrix, check_level, position_of
@@ -91,6 +99,7 @@ class OpenSet:
     def __init__(self, root: Root, path: str) -> None:
         self._root = root
         self.path = path
+        keep_freed_memory()
         self._open()
 
     def _open(self, before: SetAttributes | None = None) -> None:

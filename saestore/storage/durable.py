@@ -25,6 +25,7 @@ PARTIAL = ".partial"  # how zarr's local store, too, ends the name of a file tha
 _DRAFT_SECONDS = 3600  # no file of saestore takes longer to write
 _AT_ONCE = 32  # flushes
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+READ_ONLY = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # what file systems without hard links return
 _NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # what file systems that cannot flush a folder return
 
@@ -132,7 +133,7 @@ def exchange(path: Path, other: Path) -> bool:
 
 def open_file(path: str | os.PathLike[str]) -> int:
     """Open a file to read, and nothing else: a pipe may never answer, and some devices never end."""
-    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    fd = os.open(path, READ_ONLY)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise IsADirectoryError(errno.EISDIR, "not a file", os.fspath(path))

@@ -27,9 +27,9 @@ from saestore.storage.shards import (
     EMPTY,
     Layout,
     Tail,
-    bodies_of,
-    body_of,
+    check_chunk,
     checksum_of,
+    chunks_of,
     decoder,
     decoder_of_many,
     parse_tail,
@@ -126,7 +126,7 @@ class ArrayReader:
                 offset, size = places[piece.first].tolist()
                 if size == EMPTY:
                     raise CorruptStoreError(f"{path} lacks a chunk.")
-                decode(body_of(pread(path, offset, size), checksums.item(piece.first)), piece.out)
+                decode(check_chunk(pread(path, offset, size), checksums.item(piece.first)), piece.out)
 
     def _learn_locally(self, shard: int, path: str, file: OneFile) -> Tail:
         self.digests.fetch(self.store)
@@ -148,7 +148,7 @@ class ArrayReader:
         with missing_as_error(self.path):
             parts = zip(tail.places[chosen].tolist(), tail.checksums[chosen].tolist(), strict=True)
             cuts = ((offset - begin, offset - begin + length, checksum) for (offset, length), checksum in parts)
-            self._decode_many(bodies_of(block, cuts), piece.out)
+            self._decode_many(chunks_of(block, cuts), piece.out)
 
     def fill_whole(self, piece: Piece, raw: bytes) -> None:
         """Decode the one chunk of an array without shards."""
@@ -156,7 +156,7 @@ class ArrayReader:
             self.digests.fetch(self.store)
             if shard_digest(raw) != self.digests.of(self._name, 0):
                 raise ValueError("its chunk is not the one that was committed")
-            self._decode(body_of(raw, checksum_of(raw)), piece.out)
+            self._decode(check_chunk(raw, checksum_of(raw)), piece.out)
 
     def plan(self, start: int, stop: int) -> tuple[Array, list[Piece]]:
         """Memory for the values `start` to `stop`, and the pieces that fill it, in any order.

@@ -27,7 +27,8 @@ from saestore.table_info import ArrayInfo
 
 EMPTY = 2**64 - 1  # length of a chunk that a shard does not have
 TEXT = np.dtypes.StringDType()
-_CRC = 4  # bytes of a checksum
+CRC = 4  # bytes of a checksum
+_CRC_OF_ALL = 0x48674BC7  # CRC-32C of anything that its own CRC-32C follows
 _BATCH = 256  # values that pcodec decodes together
 _PCO_CHUNK = 4  # bytes of the type and the number of values of a chunk
 _LARGEST_TEXTS = 1 << 30  # bytes of a decoded chunk of texts
@@ -84,7 +85,7 @@ class Layout:
     @property
     def tail_size(self) -> int:
         """Bytes at the end of a shard: a checksum of each chunk, offset and length of each, and a checksum."""
-        return (_CRC + 16) * self.per_shard + _CRC
+        return (CRC + 16) * self.per_shard + CRC
 
     def decoded(self, n: Any) -> Any:
         """How many values of a chunk are decoded where its first `n` are wanted, of one number or of several."""
@@ -93,8 +94,7 @@ class Layout:
 
     @cached_property
     def _decoded_at_once(self) -> int:
-        whole = self.codec != "pcodec" or self.dtype.kind == "T" or self.dtype.itemsize == 1
-        return self.chunk if whole else _BATCH
+        return _BATCH if _is_pcodec(self) else self.chunk
 
     def n_chunks(self, shard: int) -> int:
         """Chunks of one shard that hold values."""
@@ -113,7 +113,7 @@ def tail_of(chunks: list[bytes], per_shard: int) -> bytes:
     """The tail of a shard of these encoded chunks; later ones are not there."""
     sizes = np.array([len(chunk) for chunk in chunks], np.uint64)
     checksums = np.zeros(per_shard, "<u4")
-    checksums[: len(chunks)] = [int.from_bytes(chunk[-_CRC:], "little") for chunk in chunks]
+    checksums[: len(chunks)] = [int.from_bytes(chunk[-CRC:], "little") for chunk in chunks]
     index = np.full((per_shard, 2), EMPTY, "<u8")
     index[: len(chunks)] = np.stack([np.cumsum(sizes) - sizes, sizes], axis=1)
     raw = index.tobytes()
@@ -126,70 +126,71 @@ def parse_tail(raw: bytes, layout: Layout, digest: str) -> Tail:
         raise ValueError("the index of a shard is not the one that was committed")
     n = layout.per_shard
     checksums = np.frombuffer(raw, "<u4", n)
-    return Tail(np.frombuffer(raw, "<u8", 2 * n, _CRC * n).reshape(n, 2), checksums)
+    return Tail(np.frombuffer(raw, "<u8", 2 * n, CRC * n).reshape(n, 2), checksums)
 
 
 def crc(body: bytes) -> bytes:
     """CRC-32C as it is stored."""
-    return int(google_crc32c.value(body)).to_bytes(_CRC, "little")
+    return int(google_crc32c.value(body)).to_bytes(CRC, "little")
 
 
-def body_of(raw: bytes, checksum: int) -> bytes:
-    """A chunk without its checksum, which must be the one that was committed."""
-    body = raw[:-_CRC]
-    if len(raw) < _CRC or google_crc32c.value(body) != checksum or int.from_bytes(raw[-_CRC:], "little") != checksum:
+def check_chunk(raw: bytes, checksum: int) -> bytes:
+    """A chunk with its checksum at its end, which must be the one that was committed."""
+    # The CRC of anything together with its CRC is always the same, so that nothing is cut off and copied.
+    if google_crc32c.value(raw) != _CRC_OF_ALL or checksum_of(raw) != checksum:
         raise ValueError("a chunk is not the one that was committed")
-    return body
+    return raw
 
 
-def bodies_of(block: bytes, cuts: Iterable[tuple[int, int, int]]) -> list[memoryview]:
-    """Chunks of a block without their checksums, not copied; of each `cuts` has its start, stop and checksum."""
-    view, bodies = memoryview(block), list[memoryview]()
-    for start, stop, checksum in cuts:
-        bodies.append(view[start : start + len(body_of(block[start:stop], checksum))])
-    return bodies
+def chunks_of(block: bytes, cuts: Iterable[tuple[int, int, int]]) -> list[bytes]:
+    """Chunks of a block, of which `cuts` has the start, the stop and the checksum."""
+    return [check_chunk(block[start:stop], checksum) for start, stop, checksum in cuts]
 
 
 def checksum_of(raw: bytes) -> int:
     """The checksum that a chunk ends with."""
-    return int.from_bytes(raw[-_CRC:], "little")
+    return int.from_bytes(raw[-CRC:], "little")
 
 
 def decoder(layout: Layout) -> Callable[[bytes, Array], None]:
-    """What decodes the body of a chunk into memory for exactly its values, or with pcodec for the first of them."""
-    if layout.dtype.kind == "T":
-        return _decode_texts
-    if layout.dtype.itemsize == 1:
-        return _decode_bytes
-    return partial(_decode_pcodec, layout.chunk) if layout.codec == "pcodec" else _decode_blosc
+    """What decodes a chunk into memory for exactly its values, or with pcodec for the first of them."""
+    if _is_pcodec(layout):
+        return partial(_decode_pcodec, layout.chunk)
+    narrow = _decode_bytes if layout.dtype.itemsize == 1 else _decode_blosc
+    decode = _decode_texts if layout.dtype.kind == "T" else narrow
+    return lambda raw, out: decode(raw[:-CRC], out)
 
 
-def _decode_pcodec(chunk: int, body: bytes, out: Array) -> None:
-    progress = standalone.simple_decompress_into(body, out)
+def _is_pcodec(layout: Layout) -> bool:
+    return layout.codec == "pcodec" and layout.dtype.kind != "T" and layout.dtype.itemsize > 1
+
+
+def _decode_pcodec(chunk: int, raw: bytes, out: Array) -> None:
+    progress = standalone.simple_decompress_into(raw, out)  # which ends before the checksum
     if progress.n_processed != len(out) or (len(out) == chunk and not progress.finished):
         raise ValueError(f"a chunk does not hold {len(out)} values")
 
 
-def decoder_of_many(layout: Layout) -> Callable[[Sequence[memoryview], Array], None]:
-    """What decodes the bodies of neighbouring chunks into memory for their values, as `decoder` does for one."""
+def decoder_of_many(layout: Layout) -> Callable[[Sequence[bytes], Array], None]:
+    """What decodes neighbouring chunks into memory for their values, as `decoder` does for one."""
     decode, chunk = decoder(layout), layout.chunk
 
-    def each(bodies: Sequence[memoryview], out: Array) -> None:
-        for i, body in enumerate(bodies):
-            decode(bytes(body), out[i * chunk : (i + 1) * chunk])
+    def each(chunks: Sequence[bytes], out: Array) -> None:
+        for i, raw in enumerate(chunks):
+            decode(raw, out[i * chunk : (i + 1) * chunk])
 
-    def together(bodies: Sequence[memoryview], out: Array) -> None:
+    def together(chunks: Sequence[bytes], out: Array) -> None:
         # As one file of pcodec, which may have several chunks: threads that decode one after the other wait for the
         # interpreter's lock after each, and two were 1.3 times as fast as one rather than 1.8 times.
         head, begin = _heads(layout.dtype, chunk)
         whole, start = len(out) // chunk, len(head)
-        if whole < 2 or not all(body[: start + _PCO_CHUNK] == head + begin for body in bodies[:whole]):
-            return each(bodies, out)
-        joined = b"".join([head, *(body[start:-1] for body in bodies[:whole]), b"\0"])
+        if whole < 2 or not all(raw.startswith(head + begin) for raw in chunks[:whole]):
+            return each(chunks, out)
+        joined = b"".join([head, *(memoryview(raw)[start : -CRC - 1] for raw in chunks[:whole]), b"\0"])
         _decode_pcodec(whole * chunk, joined, out[: whole * chunk])
-        return each(bodies[whole:], out[whole * chunk :])
+        return each(chunks[whole:], out[whole * chunk :])
 
-    return together if layout.codec == "pcodec" and layout.dtype.kind != "T" and layout.dtype.itemsize > 1 else each
+    return together if _is_pcodec(layout) else each
 
 
 @functools.cache
