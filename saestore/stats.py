@@ -6,6 +6,7 @@ arrays at a set's root, the documentation and the tests all iterate over that on
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saestore.kernels import segment_sums
-from saestore.sparse_rows import Array
+from saestore.sparse_rows import Array, pointers
 
 if TYPE_CHECKING:
     import xarray
+
+_BLOCKS_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Moments:
         low, high = np.fmin(self.min, other.min), np.fmax(self.max, other.max)
         return Moments(self.n_rows + other.n_rows, n, total, m2, low, high)
 
-    def take(self, features: Array) -> Moments:
+    def take(self, features: Array | slice) -> Moments:
         """The sums of these features."""
         return Moments(self.n_rows, *(values[features] for values in self.arrays().values()))
 
@@ -104,7 +107,7 @@ class RunningMoments:
 
     They are added in blocks of fixed length, so that the same entries give the same bits for any pieces: an interrupted
     merge and an uninterrupted one end with the same bytes. The pieces begin with the entry `first`, the beginning of a
-    block. Memory: about 2 MB, and 40 bytes per feature.
+    block. Memory: 5 MB, and 40 bytes per feature.
     """
 
     BLOCK = 1 << 16
@@ -118,11 +121,17 @@ class RunningMoments:
     def append(self, data: Array) -> None:
         """Add the activations that follow."""
         while len(data):
-            part, data = np.split(data, [len(self._block) - self._filled])
-            self._block[self._filled : self._filled + len(part)] = part
-            self._filled += len(part)
-            if self._filled == len(self._block):
-                self._flush()
+            # Whole blocks that lie there together take a quarter of the steps, at each of which threads may wait.
+            n = min(len(data), _BLOCKS_AT_ONCE * self.BLOCK) // self.BLOCK * self.BLOCK
+            if n and not self._filled:
+                self._sum(data[:n])
+            else:
+                n = min(len(data), len(self._block) - self._filled)
+                self._block[self._filled : self._filled + n] = data[:n]
+                self._filled += n
+                if self._filled == len(self._block):
+                    self._flush()
+            data = data[n:]
 
     def close(self) -> Moments:
         """The sums of everything that was added."""
@@ -130,14 +139,23 @@ class RunningMoments:
         return self._total
 
     def _flush(self) -> None:
-        if not self._filled:
-            return
-        start, stop = self._done, self._done + self._filled
-        first = int(np.searchsorted(self._indptr, start, "right")) - 1
-        last = int(np.searchsorted(self._indptr, stop, "left"))
-        pointers = np.clip(self._indptr[first : last + 1], start, stop) - start
-        self.add(first, Moments.of_lists(pointers, self._block[: self._filled], 0))
-        self._done, self._filled = stop, 0
+        if self._filled:
+            self._sum(self._block[: self._filled])
+            self._filled = 0
+
+    def _sum(self, values: Array) -> None:
+        """Add whole blocks, of which the very last one may be shorter."""
+        start, stop = self._done, self._done + len(values)
+        edges = np.append(np.arange(start, stop, self.BLOCK), stop)
+        firsts = np.searchsorted(self._indptr, edges[:-1], "right") - 1
+        ends = np.searchsorted(self._indptr, edges[1:], "left")
+        bounds = zip(firsts.tolist(), ends.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+        parts = [np.clip(self._indptr[first:end], low, high) for first, end, low, high in bounds]
+        sums = Moments.of_lists(np.append(np.concatenate(parts), stop) - start, values, 0)
+        cuts = pointers(ends - firsts).tolist()
+        for first, (a, b) in zip(firsts.tolist(), itertools.pairwise(cuts), strict=True):
+            self.add(first, sums.take(slice(a, b)))
+        self._done = stop
 
     def add(self, first: int, block: Moments) -> None:
         """Add the sums of the next block, of the features from `first` on."""
