@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from saestore.kernels import impact_sort, runs_of
-from saestore.segment.read import Segment, open_lists, read_entries
-from saestore.sparse_rows import Array, keep_entries, pointers
+from saestore.segment.read import Segment, open_lists
+from saestore.sparse_rows import Array, SparseRows, keep_entries, pointers
+from saestore.storage import read_many
 
 BLOCK = 1 << 22  # entries of a block: about 200 MB while it is merged
 
@@ -67,18 +68,19 @@ def one_list(segments: Sequence[Segment], feature: int, dtype: Any) -> PostingLi
 
 
 def _read(segments: Sequence[Segment], features: Array, indptr: Array, dtype: Any) -> PostingLists:
-    firsts, ends = runs_of(features)
-    slices = [
-        (segment, a, b)
-        for segment in segments
-        for a, b in zip(segment.feature_ptr[firsts].tolist(), segment.feature_ptr[ends].tolist(), strict=True)
-    ]
-    if not slices:
+    if (features[1:] < features[:-1]).any():
+        order = np.argsort(features)
+        sorted_ = _read(segments, features[order], pointers(np.diff(indptr)[order]), dtype)
+        lists = SparseRows(sorted_.indptr, sorted_.samples, sorted_.data).select(np.argsort(order))
+        return PostingLists(features, indptr, lists.indices, lists.data)
+    if not segments:
         return PostingLists(features, indptr, np.empty(0, np.int64), np.empty(0, dtype))
-    entries = read_entries(slices)
-    samples, data = entries[0] if len(entries) == 1 else map(np.concatenate, zip(*entries, strict=True))
-    if len(segments) > 1:
-        lengths = [segment.feature_ptr[features + 1] - segment.feature_ptr[features] for segment in segments]
-        list_of_entry = np.concatenate([np.repeat(np.arange(len(features)), each) for each in lengths])
-        samples, data = impact_sort(list_of_entry, data, samples)
+    firsts, ends = runs_of(features)
+    found = read_many([(reader, s.feature_ptr[firsts], s.feature_ptr[ends]) for s in segments for reader in s.lists])
+    each = [rows + np.int64(segment.info.start) for segment, rows in zip(segments, found[::2], strict=True)]
+    if len(segments) == 1:
+        return PostingLists(features, indptr, each[0], found[1])
+    lengths = [segment.feature_ptr[features + 1] - segment.feature_ptr[features] for segment in segments]
+    list_of_entry = np.concatenate([np.repeat(np.arange(len(features)), n) for n in lengths])
+    samples, data = impact_sort(list_of_entry, np.concatenate(found[1::2]), np.concatenate(each))
     return PostingLists(features, indptr, samples, data)

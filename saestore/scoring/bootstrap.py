@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from saestore.errors import InvalidInputError
-from saestore.scoring.thresholds import decimal, quantiles_of
+from saestore.scoring.thresholds import decimal, list_quantiles
+from saestore.sparse_rows import pointers
 
 Array = np.ndarray[Any, Any]
 Measure = Callable[[Array], Mapping[str, Array]]
@@ -66,14 +67,18 @@ class BootstrapSampler:
         return [self._ends(lists) for lists in values]
 
     def _ends(self, values: Mapping[str, list[Array]]) -> dict[str, float]:
+        if not values:
+            return {}
         tail = (1 - decimal(self.confidence_level)) / 2
-        ends: dict[str, float] = {}
-        for name, parts in values.items():
-            drawn = np.concatenate(parts)
-            drawn = drawn[~np.isnan(drawn)]
-            low, high = quantiles_of(drawn, [1 - tail, tail]) if len(drawn) else (np.nan, np.nan)
-            ends[f"{name}_low"], ends[f"{name}_high"] = float(low), float(high)
-        return ends
+        drawn = -np.sort([-np.concatenate(parts) for parts in values.values()])  # descending, NaN last
+        defined = ~np.isnan(drawn)
+        lengths = np.count_nonzero(defined, axis=1)
+        ends = np.full((len(values), 2), np.nan)
+        ends[lengths > 0] = list_quantiles(pointers(lengths[lengths > 0]), drawn[defined], [1 - tail, tail])
+        result: dict[str, float] = {}
+        for name, (low, high) in zip(values, ends.tolist(), strict=True):
+            result[f"{name}_low"], result[f"{name}_high"] = low, high
+        return result
 
 
 def check_bootstrap(confidence_level: float, n_resamples: int, seed: int) -> None:
