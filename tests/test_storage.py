@@ -225,6 +225,10 @@ def test_of_a_chunk_no_more_is_decoded_than_is_needed(tmp_path, monkeypatch, cod
     opened.clear()
     starts = np.array([5, 17_000, 39_000])
     assert_array_equal(read_many([(reader, starts, starts + 9)])[0], values[(starts[:, None] + np.arange(9)).ravel()])
+    # These are in neighbouring chunks, of which neither is needed whole; two in one chunk are decoded together.
+    for firsts, needed in [([5, 17_000, 39_000], [256, 768, 6_400]), ([5, 300], [512])]:
+        _, pieces, _ = reader.plan_ranges(np.array(firsts), np.array(firsts) + 9)
+        assert [len(piece.out) for piece in pieces] == (needed if codec == "pcodec" else [chunk] * len(needed))
     # A file is opened once, however many of its chunks are read.
     assert [path.endswith("x/c/0") for path in opened] == ([] if in_memory else [True])
 

@@ -104,7 +104,7 @@ class SetReader(OpenSet):
             if names_activation(where):
                 each = [self.top_samples(int(f), n, level=level, where=where, unique=unique) for f in features]
                 return TopSamples.concat(each)
-        condition = self.condition(where, selected.only, lists=True)
+        condition = self.condition(where, None if where is None else selected.only, lists=True)
         same = None
         if unique is not False:
             from saestore.query.unique import alike

@@ -15,7 +15,7 @@ from saestore.query.selection import Condition
 from saestore.query.view import View, strongest_of_items
 from saestore.segment.read import Segment, read_entries
 from saestore.sparse_rows import Array, SparseRows, pointers
-from saestore.storage import read_many
+from saestore.storage import read_all, read_many
 from saestore.tables.item_index import ItemIndex
 
 _GROWTH = 4  # how much longer the next prefix is when the last was too short
@@ -108,8 +108,8 @@ def _heads(segment: Segment, features: Array, n: int) -> PostingLists:
     """The first `n` entries of lists of one segment, which are in order already."""
     if len(features) == 1:  # the most common question of all: numpy's steps for many would take a third more time
         start, stop = segment.feature_ptr[int(features[0]) :][:2].tolist()
-        [(samples, data)] = read_entries([(segment, start, min(stop, start + n))])
-        return PostingLists(features, np.array([0, len(data)]), samples, data)
+        samples, data = read_all([(reader, start, min(stop, start + n)) for reader in segment.lists])
+        return PostingLists(features, np.array([0, len(data)]), samples + np.int64(segment.info.start), data)
     distinct, back = np.unique(features, return_inverse=True)
     starts = segment.feature_ptr[distinct]
     stops = np.minimum(segment.feature_ptr[distinct + 1], starts + n)

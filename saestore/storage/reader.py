@@ -123,7 +123,7 @@ class ArrayReader:
                     self.fill(piece, pread(path, begin, end - begin), begin)
                     continue
                 # The head of a list or a few rows, mostly: here microseconds are the answer's time.
-                offset, size = places[piece.first].tolist()
+                offset, size = places.item(piece.first, 0), places.item(piece.first, 1)
                 if size == EMPTY:
                     raise CorruptStoreError(f"{path} lacks a chunk.")
                 decode(check_chunk(pread(path, offset, size), checksums.item(piece.first)), piece.out)
@@ -176,7 +176,7 @@ class ArrayReader:
     def plan_ranges(self, starts: Array, stops: Array) -> tuple[Array, list[Piece], Array]:
         """Memory for ascending ranges with a value or more, the pieces that fill it, and where each range begins in it.
 
-        Ranges in touching chunks make a run, so that no chunk is decoded twice.
+        Ranges that share a chunk make a run, so that none is decoded twice.
         """
         if self._held is not None:
             return *self.plan(0, self.length), starts
@@ -184,7 +184,7 @@ class ArrayReader:
             return *self.plan(int(starts[0]), int(stops[0])), starts - starts
         chunk = self.chunk
         firsts, lasts = starts // chunk, (stops - 1) // chunk + 1
-        heads = np.flatnonzero(np.append(True, firsts[1:] > lasts[:-1]))
+        heads = np.flatnonzero(np.append(True, firsts[1:] >= lasts[:-1]))
         ends = np.append(heads[1:], len(starts))
         firsts, before, lasts = firsts[heads], (lasts[ends - 1] - 1) * chunk, lasts[ends - 1]
         places = pointers(before - firsts * chunk + self.layout.decoded(stops[ends - 1] - before))

@@ -137,7 +137,7 @@ def crc(body: bytes) -> bytes:
 def check_chunk(raw: bytes, checksum: int) -> bytes:
     """A chunk with its checksum at its end, which must be the one that was committed."""
     # The CRC of anything together with its CRC is always the same, so that nothing is cut off and copied.
-    if google_crc32c.value(raw) != _CRC_OF_ALL or checksum_of(raw) != checksum:
+    if google_crc32c.value(raw) != _CRC_OF_ALL or int.from_bytes(raw[-CRC:], "little") != checksum:
         raise ValueError("a chunk is not the one that was committed")
     return raw
 
