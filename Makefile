@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 NEWEST := .venv-newest
 BENCH := .venv-bench
+ANNBATCH := .venv-annbatch
 NEWEST_PYTHON ?= $(shell for p in python3.13 "$$HOME"/.pyenv/versions/3.13*/bin/python; do \
 	"$$p" -c pass >/dev/null 2>&1 && echo "$$p" && break; done)
 
@@ -75,13 +76,13 @@ dist-test: $(VENV)/test.stamp
 mutants: $(VENV)/test.stamp
 	$(VENV)/bin/python tests/mutants.py
 
-bench: $(BENCH)/bench.stamp
+bench: $(BENCH)/bench.stamp $(if $(strip $(NEWEST_PYTHON)),$(ANNBATCH)/bench.stamp)
 	$(BENCH)/bin/python -m pytest benchmarks --full --benchmark-columns=median,iqr,rounds
 	$(BENCH)/bin/python -m benchmarks.scale
 	$(BENCH)/bin/python -m benchmarks.report
 
 clean:
-	rm -rf $(VENV) $(NEWEST) $(BENCH) build site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(NEWEST) $(BENCH) $(ANNBATCH) build site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # The stamps come last in each recipe: an installation that was cut short is taken up again by the next call.
 $(VENV)/demo.stamp: pyproject.toml constraints.txt
@@ -108,4 +109,11 @@ $(BENCH)/bench.stamp: pyproject.toml constraints.txt benchmarks/requirements/pee
 	$(PYTHON) -m venv $(BENCH)
 	.ci/install $(BENCH) $(CONSTRAINED) -e '.[sae,plot,test]' -r benchmarks/requirements/peers.txt
 	.ci/install $(BENCH) --no-deps -r benchmarks/requirements/delphi.txt
+	@touch $@
+
+# One peer needs a newer Python than torch has here; without that Python it is left out.
+$(ANNBATCH)/bench.stamp: benchmarks/requirements/annbatch.txt
+	@echo "Setting up $(ANNBATCH) with $(NEWEST_PYTHON)"
+	$(NEWEST_PYTHON) -m venv $(ANNBATCH)
+	.ci/install $(ANNBATCH) -r benchmarks/requirements/annbatch.txt
 	@touch $@

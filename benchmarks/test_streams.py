@@ -1,19 +1,27 @@
 """Epochs of batches for training, in order and shuffled, beside a memory-mapped tensor and bare decoding."""
 
+import json
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from benchmarks.conftest import Dataset
 
 BATCH, ROUNDS = 1024, 7
 CHUNKS = 64  # that a thread decodes before it takes others
+# What `torch_dataset` mixes by default, as annbatch is told it.
+BLOCK_ROWS, BLOCKS = 4096, 32
+ANNBATCH = Path(__file__).parents[1] / ".venv-annbatch" / "bin" / "python"
 Batches = Iterator[tuple[Any, Any]]  # samples of each batch, and their rows as a sparse CSR tensor
 
 
@@ -51,6 +59,28 @@ def decode(data: Dataset) -> None:
         list(pool.map(some, range(0, len(chunks), CHUNKS)))
 
 
+@contextmanager
+def annbatch(data: Dataset, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process of annbatch's environment that has written the data and waits."""
+    sp.save_npz(folder / "matrix.npz", data.matrix, compressed=False)
+    script, sizes = Path(__file__).with_name("annbatch_epochs.py"), (BATCH, BLOCK_ROWS, BLOCKS)
+    command = [str(part) for part in (ANNBATCH, script, folder, *sizes)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        assert json.loads(process.stdout.readline()) == {"rows": data.matrix.shape[0], "nnz": data.matrix.nnz}
+        yield process
+        process.stdin.close()
+
+
+def seconds_of_annbatch(process: subprocess.Popen[str], data: Dataset, order: str) -> float:
+    """An epoch of it, in which every row has to come once."""
+    process.stdin.write(order + "\n")
+    process.stdin.flush()
+    answer = json.loads(process.stdout.readline())
+    assert (answer["rows"], answer["nnz"]) == (data.matrix.shape[0], data.matrix.nnz)
+    return answer["seconds"]
+
+
 EPOCHS = {
     f"{key} {'shuffled' if shuffle else 'in order'}": partial(batches, shuffle=shuffle)
     for key, batches in {"saestore": ours, "pt": mapped}.items()
@@ -59,17 +89,22 @@ EPOCHS = {
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor")
-def test_epochs(data, full, recorder):
+def test_epochs(data, full, recorder, tmp_path):
     pytest.importorskip("torch")
-    seconds = {key: [] for key in [*EPOCHS, "limit"]}
+    others = [f"annbatch {order}" for order in ("in order", "shuffled")] if ANNBATCH.exists() else []
+    seconds = {key: [] for key in [*EPOCHS, "limit", *others]}
     rng = np.random.default_rng(0)
-    for epoch in range(ROUNDS if full else 1):
-        for key in rng.permutation(list(seconds)).tolist():
-            started = time.perf_counter()
-            samples = decode(data) if key == "limit" else [part for part, _ in EPOCHS[key](data, epoch)]
-            seconds[key].append(time.perf_counter() - started)
-            if samples is not None:
-                assert np.array_equal(np.sort(np.concatenate(samples)), np.arange(data.matrix.shape[0]))
+    with annbatch(data, tmp_path) if others else nullcontext() as process:
+        for epoch in range(ROUNDS if full else 1):
+            for key in rng.permutation(list(seconds)).tolist():
+                if key in others:
+                    seconds[key].append(seconds_of_annbatch(process, data, key.removeprefix("annbatch ")))
+                    continue
+                started = time.perf_counter()
+                samples = decode(data) if key == "limit" else [part for part, _ in EPOCHS[key](data, epoch)]
+                seconds[key].append(time.perf_counter() - started)
+                if samples is not None:
+                    assert np.array_equal(np.sort(np.concatenate(samples)), np.arange(data.matrix.shape[0]))
     entropy = data.peers["saestore"].acts.torch_dataset(BATCH, shuffle=True).item_entropy()
     result = {"rows": data.matrix.shape[0], "nnz": data.matrix.nnz, "batch": BATCH, "entropy": entropy}
     recorder.add("streams", data.name, {"shape": str(data.shape), **result, "seconds": seconds})
