@@ -10,7 +10,7 @@ import numpy as np
 
 from saestore.kernels import impact_sort, runs_of
 from saestore.segment.read import Segment, open_lists
-from saestore.sparse_rows import Array, SparseRows, keep_entries, pointers
+from saestore.sparse_rows import Array, keep_entries, pointers
 from saestore.storage import read_many
 
 BLOCK = 1 << 22  # entries of a block: about 200 MB while it is merged
@@ -47,7 +47,7 @@ class PostingLists:
 def iterate_lists(
     segments: Sequence[Segment], features: Array, dtype: Any, block: int = BLOCK
 ) -> Iterator[PostingLists]:
-    """The lists of distinct `features`, in that order, in blocks of about `block` entries.
+    """The lists of ascending distinct `features`, in blocks of about `block` entries.
 
     Memory: a block, or the longest list where that is longer.
     """
@@ -68,11 +68,6 @@ def one_list(segments: Sequence[Segment], feature: int, dtype: Any) -> PostingLi
 
 
 def _read(segments: Sequence[Segment], features: Array, indptr: Array, dtype: Any) -> PostingLists:
-    if (features[1:] < features[:-1]).any():
-        order = np.argsort(features)
-        sorted_ = _read(segments, features[order], pointers(np.diff(indptr)[order]), dtype)
-        lists = SparseRows(sorted_.indptr, sorted_.samples, sorted_.data).select(np.argsort(order))
-        return PostingLists(features, indptr, lists.indices, lists.data)
     if not segments:
         return PostingLists(features, indptr, np.empty(0, np.int64), np.empty(0, dtype))
     firsts, ends = runs_of(features)

@@ -93,7 +93,7 @@ class View:
         return len(rows) if self.sizes is None else int(self.sizes[rows.ids].sum())
 
     def lists(self, features: Array, block: int = BLOCK) -> Iterator[PostingLists]:
-        """Lists of distinct `features` over the rows that count, strongest first, about `block` entries at a time.
+        """Lists of ascending distinct `features` over the rows that count, about `block` entries at a time.
 
         ``samples`` of a list at the level of items are items. Memory: a block, or the longest list if that is longer.
         """

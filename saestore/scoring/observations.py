@@ -111,7 +111,7 @@ class ScoredObservations:
     def lists(
         self, segments: Sequence[Segment], features: Array, dtype: Any, block: int = BLOCK
     ) -> Iterator[PostingLists]:
-        """Lists of distinct `features` over observations that count, in blocks of about `block` entries.
+        """Lists of ascending distinct `features` over observations that count, in blocks of about `block` entries.
 
         Memory: about 100 bytes per entry of a block, or of the longest list where that is longer.
         """
