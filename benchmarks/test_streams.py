@@ -1,5 +1,6 @@
 """Epochs of batches for training, in order and shuffled, beside a memory-mapped tensor and bare decoding."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -15,12 +16,15 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+import saestore
 from benchmarks.conftest import Dataset
 
 BATCH, ROUNDS = 1024, 7
 CHUNKS = 64  # that a thread decodes before it takes others
-# What `torch_dataset` mixes by default, as annbatch is told it.
-BLOCK_ROWS, BLOCKS = 4096, 32
+MIXED = [  # rows of a block and of a buffer that `torch_dataset` mixes by default, for annbatch too
+    inspect.signature(saestore.ActivationSet.torch_dataset).parameters[name].default
+    for name in ("block_rows", "buffer_rows")
+]
 ANNBATCH = Path(__file__).parents[1] / ".venv-annbatch" / "bin" / "python"
 Batches = Iterator[tuple[Any, Any]]  # samples of each batch, and their rows as a sparse CSR tensor
 
@@ -63,10 +67,10 @@ def decode(data: Dataset) -> None:
 def annbatch(data: Dataset, folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A process of annbatch's environment that has written the data and waits."""
     sp.save_npz(folder / "matrix.npz", data.matrix, compressed=False)
-    script, sizes = Path(__file__).with_name("annbatch_epochs.py"), (BATCH, BLOCK_ROWS, BLOCKS)
+    block, buffer = MIXED
+    script, sizes = Path(__file__).with_name("annbatch_epochs.py"), (BATCH, block, buffer // block)
     command = [str(part) for part in (ANNBATCH, script, folder, *sizes)]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, text=True, **pipes) as process:
+    with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert json.loads(process.stdout.readline()) == {"rows": data.matrix.shape[0], "nnz": data.matrix.nnz}
         yield process
         process.stdin.close()
