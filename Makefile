@@ -34,7 +34,7 @@ help:
 	@echo "make docs         build the documentation site into site/; every warning is an error"
 	@echo "make dist-test    build the sdist and the wheel, and check what is in them; part of make test"
 	@echo "make mutants      change the core in small ways and count the changes that its tests notice, some hours"
-	@echo "make bench        measure saestore beside its peers, some 20 minutes, and put the results into the pages"
+	@echo "make bench        measure saestore beside its peers, 10 to 20 minutes, and put the results into the pages"
 	@echo "make clean        remove the environments and caches"
 
 demo: $(VENV)/demo.stamp

@@ -159,7 +159,7 @@ class RunningMoments:
 
     def add(self, first: int, block: Moments) -> None:
         """Add the sums of the next block, of the features from `first` on."""
-        features = np.arange(first, first + len(block.n_active))
+        features = slice(first, first + len(block.n_active))
         for name, values in (self._total.take(features) + block).arrays().items():
             self._total.arrays()[name][features] = values
 

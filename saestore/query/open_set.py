@@ -99,7 +99,7 @@ class OpenSet:
     def __init__(self, root: Root, path: str) -> None:
         self._root = root
         self.path = path
-        keep_freed_memory()
+        keep_freed_memory()  # so that an answer takes the memory of the one before
         self._open()
 
     def _open(self, before: SetAttributes | None = None) -> None:

@@ -27,7 +27,7 @@ from saestore.table_info import ArrayInfo
 
 EMPTY = 2**64 - 1  # length of a chunk that a shard does not have
 TEXT = np.dtypes.StringDType()
-CRC = 4  # bytes of a checksum
+_CRC = 4  # bytes of a checksum
 _CRC_OF_ALL = 0x48674BC7  # CRC-32C of anything that its own CRC-32C follows
 _BATCH = 256  # values that pcodec decodes together
 _PCO_CHUNK = 4  # bytes of the type and the number of values of a chunk
@@ -85,7 +85,7 @@ class Layout:
     @property
     def tail_size(self) -> int:
         """Bytes at the end of a shard: a checksum of each chunk, offset and length of each, and a checksum."""
-        return (CRC + 16) * self.per_shard + CRC
+        return (_CRC + 16) * self.per_shard + _CRC
 
     def decoded(self, n: Any) -> Any:
         """How many values of a chunk are decoded where its first `n` are wanted, of one number or of several."""
@@ -113,7 +113,7 @@ def tail_of(chunks: list[bytes], per_shard: int) -> bytes:
     """The tail of a shard of these encoded chunks; later ones are not there."""
     sizes = np.array([len(chunk) for chunk in chunks], np.uint64)
     checksums = np.zeros(per_shard, "<u4")
-    checksums[: len(chunks)] = [int.from_bytes(chunk[-CRC:], "little") for chunk in chunks]
+    checksums[: len(chunks)] = [checksum_of(chunk) for chunk in chunks]
     index = np.full((per_shard, 2), EMPTY, "<u8")
     index[: len(chunks)] = np.stack([np.cumsum(sizes) - sizes, sizes], axis=1)
     raw = index.tobytes()
@@ -126,18 +126,18 @@ def parse_tail(raw: bytes, layout: Layout, digest: str) -> Tail:
         raise ValueError("the index of a shard is not the one that was committed")
     n = layout.per_shard
     checksums = np.frombuffer(raw, "<u4", n)
-    return Tail(np.frombuffer(raw, "<u8", 2 * n, CRC * n).reshape(n, 2), checksums)
+    return Tail(np.frombuffer(raw, "<u8", 2 * n, _CRC * n).reshape(n, 2), checksums)
 
 
 def crc(body: bytes) -> bytes:
     """CRC-32C as it is stored."""
-    return int(google_crc32c.value(body)).to_bytes(CRC, "little")
+    return int(google_crc32c.value(body)).to_bytes(_CRC, "little")
 
 
 def check_chunk(raw: bytes, checksum: int) -> bytes:
     """A chunk with its checksum at its end, which must be the one that was committed."""
-    # The CRC of anything together with its CRC is always the same, so that nothing is cut off and copied.
-    if google_crc32c.value(raw) != _CRC_OF_ALL or int.from_bytes(raw[-CRC:], "little") != checksum:
+    # The _CRC of anything together with its _CRC is always the same, so that nothing is cut off and copied.
+    if google_crc32c.value(raw) != _CRC_OF_ALL or int.from_bytes(raw[-_CRC:], "little") != checksum:
         raise ValueError("a chunk is not the one that was committed")
     return raw
 
@@ -149,7 +149,7 @@ def chunks_of(block: bytes, cuts: Iterable[tuple[int, int, int]]) -> list[bytes]
 
 def checksum_of(raw: bytes) -> int:
     """The checksum that a chunk ends with."""
-    return int.from_bytes(raw[-CRC:], "little")
+    return int.from_bytes(raw[-_CRC:], "little")
 
 
 def decoder(layout: Layout) -> Callable[[bytes, Array], None]:
@@ -158,7 +158,7 @@ def decoder(layout: Layout) -> Callable[[bytes, Array], None]:
         return partial(_decode_pcodec, layout.chunk)
     narrow = _decode_bytes if layout.dtype.itemsize == 1 else _decode_blosc
     decode = _decode_texts if layout.dtype.kind == "T" else narrow
-    return lambda raw, out: decode(raw[:-CRC], out)
+    return lambda raw, out: decode(raw[:-_CRC], out)
 
 
 def _is_pcodec(layout: Layout) -> bool:
@@ -186,7 +186,7 @@ def decoder_of_many(layout: Layout) -> Callable[[Sequence[bytes], Array], None]:
         whole, start = len(out) // chunk, len(head)
         if whole < 2 or not all(raw.startswith(head + begin) for raw in chunks[:whole]):
             return each(chunks, out)
-        joined = b"".join([head, *(memoryview(raw)[start : -CRC - 1] for raw in chunks[:whole]), b"\0"])
+        joined = b"".join([head, *(memoryview(raw)[start : -_CRC - 1] for raw in chunks[:whole]), b"\0"])
         _decode_pcodec(whole * chunk, joined, out[: whole * chunk])
         return each(chunks[whole:], out[whole * chunk :])
 
